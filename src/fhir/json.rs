@@ -1,0 +1,110 @@
+//! Strict JSON: duplicate keys, NaN, broken UTF-8 and bottomless nesting are refused, digits and key order kept
+//! (<https://hl7.org/fhir/R4/json.html>).
+
+use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
+use serde_json::{Map, Number, Value};
+use std::fmt;
+
+/// serde_json hands a number to a visitor under this key when `arbitrary_precision` is on.
+const NUMBER_TOKEN: &str = "$serde_json::private::Number";
+
+/// Why a text is not acceptable JSON; never quotes the text.
+#[derive(Debug, thiserror::Error)]
+#[error("{message} at line {line} column {column}")]
+pub struct JsonError {
+    pub message: String,
+    pub line: usize,
+    pub column: usize,
+}
+
+/// Parses one JSON value. Digits stay as they are (an exponent is rewritten from `1e2` to `1e+2`). Nesting beyond 128 levels is an error (serde_json's own guard), so is a key given twice.
+pub fn parse(bytes: &[u8]) -> Result<Value, JsonError> {
+    let bytes = bytes.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(bytes);
+    let mut deserializer = serde_json::Deserializer::from_slice(bytes);
+    Strict.deserialize(&mut deserializer).and_then(|value| deserializer.end().map(|()| value)).map_err(|error| {
+        let (line, column) = (error.line(), error.column());
+        let words = error.to_string();
+        let message = words.split(" at line ").next().unwrap_or(&words);
+        // serde_json quotes an unexpected string in type errors only; syntax errors name no content.
+        JsonError { message: message.to_owned(), line, column }
+    })
+}
+
+struct Strict;
+
+impl<'de> DeserializeSeed<'de> for Strict {
+    type Value = Value;
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Strict {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str("a JSON value")
+    }
+    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
+        Ok(Value::Bool(value))
+    }
+    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
+        Ok(Value::Number(value.into()))
+    }
+    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
+        Ok(Value::Number(value.into()))
+    }
+    fn visit_f64<E: serde::de::Error>(self, value: f64) -> Result<Value, E> {
+        Number::from_f64(value).map(Value::Number).ok_or_else(|| E::custom("a number that is not finite"))
+    }
+    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
+        Ok(Value::String(value.to_owned()))
+    }
+    fn visit_string<E>(self, value: String) -> Result<Value, E> {
+        Ok(Value::String(value))
+    }
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
+        let mut list = Vec::new();
+        while let Some(item) = items.next_element_seed(Strict)? {
+            list.push(item);
+        }
+        Ok(Value::Array(list))
+    }
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Value, A::Error> {
+        let mut map = Map::new();
+        while let Some(key) = entries.next_key::<String>()? {
+            if key == NUMBER_TOKEN && map.is_empty() {
+                let digits: String = entries.next_value()?;
+                let number: Number = digits.parse().map_err(|_| A::Error::custom("not a number"))?;
+                return Ok(Value::Number(number));
+            }
+            let value = entries.next_value_seed(Strict)?;
+            if map.insert(key, value).is_some() {
+                return Err(A::Error::custom("a key is given twice in one object"));
+            }
+        }
+        Ok(Value::Object(map))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keeps_digits_and_key_order() {
+        let text = br#"{"z":1.50,"a":[1e+2,-0.0],"m":{"k":12345678901234567890.123456789}}"#;
+        assert_eq!(serde_json::to_vec(&parse(text).unwrap()).unwrap(), text.to_vec());
+    }
+
+    #[test]
+    fn refuses_what_readers_would_disagree_on() {
+        for bad in [&br#"{"a":1,"a":2}"#[..], b"[NaN]", b"{\"a\":\xff\"}", b"{} {}", b"", b"[1,]"] {
+            assert!(parse(bad).is_err(), "{:?}", String::from_utf8_lossy(bad));
+        }
+        assert!(parse("[".repeat(100_000).as_bytes()).is_err());
+    }
+}

@@ -1,0 +1,20 @@
+//! The language that every other room speaks: FHIR R4 as data, and nothing about storage or HTTP.
+//!
+//! Resources travel as [`serde_json::Value`] with key order and number digits kept (`preserve_order`,
+//! `arbitrary_precision`), because bytes are truth: what a facility sent is what a reader gets. This room
+//! parses them strictly ([`json`]), tells instants and partial dates as half-open intervals ([`time`]),
+//! reads decimals with their precision ([`decimal`]), takes references apart ([`reference`]), folds text for
+//! comparison ([`text`]) and says what is wrong in the specification's own form ([`outcome`]).
+//!
+//! It must never know where a resource is kept or how it arrived.
+
+pub mod decimal;
+pub mod json;
+pub mod outcome;
+pub mod reference;
+pub mod text;
+pub mod time;
+
+pub use outcome::{Issue, IssueCode, Severity};
+pub use reference::Reference;
+pub use time::Interval;

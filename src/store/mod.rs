@@ -1,0 +1,38 @@
+//! The store: what was accepted, every version of it, and the narrow indexes that find it again.
+//!
+//! In come [`Unit`]s (one transaction's [`Mutation`]s with the index entries that were extracted for them and the
+//! [`Precondition`]s they rest on); out come bytes. A unit is applied whole or not at all. Each mutation names the
+//! version that it was prepared against; when that version or a precondition no longer holds, the unit is refused with
+//! [`WriteError::Stale`] and the caller prepares it again. So nothing is decided before the write that the write does
+//! not check itself, and conditional operations are exact however many clients race.
+//!
+//! SQLite has one writer task that gathers waiting units into one commit; PostgreSQL commits each unit on its own
+//! connection. Both hold the same tables (`migrations/`), both are behind [`Store`].
+//!
+//! This room knows types, parameters and values as integers and text; it knows nothing of FHIR search syntax
+//! ([`crate::search`] makes its [`Query`]s) and nothing of HTTP. `docs/index-design.md` explains the tables.
+
+pub mod index;
+pub mod query;
+pub mod write;
+
+pub use index::{IndexEntry, IndexValue};
+pub use query::{Cursor, Filter, Query, Scope, SortKey};
+pub use write::{Mutation, Precondition, Unit, WriteError, Written};
+
+/// A resource type's number: its place in [`crate::definitions`]' frozen list.
+pub type TypeCode = u16;
+/// A search parameter of one type: `type << 12 | code`, both from frozen lists.
+pub type ParamId = u32;
+/// A facility's number in this database; 0 is the operator's own organisation.
+pub type FacilityKey = i64;
+/// A resource's number in this database, given when it is first written or first referred to.
+pub type ResourceKey = i64;
+
+/// The number that stands for a code system, identifier system or unit system: 63 bits of BLAKE3, the same everywhere.
+pub fn system_key(uri: &str) -> i64 {
+    let hash = blake3::hash(uri.as_bytes());
+    let mut first = [0u8; 8];
+    first.copy_from_slice(&hash.as_bytes()[..8]);
+    (i64::from_be_bytes(first) & i64::MAX).max(1)
+}

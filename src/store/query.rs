@@ -1,0 +1,193 @@
+//! What can be asked of the store: a typed tree of filters that the backends turn into SQL.
+
+use super::{FacilityKey, ParamId, ResourceKey, TypeCode};
+use crate::fhir::Interval;
+
+/// A search over the resources of one type.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Query {
+    pub type_code: TypeCode,
+    /// All must hold.
+    pub filters: Vec<Filter>,
+    pub scope: Scope,
+    /// Empty: by resource key, the order of arrival. The resource key always breaks ties.
+    pub sort: Vec<SortKey>,
+}
+
+/// What the caller may see, decided inside every query.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// Everything: `--auth open`, lango's own work.
+    All,
+    /// What these facilities contributed, and resources of no patient's compartment that the operator published.
+    Owners(Vec<FacilityKey>),
+}
+
+/// One condition on a resource.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Filter {
+    /// Some index value of `param` satisfies one of `tests` (the comma of a query string is OR).
+    Param { param: ParamId, tests: Vec<Test> },
+    /// Not one of its values satisfies any of `tests`; a resource without the parameter passes too (`:not`).
+    NotParam { param: ParamId, tests: Vec<Test> },
+    /// `:missing=true` when `missing`, else the parameter has a value. `kind` says which index to look in.
+    Missing { param: ParamId, kinds: Vec<Kind>, missing: bool },
+    /// `_id`.
+    Id(Vec<String>),
+    /// `_lastUpdated`: bounds on `meta.lastUpdated`, all of them.
+    LastUpdated { ranges: Vec<(DateOp, Interval)> },
+    /// `param:Type.…=…`: some target of the reference `param`, of one of `targets`, satisfies the filters. One alternative
+    /// per target type, since the same name is another parameter there.
+    Chain { param: ParamId, targets: Vec<(TypeCode, Vec<Filter>)> },
+    /// `_has:Type:param:…=…`: some resource of type `source` refers here by `param` and satisfies `filters`.
+    Has { source: TypeCode, param: ParamId, filters: Vec<Filter> },
+    /// Any of these.
+    Any(Vec<Filter>),
+    /// Matches no resource; an honest answer to a search for something that cannot exist.
+    Nothing,
+}
+
+/// The index tables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Kind {
+    Token,
+    String,
+    Reference,
+    Uri,
+    Date,
+    Number,
+    Quantity,
+    Composite,
+}
+
+/// A test on one index value.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Test {
+    Token {
+        system: SystemTest,
+        code: Option<String>,
+    },
+    /// Default: the folded value starts with the folded text.
+    StringStarts(String),
+    /// `:contains`, folded.
+    StringContains(String),
+    /// `:exact`, as written.
+    StringExact(String),
+    /// Any of the target types when `type_codes` holds several (`subject=123`).
+    Reference {
+        type_codes: Vec<TypeCode>,
+        id: String,
+    },
+    /// Equal, as written.
+    Uri(String),
+    /// `:below`: equal, or this followed by `/…`; for canonicals also `|…`.
+    UriBelow(String),
+    /// `:above`: the stored uri is a prefix of this one.
+    UriAbove(String),
+    Date {
+        op: DateOp,
+        interval: Interval,
+    },
+    Number {
+        op: NumberOp,
+        low: f64,
+        value: f64,
+        high: f64,
+    },
+    Quantity {
+        op: NumberOp,
+        low: f64,
+        value: f64,
+        high: f64,
+        unit: Option<UnitTest>,
+    },
+    Composite(Vec<Test>),
+}
+
+/// The `system|` part of a token.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SystemTest {
+    /// `code`: any system or none.
+    Any,
+    /// `|code`: no system.
+    Absent,
+    /// `system|code`.
+    Is(String),
+}
+
+/// The `|system|code` part of a quantity: with a system the coded unit must be equal, without one `code` may be code or words.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnitTest {
+    pub system: Option<String>,
+    pub code: String,
+}
+
+/// Prefixes on dates (<https://hl7.org/fhir/R4/search.html#prefix>), over intervals.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DateOp {
+    Eq,
+    Ne,
+    Gt,
+    Lt,
+    Ge,
+    Le,
+    Sa,
+    Eb,
+    /// Overlaps an interval that the search room has already widened.
+    Ap,
+}
+
+/// Prefixes on numbers and quantities: `Eq`, `Ne`, `Ap` use `[low, high)`, the others `value`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NumberOp {
+    Eq,
+    Ne,
+    Gt,
+    Lt,
+    Ge,
+    Le,
+    Sa,
+    Eb,
+    Ap,
+}
+
+/// One key of `_sort`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SortKey {
+    pub by: SortBy,
+    pub descending: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SortBy {
+    Id,
+    LastUpdated,
+    /// The smallest value ascending, the largest descending; resources without one come last.
+    Param {
+        param: ParamId,
+        kind: Kind,
+    },
+}
+
+/// Where a page ended: the sort values and key of its last row, and the snapshot that its search began with.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Cursor {
+    pub snapshot: Snapshot,
+    pub after: Vec<SortValue>,
+    pub after_key: ResourceKey,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum SortValue {
+    Missing,
+    Int(i64),
+    Real(f64),
+    Text(String),
+}
+
+/// Which transactions a page may see: those numbered below `below`, less those `except` that were still running then.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Snapshot {
+    pub below: i64,
+    pub except: Vec<i64>,
+}

@@ -1,0 +1,88 @@
+//! What can be written: units of mutations, applied whole or not at all.
+
+use super::{FacilityKey, IndexEntry, Query, ResourceKey, TypeCode};
+use crate::fhir::time::Micros;
+
+/// One transaction.
+#[derive(Clone, Debug, Default)]
+pub struct Unit {
+    pub mutations: Vec<Mutation>,
+    /// Searches whose answer the mutations rest on.
+    pub preconditions: Vec<Precondition>,
+    /// Deliveries that this transaction causes; they become due when it commits.
+    pub jobs: Vec<NewJob>,
+}
+
+/// The new state of one resource.
+#[derive(Clone, Debug)]
+pub struct Mutation {
+    pub type_code: TypeCode,
+    pub id: Box<str>,
+    /// The version that this was prepared against; 0: the resource has never existed. The new version is one more.
+    pub base_version: i64,
+    pub change: Change,
+    pub owner: FacilityKey,
+    /// The Patient whose compartment the resource is in (a Patient names itself).
+    pub patient: Option<Box<str>>,
+}
+
+#[derive(Clone, Debug)]
+pub enum Change {
+    /// Create, update, or restore after a delete.
+    Put {
+        /// The resource with `meta.versionId` set and, at `stamp_at`, 27 bytes of `meta.lastUpdated` that the store fills in.
+        body: Vec<u8>,
+        stamp_at: usize,
+        /// Entries of the new state.
+        entries: Vec<IndexEntry>,
+        /// Entries of the state before, as extracted from its body; empty when there was none.
+        old_entries: Vec<IndexEntry>,
+    },
+    Delete {
+        old_entries: Vec<IndexEntry>,
+    },
+}
+
+/// A search that must still give `expected` when the unit is applied.
+#[derive(Clone, Debug)]
+pub struct Precondition {
+    pub query: Query,
+    /// Ids, at most two (two means "several").
+    pub expected: Vec<String>,
+    /// Keys that serialise racing preconditions: one for every exact value that the criteria name, such as
+    /// `Patient|identifier|system|value`. Two searches that could both be made true by one resource share a key.
+    pub claims: Vec<String>,
+}
+
+/// A job to be enqueued in the same transaction (see [`crate::outbox`]).
+#[derive(Clone, Debug)]
+pub struct NewJob {
+    /// Which handler, such as `dhis2.push`.
+    pub kind: String,
+    /// Versioned JSON.
+    pub payload: serde_json::Value,
+    /// At most one waiting job of a kind has this key: a second enqueue replaces the first's payload.
+    pub dedup_key: Option<String>,
+    /// When it becomes due; 0: at once.
+    pub run_at: Micros,
+}
+
+/// What became of a mutation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Written {
+    pub key: ResourceKey,
+    pub version: i64,
+    pub updated: Micros,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum WriteError {
+    /// A version or a precondition changed since the unit was prepared: prepare it again.
+    #[error("the resource changed meanwhile")]
+    Stale,
+    /// More is waiting than the store takes: ask the client to come back.
+    #[error("too much is waiting to be written")]
+    Busy,
+    #[error("the database failed")]
+    Database(#[from] sqlx::Error),
+}
