@@ -12,10 +12,12 @@
 //! This room knows types, parameters and values as integers and text; it knows nothing of FHIR search syntax
 //! ([`crate::search`] makes its [`Query`]s) and nothing of HTTP. `docs/index-design.md` explains the tables.
 
+pub mod api;
 pub mod index;
 pub mod query;
 pub mod write;
 
+pub use api::*;
 pub use index::{IndexEntry, IndexValue};
 pub use query::{Cursor, Filter, Query, Scope, SortKey};
 pub use write::{Mutation, Precondition, Unit, WriteError, Written};
