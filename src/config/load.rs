@@ -16,8 +16,8 @@ const OTHER_VARIABLES: [&str; 2] = ["LANGO_CONFIG", "LANGO_LOG"];
 pub enum ConfigError {
     #[error("{file} cannot be read ({error}): name another file with --config, or make it readable")]
     Unreadable { file: PathBuf, error: std::io::Error },
-    #[error("{file}{}: {problem}", line.map_or(String::new(), |line| format!(", line {line}")))]
-    File { file: PathBuf, line: Option<usize>, problem: String },
+    #[error("{file}{place}: {problem}")]
+    File { file: PathBuf, place: String, problem: String },
     #[error("{source_name}: {problem}")]
     Source { source_name: String, problem: String },
     #[error("destination {destination}: {problem}")]
@@ -55,12 +55,8 @@ pub fn load(
         Err(error) if named.is_none() && error.kind() == std::io::ErrorKind::NotFound => String::new(),
         Err(error) => return Err(ConfigError::Unreadable { file: path, error }),
     };
-    // Not the error's own display: it quotes the line, which may hold a password that should not be there.
-    let in_file = |error: toml::de::Error| ConfigError::File {
-        file: path.clone(),
-        line: error.span().and_then(|span| text.get(..span.start)).map(|before| before.matches('\n').count().saturating_add(1)),
-        problem: error.message().to_owned(),
-    };
+    let in_file =
+        |error: toml::de::Error| ConfigError::File { file: path.clone(), place: place(&text, &error), problem: error.message().to_owned() };
     // Read as typed settings too, since only this tells the line of a wrong key or type.
     toml::from_str::<Settings>(&text).map_err(in_file)?;
     let mut table: Table = text.parse().map_err(in_file)?;
@@ -84,7 +80,7 @@ pub fn load(
     let settings: Settings = table.try_into().map_err(in_file)?;
     settings.check().map_err(|(key, problem)| match said_by.get(key) {
         Some(source_name) => ConfigError::Source { source_name: source_name.clone(), problem },
-        None => ConfigError::File { file: path.clone(), line: None, problem: format!("{key}: {problem}") },
+        None => ConfigError::File { file: path.clone(), place: format!(": {key}"), problem },
     })?;
     let secrets: Vec<&String> =
         settings.destinations.iter().flat_map(|destination| [&destination.password_env, &destination.token_env]).flatten().collect();
@@ -95,6 +91,15 @@ pub fn load(
         .map(|name| format!("the environment variable {name} names no setting: see docs/configuration.md"))
         .collect();
     Ok(Loaded { settings, warnings })
+}
+
+/// The line and key of an error. Its own display would quote the line, which may hold a password that should not be there.
+fn place(text: &str, error: &toml::de::Error) -> String {
+    let Some(before) = error.span().and_then(|span| text.get(..span.start)) else { return String::new() };
+    let line = before.matches('\n').count();
+    let key = text.lines().nth(line).and_then(|line| line.split_once('=')).map(|(key, _)| key.trim());
+    let number = line.saturating_add(1);
+    key.map_or(format!(", line {number}"), |key| format!(", line {number}: {key}"))
 }
 
 /// Sets `path` and says at once whether the settings still have the right types, so that the blame is exact.
