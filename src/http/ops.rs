@@ -3,7 +3,7 @@
 //! Metrics carry route templates, methods and status codes; never an id, an address or a word of a request.
 
 use super::auth::json_body;
-use crate::access::Access;
+use crate::store::Store;
 use axum::Router;
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::{Method, StatusCode, header};
@@ -39,15 +39,15 @@ struct Route {
 }
 
 /// `/livez`, `/readyz`, `/metrics`.
-pub fn routes<S: Clone + Send + Sync + 'static>(metrics: Arc<Metrics>, access: Arc<Access>) -> Router<S> {
+pub fn routes<S: Clone + Send + Sync + 'static>(metrics: Arc<Metrics>, store: Store) -> Router<S> {
     Router::new()
         .route("/livez", get(|| async { json_body(json!({ "status": "alive" })) }))
-        .route("/readyz", get(ready).with_state(access))
+        .route("/readyz", get(ready).with_state(store))
         .route("/metrics", get(render).with_state(metrics))
 }
 
-async fn ready(State(access): State<Arc<Access>>) -> Response {
-    let database = match tokio::time::timeout(PING, access.ping()).await {
+async fn ready(State(store): State<Store>) -> Response {
+    let database = match tokio::time::timeout(PING, store.ping()).await {
         Ok(Ok(())) => return json_body(json!({ "status": "ready", "database": "ok" })).into_response(),
         Ok(Err(error)) => {
             tracing::error!(%error, "not ready");
