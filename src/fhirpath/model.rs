@@ -102,7 +102,9 @@ pub(crate) fn derives_from(actual: &str, wanted: &str) -> bool {
         "Resource" => is_resource(),
         "DomainResource" => is_resource() && !matches!(actual, "Bundle" | "Binary" | "Parameters"),
         "Element" => is_fhir_type(actual) && !is_resource() && !matches!(actual, "Resource" | "DomainResource"),
-        "BackboneElement" => matches!(actual, "Dosage" | "Timing" | "ElementDefinition") || (actual.contains('.') && !actual.starts_with("Timing.")),
+        "BackboneElement" => {
+            matches!(actual, "Dosage" | "Timing" | "ElementDefinition") || (actual.contains('.') && !actual.starts_with("Timing."))
+        }
         _ => false,
     }
 }

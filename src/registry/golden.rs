@@ -16,7 +16,9 @@ pub fn new_id(sources: &BTreeSet<String>) -> String {
 
 pub fn is_golden(patient: &Value) -> bool {
     let tags = patient.pointer("/meta/tag").and_then(Value::as_array).into_iter().flatten();
-    tags.into_iter().any(|tag| tag.get("system").and_then(Value::as_str) == Some(TAG_SYSTEM) && tag.get("code").and_then(Value::as_str) == Some(TAG_CODE))
+    tags.into_iter().any(|tag| {
+        tag.get("system").and_then(Value::as_str) == Some(TAG_SYSTEM) && tag.get("code").and_then(Value::as_str) == Some(TAG_CODE)
+    })
 }
 
 /// The golden Patient of these sources; with `replaced_by`, one that another has taken the place of.

@@ -151,8 +151,12 @@ impl Registry {
     /// are replaced by it.
     async fn write_golden(&self, sources: &BTreeSet<String>, identifiers: &BTreeSet<Identifier>) -> Result<(), RegistryError> {
         let tests = sources.iter().map(|id| Test::Reference { type_codes: vec![self.patient], id: id.clone() }).collect();
-        let existing: Vec<Stored> =
-            self.find(Filter::Param { param: self.link, tests }).await?.into_iter().filter(|stored| body(stored).is_some_and(|p| golden::is_golden(&p))).collect();
+        let existing: Vec<Stored> = self
+            .find(Filter::Param { param: self.link, tests })
+            .await?
+            .into_iter()
+            .filter(|stored| body(stored).is_some_and(|p| golden::is_golden(&p)))
+            .collect();
         let mut existing: BTreeMap<i64, Stored> = existing.into_iter().map(|stored| (stored.key, stored)).collect();
         let kept = existing.pop_first().map(|(_, stored)| stored);
         let id = kept.as_ref().map_or_else(|| golden::new_id(sources), |stored| stored.id.to_string());

@@ -104,9 +104,15 @@ both_databases!(
         let store = Store::open(&db.url).await.unwrap();
         let quantity = |value: f64, code: &str, unit: &str| IndexEntry {
             param: param("Observation", "value-quantity"),
-            value: IndexValue::Quantity { value, system: Some("http://unitsofmeasure.org".into()), code: Some(code.into()), unit: Some(unit.into()) },
+            value: IndexValue::Quantity {
+                value,
+                system: Some("http://unitsofmeasure.org".into()),
+                code: Some(code.into()),
+                unit: Some(unit.into()),
+            },
         };
-        let date = |low: i64, high: i64| IndexEntry { param: param("Observation", "date"), value: IndexValue::Date(Interval { low, high }) };
+        let date =
+            |low: i64, high: i64| IndexEntry { param: param("Observation", "date"), value: IndexValue::Date(Interval { low, high }) };
         let day = 86_400_000_000;
         let uri = |text: &str| IndexEntry { param: param("Observation", "_profile"), value: IndexValue::Uri(text.into()) };
         let composite = |code: &str, value: f64| IndexEntry {
@@ -117,21 +123,43 @@ both_databases!(
             ]),
         };
         let observations = [
-            put("Observation", "o1", 0, vec![], vec![
-                token("Observation", "code", "http://loinc.org", "8867-4"), quantity(82.0, "/min", "beats/min"), date(0, day),
-                reference("Observation", "subject", "Patient", "p1"), uri("http://a/b"), composite("8867-4", 82.0),
-            ]),
-            put("Observation", "o2", 0, vec![], vec![
-                token("Observation", "code", "urn:other", "8867-4"), quantity(120.0, "/min", "beats/min"), date(day, 400 * day),
-                reference("Observation", "subject", "Patient", "p2"), uri("http://a/b/c"), composite("9279-1", 120.0),
-            ]),
+            put(
+                "Observation",
+                "o1",
+                0,
+                vec![],
+                vec![
+                    token("Observation", "code", "http://loinc.org", "8867-4"),
+                    quantity(82.0, "/min", "beats/min"),
+                    date(0, day),
+                    reference("Observation", "subject", "Patient", "p1"),
+                    uri("http://a/b"),
+                    composite("8867-4", 82.0),
+                ],
+            ),
+            put(
+                "Observation",
+                "o2",
+                0,
+                vec![],
+                vec![
+                    token("Observation", "code", "urn:other", "8867-4"),
+                    quantity(120.0, "/min", "beats/min"),
+                    date(day, 400 * day),
+                    reference("Observation", "subject", "Patient", "p2"),
+                    uri("http://a/b/c"),
+                    composite("9279-1", 120.0),
+                ],
+            ),
         ];
         store.commit(unit(observations.into())).await.unwrap();
         // The Patient comes later than what refers to it.
         assert_eq!(store.dangling(10).await.unwrap().len(), 2);
         store.commit(unit(vec![put("Patient", "p1", 0, vec![], vec![string("Patient", "family", "Kipchóge")])])).await.unwrap();
         assert_eq!(store.dangling(10).await.unwrap().len(), 1);
-        let find = async |name: &str, test: Test| ids(&store, &query("Observation", vec![Filter::Param { param: param("Observation", name), tests: vec![test] }])).await;
+        let find = async |name: &str, test: Test| {
+            ids(&store, &query("Observation", vec![Filter::Param { param: param("Observation", name), tests: vec![test] }])).await
+        };
         let loinc = SystemTest::Is("http://loinc.org".into());
         assert_eq!(find("code", Test::Token { system: SystemTest::Any, code: Some("8867-4".into()) }).await, set(&["o1", "o2"]));
         assert_eq!(find("code", Test::Token { system: loinc.clone(), code: Some("8867-4".into()) }).await, set(&["o1"]));
@@ -159,15 +187,26 @@ both_databases!(
         let family = |test| vec![Filter::Param { param: param("Patient", "family"), tests: vec![test] }];
         let chain = |test| Filter::Chain { param: param("Observation", "subject"), targets: vec![(type_code("Patient"), family(test))] };
         assert_eq!(ids(&store, &query("Observation", vec![chain(Test::StringStarts("kipch".into()))])).await, set(&["o1"]));
-        assert_eq!(ids(&store, &query("Observation", vec![is("Observation", "code", "8867-4"), chain(Test::StringExact("Kipchóge".into()))])).await, set(&["o1"]));
+        assert_eq!(
+            ids(&store, &query("Observation", vec![is("Observation", "code", "8867-4"), chain(Test::StringExact("Kipchóge".into()))]))
+                .await,
+            set(&["o1"])
+        );
         assert_eq!(ids(&store, &query("Patient", family(Test::StringExact("Kipchoge".into())))).await, set(&[]));
         assert_eq!(ids(&store, &query("Patient", family(Test::StringContains("hog".into())))).await, set(&["p1"]));
-        let has = Filter::Has { source: type_code("Observation"), param: param("Observation", "subject"), filters: vec![is("Observation", "code", "8867-4")] };
+        let has = Filter::Has {
+            source: type_code("Observation"),
+            param: param("Observation", "subject"),
+            filters: vec![is("Observation", "code", "8867-4")],
+        };
         assert_eq!(ids(&store, &query("Patient", vec![has])).await, set(&["p1"]));
         let missing = |missing| Filter::Missing { param: param("Patient", "family"), kinds: vec![Kind::String], missing };
         assert_eq!(ids(&store, &query("Patient", vec![missing(false)])).await, set(&["p1"]));
         assert_eq!(ids(&store, &query("Patient", vec![missing(true)])).await, set(&[]));
-        let not = Filter::NotParam { param: param("Observation", "code"), tests: vec![Test::Token { system: loinc, code: Some("8867-4".into()) }] };
+        let not = Filter::NotParam {
+            param: param("Observation", "code"),
+            tests: vec![Test::Token { system: loinc, code: Some("8867-4".into()) }],
+        };
         assert_eq!(ids(&store, &query("Observation", vec![not])).await, set(&["o2"]));
         assert_eq!(ids(&store, &query("Observation", vec![Filter::Id(vec!["o2".into(), "zz".into()])])).await, set(&["o2"]));
         assert_eq!(ids(&store, &query("Observation", vec![Filter::Nothing])).await, set(&[]));
@@ -201,7 +240,10 @@ both_databases!(
         let mut listed = query("Patient", vec![]);
         listed.scope = Scope::Owners(vec![ours]);
         assert_eq!(ids(&store, &listed).await, set(&["a"]));
-        let mut chained = query("Observation", vec![Filter::Chain { param: param("Observation", "subject"), targets: vec![(type_code("Patient"), family)] }]);
+        let mut chained = query(
+            "Observation",
+            vec![Filter::Chain { param: param("Observation", "subject"), targets: vec![(type_code("Patient"), family)] }],
+        );
         assert_eq!(ids(&store, &chained).await, set(&["o"]));
         chained.scope = Scope::Owners(vec![ours]);
         assert_eq!(ids(&store, &chained).await, set(&[]));
@@ -253,7 +295,13 @@ both_databases!(
         let key = |by, descending| SortKey { by, descending };
         let family = SortBy::Param { param: param("Patient", "family"), kind: Kind::String };
         let active = vec![is("Patient", "active", "true")];
-        let sorts = [vec![], vec![key(family.clone(), false)], vec![key(family, true)], vec![key(SortBy::LastUpdated, true)], vec![key(SortBy::Id, false)]];
+        let sorts = [
+            vec![],
+            vec![key(family.clone(), false)],
+            vec![key(family, true)],
+            vec![key(SortBy::LastUpdated, true)],
+            vec![key(SortBy::Id, false)],
+        ];
         for (filters, sort) in [vec![], active].into_iter().flat_map(|f| sorts.clone().map(|s| (f.clone(), s))) {
             let mut asked = query("Patient", filters);
             asked.sort = sort;
@@ -307,7 +355,9 @@ both_databases!(
         assert_eq!((again.len(), again[0].attempt), (1, 2));
         let done = || JobEnd::Done { result: serde_json::json!({}) };
         assert!(!store.end_job(claimed[0].id, claimed[0].token, done()).await.unwrap(), "the first worker lost its lease");
-        assert!(store.end_job(again[0].id, again[0].token, JobEnd::Dead { error: "no".into(), result: serde_json::json!({}) }).await.unwrap());
+        assert!(
+            store.end_job(again[0].id, again[0].token, JobEnd::Dead { error: "no".into(), result: serde_json::json!({}) }).await.unwrap()
+        );
         assert!(store.requeue_job(again[0].id).await.unwrap());
         let third = store.claim_jobs(&["k"], 10, Duration::from_secs(5)).await.unwrap();
         assert!(store.end_job(third[0].id, third[0].token, done()).await.unwrap());
