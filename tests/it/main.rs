@@ -3,4 +3,5 @@
 mod access;
 mod fixtures;
 mod serve;
+mod store;
 mod support;
