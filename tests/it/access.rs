@@ -227,7 +227,7 @@ both_databases!(
         let gate = Gate::new(db, AuthMode::Smart).await;
         let token = gate.token("emr-1", &secret).await;
         let header = basic("emr-1", &secret);
-        let hdu = || gate.get("/api/v1/hduApi/dataTemplates", &[("authorization", &header)]);
+        let hdu = || async { gate.get("/api/v1/hduApi/dataTemplates", &[("authorization", &header)]).await };
         assert_eq!((gate.with_token(&token).await.status, hdu().await.status), (200, 200));
         clients::set_disabled(&gate.store, "emr-1", true).await.unwrap();
         assert_eq!((gate.with_token(&token).await.status, hdu().await.status), (401, 401));
