@@ -228,7 +228,9 @@ impl Compiler<'_> {
             SortBy::Param { param, kind } => {
                 let (table, column) = sort_column(*kind);
                 let alias = self.alias("o");
-                self.sql.push(&format!("(SELECT {aggregate}({alias}.{column}) FROM {table} {alias} WHERE {alias}.key = m.key AND {alias}.param = "));
+                self.sql.push(&format!(
+                    "(SELECT {aggregate}({alias}.{column}) FROM {table} {alias} WHERE {alias}.key = m.key AND {alias}.param = "
+                ));
                 self.sql.literal(i64::from(*param));
                 self.sql.push(" AND ");
                 holds(self.sql, &alias, self.seen);
@@ -240,7 +242,8 @@ impl Compiler<'_> {
     /// `SELECT d.key …` of everything that satisfies all filters.
     fn matches(&mut self) {
         let query = self.query;
-        let driver = query.filters.iter().enumerate().filter_map(|(place, filter)| Some((rank(filter)?, place))).min().map(|(_, place)| place);
+        let driver =
+            query.filters.iter().enumerate().filter_map(|(place, filter)| Some((rank(filter)?, place))).min().map(|(_, place)| place);
         let alias = self.alias("d");
         match driver.and_then(|place| query.filters.get(place)) {
             Some(filter) => {
@@ -378,7 +381,8 @@ impl Compiler<'_> {
                     let (table, by_key) = kind_table(*kind);
                     let alias = self.alias("x");
                     if by_key {
-                        self.sql.push(&format!("EXISTS (SELECT 1 FROM {table} {alias} WHERE {alias}.key = {outer}.key AND {alias}.param = "));
+                        self.sql
+                            .push(&format!("EXISTS (SELECT 1 FROM {table} {alias} WHERE {alias}.key = {outer}.key AND {alias}.param = "));
                     } else {
                         self.sql.push(&format!("{outer}.key IN (SELECT {alias}.key FROM {table} {alias} WHERE {alias}.param = "));
                     }
@@ -470,7 +474,11 @@ impl Compiler<'_> {
                 self.sql.push(")");
             }
             Test::StringStarts(folded) => {
-                sql.push(&format!("({alias}.folded >= ")).str(folded).push(&format!(" AND {alias}.folded < ")).str(&after_prefix(folded)).push(")");
+                sql.push(&format!("({alias}.folded >= "))
+                    .str(folded)
+                    .push(&format!(" AND {alias}.folded < "))
+                    .str(&after_prefix(folded))
+                    .push(")");
             }
             Test::StringContains(folded) => {
                 sql.push(if sql.dialect == Dialect::Sqlite { "instr(" } else { "strpos(" });
@@ -495,7 +503,12 @@ impl Compiler<'_> {
                 sql.push(&format!("({alias}.uri = ")).str(uri);
                 for separator in ["/", "|"] {
                     let prefix = format!("{}{separator}", uri.trim_end_matches('/'));
-                    self.sql.push(&format!(" OR ({alias}.uri >= ")).str(&prefix).push(&format!(" AND {alias}.uri < ")).str(&after_prefix(&prefix)).push(")");
+                    self.sql
+                        .push(&format!(" OR ({alias}.uri >= "))
+                        .str(&prefix)
+                        .push(&format!(" AND {alias}.uri < "))
+                        .str(&after_prefix(&prefix))
+                        .push(")");
                 }
                 self.sql.push(")");
             }
@@ -518,10 +531,17 @@ impl Compiler<'_> {
                 if let Some(unit) = unit {
                     match &unit.system {
                         Some(system) => {
-                            sql.push(&format!(" AND {alias}.code = ")).str(&unit.code).push(&format!(" AND {alias}.system = ")).int(system_key(system));
+                            sql.push(&format!(" AND {alias}.code = "))
+                                .str(&unit.code)
+                                .push(&format!(" AND {alias}.system = "))
+                                .int(system_key(system));
                         }
                         None => {
-                            sql.push(&format!(" AND ({alias}.code = ")).str(&unit.code).push(&format!(" OR {alias}.unit = ")).str(&unit.code).push(")");
+                            sql.push(&format!(" AND ({alias}.code = "))
+                                .str(&unit.code)
+                                .push(&format!(" OR {alias}.unit = "))
+                                .str(&unit.code)
+                                .push(")");
                         }
                     }
                 }
@@ -566,7 +586,8 @@ impl Compiler<'_> {
                 sql.push(&format!("{code} = ")).str(&crate::fhir::text::fold(text));
             }
             Test::Reference { type_codes, id } => {
-                let names: Vec<String> = type_codes.iter().map(|type_code| format!("{}/{id}", crate::definitions::r4().type_name(*type_code))).collect();
+                let names: Vec<String> =
+                    type_codes.iter().map(|type_code| format!("{}/{id}", crate::definitions::r4().type_name(*type_code))).collect();
                 sql.push(&format!("{code} IN ("));
                 sql.join(&names, ", ", |sql, name| {
                     sql.str(name);
@@ -690,7 +711,9 @@ fn date_test(sql: &mut Sql, alias: &str, op: DateOp, interval: Interval) {
         DateOp::Gt | DateOp::Ge | DateOp::Ap => {
             let beyond = if op == DateOp::Gt { high } else { low };
             sql.push(&format!("({alias}.high > ")).int(beyond);
-            sql.push(&format!(" AND ({alias}.wide = 1 OR ({alias}.wide = 0 AND {alias}.low > ")).int(beyond.saturating_sub(NARROW)).push("))");
+            sql.push(&format!(" AND ({alias}.wide = 1 OR ({alias}.wide = 0 AND {alias}.low > "))
+                .int(beyond.saturating_sub(NARROW))
+                .push("))");
             if op == DateOp::Ap {
                 sql.push(&format!(" AND {alias}.low < ")).int(high);
             }
@@ -706,7 +729,11 @@ fn date_test(sql: &mut Sql, alias: &str, op: DateOp, interval: Interval) {
             sql.push(&format!("({alias}.wide IN (0, 1) AND {alias}.low >= ")).int(high).push(")");
         }
         DateOp::Eb => {
-            sql.push(&format!("({alias}.wide IN (0, 1) AND {alias}.low < ")).int(low).push(&format!(" AND {alias}.high <= ")).int(low).push(")");
+            sql.push(&format!("({alias}.wide IN (0, 1) AND {alias}.low < "))
+                .int(low)
+                .push(&format!(" AND {alias}.high <= "))
+                .int(low)
+                .push(")");
         }
     }
 }

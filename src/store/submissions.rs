@@ -128,7 +128,8 @@ impl Store {
             Store::Sqlite(db) => bind_all!(sqlx::query_as(AssertSqlSafe(text)), args).fetch_all(&db.read).await?,
             Store::Postgres(db) => bind_all!(sqlx::query_as(AssertSqlSafe(text)), args).fetch_all(&db.pool).await?,
         };
-        let total = |(facility, map, system, code, display, path, count)| UnmappedTotal { facility, map, system, code, display, path, count };
+        let total =
+            |(facility, map, system, code, display, path, count)| UnmappedTotal { facility, map, system, code, display, path, count };
         Ok(rows.into_iter().map(total).collect())
     }
 }
