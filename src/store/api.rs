@@ -126,7 +126,7 @@ fn stored((key, type_code, id, version, live, updated, owner, body): VersionRow)
         version,
         updated,
         owner,
-        body: if live == 1 { body.map(Bytes::from) } else { None },
+        body: if live > 0 { body.map(Bytes::from) } else { None },
     }
 }
 
@@ -283,7 +283,7 @@ impl Store {
             return Ok(Vec::new());
         }
         let mut sql = Sql::new(self.dialect());
-        sql.push("SELECT ").push(VERSION).push(" FROM resource r WHERE r.live = 1");
+        sql.push("SELECT ").push(VERSION).push(" FROM resource r WHERE r.live > 0");
         compile::scope_condition(&mut sql, "r", scope);
         if let Some(target) = target {
             sql.push(" AND r.type = ").literal(i64::from(target));
@@ -304,7 +304,7 @@ impl Store {
             return Ok(Vec::new());
         }
         let mut sql = Sql::new(self.dialect());
-        sql.push("SELECT ").push(VERSION).push(" FROM resource r WHERE r.live = 1");
+        sql.push("SELECT ").push(VERSION).push(" FROM resource r WHERE r.live > 0");
         compile::scope_condition(&mut sql, "r", scope);
         sql.push(" AND r.key IN (SELECT x.key FROM reference x WHERE x.until = 0 AND x.param = ")
             .literal(i64::from(param))
@@ -367,7 +367,7 @@ impl Store {
             return Ok(Vec::new());
         }
         let mut sql = Sql::new(self.dialect());
-        sql.push("SELECT ").push(VERSION).push(" FROM resource WHERE live = 1 AND key IN (");
+        sql.push("SELECT ").push(VERSION).push(" FROM resource WHERE live > 0 AND key IN (");
         sql.join(keys, ", ", |sql, key| {
             sql.literal(*key);
         });
@@ -386,11 +386,11 @@ impl Store {
                 sql.literal(*key);
             });
         };
-        sql.push("SELECT ").push(VERSION).push(" FROM resource r WHERE live = 1 AND ");
+        sql.push("SELECT ").push(VERSION).push(" FROM resource r WHERE live > 0 AND ");
         compile::visible(&mut sql, "r.txn", snapshot);
         sql.push(" AND key IN (");
         list(&mut sql);
-        sql.push(") UNION ALL SELECT h.key, h.type, r.id, h.version, h.live, h.updated, h.owner, h.body FROM history h JOIN resource r ON r.key = h.key WHERE h.live = 1 AND ");
+        sql.push(") UNION ALL SELECT h.key, h.type, r.id, h.version, h.live, h.updated, h.owner, h.body FROM history h JOIN resource r ON r.key = h.key WHERE h.live > 0 AND ");
         compile::visible(&mut sql, "h.txn", snapshot);
         sql.push(" AND NOT ");
         compile::visible(&mut sql, "h.until", snapshot);

@@ -494,7 +494,20 @@ impl Compiler<'_> {
                 sql.join(type_codes, ", ", |sql, code| {
                     sql.literal(i64::from(*code));
                 });
-                self.sql.push(if type_codes.is_empty() { "-1))" } else { "))" });
+                self.sql.push(if type_codes.is_empty() { "-1)" } else { ")" });
+                if let Some((patient, link)) = golden_link().filter(|(patient, _)| type_codes.contains(patient)) {
+                    // A golden Patient stands for all the source Patients that it links to.
+                    self.sql.push(
+                        " UNION ALL SELECT g.target FROM resource t JOIN reference g ON g.key = t.key AND g.until = 0 AND g.param = ",
+                    );
+                    self.sql
+                        .literal(i64::from(link))
+                        .push(" WHERE t.live = 2 AND t.type = ")
+                        .literal(i64::from(patient))
+                        .push(" AND t.id = ")
+                        .str(id);
+                }
+                self.sql.push(")");
             }
             Test::Uri(uri) => {
                 sql.push(&format!("{alias}.uri = ")).str(uri);
@@ -618,6 +631,13 @@ impl Compiler<'_> {
             }
         }
     }
+}
+
+/// The type Patient and its parameter `link`.
+fn golden_link() -> Option<(super::TypeCode, ParamId)> {
+    let definitions = crate::definitions::r4();
+    let patient = definitions.type_code("Patient")?;
+    Some((patient, definitions.param(patient, "link")?.id))
 }
 
 /// How few rows a filter's index is likely to give; `None`: it cannot drive.

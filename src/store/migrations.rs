@@ -5,8 +5,10 @@ use sqlx::SqlSafeStr as _;
 use sqlx::migrate::{Migration, MigrationType, Migrator};
 
 /// (version, what for, SQLite, PostgreSQL)
-const ALL: &[(i64, &str, &str, &str)] =
-    &[(1, "store", include_str!("../../migrations/sqlite/0001_store.sql"), include_str!("../../migrations/postgres/0001_store.sql"))];
+const ALL: &[(i64, &str, &str, &str)] = &[
+    (1, "store", include_str!("../../migrations/sqlite/0001_store.sql"), include_str!("../../migrations/postgres/0001_store.sql")),
+    (2, "access", include_str!("../../migrations/sqlite/0002_access.sql"), include_str!("../../migrations/postgres/0002_access.sql")),
+];
 
 pub fn migrator(dialect: Dialect) -> Migrator {
     let migration = |(version, title, sqlite, postgres): &(i64, &'static str, &'static str, &'static str)| {

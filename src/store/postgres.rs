@@ -191,7 +191,7 @@ fn identity(row: &PgRow) -> Result<(Name, Identity), sqlx::Error> {
     let identity = Identity {
         key: row.try_get(0)?,
         version: row.try_get(3)?,
-        live: row.try_get::<i64, _>(4)? == 1,
+        live: row.try_get::<i64, _>(4)? > 0,
         owner: row.try_get(5)?,
         patient: row.try_get(6)?,
     };
@@ -299,7 +299,7 @@ fn bind_resources<'q>(query: PgQuery<'q>, rows: &[ResourceRow]) -> PgQuery<'q> {
         .bind(ints(|row| i64::from(row.type_code)))
         .bind(rows.iter().map(|row| row.id.to_string()).collect::<Vec<String>>())
         .bind(ints(|row| row.version))
-        .bind(ints(|row| i64::from(row.live)))
+        .bind(ints(|row| row.live))
         .bind(ints(|row| row.updated))
         .bind(ints(|row| row.created.unwrap_or(-1)))
         .bind(ints(|row| row.txn))

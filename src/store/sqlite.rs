@@ -297,7 +297,7 @@ impl Writer {
                 let identity = Identity {
                     key: row.try_get(0)?,
                     version: row.try_get(3)?,
-                    live: row.try_get::<i64, _>(4)? == 1,
+                    live: row.try_get::<i64, _>(4)? > 0,
                     owner: row.try_get(5)?,
                     patient: row.try_get(6)?,
                 };
@@ -325,7 +325,7 @@ impl Writer {
             });
             let mut query = sqlx::query(AssertSqlSafe(text.clone()));
             for row in chunk {
-                query = query.bind(row.key).bind(i64::from(row.type_code)).bind(&*row.id).bind(row.version).bind(i64::from(row.live));
+                query = query.bind(row.key).bind(i64::from(row.type_code)).bind(&*row.id).bind(row.version).bind(row.live);
                 query = query
                     .bind(row.updated)
                     .bind(row.created.unwrap_or(0))
@@ -402,7 +402,7 @@ async fn update(connection: &mut SqliteConnection, row: &ResourceRow) -> Result<
         "UPDATE resource SET version = ?, live = ?, updated = ?, created = coalesce(?, created), txn = ?, owner = ?, patient = ?, body = ? WHERE key = ?",
     )
     .bind(row.version)
-    .bind(i64::from(row.live))
+    .bind(row.live)
     .bind(row.updated)
     .bind(row.created)
     .bind(row.txn)
