@@ -32,7 +32,7 @@ pub mod http;
 pub mod ingest;
 pub mod measure;
 pub mod outbox;
-pub mod registry;
+//pub mod registry;
 pub mod search;
 pub mod store;
 pub mod terminology;
