@@ -42,7 +42,7 @@ impl Draft {
     /// Makes a draft of `resource`, which is stored under `id` whatever id it carries. `meta.versionId` and `meta.lastUpdated`
     /// are the server's and are dropped; the rest of `meta` stays.
     pub fn new(type_code: TypeCode, id: &str, mut resource: Value, options: &extract::Options) -> Draft {
-        let type_name = crate::definitions::type_name(type_code);
+        let type_name = crate::definitions::r4().type_name(type_code);
         let mut meta = None;
         if let Some(members) = resource.as_object_mut() {
             members.insert("id".to_owned(), Value::from(id));
@@ -292,8 +292,10 @@ impl Writer {
 
     /// Stores drafts as they are, trying again while others are quicker: for callers whose plan rests on nothing else.
     pub async fn put_all(&self, drafts: Vec<Draft>, author: &Author) -> Result<Vec<Done>, Refusal> {
-        let plan =
-            Plan { changes: drafts.into_iter().map(|draft| Wanted { action: Action::Put(draft), condition: Condition::Any }).collect(), ..Plan::default() };
+        let plan = Plan {
+            changes: drafts.into_iter().map(|draft| Wanted { action: Action::Put(draft), condition: Condition::Any }).collect(),
+            ..Plan::default()
+        };
         let mut tries = Tries::default();
         loop {
             match self.commit(plan.clone(), author, false).await {
@@ -361,7 +363,8 @@ impl Writer {
             (Action::Put(_), Some(_)) => Effect::Updated,
             (Action::Put(_), None) => Effect::Created,
         });
-        let old_entries = live.and_then(|live| live.body.as_ref()).map(|body| self.entries_of(type_code, body)).transpose()?.unwrap_or_default();
+        let old_entries =
+            live.and_then(|live| live.body.as_ref()).map(|body| self.entries_of(type_code, body)).transpose()?.unwrap_or_default();
         let owner = stored.map_or(author.owner, |stored| stored.owner);
         let id = Box::from(id);
         let (patient, change) = match wanted.action {
@@ -385,11 +388,17 @@ impl Writer {
         match action {
             _ if visible => Err(Refusal::new(
                 RefusalKind::Forbidden,
-                Issue::error(IssueCode::Forbidden, "The resource belongs to another facility: only that facility and the operator can change it."),
+                Issue::error(
+                    IssueCode::Forbidden,
+                    "The resource belongs to another facility: only that facility and the operator can change it.",
+                ),
             )),
             Action::Put(_) => Err(Refusal::new(
                 RefusalKind::Conflict,
-                Issue::error(IssueCode::Conflict, "This id cannot be used: take another, or POST the resource and let the server choose one."),
+                Issue::error(
+                    IssueCode::Conflict,
+                    "This id cannot be used: take another, or POST the resource and let the server choose one.",
+                ),
             )),
             Action::Delete { type_code, id } => Ok(Step {
                 done: Done { type_code: *type_code, id: id.clone(), effect: Effect::Absent, version: 0, updated: 0, body: None },
@@ -438,7 +447,7 @@ mod tests {
     use serde_json::json;
 
     fn draft(resource: Value) -> Draft {
-        let type_code = crate::definitions::type_code("Patient").unwrap();
+        let type_code = crate::definitions::r4().type_code("Patient").unwrap();
         Draft::new(type_code, "p1", resource, &extract::Options::default())
     }
 
@@ -467,7 +476,7 @@ mod tests {
         let (body, stamp_at) = draft(json!({"resourceType": "Patient", "active": true})).body(3);
         let stored = Stored {
             key: 1,
-            type_code: crate::definitions::type_code("Patient").unwrap(),
+            type_code: crate::definitions::r4().type_code("Patient").unwrap(),
             id: "p1".into(),
             version: 3,
             updated: 5,
