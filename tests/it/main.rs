@@ -1,5 +1,7 @@
 //! The integration tests, one binary: they drive the real server over HTTP, on SQLite and on PostgreSQL.
 
+mod access;
 mod fixtures;
+mod serve;
 mod store;
 mod support;
