@@ -227,7 +227,7 @@ both_databases!(
         let gate = Gate::new(db, AuthMode::Smart).await;
         let token = gate.token("emr-1", &secret).await;
         let header = basic("emr-1", &secret);
-        let hdu = || gate.get("/api/v1/hduApi/dataTemplates", &[("authorization", &header)]);
+        let hdu = || async { gate.get("/api/v1/hduApi/dataTemplates", &[("authorization", &header)]).await };
         assert_eq!((gate.with_token(&token).await.status, hdu().await.status), (200, 200));
         clients::set_disabled(&gate.store, "emr-1", true).await.unwrap();
         assert_eq!((gate.with_token(&token).await.status, hdu().await.status), (401, 401));
@@ -471,10 +471,9 @@ both_databases!(
         }
         let stranger = EncodingKey::from_ec_pem(include_bytes!("../data/keys/stranger.pem")).unwrap();
         wrong.push(("a stranger's key".into(), sign(&header, &claims, &stranger)));
-        wrong.push((
-            "another key's name".into(),
-            sign(&assertion_header(Algorithm::RS384), &claims, &keys[1].1).replacen("UlMz", "RVMz", 1),
-        ));
+        let mut misnamed = header.clone();
+        misnamed.kid = Some("RS384".into());
+        wrong.push(("another key's name".into(), sign(&misnamed, &claims, key)));
         let mut hmac = header.clone();
         hmac.alg = Algorithm::HS384;
         let public = serde_json::to_vec(&Jwk::from_encoding_key(key, *algorithm).unwrap()).unwrap();
