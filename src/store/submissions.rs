@@ -67,7 +67,15 @@ impl Store {
         let mut delete = Sql::new(dialect);
         delete.push("DELETE FROM unmapped WHERE submission = ").int(key);
         let mut update = Sql::new(dialect);
-        update.push("UPDATE submission SET state = ").str(state).push(", records = ").int(records).push(", rejected = ").int(rejected).push(", owner = ").int(owner);
+        update
+            .push("UPDATE submission SET state = ")
+            .str(state)
+            .push(", records = ")
+            .int(records)
+            .push(", rejected = ")
+            .int(rejected)
+            .push(", owner = ")
+            .int(owner);
         update.push(" WHERE key = ").int(key);
         let mut statements = vec![delete, update];
         for chunk in unmapped.chunks(100) {
