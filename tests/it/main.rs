@@ -1,0 +1,4 @@
+//! The integration tests, one binary: they drive the real server over HTTP, on SQLite and on PostgreSQL.
+
+mod fixtures;
+mod support;
