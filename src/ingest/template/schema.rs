@@ -405,7 +405,7 @@ impl<'a> Walk<'a> {
     }
 }
 
-fn is_plain(key: &str) -> bool {
+pub(super) fn is_plain(key: &str) -> bool {
     key.len() <= LONGEST_KEY && key.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
 }
 
