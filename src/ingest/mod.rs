@@ -10,6 +10,7 @@
 pub mod criteria;
 pub mod identities;
 pub mod refusal;
+pub mod template;
 pub mod transaction;
 pub mod workers;
 pub mod write;
