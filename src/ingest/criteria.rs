@@ -2,7 +2,7 @@
 
 use super::refusal::{Refusal, RefusalKind};
 use crate::fhir::{Issue, IssueCode};
-use crate::search;
+use crate::search::{self, ParseOptions};
 use crate::store::query::{SystemTest, Test};
 use crate::store::{Filter, IndexEntry, IndexValue, Precondition, Query, Scope, Store, Stored, TypeCode};
 
@@ -15,8 +15,8 @@ pub struct Criteria {
 
 impl Criteria {
     /// Reads `identifier=…&…`; what the caller may not see does not match.
-    pub fn parse(type_code: TypeCode, text: &str, scope: &Scope) -> Result<Criteria, Issue> {
-        let (query, claims) = search::conditional(type_code, text, scope)?;
+    pub fn parse(type_code: TypeCode, text: &str, scope: &Scope, options: &ParseOptions) -> Result<Criteria, Vec<Issue>> {
+        let (query, claims) = search::conditional(type_code, text, scope.clone(), options)?;
         Ok(Criteria { query, claims })
     }
 

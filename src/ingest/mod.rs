@@ -7,6 +7,7 @@
 //! This room knows the store and the definitions. It must never know HTTP: a Bundle is the same Bundle whether it came
 //! over the network or from a file.
 
+pub mod bundle;
 pub mod criteria;
 pub mod identities;
 pub mod refusal;

@@ -260,9 +260,15 @@ impl Settling<'_> {
             if !seen.insert(key.clone()) {
                 continue;
             }
-            match Criteria::parse(key.0, &key.1, self.scope) {
+            match Criteria::parse(key.0, &key.1, self.scope, self.writer.criteria_options()) {
                 Ok(criteria) => searches.push((key, criteria)),
-                Err(issue) => self.problems.add(&path, Refusal::new(RefusalKind::Malformed, issue)),
+                Err(mut issues) => {
+                    // What the search room names is a parameter of the criteria; in a Bundle, the entry's element says more.
+                    for issue in issues.iter_mut().filter(|_| !path.is_empty()) {
+                        issue.expression.clone_from(&path);
+                    }
+                    self.problems.0.extend(issues.into_iter().map(|issue| (RefusalKind::Malformed, issue)));
+                }
             }
         }
         let store = self.writer.store();
