@@ -2,6 +2,7 @@
 
 mod access;
 mod fixtures;
+mod house;
 mod serve;
 mod store;
 mod support;
