@@ -11,6 +11,7 @@ pub mod bundle;
 pub mod criteria;
 pub mod identities;
 pub mod refusal;
+pub mod submit;
 pub mod template;
 pub mod transaction;
 pub mod workers;

@@ -5,20 +5,20 @@
 //! record fails alone. Ids come from the facility and its local ids, so doing it all again meets the same resources and
 //! changes only what has changed: a second sending, a replay after a map was mended, a restart after a crash.
 
-use super::refusal::Refusal;
-use super::template::{EnvelopeError, Options, Processed, Record, Templates, Verdict};
-use super::write::{Action, Author, CommitError, Condition, Done, Draft, Effect, Plan, Tries, Wanted, Writer};
+use super::refusal::{Refusal, RefusalKind};
+use super::template::{EnvelopeError, Options, Processed, Produced, Record, Templates, Update, Verdict, merge};
+use super::write::{Action, Author, CommitError, Condition, Done, Effect, Plan, Tries, Wanted, Writer};
 use crate::access::Caller;
 use crate::definitions;
 use crate::fhir::time::now;
-use crate::fhir::Issue;
+use crate::fhir::{Issue, IssueCode};
 use crate::registry::Registry;
 use crate::store::submissions::Unmapped;
-use crate::store::{FacilityKey, Scope, Store};
+use crate::store::{FacilityKey, Scope, Store, Stored, TypeCode};
 use crate::terminology::Terminology;
 use jiff::tz::TimeZone;
 use serde_json::Value;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 /// The `kind` of kept template payloads.
@@ -148,9 +148,16 @@ impl Submitter {
         // A caller without a facility of its own sends for the one that the payload names.
         let owner = if owner == 0 { self.store().facility_key(&processed.facility.code).await? } else { owner };
         let mut outcomes: Vec<Outcome> = Vec::with_capacity(processed.records.len());
+        // Organizations and the like first. One that another facility describes itself is left to it.
         let shared = std::mem::take(&mut processed.shared);
-        self.write_shared(shared, owner).await?;
-        let mut waiting: Vec<(usize, Vec<Value>)> = Vec::new();
+        for produced in &shared {
+            match self.write(&[std::slice::from_ref(produced)], owner).await {
+                Ok(_) => {}
+                Err(refusal) if refusal.status() >= 500 => return Err(refusal.into()),
+                Err(_) => {}
+            }
+        }
+        let mut waiting: Vec<(usize, Vec<Produced>)> = Vec::new();
         for (place, record) in processed.records.iter_mut().enumerate() {
             match &mut record.verdict {
                 Verdict::Accepted { resources } => {
@@ -175,40 +182,16 @@ impl Submitter {
         Ok(report)
     }
 
-    /// Organizations that records refer to: the sender's own is the sender's to describe, any other is made only when nobody has.
-    async fn write_shared(&self, resources: Vec<Value>, owner: FacilityKey) -> Result<(), SubmitError> {
-        let mut drafts = Vec::new();
-        for resource in resources {
-            let Some(draft) = self.draft(resource) else { continue };
-            match self.store().read(draft.type_code, &draft.id, &Scope::All).await? {
-                Some(stored) if stored.owner != owner => {}
-                _ => drafts.push(draft),
-            }
-        }
-        if !drafts.is_empty() {
-            self.writer.put_all(drafts, &Author { scope: Scope::All, owner }).await?;
-        }
-        Ok(())
-    }
-
-    fn draft(&self, resource: Value) -> Option<Draft> {
-        let type_code = definitions::r4().type_code(resource.get("resourceType")?.as_str()?)?;
-        let id = resource.get("id")?.as_str()?.to_owned();
-        Some(self.writer.draft(type_code, &id, resource))
-    }
-
     /// Writes records in one transaction, or, when that is refused, each in its own.
-    async fn write_group(&self, group: &[(usize, Vec<Value>)], owner: FacilityKey) -> Result<Vec<Outcome>, SubmitError> {
-        let me = self.clone();
-        let input: Vec<Vec<Value>> = group.iter().map(|(_, resources)| resources.clone()).collect();
-        let drafted: Vec<Drafted> = self.writer.workers().map(input, move |resources| me.drafted(resources)).await?;
-        match self.write(&drafted, owner).await {
+    async fn write_group(&self, group: &[(usize, Vec<Produced>)], owner: FacilityKey) -> Result<Vec<Outcome>, SubmitError> {
+        let records: Vec<&[Produced]> = group.iter().map(|(_, resources)| resources.as_slice()).collect();
+        match self.write(&records, owner).await {
             Ok(outcomes) => Ok(outcomes),
-            Err(refusal) if drafted.len() == 1 => Ok(vec![failed(refusal)?]),
+            Err(refusal) if records.len() == 1 => Ok(vec![failed(refusal)?]),
             Err(_) => {
-                let mut outcomes = Vec::with_capacity(drafted.len());
-                for one in &drafted {
-                    outcomes.push(match self.write(std::slice::from_ref(one), owner).await {
+                let mut outcomes = Vec::with_capacity(records.len());
+                for record in records {
+                    outcomes.push(match self.write(&[record], owner).await {
                         Ok(mut outcome) => outcome.pop().unwrap_or(Outcome::Unchanged),
                         Err(refusal) => failed(refusal)?,
                     });
@@ -218,68 +201,128 @@ impl Submitter {
         }
     }
 
-    fn drafted(&self, resources: Vec<Value>) -> Drafted {
-        let patient = definitions::r4().type_code("Patient");
-        let mut linkable = Vec::new();
-        let mut drafts = Vec::with_capacity(resources.len());
-        for resource in resources {
-            let strong = !self.registry.strong_identifiers(&resource).is_empty();
-            let Some(draft) = self.draft(resource) else { continue };
-            if strong && Some(draft.type_code) == patient {
-                linkable.push(draft.id.to_string());
+    /// One transaction. An outcome per record; a record that updates what was never sent fails without the others.
+    async fn write(&self, records: &[&[Produced]], owner: FacilityKey) -> Result<Vec<Outcome>, Refusal> {
+        let mut tries = Tries::default();
+        loop {
+            let met = self.what_they_meet(records).await?;
+            let (me, owned): (Submitter, Vec<Vec<Produced>>) = (self.clone(), records.iter().map(|record| record.to_vec()).collect());
+            let folded = self.writer.workers().run(move || me.fold(owned, &met)).await?;
+            let jobs = if folded.linkable.is_empty() { Vec::new() } else { vec![Registry::link_job(&folded.linkable, now() + LINK_LATER)] };
+            let plan = Plan { changes: folded.changes, jobs, ..Plan::default() };
+            let author = Author { scope: Scope::Owners(vec![owner]), owner };
+            let done = match self.writer.commit(plan, &author, false).await {
+                Ok(done) => done,
+                Err(CommitError::Stale) => {
+                    tries.pause().await?;
+                    continue;
+                }
+                // Somebody changed what a merge was made from.
+                Err(CommitError::Refused(_, refusal)) if refusal.kind == RefusalKind::PreconditionFailed => {
+                    tries.pause().await?;
+                    continue;
+                }
+                Err(CommitError::Refused(_, refusal)) => return Err(refusal),
+            };
+            if let Err(error) = self.registry.link(&folded.linkable).await {
+                // The job enqueued with the write will do it.
+                tracing::warn!(%error, "linking is left to its job");
             }
-            drafts.push(draft);
+            let patient = definitions::r4().type_code("Patient");
+            return Ok(folded
+                .of_record
+                .into_iter()
+                .map(|places| match places {
+                    Some(places) => outcome(places.iter().filter_map(|place| done.get(*place)), patient),
+                    None => Outcome::Failed(vec![never_sent()]),
+                })
+                .collect());
         }
-        Drafted { drafts, linkable }
     }
 
-    async fn write(&self, records: &[Drafted], owner: FacilityKey) -> Result<Vec<Outcome>, Refusal> {
-        // The same client comes with several visits; the last record's words stand.
-        let mut places: HashMap<(u16, &str), usize> = HashMap::new();
-        let mut drafts: Vec<&Draft> = Vec::new();
-        let mut of_record: Vec<Vec<usize>> = Vec::with_capacity(records.len());
+    /// What is stored under the ids of resources that do not simply replace it.
+    async fn what_they_meet(&self, records: &[&[Produced]]) -> Result<HashMap<Name, Stored>, Refusal> {
+        let asked: BTreeSet<Name> = records
+            .iter()
+            .flat_map(|record| record.iter())
+            .filter(|produced| produced.update != Update::Replace)
+            .filter_map(|produced| name(&produced.resource))
+            .collect();
+        let asked: Vec<Name> = asked.into_iter().collect();
+        let stored = self.store().read_many(&asked).await?;
+        Ok(stored.into_iter().map(|stored| ((stored.type_code, stored.id.to_string()), stored)).collect())
+    }
+
+    /// All records' resources, each id once, laid over what they meet.
+    fn fold(&self, records: Vec<Vec<Produced>>, met: &HashMap<Name, Stored>) -> Folded {
+        let mut places: HashMap<Name, usize> = HashMap::new();
+        let mut states: Vec<(Name, Value, Condition)> = Vec::new();
+        let mut of_record = Vec::with_capacity(records.len());
         for record in records {
-            let mut mine = Vec::with_capacity(record.drafts.len());
-            for draft in &record.drafts {
-                let place = *places.entry((draft.type_code, &draft.id)).or_insert_with(|| {
-                    drafts.push(draft);
-                    drafts.len() - 1
-                });
-                if let Some(slot) = drafts.get_mut(place) {
-                    *slot = draft;
+            let names: Vec<Option<Name>> = record.iter().map(|produced| name(&produced.resource)).collect();
+            let exists = |name: &Name| places.contains_key(name) || met.get(name).is_some_and(|stored| stored.body.is_some());
+            if record.iter().zip(&names).any(|(produced, name)| produced.update == Update::Existing && !name.as_ref().is_some_and(exists)) {
+                of_record.push(None);
+                continue;
+            }
+            let mut mine = Vec::with_capacity(record.len());
+            for (produced, name) in record.into_iter().zip(names) {
+                let Some(name) = name else { continue };
+                let Produced { resource, update, .. } = produced;
+                if let Some((place, (_, state, _))) = places.get(&name).and_then(|place| Some((*place, states.get_mut(*place)?))) {
+                    *state = match update {
+                        Update::Replace => resource,
+                        Update::Merge | Update::Existing => merge(state, &resource),
+                        Update::IfAbsent => std::mem::take(state),
+                    };
+                    mine.push(place);
+                    continue;
                 }
-                mine.push(place);
+                let stored = met.get(&name).and_then(|stored| Some((stored.version, serde_json::from_slice::<Value>(stored.body.as_ref()?).ok()?)));
+                let (state, condition) = match (update, stored) {
+                    (Update::Replace, _) | (_, None) => (resource, Condition::Any),
+                    (Update::IfAbsent, Some(_)) => continue,
+                    (Update::Merge | Update::Existing, Some((version, before))) => (merge(&before, &resource), Condition::Version(version)),
+                };
+                places.insert(name.clone(), states.len());
+                mine.push(states.len());
+                states.push((name, state, condition));
             }
-            of_record.push(mine);
-        }
-        let linkable: Vec<String> = records.iter().flat_map(|record| record.linkable.iter().cloned()).collect();
-        let jobs = if linkable.is_empty() { Vec::new() } else { vec![Registry::link_job(&linkable, now() + LINK_LATER)] };
-        let changes = drafts.iter().map(|draft| Wanted { action: Action::Put((*draft).clone()), condition: Condition::Any }).collect();
-        let plan = Plan { changes, jobs, ..Plan::default() };
-        let author = Author { scope: Scope::Owners(vec![owner]), owner };
-        let mut tries = Tries::default();
-        let done = loop {
-            match self.writer.commit(plan.clone(), &author, false).await {
-                Ok(done) => break done,
-                Err(CommitError::Stale) => tries.pause().await?,
-                Err(CommitError::Refused(_, refusal)) => return Err(refusal),
-            }
-        };
-        if let Err(error) = self.registry.link(&linkable).await {
-            // The job enqueued with the write will do it.
-            tracing::warn!(%error, "linking is left to the job");
+            of_record.push(Some(mine));
         }
         let patient = definitions::r4().type_code("Patient");
-        Ok(of_record.iter().map(|places| outcome(places.iter().filter_map(|place| done.get(*place)), patient)).collect())
+        let mut linkable = Vec::new();
+        let changes = states
+            .into_iter()
+            .map(|((type_code, id), state, condition)| {
+                if Some(type_code) == patient && !self.registry.strong_identifiers(&state).is_empty() {
+                    linkable.push(id.clone());
+                }
+                Wanted { action: Action::Put(self.writer.draft(type_code, &id, state)), condition }
+            })
+            .collect();
+        Folded { changes, linkable, of_record }
     }
 }
 
-/// A record ready to be written.
-#[derive(Clone)]
-struct Drafted {
-    drafts: Vec<Draft>,
-    /// Its Patient, if that carries a strong identifier.
+type Name = (TypeCode, String);
+
+/// Records ready to be written.
+struct Folded {
+    changes: Vec<Wanted>,
+    /// Patients that carry a strong identifier.
     linkable: Vec<String>,
+    /// The places in `changes` of each record's resources; `None`: it updates what was never sent.
+    of_record: Vec<Option<Vec<usize>>>,
+}
+
+fn name(resource: &Value) -> Option<Name> {
+    let type_code = definitions::r4().type_code(resource.get("resourceType")?.as_str()?)?;
+    Some((type_code, resource.get("id")?.as_str()?.to_owned()))
+}
+
+fn never_sent() -> Issue {
+    Issue::error(IssueCode::NotFound, "This updates a client or visit that was never sent: send the full record with demographicDetails first")
 }
 
 fn outcome<'a>(done: impl Iterator<Item = &'a Done>, patient: Option<u16>) -> Outcome {
