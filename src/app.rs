@@ -8,6 +8,7 @@ use crate::access::Caller;
 use crate::config::Settings;
 use crate::definitions;
 use crate::fhir::time::now;
+use crate::ingest::load::Loader;
 use crate::ingest::submit::{Rules, SubmitError, Submitter};
 use crate::ingest::template::Templates;
 use crate::ingest::write::{Author, Writer};
@@ -50,10 +51,10 @@ impl App {
         let zone = TimeZone::get(&settings.zone).with_context(|| format!("zone: {} is no time zone", settings.zone))?;
         let options = extract::Options { zone: zone.clone(), base: format!("{base_url}/fhir") };
         let writer = Writer::new(store.clone(), options);
-        let mut templates = Templates::shipped().context("the shipped templates are broken")?;
-        if let Some(folder) = &settings.templates_dir {
-            templates.load(folder).with_context(|| format!("templates_dir: {}", folder.display()))?;
-        }
+        let templates = match &settings.templates_dir {
+            Some(folder) => Templates::load(folder).with_context(|| format!("templates_dir: {}", folder.display()))?,
+            None => Templates::shipped().context("the shipped templates are broken")?,
+        };
         let registry = Registry::new(store.clone(), settings.systems.strong.iter().cloned())?;
         let terminology = Terminology::new();
         let rules = Rules { operator: settings.operator.code.clone(), zone: zone.clone(), strict_blocks: settings.strict_templates };
@@ -107,6 +108,17 @@ impl App {
         let patients = payload.get("patients").and_then(Value::as_array).into_iter().flatten();
         let patients: Vec<String> = patients.filter_map(Value::as_str).map(str::to_owned).collect();
         self.registry.link(&patients).await.with_context(|| format!("{LINK_JOB} failed"))
+    }
+
+    /// Loads files on behalf of `caller`.
+    pub fn loader(&self, caller: Caller) -> Loader {
+        Loader {
+            writer: self.writer.clone(),
+            submitter: self.submitter.clone(),
+            caller,
+            base_url: self.writer.options().base.clone(),
+            most_entries: self.settings.limits.bundle_entries as usize,
+        }
     }
 
     async fn put_shipped(&self) -> anyhow::Result<()> {

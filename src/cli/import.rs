@@ -3,7 +3,8 @@
 use super::Common;
 use crate::app::App;
 use crate::config::Overrides;
-use crate::ingest::load::{Loader, Verdict};
+use crate::access::Caller;
+use crate::ingest::load::{self, Verdict};
 use anyhow::Context;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::path::PathBuf;
@@ -25,13 +26,17 @@ impl Import {
         let settings = common.settings(Overrides::default())?;
         let base = settings.public_url(settings.listen);
         let app = App::open(settings, &base).await?;
-        let files = crate::ingest::load::files(&self.paths).context("the files cannot be listed")?;
+        let files = load::files(&self.paths).context("the files cannot be listed")?;
         let bar = ProgressBar::new(files.len() as u64);
         if let Ok(style) = ProgressStyle::with_template("{bar:40} {pos}/{len} files  {msg}  {elapsed}") {
             bar.set_style(style);
         }
-        let loader = Loader::new(app.clone(), self.facility).await?;
-        let total = loader
+        let caller = match self.facility {
+            Some(code) => Caller::unrestricted(app.store.facility_key(&code).await?, Some(code)),
+            None => app.operator(),
+        };
+        let total = app
+            .loader(caller)
             .load(files, |file, verdict, resources| {
                 bar.set_message(format!("{resources} resources"));
                 bar.inc(1);
@@ -41,7 +46,7 @@ impl Import {
                     }
                 }
             })
-            .await?;
+            .await;
         bar.finish_and_clear();
         println!("{} resources from {} files; {} files refused", total.resources, total.files, total.refused);
         app.store.close().await;

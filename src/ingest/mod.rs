@@ -10,6 +10,7 @@
 pub mod bundle;
 pub mod criteria;
 pub mod identities;
+pub mod load;
 pub mod refusal;
 pub mod submit;
 pub mod template;
