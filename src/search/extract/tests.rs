@@ -138,6 +138,9 @@ fn an_observation_is_found_by_values_and_their_combinations() {
     has_none(&text, "patient");
     has_none(&text, "value-concept");
     assert_eq!(patient_of(type_code(&text), &text), None);
+    let absolute = json!({ "resourceType": "Condition", "subject": { "reference": "http://here/fhir/Patient/p9" }, "asserter": { "reference": "Patient/p2" } });
+    assert_eq!(patient_at(type_code(&absolute), &absolute, "http://here/fhir").as_deref(), Some("p9"), "the parameters' order decides");
+    assert_eq!(patient_of(type_code(&absolute), &absolute).as_deref(), Some("p2"));
 }
 
 #[test]
