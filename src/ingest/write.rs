@@ -11,14 +11,16 @@
 use super::refusal::{Refusal, RefusalKind};
 use super::workers::Workers;
 use crate::access::Caller;
+use crate::definitions;
 use crate::fhir::time::{Micros, format_instant};
 use crate::fhir::{Issue, IssueCode};
-use crate::search::extract;
+use crate::registry::Registry;
+use crate::search::{ParseOptions, extract};
 use crate::store::write::{Change, NewJob};
-use crate::store::{FacilityKey, IndexEntry, Mutation, Precondition, Scope, Store, Stored, TypeCode, Unit, WriteError};
+use crate::store::{FacilityKey, IndexEntry, IndexValue, Mutation, Precondition, Scope, Store, Stored, TypeCode, Unit, WriteError};
 use bytes::Bytes;
 use serde_json::Value;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -42,7 +44,7 @@ impl Draft {
     /// Makes a draft of `resource`, which is stored under `id` whatever id it carries. `meta.versionId` and `meta.lastUpdated`
     /// are the server's and are dropped; the rest of `meta` stays.
     pub fn new(type_code: TypeCode, id: &str, mut resource: Value, options: &extract::Options) -> Draft {
-        let type_name = crate::definitions::type_name(type_code);
+        let type_name = definitions::r4().type_name(type_code);
         let mut meta = None;
         if let Some(members) = resource.as_object_mut() {
             members.insert("id".to_owned(), Value::from(id));
@@ -223,12 +225,18 @@ pub struct Writer {
     store: Store,
     /// How index entries are read from resources: the deployment's time zone and base URL.
     options: Arc<extract::Options>,
+    /// How criteria are read, by the same zone and URL.
+    criteria_options: Arc<ParseOptions>,
+    /// Identifier systems that name one person everywhere: Patients that have one are linked ([`crate::registry`]).
+    strong_systems: Arc<BTreeSet<String>>,
     workers: Workers,
 }
 
 impl Writer {
-    pub fn new(store: Store, options: extract::Options) -> Writer {
-        Writer { store, options: Arc::new(options), workers: Workers::default() }
+    pub fn new(store: Store, options: extract::Options, strong_systems: impl IntoIterator<Item = String>) -> Writer {
+        let strong_systems = Arc::new(strong_systems.into_iter().collect());
+        let criteria_options = Arc::new(ParseOptions::new(&options.base, options.zone.clone()));
+        Writer { store, options: Arc::new(options), criteria_options, strong_systems, workers: Workers::default() }
     }
 
     pub fn store(&self) -> &Store {
@@ -241,6 +249,10 @@ impl Writer {
 
     pub fn options(&self) -> &Arc<extract::Options> {
         &self.options
+    }
+
+    pub fn criteria_options(&self) -> &ParseOptions {
+        &self.criteria_options
     }
 
     /// A draft of `resource` under `id`.
@@ -272,7 +284,12 @@ impl Writer {
             return Ok(done);
         }
         let (places, mutations): (Vec<usize>, Vec<Mutation>) = mutations.into_iter().unzip();
-        let unit = Unit { mutations, preconditions: plan.preconditions, jobs: plan.jobs };
+        let mut jobs = plan.jobs;
+        let to_link: Vec<String> = mutations.iter().filter(|m| self.is_to_be_linked(m)).map(|m| m.id.to_string()).collect();
+        if !to_link.is_empty() {
+            jobs.push(Registry::link_job(&to_link));
+        }
+        let unit = Unit { mutations, preconditions: plan.preconditions, jobs };
         let written = self.store.commit(unit).await.map_err(|error| match error {
             WriteError::Stale => CommitError::Stale,
             error => CommitError::Refused(None, error.into()),
@@ -292,8 +309,10 @@ impl Writer {
 
     /// Stores drafts as they are, trying again while others are quicker: for callers whose plan rests on nothing else.
     pub async fn put_all(&self, drafts: Vec<Draft>, author: &Author) -> Result<Vec<Done>, Refusal> {
-        let plan =
-            Plan { changes: drafts.into_iter().map(|draft| Wanted { action: Action::Put(draft), condition: Condition::Any }).collect(), ..Plan::default() };
+        let plan = Plan {
+            changes: drafts.into_iter().map(|draft| Wanted { action: Action::Put(draft), condition: Condition::Any }).collect(),
+            ..Plan::default()
+        };
         let mut tries = Tries::default();
         loop {
             match self.commit(plan.clone(), author, false).await {
@@ -301,6 +320,15 @@ impl Writer {
                 Err(CommitError::Stale) => tries.pause().await?,
                 Err(CommitError::Refused(_, refusal)) => return Err(refusal),
             }
+        }
+    }
+
+    /// Whether this is a Patient with a strong identifier.
+    fn is_to_be_linked(&self, mutation: &Mutation) -> bool {
+        let strong = |entry: &IndexEntry| matches!(&entry.value, IndexValue::Token { system: Some(system), .. } if self.strong_systems.contains(&**system));
+        match &mutation.change {
+            Change::Put { entries, .. } => definitions::r4().type_name(mutation.type_code) == "Patient" && entries.iter().any(strong),
+            Change::Delete { .. } => false,
         }
     }
 
@@ -361,7 +389,8 @@ impl Writer {
             (Action::Put(_), Some(_)) => Effect::Updated,
             (Action::Put(_), None) => Effect::Created,
         });
-        let old_entries = live.and_then(|live| live.body.as_ref()).map(|body| self.entries_of(type_code, body)).transpose()?.unwrap_or_default();
+        let old_entries =
+            live.and_then(|live| live.body.as_ref()).map(|body| self.entries_of(type_code, body)).transpose()?.unwrap_or_default();
         let owner = stored.map_or(author.owner, |stored| stored.owner);
         let id = Box::from(id);
         let (patient, change) = match wanted.action {
@@ -374,7 +403,7 @@ impl Writer {
                 (patient, Change::Delete { old_entries })
             }
         };
-        let mutation = Mutation { type_code, id, base_version, change, owner, patient };
+        let mutation = Mutation { type_code, id, base_version, change, owner, listed: true, patient };
         Ok(Step { done, mutation: Some(mutation) })
     }
 
@@ -385,11 +414,17 @@ impl Writer {
         match action {
             _ if visible => Err(Refusal::new(
                 RefusalKind::Forbidden,
-                Issue::error(IssueCode::Forbidden, "The resource belongs to another facility: only that facility and the operator can change it."),
+                Issue::error(
+                    IssueCode::Forbidden,
+                    "The resource belongs to another facility: only that facility and the operator can change it.",
+                ),
             )),
             Action::Put(_) => Err(Refusal::new(
                 RefusalKind::Conflict,
-                Issue::error(IssueCode::Conflict, "This id cannot be used: take another, or POST the resource and let the server choose one."),
+                Issue::error(
+                    IssueCode::Conflict,
+                    "This id cannot be used: take another, or POST the resource and let the server choose one.",
+                ),
             )),
             Action::Delete { type_code, id } => Ok(Step {
                 done: Done { type_code: *type_code, id: id.clone(), effect: Effect::Absent, version: 0, updated: 0, body: None },
@@ -438,7 +473,7 @@ mod tests {
     use serde_json::json;
 
     fn draft(resource: Value) -> Draft {
-        let type_code = crate::definitions::type_code("Patient").unwrap();
+        let type_code = definitions::r4().type_code("Patient").unwrap();
         Draft::new(type_code, "p1", resource, &extract::Options::default())
     }
 
@@ -467,7 +502,7 @@ mod tests {
         let (body, stamp_at) = draft(json!({"resourceType": "Patient", "active": true})).body(3);
         let stored = Stored {
             key: 1,
-            type_code: crate::definitions::type_code("Patient").unwrap(),
+            type_code: definitions::r4().type_code("Patient").unwrap(),
             id: "p1".into(),
             version: 3,
             updated: 5,
