@@ -7,7 +7,9 @@
 //!
 //! This room decides nothing that another program could want to decide: it has no rules of its own.
 
+mod backup;
 mod client;
+mod doctor;
 mod run;
 mod serve;
 
@@ -48,6 +50,10 @@ enum Command {
     /// Add, list and disable the programs that may call
     #[command(subcommand)]
     Client(client::Client),
+    /// Look at settings, database, clocks and destinations, and say what to do
+    Doctor(doctor::Doctor),
+    /// Copy the embedded database to a file, also while it is served
+    Backup(backup::Backup),
 }
 
 /// The program: parses the command line, runs the command, says what went wrong.
@@ -61,6 +67,8 @@ pub fn main() -> ExitCode {
         match cli.command {
             Command::Serve(serve) => serve.run(&cli.common).await,
             Command::Client(client) => client.run(&cli.common).await,
+            Command::Doctor(doctor) => doctor.run(&cli.common).await,
+            Command::Backup(backup) => backup.run(&cli.common).await,
         }
     });
     done.unwrap_or_else(|error| failed(&error))
