@@ -14,8 +14,8 @@ use crate::ingest::template::Templates;
 use crate::ingest::write::{Author, Writer};
 use crate::registry::{LINK_JOB, Registry};
 use crate::search::extract;
-use crate::store::query::DateOp;
-use crate::store::{Filter, Query, Scope, SortBy, SortKey, Store, Stored, TypeCode};
+use crate::store::query::{DateOp, SortBy};
+use crate::store::{Filter, Query, Scope, SortKey, Store, Stored, TypeCode};
 use crate::terminology::{self, Terminology};
 use anyhow::Context;
 use jiff::tz::TimeZone;
@@ -50,7 +50,7 @@ impl App {
         let store = Store::open(database.expose()).await.with_context(|| format!("the database {database} cannot be opened"))?;
         let zone = TimeZone::get(&settings.zone).with_context(|| format!("zone: {} is no time zone", settings.zone))?;
         let options = extract::Options { zone: zone.clone(), base: format!("{base_url}/fhir") };
-        let writer = Writer::new(store.clone(), options);
+        let writer = Writer::new(store.clone(), options, settings.systems.strong.iter().cloned());
         let templates = match &settings.templates_dir {
             Some(folder) => Templates::load(folder).with_context(|| format!("templates_dir: {}", folder.display()))?,
             None => Templates::shipped().context("the shipped templates are broken")?,
@@ -123,7 +123,8 @@ impl App {
 
     async fn put_shipped(&self) -> anyhow::Result<()> {
         let r4 = definitions::r4();
-        let shipped = terminology::shipped().into_iter().chain(crate::validate::shipped_profiles()).chain(crate::measure::shipped());
+        let profiles = crate::validate::shipped_profiles().iter().map(|profile| profile.definition().clone());
+        let shipped = terminology::shipped().into_iter().chain(profiles).chain(crate::measure::shipped());
         let mut wanted: Vec<(TypeCode, String, Value)> = Vec::new();
         for mut resource in shipped {
             let type_code = resource.get("resourceType").and_then(Value::as_str).and_then(|name| r4.type_code(name));

@@ -6,7 +6,7 @@
 //! changes only what has changed: a second sending, a replay after a map was mended, a restart after a crash.
 
 use super::refusal::{Refusal, RefusalKind};
-use super::template::{EnvelopeError, Options, Processed, Produced, Record, Templates, Update, Verdict, merge};
+use super::template::{Coding, EnvelopeError, Options, Processed, Produced, Record, Templates, Translate, Update, Verdict, merge};
 use super::write::{Action, Author, CommitError, Condition, Done, Effect, Plan, Tries, Wanted, Writer};
 use crate::access::Caller;
 use crate::definitions;
@@ -356,4 +356,24 @@ fn unmapped(records: &[Record]) -> Vec<Unmapped> {
         });
     }
     counted.into_values().collect()
+}
+
+/// ConceptMaps as templates ask for them, answered by the terminology in memory.
+impl Translate for Terminology {
+    fn translate(&self, map_url: &str, system: Option<&str>, code: &str) -> Option<Vec<Coding>> {
+        let found = self.translate_code(map_url, system, code)?;
+        Some(
+            found
+                .into_iter()
+                .filter_map(|translation| {
+                    Some(Coding {
+                        system: translation.system.map(|system| system.to_string()),
+                        code: translation.code?.to_string(),
+                        display: translation.display.map(|display| display.to_string()),
+                        equivalence: Some(translation.equivalence.as_str().to_owned()),
+                    })
+                })
+                .collect(),
+        )
+    }
 }
