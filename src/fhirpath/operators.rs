@@ -226,11 +226,11 @@ fn concatenate<'a>(left: Option<Node<'a>>, right: Option<Node<'a>>) -> Result<Ve
         Some(node @ Node::Temporal(_)) => Ok(node.as_str().unwrap_or_default()),
         Some(_) => Err(EvalError::Type("'&' and '+' join strings")),
     };
-    let joined = text(left)? + text(right)?;
-    if joined.len() > MAX_TEXT {
+    let (left, right) = (text(left)?, text(right)?);
+    if left.len().saturating_add(right.len()) > MAX_TEXT {
         return Err(EvalError::TooCostly);
     }
-    Ok(vec![Node::String(joined)])
+    Ok(vec![Node::String(left + right)])
 }
 
 fn integers(operator: Operator, a: i64, b: i64) -> Option<Node<'static>> {

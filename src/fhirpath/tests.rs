@@ -157,6 +157,74 @@ fn hostile_expressions_are_refused_and_not_suffered() {
     }
 }
 
+#[test]
+fn the_deepest_expressions_fit_a_small_stack() {
+    let input = json!({ "a": { "a": 1 }, "resourceType": "Patient", "name": [{ "given": ["x"] }] });
+    let wrap = |open: &str, core: &str, close: &str| {
+        let nested = |levels: usize| open.repeat(levels) + core + &close.repeat(levels);
+        // The deepest that the parser takes.
+        (1..200).rev().map(nested).find_map(|text| Expression::parse(&text).ok()).unwrap()
+    };
+    let deepest = [
+        wrap("(", "1", ")"),
+        wrap("name.select(", "given", ")"),
+        wrap("iif(true, ", "1", ")"),
+        wrap("a.where(", "true", ")"),
+        wrap("repeat(", "a", ")"),
+        wrap("1 + (", "1", ")"),
+        wrap("-", "1", ""),
+        wrap("", "1", " + 1"),
+        wrap("true and name.exists(", "true", ")"),
+        wrap("name[", "0", "]"),
+        wrap("'a'.replace(", "'b'", ", 'c')"),
+    ];
+    let small = std::thread::Builder::new().stack_size(1 << 20).spawn(move || {
+        for expression in &deepest {
+            let _ = expression.evaluate(&input, &Env::default());
+            drop(expression.clone());
+        }
+    });
+    small.unwrap().join().unwrap();
+}
+
+#[test]
+fn long_texts_cannot_fill_the_memory() {
+    let long = json!({ "text": "x".repeat(900_000), "many": vec![1; 3_000] });
+    for text in [
+        "text & text",
+        "many.select(%context.text & 'a')",
+        "text.toChars().select($this & $this)",
+        "text.replace('', 'yyyyyyyyyyyy')",
+        "text.replaceMatches('x', '$0$0$0$0')",
+    ] {
+        assert_eq!(Expression::parse(text).unwrap().evaluate(&long, &Env::default()).unwrap_err(), EvalError::TooCostly, "{text}");
+    }
+}
+
+#[test]
+fn r4_invariants_hold_and_fail_where_they_should() {
+    let patient = |contained: &str| {
+        json!({ "resourceType": "Patient", "contained": [{ "resourceType": "Organization", "id": "o" }],
+            "managingOrganization": { "reference": contained }, "contact": [{ "gender": "male" }],
+            "extension": [{ "url": "http://x", "valueString": "y" }] })
+    };
+    let contained_is_used = "contained.where((('#'+id in (%resource.descendants().reference | %resource.descendants().as(canonical) | \
+        %resource.descendants().as(uri) | %resource.descendants().as(url))) or descendants().where(reference = '#').exists() or \
+        descendants().where(as(canonical) = '#').exists()).not()).trace('unmatched', id).empty()";
+    for (text, input, holds) in [
+        (contained_is_used, patient("#o"), true),
+        (contained_is_used, patient("#other"), false),
+        ("contained.contained.empty()", patient("#o"), true),
+        ("contact.all(name.exists() or telecom.exists() or address.exists() or organization.exists())", patient("#o"), false),
+        ("extension.all(extension.exists() != value.exists())", patient("#o"), true),
+        ("descendants().where($this is Element).all(hasValue() or (children().count() > id.count()))", patient("#o"), true),
+        ("id.exists() implies id.matches('^[A-Za-z0-9\\\\-\\\\.]{1,64}$')", patient("#o"), true),
+    ] {
+        let nodes = Expression::parse(text).unwrap_or_else(|error| panic!("{text}: {error}")).evaluate(&input, &Env::default()).unwrap();
+        assert_eq!(operators::truth(&nodes), Ok(Some(holds)), "{text}");
+    }
+}
+
 proptest::proptest! {
     #[test]
     fn no_text_makes_the_parser_panic(text in "[a-c1'(){}|.+@%$ \\[\\]<=~`\\\\T:-]{0,40}") {

@@ -10,7 +10,10 @@
 pub mod bundle;
 pub mod criteria;
 pub mod identities;
+pub mod load;
 pub mod refusal;
+pub mod submit;
+pub mod template;
 pub mod transaction;
 pub mod workers;
 pub mod write;

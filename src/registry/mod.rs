@@ -78,8 +78,9 @@ impl Registry {
     }
 
     /// The job that goes into the transaction that writes these source Patients.
-    pub fn link_job(patients: &[String]) -> NewJob {
-        NewJob { kind: LINK_JOB.to_owned(), payload: serde_json::json!({ "version": 1, "patients": patients }), dedup_key: None, run_at: 0 }
+    /// It becomes due at `run_at` (microseconds).
+    pub fn link_job(patients: &[String], run_at: i64) -> NewJob {
+        NewJob { kind: LINK_JOB.to_owned(), payload: serde_json::json!({ "version": 1, "patients": patients }), dedup_key: None, run_at }
     }
 
     /// Links these source Patients to all that share a strong identifier with them.
