@@ -1,63 +1,20 @@
 //! The program as it is run: its one line, its signals, its commands beside a running server.
 
+use crate::support::program::{self, Running};
 use crate::support::{TestDb, TestServer, both_databases};
-use std::io::{BufRead, BufReader, Read, Write};
-use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, Instant};
-
-fn lango(db: &TestDb, arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_lango"));
-    command.args(arguments).args(["--database", &db.url]).current_dir(std::env::temp_dir());
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    command
-}
-
-fn output(db: &TestDb, arguments: &[&str]) -> (Option<i32>, String, String) {
-    let Output { status, stdout, stderr } = lango(db, arguments).output().unwrap();
-    (status.code(), String::from_utf8(stdout).unwrap(), String::from_utf8(stderr).unwrap())
-}
-
-/// Started by [`lango`]; the rest of its standard output, and its address.
-fn start(db: &TestDb, arguments: &[&str]) -> (Child, BufReader<std::process::ChildStdout>, String) {
-    let mut child = lango(db, arguments).stderr(Stdio::null()).spawn().unwrap();
-    let mut out = BufReader::new(child.stdout.take().unwrap());
-    let mut line = String::new();
-    out.read_line(&mut line).unwrap();
-    let address = line.trim_end().strip_prefix("lango listening on ").unwrap_or_else(|| panic!("said {line:?}")).to_owned();
-    (child, out, address)
-}
-
-fn signal(child: &Child, name: &str) {
-    assert!(Command::new("kill").args(["-s", name, &child.id().to_string()]).status().unwrap().success());
-}
-
-fn wait(mut child: Child) -> Option<i32> {
-    let deadline = Instant::now() + Duration::from_secs(20);
-    loop {
-        if let Some(status) = child.try_wait().unwrap() {
-            return status.code();
-        }
-        if Instant::now() > deadline {
-            child.kill().unwrap();
-            panic!("the program did not end");
-        }
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
+use std::io::Write;
+use std::process::Stdio;
 
 both_databases!(
     async fn serve_says_one_line_answers_and_ends_well_on_either_signal(db: &TestDb) {
         for name in ["TERM", "INT"] {
-            let (child, mut out, address) = start(db, &["serve", "--listen", "127.0.0.1:0"]);
-            assert!(!address.ends_with(":0"), "{address}");
+            let running = Running::serve(db, &[]);
+            assert!(!running.base.ends_with(":0"), "{}", running.base);
             for path in ["/livez", "/readyz", "/metrics", "/auth/jwks.json", "/fhir/.well-known/smart-configuration"] {
-                assert_eq!(reqwest::get(format!("{address}{path}")).await.unwrap().status(), 200, "{path}");
+                assert_eq!(reqwest::get(format!("{}{path}", running.base)).await.unwrap().status(), 200, "{path}");
             }
-            signal(&child, name);
-            assert_eq!(wait(child), Some(0));
-            let mut rest = String::new();
-            out.read_to_string(&mut rest).unwrap();
-            assert_eq!(rest, "", "standard output holds one line");
+            running.signal(name);
+            assert_eq!(running.wait(), (Some(0), String::new()), "standard output holds one line");
         }
     }
 );
@@ -66,24 +23,24 @@ both_databases!(
     async fn clients_are_managed_while_the_server_runs(db: &TestDb) {
         let server = TestServer::smart(db).await;
         let (code, secret, words) =
-            output(db, &["client", "add", "emr-1", "--facility", "HF-1", "--scope", "system/*.cruds", "--role", "emr"]);
+            program::output(db, &["client", "add", "emr-1", "--facility", "HF-1", "--scope", "system/*.cruds", "--role", "emr"]);
         assert_eq!(code, Some(0), "{words}");
         let secret = secret.trim_end();
         assert!(!words.contains(secret), "the secret is on standard output alone");
         server.token("emr-1", secret).await;
-        let (code, _, words) = output(db, &["client", "add", "emr-1", "--facility", "HF-2", "--scope", "system/*.cruds"]);
+        let (code, _, words) = program::output(db, &["client", "add", "emr-1", "--facility", "HF-2", "--scope", "system/*.cruds"]);
         assert_eq!(code, Some(2));
         assert!(words.contains("exists already"), "{words}");
-        let (_, list, _) = output(db, &["client", "list"]);
+        let (_, list, _) = program::output(db, &["client", "list"]);
         assert!(list.lines().nth(1).unwrap().contains("emr-1") && list.contains("HF-1") && list.contains("roles: emr"), "{list}");
         assert!(!list.contains("argon2"), "{list}");
 
-        let mut child = lango(db, &["client", "secret", "emr-1", "--secret-stdin"]).stdin(Stdio::piped()).spawn().unwrap();
+        let mut child = program::command(db, &["client", "secret", "emr-1", "--secret-stdin"]).stdin(Stdio::piped()).spawn().unwrap();
         child.stdin.take().unwrap().write_all(b"a secret of my own\n").unwrap();
         assert!(child.wait_with_output().unwrap().status.success());
         server.token("emr-1", "a+secret+of+my+own").await;
 
-        assert_eq!(output(db, &["client", "disable", "emr-1"]).0, Some(0));
+        assert_eq!(program::output(db, &["client", "disable", "emr-1"]).0, Some(0));
         let form = "grant_type=client_credentials&client_id=emr-1&client_secret=a+secret+of+my+own";
         let request = server.client.post(server.url("/auth/token")).header("content-type", "application/x-www-form-urlencoded").body(form);
         assert_eq!(request.send().await.unwrap().status(), 401);
@@ -94,7 +51,7 @@ both_databases!(
 #[test]
 fn open_access_is_refused_beyond_loopback() {
     let db = TestDb::sqlite();
-    let (code, out, words) = output(&db, &["serve", "--auth", "open", "--listen", "0.0.0.0:0"]);
+    let (code, out, words) = program::output(&db, &["serve", "--auth", "open", "--listen", "0.0.0.0:0"]);
     assert_eq!((code, out.as_str()), (Some(2), ""));
     assert!(words.contains("--auth smart") && words.contains("127.0.0.1"), "{words}");
 }
@@ -110,7 +67,7 @@ fn wrong_words_end_with_code_2_and_what_to_do() {
         (&["client", "add", "a", "--facility", "F", "--scope", "patient/*.rs"], "system/TYPE.LETTERS"),
         (&["client", "disable", "nobody"], "no such client"),
     ] {
-        let (code, _, words) = output(&db, arguments);
+        let (code, _, words) = program::output(&db, arguments);
         assert_eq!(code, Some(2), "{arguments:?}: {words}");
         assert!(words.contains(expected), "{arguments:?}: {words}");
     }

@@ -2,6 +2,7 @@
 #![allow(dead_code)]
 
 pub mod postgres;
+pub mod program;
 pub mod server;
 
 pub use postgres::postgres_url;
