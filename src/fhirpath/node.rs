@@ -77,6 +77,11 @@ impl<'a> Node<'a> {
         }
     }
 
+    /// What `toString()` gives: the text of any single value, numbers with their digits; `None` for an object.
+    pub fn to_text(&self) -> Option<String> {
+        super::functions::text_of(self)
+    }
+
     pub fn as_bool(&self) -> Option<bool> {
         match self {
             Node::Element(element) => element.value.as_bool(),
@@ -274,9 +279,13 @@ fn extra_of<'a>(object: &'a Map<String, Value>, name: &str) -> Option<&'a Value>
     object.iter().find(|(key, _)| key.strip_prefix('_') == Some(name)).map(|(_, value)| value)
 }
 
-/// Appends `value`, or its items when it is a list, each with its own `extra`.
+/// Appends `value`, or its items when it is a list, each with its own `extra`. Lists of lists, which FHIR does not have,
+/// are one collection; no deeper than the JSON reader's own limit.
 fn push<'a>(found: &mut Vec<Node<'a>>, value: &'a Value, extra: Option<&'a Value>, ty: Type) {
     let mut one = |value: &'a Value, extra: Option<&'a Value>| {
+        if value.is_array() {
+            return push(found, value, None, ty);
+        }
         let extra = extra.filter(|extra| extra.is_object());
         if !value.is_null() || extra.is_some() {
             let ty = if ty.is_known() { ty } else { Type::of_value(value) };
