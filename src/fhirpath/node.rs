@@ -1,6 +1,6 @@
 //! What expressions give: elements that borrow from the input, and values that were computed.
 
-use super::model::Type;
+use super::model::{self, Type};
 use super::quantity::{Quantity, Unit};
 use super::temporal::{Temporal, TemporalKind};
 use super::value::read_decimal;
@@ -203,7 +203,7 @@ impl<'a> Element<'a> {
         let Some(object) = self.object() else {
             // A primitive's id and extensions stand beside it.
             if let Some(value) = self.extra.and_then(|extra| extra.get(name)) {
-                push(found, value, None, beside_primitive(name));
+                push(found, value, None, model::beside_primitive(name));
             }
             return;
         };
@@ -246,7 +246,7 @@ impl<'a> Element<'a> {
         let Some(object) = self.object() else {
             if let Some(Value::Object(extra)) = self.extra {
                 for (key, value) in extra {
-                    push(found, value, None, beside_primitive(key));
+                    push(found, value, None, model::beside_primitive(key));
                 }
             }
             return;
@@ -264,14 +264,6 @@ impl<'a> Element<'a> {
             }
         }
     }
-}
-
-/// What may stand beside a primitive.
-fn beside_primitive(name: &str) -> Type {
-    Type::named(match name {
-        "extension" => "Extension",
-        _ => "string",
-    })
 }
 
 /// The `_name` beside `name`.

@@ -15,6 +15,7 @@ fn read_json(name: &str) -> Value {
 fn problem(test: &Value, input: &Value) -> Option<String> {
     let outcome = Expression::parse(test["expression"].as_str().unwrap())
         .map_err(|error| error.to_string())
+        .and_then(|expression| expression.check(input["resourceType"].as_str().unwrap()).map(|()| expression))
         .and_then(|expression| expression.evaluate(input, &Env::default()).map_err(|error| error.to_string()));
     let found = match (outcome, test.get("invalid")) {
         (Err(_), Some(_)) => return None,

@@ -189,7 +189,8 @@ fn every_expression_of_r4_parses_and_nearly_all_are_walked() {
     for (code, name) in definitions.resource_types().iter().enumerate() {
         let code = code as TypeCode;
         for param in definitions.params(code).iter().filter(|param| param.kind != ParamKind::Special) {
-            Expression::parse(&param.expression).unwrap_or_else(|error| panic!("{name} {}: {error}", param.code));
+            let expression = Expression::parse(&param.expression).unwrap_or_else(|error| panic!("{name} {}: {error}", param.code));
+            expression.check(name).unwrap_or_else(|problem| panic!("{name} {}: {problem}", param.code));
             for part in &param.components {
                 Expression::parse(&part.expression).unwrap_or_else(|error| panic!("{name} {}: {error}", param.code));
             }
