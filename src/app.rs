@@ -50,19 +50,18 @@ impl App {
         let store = Store::open(database.expose()).await.with_context(|| format!("the database {database} cannot be opened"))?;
         let zone = TimeZone::get(&settings.zone).with_context(|| format!("zone: {} is no time zone", settings.zone))?;
         let options = extract::Options { zone: zone.clone(), base: format!("{base_url}/fhir") };
-        let writer = Writer::new(store.clone(), options, settings.systems.strong.iter().cloned());
         let templates = match &settings.templates_dir {
             Some(folder) => Templates::load(folder).with_context(|| format!("templates_dir: {}", folder.display()))?,
             None => Templates::shipped().context("the shipped templates are broken")?,
         };
         let registry = Registry::new(store.clone(), settings.systems.strong.iter().cloned())?;
         let terminology = Terminology::new();
+        let writer = Writer::new(store.clone(), options, registry.clone(), terminology.clone());
         let rules = Rules { operator: settings.operator.code.clone(), zone: zone.clone(), strict_blocks: settings.strict_templates };
         let submitter = Submitter {
             writer: writer.clone(),
             templates: Arc::new(templates),
             terminology: terminology.clone(),
-            registry: registry.clone(),
             rules: Arc::new(rules),
         };
         let app = App { settings: Arc::new(settings), zone, store, writer, terminology, registry, submitter };

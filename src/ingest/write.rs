@@ -12,7 +12,7 @@ use super::refusal::{Refusal, RefusalKind};
 use super::workers::Workers;
 use crate::access::Caller;
 use crate::definitions;
-use crate::fhir::time::{Micros, format_instant};
+use crate::fhir::time::{Micros, format_instant, now};
 use crate::fhir::{Issue, IssueCode};
 use crate::registry::Registry;
 use crate::search::{ParseOptions, extract};
@@ -26,6 +26,8 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Mutex;
 
+/// How long the job waits that does the linking again if the process ends before it is done, in microseconds.
+const LINK_LATER: Micros = 10_000_000;
 /// Stands where the store will write `meta.lastUpdated`.
 const STAMP: &[u8; 27] = b"0001-01-01T00:00:00.000000Z";
 
@@ -230,8 +232,8 @@ pub struct Writer {
     store: Store,
     /// How index entries are read from resources: the deployment's time zone and base URL.
     options: Arc<extract::Options>,
-    /// Identifier systems that name one person everywhere: Patients that have one are linked ([`crate::registry`]).
-    strong_systems: Arc<BTreeSet<String>>,
+    /// Links Patients that are written with a strong identifier.
+    registry: Registry,
     terminology: Terminology,
     /// Held while terminology is read back, so that the last version written is the last one loaded.
     refreshing: Arc<Mutex<()>>,
@@ -239,15 +241,9 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// `strong_systems`: identifier systems that name one person everywhere. `terminology` is kept up to date with what is written.
-    pub fn new(
-        store: Store,
-        options: extract::Options,
-        strong_systems: impl IntoIterator<Item = String>,
-        terminology: Terminology,
-    ) -> Writer {
-        let strong_systems = Arc::new(strong_systems.into_iter().collect());
-        Writer { store, options: Arc::new(options), strong_systems, terminology, refreshing: Arc::default(), workers: Workers::default() }
+    /// `terminology` is kept up to date with what is written, and so are the links of `registry`.
+    pub fn new(store: Store, options: extract::Options, registry: Registry, terminology: Terminology) -> Writer {
+        Writer { store, options: Arc::new(options), registry, terminology, refreshing: Arc::default(), workers: Workers::default() }
     }
 
     pub fn store(&self) -> &Store {
@@ -299,13 +295,16 @@ impl Writer {
         let mut jobs = plan.jobs;
         let to_link: Vec<String> = mutations.iter().filter(|m| self.is_to_be_linked(m)).map(|m| m.id.to_string()).collect();
         if !to_link.is_empty() {
-            jobs.push(Registry::link_job(&to_link));
+            jobs.push(Registry::link_job(&to_link, now() + LINK_LATER));
         }
         let unit = Unit { mutations, preconditions: plan.preconditions, jobs };
         let written = self.store.commit(unit).await.map_err(|error| match error {
             WriteError::Stale => CommitError::Stale,
             error => CommitError::Refused(None, error.into()),
         })?;
+        if let Err(error) = self.registry.link(&to_link).await {
+            tracing::warn!(%error, "linking is left to its job");
+        }
         self.refresh_terminology(places.iter().filter_map(|place| done.get(*place))).await.map_err(|error| CommitError::Refused(None, error.into()))?;
         for (place, written) in places.into_iter().zip(written) {
             if let Some(result) = done.get_mut(place) {
@@ -355,7 +354,7 @@ impl Writer {
 
     /// Whether this is a Patient with a strong identifier.
     fn is_to_be_linked(&self, mutation: &Mutation) -> bool {
-        let strong = |entry: &IndexEntry| matches!(&entry.value, IndexValue::Token { system: Some(system), .. } if self.strong_systems.contains(&**system));
+        let strong = |entry: &IndexEntry| matches!(&entry.value, IndexValue::Token { system: Some(system), .. } if self.registry.is_strong(system));
         match &mutation.change {
             Change::Put { entries, .. } => definitions::r4().type_name(mutation.type_code) == "Patient" && entries.iter().any(strong),
             Change::Delete { .. } => false,
