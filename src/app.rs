@@ -14,8 +14,8 @@ use crate::ingest::template::Templates;
 use crate::ingest::write::{Author, Writer};
 use crate::registry::{LINK_JOB, Registry};
 use crate::search::extract;
-use crate::store::query::DateOp;
-use crate::store::{Filter, Query, Scope, SortBy, SortKey, Store, Stored, TypeCode};
+use crate::store::query::{DateOp, SortBy};
+use crate::store::{Filter, Query, Scope, SortKey, Store, Stored, TypeCode};
 use crate::terminology::{self, Terminology};
 use anyhow::Context;
 use jiff::tz::TimeZone;
@@ -50,19 +50,18 @@ impl App {
         let store = Store::open(database.expose()).await.with_context(|| format!("the database {database} cannot be opened"))?;
         let zone = TimeZone::get(&settings.zone).with_context(|| format!("zone: {} is no time zone", settings.zone))?;
         let options = extract::Options { zone: zone.clone(), base: format!("{base_url}/fhir") };
-        let writer = Writer::new(store.clone(), options);
         let templates = match &settings.templates_dir {
             Some(folder) => Templates::load(folder).with_context(|| format!("templates_dir: {}", folder.display()))?,
             None => Templates::shipped().context("the shipped templates are broken")?,
         };
         let registry = Registry::new(store.clone(), settings.systems.strong.iter().cloned())?;
         let terminology = Terminology::new();
+        let writer = Writer::new(store.clone(), options, registry.clone(), terminology.clone());
         let rules = Rules { operator: settings.operator.code.clone(), zone: zone.clone(), strict_blocks: settings.strict_templates };
         let submitter = Submitter {
             writer: writer.clone(),
             templates: Arc::new(templates),
             terminology: terminology.clone(),
-            registry: registry.clone(),
             rules: Arc::new(rules),
         };
         let app = App { settings: Arc::new(settings), zone, store, writer, terminology, registry, submitter };
@@ -123,7 +122,8 @@ impl App {
 
     async fn put_shipped(&self) -> anyhow::Result<()> {
         let r4 = definitions::r4();
-        let shipped = terminology::shipped().into_iter().chain(crate::validate::shipped_profiles()).chain(crate::measure::shipped());
+        let profiles = crate::validate::shipped_profiles().iter().map(|profile| profile.definition().clone());
+        let shipped = terminology::shipped().into_iter().chain(profiles).chain(crate::measure::shipped());
         let mut wanted: Vec<(TypeCode, String, Value)> = Vec::new();
         for mut resource in shipped {
             let type_code = resource.get("resourceType").and_then(Value::as_str).and_then(|name| r4.type_code(name));

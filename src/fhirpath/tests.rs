@@ -15,6 +15,7 @@ fn read_json(name: &str) -> Value {
 fn problem(test: &Value, input: &Value) -> Option<String> {
     let outcome = Expression::parse(test["expression"].as_str().unwrap())
         .map_err(|error| error.to_string())
+        .and_then(|expression| expression.check(input["resourceType"].as_str().unwrap()).map(|()| expression))
         .and_then(|expression| expression.evaluate(input, &Env::default()).map_err(|error| error.to_string()));
     let found = match (outcome, test.get("invalid")) {
         (Err(_), Some(_)) => return None,
@@ -26,7 +27,7 @@ fn problem(test: &Value, input: &Value) -> Option<String> {
         return (operators::truth(&found).unwrap() != Some(true)).then(|| "should be true".to_owned());
     }
     let mut found: Vec<(String, String)> =
-        found.iter().map(|node| (node.type_name().to_lowercase(), functions::text_of(node).unwrap_or_default())).collect();
+        found.iter().map(|node| (node.type_name().to_lowercase(), node.to_text().unwrap_or_default())).collect();
     let mut expected: Vec<(String, String)> = test["outputs"]
         .as_array()
         .unwrap()
@@ -80,7 +81,7 @@ fn the_official_suite_passes_but_for_what_is_listed() {
 fn texts(expression: &str, input: &Value) -> Vec<String> {
     let expression = Expression::parse(expression).unwrap();
     let nodes = expression.evaluate(input, &Env::default()).unwrap();
-    nodes.iter().map(|node| functions::text_of(node).unwrap_or_else(|| node.as_json().to_string())).collect()
+    nodes.iter().map(|node| node.to_text().unwrap_or_else(|| node.as_json().to_string())).collect()
 }
 
 #[test]
@@ -93,6 +94,7 @@ fn plain_json_is_walked_by_key() {
     assert_eq!(texts("visit.date <= @2026-10-01", &record), ["true"]);
     assert_eq!(texts("iif(visit.weight > 60, 'heavy', 'light')", &record), ["heavy"]);
     assert!(texts("visit.value", &record).is_empty());
+    assert_eq!(texts("list.count()", &json!({ "list": [[1, 2], [[3]], null, []] })), ["3"]);
 }
 
 #[test]

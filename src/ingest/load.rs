@@ -6,7 +6,7 @@
 
 use super::bundle::{self, Fetch, Fetched, Return};
 use super::refusal::{Refusal, RefusalKind};
-use super::submit::{SubmitError, Submitter};
+use super::submit::{Door, SubmitError, Submitter};
 use super::write::{Author, Writer};
 use crate::access::Caller;
 use crate::definitions;
@@ -183,7 +183,7 @@ impl Loader {
                 bundle::process(&context, bytes).await?;
                 Ok(Try { resources: entries, problems: Vec::new(), later: false })
             }
-            Kind::Template => match self.submitter.submit(bytes.to_vec(), &self.caller).await {
+            Kind::Template => match self.submitter.submit(Door::Named, bytes.to_vec(), &self.caller).await {
                 Ok(report) => {
                     let taken = report.outcomes.len() - report.rejected();
                     let problems = report.processed.records.iter().flat_map(|record| &record.errors).map(words).collect();

@@ -6,13 +6,11 @@
 //! changes only what has changed: a second sending, a replay after a map was mended, a restart after a crash.
 
 use super::refusal::{Refusal, RefusalKind};
-use super::template::{EnvelopeError, Options, Processed, Produced, Record, Templates, Update, Verdict, merge};
+use super::template::{Coding, EnvelopeError, Options, Processed, Produced, Record, Templates, Translate, Update, Verdict, merge};
 use super::write::{Action, Author, CommitError, Condition, Done, Effect, Plan, Tries, Wanted, Writer};
 use crate::access::Caller;
 use crate::definitions;
-use crate::fhir::time::now;
 use crate::fhir::{Issue, IssueCode};
-use crate::registry::Registry;
 use crate::store::submissions::Unmapped;
 use crate::store::{FacilityKey, Scope, Store, Stored, TypeCode};
 use crate::terminology::Terminology;
@@ -21,12 +19,31 @@ use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-/// The `kind` of kept template payloads.
-pub const KIND: &str = "template";
+/// Which template reads a payload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Door {
+    /// The one that the payload names.
+    Named,
+    /// The laboratory's, whatever the payload names.
+    Lab,
+}
+
+impl Door {
+    const ALL: [Door; 2] = [Door::Named, Door::Lab];
+
+    /// The `kind` of kept submissions that came this way.
+    fn kind(self) -> &'static str {
+        match self {
+            Door::Named => "template",
+            Door::Lab => "template-lab",
+        }
+    }
+}
+
+/// The name of the laboratory's template.
+const LAB: &str = "lab";
 /// Records per transaction: enough to share the cost of a commit, few enough that one refusal does not cost much.
 const GROUP: usize = 40;
-/// How long the linking job waits for the linking that follows the write at once.
-const LINK_LATER: i64 = 10_000_000;
 
 /// How a deployment reads templates.
 #[derive(Clone, Debug)]
@@ -44,7 +61,6 @@ pub struct Submitter {
     pub writer: Writer,
     pub templates: Arc<Templates>,
     pub terminology: Terminology,
-    pub registry: Registry,
     pub rules: Arc<Rules>,
 }
 
@@ -94,50 +110,63 @@ impl Report {
 
 impl Submitter {
     /// Judges a payload without keeping or writing anything.
-    pub async fn check(&self, payload: Vec<u8>, facility: Option<String>) -> Result<Processed, SubmitError> {
+    pub async fn check(&self, door: Door, payload: Vec<u8>, facility: Option<String>) -> Result<Processed, SubmitError> {
         let me = self.clone();
-        let processed = self.writer.workers().run(move || me.process(&payload, facility.as_deref())).await?;
+        let processed = self.writer.workers().run(move || me.process(door, &payload, facility.as_deref())).await?;
         Ok(processed?)
     }
 
     /// Keeps a payload and carries it out; answers when everything is durable.
-    pub async fn submit(&self, payload: Vec<u8>, caller: &Caller) -> Result<Report, SubmitError> {
-        let key = self.store().keep_submission(KIND, caller.owner, &payload).await?;
-        self.carry_out(key, payload, caller.facility_code.clone(), caller.owner).await
+    pub async fn submit(&self, door: Door, payload: Vec<u8>, caller: &Caller) -> Result<Report, SubmitError> {
+        let key = self.store().keep_submission(door.kind(), caller.owner, &payload).await?;
+        self.carry_out(door, key, payload, caller.facility_code.clone(), caller.owner).await
     }
 
     /// Carries out kept submissions again, oldest first, each in the name of the facility that sent it. `each` hears of every one.
     pub async fn replay(&self, only_unfinished: bool, mut each: impl FnMut(&Report)) -> Result<(), SubmitError> {
-        let mut after = 0;
-        loop {
-            let submissions = self.store().submissions(KIND, only_unfinished, after, 16).await?;
-            let Some(last) = submissions.last() else { return Ok(()) };
-            after = last.key;
-            for submission in submissions {
-                let facility = self.store().facility_code(submission.owner).await?;
-                match self.carry_out(submission.key, submission.payload, facility, submission.owner).await {
-                    Ok(report) => each(&report),
-                    // It was refused as a whole when it came, and still is.
-                    Err(SubmitError::Envelope(_)) => {}
-                    Err(error) => return Err(error),
+        for door in Door::ALL {
+            let mut after = 0;
+            loop {
+                let submissions = self.store().submissions(door.kind(), only_unfinished, after, 16).await?;
+                let Some(last) = submissions.last() else { break };
+                after = last.key;
+                for submission in submissions {
+                    let facility = self.store().facility_code(submission.owner).await?;
+                    match self.carry_out(door, submission.key, submission.payload, facility, submission.owner).await {
+                        Ok(report) => each(&report),
+                        // It was refused as a whole when it came, and still is.
+                        Err(SubmitError::Envelope(_)) => {}
+                        Err(error) => return Err(error),
+                    }
                 }
             }
         }
+        Ok(())
     }
 
     fn store(&self) -> &Store {
         self.writer.store()
     }
 
-    fn process(&self, payload: &[u8], facility: Option<&str>) -> Result<Processed, EnvelopeError> {
+    fn process(&self, door: Door, payload: &[u8], facility: Option<&str>) -> Result<Processed, EnvelopeError> {
         let options =
             Options { facility, operator: &self.rules.operator, zone: &self.rules.zone, strict_blocks: self.rules.strict_blocks };
-        self.templates.process(payload, &options, &self.terminology)
+        match self.templates.get(LAB).filter(|_| door == Door::Lab) {
+            Some(lab) => lab.process_bytes(payload, &options, &self.terminology),
+            None => self.templates.process(payload, &options, &self.terminology),
+        }
     }
 
-    async fn carry_out(&self, key: i64, payload: Vec<u8>, facility: Option<String>, owner: FacilityKey) -> Result<Report, SubmitError> {
+    async fn carry_out(
+        &self,
+        door: Door,
+        key: i64,
+        payload: Vec<u8>,
+        facility: Option<String>,
+        owner: FacilityKey,
+    ) -> Result<Report, SubmitError> {
         let me = self.clone();
-        let processed = self.writer.workers().run(move || me.process(&payload, facility.as_deref())).await?;
+        let processed = self.writer.workers().run(move || me.process(door, &payload, facility.as_deref())).await?;
         let mut processed = match processed {
             Ok(processed) => processed,
             Err(error) => {
@@ -208,8 +237,7 @@ impl Submitter {
             let met = self.what_they_meet(records).await?;
             let (me, owned): (Submitter, Vec<Vec<Produced>>) = (self.clone(), records.iter().map(|record| record.to_vec()).collect());
             let folded = self.writer.workers().run(move || me.fold(owned, &met)).await?;
-            let jobs = if folded.linkable.is_empty() { Vec::new() } else { vec![Registry::link_job(&folded.linkable, now() + LINK_LATER)] };
-            let plan = Plan { changes: folded.changes, jobs, ..Plan::default() };
+            let plan = Plan { changes: folded.changes, ..Plan::default() };
             let author = Author { scope: Scope::Owners(vec![owner]), owner };
             let done = match self.writer.commit(plan, &author, false).await {
                 Ok(done) => done,
@@ -224,10 +252,6 @@ impl Submitter {
                 }
                 Err(CommitError::Refused(_, refusal)) => return Err(refusal),
             };
-            if let Err(error) = self.registry.link(&folded.linkable).await {
-                // The job enqueued with the write will do it.
-                tracing::warn!(%error, "linking is left to its job");
-            }
             let patient = definitions::r4().type_code("Patient");
             return Ok(folded
                 .of_record
@@ -290,18 +314,13 @@ impl Submitter {
             }
             of_record.push(Some(mine));
         }
-        let patient = definitions::r4().type_code("Patient");
-        let mut linkable = Vec::new();
         let changes = states
             .into_iter()
             .map(|((type_code, id), state, condition)| {
-                if Some(type_code) == patient && !self.registry.strong_identifiers(&state).is_empty() {
-                    linkable.push(id.clone());
-                }
                 Wanted { action: Action::Put(self.writer.draft(type_code, &id, state)), condition }
             })
             .collect();
-        Folded { changes, linkable, of_record }
+        Folded { changes, of_record }
     }
 }
 
@@ -310,8 +329,6 @@ type Name = (TypeCode, String);
 /// Records ready to be written.
 struct Folded {
     changes: Vec<Wanted>,
-    /// Patients that carry a strong identifier.
-    linkable: Vec<String>,
     /// The places in `changes` of each record's resources; `None`: it updates what was never sent.
     of_record: Vec<Option<Vec<usize>>>,
 }
@@ -356,4 +373,24 @@ fn unmapped(records: &[Record]) -> Vec<Unmapped> {
         });
     }
     counted.into_values().collect()
+}
+
+/// ConceptMaps as templates ask for them, answered by the terminology in memory.
+impl Translate for Terminology {
+    fn translate(&self, map_url: &str, system: Option<&str>, code: &str) -> Option<Vec<Coding>> {
+        let found = self.translate_code(map_url, system, code)?;
+        Some(
+            found
+                .into_iter()
+                .filter_map(|translation| {
+                    Some(Coding {
+                        system: translation.system.map(|system| system.to_string()),
+                        code: translation.code?.to_string(),
+                        display: translation.display.map(|display| display.to_string()),
+                        equivalence: Some(translation.equivalence.as_str().to_owned()),
+                    })
+                })
+                .collect(),
+        )
+    }
 }

@@ -260,7 +260,7 @@ impl Settling<'_> {
             if !seen.insert(key.clone()) {
                 continue;
             }
-            match Criteria::parse(key.0, &key.1, self.scope, self.writer.criteria_options()) {
+            match Criteria::parse(key.0, &key.1, self.scope, &self.writer.criteria_options()) {
                 Ok(criteria) => searches.push((key, criteria)),
                 Err(mut issues) => {
                     // What the search room names is a parameter of the criteria; in a Bundle, the entry's element says more.

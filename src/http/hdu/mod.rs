@@ -4,13 +4,15 @@
 //! original's JSON form (`status`, `error`, `message`, `path`) and an OperationOutcome, so that both kinds of client can read it.
 
 mod codes;
+mod meta;
 mod reply;
 mod templates;
 
 use crate::app::App;
 use crate::fhir::outcome::operation_outcome;
 use crate::fhir::time::{format_instant, now};
-use crate::ingest::refusal::Refusal;
+use crate::http::error::Failure;
+use crate::ingest::refusal::{Refusal, RefusalKind};
 use axum::Router;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Json, Response};
@@ -45,6 +47,14 @@ struct HduError {
 }
 
 impl HduError {
+    fn of(failure: Failure, path: &'static str) -> HduError {
+        let kind = match failure.status {
+            StatusCode::PAYLOAD_TOO_LARGE => RefusalKind::TooLarge,
+            _ => RefusalKind::Malformed,
+        };
+        HduError { refusal: Refusal::all(kind, failure.issues), path }
+    }
+
     fn at(path: &'static str) -> impl Fn(Refusal) -> HduError {
         move |refusal| HduError { refusal, path }
     }

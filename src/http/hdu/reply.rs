@@ -107,7 +107,9 @@ pub fn checked(processed: &Processed) -> (u16, Value) {
 }
 
 fn line(record: &Record, success: bool, message: &str) -> Value {
-    json!({ "hcrCode": record.hcr, "success": success, "message": message, "visitId": record.visit_id, "identifiers": record.identifiers })
+    let hcr = record.identifiers.iter().find(|(kind, _)| kind.eq_ignore_ascii_case("HCRCODE")).map(|(_, value)| value);
+    let identifiers: Vec<Value> = record.identifiers.iter().map(|(kind, value)| json!({ "type": kind, "value": value })).collect();
+    json!({ "hcrCode": hcr, "success": success, "message": message, "visitId": record.visit_id, "identifiers": identifiers })
 }
 
 fn invalid_line(record: &Record, issues: &[Issue]) -> Value {

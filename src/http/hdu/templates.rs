@@ -1,11 +1,12 @@
 //! Data Templates: definitions, examples, submission, dry run, unmapped codes.
 
-use super::{HduError, reply};
+use super::{HduError, meta, reply};
 use crate::access::{Caller, Interaction};
 use crate::app::App;
 use crate::http::body;
 use crate::ingest::refusal::{Refusal, RefusalKind};
-use crate::ingest::submit::SubmitError;
+use crate::ingest::submit::{Door, SubmitError};
+use crate::ingest::template::Definition;
 use axum::extract::{Extension, Query, Request, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Json, Response};
@@ -25,30 +26,44 @@ pub struct Which {
 
 /// `GET dataTemplates`: the templates that this server takes.
 pub async fn definitions(State(app): State<App>, Query(which): Query<Which>) -> Json<Value> {
-    Json(json!({ "results": chosen(app.submitter.templates.definitions(), &which) }))
+    let all = app.submitter.templates.definitions().filter(|template| which.means(template)).map(description);
+    Json(json!({ "results": all.collect::<Vec<_>>() }))
 }
 
 /// `GET labDataTemplates`.
-pub async fn lab_definitions(State(app): State<App>, Query(which): Query<Which>) -> Json<Value> {
-    let lab = app.submitter.templates.definitions().into_iter().filter(|template| template.get("kind").and_then(Value::as_str) == Some("lab"));
-    Json(json!({ "results": chosen(lab.collect(), &which) }))
+pub async fn lab_definitions(State(app): State<App>) -> Json<Value> {
+    Json(json!({ "results": app.submitter.templates.get("lab").map(description).into_iter().collect::<Vec<_>>() }))
 }
 
-fn chosen(templates: Vec<Value>, which: &Which) -> Vec<Value> {
-    let is = |template: &Value, key: &str, wanted: &Option<String>| {
-        wanted.as_ref().is_none_or(|wanted| template.get(key).and_then(Value::as_str) == Some(wanted))
-    };
-    templates.into_iter().filter(|template| is(template, "id", &which.id) && is(template, "uuid", &which.uuid)).collect()
+impl Which {
+    fn means(&self, template: &Definition) -> bool {
+        let wanted = self.id.iter().chain(&self.uuid);
+        wanted.into_iter().all(|wanted| template.name() == wanted || template.codes().iter().any(|code| code.eq_ignore_ascii_case(wanted)))
+    }
+}
+
+fn description(template: &Definition) -> Value {
+    json!({
+        "id": template.name(),
+        "uuid": template.name(),
+        "code": template.codes().first(),
+        "codes": template.codes(),
+        "name": template.title(),
+        "schema": template.schema(),
+    })
 }
 
 /// `GET dataTemplates/examples`.
 pub async fn examples(State(app): State<App>) -> Json<Value> {
-    Json(json!({ "results": app.submitter.templates.examples() }))
+    let of = |template: &Definition| -> Vec<Value> {
+        template.examples().map(|(name, example)| json!({ "template": template.name(), "name": name, "payload": example })).collect()
+    };
+    Json(json!({ "results": app.submitter.templates.definitions().flat_map(of).collect::<Vec<_>>() }))
 }
 
 /// `GET dataTemplates/metaData`: blocks and fields with their types and marks.
 pub async fn meta_data(State(app): State<App>) -> Json<Value> {
-    Json(json!({ "results": app.submitter.templates.meta_data() }))
+    Json(json!({ "results": app.submitter.templates.definitions().map(meta::blocks).collect::<Vec<_>>() }))
 }
 
 #[derive(Debug, Deserialize)]
@@ -67,12 +82,12 @@ impl How {
 
 /// `POST dataTemplates`.
 pub async fn submit(state: State<App>, caller: Extension<Caller>, how: Query<How>, request: Request) -> Response {
-    answer(state, caller, how, request, PATH, reply::report).await.unwrap_or_else(IntoResponse::into_response)
+    answer(state, caller, how, request, PATH, Door::Named, reply::report).await.unwrap_or_else(IntoResponse::into_response)
 }
 
 /// `POST labDataTemplates`.
 pub async fn submit_lab(state: State<App>, caller: Extension<Caller>, how: Query<How>, request: Request) -> Response {
-    answer(state, caller, how, request, LAB_PATH, reply::lab_report).await.unwrap_or_else(IntoResponse::into_response)
+    answer(state, caller, how, request, LAB_PATH, Door::Lab, reply::lab_report).await.unwrap_or_else(IntoResponse::into_response)
 }
 
 async fn answer(
@@ -81,17 +96,21 @@ async fn answer(
     Query(how): Query<How>,
     request: Request,
     path: &'static str,
+    door: Door,
     words: fn(&crate::ingest::submit::Report) -> (u16, Value),
 ) -> Result<Response, HduError> {
     let error = HduError::at(path);
     let allowed = ["Patient", "Encounter"].iter().try_for_each(|name| caller.require(name, Interaction::Create));
     allowed.map_err(|forbidden| error(forbidden.into()))?;
-    let payload = body::read(request, &app.settings.limits).await.map_err(&error)?;
+    let payload = {
+        let (parts, body) = request.into_parts();
+        body::read(&parts.headers, body, &app.settings.limits).await.map_err(|failure| HduError::of(failure, path))?
+    };
     let (status, reply) = if how.is_dry_run() {
-        let processed = app.submitter.check(payload.to_vec(), caller.facility_code.clone()).await.map_err(|e| error(refusal(e)))?;
+        let processed = app.submitter.check(door, payload.to_vec(), caller.facility_code.clone()).await.map_err(|e| error(refusal(e)))?;
         reply::checked(&processed)
     } else {
-        let report = app.submitter.submit(payload.to_vec(), &caller).await.map_err(|e| error(refusal(e)))?;
+        let report = app.submitter.submit(door, payload.to_vec(), &caller).await.map_err(|e| error(refusal(e)))?;
         words(&report)
     };
     Ok((StatusCode::from_u16(status).unwrap_or(StatusCode::OK), Json(reply)).into_response())
