@@ -3,16 +3,13 @@
 use crate::access::{Access, AccessSettings};
 use crate::config::{AuthMode, Settings};
 use crate::http;
+use crate::http::connections::Patience;
 use crate::store::Store;
 use anyhow::Context;
 use axum::Router;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 use tokio::net::TcpListener;
-
-/// How long requests in flight have to end after the signal; then their connections are cut.
-const DRAIN: Duration = Duration::from_secs(30);
 
 /// A server that is ready to answer: its database is open and up to date, its address bound.
 pub struct Server {
@@ -57,22 +54,7 @@ impl Server {
 
     /// Serves until `shutdown`, then answers what is in flight and closes the database.
     pub async fn serve(self, shutdown: impl Future<Output = ()> + Send + 'static) -> anyhow::Result<()> {
-        let (told, draining) = tokio::sync::oneshot::channel::<()>();
-        let signal = async move {
-            shutdown.await;
-            tracing::info!("draining");
-            let _ = told.send(());
-        };
-        let serving = axum::serve(self.listener, self.router).with_graceful_shutdown(signal).into_future();
-        let overdue = async {
-            // Without a signal the sender lives as long as the server.
-            let _ = draining.await;
-            tokio::time::sleep(DRAIN).await;
-        };
-        tokio::select! {
-            ended = serving => ended?,
-            () = overdue => tracing::warn!("some requests did not end in time; their connections are cut"),
-        }
+        http::connections::serve(self.listener, self.router, Patience::default(), shutdown).await;
         self.store.close().await;
         tracing::info!("stopped");
         Ok(())

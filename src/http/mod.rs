@@ -1,3 +1,4 @@
 //! (to come)
 pub mod auth;
+pub mod connections;
 pub mod ops;
