@@ -8,8 +8,12 @@
 //! This room decides nothing that another program could want to decide: it has no rules of its own.
 
 mod client;
+mod import;
+mod measure;
+mod outbox;
 mod run;
 mod serve;
+mod template;
 
 pub use run::{Server, run};
 
@@ -48,6 +52,17 @@ enum Command {
     /// Add, list and disable the programs that may call
     #[command(subcommand)]
     Client(client::Client),
+    /// Load Bundles, NDJSON or template payloads (also .gz) into the database
+    Import(import::Import),
+    /// Check and replay Data Templates
+    #[command(subcommand)]
+    Template(template::Template),
+    /// Evaluate measures, keep and push their reports
+    #[command(subcommand)]
+    Measure(measure::Measure),
+    /// See and repeat deliveries
+    #[command(subcommand)]
+    Outbox(outbox::Outbox),
 }
 
 /// The program: parses the command line, runs the command, says what went wrong.
@@ -61,6 +76,10 @@ pub fn main() -> ExitCode {
         match cli.command {
             Command::Serve(serve) => serve.run(&cli.common).await,
             Command::Client(client) => client.run(&cli.common).await,
+            Command::Import(import) => import.run(&cli.common).await,
+            Command::Template(template) => template.run(&cli.common).await,
+            Command::Measure(measure) => measure.run(&cli.common).await,
+            Command::Outbox(outbox) => outbox.run(&cli.common).await,
         }
     });
     done.unwrap_or_else(|error| failed(&error))

@@ -152,8 +152,8 @@ impl Submitter {
         let options =
             Options { facility, operator: &self.rules.operator, zone: &self.rules.zone, strict_blocks: self.rules.strict_blocks };
         match self.templates.get(LAB).filter(|_| door == Door::Lab) {
-            Some(lab) => lab.process_bytes(payload, &options, &self.terminology),
-            None => self.templates.process(payload, &options, &self.terminology),
+            Some(lab) => lab.process_bytes(payload, &options, &Translations(&self.terminology)),
+            None => self.templates.process(payload, &options, &Translations(&self.terminology)),
         }
     }
 
@@ -376,9 +376,11 @@ fn unmapped(records: &[Record]) -> Vec<Unmapped> {
 }
 
 /// ConceptMaps as templates ask for them, answered by the terminology in memory.
-impl Translate for Terminology {
+pub struct Translations<'t>(pub &'t Terminology);
+
+impl Translate for Translations<'_> {
     fn translate(&self, map_url: &str, system: Option<&str>, code: &str) -> Option<Vec<Coding>> {
-        let found = self.translate_code(map_url, system, code)?;
+        let found = self.0.translate_code(map_url, system, code)?;
         Some(
             found
                 .into_iter()
