@@ -12,6 +12,7 @@ CREATE TABLE claim (key BYTEA PRIMARY KEY);
 CREATE TABLE facility (key BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY, code TEXT COLLATE "C" NOT NULL UNIQUE);
 
 -- The current version. version 0: something refers to it, nothing was received yet.
+-- live: 0 deleted or never sent, 1 found by searches, 2 unlisted (read by id, found by its index rows, not listed by type).
 CREATE TABLE resource (
     key BIGINT PRIMARY KEY DEFAULT nextval('resource_key'),
     type BIGINT NOT NULL,

@@ -8,6 +8,7 @@ INSERT INTO counter (id, txn, next_key) VALUES (1, 1, 1);
 CREATE TABLE facility (key INTEGER PRIMARY KEY, code TEXT NOT NULL UNIQUE) STRICT;
 
 -- The current version. version 0: something refers to it, nothing was received yet.
+-- live: 0 deleted or never sent, 1 found by searches, 2 unlisted (read by id, found by its index rows, not listed by type).
 CREATE TABLE resource (
     key INTEGER PRIMARY KEY,
     type INTEGER NOT NULL,

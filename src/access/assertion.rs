@@ -2,8 +2,8 @@
 //! (<https://hl7.org/fhir/smart-app-launch/client-confidential-asymmetric.html>).
 
 use super::clients::{self, Client};
-use super::db::on;
-use super::{Access, AccessError, Db, SKEW_SECONDS, jwt, now_micros, now_seconds};
+use super::{Access, AccessError, SKEW_SECONDS, jwt, now_micros, now_seconds, on};
+use crate::store::Store;
 use jsonwebtoken::jwk::{AlgorithmParameters, Jwk, JwkSet};
 use jsonwebtoken::{Algorithm, DecodingKey};
 
@@ -27,7 +27,7 @@ impl Access {
         if client_id.is_some_and(|id| id != issuer) {
             return Err(AccessError::Refused("an assertion is another client's"));
         }
-        let client = clients::find(&self.db, &issuer).await?.filter(Client::is_enabled);
+        let client = clients::find(&self.store, &issuer).await?.filter(Client::is_enabled);
         let client = client.ok_or(AccessError::Refused("an assertion's client is unknown or disabled"))?;
         let set: JwkSet = serde_json::from_str(client.jwks.as_deref().unwrap_or(r#"{"keys":[]}"#))
             .map_err(|_| AccessError::Broken("a registered key set cannot be read"))?;
@@ -48,7 +48,7 @@ impl Access {
         if jti.len() > MAX_JTI {
             return Err(AccessError::Refused("an assertion's jti is too long"));
         }
-        use_once(&self.db, &client.id, jti, expires).await?;
+        use_once(&self.store, &client.id, jti, expires).await?;
         Ok(client)
     }
 }
@@ -72,7 +72,7 @@ fn unproven_issuer(assertion: &str) -> Result<String, AccessError> {
     Ok(claims.iss)
 }
 
-async fn use_once(db: &Db, client: &str, jti: &str, expires: i64) -> Result<(), AccessError> {
+async fn use_once(store: &Store, client: &str, jti: &str, expires: i64) -> Result<(), AccessError> {
     const FORGET: &str = "DELETE FROM used_assertion WHERE expires < $1";
     const REMEMBER: &str = "INSERT INTO used_assertion (digest, expires) VALUES ($1, $2) ON CONFLICT (digest) DO NOTHING";
     let mut hasher = blake3::Hasher::new();
@@ -80,8 +80,8 @@ async fn use_once(db: &Db, client: &str, jti: &str, expires: i64) -> Result<(), 
     let digest = hasher.finalize();
     // Kept a little longer than the assertion could be accepted.
     let until = expires.saturating_add(SKEW_SECONDS * 2).saturating_mul(1_000_000);
-    on!(db, write, pool => sqlx::query(FORGET).bind(now_micros()).execute(pool).await.map(drop)?);
-    let new = on!(db, write, pool => sqlx::query(REMEMBER)
+    on!(store, write, pool => sqlx::query(FORGET).bind(now_micros()).execute(pool).await.map(drop)?);
+    let new = on!(store, write, pool => sqlx::query(REMEMBER)
         .bind(digest.as_bytes().as_slice())
         .bind(until)
         .execute(pool)

@@ -1,8 +1,8 @@
 //! Clients: the programs that may call, each on behalf of one facility.
 
-use super::db::on;
-use super::{Db, Scopes, now_micros};
+use super::{Scopes, now_micros, on};
 use crate::fhir::time::Micros;
+use crate::store::Store;
 use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, JwkSet};
 
 /// One client, as it stands in the database.
@@ -71,25 +71,25 @@ fn from_row((id, facility, scopes, roles, secret_hash, jwks, created, disabled):
 }
 
 /// The client with this id, disabled ones too.
-pub async fn find(db: &Db, id: &str) -> Result<Option<Client>, sqlx::Error> {
+pub async fn find(store: &Store, id: &str) -> Result<Option<Client>, sqlx::Error> {
     const SQL: &str = "SELECT id, facility, scopes, roles, secret_hash, jwks, created, disabled FROM client WHERE id = $1";
-    let row: Option<Row> = on!(db, read, pool => sqlx::query_as(SQL).bind(id).fetch_optional(pool).await?);
+    let row: Option<Row> = on!(store, read, pool => sqlx::query_as(SQL).bind(id).fetch_optional(pool).await?);
     Ok(row.map(from_row))
 }
 
 /// All clients by id, disabled ones too.
-pub async fn list(db: &Db) -> Result<Vec<Client>, sqlx::Error> {
+pub async fn list(store: &Store) -> Result<Vec<Client>, sqlx::Error> {
     const SQL: &str = "SELECT id, facility, scopes, roles, secret_hash, jwks, created, disabled FROM client ORDER BY id";
-    let rows: Vec<Row> = on!(db, read, pool => sqlx::query_as(SQL).fetch_all(pool).await?);
+    let rows: Vec<Row> = on!(store, read, pool => sqlx::query_as(SQL).fetch_all(pool).await?);
     Ok(rows.into_iter().map(from_row).collect())
 }
 
 /// Keeps a new client; its words are checked first.
-pub async fn add(db: &Db, client: &Client) -> Result<(), ClientError> {
+pub async fn add(store: &Store, client: &Client) -> Result<(), ClientError> {
     const SQL: &str = "INSERT INTO client (id, facility, scopes, roles, secret_hash, jwks, created, disabled) \
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT (id) DO NOTHING";
     check(client)?;
-    let added = on!(db, write, pool => sqlx::query(SQL)
+    let added = on!(store, write, pool => sqlx::query(SQL)
         .bind(&client.id)
         .bind(&client.facility)
         .bind(&client.scopes)
@@ -105,17 +105,17 @@ pub async fn add(db: &Db, client: &Client) -> Result<(), ClientError> {
 }
 
 /// Replaces a client's secret; the old one is worthless at once.
-pub async fn set_secret(db: &Db, id: &str, secret_hash: &str) -> Result<(), ClientError> {
+pub async fn set_secret(store: &Store, id: &str, secret_hash: &str) -> Result<(), ClientError> {
     const SQL: &str = "UPDATE client SET secret_hash = $2 WHERE id = $1";
-    let changed = on!(db, write, pool => sqlx::query(SQL).bind(id).bind(secret_hash).execute(pool).await?.rows_affected());
+    let changed = on!(store, write, pool => sqlx::query(SQL).bind(id).bind(secret_hash).execute(pool).await?.rows_affected());
     if changed == 1 { Ok(()) } else { Err(ClientError::Unknown) }
 }
 
 /// Shuts a client out, its access tokens included, or lets it in again.
-pub async fn set_disabled(db: &Db, id: &str, disabled: bool) -> Result<(), ClientError> {
+pub async fn set_disabled(store: &Store, id: &str, disabled: bool) -> Result<(), ClientError> {
     const SQL: &str = "UPDATE client SET disabled = $2 WHERE id = $1";
     let since = disabled.then(now_micros);
-    let changed = on!(db, write, pool => sqlx::query(SQL).bind(id).bind(since).execute(pool).await?.rows_affected());
+    let changed = on!(store, write, pool => sqlx::query(SQL).bind(id).bind(since).execute(pool).await?.rows_affected());
     if changed == 1 { Ok(()) } else { Err(ClientError::Unknown) }
 }
 

@@ -1,8 +1,8 @@
 //! The keys that sign access tokens. They are made at the first start and kept in the database, so that every process on it
 //! believes the others' tokens. Whoever can read the database can forge tokens; whoever can read it needs none.
 
-use super::db::on;
-use super::{AccessError, Db, now_micros, secrets};
+use super::{AccessError, now_micros, on, secrets};
+use crate::store::Store;
 use jsonwebtoken::jwk::{Jwk, PublicKeyUse, ThumbprintHash};
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey};
 
@@ -28,12 +28,12 @@ pub(super) struct Keys(Vec<Key>);
 
 impl Keys {
     /// Reads the keys, making the first one on a new database.
-    pub async fn load(db: &Db) -> Result<Keys, AccessError> {
+    pub async fn load(store: &Store) -> Result<Keys, AccessError> {
         const SQL: &str = "SELECT pkcs8 FROM signing_key ORDER BY id DESC";
-        if count(db).await? == 0 {
-            insert_first(db, &generate()?).await?;
+        if count(store).await? == 0 {
+            insert_first(store, &generate()?).await?;
         }
-        let rows: Vec<(Vec<u8>,)> = on!(db, read, pool => sqlx::query_as(SQL).fetch_all(pool).await?);
+        let rows: Vec<(Vec<u8>,)> = on!(store, read, pool => sqlx::query_as(SQL).fetch_all(pool).await?);
         rows.iter().map(|(pkcs8,)| Key::from_pkcs8(pkcs8)).collect::<Result<_, _>>().map(Keys)
     }
 
@@ -63,17 +63,16 @@ impl Key {
     }
 }
 
-/// How many keys there are; fails on a database without this room's tables.
-pub(super) async fn count(db: &Db) -> Result<i64, AccessError> {
+async fn count(store: &Store) -> Result<i64, AccessError> {
     const SQL: &str = "SELECT count(*) FROM signing_key";
-    let (count,): (i64,) = on!(db, read, pool => sqlx::query_as(SQL).fetch_one(pool).await?);
+    let (count,): (i64,) = on!(store, read, pool => sqlx::query_as(SQL).fetch_one(pool).await?);
     Ok(count)
 }
 
 /// Of several processes that start at once on a new database, one's key is kept.
-async fn insert_first(db: &Db, pkcs8: &[u8]) -> Result<(), AccessError> {
+async fn insert_first(store: &Store, pkcs8: &[u8]) -> Result<(), AccessError> {
     const SQL: &str = "INSERT INTO signing_key (id, pkcs8, created) VALUES (1, $1, $2) ON CONFLICT (id) DO NOTHING";
-    on!(db, write, pool => sqlx::query(SQL).bind(pkcs8).bind(now_micros()).execute(pool).await.map(drop)?);
+    on!(store, write, pool => sqlx::query(SQL).bind(pkcs8).bind(now_micros()).execute(pool).await.map(drop)?);
     Ok(())
 }
 

@@ -15,7 +15,6 @@
 mod assertion;
 mod caller;
 pub mod clients;
-mod db;
 mod grant;
 mod jwt;
 mod keys;
@@ -23,7 +22,6 @@ mod scopes;
 mod secrets;
 
 pub use caller::{Caller, Forbidden};
-pub use db::Db;
 pub use grant::{Grant, OAuthError, TokenRequest};
 pub use scopes::{Interaction, Scopes};
 pub use secrets::{generate_secret, hash_secret};
@@ -55,8 +53,8 @@ pub enum AccessError {
 const TOKEN_SECONDS: i64 = 300;
 /// How far clocks may differ.
 const SKEW_SECONDS: i64 = 30;
-/// Verified tokens that are remembered, so that a signature is checked once and not at every request.
-const REMEMBERED_TOKENS: usize = 10_000;
+/// How many verified tokens and facility numbers are remembered; all are forgotten when there are more.
+const REMEMBERED: usize = 10_000;
 
 /// What the operator decided about access.
 #[derive(Clone, Debug)]
@@ -71,7 +69,6 @@ pub struct AccessSettings {
 /// The room's door; one per process.
 pub struct Access {
     store: Store,
-    db: Db,
     settings: AccessSettings,
     keys: keys::Keys,
     secrets: secrets::Verifier,
@@ -81,18 +78,13 @@ pub struct Access {
 
 impl Access {
     /// Reads the signing keys, making the first one on a new database.
-    pub async fn open(store: Store, db: Db, settings: AccessSettings) -> Result<Access, AccessError> {
-        let keys = keys::Keys::load(&db).await?;
-        Ok(Access { store, db, settings, keys, secrets: secrets::Verifier::new(), tokens: Mutex::default(), facilities: Mutex::default() })
+    pub async fn open(store: Store, settings: AccessSettings) -> Result<Access, AccessError> {
+        let keys = keys::Keys::load(&store).await?;
+        Ok(Access { store, settings, keys, secrets: secrets::Verifier::new(), tokens: Mutex::default(), facilities: Mutex::default() })
     }
 
     pub fn mode(&self) -> AuthMode {
         self.settings.mode
-    }
-
-    /// Whether the database answers and holds this room's tables.
-    pub async fn ping(&self) -> Result<(), AccessError> {
-        keys::count(&self.db).await.map(drop)
     }
 
     /// `--auth open`: every right; what is sent belongs to `facility`, or to the operator's organisation without one.
@@ -113,7 +105,7 @@ impl Access {
     /// The caller with this access token.
     pub async fn bearer_caller(&self, token: &str) -> Result<Caller, AccessError> {
         let claims = self.verified_token(token)?;
-        let client = clients::find(&self.db, &claims.client).await?.filter(Client::is_enabled);
+        let client = clients::find(&self.store, &claims.client).await?.filter(Client::is_enabled);
         let client = client.ok_or(AccessError::Refused("the token's client is disabled or gone"))?;
         self.caller(client, Some(Arc::clone(&claims.scopes))).await
     }
@@ -126,7 +118,7 @@ impl Access {
     }
 
     async fn authenticate_secret(&self, id: &str, secret: &Secret) -> Result<Client, AccessError> {
-        let client = clients::find(&self.db, id).await?.filter(Client::is_enabled);
+        let client = clients::find(&self.store, id).await?.filter(Client::is_enabled);
         let hash = client.as_ref().and_then(|client| client.secret_hash.as_deref());
         let matches = self.secrets.verify(id, hash, secret).await?;
         client.filter(|_| matches).ok_or(AccessError::Refused("unknown client, disabled client or wrong secret"))
@@ -142,7 +134,7 @@ impl Access {
         drop(known);
         let claims = Arc::new(grant::verify(token, &self.keys, &self.settings, now_seconds())?);
         known = self.tokens.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.len() >= REMEMBERED_TOKENS {
+        if known.len() >= REMEMBERED {
             known.clear();
         }
         known.insert(digest, Arc::clone(&claims));
@@ -157,7 +149,11 @@ impl Access {
             return Ok(*key);
         }
         let key = self.store.facility_key(code).await?;
-        self.facilities.lock().unwrap_or_else(PoisonError::into_inner).insert(code.to_owned(), key);
+        let mut known = self.facilities.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.len() >= REMEMBERED {
+            known.clear();
+        }
+        known.insert(code.to_owned(), key);
         Ok(key)
     }
 
@@ -203,3 +199,21 @@ fn now_seconds() -> i64 {
 fn now_micros() -> Micros {
     jiff::Timestamp::now().as_microsecond()
 }
+
+/// Runs one query expression on the pool for reading (`read`) or writing (`write`). The queries of this room are few and small,
+/// and written so that both dialects take the same text.
+macro_rules! on {
+    ($store:expr, $side:ident, $pool:ident => $query:expr) => {
+        match $store {
+            $crate::store::Store::Sqlite(database) => {
+                let $pool = &database.$side;
+                $query
+            }
+            $crate::store::Store::Postgres(database) => {
+                let $pool = &database.pool;
+                $query
+            }
+        }
+    };
+}
+use on;

@@ -153,7 +153,7 @@ def compile_structures():
         name = r.get("name")
         if r["resourceType"] != "StructureDefinition" or r["kind"] in ("primitive-type", "logical") or r.get("derivation") == "constraint":
             continue
-        if r["kind"] == "resource" and name not in RESOURCES or name in ("Element", "BackboneElement"):
+        if r["kind"] == "resource" and name not in RESOURCES or name == "BackboneElement":
             continue
         elements = {e["path"]: e for e in r["snapshot"]["element"][1:]}
         elements = {path: e for path, e in elements.items() if not any((path + ".").startswith(gone + ".") for gone in NOT_R4)}

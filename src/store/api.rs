@@ -126,7 +126,7 @@ fn stored((key, type_code, id, version, live, updated, owner, body): VersionRow)
         version,
         updated,
         owner,
-        body: if live == 1 { body.map(Bytes::from) } else { None },
+        body: if live > 0 { body.map(Bytes::from) } else { None },
     }
 }
 
@@ -215,10 +215,19 @@ impl Store {
     }
 
     /// Versions below `before` (newest first), at most `limit`.
-    pub async fn history(&self, type_code: TypeCode, id: &str, before: Option<i64>, limit: u32, scope: &Scope) -> Result<Vec<Stored>, sqlx::Error> {
+    pub async fn history(
+        &self,
+        type_code: TypeCode,
+        id: &str,
+        before: Option<i64>,
+        limit: u32,
+        scope: &Scope,
+    ) -> Result<Vec<Stored>, sqlx::Error> {
         let before = before.unwrap_or(i64::MAX);
         let mut sql = Sql::new(self.dialect());
-        sql.push("SELECT key, type, id, version, live, updated, owner, body FROM (SELECT ").push(VERSION).push(", patient FROM resource WHERE type = ");
+        sql.push("SELECT key, type, id, version, live, updated, owner, body FROM (SELECT ")
+            .push(VERSION)
+            .push(", patient FROM resource WHERE type = ");
         sql.literal(i64::from(type_code)).push(" AND id = ").str(id).push(" AND version > 0 AND version < ").int(before);
         sql.push(" UNION ALL SELECT h.key, h.type, r.id, h.version, h.live, h.updated, h.owner, h.body, h.patient FROM resource r JOIN history h ON h.key = r.key");
         sql.push(" WHERE r.type = ").literal(i64::from(type_code)).push(" AND r.id = ").str(id).push(" AND h.version < ").int(before);
@@ -234,7 +243,10 @@ impl Store {
         let snapshot = match (cursor, self) {
             (Some(cursor), _) => Some(cursor.snapshot.clone()),
             (None, Store::Postgres(db)) => Some(db.snapshot().await?),
-            (None, Store::Sqlite(_)) => Some(Snapshot { below: self.integers(counter(self.dialect())).await?.first().map_or(i64::MAX, |txn| txn + 1), except: Vec::new() }),
+            (None, Store::Sqlite(_)) => Some(Snapshot {
+                below: self.integers(counter(self.dialect())).await?.first().map_or(i64::MAX, |txn| txn + 1),
+                except: Vec::new(),
+            }),
         };
         let sql = compile::page(self.dialect(), query, cursor, limit.saturating_add(1));
         let mut found = self.page_rows(sql, query.sort.len()).await?;
@@ -271,12 +283,14 @@ impl Store {
             return Ok(Vec::new());
         }
         let mut sql = Sql::new(self.dialect());
-        sql.push("SELECT ").push(VERSION).push(" FROM resource r WHERE r.live = 1");
+        sql.push("SELECT ").push(VERSION).push(" FROM resource r WHERE r.live > 0");
         compile::scope_condition(&mut sql, "r", scope);
         if let Some(target) = target {
             sql.push(" AND r.type = ").literal(i64::from(target));
         }
-        sql.push(" AND r.key IN (SELECT x.target FROM reference x WHERE x.until = 0 AND x.param = ").literal(i64::from(param)).push(" AND x.key IN (");
+        sql.push(" AND r.key IN (SELECT x.target FROM reference x WHERE x.until = 0 AND x.param = ")
+            .literal(i64::from(param))
+            .push(" AND x.key IN (");
         sql.join(from, ", ", |sql, key| {
             sql.literal(*key);
         });
@@ -290,9 +304,11 @@ impl Store {
             return Ok(Vec::new());
         }
         let mut sql = Sql::new(self.dialect());
-        sql.push("SELECT ").push(VERSION).push(" FROM resource r WHERE r.live = 1");
+        sql.push("SELECT ").push(VERSION).push(" FROM resource r WHERE r.live > 0");
         compile::scope_condition(&mut sql, "r", scope);
-        sql.push(" AND r.key IN (SELECT x.key FROM reference x WHERE x.until = 0 AND x.param = ").literal(i64::from(param)).push(" AND x.target IN (");
+        sql.push(" AND r.key IN (SELECT x.key FROM reference x WHERE x.until = 0 AND x.param = ")
+            .literal(i64::from(param))
+            .push(" AND x.target IN (");
         sql.join(to, ", ", |sql, key| {
             sql.literal(*key);
         });
@@ -351,7 +367,7 @@ impl Store {
             return Ok(Vec::new());
         }
         let mut sql = Sql::new(self.dialect());
-        sql.push("SELECT ").push(VERSION).push(" FROM resource WHERE live = 1 AND key IN (");
+        sql.push("SELECT ").push(VERSION).push(" FROM resource WHERE live > 0 AND key IN (");
         sql.join(keys, ", ", |sql, key| {
             sql.literal(*key);
         });
@@ -370,11 +386,11 @@ impl Store {
                 sql.literal(*key);
             });
         };
-        sql.push("SELECT ").push(VERSION).push(" FROM resource r WHERE live = 1 AND ");
+        sql.push("SELECT ").push(VERSION).push(" FROM resource r WHERE live > 0 AND ");
         compile::visible(&mut sql, "r.txn", snapshot);
         sql.push(" AND key IN (");
         list(&mut sql);
-        sql.push(") UNION ALL SELECT h.key, h.type, r.id, h.version, h.live, h.updated, h.owner, h.body FROM history h JOIN resource r ON r.key = h.key WHERE h.live = 1 AND ");
+        sql.push(") UNION ALL SELECT h.key, h.type, r.id, h.version, h.live, h.updated, h.owner, h.body FROM history h JOIN resource r ON r.key = h.key WHERE h.live > 0 AND ");
         compile::visible(&mut sql, "h.txn", snapshot);
         sql.push(" AND NOT ");
         compile::visible(&mut sql, "h.until", snapshot);

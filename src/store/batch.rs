@@ -12,7 +12,8 @@ pub struct ResourceRow {
     pub type_code: TypeCode,
     pub id: Box<str>,
     pub version: i64,
-    pub live: bool,
+    /// 0: deleted or never sent, 1: found by searches, 2: unlisted.
+    pub live: i64,
     pub updated: Micros,
     pub txn: i64,
     /// The transaction in which the resource last came to life; `None` keeps what is there.
@@ -62,6 +63,7 @@ impl Batch {
         let key = place.key;
         let patient = mutation.patient.as_deref().and_then(|id| target("Patient", id)).unwrap_or(0);
         let version = mutation.base_version + 1;
+        let listed = mutation.listed;
         let was_live = place.identity.is_some_and(|identity| identity.live);
         let stamp = Stamp { key, since: txn, owner: mutation.owner, patient };
         let (live, body, new_entries, old_entries) = match mutation.change {
@@ -94,7 +96,11 @@ impl Batch {
             type_code: mutation.type_code,
             id: mutation.id,
             version,
-            live,
+            live: match (live, listed) {
+                (false, _) => 0,
+                (true, true) => 1,
+                (true, false) => 2,
+            },
             updated,
             txn,
             created: (live && !was_live).then_some(txn),
@@ -121,7 +127,7 @@ impl Batch {
             type_code: name.0,
             id: name.1.clone(),
             version: 0,
-            live: false,
+            live: 0,
             updated: 0,
             txn: 0,
             created: Some(0),

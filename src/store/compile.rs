@@ -228,7 +228,9 @@ impl Compiler<'_> {
             SortBy::Param { param, kind } => {
                 let (table, column) = sort_column(*kind);
                 let alias = self.alias("o");
-                self.sql.push(&format!("(SELECT {aggregate}({alias}.{column}) FROM {table} {alias} WHERE {alias}.key = m.key AND {alias}.param = "));
+                self.sql.push(&format!(
+                    "(SELECT {aggregate}({alias}.{column}) FROM {table} {alias} WHERE {alias}.key = m.key AND {alias}.param = "
+                ));
                 self.sql.literal(i64::from(*param));
                 self.sql.push(" AND ");
                 holds(self.sql, &alias, self.seen);
@@ -240,7 +242,8 @@ impl Compiler<'_> {
     /// `SELECT d.key …` of everything that satisfies all filters.
     fn matches(&mut self) {
         let query = self.query;
-        let driver = query.filters.iter().enumerate().filter_map(|(place, filter)| Some((rank(filter)?, place))).min().map(|(_, place)| place);
+        let driver =
+            query.filters.iter().enumerate().filter_map(|(place, filter)| Some((rank(filter)?, place))).min().map(|(_, place)| place);
         let alias = self.alias("d");
         match driver.and_then(|place| query.filters.get(place)) {
             Some(filter) => {
@@ -378,7 +381,8 @@ impl Compiler<'_> {
                     let (table, by_key) = kind_table(*kind);
                     let alias = self.alias("x");
                     if by_key {
-                        self.sql.push(&format!("EXISTS (SELECT 1 FROM {table} {alias} WHERE {alias}.key = {outer}.key AND {alias}.param = "));
+                        self.sql
+                            .push(&format!("EXISTS (SELECT 1 FROM {table} {alias} WHERE {alias}.key = {outer}.key AND {alias}.param = "));
                     } else {
                         self.sql.push(&format!("{outer}.key IN (SELECT {alias}.key FROM {table} {alias} WHERE {alias}.param = "));
                     }
@@ -470,7 +474,11 @@ impl Compiler<'_> {
                 self.sql.push(")");
             }
             Test::StringStarts(folded) => {
-                sql.push(&format!("({alias}.folded >= ")).str(folded).push(&format!(" AND {alias}.folded < ")).str(&after_prefix(folded)).push(")");
+                sql.push(&format!("({alias}.folded >= "))
+                    .str(folded)
+                    .push(&format!(" AND {alias}.folded < "))
+                    .str(&after_prefix(folded))
+                    .push(")");
             }
             Test::StringContains(folded) => {
                 sql.push(if sql.dialect == Dialect::Sqlite { "instr(" } else { "strpos(" });
@@ -486,7 +494,20 @@ impl Compiler<'_> {
                 sql.join(type_codes, ", ", |sql, code| {
                     sql.literal(i64::from(*code));
                 });
-                self.sql.push(if type_codes.is_empty() { "-1))" } else { "))" });
+                self.sql.push(if type_codes.is_empty() { "-1)" } else { ")" });
+                if let Some((patient, link)) = golden_link().filter(|(patient, _)| type_codes.contains(patient)) {
+                    // A golden Patient stands for all the source Patients that it links to.
+                    self.sql.push(
+                        " UNION ALL SELECT g.target FROM resource t JOIN reference g ON g.key = t.key AND g.until = 0 AND g.param = ",
+                    );
+                    self.sql
+                        .literal(i64::from(link))
+                        .push(" WHERE t.live = 2 AND t.type = ")
+                        .literal(i64::from(patient))
+                        .push(" AND t.id = ")
+                        .str(id);
+                }
+                self.sql.push(")");
             }
             Test::Uri(uri) => {
                 sql.push(&format!("{alias}.uri = ")).str(uri);
@@ -495,7 +516,12 @@ impl Compiler<'_> {
                 sql.push(&format!("({alias}.uri = ")).str(uri);
                 for separator in ["/", "|"] {
                     let prefix = format!("{}{separator}", uri.trim_end_matches('/'));
-                    self.sql.push(&format!(" OR ({alias}.uri >= ")).str(&prefix).push(&format!(" AND {alias}.uri < ")).str(&after_prefix(&prefix)).push(")");
+                    self.sql
+                        .push(&format!(" OR ({alias}.uri >= "))
+                        .str(&prefix)
+                        .push(&format!(" AND {alias}.uri < "))
+                        .str(&after_prefix(&prefix))
+                        .push(")");
                 }
                 self.sql.push(")");
             }
@@ -518,10 +544,17 @@ impl Compiler<'_> {
                 if let Some(unit) = unit {
                     match &unit.system {
                         Some(system) => {
-                            sql.push(&format!(" AND {alias}.code = ")).str(&unit.code).push(&format!(" AND {alias}.system = ")).int(system_key(system));
+                            sql.push(&format!(" AND {alias}.code = "))
+                                .str(&unit.code)
+                                .push(&format!(" AND {alias}.system = "))
+                                .int(system_key(system));
                         }
                         None => {
-                            sql.push(&format!(" AND ({alias}.code = ")).str(&unit.code).push(&format!(" OR {alias}.unit = ")).str(&unit.code).push(")");
+                            sql.push(&format!(" AND ({alias}.code = "))
+                                .str(&unit.code)
+                                .push(&format!(" OR {alias}.unit = "))
+                                .str(&unit.code)
+                                .push(")");
                         }
                     }
                 }
@@ -566,7 +599,8 @@ impl Compiler<'_> {
                 sql.push(&format!("{code} = ")).str(&crate::fhir::text::fold(text));
             }
             Test::Reference { type_codes, id } => {
-                let names: Vec<String> = type_codes.iter().map(|type_code| format!("{}/{id}", crate::definitions::r4().type_name(*type_code))).collect();
+                let names: Vec<String> =
+                    type_codes.iter().map(|type_code| format!("{}/{id}", crate::definitions::r4().type_name(*type_code))).collect();
                 sql.push(&format!("{code} IN ("));
                 sql.join(&names, ", ", |sql, name| {
                     sql.str(name);
@@ -597,6 +631,13 @@ impl Compiler<'_> {
             }
         }
     }
+}
+
+/// The type Patient and its parameter `link`.
+fn golden_link() -> Option<(super::TypeCode, ParamId)> {
+    let definitions = crate::definitions::r4();
+    let patient = definitions.type_code("Patient")?;
+    Some((patient, definitions.param(patient, "link")?.id))
 }
 
 /// How few rows a filter's index is likely to give; `None`: it cannot drive.
@@ -690,7 +731,9 @@ fn date_test(sql: &mut Sql, alias: &str, op: DateOp, interval: Interval) {
         DateOp::Gt | DateOp::Ge | DateOp::Ap => {
             let beyond = if op == DateOp::Gt { high } else { low };
             sql.push(&format!("({alias}.high > ")).int(beyond);
-            sql.push(&format!(" AND ({alias}.wide = 1 OR ({alias}.wide = 0 AND {alias}.low > ")).int(beyond.saturating_sub(NARROW)).push("))");
+            sql.push(&format!(" AND ({alias}.wide = 1 OR ({alias}.wide = 0 AND {alias}.low > "))
+                .int(beyond.saturating_sub(NARROW))
+                .push("))");
             if op == DateOp::Ap {
                 sql.push(&format!(" AND {alias}.low < ")).int(high);
             }
@@ -706,7 +749,11 @@ fn date_test(sql: &mut Sql, alias: &str, op: DateOp, interval: Interval) {
             sql.push(&format!("({alias}.wide IN (0, 1) AND {alias}.low >= ")).int(high).push(")");
         }
         DateOp::Eb => {
-            sql.push(&format!("({alias}.wide IN (0, 1) AND {alias}.low < ")).int(low).push(&format!(" AND {alias}.high <= ")).int(low).push(")");
+            sql.push(&format!("({alias}.wide IN (0, 1) AND {alias}.low < "))
+                .int(low)
+                .push(&format!(" AND {alias}.high <= "))
+                .int(low)
+                .push(")");
         }
     }
 }

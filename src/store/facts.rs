@@ -118,7 +118,12 @@ impl Store {
     /// (resource, value) of every row of one parameter, in index order.
     async fn column<T>(&self, table: &'static str, column: &'static str, param: ParamId) -> Result<Vec<(ResourceKey, T)>, sqlx::Error>
     where
-        T: Send + Unpin + for<'r> sqlx::Decode<'r, sqlx::Sqlite> + sqlx::Type<sqlx::Sqlite> + for<'r> sqlx::Decode<'r, sqlx::Postgres> + sqlx::Type<sqlx::Postgres>,
+        T: Send
+            + Unpin
+            + for<'r> sqlx::Decode<'r, sqlx::Sqlite>
+            + sqlx::Type<sqlx::Sqlite>
+            + for<'r> sqlx::Decode<'r, sqlx::Postgres>
+            + sqlx::Type<sqlx::Postgres>,
     {
         let mut sql = Sql::new(self.dialect());
         sql.push("SELECT key, ").push(column).push(" FROM ").push(table).push(" WHERE until = 0 AND param = ").literal(i64::from(param));
@@ -144,9 +149,9 @@ impl Store {
 impl Leaf {
     fn value(&self, key: ResourceKey) -> FactValue {
         match self {
-            Leaf::Tokens(tokens) => tokens
-                .get(&key)
-                .map_or(FactValue::Missing, |list| FactValue::Tokens(list.iter().map(|(system, code)| (*system, code.to_string())).collect())),
+            Leaf::Tokens(tokens) => tokens.get(&key).map_or(FactValue::Missing, |list| {
+                FactValue::Tokens(list.iter().map(|(system, code)| (*system, code.to_string())).collect())
+            }),
             Leaf::Dates(dates) => dates.get(&key).map_or(FactValue::Missing, |date| FactValue::Date(*date)),
             Leaf::Reals(reals) => reals.get(&key).map_or(FactValue::Missing, |value| FactValue::Real(*value)),
             Leaf::Texts(texts) => texts.get(&key).map_or(FactValue::Missing, |text| FactValue::Text(text.clone())),

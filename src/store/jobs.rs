@@ -47,7 +47,10 @@ impl Store {
         }
         sql.push(") RETURNING id, kind, payload, attempt, token");
         let rows = self.jobs_returning(sql).await?;
-        Ok(rows.into_iter().map(|(id, kind, payload, attempt, token)| ClaimedJob { id, kind, payload: json(&payload), attempt, token }).collect())
+        Ok(rows
+            .into_iter()
+            .map(|(id, kind, payload, attempt, token)| ClaimedJob { id, kind, payload: json(&payload), attempt, token })
+            .collect())
     }
 
     async fn jobs_returning(&self, sql: Sql) -> Result<Vec<(i64, String, String, i64, i64)>, sqlx::Error> {
@@ -73,7 +76,9 @@ impl Store {
             // A newer job with the same key waits already: this try's payload is out of date, and the newer one replaces it.
             Err(error) if error.as_database_error().is_some_and(|error| error.is_unique_violation()) => {
                 let mut sql = Sql::new(self.dialect());
-                sql.push("UPDATE job SET state = 'dead', error = 'replaced by a newer job', lease_until = 0 WHERE state = 'running' AND id = ");
+                sql.push(
+                    "UPDATE job SET state = 'dead', error = 'replaced by a newer job', lease_until = 0 WHERE state = 'running' AND id = ",
+                );
                 sql.int(id).push(" AND token = ").int(token);
                 Ok(self.execute(sql).await? > 0)
             }
@@ -134,4 +139,3 @@ impl Store {
 fn json(text: &str) -> serde_json::Value {
     serde_json::from_str(text).unwrap_or_default()
 }
-

@@ -33,9 +33,10 @@ impl Postgres {
         let mut transaction = pool.begin().await?;
         let base: i64 = sqlx::query_scalar("SELECT txn_base FROM counter WHERE id = 1 FOR UPDATE").fetch_one(&mut *transaction).await?;
         // After a restore into a younger server, stored numbers would lie in the future.
-        let newest: i64 = sqlx::query_scalar("SELECT coalesce(max(txn), 0) FROM (SELECT txn FROM resource ORDER BY key DESC LIMIT 100000) r")
-            .fetch_one(&mut *transaction)
-            .await?;
+        let newest: i64 =
+            sqlx::query_scalar("SELECT coalesce(max(txn), 0) FROM (SELECT txn FROM resource ORDER BY key DESC LIMIT 100000) r")
+                .fetch_one(&mut *transaction)
+                .await?;
         let current: i64 = sqlx::query_scalar("SELECT pg_current_xact_id()::text::bigint").fetch_one(&mut *transaction).await?;
         let txn_base = if base + current <= newest { newest - current + 1 } else { base };
         if txn_base != base {
@@ -71,13 +72,20 @@ impl Postgres {
     async fn try_commit(&self, unit: Unit) -> Result<Vec<Written>, WriteError> {
         let mut transaction = self.pool.begin().await?;
         let connection: &mut PgConnection = &mut transaction;
-        let mut claims: Vec<Vec<u8>> =
-            unit.preconditions.iter().flat_map(|p| &p.claims).map(|claim| blake3::hash(claim.as_bytes()).as_bytes()[..16].to_vec()).collect();
+        let mut claims: Vec<Vec<u8>> = unit
+            .preconditions
+            .iter()
+            .flat_map(|p| &p.claims)
+            .map(|claim| blake3::hash(claim.as_bytes()).as_bytes()[..16].to_vec())
+            .collect();
         claims.sort_unstable();
         claims.dedup();
         if !claims.is_empty() {
             // Waits for whoever holds one of these; the unique key decides who goes first.
-            sqlx::query("INSERT INTO claim (key) SELECT k FROM unnest($1::bytea[]) k ORDER BY k").bind(&claims).execute(&mut *connection).await?;
+            sqlx::query("INSERT INTO claim (key) SELECT k FROM unnest($1::bytea[]) k ORDER BY k")
+                .bind(&claims)
+                .execute(&mut *connection)
+                .await?;
         }
         for precondition in &unit.preconditions {
             if !holds(&mut *connection, precondition).await? {
@@ -157,12 +165,15 @@ async fn locate(connection: &mut PgConnection, unit: &Unit) -> Result<(HashMap<N
     Ok((identities, reserved))
 }
 
-
 fn columns(names: &[(TypeCode, &str)]) -> (Vec<i64>, Vec<String>) {
     names.iter().map(|(code, id)| (i64::from(*code), (*id).to_owned())).unzip()
 }
 
-async fn select(connection: &mut PgConnection, names: &[(TypeCode, &str)], tail: &'static str) -> Result<HashMap<Name, Identity>, sqlx::Error> {
+async fn select(
+    connection: &mut PgConnection,
+    names: &[(TypeCode, &str)],
+    tail: &'static str,
+) -> Result<HashMap<Name, Identity>, sqlx::Error> {
     if names.is_empty() {
         return Ok(HashMap::new());
     }
@@ -180,7 +191,7 @@ fn identity(row: &PgRow) -> Result<(Name, Identity), sqlx::Error> {
     let identity = Identity {
         key: row.try_get(0)?,
         version: row.try_get(3)?,
-        live: row.try_get::<i64, _>(4)? == 1,
+        live: row.try_get::<i64, _>(4)? > 0,
         owner: row.try_get(5)?,
         patient: row.try_get(6)?,
     };
@@ -239,7 +250,8 @@ async fn write(connection: &mut PgConnection, batch: &Batch) -> Result<(), sqlx:
     for of_table in batch.rows.chunk_by(|a, b| a.table == b.table) {
         let Some(table) = of_table.first().and_then(|row| TABLES.get(row.table)) else { continue };
         let names: Vec<&str> = table.columns.iter().map(|(name, _)| *name).collect();
-        let text = format!("INSERT INTO {} ({}) SELECT * FROM unnest({})", table.name, names.join(", "), array_types(table.columns).join(", "));
+        let text =
+            format!("INSERT INTO {} ({}) SELECT * FROM unnest({})", table.name, names.join(", "), array_types(table.columns).join(", "));
         bind_cells(sqlx::query(AssertSqlSafe(text)), of_table, names.len(), table.columns).execute(&mut *connection).await?;
     }
     for job in &batch.jobs {
@@ -264,11 +276,17 @@ fn bind_cells<'q>(mut query: PgQuery<'q>, rows: &[Row], width: usize, columns: &
     for (place, (_, kind)) in columns.iter().enumerate().take(width) {
         let cells = rows.iter().map(|row| row.cells.get(place));
         query = match kind {
-            ColumnType::Int => query.bind(cells.map(|cell| if let Some(Cell::Int(value)) = cell { *value } else { 0 }).collect::<Vec<i64>>()),
-            ColumnType::Real => query.bind(cells.map(|cell| if let Some(Cell::Real(value)) = cell { *value } else { 0.0 }).collect::<Vec<f64>>()),
-            ColumnType::Text => {
-                query.bind(cells.map(|cell| if let Some(Cell::Text(value)) = cell { value.to_string() } else { String::new() }).collect::<Vec<String>>())
+            ColumnType::Int => {
+                query.bind(cells.map(|cell| if let Some(Cell::Int(value)) = cell { *value } else { 0 }).collect::<Vec<i64>>())
             }
+            ColumnType::Real => {
+                query.bind(cells.map(|cell| if let Some(Cell::Real(value)) = cell { *value } else { 0.0 }).collect::<Vec<f64>>())
+            }
+            ColumnType::Text => query.bind(
+                cells
+                    .map(|cell| if let Some(Cell::Text(value)) = cell { value.to_string() } else { String::new() })
+                    .collect::<Vec<String>>(),
+            ),
         };
     }
     query
@@ -281,7 +299,7 @@ fn bind_resources<'q>(query: PgQuery<'q>, rows: &[ResourceRow]) -> PgQuery<'q> {
         .bind(ints(|row| i64::from(row.type_code)))
         .bind(rows.iter().map(|row| row.id.to_string()).collect::<Vec<String>>())
         .bind(ints(|row| row.version))
-        .bind(ints(|row| i64::from(row.live)))
+        .bind(ints(|row| row.live))
         .bind(ints(|row| row.updated))
         .bind(ints(|row| row.created.unwrap_or(-1)))
         .bind(ints(|row| row.txn))

@@ -50,28 +50,94 @@ use ColumnType::{Int, Real, Text};
 
 /// All index tables; a row names its table by its place here.
 pub const TABLES: [Table; 8] = [
-    Table { name: "token", columns: &[("param", Int), ("code", Text), ("key", Int), ("system", Int), ("since", Int), ("until", Int), ("owner", Int), ("patient", Int)] },
-    Table { name: "string", columns: &[("param", Int), ("folded", Text), ("key", Int), ("exact", Text), ("since", Int), ("until", Int), ("owner", Int), ("patient", Int)] },
-    Table { name: "reference", columns: &[("param", Int), ("target", Int), ("key", Int), ("since", Int), ("until", Int), ("owner", Int), ("patient", Int)] },
-    Table { name: "uri", columns: &[("param", Int), ("uri", Text), ("key", Int), ("since", Int), ("until", Int), ("owner", Int), ("patient", Int)] },
+    Table {
+        name: "token",
+        columns: &[
+            ("param", Int),
+            ("code", Text),
+            ("key", Int),
+            ("system", Int),
+            ("since", Int),
+            ("until", Int),
+            ("owner", Int),
+            ("patient", Int),
+        ],
+    },
+    Table {
+        name: "string",
+        columns: &[
+            ("param", Int),
+            ("folded", Text),
+            ("key", Int),
+            ("exact", Text),
+            ("since", Int),
+            ("until", Int),
+            ("owner", Int),
+            ("patient", Int),
+        ],
+    },
+    Table {
+        name: "reference",
+        columns: &[("param", Int), ("target", Int), ("key", Int), ("since", Int), ("until", Int), ("owner", Int), ("patient", Int)],
+    },
+    Table {
+        name: "uri",
+        columns: &[("param", Int), ("uri", Text), ("key", Int), ("since", Int), ("until", Int), ("owner", Int), ("patient", Int)],
+    },
     Table {
         name: "date",
-        columns: &[("param", Int), ("wide", Int), ("low", Int), ("key", Int), ("high", Int), ("since", Int), ("until", Int), ("owner", Int), ("patient", Int)],
+        columns: &[
+            ("param", Int),
+            ("wide", Int),
+            ("low", Int),
+            ("key", Int),
+            ("high", Int),
+            ("since", Int),
+            ("until", Int),
+            ("owner", Int),
+            ("patient", Int),
+        ],
     },
-    Table { name: "number", columns: &[("param", Int), ("value", Real), ("key", Int), ("since", Int), ("until", Int), ("owner", Int), ("patient", Int)] },
+    Table {
+        name: "number",
+        columns: &[("param", Int), ("value", Real), ("key", Int), ("since", Int), ("until", Int), ("owner", Int), ("patient", Int)],
+    },
     Table {
         name: "quantity",
         columns: &[
-            ("param", Int), ("code", Text), ("value", Real), ("key", Int), ("system", Int), ("unit", Text), ("since", Int), ("until", Int), ("owner", Int), ("patient", Int),
+            ("param", Int),
+            ("code", Text),
+            ("value", Real),
+            ("key", Int),
+            ("system", Int),
+            ("unit", Text),
+            ("since", Int),
+            ("until", Int),
+            ("owner", Int),
+            ("patient", Int),
         ],
     },
     Table {
         name: "composite",
         columns: &[
-            ("param", Int), ("code1", Text), ("key", Int), ("system1", Int), ("low1", Real), ("high1", Real),
-            ("code2", Text), ("system2", Int), ("low2", Real), ("high2", Real),
-            ("code3", Text), ("system3", Int), ("low3", Real), ("high3", Real),
-            ("since", Int), ("until", Int), ("owner", Int), ("patient", Int),
+            ("param", Int),
+            ("code1", Text),
+            ("key", Int),
+            ("system1", Int),
+            ("low1", Real),
+            ("high1", Real),
+            ("code2", Text),
+            ("system2", Int),
+            ("low2", Real),
+            ("high2", Real),
+            ("code3", Text),
+            ("system3", Int),
+            ("low3", Real),
+            ("high3", Real),
+            ("since", Int),
+            ("until", Int),
+            ("owner", Int),
+            ("patient", Int),
         ],
     },
 ];
@@ -153,7 +219,9 @@ fn component(value: &IndexValue) -> (Box<str>, i64, f64, f64) {
         IndexValue::Uri(uri) => (uri.clone(), 0, 0.0, 0.0),
         IndexValue::Date(interval) => (Box::default(), 0, interval.low as f64, interval.high as f64),
         IndexValue::Number(value) => (Box::default(), 0, *value, *value),
-        IndexValue::Quantity { value, system, code, .. } => (code.clone().unwrap_or_default(), system_cell(system.as_deref()), *value, *value),
+        IndexValue::Quantity { value, system, code, .. } => {
+            (code.clone().unwrap_or_default(), system_cell(system.as_deref()), *value, *value)
+        }
         IndexValue::Composite(_) => Default::default(),
     }
 }

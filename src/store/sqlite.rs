@@ -173,7 +173,11 @@ impl Writer {
             verdicts.push(self.apply_unit(&mut *connection, unit, &mut batch, &mut pending).await?);
         }
         self.flush(&mut *connection, &mut batch, &mut pending).await?;
-        sqlx::query("UPDATE counter SET txn = ?, next_key = ? WHERE id = 1").bind(self.txn).bind(self.next_key).execute(&mut *connection).await?;
+        sqlx::query("UPDATE counter SET txn = ?, next_key = ? WHERE id = 1")
+            .bind(self.txn)
+            .bind(self.next_key)
+            .execute(&mut *connection)
+            .await?;
         transaction.commit().await?;
         Ok(verdicts)
     }
@@ -293,7 +297,7 @@ impl Writer {
                 let identity = Identity {
                     key: row.try_get(0)?,
                     version: row.try_get(3)?,
-                    live: row.try_get::<i64, _>(4)? == 1,
+                    live: row.try_get::<i64, _>(4)? > 0,
                     owner: row.try_get(5)?,
                     patient: row.try_get(6)?,
                 };
@@ -303,7 +307,12 @@ impl Writer {
         Ok(())
     }
 
-    async fn flush(&mut self, connection: &mut SqliteConnection, batch: &mut Batch, pending: &mut HashSet<ResourceKey>) -> Result<(), sqlx::Error> {
+    async fn flush(
+        &mut self,
+        connection: &mut SqliteConnection,
+        batch: &mut Batch,
+        pending: &mut HashSet<ResourceKey>,
+    ) -> Result<(), sqlx::Error> {
         if batch.is_empty() {
             return Ok(());
         }
@@ -316,8 +325,14 @@ impl Writer {
             });
             let mut query = sqlx::query(AssertSqlSafe(text.clone()));
             for row in chunk {
-                query = query.bind(row.key).bind(i64::from(row.type_code)).bind(&*row.id).bind(row.version).bind(i64::from(row.live));
-                query = query.bind(row.updated).bind(row.created.unwrap_or(0)).bind(row.txn).bind(row.owner).bind(row.patient).bind(row.body.as_deref());
+                query = query.bind(row.key).bind(i64::from(row.type_code)).bind(&*row.id).bind(row.version).bind(row.live);
+                query = query
+                    .bind(row.updated)
+                    .bind(row.created.unwrap_or(0))
+                    .bind(row.txn)
+                    .bind(row.owner)
+                    .bind(row.patient)
+                    .bind(row.body.as_deref());
             }
             query.execute(&mut *connection).await?;
         }
@@ -387,7 +402,7 @@ async fn update(connection: &mut SqliteConnection, row: &ResourceRow) -> Result<
         "UPDATE resource SET version = ?, live = ?, updated = ?, created = coalesce(?, created), txn = ?, owner = ?, patient = ?, body = ? WHERE key = ?",
     )
     .bind(row.version)
-    .bind(i64::from(row.live))
+    .bind(row.live)
     .bind(row.updated)
     .bind(row.created)
     .bind(row.txn)
