@@ -1,0 +1,167 @@
+//! The official suite, and what it does not say.
+
+use super::*;
+use serde_json::json;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+
+const DATA: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/fhirpath/");
+
+fn read_json(name: &str) -> Value {
+    crate::fhir::json::parse(&fs::read(format!("{DATA}{name}")).unwrap()).unwrap()
+}
+
+/// What is wrong with the outcome of one test of the suite; `None` when it is as expected.
+fn problem(test: &Value, input: &Value) -> Option<String> {
+    let outcome = Expression::parse(test["expression"].as_str().unwrap())
+        .map_err(|error| error.to_string())
+        .and_then(|expression| expression.evaluate(input, &Env::default()).map_err(|error| error.to_string()));
+    let found = match (outcome, test.get("invalid")) {
+        (Err(_), Some(_)) => return None,
+        (Err(error), None) => return Some(error),
+        (Ok(_), Some(kind)) => return Some(format!("should be refused ({kind})")),
+        (Ok(found), None) => found,
+    };
+    if test.get("predicate").is_some() {
+        return (operators::truth(&found).unwrap() != Some(true)).then(|| "should be true".to_owned());
+    }
+    let mut found: Vec<(String, String)> =
+        found.iter().map(|node| (node.type_name().to_lowercase(), functions::text_of(node).unwrap_or_default())).collect();
+    let mut expected: Vec<(String, String)> = test["outputs"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|output| {
+            let text = output["text"].as_str().unwrap();
+            (
+                output["type"].as_str().unwrap_or_default().to_lowercase(),
+                text.strip_prefix('@').unwrap_or(text).trim_start_matches('T').to_owned(),
+            )
+        })
+        .collect();
+    if test.get("ordered").is_some() {
+        found.sort();
+        expected.sort();
+    }
+    let same = found.len() == expected.len()
+        && found.iter().zip(&expected).all(|(found, expected)| {
+            let decimal = |text: &str| value::read_decimal(text);
+            (expected.0.is_empty() || found.0 == expected.0)
+                && (found.1 == expected.1 || (found.0 == "decimal" && decimal(&found.1) == decimal(&expected.1)))
+        });
+    (!same).then(|| format!("gives {found:?} instead of {expected:?}"))
+}
+
+#[test]
+fn the_official_suite_passes_but_for_what_is_listed() {
+    let listed: BTreeSet<String> = fs::read_to_string(format!("{DATA}known-failures.txt"))
+        .unwrap()
+        .lines()
+        .filter_map(|line| line.split_once(": ").map(|(name, _)| name.to_owned()))
+        .collect();
+    let mut inputs: BTreeMap<String, Value> = BTreeMap::new();
+    let suite = read_json("tests-fhir-r4.json");
+    let suite = suite.as_array().unwrap();
+    let mut failures = BTreeMap::new();
+    for test in suite {
+        let file = test.get("input").and_then(Value::as_str).unwrap_or("patient-example.json");
+        let input = inputs.entry(file.to_owned()).or_insert_with(|| read_json(file));
+        if let Some(problem) = problem(test, input) {
+            failures.insert(test["name"].as_str().unwrap().to_owned(), problem);
+        }
+    }
+    println!("{} of {} pass", suite.len() - failures.len(), suite.len());
+    let unlisted: Vec<_> = failures.iter().filter(|(name, _)| !listed.contains(*name)).collect();
+    assert!(unlisted.is_empty(), "{} fail unexpectedly: {unlisted:#?}", unlisted.len());
+    let passing: Vec<_> = listed.iter().filter(|name| !failures.contains_key(*name)).collect();
+    assert!(passing.is_empty(), "listed as failing, but they pass: {passing:?}");
+}
+
+fn texts(expression: &str, input: &Value) -> Vec<String> {
+    let expression = Expression::parse(expression).unwrap();
+    let nodes = expression.evaluate(input, &Env::default()).unwrap();
+    nodes.iter().map(|node| functions::text_of(node).unwrap_or_else(|| node.as_json().to_string())).collect()
+}
+
+#[test]
+fn plain_json_is_walked_by_key() {
+    let record = r#"{ "visit": { "weight": 61.50, "codes": ["A09", "B54"], "date": "2026-09-07", "valueSet": 1 } }"#;
+    let record = crate::fhir::json::parse(record.as_bytes()).unwrap();
+    assert_eq!(texts("visit.codes[1]", &record), ["B54"]);
+    assert_eq!(texts("visit.weight", &record), ["61.50"]);
+    assert_eq!(texts("visit.codes.where(startsWith('A')).exists()", &record), ["true"]);
+    assert_eq!(texts("visit.date <= @2026-10-01", &record), ["true"]);
+    assert_eq!(texts("iif(visit.weight > 60, 'heavy', 'light')", &record), ["heavy"]);
+    assert!(texts("visit.value", &record).is_empty());
+}
+
+#[test]
+fn a_choice_is_found_by_its_stem_and_knows_its_type() {
+    let observation =
+        br#"{ "resourceType": "Observation", "valueQuantity": { "value": 5.40, "unit": "g" }, "effectiveDateTime": "2026-09" }"#;
+    let observation = crate::fhir::json::parse(observation).unwrap();
+    assert_eq!(texts("Observation.value.value", &observation), ["5.40"]);
+    assert_eq!(texts("(Observation.value as Quantity).unit", &observation), ["g"]);
+    assert_eq!(texts("Observation.value.ofType(CodeableConcept).exists()", &observation), ["false"]);
+    assert_eq!(texts("Observation.effective is dateTime", &observation), ["true"]);
+}
+
+#[test]
+fn a_reference_resolves_to_the_type_that_it_names() {
+    let encounter = json!({ "resourceType": "Encounter", "subject": { "reference": "Patient/p1" }, "participant": [
+        { "individual": { "reference": "http://elsewhere/fhir/Practitioner/7/_history/2" } }] });
+    assert_eq!(texts("Encounter.subject.where(resolve() is Patient).reference", &encounter), ["Patient/p1"]);
+    assert_eq!(texts("Encounter.participant.individual.resolve() is Practitioner", &encounter), ["true"]);
+    assert_eq!(texts("Encounter.subject.where(resolve() is Group).exists()", &encounter), ["false"]);
+}
+
+#[test]
+fn hooks_supply_resources_and_membership() {
+    let target = json!({ "resourceType": "Patient", "gender": "female" });
+    let input = json!({ "resourceType": "Encounter", "subject": { "reference": "Patient/p1" } });
+    let ages = json!([3, 4]);
+    let resolver = |reference: &str| (reference == "Patient/p1").then_some(&target);
+    let member_of = |code: &Value, url: &str| Some(url == "http://vs" && code == "female");
+    let env = Env::default().with_resolver(&resolver).with_member_of(&member_of).with_var("ages", &ages);
+    for (text, wanted) in
+        [("subject.resolve().gender.memberOf('http://vs')", true), ("%ages.count() = 2", true), ("%ages.last() > 4", false)]
+    {
+        let nodes = Expression::parse(text).unwrap().evaluate(&input, &env).unwrap();
+        assert_eq!(nodes.first().and_then(Node::as_bool), Some(wanted), "{text}");
+    }
+}
+
+#[test]
+fn hostile_expressions_are_refused_and_not_suffered() {
+    for text in [
+        "(".repeat(100_000),
+        "-".repeat(100_000),
+        "a[".repeat(50_000),
+        "not(".repeat(25_000),
+        "1+".repeat(50_000) + "1",
+        "a.".repeat(60_000),
+    ] {
+        assert!(Expression::parse(&text).is_err());
+    }
+    for text in ["", "a..b", "a.b(", "'open", "@2026-13", "1 +", "foo()", "first(1)", "\u{0}", "%", "$that", "a.as(", "'\\u12'", "`x"] {
+        assert!(Expression::parse(text).is_err(), "{text}");
+    }
+    // Long but flat is fine.
+    assert!(Expression::parse(&("a.".repeat(10_000) + "b")).is_ok());
+    for text in ["1.repeat($this + 1)", "'a'.repeat($this & 'a')", "(1|2|3).repeatAll($this)", "repeatAll(%context)"] {
+        assert_eq!(
+            Expression::parse(text).unwrap().evaluate(&json!({ "a": 1 }), &Env::default()).unwrap_err(),
+            EvalError::TooCostly,
+            "{text}"
+        );
+    }
+}
+
+proptest::proptest! {
+    #[test]
+    fn no_text_makes_the_parser_panic(text in "[a-c1'(){}|.+@%$ \\[\\]<=~`\\\\T:-]{0,40}") {
+        if let Ok(expression) = Expression::parse(&text) {
+            let _ = expression.evaluate(&json!({ "a": [{ "b": 1.5 }, "x"], "c": { "a": true } }), &Env::default());
+        }
+    }
+}

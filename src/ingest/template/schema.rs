@@ -1,0 +1,427 @@
+//! A template's JSON Schema, compiled, and the walk that checks a record against it and puts it into its normal form.
+//!
+//! The dialect is a subset of JSON Schema 2020-12 (`type`, `properties`, `required`, `enum`, `format` date and date-time,
+//! `items`, `$ref` into `$defs`, `minItems`, `minLength`, `deprecated`) and four notes of our own:
+//! `x-aliases` (other spellings of a key), `x-enforced` (problems of this object's own fields reject the record; elsewhere they are
+//! warnings), `x-unit` (UCUM unit of a number) and `x-coded` (an object that is one code; a bare string is taken for it).
+//!
+//! The normal form has the schema's spellings, enumerations in the schema's case, numeric ids as text, dates as
+//! `yyyy-MM-dd`, times with a zone, and no nulls, blanks or unknown keys: a mapping need not think of any of that.
+
+use super::moment;
+use crate::fhir::{Issue, IssueCode};
+use jiff::tz::TimeZone;
+use serde_json::{Map, Number, Value};
+use std::collections::HashMap;
+
+/// More problems than this in one record help nobody.
+const MOST_ISSUES: usize = 100;
+/// A key longer than this, or with other than ASCII letters, digits and `_`, may hold anything: it is not repeated.
+const LONGEST_KEY: usize = 64;
+
+/// A node of the compiled schema.
+pub(super) type NodeId = usize;
+
+#[derive(Debug)]
+pub(super) struct Schema {
+    nodes: Vec<Node>,
+}
+
+#[derive(Debug, Default)]
+struct Node {
+    kind: Kind,
+    unit: Option<String>,
+    coded: bool,
+}
+
+#[derive(Debug, Default)]
+enum Kind {
+    /// Anything, kept as it is.
+    #[default]
+    Any,
+    Object(Object),
+    Array {
+        item: NodeId,
+        min: usize,
+    },
+    Text {
+        blank: bool,
+    },
+    Code(Vec<String>),
+    Date,
+    DateTime,
+    Integer,
+    Number,
+    Boolean,
+}
+
+#[derive(Debug, Default)]
+struct Object {
+    fields: HashMap<String, Field>,
+    aliases: HashMap<String, String>,
+    required: Vec<String>,
+    enforced: bool,
+}
+
+#[derive(Debug)]
+struct Field {
+    node: NodeId,
+    deprecated: bool,
+}
+
+/// What a leaf of a record is, for those who must write it as a FHIR datatype.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Leaf<'a> {
+    Boolean,
+    Number { unit: Option<&'a str> },
+    Date,
+    /// One of an enumeration.
+    Code,
+    /// An object with a code and perhaps a name.
+    Coded,
+    Text,
+}
+
+impl Schema {
+    /// Compiles a schema document. The error names the place by JSON pointer.
+    pub fn compile(document: &Value) -> Result<Schema, (String, String)> {
+        let mut compiler = Compiler { document, schema: Schema { nodes: Vec::new() }, definitions: HashMap::new() };
+        let root = compiler.node(document, "")?;
+        debug_assert_eq!(root, 0);
+        Ok(compiler.schema)
+    }
+
+    pub fn root(&self) -> NodeId {
+        0
+    }
+
+    fn kind(&self, node: NodeId) -> &Kind {
+        self.nodes.get(node).map_or(&Kind::Any, |node| &node.kind)
+    }
+
+    /// The node that a dotted path leads to, through lists and objects alike.
+    pub fn find(&self, from: NodeId, path: &str) -> Option<NodeId> {
+        path.split('.').filter(|step| !step.is_empty()).try_fold(from, |node, step| self.field(node, step)).map(|node| self.item(node))
+    }
+
+    /// The node of a list's items; of anything else, itself.
+    pub fn item(&self, node: NodeId) -> NodeId {
+        match self.kind(node) {
+            Kind::Array { item, .. } => self.item(*item),
+            _ => node,
+        }
+    }
+
+    /// The node of an object's field.
+    pub fn field(&self, node: NodeId, name: &str) -> Option<NodeId> {
+        match self.kind(self.item(node)) {
+            Kind::Object(object) => object.fields.get(name).map(|field| field.node),
+            _ => None,
+        }
+    }
+
+    /// What a node is when it is a leaf; `None` for an object or list whose parts are to be looked at.
+    pub fn leaf(&self, node: NodeId) -> Option<Leaf<'_>> {
+        let Node { kind, unit, coded } = self.nodes.get(node)?;
+        match kind {
+            _ if *coded => Some(Leaf::Coded),
+            Kind::Any | Kind::Object(_) | Kind::Array { .. } => None,
+            Kind::Text { .. } => Some(Leaf::Text),
+            Kind::Code(_) => Some(Leaf::Code),
+            Kind::Date | Kind::DateTime => Some(Leaf::Date),
+            Kind::Integer | Kind::Number => Some(Leaf::Number { unit: unit.as_deref() }),
+            Kind::Boolean => Some(Leaf::Boolean),
+        }
+    }
+}
+
+struct Compiler<'a> {
+    document: &'a Value,
+    schema: Schema,
+    definitions: HashMap<&'a str, NodeId>,
+}
+
+impl<'a> Compiler<'a> {
+    fn node(&mut self, value: &'a Value, pointer: &str) -> Result<NodeId, (String, String)> {
+        let fault = |message: &str| Err((pointer.to_owned(), message.to_owned()));
+        if let Some(reference) = value.get("$ref") {
+            let Some(name) = reference.as_str().and_then(|text| text.strip_prefix("#/$defs/")) else {
+                return fault("$ref must lead into #/$defs of the same file");
+            };
+            if let Some(known) = self.definitions.get(name) {
+                return Ok(*known);
+            }
+            let Some(definition) = self.document.get("$defs").and_then(|all| all.get(name)) else {
+                return fault("$ref names a definition that is not in $defs");
+            };
+            let id = self.reserve();
+            self.definitions.insert(name, id);
+            self.fill(id, definition, &format!("/$defs/{name}"))?;
+            return Ok(id);
+        }
+        let id = self.reserve();
+        self.fill(id, value, pointer)?;
+        Ok(id)
+    }
+
+    fn reserve(&mut self) -> NodeId {
+        self.schema.nodes.push(Node::default());
+        self.schema.nodes.len() - 1
+    }
+
+    fn fill(&mut self, id: NodeId, value: &'a Value, pointer: &str) -> Result<(), (String, String)> {
+        let fault = |message: &str| Err((pointer.to_owned(), message.to_owned()));
+        let format = value.get("format").and_then(Value::as_str);
+        let kind = match (value.get("enum").and_then(Value::as_array), value.get("type").and_then(Value::as_str)) {
+            (Some(values), _) => Kind::Code(values.iter().filter_map(Value::as_str).map(str::to_owned).collect()),
+            (_, Some("object")) => self.object(value, pointer)?,
+            (_, Some("array")) => {
+                let Some(items) = value.get("items") else { return fault("an array needs items") };
+                let min = value.get("minItems").and_then(Value::as_u64).unwrap_or(0);
+                Kind::Array { item: self.node(items, &format!("{pointer}/items"))?, min: min.try_into().unwrap_or(usize::MAX) }
+            }
+            (_, Some("string")) => match format {
+                Some("date") => Kind::Date,
+                Some("date-time") => Kind::DateTime,
+                Some(_) => return fault("format must be date or date-time"),
+                None => Kind::Text { blank: value.get("minLength").and_then(Value::as_u64).unwrap_or(0) == 0 },
+            },
+            (_, Some("integer")) => Kind::Integer,
+            (_, Some("number")) => Kind::Number,
+            (_, Some("boolean")) => Kind::Boolean,
+            (_, Some(_)) => return fault("type must be object, array, string, integer, number or boolean"),
+            (_, None) => Kind::Any,
+        };
+        if let Some(node) = self.schema.nodes.get_mut(id) {
+            node.kind = kind;
+            node.unit = value.get("x-unit").and_then(Value::as_str).map(str::to_owned);
+            node.coded = value.get("x-coded") == Some(&Value::Bool(true));
+        }
+        Ok(())
+    }
+
+    fn object(&mut self, value: &'a Value, pointer: &str) -> Result<Kind, (String, String)> {
+        let Some(properties) = value.get("properties").and_then(Value::as_object) else { return Ok(Kind::Any) };
+        let mut object = Object { enforced: value.get("x-enforced") == Some(&Value::Bool(true)), ..Object::default() };
+        let names = |list: Option<&Value>| -> Vec<String> {
+            list.and_then(Value::as_array).map(|all| all.iter().filter_map(Value::as_str).map(str::to_owned).collect()).unwrap_or_default()
+        };
+        object.required = names(value.get("required"));
+        for (name, property) in properties {
+            let node = self.node(property, &format!("{pointer}/properties/{name}"))?;
+            for alias in names(property.get("x-aliases")) {
+                object.aliases.insert(alias, name.clone());
+            }
+            object.fields.insert(name.clone(), Field { node, deprecated: property.get("deprecated") == Some(&Value::Bool(true)) });
+        }
+        match object.required.iter().find(|name| !object.fields.contains_key(*name)) {
+            Some(name) => Err((format!("{pointer}/required"), format!("{name} is required but is no property"))),
+            None => Ok(Kind::Object(object)),
+        }
+    }
+}
+
+/// One walk over one record, gathering every problem.
+pub(super) struct Walk<'a> {
+    schema: &'a Schema,
+    zone: &'a TimeZone,
+    /// Mandatory marks count everywhere, not only in enforced objects.
+    strict: bool,
+    path: String,
+    pub issues: Vec<Issue>,
+}
+
+impl<'a> Walk<'a> {
+    pub fn new(schema: &'a Schema, zone: &'a TimeZone, strict: bool, path: String) -> Self {
+        Walk { schema, zone, strict, path, issues: Vec::new() }
+    }
+
+    /// Checks `value` against a node and gives its normal form; `None` when nothing usable is left. Problems of the value
+    /// itself are errors when `enforced`.
+    pub fn value(&mut self, node: NodeId, value: Value, enforced: bool) -> Option<Value> {
+        let schema = self.schema;
+        match (schema.kind(node), value) {
+            (_, Value::Null) => None,
+            (Kind::Any, value) => Some(value),
+            (Kind::Object(object), Value::Object(map)) => Some(Value::Object(self.object(object, map))),
+            (Kind::Object(_), Value::Array(mut list)) if list.len() == 1 => {
+                self.say(false, IssueCode::Structure, "is a list where one object is expected; its only entry is taken");
+                let only = list.pop()?;
+                if only.is_array() { None } else { self.value(node, only, enforced) }
+            }
+            (Kind::Object(object), Value::String(code)) if schema.nodes.get(node).is_some_and(|node| node.coded) => {
+                let map = Map::from_iter([("code".to_owned(), Value::String(code))]);
+                Some(Value::Object(self.object(object, map)))
+            }
+            (Kind::Object(_), _) => self.refuse(enforced, "must be an object"),
+            (Kind::Array { item, min }, Value::Array(list)) => self.list(*item, *min, list, enforced),
+            (Kind::Array { item, .. }, single) => {
+                self.say(false, IssueCode::Structure, "must be a list; the single value is taken as a list of one");
+                self.value(*item, single, enforced).map(|value| Value::Array(vec![value]))
+            }
+            (_, Value::Array(_) | Value::Object(_)) => self.refuse(enforced, "must be a single value, not an object or a list"),
+            (kind, Value::String(text)) => {
+                let text = text.trim();
+                if text.is_empty() {
+                    return if matches!(kind, Kind::Text { blank: false }) { self.refuse(enforced, "must not be blank") } else { None };
+                }
+                self.text(kind, text, enforced)
+            }
+            (Kind::Boolean, Value::Bool(flag)) => Some(Value::Bool(flag)),
+            (kind, Value::Bool(flag)) => self.text(kind, if flag { "true" } else { "false" }, enforced),
+            (Kind::Integer | Kind::Number, Value::Number(number)) => self.number(schema.kind(node), number),
+            (kind, Value::Number(number)) => self.text(kind, &number.to_string(), enforced),
+        }
+    }
+
+    fn text(&mut self, kind: &Kind, text: &str, enforced: bool) -> Option<Value> {
+        match kind {
+            Kind::Code(values) => {
+                if let Some(value) = values.iter().find(|value| value.eq_ignore_ascii_case(text)) {
+                    return Some(Value::String(value.clone()));
+                }
+                self.say(enforced, IssueCode::CodeInvalid, &format!("must be one of {}", values.join(", ")));
+                // A code that the template does not know is still what the facility said: kept, and listed as unmapped later.
+                (!enforced).then(|| Value::String(text.to_owned()))
+            }
+            Kind::Date => match moment::date(text, self.zone) {
+                Some(date) => Some(Value::String(date)),
+                None => self.refuse(enforced, "is not a date; write it as yyyy-MM-dd"),
+            },
+            Kind::DateTime => match moment::date_time(text, self.zone) {
+                Some(moment) => Some(Value::String(moment)),
+                None => self.refuse(enforced, "is not a date or time; write it as yyyy-MM-dd or yyyy-MM-ddTHH:mm:ss with a zone"),
+            },
+            Kind::Integer | Kind::Number => match text.parse::<Number>() {
+                Ok(number) => self.number(kind, number),
+                Err(_) => self.refuse(enforced, "must be a number"),
+            },
+            Kind::Boolean => match text.to_ascii_lowercase().as_str() {
+                "true" | "yes" | "y" | "1" => Some(Value::Bool(true)),
+                "false" | "no" | "n" | "0" => Some(Value::Bool(false)),
+                _ => self.refuse(enforced, "must be true or false"),
+            },
+            _ => Some(Value::String(text.to_owned())),
+        }
+    }
+
+    fn number(&mut self, kind: &Kind, number: Number) -> Option<Value> {
+        let digits = number.to_string();
+        let (whole, fraction) = digits.split_once('.').unwrap_or((&digits, ""));
+        if matches!(kind, Kind::Integer) && !fraction.is_empty() {
+            if fraction.bytes().all(|digit| digit == b'0') {
+                return whole.parse().ok().map(Value::Number);
+            }
+            self.say(false, IssueCode::Value, "should be a whole number; it is kept as it is");
+        }
+        Some(Value::Number(number))
+    }
+
+    fn list(&mut self, item: NodeId, min: usize, list: Vec<Value>, enforced: bool) -> Option<Value> {
+        let length = self.path.len();
+        let mut kept = Vec::with_capacity(list.len());
+        for (index, value) in list.into_iter().enumerate() {
+            self.path.push_str(&format!("[{index}]"));
+            kept.extend(self.value(item, value, enforced));
+            self.path.truncate(length);
+        }
+        if kept.len() < min {
+            return self.refuse(enforced, "must not be empty");
+        }
+        (!kept.is_empty()).then_some(Value::Array(kept))
+    }
+
+    fn object(&mut self, object: &Object, map: Map<String, Value>) -> Map<String, Value> {
+        let length = self.path.len();
+        let mut kept = Map::with_capacity(map.len());
+        let (mut unknown, mut faulty) = (Vec::new(), Vec::new());
+        for (key, value) in map {
+            let name = object.aliases.get(&key).cloned().unwrap_or(key);
+            let Some(field) = object.fields.get(&name) else {
+                if !value.is_null() {
+                    unknown.push(name);
+                }
+                continue;
+            };
+            self.enter(&name);
+            if field.deprecated && !value.is_null() {
+                self.say(false, IssueCode::Informational, "is deprecated in this template; it is still taken");
+            }
+            let before = self.issues.len();
+            match (self.value(field.node, value, object.enforced), kept.get_mut(&name)) {
+                (Some(Value::Array(more)), Some(Value::Array(known))) => known.extend(more),
+                (Some(_), Some(_)) => self.say(false, IssueCode::Duplicate, "is given in two spellings; the first is taken"),
+                (Some(value), None) => {
+                    kept.insert(name, value);
+                }
+                (None, _) if self.issues.len() > before => faulty.push(name),
+                (None, _) => {}
+            }
+            self.path.truncate(length);
+        }
+        for name in &object.required {
+            if kept.contains_key(name) || faulty.contains(name) {
+                continue;
+            }
+            let near = unknown.iter().find(|key| is_plain(key) && alike(name, key) > 0.7);
+            let words = match near {
+                Some(key) => format!("is mandatory and is missing; the unknown key {key} looks like it"),
+                None => "is mandatory and is missing".to_owned(),
+            };
+            self.enter(name);
+            self.say(object.enforced || self.strict, IssueCode::Required, &words);
+            self.path.truncate(length);
+        }
+        for key in unknown {
+            let words = match nearest(object, &key) {
+                Some(name) => format!("is not a field of this template and is not translated; did you mean {name}?"),
+                None => "is not a field of this template and is not translated".to_owned(),
+            };
+            self.enter(if is_plain(&key) { &key } else { "?" });
+            self.say(false, IssueCode::Structure, &words);
+            self.path.truncate(length);
+        }
+        kept
+    }
+
+    fn enter(&mut self, name: &str) {
+        if !self.path.is_empty() {
+            self.path.push('.');
+        }
+        self.path.push_str(name);
+    }
+
+    fn refuse(&mut self, error: bool, words: &str) -> Option<Value> {
+        self.say(error, IssueCode::Value, words);
+        None
+    }
+
+    fn say(&mut self, error: bool, code: IssueCode, words: &str) {
+        // Warnings give way; an error is always said, because it is why a record is refused.
+        if self.issues.len() < MOST_ISSUES || error && self.issues.len() < 2 * MOST_ISSUES {
+            let issue = if error { Issue::error(code, words) } else { Issue::warning(code, words) };
+            self.issues.push(issue.at(self.path.clone()));
+        }
+    }
+}
+
+fn is_plain(key: &str) -> bool {
+    key.len() <= LONGEST_KEY && key.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+}
+
+fn alike(left: &str, right: &str) -> f64 {
+    strsim::normalized_damerau_levenshtein(&left.to_ascii_lowercase(), &right.to_ascii_lowercase())
+}
+
+fn nearest<'a>(object: &'a Object, key: &str) -> Option<&'a str> {
+    if !is_plain(key) {
+        return None;
+    }
+    object
+        .fields
+        .keys()
+        .map(|name| (alike(name, key), name.as_str()))
+        .filter(|(likeness, _)| *likeness > 0.6)
+        .max_by(|left, right| left.0.total_cmp(&right.0).then(right.1.cmp(left.1)))
+        .map(|(_, name)| name)
+}
