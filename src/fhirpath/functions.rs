@@ -6,6 +6,8 @@ mod convert;
 mod math;
 mod text;
 
+pub(crate) use collection::target_type;
+
 use super::EvalError;
 use super::ast::Expr;
 use super::eval::{Evaluation, List, Scope};

@@ -14,6 +14,7 @@
 mod ast;
 mod eval;
 mod functions;
+mod keys;
 mod lexer;
 mod model;
 mod node;
@@ -27,6 +28,7 @@ mod value;
 #[cfg(test)]
 mod tests;
 
+pub use keys::{KeyPath, KeyStep, refers_to};
 pub use node::{Element, Node, TypeInfo};
 pub use quantity::{Quantity, Unit};
 pub use temporal::{CalendarUnit, Precision, Temporal, TemporalKind};

@@ -134,7 +134,8 @@ impl TypeName {
     pub fn is_known(&self) -> bool {
         match self.namespace.as_deref() {
             None => is_system_type(&self.name) || is_fhir_type(&self.name),
-            Some("System") => is_system_type(&self.name),
+            // Of these namespaces it is known what they hold, so a name that is not there is simply nothing's type.
+            Some("System") => true,
             Some("FHIR") => is_fhir_type(&self.name),
             Some(_) => false,
         }
