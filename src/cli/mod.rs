@@ -7,10 +7,12 @@
 //!
 //! This room decides nothing that another program could want to decide: it has no rules of its own.
 
+mod backup;
 mod client;
 mod import;
 mod measure;
 mod outbox;
+mod doctor;
 mod run;
 mod serve;
 mod template;
@@ -63,6 +65,10 @@ enum Command {
     /// See and repeat deliveries
     #[command(subcommand)]
     Outbox(outbox::Outbox),
+    /// Look at settings, database, clocks and destinations, and say what to do
+    Doctor(doctor::Doctor),
+    /// Copy the embedded database to a file, also while it is served
+    Backup(backup::Backup),
 }
 
 /// The program: parses the command line, runs the command, says what went wrong.
@@ -80,6 +86,8 @@ pub fn main() -> ExitCode {
             Command::Template(template) => template.run(&cli.common).await,
             Command::Measure(measure) => measure.run(&cli.common).await,
             Command::Outbox(outbox) => outbox.run(&cli.common).await,
+            Command::Doctor(doctor) => doctor.run(&cli.common).await,
+            Command::Backup(backup) => backup.run(&cli.common).await,
         }
     });
     done.unwrap_or_else(|error| failed(&error))

@@ -72,3 +72,47 @@ fn wrong_words_end_with_code_2_and_what_to_do() {
         assert!(words.contains(expected), "{arguments:?}: {words}");
     }
 }
+
+#[tokio::test]
+async fn a_backup_is_made_while_the_server_runs() {
+    let db = TestDb::sqlite();
+    let server = TestServer::smart(&db).await;
+    let secret = crate::support::add_client(&db, "emr-1", "HF-1", "system/*.rs").await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("copy.db");
+    let (code, _, words) = program::output(&db, &["backup", file.to_str().unwrap()]);
+    assert_eq!(code, Some(0), "{words}");
+    let (code, _, words) = program::output(&db, &["backup", file.to_str().unwrap()]);
+    assert_eq!(code, Some(2));
+    assert!(words.contains("exists: name another file"), "{words}");
+    server.stop().await;
+    let restored = TestServer::start(&db, |settings| settings.database = format!("sqlite:{}", file.display()).parse().unwrap()).await;
+    restored.token("emr-1", &secret).await;
+    restored.stop().await;
+}
+
+#[test]
+fn a_backup_of_nothing_is_refused() {
+    let db = TestDb::sqlite();
+    let (code, _, words) = program::output(&db, &["backup", "/tmp/lango-no-backup"]);
+    assert_eq!(code, Some(2));
+    assert!(words.contains("there is no database"), "{words}");
+}
+
+both_databases!(
+    async fn doctor_finds_what_is_missing_and_says_what_to_do(db: &TestDb) {
+        let (code, out, words) = program::output(db, &["doctor"]);
+        assert_eq!(code, Some(0), "{out}{words}");
+        assert!(out.contains("note  clients: nobody can log in yet: lango client add"), "{out}");
+        crate::support::add_client(db, "emr-1", "HF-1", "system/*.rs").await;
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("lango.toml");
+        let destination =
+            "[[destinations]]\nid = \"moh\"\nkind = \"dhis2\"\nurl = \"http://127.0.0.1:1\"\ntoken_env = \"NOT_SET_ANYWHERE\"\n";
+        std::fs::write(&file, destination).unwrap();
+        let (code, out, _) = program::output(db, &["doctor", "--config", file.to_str().unwrap()]);
+        assert_eq!(code, Some(1), "{out}");
+        assert!(out.contains("ok    clients: 1 can log in"), "{out}");
+        assert!(out.contains("BAD   destination moh: ") && out.contains("NOT_SET_ANYWHERE"), "{out}");
+    }
+);
