@@ -10,8 +10,12 @@
 mod backup;
 mod client;
 mod doctor;
+mod import;
+mod measure;
+mod outbox;
 mod run;
 mod serve;
+mod template;
 
 pub use run::{Server, run};
 
@@ -50,6 +54,17 @@ enum Command {
     /// Add, list and disable the programs that may call
     #[command(subcommand)]
     Client(client::Client),
+    /// Load Bundles, NDJSON or template payloads (also .gz) into the database
+    Import(import::Import),
+    /// Check and replay Data Templates
+    #[command(subcommand)]
+    Template(template::Template),
+    /// Evaluate measures, keep and push their reports
+    #[command(subcommand)]
+    Measure(measure::Measure),
+    /// See and repeat deliveries
+    #[command(subcommand)]
+    Outbox(outbox::Outbox),
     /// Look at settings, database, clocks and destinations, and say what to do
     Doctor(doctor::Doctor),
     /// Copy the embedded database to a file, also while it is served
@@ -67,6 +82,10 @@ pub fn main() -> ExitCode {
         match cli.command {
             Command::Serve(serve) => serve.run(&cli.common).await,
             Command::Client(client) => client.run(&cli.common).await,
+            Command::Import(import) => import.run(&cli.common).await,
+            Command::Template(template) => template.run(&cli.common).await,
+            Command::Measure(measure) => measure.run(&cli.common).await,
+            Command::Outbox(outbox) => outbox.run(&cli.common).await,
             Command::Doctor(doctor) => doctor.run(&cli.common).await,
             Command::Backup(backup) => backup.run(&cli.common).await,
         }

@@ -1,4 +1,9 @@
 //! (to come)
 pub mod auth;
+pub mod body;
 pub mod connections;
+pub mod error;
+pub mod hdu;
+pub mod negotiate;
 pub mod ops;
+pub mod state;

@@ -92,8 +92,16 @@ pub(super) struct Target {
     pub code: Option<Arc<str>>,
     pub display: Option<Arc<str>>,
     pub equivalence: Equivalence,
-    /// Property uri, system, value.
-    pub product: Vec<(Box<str>, Option<Box<str>>, Box<str>)>,
+    pub product: Vec<Product>,
+}
+
+/// A further fact that holds when a target is chosen, `ConceptMap.group.element.target.product`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Product {
+    /// The element or property that the fact is of, a uri.
+    pub property: Box<str>,
+    pub system: Option<Box<str>>,
+    pub value: Box<str>,
 }
 
 /// What happens to a code that the group does not list, `ConceptMap.group.unmapped`.
@@ -172,7 +180,10 @@ impl Target {
             code,
             display: arc(source, "display"),
             product: list(source, "product")
-                .filter_map(|p| Some((text(p, "property")?.into(), text(p, "system").map(Box::from), text(p, "value")?.into())))
+                .filter_map(|p| {
+                    let (property, value) = (text(p, "property")?.into(), text(p, "value")?.into());
+                    Some(Product { property, system: text(p, "system").map(Box::from), value })
+                })
                 .collect(),
         }
     }

@@ -377,10 +377,10 @@ impl<'a> Walk<'a> {
         };
         if let Some(listed) = &clause.listed {
             let known = self.loaded.systems.version(system, clause.version.as_deref()).or_else(|| self.loaded.systems.canonical(system));
-            for (at, one) in listed.iter().enumerate() {
+            for one in listed {
                 self.step()?;
                 let candidate = entry_listed(system, one, known.map(|k| &**k));
-                let again = clause.listed_as(&one.code).is_some_and(|first| !std::ptr::eq(first, one)) && at > 0;
+                let again = clause.listed_as(&one.code).is_some_and(|first| !std::ptr::eq(first, one));
                 if !again && in_sets(&clause.value_sets, &candidate)? {
                     sink(candidate)?;
                 }
@@ -466,7 +466,7 @@ fn passes(system: &CodeSystem, filter: &Filter, place: u32) -> Result<bool, Term
     Ok(match &filter.test {
         Test::IsA(code) => is_a(code),
         Test::IsNotA(code) => !is_a(code),
-        Test::DescendentOf(code) => to(code).is_some_and(|root| system.is_above(root, place)),
+        Test::DescendentOf(code) => to(code).is_some_and(|root| root != place && system.is_above(root, place)),
         Test::Generalizes(code) => to(code).is_some_and(|leaf| leaf == place || system.is_above(place, leaf)),
         Test::Equals(value) => any_value(system, property, place, |text| text == &**value),
         Test::In(values) => any_value(system, property, place, |text| values.iter().any(|value| &**value == text)),

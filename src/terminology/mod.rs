@@ -28,8 +28,11 @@ pub mod translate;
 pub mod validate_code;
 mod value_set;
 
+#[cfg(test)]
+mod tests;
+
 pub use arguments::{Arguments, CodeableConcept, Coding};
-pub use concept_map::Equivalence;
+pub use concept_map::{Equivalence, Product};
 pub use error::TerminologyError;
 pub use shipped::shipped;
 pub use translate::{ICD10, Translation};

@@ -1,6 +1,6 @@
 //! `ConceptMap/$translate` (<https://hl7.org/fhir/R4/conceptmap-operation-translate.html>).
 
-use super::concept_map::{ConceptMap, Equivalence, Group, Target, Unmapped};
+use super::concept_map::{ConceptMap, Element, Equivalence, Group, Product, Target, Unmapped};
 use super::parameters::{Parts, coding};
 use super::shelf::Shelved;
 use super::{Arguments, Coding, Loaded, Terminology, TerminologyError};
@@ -25,8 +25,7 @@ pub struct Translation {
     pub equivalence: Equivalence,
     /// Canonical of the map that said so.
     pub source: Option<Arc<str>>,
-    /// Further facts that the target stands with: property, system, value.
-    pub product: Vec<(Box<str>, Option<Box<str>>, Box<str>)>,
+    pub product: Vec<Product>,
 }
 
 /// The inputs of `$translate`. `dependency` is accepted and not used: matches are given whatever they depend on.
@@ -86,7 +85,7 @@ impl TranslateAnswer {
                 let value = coding(found.system.as_deref(), found.version.as_deref(), code, found.display.as_deref());
                 parts.add("concept", "valueCoding", value);
             }
-            for (property, system, value) in &found.product {
+            for Product { property, system, value } in &found.product {
                 let mut product = Parts::default();
                 product.add("element", "valueUri", &**property).add("concept", "valueCoding", coding(system.as_deref(), None, value, None));
                 parts.group("product", product);
@@ -121,16 +120,16 @@ impl Terminology {
                 loaded.maps.all().into_iter().filter(fits).cloned().collect()
             }
         };
-        // Between systems: a group may lead elsewhere than what was asked for.
-        let is_system = |name: &&String| loaded.sets.canonical(name).is_none();
-        let target = request.target_system.as_ref().or(request.target.as_ref().filter(|name| is_system(name) && request.url.is_none()));
         let mut matches: Vec<Translation> = Vec::new();
         for wanted in request.codings.iter().filter(|wanted| wanted.system.is_some()) {
             for map in &maps {
+                // A target that is a code system narrows a map to the groups that lead there; a value set has chosen the map already.
+                let leads_to = |asked: &&str| map.groups.iter().any(|group| group.target.as_deref() == Some(asked));
+                let target = request.target_system.as_deref().or(request.target.as_deref().filter(leads_to));
                 let found = if request.reverse {
-                    backwards(map, wanted, target.map(String::as_str))
+                    backwards(map, wanted, request.target_system.as_deref())
                 } else {
-                    through(&loaded, map, wanted.system.as_deref(), &wanted.code, target.map(String::as_str))
+                    through(&loaded, map, wanted.system.as_deref(), &wanted.code, target)
                 };
                 for one in found {
                     if !matches.contains(&one) {
@@ -199,7 +198,7 @@ pub(super) fn through(loaded: &Loaded, map: &Arc<ConceptMap>, system: Option<&st
 
 /// The element for a code, and whether it is for that very code. An ICD-10 code without an element of its own takes that of the code cut
 /// shorter, down to the category's three characters: lango's rule, told in `conceptmaps/README.md`.
-fn find<'a>(group: &'a Group, code: &str, ignore_case: bool, icd10: bool) -> Option<(&'a super::concept_map::Element, bool)> {
+fn find<'a>(group: &'a Group, code: &str, ignore_case: bool, icd10: bool) -> Option<(&'a Element, bool)> {
     if let Some(element) = group.element(code, ignore_case) {
         return Some((element, true));
     }

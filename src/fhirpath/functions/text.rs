@@ -156,12 +156,12 @@ fn regex(call: &Call, pattern: &str, whole: bool) -> Result<Arc<regex::Regex>, E
     {
         return Ok(found.clone());
     }
-    let Ok(compiled) = regex::RegexBuilder::new(&pattern).size_limit(1 << 20).build() else {
+    let Ok(compiled) = regex::RegexBuilder::new(&pattern).size_limit(1 << 18).build() else {
         return call.error("takes a regular expression without look-around, of moderate size");
     };
     let compiled = Arc::new(compiled);
     if let Ok(mut known) = PATTERNS.write() {
-        if known.len() >= 1_000 {
+        if known.len() >= 200 {
             known.clear();
         }
         known.insert(pattern, compiled.clone());

@@ -4,14 +4,18 @@
 //! it is missing or was not edited, loads the terminology into memory and finishes what a crash interrupted. What runs beside
 //! the requests (deliveries, linking, other processes' changes of terminology) is [`App::background`].
 
+mod measures;
+
 use crate::access::Caller;
 use crate::config::Settings;
 use crate::definitions;
+use crate::destinations::dhis2::JOB_KIND;
 use crate::fhir::time::now;
 use crate::ingest::load::Loader;
 use crate::ingest::submit::{Rules, SubmitError, Submitter};
 use crate::ingest::template::Templates;
 use crate::ingest::write::{Author, Writer};
+use crate::outbox::{Outbox, Outcome};
 use crate::registry::{LINK_JOB, Registry};
 use crate::search::extract;
 use crate::store::query::{DateOp, SortBy};
@@ -58,12 +62,8 @@ impl App {
         let terminology = Terminology::new();
         let writer = Writer::new(store.clone(), options, registry.clone(), terminology.clone());
         let rules = Rules { operator: settings.operator.code.clone(), zone: zone.clone(), strict_blocks: settings.strict_templates };
-        let submitter = Submitter {
-            writer: writer.clone(),
-            templates: Arc::new(templates),
-            terminology: terminology.clone(),
-            rules: Arc::new(rules),
-        };
+        let submitter =
+            Submitter { writer: writer.clone(), templates: Arc::new(templates), terminology: terminology.clone(), rules: Arc::new(rules) };
         let app = App { settings: Arc::new(settings), zone, store, writer, terminology, registry, submitter };
         app.put_shipped().await.context("what lango ships could not be stored")?;
         app.load_terminology(None).await.context("the terminology could not be loaded")?;
@@ -85,8 +85,30 @@ impl App {
         Caller::unrestricted(0, None)
     }
 
-    /// Runs until `shutdown`: linking that a crash left undone, and terminology that another process changed.
+    /// Runs until `shutdown`: deliveries, linking that a crash left undone, terminology that another process changed.
     pub async fn background(self, shutdown: CancellationToken) {
+        tokio::join!(self.outbox().run(shutdown.clone()), self.refresh(shutdown));
+    }
+
+    fn outbox(&self) -> Outbox {
+        let (linking, pushing) = (self.clone(), self.clone());
+        Outbox::new(self.store.clone())
+            .register(LINK_JOB, move |job| {
+                let app = linking.clone();
+                async move {
+                    match app.link(&job.payload).await {
+                        Ok(()) => Outcome::Done(Value::Null),
+                        Err(error) => Outcome::retry(format!("{error:#}")),
+                    }
+                }
+            })
+            .register(JOB_KIND, move |job| {
+                let app = pushing.clone();
+                async move { app.deliver(&job.payload).await }
+            })
+    }
+
+    async fn refresh(&self, shutdown: CancellationToken) {
         let mut since = now();
         while !shutdown.is_cancelled() {
             tokio::select! {
@@ -103,7 +125,7 @@ impl App {
     }
 
     /// The handler of [`LINK_JOB`].
-    pub async fn link(&self, payload: &Value) -> anyhow::Result<()> {
+    async fn link(&self, payload: &Value) -> anyhow::Result<()> {
         let patients = payload.get("patients").and_then(Value::as_array).into_iter().flatten();
         let patients: Vec<String> = patients.filter_map(Value::as_str).map(str::to_owned).collect();
         self.registry.link(&patients).await.with_context(|| format!("{LINK_JOB} failed"))
