@@ -21,7 +21,7 @@ use crate::store::{FacilityKey, IndexEntry, IndexValue, Mutation, Precondition, 
 use crate::terminology::Terminology;
 use bytes::Bytes;
 use serde_json::Value;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Mutex;
