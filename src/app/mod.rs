@@ -9,12 +9,12 @@ mod measures;
 use crate::access::Caller;
 use crate::config::Settings;
 use crate::definitions;
+use crate::destinations::dhis2::JOB_KIND;
 use crate::fhir::time::now;
 use crate::ingest::load::Loader;
 use crate::ingest::submit::{Rules, SubmitError, Submitter};
 use crate::ingest::template::Templates;
 use crate::ingest::write::{Author, Writer};
-use crate::destinations::dhis2::JOB_KIND;
 use crate::outbox::{Outbox, Outcome};
 use crate::registry::{LINK_JOB, Registry};
 use crate::search::extract;
@@ -62,12 +62,8 @@ impl App {
         let terminology = Terminology::new();
         let writer = Writer::new(store.clone(), options, registry.clone(), terminology.clone());
         let rules = Rules { operator: settings.operator.code.clone(), zone: zone.clone(), strict_blocks: settings.strict_templates };
-        let submitter = Submitter {
-            writer: writer.clone(),
-            templates: Arc::new(templates),
-            terminology: terminology.clone(),
-            rules: Arc::new(rules),
-        };
+        let submitter =
+            Submitter { writer: writer.clone(), templates: Arc::new(templates), terminology: terminology.clone(), rules: Arc::new(rules) };
         let app = App { settings: Arc::new(settings), zone, store, writer, terminology, registry, submitter };
         app.put_shipped().await.context("what lango ships could not be stored")?;
         app.load_terminology(None).await.context("the terminology could not be loaded")?;
@@ -97,18 +93,18 @@ impl App {
     fn outbox(&self) -> Outbox {
         let (linking, pushing) = (self.clone(), self.clone());
         Outbox::new(self.store.clone())
-            .register(LINK_JOB, move |payload| {
+            .register(LINK_JOB, move |job| {
                 let app = linking.clone();
                 async move {
-                    match app.link(&payload).await {
+                    match app.link(&job.payload).await {
                         Ok(()) => Outcome::Done(Value::Null),
                         Err(error) => Outcome::retry(format!("{error:#}")),
                     }
                 }
             })
-            .register(JOB_KIND, move |payload| {
+            .register(JOB_KIND, move |job| {
                 let app = pushing.clone();
-                async move { app.deliver(&payload).await }
+                async move { app.deliver(&job.payload).await }
             })
     }
 

@@ -1,9 +1,9 @@
 //! `lango import`: Bundles, NDJSON and template payloads from files into the database, in this process.
 
 use super::Common;
+use crate::access::Caller;
 use crate::app::App;
 use crate::config::Overrides;
-use crate::access::Caller;
 use crate::ingest::load::{self, Verdict};
 use anyhow::Context;
 use indicatif::{ProgressBar, ProgressStyle};

@@ -9,10 +9,10 @@
 
 mod backup;
 mod client;
+mod doctor;
 mod import;
 mod measure;
 mod outbox;
-mod doctor;
 mod run;
 mod serve;
 mod template;

@@ -33,7 +33,14 @@ impl Outbox {
             Outbox::List { state, limit, results } => {
                 for job in store.jobs(None, state.as_deref(), limit).await? {
                     let error = job.error.unwrap_or_default();
-                    println!("{:>8}  {:<14} {:<8} tries {}  {}  {error}", job.id, job.kind, job.state, job.attempt, format_instant(job.created));
+                    println!(
+                        "{:>8}  {:<14} {:<8} tries {}  {}  {error}",
+                        job.id,
+                        job.kind,
+                        job.state,
+                        job.attempt,
+                        format_instant(job.created)
+                    );
                     if let Some(result) = job.result.filter(|_| results) {
                         println!("{result}");
                     }

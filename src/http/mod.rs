@@ -11,6 +11,7 @@ pub mod auth;
 pub mod body;
 pub mod error;
 pub mod fhir;
+pub mod hdu;
 pub mod negotiate;
 pub mod ops;
 pub mod state;

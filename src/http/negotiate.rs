@@ -38,7 +38,8 @@ impl Format {
 /// The form to answer in: `_format`, else the best of `Accept`, else JSON.
 pub fn wanted(headers: &HeaderMap, format: Option<&str>) -> Result<Format, Failure> {
     let not_acceptable = || {
-        let issue = Issue::error(IssueCode::NotSupported, "Answers come as application/fhir+json or application/fhir+xml: ask for one of these.");
+        let issue =
+            Issue::error(IssueCode::NotSupported, "Answers come as application/fhir+json or application/fhir+xml: ask for one of these.");
         Failure::new(StatusCode::NOT_ACCEPTABLE, issue)
     };
     if let Some(format) = format {
@@ -76,7 +77,10 @@ fn quality(range: &str) -> f32 {
 pub fn sent(headers: &HeaderMap) -> Result<Format, Failure> {
     let Some(value) = headers.get(header::CONTENT_TYPE) else { return Ok(Format::Json) };
     Format::of_media_type(value.to_str().unwrap_or_default()).ok_or_else(|| {
-        let issue = Issue::error(IssueCode::NotSupported, "Send the body as application/fhir+json or application/fhir+xml, and say so in Content-Type.");
+        let issue = Issue::error(
+            IssueCode::NotSupported,
+            "Send the body as application/fhir+json or application/fhir+xml, and say so in Content-Type.",
+        );
         Failure::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, issue)
     })
 }

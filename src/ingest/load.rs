@@ -189,7 +189,9 @@ impl Loader {
                     let problems = report.processed.records.iter().flat_map(|record| &record.errors).map(words).collect();
                     Ok(Try { resources: taken as u64, problems, later: false })
                 }
-                Err(SubmitError::Envelope(error)) => Ok(Try { resources: 0, problems: error.issues.iter().map(words).collect(), later: false }),
+                Err(SubmitError::Envelope(error)) => {
+                    Ok(Try { resources: 0, problems: error.issues.iter().map(words).collect(), later: false })
+                }
                 Err(SubmitError::Refused(refusal)) => Err(refusal),
             },
             Kind::Resource => {

@@ -149,8 +149,7 @@ impl Submitter {
     }
 
     fn process(&self, door: Door, payload: &[u8], facility: Option<&str>) -> Result<Processed, EnvelopeError> {
-        let options =
-            Options { facility, operator: &self.rules.operator, zone: &self.rules.zone, strict_blocks: self.rules.strict_blocks };
+        let options = Options { facility, operator: &self.rules.operator, zone: &self.rules.zone, strict_blocks: self.rules.strict_blocks };
         match self.templates.get(LAB).filter(|_| door == Door::Lab) {
             Some(lab) => lab.process_bytes(payload, &options, &Translations(&self.terminology)),
             None => self.templates.process(payload, &options, &Translations(&self.terminology)),
@@ -302,7 +301,8 @@ impl Submitter {
                     mine.push(place);
                     continue;
                 }
-                let stored = met.get(&name).and_then(|stored| Some((stored.version, serde_json::from_slice::<Value>(stored.body.as_ref()?).ok()?)));
+                let stored =
+                    met.get(&name).and_then(|stored| Some((stored.version, serde_json::from_slice::<Value>(stored.body.as_ref()?).ok()?)));
                 let (state, condition) = match (update, stored) {
                     (Update::Replace, _) | (_, None) => (resource, Condition::Any),
                     (Update::IfAbsent, Some(_)) => continue,
@@ -316,9 +316,7 @@ impl Submitter {
         }
         let changes = states
             .into_iter()
-            .map(|((type_code, id), state, condition)| {
-                Wanted { action: Action::Put(self.writer.draft(type_code, &id, state)), condition }
-            })
+            .map(|((type_code, id), state, condition)| Wanted { action: Action::Put(self.writer.draft(type_code, &id, state)), condition })
             .collect();
         Folded { changes, of_record }
     }
@@ -339,7 +337,10 @@ fn name(resource: &Value) -> Option<Name> {
 }
 
 fn never_sent() -> Issue {
-    Issue::error(IssueCode::NotFound, "This updates a client or visit that was never sent: send the full record with demographicDetails first")
+    Issue::error(
+        IssueCode::NotFound,
+        "This updates a client or visit that was never sent: send the full record with demographicDetails first",
+    )
 }
 
 fn outcome<'a>(done: impl Iterator<Item = &'a Done>, patient: Option<u16>) -> Outcome {
@@ -363,13 +364,15 @@ fn unmapped(records: &[Record]) -> Vec<Unmapped> {
     let mut counted: BTreeMap<(String, String, String), Unmapped> = BTreeMap::new();
     for code in records.iter().flat_map(|record| &record.unmapped) {
         let system = code.system.clone().unwrap_or_default();
-        counted.entry((code.map.clone(), system.clone(), code.code.clone())).and_modify(|known| known.count += 1).or_insert_with(|| Unmapped {
-            map: code.map.clone(),
-            system,
-            code: code.code.clone(),
-            display: code.display.clone().unwrap_or_default(),
-            path: code.path.clone(),
-            count: 1,
+        counted.entry((code.map.clone(), system.clone(), code.code.clone())).and_modify(|known| known.count += 1).or_insert_with(|| {
+            Unmapped {
+                map: code.map.clone(),
+                system,
+                code: code.code.clone(),
+                display: code.display.clone().unwrap_or_default(),
+                path: code.path.clone(),
+                count: 1,
+            }
         });
     }
     counted.into_values().collect()

@@ -305,7 +305,9 @@ impl Writer {
         if let Err(error) = self.registry.link(&to_link).await {
             tracing::warn!(%error, "linking is left to its job");
         }
-        self.refresh_terminology(places.iter().filter_map(|place| done.get(*place))).await.map_err(|error| CommitError::Refused(None, error.into()))?;
+        self.refresh_terminology(places.iter().filter_map(|place| done.get(*place)))
+            .await
+            .map_err(|error| CommitError::Refused(None, error.into()))?;
         for (place, written) in places.into_iter().zip(written) {
             if let Some(result) = done.get_mut(place) {
                 (result.version, result.updated) = (written.version, written.updated);
@@ -337,8 +339,10 @@ impl Writer {
 
     /// Loads what was written into the terminology in memory.
     async fn refresh_terminology(&self, done: impl Iterator<Item = &Done>) -> Result<(), sqlx::Error> {
-        let changed: Vec<(TypeCode, String)> =
-            done.filter(|done| Terminology::holds(definitions::r4().type_name(done.type_code))).map(|done| (done.type_code, done.id.to_string())).collect();
+        let changed: Vec<(TypeCode, String)> = done
+            .filter(|done| Terminology::holds(definitions::r4().type_name(done.type_code)))
+            .map(|done| (done.type_code, done.id.to_string()))
+            .collect();
         if changed.is_empty() {
             return Ok(());
         }
@@ -354,7 +358,8 @@ impl Writer {
 
     /// Whether this is a Patient with a strong identifier.
     fn is_to_be_linked(&self, mutation: &Mutation) -> bool {
-        let strong = |entry: &IndexEntry| matches!(&entry.value, IndexValue::Token { system: Some(system), .. } if self.registry.is_strong(system));
+        let strong =
+            |entry: &IndexEntry| matches!(&entry.value, IndexValue::Token { system: Some(system), .. } if self.registry.is_strong(system));
         match &mutation.change {
             Change::Put { entries, .. } => definitions::r4().type_name(mutation.type_code) == "Patient" && entries.iter().any(strong),
             Change::Delete { .. } => false,

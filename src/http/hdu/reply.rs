@@ -136,7 +136,7 @@ fn sentences(issues: &[Issue], index: usize) -> Value {
 /// What does not stop a record and should be known all the same: unknown keys, codes that no map knows.
 fn add_advice(body: &mut Value, processed: &Processed) {
     let of_envelope = processed.envelope_warnings.iter().map(|issue| (None, issue));
-    let of_records = processed.records.iter().flat_map(|record| record.warnings.iter().map(|issue| (Some(record), issue)));
+    let of_records = processed.records.iter().flat_map(|record| record.warnings.iter().map(move |issue| (Some(record), issue)));
     let warnings: Vec<Value> = of_envelope
         .chain(of_records)
         .map(|(record, issue)| {
@@ -153,7 +153,9 @@ fn add_advice(body: &mut Value, processed: &Processed) {
         .records
         .iter()
         .flat_map(|record| record.unmapped.iter().map(move |code| (record, code)))
-        .map(|(record, code)| json!({ "index": record.index, "path": code.path, "map": code.map, "system": code.system, "code": code.code }))
+        .map(
+            |(record, code)| json!({ "index": record.index, "path": code.path, "map": code.map, "system": code.system, "code": code.code }),
+        )
         .collect();
     if !warnings.is_empty() {
         body["warnings"] = Value::Array(warnings);

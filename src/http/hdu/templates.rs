@@ -3,6 +3,7 @@
 use super::{HduError, meta, reply};
 use crate::access::{Caller, Interaction};
 use crate::app::App;
+use crate::fhir::{Issue, IssueCode};
 use crate::http::body;
 use crate::ingest::refusal::{Refusal, RefusalKind};
 use crate::ingest::submit::{Door, SubmitError};
@@ -101,7 +102,7 @@ async fn answer(
 ) -> Result<Response, HduError> {
     let error = HduError::at(path);
     let allowed = ["Patient", "Encounter"].iter().try_for_each(|name| caller.require(name, Interaction::Create));
-    allowed.map_err(|forbidden| error(forbidden.into()))?;
+    allowed.map_err(|forbidden| error(Refusal::new(RefusalKind::Forbidden, Issue::error(IssueCode::Forbidden, forbidden.to_string()))))?;
     let payload = {
         let (parts, body) = request.into_parts();
         body::read(&parts.headers, body, &app.settings.limits).await.map_err(|failure| HduError::of(failure, path))?

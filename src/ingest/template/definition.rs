@@ -114,7 +114,12 @@ impl Files {
 
     /// Every folder with a `template.json`, compiled, in the order of their names.
     pub fn definitions(&self) -> Result<Vec<Definition>, TemplateError> {
-        self.0.keys().filter_map(|path| path.strip_suffix("/template.json")).filter(|name| !name.contains('/')).map(|name| self.definition(name)).collect()
+        self.0
+            .keys()
+            .filter_map(|path| path.strip_suffix("/template.json"))
+            .filter(|name| !name.contains('/'))
+            .map(|name| self.definition(name))
+            .collect()
     }
 
     fn definition(&self, name: &str) -> Result<Definition, TemplateError> {
@@ -133,7 +138,8 @@ impl Files {
             Some(value) => compiler.part(value, &format!("/{key}")).map_err(in_about),
             None => Ok(Part::List(Vec::new())),
         };
-        let texts = |key: &str| -> Vec<&str> { about.get(key).and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).collect() };
+        let texts =
+            |key: &str| -> Vec<&str> { about.get(key).and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).collect() };
         let mut mapping = Mapping::default();
         let (mut lets, mut then) = (Vec::new(), Vec::new());
         for (file, value) in &files {
@@ -222,7 +228,11 @@ impl Files {
 
     fn examples(&self, name: &str) -> Result<Vec<(String, Value)>, TemplateError> {
         let folder = format!("{name}/examples/");
-        self.0.keys().filter_map(|path| Some((path, path.strip_prefix(&folder)?))).map(|(path, file)| Ok((file.to_owned(), self.json(path)?))).collect()
+        self.0
+            .keys()
+            .filter_map(|path| Some((path, path.strip_prefix(&folder)?)))
+            .map(|(path, file)| Ok((file.to_owned(), self.json(path)?)))
+            .collect()
     }
 }
 

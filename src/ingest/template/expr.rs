@@ -31,7 +31,10 @@ impl<'a> Scope<'a> {
 #[derive(Debug)]
 pub(super) enum Expr {
     /// `a.b`, `%name.a`, `$this`.
-    Path { root: Option<String>, steps: Vec<String> },
+    Path {
+        root: Option<String>,
+        steps: Vec<String>,
+    },
     Full(Box<Expression>),
 }
 

@@ -168,7 +168,9 @@ impl Compiler<'_> {
                 }
             }
         }
-        let Some(Value::Array(id)) = production.get("id") else { return fault(pointer, "needs an id: a list of what makes it the same one next time") };
+        let Some(Value::Array(id)) = production.get("id") else {
+            return fault(pointer, "needs an id: a list of what makes it the same one next time");
+        };
         let update = match production.get("update").and_then(Value::as_str) {
             None | Some("replace") => Update::Replace,
             Some("merge") => Update::Merge,
@@ -244,7 +246,9 @@ impl Compiler<'_> {
         }
         if let Some(Value::Array(list)) = map.get("$reference") {
             return match list.split_first() {
-                Some((Value::String(type_name), id)) => Ok(Part::Reference(type_name.clone(), self.parts(id, &format!("{pointer}/$reference"))?)),
+                Some((Value::String(type_name), id)) => {
+                    Ok(Part::Reference(type_name.clone(), self.parts(id, &format!("{pointer}/$reference"))?))
+                }
                 _ => fault(pointer, "$reference needs a resource type and then the parts of its id"),
             };
         }
@@ -253,13 +257,21 @@ impl Compiler<'_> {
         }
         if map.contains_key("$fields") {
             let block = map.get("block").and_then(Value::as_str).unwrap_or_default().to_owned();
-            let Some(node) = self.schema.find(self.record, &block) else { return fault(pointer, "block must be the path of an object in the record's schema") };
+            let Some(node) = self.schema.find(self.record, &block) else {
+                return fault(pointer, "block must be the path of an object in the record's schema");
+            };
             let except = map.get("except").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).map(str::to_owned);
             let except: HashSet<String> = except.collect();
             if let Some(stray) = except.iter().find(|path| self.schema.find(node, path).is_none()) {
                 return fault(pointer, format!("except names {stray}, which is no field of {block}"));
             }
-            return Ok(Part::Fields(Box::new(Fields { item: self.needed_expr(map, "$fields", pointer)?, block, node, except, value: value()? })));
+            return Ok(Part::Fields(Box::new(Fields {
+                item: self.needed_expr(map, "$fields", pointer)?,
+                block,
+                node,
+                except,
+                value: value()?,
+            })));
         }
         fault(pointer, "the keys that begin with $ are $use, $for, $if, $first, $reference, $translate, $fields and $value")
     }

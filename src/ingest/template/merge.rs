@@ -44,6 +44,9 @@ mod tests {
 
     #[test]
     fn a_choice_keeps_one_form() {
-        assert_eq!(merge(&json!({"deceasedBoolean": true}), &json!({"deceasedDateTime": "2026-09-04"})), json!({"deceasedDateTime": "2026-09-04"}));
+        assert_eq!(
+            merge(&json!({"deceasedBoolean": true}), &json!({"deceasedDateTime": "2026-09-04"})),
+            json!({"deceasedDateTime": "2026-09-04"})
+        );
     }
 }

@@ -187,9 +187,11 @@ impl Definition {
     fn is_chosen_by(&self, payload: &Value) -> bool {
         let nothing = Vec::new();
         let scope = Scope { item: payload, vars: nothing, path: "" };
-        self.select.iter().filter_map(|select| select.eval(&scope).ok()).flatten().any(|value| {
-            value.as_str().is_some_and(|code| self.codes.iter().any(|known| known.eq_ignore_ascii_case(code.trim())))
-        })
+        self.select
+            .iter()
+            .filter_map(|select| select.eval(&scope).ok())
+            .flatten()
+            .any(|value| value.as_str().is_some_and(|code| self.codes.iter().any(|known| known.eq_ignore_ascii_case(code.trim()))))
     }
 
     /// Judges and translates a payload by this template, whatever it names.
@@ -210,7 +212,11 @@ impl Definition {
         let scope = Scope { item: &envelope, vars: Vec::new(), path: "" };
         let said = run.one(&self.facility, &scope).unwrap_or_default();
         let reported = text(run.one(&self.reported, &scope));
-        let facility = Facility { code: self.owner(&said, options, &mut envelope_warnings), name: text(said.get("name").cloned()), system: text(said.get("system").cloned()) };
+        let facility = Facility {
+            code: self.owner(&said, options, &mut envelope_warnings),
+            name: text(said.get("name").cloned()),
+            system: text(said.get("system").cloned()),
+        };
         let facility_json = json!({ "code": facility.code, "name": facility.name, "system": facility.system });
         run.all(&self.mapping.submission, &scope.with("facility", &facility_json));
         envelope_warnings.append(&mut run.faults);
@@ -218,7 +224,8 @@ impl Definition {
         let mut shared = Shared::default();
         run.produced.into_iter().for_each(|produced| shared.add(produced));
         let records = list.into_iter().enumerate();
-        let records = records.map(|(index, value)| self.record(index, value, list_path, &facility_json, options, translate, &mut shared)).collect();
+        let records =
+            records.map(|(index, value)| self.record(index, value, list_path, &facility_json, options, translate, &mut shared)).collect();
         Ok(Processed { template: self.name.clone(), facility, reported, envelope_warnings, shared: shared.list, records })
     }
 
@@ -240,7 +247,9 @@ impl Definition {
         let full = self.records.join(".");
         match map.shift_remove(last) {
             Some(Value::Array(list)) => Ok((last, list)),
-            Some(Value::Null) | None => Err(refused(&full, IssueCode::Required, "is mandatory and is missing; send an empty list when there is nothing to report")),
+            Some(Value::Null) | None => {
+                Err(refused(&full, IssueCode::Required, "is mandatory and is missing; send an empty list when there is nothing to report"))
+            }
             Some(_) => Err(refused(&full, IssueCode::Structure, "must be a list of records")),
         }
     }
@@ -263,7 +272,16 @@ impl Definition {
     }
 
     #[allow(clippy::too_many_arguments)]
-    fn record(&self, index: usize, value: Value, list: &str, facility: &Value, options: &Options<'_>, translate: &dyn Translate, shared: &mut Shared) -> Record {
+    fn record(
+        &self,
+        index: usize,
+        value: Value,
+        list: &str,
+        facility: &Value,
+        options: &Options<'_>,
+        translate: &dyn Translate,
+        shared: &mut Shared,
+    ) -> Record {
         let path = format!("{list}[{index}]");
         let is_object = value.is_object();
         let mut walk = Walk::new(&self.schema, options.zone, options.strict_blocks, path.clone());
@@ -280,18 +298,27 @@ impl Definition {
                 Ok(Some(false)) => {
                     let at = format!("{path}.{}", rule.path);
                     if !issues.iter().any(|issue| issue.severity.is_error() && issue.expression == at) {
-                        let issue = if rule.error { Issue::error(IssueCode::BusinessRule, &*rule.message) } else { Issue::warning(IssueCode::BusinessRule, &*rule.message) };
+                        let issue = if rule.error {
+                            Issue::error(IssueCode::BusinessRule, &*rule.message)
+                        } else {
+                            Issue::warning(IssueCode::BusinessRule, &*rule.message)
+                        };
                         issues.push(issue.at(at));
                     }
                 }
                 Ok(_) => {}
-                Err(error) => issues.push(Issue::warning(IssueCode::Processing, format!("the rule cannot be applied here: {error}")).at(format!("{path}.{}", rule.path))),
+                Err(error) => issues.push(
+                    Issue::warning(IssueCode::Processing, format!("the rule cannot be applied here: {error}"))
+                        .at(format!("{path}.{}", rule.path)),
+                ),
             }
         }
         let label = text(run.one(&self.label, &scope)).unwrap_or_else(|| path.clone());
         let visit_id = text(run.one(&self.visit, &scope));
         let identifiers = match run.one(&self.identifiers, &scope) {
-            Some(Value::Array(list)) => list.iter().filter_map(|entry| Some((text(entry.get("type").cloned())?, text(entry.get("value").cloned())?))).collect(),
+            Some(Value::Array(list)) => {
+                list.iter().filter_map(|entry| Some((text(entry.get("type").cloned())?, text(entry.get("value").cloned())?))).collect()
+            }
             _ => Vec::new(),
         };
         let (errors, mut warnings): (Vec<_>, Vec<_>) = issues.into_iter().partition(|issue| issue.severity.is_error());
@@ -323,7 +350,8 @@ impl Shared {
             }
             // Whoever knows more than an identifier speaks; two who do are laid over each other.
             Some(known) if produced.update != Update::IfAbsent => {
-                let resource = if known.update == Update::IfAbsent { produced.resource } else { merge(&known.resource, &produced.resource) };
+                let resource =
+                    if known.update == Update::IfAbsent { produced.resource } else { merge(&known.resource, &produced.resource) };
                 *known = Produced { resource, ..produced };
             }
             Some(_) => {}
@@ -332,7 +360,8 @@ impl Shared {
 }
 
 fn parse(payload: &[u8]) -> Result<Value, EnvelopeError> {
-    crate::fhir::json::parse(payload).map_err(|error| refused("", IssueCode::Structure, &format!("the payload is no JSON that can be read: {error}")))
+    crate::fhir::json::parse(payload)
+        .map_err(|error| refused("", IssueCode::Structure, &format!("the payload is no JSON that can be read: {error}")))
 }
 
 fn refused(path: &str, code: IssueCode, words: &str) -> EnvelopeError {

@@ -288,7 +288,9 @@ fn describe(block: &str, below: &str, leaf: Option<Leaf<'_>>, value: &Value) -> 
     let mut field = json!({ "code": format!("{block}{dot}{below}") });
     let (key, value) = match (leaf, value) {
         (_, Value::Bool(_)) => ("boolean", value.clone()),
-        (Some(Leaf::Number { unit: Some(unit) }), Value::Number(_)) => ("quantity", json!({ "value": value, "unit": unit, "system": "http://unitsofmeasure.org", "code": unit })),
+        (Some(Leaf::Number { unit: Some(unit) }), Value::Number(_)) => {
+            ("quantity", json!({ "value": value, "unit": unit, "system": "http://unitsofmeasure.org", "code": unit }))
+        }
         (_, Value::Number(number)) if number.as_i64().is_some_and(|n| i32::try_from(n).is_ok()) => ("integer", value.clone()),
         (_, Value::Number(_)) => ("quantity", json!({ "value": value })),
         (Some(Leaf::Date), _) => ("dateTime", value.clone()),

@@ -73,7 +73,9 @@ struct Field {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Leaf<'a> {
     Boolean,
-    Number { unit: Option<&'a str> },
+    Number {
+        unit: Option<&'a str>,
+    },
     Date,
     /// One of an enumeration.
     Code,
