@@ -42,6 +42,11 @@ impl Keys {
         self.0.first().ok_or(AccessError::Broken("there is no signing key"))
     }
 
+    /// The key of the first start.
+    pub fn oldest(&self) -> Result<&Key, AccessError> {
+        self.0.last().ok_or(AccessError::Broken("there is no signing key"))
+    }
+
     pub fn find(&self, id: &str) -> Option<&Key> {
         self.0.iter().find(|key| key.id == id)
     }
