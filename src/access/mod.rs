@@ -157,9 +157,9 @@ impl Access {
         Ok(key)
     }
 
-    /// A key of lango's own for `purpose`, the same in every process on this database and after every restart.
-    pub fn derived_key(&self, purpose: &'static str) -> Result<[u8; 32], AccessError> {
-        Ok(blake3::derive_key(purpose, self.keys.oldest()?.private.as_bytes()))
+    /// A secret for `purpose`, the same in every process on this database.
+    pub fn secret(&self, purpose: &str) -> Result<[u8; 32], AccessError> {
+        self.keys.secret(purpose)
     }
 
     /// The public keys that access tokens can be verified with (RFC 7517).

@@ -3,8 +3,8 @@
 use crate::access::{Access, AccessSettings};
 use crate::app::App;
 use crate::config::{AuthMode, Settings};
-use crate::http;
 use crate::http::connections::Patience;
+use crate::http::{self, FhirState};
 use crate::search::CursorKey;
 use anyhow::Context;
 use axum::Router;
@@ -41,12 +41,11 @@ impl Server {
         let access_settings =
             AccessSettings { mode: settings.auth, public_url: settings.public_url(address), operator_code: settings.operator.code.clone() };
         let access = Arc::new(Access::open(store.clone(), access_settings).await.context("the signing keys cannot be read")?);
-        let cursor_key = CursorKey::new(&access.derived_key("lango 2026 page tokens")?);
-        let fhir = http::FhirState { app: app.clone(), cursor_key };
         let metrics = Arc::new(http::ops::Metrics::default());
+        let cursor_key = CursorKey::new(&access.secret("lango 2026 page tokens")?);
         let router = Router::new()
             .merge(http::auth::routes(Arc::clone(&access)))
-            .merge(http::fhir::routes(fhir))
+            .merge(http::fhir::routes(FhirState { app: app.clone(), cursor_key }))
             .merge(http::hdu::routes(app.clone()))
             .merge(http::ops::routes(Arc::clone(&metrics), store.clone()))
             .layer(axum::middleware::from_fn_with_state(access, http::auth::authenticate))

@@ -98,6 +98,7 @@ async fn carry_out(
         return if method == Method::GET { Ok(metadata::statement(state)) } else { Err(Failure::method_not_allowed("GET")) };
     }
     let caller = caller.ok_or_else(answer::not_logged_in)?;
+    let call = Call { state, caller, headers, query, prefer: Prefer::of(headers) };
     match (method.as_str(), target) {
         ("POST", Target::System) => write::bundle(&call, resource_body(state, headers, body).await?).await,
         ("GET", Target::Type(type_code)) => search::search(&call, type_code, call.query.clone()).await,
@@ -145,6 +146,7 @@ async fn fetch(call: &Call<'_>, url: String) -> Result<Answer, Refusal> {
     let (path, query) = url.split_once('?').unwrap_or((&url, ""));
     let pairs: Vec<(String, String)> = form_urlencoded::parse(query.as_bytes()).into_owned().collect();
     let target = Target::of_path(path).map_err(answer::refusal_of)?;
+    let inner = Call { query: pairs, headers: &HeaderMap::new(), ..*call };
     let answered = match target {
         Target::Type(type_code) => search::search(&inner, type_code, inner.query.clone()).await,
         Target::Instance(type_code, id) => read::read(&inner, type_code, &id).await,
