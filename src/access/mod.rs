@@ -157,6 +157,11 @@ impl Access {
         Ok(key)
     }
 
+    /// A secret for `purpose`, the same in every process on this database.
+    pub fn secret(&self, purpose: &str) -> Result<[u8; 32], AccessError> {
+        self.keys.secret(purpose)
+    }
+
     /// The public keys that access tokens can be verified with (RFC 7517).
     pub fn jwks(&self) -> serde_json::Value {
         self.keys.jwks()

@@ -3,7 +3,8 @@
 use crate::access::{Access, AccessSettings};
 use crate::app::App;
 use crate::config::{AuthMode, Settings};
-use crate::http;
+use crate::http::{self, FhirState};
+use crate::search::CursorKey;
 use anyhow::Context;
 use axum::Router;
 use std::net::SocketAddr;
@@ -44,10 +45,13 @@ impl Server {
             AccessSettings { mode: settings.auth, public_url: settings.public_url(address), operator_code: settings.operator.code.clone() };
         let access = Arc::new(Access::open(store.clone(), access_settings).await.context("the signing keys cannot be read")?);
         let metrics = Arc::new(http::ops::Metrics::default());
+        let cursor_key = CursorKey::new(&access.secret("lango 2026 page tokens")?);
         let router = Router::new()
             .merge(http::auth::routes(Arc::clone(&access)))
+            .merge(http::fhir::routes(FhirState { app: app.clone(), cursor_key }))
             .merge(http::hdu::routes(app.clone()))
             .merge(http::ops::routes(Arc::clone(&metrics), store.clone()))
+            .fallback(http::fhir::nowhere)
             .layer(axum::middleware::from_fn_with_state(access, http::auth::authenticate))
             .layer(axum::middleware::from_fn_with_state(metrics, http::ops::measure));
         tracing::info!(%address, database = %settings.database, auth = ?settings.auth, "ready");

@@ -1,5 +1,6 @@
 //! Why something was not done, in the terms of the specification.
 
+use crate::access::Forbidden;
 use crate::fhir::{Issue, IssueCode};
 use crate::store::WriteError;
 
@@ -107,6 +108,12 @@ pub fn within(path: &str, expression: &str) -> String {
     match expression.find(['.', '[']).and_then(|at| expression.get(at..)) {
         Some(rest) => format!("{path}{rest}"),
         None => path.to_owned(),
+    }
+}
+
+impl From<Forbidden> for Refusal {
+    fn from(forbidden: Forbidden) -> Refusal {
+        Refusal::new(RefusalKind::Forbidden, Issue::error(IssueCode::Forbidden, forbidden.to_string()))
     }
 }
 

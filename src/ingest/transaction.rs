@@ -229,8 +229,7 @@ impl Settling<'_> {
         let type_name = definitions::r4().type_name(entry.type_code);
         for interaction in needed {
             if let Err(forbidden) = caller.require(type_name, *interaction) {
-                let issue = Issue::error(IssueCode::Forbidden, forbidden.to_string());
-                self.problems.add(&entry.path, Refusal::new(RefusalKind::Forbidden, issue));
+                self.problems.add(&entry.path, forbidden.into());
             }
         }
     }
