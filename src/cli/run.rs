@@ -3,18 +3,15 @@
 use crate::access::{Access, AccessSettings};
 use crate::app::App;
 use crate::config::{AuthMode, Settings};
+use crate::http::connections::Patience;
 use crate::http::{self, FhirState};
 use crate::search::CursorKey;
 use anyhow::Context;
 use axum::Router;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-
-/// How long requests in flight have to end after the signal; then their connections are cut.
-const DRAIN: Duration = Duration::from_secs(30);
 
 /// A server that is ready to answer: its database is open and up to date, its address bound.
 pub struct Server {
@@ -67,25 +64,11 @@ impl Server {
     pub async fn serve(self, shutdown: impl Future<Output = ()> + Send + 'static) -> anyhow::Result<()> {
         let stop = CancellationToken::new();
         let background = tokio::spawn(self.app.clone().background(stop.clone()));
-        let (told, draining) = tokio::sync::oneshot::channel::<()>();
-        let signal = async move {
-            shutdown.await;
-            tracing::info!("draining");
-            let _ = told.send(());
-        };
-        let serving = axum::serve(self.listener, self.router).with_graceful_shutdown(signal).into_future();
-        let overdue = async {
-            // Without a signal the sender lives as long as the server.
-            let _ = draining.await;
-            tokio::time::sleep(DRAIN).await;
-        };
-        tokio::select! {
-            ended = serving => ended?,
-            () = overdue => tracing::warn!("some requests did not end in time; their connections are cut"),
-        }
+        let patience = Patience::default();
+        http::connections::serve(self.listener, self.router, patience, shutdown).await;
         stop.cancel();
         // A delivery in flight ends by its own time-out; what is cut is tried again by the next process.
-        if tokio::time::timeout(DRAIN, background).await.is_err() {
+        if tokio::time::timeout(patience.drain, background).await.is_err() {
             tracing::warn!("a delivery did not end in time; it will be tried again");
         }
         self.app.store.close().await;

@@ -33,7 +33,13 @@ impl Answer {
     /// A version of a resource; 410 when that version is a delete.
     pub fn of_stored(stored: Stored) -> Result<Answer, Failure> {
         let body = stored.body.ok_or_else(Refusal::gone)?;
-        Ok(Answer { status: StatusCode::OK, version: Some(stored.version), updated: Some(stored.updated), location: None, body: Some(body) })
+        Ok(Answer {
+            status: StatusCode::OK,
+            version: Some(stored.version),
+            updated: Some(stored.updated),
+            location: None,
+            body: Some(body),
+        })
     }
 
     /// 304 when a GET names the version (`If-None-Match`) or a time since which nothing changed (`If-Modified-Since`).
@@ -44,7 +50,9 @@ impl Answer {
         }
         let unchanged = match super::header_text(headers, header::IF_NONE_MATCH) {
             Some(tags) => tags == "*" || tags.split(',').any(|tag| parse_etag(tag) == Some(version)),
-            None => super::header_text(headers, header::IF_MODIFIED_SINCE).and_then(parse_http_date).is_some_and(|since| updated / 1_000_000 <= since),
+            None => super::header_text(headers, header::IF_MODIFIED_SINCE)
+                .and_then(parse_http_date)
+                .is_some_and(|since| updated / 1_000_000 <= since),
         };
         if unchanged { Answer { status: StatusCode::NOT_MODIFIED, body: None, ..self } } else { self }
     }

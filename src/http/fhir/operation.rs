@@ -20,13 +20,20 @@ use serde_json::Value;
 pub async fn run(call: &Call<'_>, operation: OperationTarget, body: Option<Bytes>) -> Result<Answer, Failure> {
     let type_name = operation.type_code.map(|type_code| definitions::r4().type_name(type_code));
     match (type_name, operation.name.as_str()) {
-        (Some(type_name), name) if Terminology::holds(type_name) && name != "validate" => terminology(call, type_name, &operation, body).await,
+        (Some(type_name), name) if Terminology::holds(type_name) && name != "validate" => {
+            terminology(call, type_name, &operation, body).await
+        }
         (type_name, "validate") => validate_resource(call, type_name, &operation, body).await,
         _ => Err(Failure::unknown_operation()),
     }
 }
 
-async fn terminology(call: &Call<'_>, type_name: &'static str, operation: &OperationTarget, body: Option<Bytes>) -> Result<Answer, Failure> {
+async fn terminology(
+    call: &Call<'_>,
+    type_name: &'static str,
+    operation: &OperationTarget,
+    body: Option<Bytes>,
+) -> Result<Answer, Failure> {
     if let Some(type_code) = operation.type_code {
         call.require(type_code, Interaction::Read)?;
     }

@@ -51,7 +51,9 @@ pub async fn history(call: &Call<'_>, type_code: TypeCode, id: &str) -> Result<A
 }
 
 fn bad(name: &str) -> Failure {
-    Failure::bad_request(format!("The parameter {name} is not one that a history takes, or its value is not: _count, _since and _before are."))
+    Failure::bad_request(format!(
+        "The parameter {name} is not one that a history takes, or its value is not: _count, _since and _before are."
+    ))
 }
 
 fn bundle(call: &Call<'_>, newest: &Stored, rows: &[Stored], count: u32, since: Option<Micros>, next: Option<i64>) -> Vec<u8> {

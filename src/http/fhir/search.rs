@@ -22,9 +22,13 @@ pub async fn search(call: &Call<'_>, type_code: TypeCode, pairs: Vec<(String, St
         default_count: limits.page_default,
         ..ParseOptions::new(state.base_url(), state.zone.clone())
     };
-    let request = search::parse(type_code, &pairs, call.caller.scope.clone(), &options)
-        .map_err(|issues| Failure { status: StatusCode::BAD_REQUEST, issues, allow: None })?;
-    let context = RunContext { base_url: state.base_url(), path: definitions::r4().type_name(type_code), key: &state.cursor_key, now: now() };
+    let request = search::parse(type_code, &pairs, call.caller.scope.clone(), &options).map_err(|issues| Failure {
+        status: StatusCode::BAD_REQUEST,
+        issues,
+        allow: None,
+    })?;
+    let context =
+        RunContext { base_url: state.base_url(), path: definitions::r4().type_name(type_code), key: &state.cursor_key, now: now() };
     match search::run(&state.store, &request, context).await {
         Ok(bundle) => Ok(Answer::ok(bundle)),
         Err(error) => Err(failure(error)),
