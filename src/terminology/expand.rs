@@ -128,6 +128,11 @@ impl Expansion {
 }
 
 impl Contained {
+    /// The code as a Coding.
+    pub fn to_coding(&self) -> Value {
+        super::parameters::coding(Some(&self.system), None, &self.code, self.display.as_deref())
+    }
+
     fn to_value(&self) -> Value {
         let mut entry = Map::new();
         entry.insert("system".into(), (&*self.system).into());

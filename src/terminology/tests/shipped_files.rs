@@ -40,6 +40,14 @@ fn every_file_is_readable_and_named_after_what_it_holds() {
 }
 
 #[test]
+fn every_resource_is_valid_fhir() {
+    for resource in shipped() {
+        let problems: Vec<_> = crate::validate::structure(&resource).into_iter().filter(|issue| issue.severity.is_error()).collect();
+        assert!(problems.is_empty(), "{}: {problems:?}", resource["id"]);
+    }
+}
+
+#[test]
 fn no_code_is_twice_in_a_system_or_a_group() {
     for resource in shipped() {
         let mut waiting: Vec<&Value> = resource.get("concept").and_then(Value::as_array).into_iter().flatten().collect();
