@@ -187,8 +187,7 @@ impl<'a> Evaluation<'_, 'a> {
     }
 }
 
-/// What `toString()` gives, as far as the tests of the room ask.
-#[cfg(test)]
+/// What `toString()` gives.
 pub(crate) fn text_of(node: &super::Node) -> Option<String> {
     convert::to_text(&node.to_system())
 }

@@ -12,6 +12,7 @@
 //! names, unless [`Env::with_resolver`] supplies more; `memberOf()` asks [`Env::with_member_of`].
 
 mod ast;
+mod check;
 mod eval;
 mod functions;
 mod keys;

@@ -246,7 +246,11 @@ fn outcome(status: StatusCode, issue: Issue) -> Response {
 
 impl IntoResponse for Forbidden {
     fn into_response(self) -> Response {
-        outcome(StatusCode::FORBIDDEN, Issue::error(IssueCode::Forbidden, self.to_string()))
+        let mut response = outcome(StatusCode::FORBIDDEN, Issue::error(IssueCode::Forbidden, self.to_string()));
+        // RFC 6750 §3.1.
+        let challenge = HeaderValue::from_static("Bearer realm=\"lango\", error=\"insufficient_scope\"");
+        response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
+        response
     }
 }
 

@@ -49,12 +49,17 @@ pub fn extract(type_code: TypeCode, resource: &Value, options: &Options) -> Vec<
 /// The id of the Patient whose compartment the resource is in: a Patient's own, else that of the first local reference to
 /// a Patient by the compartment's parameters, in their order.
 pub fn patient_of(type_code: TypeCode, resource: &Value) -> Option<String> {
+    patient_at(type_code, resource, "")
+}
+
+/// Like [`patient_of`], and an absolute URL under `base` (no trailing slash) is local.
+pub fn patient_at(type_code: TypeCode, resource: &Value, base: &str) -> Option<String> {
     if definitions::r4().type_name(type_code) == "Patient" {
         return Some(resource.get("id")?.as_str()?.to_owned());
     }
     let mut first: Option<(usize, &str)> = None;
     plan_of(type_code)?.patient.walk(resource, &mut |rank, value| {
-        let reference = value.get("reference").and_then(Value::as_str).and_then(Reference::parse);
+        let reference = value.get("reference").and_then(Value::as_str).and_then(|text| values::parse_reference(text, base));
         if let Some(Reference::Local { type_name: "Patient", id, .. }) = reference
             && first.is_none_or(|(known, _)| *rank < known)
         {

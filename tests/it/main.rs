@@ -1,5 +1,8 @@
 //! The integration tests, one binary: they drive the real server over HTTP, on SQLite and on PostgreSQL.
 
+mod access;
 mod fixtures;
+mod house;
+mod serve;
 mod store;
 mod support;

@@ -73,7 +73,9 @@ struct Field {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Leaf<'a> {
     Boolean,
-    Number { unit: Option<&'a str> },
+    Number {
+        unit: Option<&'a str>,
+    },
     Date,
     /// One of an enumeration.
     Code,
@@ -202,6 +204,9 @@ impl<'a> Compiler<'a> {
 
     fn object(&mut self, value: &'a Value, pointer: &str) -> Result<Kind, (String, String)> {
         let Some(properties) = value.get("properties").and_then(Value::as_object) else { return Ok(Kind::Any) };
+        if properties.is_empty() {
+            return Ok(Kind::Any);
+        }
         let mut object = Object { enforced: value.get("x-enforced") == Some(&Value::Bool(true)), ..Object::default() };
         let names = |list: Option<&Value>| -> Vec<String> {
             list.and_then(Value::as_array).map(|all| all.iter().filter_map(Value::as_str).map(str::to_owned).collect()).unwrap_or_default()
@@ -405,7 +410,7 @@ impl<'a> Walk<'a> {
     }
 }
 
-fn is_plain(key: &str) -> bool {
+pub(super) fn is_plain(key: &str) -> bool {
     key.len() <= LONGEST_KEY && key.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
 }
 

@@ -138,6 +138,9 @@ fn an_observation_is_found_by_values_and_their_combinations() {
     has_none(&text, "patient");
     has_none(&text, "value-concept");
     assert_eq!(patient_of(type_code(&text), &text), None);
+    let absolute = json!({ "resourceType": "Condition", "subject": { "reference": "http://here/fhir/Patient/p9" }, "asserter": { "reference": "Patient/p2" } });
+    assert_eq!(patient_at(type_code(&absolute), &absolute, "http://here/fhir").as_deref(), Some("p9"), "the parameters' order decides");
+    assert_eq!(patient_of(type_code(&absolute), &absolute).as_deref(), Some("p2"));
 }
 
 #[test]
@@ -186,7 +189,8 @@ fn every_expression_of_r4_parses_and_nearly_all_are_walked() {
     for (code, name) in definitions.resource_types().iter().enumerate() {
         let code = code as TypeCode;
         for param in definitions.params(code).iter().filter(|param| param.kind != ParamKind::Special) {
-            Expression::parse(&param.expression).unwrap_or_else(|error| panic!("{name} {}: {error}", param.code));
+            let expression = Expression::parse(&param.expression).unwrap_or_else(|error| panic!("{name} {}: {error}", param.code));
+            expression.check(name).unwrap_or_else(|problem| panic!("{name} {}: {problem}", param.code));
             for part in &param.components {
                 Expression::parse(&part.expression).unwrap_or_else(|error| panic!("{name} {}: {error}", param.code));
             }
@@ -251,6 +255,45 @@ fn the_walk_finds_what_the_language_finds_in_invented_resources_of_every_type() 
         }
     }
     assert!(seen.len() > 2_000, "only {} parameters had a value", seen.len());
+}
+
+#[test]
+fn resources_of_any_shape_are_read_without_harm() {
+    let definitions = definitions::r4();
+    let mut dice = Dice(2);
+    let shapes = [
+        json!(null),
+        json!(1e300),
+        json!("x"),
+        json!([]),
+        json!([[["x"]]]),
+        json!({ "reference": 1, "coding": 2 }),
+        json!(true),
+        json!({}),
+    ];
+    for (code, name) in definitions.resource_types().iter().enumerate() {
+        let mut resource = invent(definitions.structure(name).unwrap(), 0, &mut dice);
+        for _ in 0..20 {
+            spoil(&mut resource, &shapes, &mut dice);
+            extract(code as TypeCode, &resource, &Options::default());
+            patient_of(code as TypeCode, &resource);
+        }
+    }
+}
+
+/// Puts a value of another shape at a random place.
+fn spoil(value: &mut Value, shapes: &[Value], dice: &mut Dice) {
+    let count = value.as_object().map_or_else(|| value.as_array().map_or(0, Vec::len), Map::len);
+    if count == 0 || dice.roll(4) == 0 {
+        *value = shapes[dice.roll(shapes.len())].clone();
+        return;
+    }
+    let at = dice.roll(count);
+    match value {
+        Value::Object(object) => object.values_mut().nth(at).into_iter().for_each(|value| spoil(value, shapes, dice)),
+        Value::Array(items) => spoil(&mut items[at], shapes, dice),
+        _ => {}
+    }
 }
 
 /// A small generator that gives the same on every machine.

@@ -159,13 +159,17 @@ fn uri(text: &str) -> Option<IndexValue> {
     fits(text).then(|| IndexValue::Uri(text.into()))
 }
 
+/// Takes a reference apart; what is under `base`, if that is not empty, is local.
+pub(super) fn parse_reference<'v>(text: &'v str, base: &str) -> Option<Reference<'v>> {
+    if base.is_empty() { Reference::parse(text) } else { Reference::parse_at(text, base) }
+}
+
 fn references(shape: Shape, value: &Value, options: &Options, push: &mut impl FnMut(IndexValue)) {
     let local = |type_name: &str, id: &str| IndexValue::Reference { type_name: type_name.into(), id: id.into() };
     match (shape, value) {
         (Shape::Reference, Value::Object(object)) => {
             let Some(text) = text(object, "reference") else { return };
-            let reference = if options.base.is_empty() { Reference::parse(text) } else { Reference::parse_at(text, &options.base) };
-            match reference {
+            match parse_reference(text, &options.base) {
                 Some(Reference::Local { type_name, id, .. }) => push(local(type_name, id)),
                 Some(Reference::Urn(text) | Reference::Absolute(text)) => push_some(uri(text), push),
                 Some(Reference::Contained(_) | Reference::Conditional { .. }) | None => {}
