@@ -7,7 +7,6 @@ use super::Terminology;
 use super::code_system::{CodeSystem, Concept, property_text};
 use super::translate::ICD10;
 use crate::fhir::text::fold;
-use serde::Deserialize;
 use serde_json::{Value, json};
 
 const LOINC: &str = "http://loinc.org";
@@ -16,47 +15,62 @@ const GENERAL: &str = "hdu-";
 /// Entries on one page, at most.
 pub const MAX_PAGE_SIZE: usize = 1_000;
 
-/// Entries on one page when nothing else is asked for.
-const PAGE_SIZE: usize = 10;
-
-/// Which part of a list is wanted, as the query string says it. A `page` or `pageSize` that is no positive number counts as not given.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct Paging {
+/// Which part of a list is wanted.
+#[derive(Clone, Debug)]
+pub struct Page {
     /// Words that must all occur in the name or begin the code.
     pub q: Option<String>,
     /// From 1.
-    pub page: Option<String>,
-    pub page_size: Option<String>,
+    pub page: usize,
+    pub page_size: usize,
 }
 
-impl Paging {
+impl Default for Page {
+    fn default() -> Self {
+        Page { q: None, page: 1, page_size: 10 }
+    }
+}
+
+impl Page {
+    /// Reads `q`, `page` and `pageSize`; what is no positive number counts as not given, as the original does.
+    pub fn from_query<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> Page {
+        let mut page = Page::default();
+        let number = |text: &str| text.parse::<usize>().ok().filter(|number| *number > 0);
+        for (name, value) in pairs {
+            match name {
+                "q" => page.q = Some(value.to_owned()).filter(|text| !text.trim().is_empty()),
+                "page" => page.page = number(value).unwrap_or(page.page),
+                "pageSize" => page.page_size = number(value).unwrap_or(page.page_size).min(MAX_PAGE_SIZE),
+                _ => {}
+            }
+        }
+        page
+    }
+
     /// `{results, pager}` of the entries that fit, each given by its code, its name and how to write it.
     fn cut<T>(&self, entries: impl Iterator<Item = T>, words: impl Fn(&T) -> (String, String), write: impl Fn(T) -> Value) -> Value {
-        let number = |text: &Option<String>| text.as_deref().and_then(|text| text.parse::<usize>().ok()).filter(|number| *number > 0);
-        let page = number(&self.page).unwrap_or(1);
-        let size = number(&self.page_size).unwrap_or(PAGE_SIZE).min(MAX_PAGE_SIZE);
         let wanted = self.q.as_deref().map(fold).unwrap_or_default();
         let fits = |entry: &T| {
             let (code, name) = words(entry);
             let (code, name) = (fold(&code), fold(&name));
             wanted.split(' ').all(|word| name.contains(word) || code.starts_with(word))
         };
-        let first = page.saturating_sub(1).saturating_mul(size);
+        let first = (self.page.saturating_sub(1)).saturating_mul(self.page_size);
         let (mut total, mut results) = (0usize, Vec::new());
         for entry in entries.filter(|entry| wanted.is_empty() || fits(entry)) {
-            if total >= first && results.len() < size {
+            if total >= first && results.len() < self.page_size {
                 results.push(write(entry));
             }
             total += 1;
         }
-        json!({ "results": results, "pager": { "page": page, "pageSize": size, "total": total, "totalPages": total.div_ceil(size) } })
+        let pages = total.div_ceil(self.page_size.max(1));
+        json!({ "results": results, "pager": { "page": self.page, "pageSize": self.page_size, "total": total, "totalPages": pages } })
     }
 }
 
 /// A level of ICD-10, as `codeSystems/icd/<level>` names it.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum IcdLevel {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IcdLevel {
     Chapters,
     Blocks,
     Categories,
@@ -64,7 +78,8 @@ enum IcdLevel {
 }
 
 impl IcdLevel {
-    fn parse(segment: &str) -> Option<IcdLevel> {
+    /// The level of a path segment.
+    pub fn parse(segment: &str) -> Option<IcdLevel> {
         match segment {
             "chapters" => Some(IcdLevel::Chapters),
             "blocks" => Some(IcdLevel::Blocks),
@@ -91,56 +106,69 @@ impl IcdLevel {
     }
 }
 
-/// `codeSystems/icd/{level}`: the entries of one level (`chapters`, `blocks`, `categories` or `codes`), each naming its parent. `None` for another level.
-pub fn icd(terminology: &Terminology, level: &str, paging: &Paging) -> Option<Value> {
-    let level = IcdLevel::parse(level)?;
-    Some(of_system(terminology, ICD10, paging, |concept| level.has(concept)))
-}
+impl Terminology {
+    /// `codeSystems/icd`: every entry, or those of one level. Each names its parent.
+    pub fn hdu_icd(&self, level: Option<IcdLevel>, page: &Page) -> Value {
+        self.hdu_codes(ICD10, page, |concept| level.is_none_or(|level| level.has(concept)))
+    }
 
-/// `codeSystems/loinc`.
-pub fn loinc(terminology: &Terminology, paging: &Paging) -> Option<Value> {
-    Some(of_system(terminology, LOINC, paging, |_| true))
-}
+    /// `codeSystems/loinc`.
+    pub fn hdu_loinc(&self, page: &Page) -> Value {
+        self.hdu_codes(LOINC, page, |_| true)
+    }
 
-/// `generalCodes/{namespace}`, with or without the prefix `hdu-`; without namespace, `generalCodes`: which there are. `None` when there is no such list.
-pub fn general(terminology: &Terminology, namespace: Option<&str>, paging: &Paging) -> Option<Value> {
-    let Some(namespace) = namespace else { return Some(namespaces(terminology, paging, true)) };
-    let loaded = terminology.loaded.load();
-    let named = loaded.systems.id(namespace).filter(|_| namespace.starts_with(GENERAL));
-    let system = named.or_else(|| loaded.systems.id(&format!("{GENERAL}{namespace}")))?;
-    Some(codes(system, paging, |_| true))
-}
+    /// `generalCodes`: the namespaces of the template's own words.
+    pub fn hdu_general_namespaces(&self, page: &Page) -> Value {
+        self.hdu_namespaces(page, true)
+    }
 
-/// `standardCodes/{namespace}`; without namespace, `standardCodes`: which there are. `None` when there is no such list.
-pub fn standard(terminology: &Terminology, namespace: Option<&str>, paging: &Paging) -> Option<Value> {
-    let Some(namespace) = namespace else { return Some(namespaces(terminology, paging, false)) };
-    let loaded = terminology.loaded.load();
-    let system = loaded.systems.id(namespace).filter(|_| !namespace.starts_with(GENERAL))?;
-    Some(codes(system, paging, |_| true))
-}
+    /// `generalCodes/{namespace}`, with or without the prefix `hdu-`. `None` when there is no such list.
+    pub fn hdu_general(&self, namespace: &str, page: &Page) -> Option<Value> {
+        let loaded = self.loaded.load();
+        let system = loaded
+            .systems
+            .id(namespace)
+            .filter(|_| namespace.starts_with(GENERAL))
+            .or_else(|| loaded.systems.id(&format!("{GENERAL}{namespace}")))?;
+        Some(codes(system, page, |_| true))
+    }
 
-fn of_system(terminology: &Terminology, url: &str, paging: &Paging, keep: impl Fn(&Concept) -> bool) -> Value {
-    let loaded = terminology.loaded.load();
-    match loaded.systems.canonical(url) {
-        Some(system) => codes(system, paging, keep),
-        None => paging.cut(std::iter::empty::<()>(), |()| (String::new(), String::new()), |()| Value::Null),
+    /// `standardCodes`: the namespaces of every other code system.
+    pub fn hdu_standard_namespaces(&self, page: &Page) -> Value {
+        self.hdu_namespaces(page, false)
+    }
+
+    /// `standardCodes/{namespace}`. `None` when there is no such list.
+    pub fn hdu_standard(&self, namespace: &str, page: &Page) -> Option<Value> {
+        let loaded = self.loaded.load();
+        let system = loaded.systems.id(namespace).filter(|_| !namespace.starts_with(GENERAL))?;
+        Some(codes(system, page, |_| true))
+    }
+
+    fn hdu_codes(&self, url: &str, page: &Page, keep: impl Fn(&Concept) -> bool) -> Value {
+        let loaded = self.loaded.load();
+        match loaded.systems.canonical(url) {
+            Some(system) => codes(system, page, keep),
+            None => page.cut(std::iter::empty::<()>(), |()| (String::new(), String::new()), |()| Value::Null),
+        }
+    }
+
+    fn hdu_namespaces(&self, page: &Page, general: bool) -> Value {
+        let loaded = self.loaded.load();
+        let all = loaded.systems.all();
+        let systems = all.into_iter().filter(|system| system.header.key.starts_with(GENERAL) == general);
+        let title = |system: &CodeSystem| system.header.title.as_deref().or(system.header.name.as_deref()).unwrap_or_default().to_owned();
+        page.cut(
+            systems,
+            |system| (system.header.key.to_string(), title(system)),
+            |system| json!({ "namespace": system.header.key, "name": title(system), "system": system.url(), "total": system.concepts.len() }),
+        )
     }
 }
 
-fn namespaces(terminology: &Terminology, paging: &Paging, general: bool) -> Value {
-    let loaded = terminology.loaded.load();
-    let systems = loaded.systems.all().into_iter().filter(|system| system.header.key.starts_with(GENERAL) == general);
-    let title = |system: &CodeSystem| system.header.title.as_deref().or(system.header.name.as_deref()).unwrap_or_default().to_owned();
-    paging.cut(
-        systems,
-        |system| (system.header.key.to_string(), title(system)),
-        |system| json!({ "namespace": system.header.key, "name": title(system), "system": system.url(), "total": system.concepts.len() }),
-    )
-}
-
-fn codes(system: &CodeSystem, paging: &Paging, keep: impl Fn(&Concept) -> bool) -> Value {
+fn codes(system: &CodeSystem, page: &Page, keep: impl Fn(&Concept) -> bool) -> Value {
     let name = |concept: &Concept| concept.display.as_deref().unwrap_or_default().to_owned();
-    paging.cut(
+    page.cut(
         system.concepts.iter().filter(|concept| keep(concept)),
         |concept| (concept.code.to_string(), name(concept)),
         |concept| {
