@@ -48,6 +48,7 @@ impl Server {
             .merge(http::fhir::routes(FhirState { app: app.clone(), cursor_key }))
             .merge(http::hdu::routes(app.clone()))
             .merge(http::ops::routes(Arc::clone(&metrics), store.clone()))
+            .fallback(http::fhir::nowhere)
             .layer(axum::middleware::from_fn_with_state(access, http::auth::authenticate))
             .layer(axum::middleware::from_fn_with_state(metrics, http::ops::measure));
         tracing::info!(%address, database = %settings.database, auth = ?settings.auth, "ready");

@@ -227,7 +227,55 @@ fn r4_invariants_hold_and_fail_where_they_should() {
     }
 }
 
+/// A date or dateTime with `precision` fields, and the zone `offset` hours east when it has a time.
+fn moment(precision: usize, fields: (u16, u8, u8, u8, u8, u8, u16), offset: i8) -> String {
+    let (year, month, day, hour, minute, second, milli) = fields;
+    let zone = if offset == 0 { "Z".to_owned() } else { format!("{}{:02}:00", if offset < 0 { '-' } else { '+' }, offset.abs()) };
+    match precision {
+        0 => format!("{year:04}"),
+        1 => format!("{year:04}-{month:02}"),
+        2 => format!("{year:04}-{month:02}-{day:02}"),
+        3 => format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}{zone}"),
+        4 => format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}{zone}"),
+        _ => format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{milli:03}{zone}"),
+    }
+}
+
 proptest::proptest! {
+    /// An order is told exactly when the intervals that two partial dates name lie apart.
+    #[test]
+    fn partial_dates_are_ordered_like_their_intervals(
+        a in (2023u16..2025, 1u8..3, 1u8..4, 0u8..3, 0u8..2, 0u8..2, 0u16..3),
+        b in (2023u16..2025, 1u8..3, 1u8..4, 0u8..3, 0u8..2, 0u8..2, 0u16..3),
+        precisions in (0usize..6, 0usize..6),
+        offsets in (-2i8..3, -2i8..3),
+    ) {
+        // A date has no zone; beside one, a time is read in UTC like the intervals are.
+        let offsets = if precisions.0 < 3 || precisions.1 < 3 { (0, 0) } else { offsets };
+        let (a, b) = (moment(precisions.0, a, offsets.0), moment(precisions.1, b, offsets.1));
+        let interval = |text: &str| crate::fhir::time::parse_interval(text, &TimeZone::UTC).unwrap();
+        let (x, y) = (interval(&a), interval(&b));
+        let read = |text: &str| Temporal::parse_date_time(text).unwrap();
+        let order = read(&a).compare(read(&b));
+        // Seconds and fractions are one precision.
+        let exact = precisions.0.min(precisions.1) >= 4 || precisions.0 == precisions.1;
+        let expected = match () {
+            () if exact => Some(x.low.cmp(&y.low)),
+            () if x.high <= y.low => Some(std::cmp::Ordering::Less),
+            () if y.high <= x.low => Some(std::cmp::Ordering::Greater),
+            () => None,
+        };
+        proptest::prop_assert_eq!(order, expected, "{} {}", a, b);
+        proptest::prop_assert_eq!(read(&a).to_string(), a);
+    }
+
+    #[test]
+    fn days_added_can_be_taken_away(days in -40_000i64..40_000, year in 1900u16..2100, month in 1u8..13, day in 1u8..29) {
+        let start = Temporal::parse_date(&moment(2, (year, month, day, 0, 0, 0, 0), 0)).unwrap();
+        let moved = start.plus(days, CalendarUnit::Day).unwrap();
+        proptest::prop_assert_eq!(moved.plus(-days, CalendarUnit::Day), Some(start));
+    }
+
     #[test]
     fn no_text_makes_the_parser_panic(text in "[a-c1'(){}|.+@%$ \\[\\]<=~`\\\\T:-]{0,40}") {
         if let Ok(expression) = Expression::parse(&text) {

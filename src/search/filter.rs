@@ -10,8 +10,8 @@ use crate::store::query::{Filter, Kind, Test};
 
 /// Hops of one chain or `_has`.
 const MAX_DEPTH: usize = 4;
-/// Parameters that all chains of one request may come to, every possible target type counted.
-const MAX_NODES: usize = 2_000;
+/// Parameters that all chains of one request may come to, every possible target type counted: each is a part of the plan.
+const MAX_NODES: usize = 400;
 
 /// Parameters that R4 knows and lango cannot search by yet; ignoring them would widen the answer.
 const NOT_YET: [&str; 5] = ["_list", "_text", "_content", "_filter", "_query"];

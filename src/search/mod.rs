@@ -4,7 +4,7 @@
 //! [`crate::store::Query`] with everything around it ([`SearchRequest`]) or every problem of the request at once. The same
 //! reading serves conditional create, update and references ([`conditional`]). [`respond::run`] executes a request and
 //! joins the stored bytes into a Bundle; bodies are parsed only when `_summary` or `_elements` asks for less than the
-//! whole ([`subset`]). Pages continue by a sealed token ([`cursor`]). `extract` goes the other way: from a resource to the
+//! whole. Pages continue by a sealed token ([`cursor`]). [`extract`] goes the other way: from a resource to the
 //! index entries that it can be found by. [`capability`] tells what all of this accepts.
 //!
 //! Nothing is silently unfiltered: a parameter that cannot be honoured is an error or a warning in the answer, and the

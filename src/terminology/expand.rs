@@ -18,8 +18,8 @@ pub const MAX_CODES: usize = 50_000;
 /// Levels of value sets in value sets.
 const MAX_DEPTH: usize = 16;
 
-/// Candidates looked at for one request: a few seconds' work.
-const MAX_STEPS: u64 = 10_000_000;
+/// Candidates looked at for one request: a second's work, and enough to page through a system of a million codes with an exclude.
+const MAX_STEPS: u64 = 5_000_000;
 
 /// The inputs of `$expand`. Answers are always flat and in the order of the definition.
 #[derive(Clone, Debug, Default)]
@@ -128,6 +128,11 @@ impl Expansion {
 }
 
 impl Contained {
+    /// The code as a Coding.
+    pub fn to_coding(&self) -> Value {
+        super::parameters::coding(Some(&self.system), None, &self.code, self.display.as_deref())
+    }
+
     fn to_value(&self) -> Value {
         let mut entry = Map::new();
         entry.insert("system".into(), (&*self.system).into());

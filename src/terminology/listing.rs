@@ -3,9 +3,9 @@
 //! A *general* list is one of the template's own words (`CodeSystem/hdu-…`), a *standard* list any other code system that is loaded; the
 //! namespace of a list is the id of its CodeSystem.
 
+use super::Terminology;
 use super::code_system::{CodeSystem, Concept, property_text};
 use super::translate::ICD10;
-use super::{Loaded, Terminology};
 use crate::fhir::text::fold;
 use serde_json::{Value, json};
 
@@ -154,7 +154,7 @@ impl Terminology {
     }
 
     fn hdu_namespaces(&self, page: &Page, general: bool) -> Value {
-        let loaded: arc_swap::Guard<std::sync::Arc<Loaded>> = self.loaded.load();
+        let loaded = self.loaded.load();
         let all = loaded.systems.all();
         let systems = all.into_iter().filter(|system| system.header.key.starts_with(GENERAL) == general);
         let title = |system: &CodeSystem| system.header.title.as_deref().or(system.header.name.as_deref()).unwrap_or_default().to_owned();

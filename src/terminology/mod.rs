@@ -160,6 +160,12 @@ impl Terminology {
         expand::Walk::new(&loaded).contains(set, system, code).ok().map(|found| found.is_some())
     }
 
+    /// The members of a value set in its order. `None` when they cannot be listed: it is not loaded, rests on something that is not, or is too large.
+    pub fn members(&self, value_set_url: &str) -> Option<Vec<expand::Contained>> {
+        let request = expand::ExpandRequest { url: Some(value_set_url.to_owned()), ..expand::ExpandRequest::default() };
+        self.expand(&request).ok().map(|expansion| expansion.contains)
+    }
+
     /// What `code` is called. `None` when the system is not loaded, or does not know the code or give it a display.
     pub fn display(&self, system: &str, code: &str) -> Option<Arc<str>> {
         let loaded = self.loaded.load();

@@ -9,9 +9,10 @@ use super::{Arguments, Terminology, TerminologyError};
 use serde_json::Value;
 
 impl Terminology {
-    /// Runs operation `name` (written without `$`) of a resource type, or of the one instance with `id`, and gives the resource to answer with:
+    /// Runs operation `name` (with or without its `$`) of a resource type, or of the one instance with `id`, and gives the resource to answer with:
     /// Parameters, or the expanded ValueSet.
     pub fn operate(&self, type_name: &str, id: Option<&str>, name: &str, arguments: &Arguments) -> Result<Value, TerminologyError> {
+        let name = name.strip_prefix('$').unwrap_or(name);
         Ok(match (type_name, name) {
             ("ConceptMap", "translate") => self.translate(&TranslateRequest::read(id, arguments)?)?.to_parameters(),
             ("CodeSystem", "lookup") if id.is_none() => self.lookup(&LookupRequest::read(arguments)?)?.to_parameters(),

@@ -3,7 +3,7 @@
 //! [`structure`] holds a resource against R4 itself: elements that do not exist, wrong JSON types, too few and too many,
 //! formats of primitives, codes of required bindings, references to types that the element does not allow; contained resources
 //! and those in Bundle and Parameters included. [`profile`] holds it against one [`Profile`], read from the differential of a
-//! StructureDefinition: cardinality, fixed values and patterns, types, required bindings and invariants. [`shipped_profiles`]
+//! StructureDefinition: cardinality, fixed values and patterns, types, required bindings and invariants. [`canonical_profiles`]
 //! are those that lango's own canonical resources claim.
 //!
 //! All problems come at once, at most [`MAX_ISSUES`] of them: errors before warnings when not all fit. An issue names a path
@@ -20,9 +20,8 @@ mod xhtml;
 
 pub use profile::{Profile, ProfileError, profile};
 pub use report::MAX_ISSUES;
-pub use shipped::{shipped_profile, shipped_profiles};
+pub use shipped::{canonical_profile, canonical_profiles, shipped_profiles};
 pub use structure::structure;
 
-#[cfg(test)]
 #[cfg(test)]
 mod tests;

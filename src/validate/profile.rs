@@ -34,7 +34,6 @@ pub struct Profile {
     url: String,
     structure: &'static Structure,
     root: Rule,
-    definition: Value,
 }
 
 /// What a profile asks of one element; the rules for what is in it hang below.
@@ -90,7 +89,7 @@ impl Profile {
             let rule = place(&mut root, Some(structure), steps).ok_or(ProfileError::UnknownElement(at))?;
             rule.read(element, at)?;
         }
-        Ok(Profile { url: url.to_owned(), structure, root, definition: definition.clone() })
+        Ok(Profile { url: url.to_owned(), structure, root })
     }
 
     /// The canonical URL that `meta.profile` claims, without version.
@@ -101,11 +100,6 @@ impl Profile {
     /// The resource type that the profile is about.
     pub fn resource_type(&self) -> &'static str {
         self.structure.name
-    }
-
-    /// The StructureDefinition that it was read from.
-    pub fn definition(&self) -> &Value {
-        &self.definition
     }
 }
 

@@ -5,6 +5,7 @@ use super::report::{Path, Report};
 use crate::definitions::{CodeSet, Definitions, Element, ElementKind, Primitive, Structure, StructureKind, r4};
 use crate::fhir::{Issue, IssueCode, Reference, Severity};
 use serde_json::{Map, Value};
+use std::borrow::Cow;
 
 /// Every structural problem of a resource, the resources inside it included; empty when there is none. Only errors make it
 /// unacceptable: elements that R4 does not have, wrong JSON types, cardinality, several types of one choice, formats of
@@ -49,17 +50,18 @@ impl Walk<'_> {
         if map.keys().all(|key| key == "id") && structure.kind != StructureKind::Resource {
             return self.wrong(path, "must not be an empty object; give it content or leave it out");
         }
-        let mut seen = 0u64;
+        let (mut seen, mut told) = (0u64, 0u64);
         for (key, value) in map {
             let name = key.strip_prefix('_').unwrap_or(key);
             let Some((at, element, kind)) = structure.key(name) else {
                 if !(key == "resourceType" && structure.kind == StructureKind::Resource) {
-                    self.unknown(key, path);
+                    self.unknown(structure, key, path);
                 }
                 continue;
             };
             let path = &path.member(element.name);
-            if element.choice && seen & bit(at) != 0 && follows_other_type(structure, element, key, map) {
+            if element.choice && seen & bit(at) != 0 && told & bit(at) == 0 && other_type_given(element, name, map) {
+                told |= bit(at);
                 self.wrong(path, "is given with more than one type; keep one");
             }
             seen |= bit(at);
@@ -119,7 +121,7 @@ impl Walk<'_> {
                     if let (Primitive::Code, Some(codes), Some(code)) = (primitive, self.codes(element), value.as_str())
                         && !codes.contains_code(code)
                     {
-                        self.report.error(IssueCode::CodeInvalid, path, format!("must be a code of {}", codes.url));
+                        self.report.error(IssueCode::CodeInvalid, path, format!("must be {}", choices(codes)));
                     }
                 }
             },
@@ -205,9 +207,10 @@ impl Walk<'_> {
                 (Some(system), Some(code)) => codes.contains(system, code),
                 _ => false,
             });
-        if !bound && !(codings.is_empty() && map.contains_key("extension")) {
-            let systems: Vec<&str> = codes.systems().collect();
-            let words = format!("must have a coding of {}, with system {}", codes.url, systems.join(" or "));
+        let said_otherwise = codings.is_empty() && map.contains_key("extension");
+        if !bound && !said_otherwise {
+            let systems: Vec<&str> = codes.groups().iter().map(|group| group.system).collect();
+            let words = format!("must have a coding with system {} whose code is {}", systems.join(" or "), choices(codes));
             self.report.error(IssueCode::CodeInvalid, path, words);
         }
     }
@@ -217,13 +220,16 @@ impl Walk<'_> {
     }
 
     /// A key may be anything, even a patient's name in the wrong place: only what looks like an element's name is repeated.
-    fn unknown(&mut self, key: &str, path: &Path) {
+    fn unknown(&mut self, structure: &Structure, key: &str, path: &Path) {
         let name = key.strip_prefix('_').unwrap_or(key);
-        if name.len() <= 64 && name.starts_with(|c: char| c.is_ascii_alphabetic()) && name.bytes().all(|b| b.is_ascii_alphanumeric()) {
-            self.wrong(&path.member(key), "is no element of FHIR R4 here; check its spelling and its place");
-        } else {
-            self.wrong(path, "has a member that is no element of FHIR R4");
+        if name.len() > 64 || !name.starts_with(|c: char| c.is_ascii_alphabetic()) || !name.bytes().all(|b| b.is_ascii_alphanumeric()) {
+            return self.wrong(path, "has a member that is no element of FHIR R4");
         }
+        let words = match meant(structure, name) {
+            Some(meant) => format!("is no element of {} in FHIR R4; is {meant} meant?", structure.name),
+            None => format!("is no element of {} in FHIR R4; check its spelling and its place", structure.name),
+        };
+        self.report.error(IssueCode::Structure, &path.member(key), words);
     }
 
     fn wrong(&mut self, path: &Path, words: &'static str) {
@@ -236,11 +242,41 @@ fn bit(place: usize) -> u64 {
     u32::try_from(place).ok().and_then(|place| 1u64.checked_shl(place)).unwrap_or(0)
 }
 
-/// Whether a key before this one gives the same choice another type.
-fn follows_other_type(structure: &Structure, element: &Element, key: &str, map: &Map<String, Value>) -> bool {
-    let own = key.strip_prefix('_').unwrap_or(key);
-    let earlier = map.keys().take_while(|earlier| *earlier != key).map(|earlier| earlier.strip_prefix('_').unwrap_or(earlier));
-    earlier.filter(|earlier| *earlier != own).any(|earlier| structure.key(earlier).is_some_and(|(_, other, _)| other.name == element.name))
+/// Whether the same choice has another type too.
+fn other_type_given(element: &Element, own: &str, map: &Map<String, Value>) -> bool {
+    let keys = element.types.iter().map(|kind| element.json_key(kind));
+    keys.filter(|key| key != own).any(|key| map.contains_key(&*key) || map.contains_key(&format!("_{key}")))
+}
+
+/// The codes of a set in words, as far as they are few.
+fn choices(codes: &CodeSet) -> String {
+    let all: Vec<&str> = codes.groups().iter().flat_map(|group| group.codes.iter().copied()).collect();
+    match all.len() <= 12 {
+        true => format!("one of {} ({})", all.join(", "), codes.url),
+        false => format!("one of the {} codes of {}", all.len(), codes.url),
+    }
+}
+
+/// The element that someone who wrote `name` may have meant: the same in other letters, a choice without its type, one slip.
+fn meant(structure: &Structure, name: &str) -> Option<String> {
+    if let Some(element) = structure.element(name).filter(|element| element.choice) {
+        let keys: Vec<_> = element.types.iter().take(3).map(|kind| element.json_key(kind)).collect();
+        return Some(keys.join(" or "));
+    }
+    let mut keys = structure.elements.iter().flat_map(|element| element.types.iter().map(|kind| element.json_key(kind)));
+    keys.find(|key| is_one_slip(key.as_bytes(), name.as_bytes())).map(Cow::into_owned)
+}
+
+/// Whether two names differ by at most one letter, or two swapped ones, apart from case.
+fn is_one_slip(a: &[u8], b: &[u8]) -> bool {
+    let start = a.iter().zip(b).take_while(|(a, b)| a.eq_ignore_ascii_case(b)).count();
+    let (a, b) = (a.get(start..).unwrap_or_default(), b.get(start..).unwrap_or_default());
+    let end = a.iter().rev().zip(b.iter().rev()).take_while(|(a, b)| a.eq_ignore_ascii_case(b)).count();
+    match (a.get(..a.len().saturating_sub(end)), b.get(..b.len().saturating_sub(end))) {
+        (Some([a, b]), Some([c, d])) => a.eq_ignore_ascii_case(d) && b.eq_ignore_ascii_case(c),
+        (Some(a), Some(b)) => a.len() <= 1 && b.len() <= 1,
+        _ => false,
+    }
 }
 
 fn has_sibling(map: &Map<String, Value>, key: &str, at: usize) -> bool {

@@ -66,6 +66,23 @@ fn an_element_that_r4_does_not_have_is_named_by_its_path() {
 }
 
 #[test]
+fn an_unknown_element_brings_the_one_that_may_be_meant() {
+    let words = |resource: Value| structure(&resource).into_iter().map(|issue| issue.diagnostics).collect::<String>();
+    for (key, meant) in [
+        ("birthdate", "birthDate"),
+        ("birtDate", "birthDate"),
+        ("gneder", "gender"),
+        ("namee", "name"),
+        ("deceased", "deceasedBoolean or deceasedDateTime"),
+    ] {
+        let said = words(patient(|p| p[key] = json!("x")));
+        assert!(said.ends_with(&format!("is {meant} meant?")), "{said}");
+    }
+    assert!(words(patient(|p| p["nickname"] = json!("x"))).ends_with("check its spelling and its place"));
+    assert!(words(patient(|p| p["gender"] = json!("F"))).contains("one of male, female, other, unknown"));
+}
+
+#[test]
 fn a_key_that_is_no_name_is_not_repeated() {
     let issues = structure(&patient(|p| p["name"][0]["Asha Mwinyi, 0712 345678"] = json!("x")));
     assert_eq!(errors(&issues), [("Patient.name[0]", Structure)]);
@@ -268,7 +285,7 @@ fn every_structure_fits_the_set_of_seen_elements() {
 // --- profiles ------------------------------------------------------------------------------------------------------
 
 fn shipped(name: &str) -> &'static Profile {
-    shipped_profile(&format!("https://lango.health/fhir/StructureDefinition/lango-{name}|1.0.0")).unwrap()
+    canonical_profile(&format!("https://lango.health/fhir/StructureDefinition/lango-{name}|1.0.0")).unwrap()
 }
 
 #[track_caller]
@@ -280,9 +297,10 @@ fn lacks(resource: Value, name: &str, expected: &[(&str, IssueCode)]) {
 
 #[test]
 fn shipped_profiles_are_valid_structure_definitions() {
-    assert_eq!(shipped_profiles().iter().map(Profile::resource_type).collect::<Vec<_>>(), ["Patient", "Encounter", "Observation"]);
-    for profile in shipped_profiles() {
-        assert_eq!(structure(profile.definition()), [], "{}", profile.url());
+    assert_eq!(canonical_profiles().iter().map(Profile::resource_type).collect::<Vec<_>>(), ["Patient", "Encounter", "Observation"]);
+    for (definition, profile) in shipped_profiles().iter().zip(canonical_profiles()) {
+        assert_eq!(structure(definition), [], "{}", profile.url());
+        assert_eq!(definition["url"], profile.url());
     }
 }
 
@@ -502,7 +520,7 @@ proptest! {
         }
         let issues = structure(&resource);
         prop_assert!(issues.len() <= MAX_ISSUES + 1);
-        for profile in shipped_profiles() {
+        for profile in canonical_profiles() {
             prop_assert!(super::profile(&resource, profile).len() <= MAX_ISSUES + 1);
         }
         _ = Profile::from_structure_definition(&resource);
@@ -518,14 +536,14 @@ proptest! {
         for value in ["Chalmers", "Windsor", "12345", "PleasantVille"] {
             prop_assert!(!words.contains(value));
         }
-        for profile in shipped_profiles() {
+        for profile in canonical_profiles() {
             _ = super::profile(&resource, profile);
         }
     }
 
     #[test]
     fn a_spoiled_profile_never_panics(seed in any::<u64>(), graft in any_json(), which in 0usize..3) {
-        let mut definition = shipped_profiles()[which].definition().clone();
+        let mut definition = shipped_profiles().swap_remove(which);
         mutate(&mut definition, seed, graft);
         if let Ok(profile) = Profile::from_structure_definition(&definition) {
             _ = super::profile(&example(OBSERVATION), &profile);

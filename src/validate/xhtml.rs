@@ -1,7 +1,7 @@
 //! Narrative (<https://hl7.org/fhir/R4/narrative.html>): one `<div>` of the harmless part of XHTML, because browsers will show it.
 
 /// The elements of XHTML chapters 7 to 11 and 15 (without forms, scripts and objects), `a` and `img`.
-const ELEMENTS: [&str; 58] = [
+const ELEMENTS: [&str; 60] = [
     "a",
     "abbr",
     "acronym",
@@ -60,6 +60,8 @@ const ELEMENTS: [&str; 58] = [
     "strike",
     "u",
     "center",
+    "s",
+    "font",
 ];
 
 /// Deeper nesting than any narrative has.

@@ -41,10 +41,14 @@ pub fn routes(state: FhirState) -> Router {
         .route("/fhir/{type}/{id}", any(handle))
         .route("/fhir/{type}/{id}/{verb}", any(handle))
         .route("/fhir/{type}/{id}/_history/{version}", any(handle))
-        .route("/fhir/{*rest}", any(handle))
         .layer(CompressionLayer::new())
         .layer(CatchPanicLayer::custom(answer::panicked))
         .with_state(state)
+}
+
+/// The answer where nothing is routed.
+pub async fn nowhere() -> Response {
+    answer::failure(&Failure::unknown_url(), Format::Json, false)
 }
 
 /// What every interaction may look at.

@@ -22,7 +22,8 @@ type Compiled<T> = Result<T, Fault>;
 pub(super) enum Part {
     Literal(Value),
     Expr(Expr),
-    Object(Vec<(String, Part)>),
+    /// Vanishes when it holds parts to be evaluated and all of them are empty, whatever constants stand beside them.
+    Object { entries: Vec<(String, Part)>, constant: bool },
     List(Vec<Part>),
     /// `{"$for": items, "$value": part}`
     For(Expr, Box<Part>),
@@ -36,16 +37,30 @@ pub(super) enum Part {
     Fields(Box<Fields>),
 }
 
-/// `{"$translate": {map, code, system?, display?, text?, as?, default?, quiet?}}`
+impl Part {
+    pub fn is_constant(&self) -> bool {
+        match self {
+            Part::Literal(_) => true,
+            Part::Object { constant, .. } => *constant,
+            Part::List(parts) => parts.iter().all(Part::is_constant),
+            _ => false,
+        }
+    }
+}
+
+/// `{"$translate": {map, code, system?, display?, text?, as?, default?, bound?, quiet?}}`
 #[derive(Debug)]
 pub(super) struct Translate {
-    pub map: String,
+    /// The map's short name.
+    pub map: Part,
     pub code: Expr,
-    pub system: Part,
+    pub system: Option<Part>,
     pub display: Option<Part>,
     pub text: Option<Part>,
     pub form: Form,
     pub default: Option<Part>,
+    /// Only translations may stand here, because the element is bound to one value set: without one it is the default.
+    pub bound: bool,
     /// A code that has no translation is as it should be, and is not listed.
     pub quiet: bool,
 }
@@ -122,7 +137,11 @@ impl Compiler<'_> {
             Some(Value::Array(list)) => {
                 list.iter().enumerate().map(|(index, entry)| self.production(entry, &format!("{pointer}/{index}"))).collect()
             }
-            Some(_) => fault(pointer, "must be a list of productions"),
+            Some(Value::String(name)) => match self.fragments.get(name) {
+                Some(list @ Value::Array(_)) => self.productions(Some(list), &format!("/define/{name}")),
+                _ => fault(pointer, "must be a list of productions or the name of one in define"),
+            },
+            Some(_) => fault(pointer, "must be a list of productions or the name of one in define"),
         }
     }
 
@@ -189,15 +208,22 @@ impl Compiler<'_> {
 
     /// `$use` replaced by the keys of the fragment; keys given beside it win.
     fn used(&self, map: &Map<String, Value>, pointer: &str) -> Compiled<Map<String, Value>> {
+        self.used_within(map, pointer, 8)
+    }
+
+    fn used_within(&self, map: &Map<String, Value>, pointer: &str, depth: usize) -> Compiled<Map<String, Value>> {
         let Some(names) = map.get("$use") else { return Ok(map.clone()) };
+        if depth == 0 {
+            return fault(pointer, "fragments use each other too deeply; do they go round?");
+        }
         let names: Vec<&Value> = names.as_array().map_or_else(|| vec![names], |list| list.iter().collect());
         let mut merged = map.clone();
         merged.shift_remove("$use");
         for name in names {
             let fragment = name.as_str().and_then(|name| self.fragments.get(name)).and_then(Value::as_object);
             let Some(fragment) = fragment else { return fault(pointer, "$use must name a fragment of define, an object") };
-            for (key, value) in fragment {
-                merged.entry(key).or_insert_with(|| value.clone());
+            for (key, value) in self.used_within(fragment, pointer, depth - 1)? {
+                merged.entry(key).or_insert(value);
             }
         }
         Ok(merged)
@@ -214,7 +240,11 @@ impl Compiler<'_> {
                 let map = &self.used(map, pointer)?;
                 match map.keys().find(|key| key.starts_with('$')) {
                     Some(_) => self.instruction(map, pointer),
-                    None => self.object(map, pointer).map(Part::Object),
+                    None => {
+                        let entries = self.object(map, pointer)?;
+                        let constant = entries.iter().all(|(_, part)| part.is_constant());
+                        Ok(Part::Object { entries, constant })
+                    }
                 }
             }
             literal => Ok(Part::Literal(literal.clone())),
@@ -277,7 +307,7 @@ impl Compiler<'_> {
     }
 
     fn translate(&self, map: &Map<String, Value>, pointer: &str) -> Compiled<Translate> {
-        let Some(name) = map.get("map").and_then(Value::as_str) else { return fault(pointer, "needs the name of a map") };
+        let Some(name) = map.get("map") else { return fault(pointer, "needs the name of a map") };
         let form = match map.get("as").and_then(Value::as_str) {
             Some("code") => Form::Code,
             Some("coding") => Form::Coding,
@@ -286,13 +316,14 @@ impl Compiler<'_> {
         };
         let optional = |key: &str| map.get(key).map(|value| self.part(value, &format!("{pointer}/{key}"))).transpose();
         Ok(Translate {
-            map: format!("https://lango.health/fhir/ConceptMap/{name}"),
+            map: self.part(name, &format!("{pointer}/map"))?,
             code: self.needed_expr(map, "code", pointer)?,
-            system: optional("system")?.unwrap_or_else(|| Part::Literal(format!("https://lango.health/fhir/CodeSystem/{name}").into())),
+            system: optional("system")?,
             display: optional("display")?,
             text: optional("text")?,
             form,
             default: optional("default")?,
+            bound: map.get("bound") == Some(&Value::Bool(true)),
             quiet: map.get("quiet") == Some(&Value::Bool(true)),
         })
     }

@@ -209,7 +209,7 @@ impl Definition {
         }
 
         let mut run = Run::new(&self.schema, translate);
-        let scope = Scope { item: &envelope, vars: Vec::new(), path: "" };
+        let scope = Scope { item: &envelope, vars: vec![("payload", &envelope)], path: "" };
         let said = run.one(&self.facility, &scope).unwrap_or_default();
         let reported = text(run.one(&self.reported, &scope));
         let facility = Facility {

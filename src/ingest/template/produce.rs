@@ -13,6 +13,9 @@ use uuid::Uuid;
 /// Ids are name-based (RFC 9562, version 5) in a namespace of lango's own: the same local keys always give the same id.
 const NAMESPACE: Uuid = Uuid::from_u128(0x6c61_6e67_6f2e_5e6b_9b64_61e4_a1d5_1f00);
 
+/// Keys that only say how their neighbours are to be read: an object with nothing else in it says nothing.
+const VOCABULARY: [&str; 2] = ["system", "use"];
+
 pub(super) struct Run<'r> {
     schema: &'r Schema,
     translate: &'r dyn Translate,
@@ -115,13 +118,17 @@ impl<'r> Run<'r> {
         Some(name)
     }
 
-    fn entries(&mut self, entries: &[(String, Part)], scope: &Scope<'_>, map: &mut Map<String, Value>) {
+    /// Gives whether anything but constants was found.
+    fn entries(&mut self, entries: &[(String, Part)], scope: &Scope<'_>, map: &mut Map<String, Value>) -> bool {
+        let mut found = false;
         for (key, part) in entries {
             if let Some(value) = self.one(part, scope) {
+                found |= !part.is_constant() && !VOCABULARY.contains(&key.as_str());
                 let value = if key == "code" { as_code(value) } else { value };
                 map.insert(key.clone(), value);
             }
         }
+        found
     }
 
     /// The one value that a part gives; `None` when it is empty.
@@ -129,10 +136,10 @@ impl<'r> Run<'r> {
         match part {
             Part::Literal(value) => Some(value.clone()),
             Part::Expr(expr) => self.eval(expr, scope).into_iter().next().map(|value| value.into_owned()).filter(is_something),
-            Part::Object(entries) => {
+            Part::Object { entries, constant } => {
                 let mut map = Map::with_capacity(entries.len());
-                self.entries(entries, scope, &mut map);
-                (!map.is_empty()).then_some(Value::Object(map))
+                let found = self.entries(entries, scope, &mut map);
+                (found || *constant && !map.is_empty()).then_some(Value::Object(map))
             }
             Part::List(parts) => {
                 let mut list = Vec::with_capacity(parts.len());
@@ -194,35 +201,43 @@ impl<'r> Run<'r> {
                 Form::CodeableConcept => text.map(|text| json!({ "text": text })),
             };
         };
-        let system = self.one(&translation.system, scope);
+        let name = self.one(&translation.map, scope).and_then(|name| scalar(&name)).unwrap_or_default();
+        let map = format!("https://lango.health/fhir/ConceptMap/{name}");
+        let system = match &translation.system {
+            Some(system) => self.one(system, scope).and_then(|system| scalar(&system)),
+            None => Some(format!("https://lango.health/fhir/CodeSystem/{name}")),
+        };
         let display = translation.display.as_ref().and_then(|part| self.one(part, scope));
-        let system_text = system.as_ref().and_then(Value::as_str);
-        let found = self.translate.translate(&translation.map, system_text, &code).filter(|found| !found.is_empty());
-        if found.is_none() && !translation.quiet {
+        let found = self.translate.translate(&map, system.as_deref(), &code).unwrap_or_default();
+        if found.is_empty() && !translation.quiet {
             let member = translation.code.member().unwrap_or_default();
             let dot = if member.is_empty() { "" } else { "." };
             self.unmapped.push(Unmapped {
-                map: translation.map.clone(),
-                system: system_text.map(str::to_owned),
+                map,
+                system: system.clone(),
                 code: code.clone(),
-                display: display.as_ref().and_then(Value::as_str).map(str::to_owned),
+                display: display.as_ref().and_then(|display| scalar(display)),
                 path: format!("{}{dot}{member}", scope.path),
             });
         }
-        let found = found.unwrap_or_default();
-        if translation.form == Form::Code {
-            return match found.into_iter().next() {
-                Some(coding) => Some(Value::String(coding.code)),
-                None => translation.default.as_ref().and_then(|part| self.one(part, scope)),
-            };
+        if found.is_empty() && (translation.bound || translation.form == Form::Code) {
+            return translation.default.as_ref().and_then(|part| self.one(part, scope));
         }
-        let mut own = Map::new();
-        own.extend(system.clone().map(|system| ("system".to_owned(), system)));
-        own.insert("code".to_owned(), as_code(Value::String(code.clone())));
-        own.extend(display.map(|display| ("display".to_owned(), display)));
-        let repeated = found.iter().any(|coding| coding.system.as_deref() == system_text && coding.code == code);
+        if translation.form == Form::Code {
+            return found.into_iter().next().map(|coding| Value::String(coding.code));
+        }
+        // A translation to the same code says all that the facility's own coding would.
+        let repeated = found.iter().any(|coding| coding.code == code);
         let mut codings: Vec<Value> = found.into_iter().map(super::Coding::into_json).collect();
-        if !repeated {
+        if repeated || translation.bound {
+            if let (Some(Value::Object(first)), Some(display)) = (codings.first_mut(), display) {
+                first.entry("display").or_insert(display);
+            }
+        } else {
+            let mut own = Map::new();
+            own.extend(system.map(|system| ("system".to_owned(), Value::String(system))));
+            own.insert("code".to_owned(), as_code(Value::String(code)));
+            own.extend(display.map(|display| ("display".to_owned(), display)));
             codings.push(Value::Object(own));
         }
         if translation.form == Form::Coding {
@@ -285,7 +300,7 @@ impl<'r> Run<'r> {
 /// `%field`: the leaf's path and its value under the name of the FHIR datatype that fits.
 fn describe(block: &str, below: &str, leaf: Option<Leaf<'_>>, value: &Value) -> Value {
     let dot = if below.is_empty() || block.is_empty() { "" } else { "." };
-    let mut field = json!({ "code": format!("{block}{dot}{below}") });
+    let mut field = json!({ "path": format!("{block}{dot}{below}") });
     let (key, value) = match (leaf, value) {
         (_, Value::Bool(_)) => ("boolean", value.clone()),
         (Some(Leaf::Number { unit: Some(unit) }), Value::Number(_)) => {
@@ -294,7 +309,10 @@ fn describe(block: &str, below: &str, leaf: Option<Leaf<'_>>, value: &Value) -> 
         (_, Value::Number(number)) if number.as_i64().is_some_and(|n| i32::try_from(n).is_ok()) => ("integer", value.clone()),
         (_, Value::Number(_)) => ("quantity", json!({ "value": value })),
         (Some(Leaf::Date), _) => ("dateTime", value.clone()),
-        (Some(Leaf::Code), _) => ("code", value.clone()),
+        (Some(Leaf::Code { map }), _) => {
+            field["map"] = json!(map);
+            ("code", value.clone())
+        }
         (_, Value::Object(_)) => ("coded", value.clone()),
         _ => ("string", value.clone()),
     };

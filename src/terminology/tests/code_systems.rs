@@ -16,6 +16,7 @@ fn lookup_tells_what_the_system_says() {
         { "name": "property", "part": [{ "name": "code", "valueCode": "child" }, { "name": "value", "valueCode": "puppy" }, { "name": "description", "valueString": "Puppy" }] },
     ] });
     assert_eq!(answer, expected);
+    assert_eq!(crate::validate::structure(&answer), []);
 }
 
 #[test]

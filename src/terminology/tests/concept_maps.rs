@@ -33,6 +33,7 @@ fn translate_gives_each_match_with_its_equivalence_and_map() {
         ] }
     ] });
     assert_eq!(answer, expected);
+    assert_eq!(crate::validate::structure(&answer), []);
 }
 
 #[test]

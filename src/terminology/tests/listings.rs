@@ -50,3 +50,14 @@ fn general_and_standard_codes_are_apart() {
     assert!(terminology.hdu_standard("hdu-visit-type", &Page::default()).is_none());
     assert!(terminology.hdu_general("nothing", &Page::default()).is_none());
 }
+
+#[test]
+fn an_icd_10_without_kinds_is_told_apart_by_the_form_of_its_codes() {
+    let codes = ["II", "C00-D48", "C50", "C50.9"].map(|code| json!({ "code": code }));
+    let terminology = holding(&[json!({ "resourceType": "CodeSystem", "id": "i", "url": ICD10, "content": "complete", "concept": codes })]);
+    for (level, code) in [("chapters", "II"), ("blocks", "C00-D48"), ("categories", "C50"), ("codes", "C50.9")] {
+        let list = terminology.hdu_icd(IcdLevel::parse(level), &Page::default());
+        assert_eq!((&list["pager"]["total"], &list["results"][0]["code"]), (&json!(1), &json!(code)));
+    }
+    assert!(IcdLevel::parse("kingdoms").is_none());
+}

@@ -97,6 +97,25 @@ fn the_newest_active_version_answers_when_none_is_asked_for() {
 }
 
 #[test]
+fn members_are_the_codings_of_an_expansion() {
+    let terminology = holding(&[
+        animals(),
+        value_set("all", json!({ "include": [{ "system": "http://test/animals", "concept": [{ "code": "bird" }, { "code": "cat" }] }] })),
+    ]);
+    let codings: Vec<Value> = terminology.members("http://test/vs/all").unwrap().iter().map(expand::Contained::to_coding).collect();
+    assert_eq!(
+        codings,
+        [
+            json!({ "system": "http://test/animals", "code": "bird", "display": "Bird" }),
+            json!({ "system": "http://test/animals", "code": "cat" })
+        ]
+    );
+    assert_eq!(terminology.members("http://test/vs/none"), None);
+    let asked = terminology.operate("ValueSet", None, "$expand", &query(&[("url", "http://test/vs/all")])).unwrap();
+    assert_eq!(asked["expansion"]["total"], json!(2));
+}
+
+#[test]
 fn other_resources_and_broken_ones_are_passed_over() {
     let terminology = holding(&[
         json!({ "resourceType": "Patient", "id": "p" }),

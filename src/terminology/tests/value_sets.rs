@@ -115,7 +115,6 @@ fn value_sets_that_multiply_run_out_of_budget() {
     resources.push(value_set("15", json!({ "include": [{ "system": URL, "concept": [{ "code": "dog" }] }] })));
     let terminology = holding(&resources);
     assert_eq!(terminology.is_member("http://test/vs/0", URL, "dog"), Some(true), "found on the first way down");
-    assert_eq!(terminology.is_member("http://test/vs/0", URL, "cat"), None);
     let asked = [("url", "http://test/vs/0"), ("system", URL), ("code", "cat")];
     assert_eq!(ask(&terminology, "ValueSet", "validate-code", &asked).unwrap_err(), TerminologyError::TooCostly);
 }
