@@ -23,6 +23,7 @@ use crate::config::{self, LogFormat, Overrides, Settings};
 use crate::store::Store;
 use anyhow::Context;
 use clap::{Parser, Subcommand};
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -130,7 +131,9 @@ fn start_log(format: LogFormat) {
         .with_default_directive(tracing_subscriber::filter::LevelFilter::INFO.into())
         .with_env_var("LANGO_LOG")
         .from_env_lossy();
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // Colours are for people; a file or a collector gets none.
+    let ansi = std::io::stderr().is_terminal();
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(ansi);
     // A second log in one process can only be a test's; the first one stays.
     let _ = match format {
         LogFormat::Text => log.try_init(),
