@@ -1,5 +1,7 @@
 //! The integration tests, one binary: they drive the real server over HTTP, on SQLite and on PostgreSQL.
 
+mod dhis2;
+mod dhis2_double;
 mod fixtures;
 mod store;
 mod support;
