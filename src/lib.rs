@@ -22,6 +22,7 @@
 #![forbid(unsafe_code)]
 
 pub mod access;
+pub mod app;
 pub mod cli;
 pub mod config;
 pub mod definitions;
@@ -32,7 +33,7 @@ pub mod http;
 pub mod ingest;
 pub mod measure;
 pub mod outbox;
-//pub mod registry;
+pub mod registry;
 pub mod search;
 pub mod store;
 pub mod terminology;

@@ -7,9 +7,15 @@
 //!
 //! This room decides nothing that another program could want to decide: it has no rules of its own.
 
+mod backup;
 mod client;
+mod doctor;
+mod import;
+mod measure;
+mod outbox;
 mod run;
 mod serve;
+mod template;
 
 pub use run::{Server, run};
 
@@ -48,6 +54,21 @@ enum Command {
     /// Add, list and disable the programs that may call
     #[command(subcommand)]
     Client(client::Client),
+    /// Load Bundles, NDJSON or template payloads (also .gz) into the database
+    Import(import::Import),
+    /// Check and replay Data Templates
+    #[command(subcommand)]
+    Template(template::Template),
+    /// Evaluate measures, keep and push their reports
+    #[command(subcommand)]
+    Measure(measure::Measure),
+    /// See and repeat deliveries
+    #[command(subcommand)]
+    Outbox(outbox::Outbox),
+    /// Look at settings, database, clocks and destinations, and say what to do
+    Doctor(doctor::Doctor),
+    /// Copy the embedded database to a file, also while it is served
+    Backup(backup::Backup),
 }
 
 /// The program: parses the command line, runs the command, says what went wrong.
@@ -61,6 +82,12 @@ pub fn main() -> ExitCode {
         match cli.command {
             Command::Serve(serve) => serve.run(&cli.common).await,
             Command::Client(client) => client.run(&cli.common).await,
+            Command::Import(import) => import.run(&cli.common).await,
+            Command::Template(template) => template.run(&cli.common).await,
+            Command::Measure(measure) => measure.run(&cli.common).await,
+            Command::Outbox(outbox) => outbox.run(&cli.common).await,
+            Command::Doctor(doctor) => doctor.run(&cli.common).await,
+            Command::Backup(backup) => backup.run(&cli.common).await,
         }
     });
     done.unwrap_or_else(|error| failed(&error))

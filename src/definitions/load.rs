@@ -1,12 +1,13 @@
 //! Unpacks the compact files. What they hold is made by `compile.py` and tested here, so a fault in them is a fault of the build.
 
 use super::search::param_id;
-use super::structure::{CodeSet, Element, ElementKind, ElementType, Primitive, Structure, StructureIndex, StructureKind};
+use super::structure::{CodeGroup, CodeSet, Element, ElementKind, ElementType, Primitive, Structure, StructureIndex, StructureKind};
 use super::{Component, Definitions, ParamKind, SearchParam, TypeCode};
 use flate2::read::GzDecoder;
 use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, Visitor};
-use std::collections::{HashMap, HashSet};
+use std::borrow::Cow;
+use std::collections::HashMap;
 use std::fmt;
 use std::io::Read;
 use std::marker::PhantomData;
@@ -204,14 +205,9 @@ fn keys(elements: &[Element]) -> HashMap<&'static str, (u16, u16)> {
     let mut keys = HashMap::new();
     for (element, at) in elements.iter().zip(0..) {
         for (kind, place) in element.types.iter().zip(0..) {
-            let key: &'static str = match element.choice {
-                false => element.name,
-                true => {
-                    let mut letters = kind.name.chars();
-                    let first = letters.next().into_iter().flat_map(char::to_uppercase);
-                    let key: String = element.name.chars().chain(first).chain(letters).collect();
-                    Box::leak(key.into_boxed_str())
-                }
+            let key: &'static str = match element.json_key(kind) {
+                Cow::Borrowed(key) => key,
+                Cow::Owned(key) => Box::leak(key.into_boxed_str()),
             };
             keys.insert(key, (at, place));
         }
@@ -221,7 +217,7 @@ fn keys(elements: &[Element]) -> HashMap<&'static str, (u16, u16)> {
 
 fn code_sets(rows: Pairs<'static, Vec<(&'static str, Vec<&'static str>)>>) -> (Vec<CodeSet>, Places) {
     let places = rows.0.iter().map(|(url, _)| *url).zip(0..).collect();
-    let set = |codes: Vec<&'static str>| -> HashSet<&'static str> { codes.into_iter().collect() };
-    let sets = rows.0.into_iter().map(|(url, systems)| CodeSet { url, systems: systems.into_iter().map(|(s, c)| (s, set(c))).collect() });
+    let group = |(system, codes): (&'static str, Vec<&'static str>)| CodeGroup { system, set: codes.iter().copied().collect(), codes };
+    let sets = rows.0.into_iter().map(|(url, groups)| CodeSet { url, groups: groups.into_iter().map(group).collect() });
     (sets.collect(), places)
 }

@@ -17,7 +17,7 @@ mod structure;
 
 pub use crate::store::{ParamId, TypeCode};
 pub use search::{Component, ParamKind, SearchParam, param_id};
-pub use structure::{CodeSet, Element, ElementKind, ElementType, Primitive, Structure, StructureIndex, StructureKind};
+pub use structure::{CodeGroup, CodeSet, Element, ElementKind, ElementType, Primitive, Structure, StructureIndex, StructureKind};
 
 use std::collections::HashMap;
 use std::sync::LazyLock;

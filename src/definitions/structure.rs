@@ -1,6 +1,7 @@
 //! Elements and code lists: what a StructureDefinition's snapshot and a required binding say, made for one look-up per JSON key.
 
 use super::TypeCode;
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 
 /// The place of a structure in the tables of its [`super::Definitions`].
@@ -51,6 +52,16 @@ impl Element {
     /// Whether JSON holds it as an array.
     pub fn is_list(&self) -> bool {
         self.max != Some(1)
+    }
+
+    /// The JSON key that says this type: `valueQuantity`; the plain name when the element is no choice.
+    pub fn json_key(&self, kind: &ElementType) -> Cow<'static, str> {
+        if !self.choice {
+            return Cow::Borrowed(self.name);
+        }
+        let mut letters = kind.name.chars();
+        let first = letters.next().map(|letter| letter.to_ascii_uppercase());
+        self.name.chars().chain(first).chain(letters).collect::<String>().into()
     }
 }
 
@@ -145,28 +156,37 @@ impl Structure {
 #[derive(Debug)]
 pub struct CodeSet {
     pub url: &'static str,
-    pub(super) systems: Vec<(&'static str, HashSet<&'static str>)>,
+    pub(super) groups: Vec<CodeGroup>,
+}
+
+/// The codes that a value set takes from one system.
+#[derive(Debug)]
+pub struct CodeGroup {
+    pub system: &'static str,
+    /// In the order of the specification.
+    pub codes: Vec<&'static str>,
+    pub(super) set: HashSet<&'static str>,
 }
 
 impl CodeSet {
     /// Whether some system of the set has this code; for elements of type `code`, whose system is implied.
     pub fn contains_code(&self, code: &str) -> bool {
-        self.systems.iter().any(|(_, codes)| codes.contains(code))
+        self.groups.iter().any(|group| group.set.contains(code))
     }
 
     /// Whether the set has this code of this system.
     pub fn contains(&self, system: &str, code: &str) -> bool {
-        self.systems.iter().any(|(name, codes)| *name == system && codes.contains(code))
+        self.groups.iter().any(|group| group.system == system && group.set.contains(code))
     }
 
-    /// The code systems that the set draws from.
-    pub fn systems(&self) -> impl Iterator<Item = &'static str> + '_ {
-        self.systems.iter().map(|(system, _)| *system)
+    /// What the set draws from each code system.
+    pub fn groups(&self) -> &[CodeGroup] {
+        &self.groups
     }
 
     /// The system of a code, where only one system of the set has it.
     pub fn system_of(&self, code: &str) -> Option<&'static str> {
-        let mut found = self.systems.iter().filter(|(_, codes)| codes.contains(code)).map(|(system, _)| *system);
+        let mut found = self.groups.iter().filter(|group| group.set.contains(code)).map(|group| group.system);
         found.next().filter(|_| found.next().is_none())
     }
 }

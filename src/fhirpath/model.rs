@@ -85,6 +85,14 @@ const PRIMITIVES: [&str; 20] = [
     "xhtml",
 ];
 
+/// What may stand beside a primitive.
+pub(crate) fn beside_primitive(name: &str) -> Type {
+    Type::named(match name {
+        "extension" => "Extension",
+        _ => "string",
+    })
+}
+
 /// Types that structures derive from but that are none themselves, and profiles that R4 treats as types.
 const ABSTRACT: [&str; 6] = ["Resource", "DomainResource", "Element", "BackboneElement", "SimpleQuantity", "MoneyQuantity"];
 

@@ -215,8 +215,14 @@ impl Refusal {
             }
         };
         let mut response = if path.starts_with("/api/") {
-            let methods = if path.starts_with(BASIC_ALLOWED) { json!(["Basic", "Bearer"]) } else { json!(["Bearer"]) };
-            (status, json_body(json!({ "message": issue.diagnostics, "authMethods": methods }))).into_response()
+            // The HDU API's own form of an error, and an OperationOutcome at once, as its other errors are.
+            let mut body = operation_outcome(std::slice::from_ref(&issue));
+            body["status"] = json!(status.as_u16());
+            body["error"] = json!(status.canonical_reason().unwrap_or_default());
+            body["message"] = json!(issue.diagnostics);
+            body["path"] = json!(path);
+            body["authMethods"] = if path.starts_with(BASIC_ALLOWED) { json!(["Basic", "Bearer"]) } else { json!(["Bearer"]) };
+            (status, json_body(body)).into_response()
         } else {
             outcome(status, issue)
         };
@@ -246,7 +252,11 @@ fn outcome(status: StatusCode, issue: Issue) -> Response {
 
 impl IntoResponse for Forbidden {
     fn into_response(self) -> Response {
-        outcome(StatusCode::FORBIDDEN, Issue::error(IssueCode::Forbidden, self.to_string()))
+        let mut response = outcome(StatusCode::FORBIDDEN, Issue::error(IssueCode::Forbidden, self.to_string()));
+        // RFC 6750 §3.1.
+        let challenge = HeaderValue::from_static("Bearer realm=\"lango\", error=\"insufficient_scope\"");
+        response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
+        response
     }
 }
 

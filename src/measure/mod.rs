@@ -17,9 +17,12 @@ pub mod period;
 pub mod plan;
 pub mod report;
 pub mod run;
+mod shipped;
+mod terms;
 
 pub use period::ReportPeriod;
 pub use plan::{MeasurePlan, Terms};
+pub use shipped::shipped;
 
 use crate::fhir::Issue;
 

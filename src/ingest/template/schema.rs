@@ -1,9 +1,9 @@
 //! A template's JSON Schema, compiled, and the walk that checks a record against it and puts it into its normal form.
 //!
 //! The dialect is a subset of JSON Schema 2020-12 (`type`, `properties`, `required`, `enum`, `format` date and date-time,
-//! `items`, `$ref` into `$defs`, `minItems`, `minLength`, `deprecated`) and four notes of our own:
+//! `items`, `$ref` into `$defs`, `minItems`, `minLength`, `deprecated`) and five notes of our own:
 //! `x-aliases` (other spellings of a key), `x-enforced` (problems of this object's own fields reject the record; elsewhere they are
-//! warnings), `x-unit` (UCUM unit of a number) and `x-coded` (an object that is one code; a bare string is taken for it).
+//! warnings), `x-unit` (UCUM unit of a number), `x-map` (the ConceptMap of a word) and `x-coded` (an object that is one code; a bare string is taken for it).
 //!
 //! The normal form has the schema's spellings, enumerations in the schema's case, numeric ids as text, dates as
 //! `yyyy-MM-dd`, times with a zone, and no nulls, blanks or unknown keys: a mapping need not think of any of that.
@@ -31,6 +31,7 @@ pub(super) struct Schema {
 struct Node {
     kind: Kind,
     unit: Option<String>,
+    map: Option<String>,
     coded: bool,
 }
 
@@ -73,10 +74,14 @@ struct Field {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Leaf<'a> {
     Boolean,
-    Number { unit: Option<&'a str> },
+    Number {
+        unit: Option<&'a str>,
+    },
     Date,
-    /// One of an enumeration.
-    Code,
+    /// One of an enumeration, or a word that a map translates.
+    Code {
+        map: Option<&'a str>,
+    },
     /// An object with a code and perhaps a name.
     Coded,
     Text,
@@ -122,12 +127,12 @@ impl Schema {
 
     /// What a node is when it is a leaf; `None` for an object or list whose parts are to be looked at.
     pub fn leaf(&self, node: NodeId) -> Option<Leaf<'_>> {
-        let Node { kind, unit, coded } = self.nodes.get(node)?;
+        let Node { kind, unit, map, coded } = self.nodes.get(node)?;
         match kind {
             _ if *coded => Some(Leaf::Coded),
             Kind::Any | Kind::Object(_) | Kind::Array { .. } => None,
-            Kind::Text { .. } => Some(Leaf::Text),
-            Kind::Code(_) => Some(Leaf::Code),
+            Kind::Text { .. } if map.is_none() => Some(Leaf::Text),
+            Kind::Text { .. } | Kind::Code(_) => Some(Leaf::Code { map: map.as_deref() }),
             Kind::Date | Kind::DateTime => Some(Leaf::Date),
             Kind::Integer | Kind::Number => Some(Leaf::Number { unit: unit.as_deref() }),
             Kind::Boolean => Some(Leaf::Boolean),
@@ -195,6 +200,7 @@ impl<'a> Compiler<'a> {
         if let Some(node) = self.schema.nodes.get_mut(id) {
             node.kind = kind;
             node.unit = value.get("x-unit").and_then(Value::as_str).map(str::to_owned);
+            node.map = value.get("x-map").and_then(Value::as_str).map(str::to_owned);
             node.coded = value.get("x-coded") == Some(&Value::Bool(true));
         }
         Ok(())
@@ -202,6 +208,9 @@ impl<'a> Compiler<'a> {
 
     fn object(&mut self, value: &'a Value, pointer: &str) -> Result<Kind, (String, String)> {
         let Some(properties) = value.get("properties").and_then(Value::as_object) else { return Ok(Kind::Any) };
+        if properties.is_empty() {
+            return Ok(Kind::Any);
+        }
         let mut object = Object { enforced: value.get("x-enforced") == Some(&Value::Bool(true)), ..Object::default() };
         let names = |list: Option<&Value>| -> Vec<String> {
             list.and_then(Value::as_array).map(|all| all.iter().filter_map(Value::as_str).map(str::to_owned).collect()).unwrap_or_default()
@@ -405,7 +414,7 @@ impl<'a> Walk<'a> {
     }
 }
 
-fn is_plain(key: &str) -> bool {
+pub(super) fn is_plain(key: &str) -> bool {
     key.len() <= LONGEST_KEY && key.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
 }
 

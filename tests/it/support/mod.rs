@@ -1,8 +1,16 @@
-//! What the integration tests share: fresh databases, and one body for both of them.
+//! What the integration tests share: fresh databases, one body for both of them, and the real server.
+#![allow(dead_code)]
 
 pub mod postgres;
+pub mod program;
+pub mod server;
 
 pub use postgres::postgres_url;
+pub use server::TestServer;
+
+use lango::access::clients::{self, Client};
+use lango::access::{generate_secret, hash_secret};
+use lango::store::Store;
 use tempfile::TempDir;
 
 /// The URL of a new SQLite database, and the folder that it lives in and dies with.
@@ -39,6 +47,16 @@ impl TestDb {
             postgres::drop_database(&self.url).await;
         }
     }
+}
+
+/// Adds a client as `lango client add` does, and gives its secret.
+pub async fn add_client(db: &TestDb, id: &str, facility: &str, scopes: &str) -> String {
+    let store = Store::open(&db.url).await.expect("the database opens");
+    let secret = generate_secret().expect("random numbers");
+    let client = Client { secret_hash: Some(hash_secret(&secret).expect("a hash")), ..Client::new(id, facility, scopes) };
+    clients::add(&store, &client).await.expect("a new client");
+    store.close().await;
+    secret.expose().to_owned()
 }
 
 /// Runs one test body on both databases: `both_databases!(async fn name(db: &TestDb) { … })` makes the tests

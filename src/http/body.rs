@@ -1,0 +1,171 @@
+//! Request bodies, read with bounded memory: as sent, or gzip-compressed with a limit on what comes out.
+
+use super::error::Failure;
+use crate::config::Limits;
+use crate::fhir::{Issue, IssueCode};
+use axum::body::{Body, Bytes};
+use axum::http::{HeaderMap, StatusCode, header};
+use flate2::write::MultiGzDecoder;
+use futures_util::StreamExt;
+use std::io::{self, Write};
+
+/// Text that compresses better than this was made to fill memory; honest JSON stays far below.
+const MOST_RATIO: usize = 250;
+/// Up to here the ratio does not matter.
+const RATIO_FREE: usize = 4 << 20;
+
+/// Reads the body of a request, decompressed when `Content-Encoding` says gzip.
+pub async fn read(headers: &HeaderMap, body: Body, limits: &Limits) -> Result<Bytes, Failure> {
+    let most = limits.body_bytes();
+    let declared = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()).and_then(|text| text.parse::<usize>().ok());
+    if declared.is_some_and(|length| length > most) {
+        return Err(too_large(limits.body_mb));
+    }
+    match encoding(headers)? {
+        Encoding::Identity => read_plain(body, declared.unwrap_or(0), limits).await,
+        Encoding::Gzip => read_gzip(body, limits).await,
+    }
+}
+
+enum Encoding {
+    Identity,
+    Gzip,
+}
+
+fn encoding(headers: &HeaderMap) -> Result<Encoding, Failure> {
+    let Some(value) = headers.get(header::CONTENT_ENCODING) else { return Ok(Encoding::Identity) };
+    match value.to_str().unwrap_or_default().trim().to_ascii_lowercase().as_str() {
+        "" | "identity" => Ok(Encoding::Identity),
+        "gzip" | "x-gzip" => Ok(Encoding::Gzip),
+        _ => {
+            let issue = Issue::error(IssueCode::NotSupported, "Content-Encoding may be gzip, or left out.");
+            Err(Failure::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, issue))
+        }
+    }
+}
+
+async fn read_plain(body: Body, expected: usize, limits: &Limits) -> Result<Bytes, Failure> {
+    let most = limits.body_bytes();
+    let mut chunks = body.into_data_stream();
+    let mut whole = Vec::with_capacity(expected.min(1 << 20));
+    while let Some(chunk) = chunks.next().await {
+        let chunk = chunk.map_err(|_| broken_off())?;
+        if whole.len() + chunk.len() > most {
+            return Err(too_large(limits.body_mb));
+        }
+        whole.extend_from_slice(&chunk);
+    }
+    Ok(whole.into())
+}
+
+async fn read_gzip(body: Body, limits: &Limits) -> Result<Bytes, Failure> {
+    let mut chunks = body.into_data_stream();
+    let mut decoder = MultiGzDecoder::new(Bounded { whole: Vec::new(), most: limits.decompressed_bytes(), overflow: false });
+    let mut taken = 0usize;
+    while let Some(chunk) = chunks.next().await {
+        let chunk = chunk.map_err(|_| broken_off())?;
+        taken += chunk.len();
+        if taken > limits.body_bytes() {
+            return Err(too_large(limits.body_mb));
+        }
+        let most = limits.decompressed_bytes().min(RATIO_FREE.max(taken.saturating_mul(MOST_RATIO)));
+        decoder.get_mut().most = most;
+        // Small steps, so that neither memory nor the other requests feel a bomb before its limit stops it.
+        for step in chunk.chunks(16 << 10) {
+            if let Err(error) = decoder.write_all(step) {
+                return Err(if decoder.get_ref().overflow { too_large_inside(limits) } else { bad_gzip(&error) });
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+    match decoder.try_finish() {
+        Ok(()) => Ok(std::mem::take(&mut decoder.get_mut().whole).into()),
+        Err(_) if decoder.get_ref().overflow => Err(too_large_inside(limits)),
+        Err(error) => Err(bad_gzip(&error)),
+    }
+}
+
+/// Collects what is written, up to a limit.
+struct Bounded {
+    whole: Vec<u8>,
+    most: usize,
+    overflow: bool,
+}
+
+impl Write for Bounded {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.whole.len() + bytes.len() > self.most {
+            self.overflow = true;
+            return Err(io::Error::other("too large"));
+        }
+        self.whole.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn too_large(most: u32) -> Failure {
+    Failure::too_large(format!("The body is larger than {most} MiB: send it in parts, or compressed with gzip."))
+}
+
+fn too_large_inside(limits: &Limits) -> Failure {
+    Failure::too_large(format!("The body decompresses to more than is taken ({} MiB at most): send it in parts.", limits.decompressed_mb))
+}
+
+fn broken_off() -> Failure {
+    Failure::bad_request("The connection broke off before the whole body was read.")
+}
+
+fn bad_gzip(_: &io::Error) -> Failure {
+    Failure::bad_request("The body is not the gzip that Content-Encoding promises, or it is cut off.")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use flate2::{Compression, write::GzEncoder};
+
+    fn gzip(bytes: &[u8]) -> Vec<u8> {
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+        encoder.write_all(bytes).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    async fn read_bytes(bytes: Vec<u8>, encoding: Option<&'static str>) -> Result<Bytes, StatusCode> {
+        let limits = Limits { body_mb: 1, decompressed_mb: 8, ..Limits::default() };
+        let mut headers = HeaderMap::new();
+        if let Some(encoding) = encoding {
+            headers.insert(header::CONTENT_ENCODING, encoding.parse().unwrap());
+        }
+        read(&headers, Body::from(bytes), &limits).await.map_err(|failure| failure.status)
+    }
+
+    #[tokio::test]
+    async fn gzip_is_decoded_whole() {
+        let text: Vec<u8> = (0..200_000u32).flat_map(|n| n.to_string().into_bytes()).collect();
+        assert_eq!(read_bytes(gzip(&text), Some("gzip")).await, Ok(text.clone().into()));
+        let two: Vec<u8> = [gzip(b"one "), gzip(b"two")].concat();
+        assert_eq!(read_bytes(two, Some("gzip")).await, Ok("one two".into()));
+    }
+
+    #[tokio::test]
+    async fn what_is_too_large_is_refused_before_it_is_held() {
+        assert_eq!(read_bytes(vec![b'x'; (1 << 20) + 1], None).await, Err(StatusCode::PAYLOAD_TOO_LARGE));
+        assert_eq!(read_bytes(gzip(&vec![0; 64 << 20]), Some("gzip")).await, Err(StatusCode::PAYLOAD_TOO_LARGE));
+        let dense: Vec<u8> = (0..2_000_000u32).flat_map(|n| n.to_string().into_bytes()).collect();
+        assert_eq!(read_bytes(gzip(&dense), Some("gzip")).await, Err(StatusCode::PAYLOAD_TOO_LARGE));
+    }
+
+    #[tokio::test]
+    async fn broken_gzip_is_a_bad_request() {
+        let whole = gzip(&b"{\"resourceType\":\"Patient\"}".repeat(100));
+        for cut in [1, 9, 12, whole.len() / 2, whole.len() - 9, whole.len() - 1] {
+            assert_eq!(read_bytes(whole[..cut].to_vec(), Some("gzip")).await, Err(StatusCode::BAD_REQUEST), "cut at {cut}");
+        }
+        assert_eq!(read_bytes(b"not gzip".to_vec(), Some("gzip")).await, Err(StatusCode::BAD_REQUEST));
+        assert_eq!(read_bytes(b"x".to_vec(), Some("br")).await, Err(StatusCode::UNSUPPORTED_MEDIA_TYPE));
+    }
+}
