@@ -1,6 +1,8 @@
 //! The integration tests, one binary: they drive the real server over HTTP, on SQLite and on PostgreSQL.
 
 mod access;
+mod dhis2;
+mod dhis2_double;
 mod fixtures;
 mod house;
 mod serve;
