@@ -9,6 +9,7 @@
 
 mod backup;
 mod client;
+mod demo;
 mod doctor;
 mod import;
 mod measure;
@@ -52,6 +53,8 @@ struct Common {
 enum Command {
     /// Run the server until SIGTERM or SIGINT
     Serve(serve::Serve),
+    /// Try lango: shipped data, an embedded database that is gone afterwards, and lines to copy
+    Demo(demo::Demo),
     /// Add, list and disable the programs that may call
     #[command(subcommand)]
     Client(client::Client),
@@ -82,6 +85,7 @@ pub fn main() -> ExitCode {
     let done = runtime.block_on(async {
         match cli.command {
             Command::Serve(serve) => serve.run(&cli.common).await,
+            Command::Demo(demo) => demo.run().await,
             Command::Client(client) => client.run(&cli.common).await,
             Command::Import(import) => import.run(&cli.common).await,
             Command::Template(template) => template.run(&cli.common).await,
