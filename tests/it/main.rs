@@ -1,6 +1,8 @@
 //! The integration tests, one binary: they drive the real server over HTTP, on SQLite and on PostgreSQL.
 
 mod access;
+mod bundles;
+mod fhir_rest;
 mod fixtures;
 mod house;
 mod serve;

@@ -88,7 +88,7 @@ async fn validate_resource(
         _ => return Err(Failure::bad_request("Give the resource to validate as the body, or name a stored one by its id.")),
     };
     let profile = match profile {
-        Some(url) => Some(validate::shipped_profile(&url).ok_or_else(|| {
+        Some(url) => Some(validate::canonical_profile(&url).ok_or_else(|| {
             let issue = Issue::error(IssueCode::NotFound, "The profile is not loaded: leave it out to validate against FHIR R4 itself.");
             Failure::new(StatusCode::NOT_FOUND, issue)
         })?),
