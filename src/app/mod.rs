@@ -144,8 +144,7 @@ impl App {
 
     async fn put_shipped(&self) -> anyhow::Result<()> {
         let r4 = definitions::r4();
-        let profiles = crate::validate::shipped_profiles().iter().map(|profile| profile.definition().clone());
-        let shipped = terminology::shipped().into_iter().chain(profiles).chain(crate::measure::shipped());
+        let shipped = terminology::shipped().into_iter().chain(crate::validate::shipped_profiles()).chain(crate::measure::shipped());
         let mut wanted: Vec<(TypeCode, String, Value)> = Vec::new();
         for mut resource in shipped {
             let type_code = resource.get("resourceType").and_then(Value::as_str).and_then(|name| r4.type_code(name));

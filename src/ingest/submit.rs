@@ -173,8 +173,11 @@ impl Submitter {
                 return Err(error.into());
             }
         };
-        // A caller without a facility of its own sends for the one that the payload names.
-        let owner = if owner == 0 { self.store().facility_key(&processed.facility.code).await? } else { owner };
+        // A caller without a facility of its own sends for the one that the payload names; the operator's number is always 0.
+        let owner = match processed.facility.code.as_str() {
+            code if owner == 0 && code != self.rules.operator => self.store().facility_key(code).await?,
+            _ => owner,
+        };
         let mut outcomes: Vec<Outcome> = Vec::with_capacity(processed.records.len());
         // Organizations and the like first. One that another facility describes itself is left to it.
         let shared = std::mem::take(&mut processed.shared);

@@ -1,6 +1,7 @@
 //! Who gets in and as whom, and the attacks on it.
 
-use crate::support::{TestDb, add_client, both_databases};
+use crate::support::server::answer;
+use crate::support::{TestDb, TestServer, add_client, both_databases};
 use axum::body::Body;
 use axum::http::{HeaderMap, Request};
 use axum::routing::any;
@@ -514,5 +515,47 @@ both_databases!(
             assert!(clients::add(&store, &client).await.is_err(), "{what}");
         }
         assert!(clients::find(&store, "emr").await.unwrap().is_none());
+    }
+);
+
+both_databases!(
+    async fn facilities_do_not_see_each_other_through_the_real_server(db: &TestDb) {
+        let first = add_client(db, "emr-1", "HF-1", "system/*.*").await;
+        let second = add_client(db, "emr-2", "HF-2", "system/*.*").await;
+        let reader = add_client(db, "viewer-1", "HF-1", "system/Patient.rs").await;
+        let server = TestServer::smart(db).await;
+        let tokens = [server.token("emr-1", &first).await, server.token("emr-2", &second).await, server.token("viewer-1", &reader).await];
+        let [first, second, reader] = &tokens;
+        let send = |method: &str, path: &str, token: &str, body: Value| {
+            let request = server.client.request(method.parse().unwrap(), server.url(path)).bearer_auth(token);
+            let request =
+                if body.is_null() { request } else { request.header("content-type", "application/fhir+json").body(body.to_string()) };
+            answer(request.header("x-lango-facility", "HF-2"))
+        };
+        let patient = json!({
+            "resourceType": "Patient",
+            "identifier": [{ "system": "urn:test", "value": "1" }],
+            "managingOrganization": { "reference": "Organization/HF-2" },
+        });
+        let (status, created) = send("POST", "/fhir/Patient", first, patient.clone()).await;
+        assert_eq!(status, 201, "{created}");
+        let path = format!("/fhir/Patient/{}", created["id"].as_str().unwrap());
+        for (token, status, total) in [(first, 200, 1), (reader, 200, 1), (second, 404, 0)] {
+            assert_eq!(send("GET", &path, token, Value::Null).await.0, status);
+            assert_eq!(send("GET", "/fhir/Patient?identifier=urn:test|1", token, Value::Null).await.1["total"], json!(total));
+        }
+        let (status, refused) = send("POST", "/fhir/Patient", reader, patient.clone()).await;
+        assert_eq!((status, &refused["issue"][0]["code"]), (403, &json!("forbidden")), "{refused}");
+        assert!(refused["issue"][0]["diagnostics"].as_str().unwrap().contains("system/Patient.c"), "{refused}");
+        let bundle = json!({
+            "resourceType": "Bundle",
+            "type": "transaction",
+            "entry": [{ "resource": patient, "request": { "method": "POST", "url": "Patient" } }],
+        });
+        assert_eq!(send("POST", "/fhir", reader, bundle).await.0, 403, "entries of a Bundle are checked too");
+        assert_eq!(send("GET", "/fhir/Observation", reader, Value::Null).await.0, 403);
+        assert_eq!(answer(server.client.get(server.url(&path))).await.0, 401);
+        assert_eq!(answer(server.client.get(server.url("/fhir/metadata"))).await.0, 200);
+        server.stop().await;
     }
 );

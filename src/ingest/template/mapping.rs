@@ -23,7 +23,10 @@ pub(super) enum Part {
     Literal(Value),
     Expr(Expr),
     /// Vanishes when it holds parts to be evaluated and all of them are empty, whatever constants stand beside them.
-    Object { entries: Vec<(String, Part)>, constant: bool },
+    Object {
+        entries: Vec<(String, Part)>,
+        constant: bool,
+    },
     List(Vec<Part>),
     /// `{"$for": items, "$value": part}`
     For(Expr, Box<Part>),

@@ -79,7 +79,9 @@ pub(super) enum Leaf<'a> {
     },
     Date,
     /// One of an enumeration, or a word that a map translates.
-    Code { map: Option<&'a str> },
+    Code {
+        map: Option<&'a str>,
+    },
     /// An object with a code and perhaps a name.
     Coded,
     Text,

@@ -12,7 +12,8 @@ struct Shipped(HashMap<String, Vec<Value>>);
 
 static SHIPPED: LazyLock<Shipped> = LazyLock::new(|| {
     let maps = MAPS.files().filter(|file| file.path().extension().is_some_and(|end| end == "json"));
-    let maps = maps.filter_map(|file| serde_json::from_slice::<Value>(file.contents()).ok()).filter(|map| map["resourceType"] == "ConceptMap");
+    let maps =
+        maps.filter_map(|file| serde_json::from_slice::<Value>(file.contents()).ok()).filter(|map| map["resourceType"] == "ConceptMap");
     Shipped(maps.map(|map| (map["url"].as_str().unwrap().to_owned(), map["group"].as_array().cloned().unwrap_or_default())).collect())
 });
 
@@ -21,9 +22,17 @@ impl Translate for Shipped {
         let string = |value: &Value| value.as_str().map(str::to_owned);
         let mut found = Vec::new();
         for group in self.0.get(map_url)?.iter().filter(|group| system.is_none() || group["source"].as_str() == system) {
-            let element = group["element"].as_array()?.iter().find(|element| element["code"].as_str().is_some_and(|known| known.eq_ignore_ascii_case(code)));
+            let element = group["element"]
+                .as_array()?
+                .iter()
+                .find(|element| element["code"].as_str().is_some_and(|known| known.eq_ignore_ascii_case(code)));
             for target in element.iter().flat_map(|element| element["target"].as_array()).flatten() {
-                found.push(Coding { system: string(&group["target"]), code: string(&target["code"])?, display: string(&target["display"]), equivalence: string(&target["equivalence"]) });
+                found.push(Coding {
+                    system: string(&group["target"]),
+                    code: string(&target["code"])?,
+                    display: string(&target["display"]),
+                    equivalence: string(&target["equivalence"]),
+                });
             }
             if element.is_none() && group["unmapped"]["mode"] == "provided" {
                 found.push(Coding { system: string(&group["target"]), code: code.to_owned(), ..Coding::default() });
