@@ -1,8 +1,10 @@
 //! The integration tests, one binary: they drive the real server over HTTP, on SQLite and on PostgreSQL.
 
 mod access;
+mod bundles;
 mod dhis2;
 mod dhis2_double;
+mod fhir_rest;
 mod fixtures;
 mod house;
 mod serve;
