@@ -7,6 +7,17 @@
 //!
 //! This room decides nothing that another program could want to decide: it has no rules of its own.
 
+/// `println!` for commands whose reader may leave early (`| head`): then there is nobody to tell, and nothing went wrong.
+macro_rules! say {
+    ($($words:tt)*) => {{
+        use std::io::Write as _;
+        if writeln!(std::io::stdout(), $($words)*).is_err() {
+            std::process::exit(0);
+        }
+    }};
+}
+pub(crate) use say;
+
 mod backup;
 mod client;
 mod demo;

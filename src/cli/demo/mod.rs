@@ -7,6 +7,7 @@
 mod receiver;
 
 use super::Server;
+use crate::cli::say;
 use crate::config::{AuthMode, Overrides, Settings};
 use anyhow::Context;
 use include_dir::{Dir, include_dir};
@@ -44,11 +45,11 @@ impl Demo {
         let server = Server::prepare(settings, listener).await?;
         let base = format!("http://{}", server.address());
         let serving = tokio::spawn(server.serve(shutdown));
-        println!("lango demo on {base}, database {}", folder.path.join("lango.db").display());
+        say!("lango demo on {base}, database {}", folder.path.join("lango.db").display());
         let loaded = load(&base).await?;
-        println!("loaded {loaded}\n");
+        say!("loaded {loaded}\n");
         print!("{}", lines(&base, &folder.path));
-        println!("\nCtrl-C stops the demo and removes its database.");
+        say!("\nCtrl-C stops the demo and removes its database.");
         std::io::stdout().flush()?;
         serving.await??;
         Ok(ExitCode::SUCCESS)
@@ -136,7 +137,7 @@ fn lines(base: &str, folder: &Path) -> String {
          # the same check without a server\n\
          {program} template check {payload}\n\n\
          # translate a code as the templates do\n\
-         curl '{base}/fhir/ConceptMap/hdu-visit-type/$translate?code=OPD'\n\n\
+         curl '{base}/fhir/ConceptMap/hdu-visit-type/$translate?system=https://lango.health/fhir/CodeSystem/hdu-visit-type&code=OPD'\n\n\
          # a measure: outpatient diagnoses by age and sex, one report per facility, kept\n\
          curl -X POST '{base}/fhir/Measure/opd-diagnoses/$evaluate-measure?periodStart={PERIOD}&periodEnd={PERIOD}'\n\n\
          # what DHIS2 would receive\n\

@@ -9,6 +9,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use tokio::net::TcpListener;
 
+/// The org unit above all others.
+const ROOT: &str = "LangoRootOU";
 /// The data set of the shipped metadata.
 pub const DATA_SET: &str = "LangoOpdDx1";
 
@@ -19,7 +21,7 @@ pub async fn start(token: &'static str) -> anyhow::Result<String> {
     let (sets, combos) = (Arc::clone(&package), Arc::clone(&package));
     let router = Router::new()
         .route("/api/system/info", get(|| async { Json(json!({ "version": "2.42.0", "calendar": "iso8601" })) }))
-        .route("/api/me", get(|| async { Json(json!({ "organisationUnits": [] })) }))
+        .route("/api/me", get(|| async { Json(json!({ "organisationUnits": [{ "id": ROOT }] })) }))
         .route("/api/dataSets/{id}", get(move |Path(id): Path<String>| async move { Json(data_set(&sets, &id)) }))
         .route("/api/categoryCombos", get(move || async move { Json(category_combos(&combos)) }))
         .route("/api/organisationUnits", get(|RawQuery(query): RawQuery| async move { Json(org_units(&query.unwrap_or_default())) }))
@@ -101,7 +103,7 @@ fn org_units(query: &str) -> Value {
         .filter(|code| !code.is_empty())
         .map(|code| {
             let id = format!("O{}", blake3::hash(code.as_bytes()).to_hex().get(..10).unwrap_or_default());
-            json!({ "id": id, "code": code, "path": format!("/{id}"), "openingDate": "2000-01-01T00:00:00.000" })
+            json!({ "id": id, "code": code, "path": format!("/{ROOT}/{id}"), "openingDate": "2000-01-01T00:00:00.000" })
         })
         .collect();
     json!({ "organisationUnits": units })
