@@ -3,7 +3,6 @@
 use super::Common;
 use crate::access::clients::{self, Client as Row};
 use crate::access::{generate_secret, hash_secret};
-use crate::cli::say;
 use crate::config::Secret;
 use anyhow::{Context, bail};
 use clap::Subcommand;

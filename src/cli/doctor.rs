@@ -2,7 +2,6 @@
 
 use super::Common;
 use crate::access::clients;
-use crate::cli::say;
 use crate::config::{AuthMode, Destination, Settings};
 use crate::definitions;
 use crate::destinations::dhis2::{Client, Dhis2Destination};

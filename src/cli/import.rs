@@ -3,7 +3,6 @@
 use super::Common;
 use crate::access::Caller;
 use crate::app::App;
-use crate::cli::say;
 use crate::config::Overrides;
 use crate::ingest::load::{self, Verdict};
 use anyhow::Context;

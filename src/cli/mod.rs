@@ -16,7 +16,6 @@ macro_rules! say {
         }
     }};
 }
-pub(crate) use say;
 
 mod backup;
 mod client;

@@ -1,7 +1,6 @@
 //! `lango outbox`: what is waiting to go out, what went, what could not.
 
 use super::Common;
-use crate::cli::say;
 use crate::fhir::time::format_instant;
 use std::process::ExitCode;
 

@@ -2,7 +2,6 @@
 
 use super::Common;
 use crate::app::App;
-use crate::cli::say;
 use crate::config::Overrides;
 use crate::fhir::Issue;
 use crate::ingest::load;

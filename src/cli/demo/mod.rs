@@ -7,7 +7,6 @@
 mod receiver;
 
 use super::Server;
-use crate::cli::say;
 use crate::config::{AuthMode, Overrides, Settings};
 use anyhow::Context;
 use include_dir::{Dir, include_dir};
