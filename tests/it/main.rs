@@ -5,6 +5,7 @@ mod dhis2;
 mod dhis2_double;
 mod fixtures;
 mod house;
+mod measure;
 mod serve;
 mod store;
 mod support;
