@@ -7,6 +7,7 @@ mod dhis2_double;
 mod fhir_rest;
 mod fixtures;
 mod house;
+mod measure;
 mod serve;
 mod store;
 mod support;
