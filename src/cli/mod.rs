@@ -9,6 +9,7 @@
 
 mod backup;
 mod client;
+mod demo;
 mod doctor;
 mod import;
 mod measure;
@@ -23,6 +24,7 @@ use crate::config::{self, LogFormat, Overrides, Settings};
 use crate::store::Store;
 use anyhow::Context;
 use clap::{Parser, Subcommand};
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -51,6 +53,8 @@ struct Common {
 enum Command {
     /// Run the server until SIGTERM or SIGINT
     Serve(serve::Serve),
+    /// Try lango: shipped data, an embedded database that is gone afterwards, and lines to copy
+    Demo(demo::Demo),
     /// Add, list and disable the programs that may call
     #[command(subcommand)]
     Client(client::Client),
@@ -81,6 +85,7 @@ pub fn main() -> ExitCode {
     let done = runtime.block_on(async {
         match cli.command {
             Command::Serve(serve) => serve.run(&cli.common).await,
+            Command::Demo(demo) => demo.run().await,
             Command::Client(client) => client.run(&cli.common).await,
             Command::Import(import) => import.run(&cli.common).await,
             Command::Template(template) => template.run(&cli.common).await,
@@ -130,7 +135,9 @@ fn start_log(format: LogFormat) {
         .with_default_directive(tracing_subscriber::filter::LevelFilter::INFO.into())
         .with_env_var("LANGO_LOG")
         .from_env_lossy();
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // Colours are for people; a file or a collector gets none.
+    let ansi = std::io::stderr().is_terminal();
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(ansi);
     // A second log in one process can only be a test's; the first one stays.
     let _ = match format {
         LogFormat::Text => log.try_init(),

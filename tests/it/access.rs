@@ -559,3 +559,28 @@ both_databases!(
         server.stop().await;
     }
 );
+
+both_databases!(
+    async fn what_a_client_sends_by_the_hdu_door_is_its_own_whatever_facility_the_payload_names(db: &TestDb) {
+        let operator = add_client(db, "ministry", "operator", "system/*.*").await;
+        let facility = add_client(db, "emr-1", "HF-1", "system/*.*").await;
+        let server = TestServer::smart(db).await;
+        let path = server.url("/api/v1/hduApi/dataTemplates");
+        let (_, examples) = answer(server.client.get(format!("{path}/examples")).basic_auth("emr-1", Some(&facility))).await;
+        let mut visit = examples["results"][0]["payload"].clone();
+        for (id, secret, named) in [("ministry", &operator, "HF-1"), ("emr-1", &facility, "HF-2")] {
+            visit["data"]["facilityDetails"]["code"] = json!(named);
+            let request = server.client.post(&path).basic_auth(id, Some(secret)).header("content-type", "application/json");
+            let (status, reply) = answer(request.body(visit.to_string())).await;
+            assert_eq!((status, &reply["newClients"]), (200, &json!(1)), "{reply}");
+            let token = server.token(id, secret).await;
+            let (_, found) = answer(server.client.get(server.url("/fhir/Patient?_summary=count")).bearer_auth(token)).await;
+            assert_eq!(found["total"], json!(1), "{id} sees what it sent and nothing else");
+        }
+        let (_, metrics) = answer(server.client.get(server.url("/metrics"))).await;
+        let metrics = metrics.as_str().unwrap();
+        assert!(metrics.contains("route=\"/fhir/{type}\",method=\"GET\",status=\"200\"} 2"), "{metrics}");
+        assert!(!metrics.contains("Patient") && !metrics.contains("HF-1"), "{metrics}");
+        server.stop().await;
+    }
+);

@@ -3,6 +3,8 @@
 mod access;
 mod bundles;
 mod fhir_rest;
+mod dhis2;
+mod dhis2_double;
 mod fixtures;
 mod house;
 mod serve;

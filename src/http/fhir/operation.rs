@@ -8,8 +8,9 @@ use crate::access::Interaction;
 use crate::definitions;
 use crate::fhir::outcome::operation_outcome;
 use crate::fhir::{Issue, IssueCode, json};
-use crate::ingest::Refusal;
 use crate::ingest::refusal::within;
+use crate::ingest::{Refusal, RefusalKind};
+use crate::measure::run::{Request, answer};
 use crate::terminology::{Arguments, Terminology, TerminologyError};
 use crate::validate;
 use axum::body::Bytes;
@@ -23,6 +24,7 @@ pub async fn run(call: &Call<'_>, operation: OperationTarget, body: Option<Bytes
         (Some(type_name), name) if Terminology::holds(type_name) && name != "validate" => {
             terminology(call, type_name, &operation, body).await
         }
+        (Some("Measure"), "evaluate-measure") => evaluate_measure(call, &operation, body).await,
         (type_name, "validate") => validate_resource(call, type_name, &operation, body).await,
         _ => Err(Failure::unknown_operation()),
     }
@@ -45,6 +47,44 @@ async fn terminology(
     let (id, name) = (operation.id.clone(), operation.name.clone());
     let answer = call.state.writer.workers().run(move || terminology.operate(type_name, id.as_deref(), &name, &arguments)).await?;
     Ok(Answer::ok(answer.map_err(failure)?.to_string()))
+}
+
+/// `Measure/$evaluate-measure` (<https://hl7.org/fhir/R4/measure-operation-evaluate-measure.html>). A POST keeps the reports, a GET
+/// only answers them.
+async fn evaluate_measure(call: &Call<'_>, operation: &OperationTarget, body: Option<Bytes>) -> Result<Answer, Failure> {
+    if let Some(measure) = operation.type_code {
+        call.require(measure, Interaction::Read)?;
+    }
+    let keep = body.is_some();
+    if let (true, Some(report)) = (keep, definitions::r4().type_code("MeasureReport")) {
+        call.require(report, Interaction::Create)?;
+    }
+    let facility_system = &call.state.settings.systems.facility;
+    let sent = match body.filter(|body| !body.is_empty()) {
+        Some(body) => Some(parsed(call, body).await?),
+        None => None,
+    };
+    let named = |name: &str| {
+        let in_body = sent.as_ref().and_then(|sent| parameter(sent, name)).and_then(text_of);
+        in_body.or_else(|| call.query.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone()))
+    };
+    let measure =
+        operation.id.clone().or_else(|| named("measure")).ok_or_else(|| {
+            Failure::bad_request("Name the measure: POST /fhir/Measure/ID/$evaluate-measure, or the parameter `measure`.")
+        })?;
+    // A canonical ends with the id.
+    let id = measure.split('|').next().and_then(|url| url.rsplit('/').next()).unwrap_or_default();
+    let request = match &sent {
+        Some(parameters) => Request::from_resource(parameters, facility_system),
+        None => {
+            let given = call.query.iter().filter(|(name, _)| name != "measure");
+            Request::from_parameters(given.map(|(name, value)| (name.as_str(), value.as_str())), facility_system)
+        }
+    };
+    let request = request.map_err(|issues| Refusal::all(RefusalKind::Malformed, issues))?;
+    let counted = call.state.evaluate(id, &request, &call.caller.scope, keep).await?;
+    let reports = counted.into_iter().map(|counted| counted.report).collect();
+    Ok(Answer::ok(answer(&request, reports).to_string()))
 }
 
 fn failure(error: TerminologyError) -> Failure {
