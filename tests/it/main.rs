@@ -2,15 +2,9 @@
 
 mod access;
 mod bundles;
-<<<<<<< HEAD
 mod dhis2;
 mod dhis2_double;
 mod fhir_rest;
-=======
-mod fhir_rest;
-mod dhis2;
-mod dhis2_double;
->>>>>>> room-g
 mod fixtures;
 mod house;
 mod measure;
