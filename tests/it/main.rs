@@ -8,3 +8,4 @@ mod house;
 mod serve;
 mod store;
 mod support;
+mod templates;
