@@ -11,3 +11,4 @@ mod measure;
 mod serve;
 mod store;
 mod support;
+mod templates;
