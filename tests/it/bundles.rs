@@ -1,6 +1,6 @@
 //! Transactions and batches.
 
-use crate::support::{TestDb, TestServer, answer, both_databases};
+use crate::support::{TestServer, answer, both_databases};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::Path;

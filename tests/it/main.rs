@@ -10,3 +10,4 @@ mod house;
 mod serve;
 mod store;
 mod support;
+mod synthea;
