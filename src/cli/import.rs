@@ -3,6 +3,7 @@
 use super::Common;
 use crate::access::Caller;
 use crate::app::App;
+use crate::cli::say;
 use crate::config::Overrides;
 use crate::ingest::load::{self, Verdict};
 use anyhow::Context;
@@ -48,7 +49,7 @@ impl Import {
             })
             .await;
         bar.finish_and_clear();
-        println!("{} resources from {} files; {} files refused", total.resources, total.files, total.refused);
+        say!("{} resources from {} files; {} files refused", total.resources, total.files, total.refused);
         app.store.close().await;
         Ok(if total.refused == 0 { ExitCode::SUCCESS } else { ExitCode::from(1) })
     }

@@ -1,6 +1,7 @@
 //! Transactions and batches.
 
-use crate::support::{TestServer, answer, both_databases};
+use crate::support::server::answer;
+use crate::support::{TestServer, both_databases};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -56,7 +57,8 @@ both_databases!(
         let (status, outcome) = server.post("/fhir", &bundle).await;
         assert_eq!(outcome["resourceType"], "OperationOutcome", "{outcome}");
         assert!((400..500).contains(&status));
-        let mut places: Vec<&str> = outcome["issue"].as_array().unwrap().iter().map(|issue| issue["expression"][0].as_str().unwrap()).collect();
+        let mut places: Vec<&str> =
+            outcome["issue"].as_array().unwrap().iter().map(|issue| issue["expression"][0].as_str().unwrap()).collect();
         places.sort_unstable();
         assert_eq!(
             places,
@@ -117,9 +119,7 @@ both_databases!(
         for id in ["a", "b"] {
             server.put(&format!("/fhir/Patient/{id}"), &json!({ "resourceType": "Patient", "id": id })).await;
         }
-        let put = |id: &str, if_match: &str| {
-            json!({ "resource": { "resourceType": "Patient", "id": id, "active": true }, "request": { "method": "PUT", "url": format!("Patient/{id}"), "ifMatch": if_match } })
-        };
+        let put = |id: &str, if_match: &str| json!({ "resource": { "resourceType": "Patient", "id": id, "active": true }, "request": { "method": "PUT", "url": format!("Patient/{id}"), "ifMatch": if_match } });
         let read = json!({ "request": { "method": "GET", "url": "Patient?active=true" } });
         let delete = json!({ "request": { "method": "DELETE", "url": "Patient/b" } });
         let stale = transaction(vec![delete.clone(), put("a", "W/\"7\"")]);
@@ -163,7 +163,8 @@ both_databases!(
     async fn synthea_loads_as_it_is(db: &TestDb) {
         let server = TestServer::open(db).await;
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/synthea-hiv");
-        let mut names: Vec<String> = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        let mut names: Vec<String> =
+            std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
         names.retain(|name| name.ends_with(".json.gz"));
         names.sort();
         // Organisations and practitioners first: the records refer to them by identifier.
@@ -176,7 +177,8 @@ both_databases!(
             for entry in bundle["entry"].as_array().unwrap() {
                 *expected.entry(entry["resource"]["resourceType"].as_str().unwrap().to_owned()).or_default() += 1;
             }
-            let post = server.client.post(server.url("/fhir")).header("content-type", "application/fhir+json").header("content-encoding", "gzip");
+            let post =
+                server.client.post(server.url("/fhir")).header("content-type", "application/fhir+json").header("content-encoding", "gzip");
             let (status, response) = answer(post.body(bytes)).await;
             assert_eq!(status, 200, "{name}: {}", response.to_string().chars().take(500).collect::<String>());
             assert!(statuses(&response).iter().all(|status| *status == 201), "{name}");

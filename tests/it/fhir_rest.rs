@@ -1,6 +1,7 @@
 //! The FHIR REST API as a client sees it.
 
-use crate::support::{TestDb, TestServer, add_client, answer, both_databases};
+use crate::support::server::answer;
+use crate::support::{TestDb, TestServer, add_client, both_databases};
 use flate2::{Compression, write::GzEncoder};
 use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
@@ -74,9 +75,11 @@ both_databases!(
         assert_eq!(server.put(&path, &changed).await.0, 201, "a put restores");
 
         let (_, history) = server.get(&format!("{path}/_history?_count=3")).await;
-        let methods: Vec<&str> = history["entry"].as_array().unwrap().iter().map(|entry| entry["request"]["method"].as_str().unwrap()).collect();
+        let methods: Vec<&str> =
+            history["entry"].as_array().unwrap().iter().map(|entry| entry["request"]["method"].as_str().unwrap()).collect();
         assert_eq!((history["total"].as_i64(), methods), (Some(4), vec!["PUT", "DELETE", "PUT"]));
-        let next = history["link"].as_array().unwrap().iter().find(|link| link["relation"] == "next").unwrap()["url"].as_str().unwrap().to_owned();
+        let next =
+            history["link"].as_array().unwrap().iter().find(|link| link["relation"] == "next").unwrap()["url"].as_str().unwrap().to_owned();
         let (_, rest) = server.get(next.strip_prefix(&server.base).unwrap()).await;
         assert_eq!(rest["entry"].as_array().unwrap().len(), 1);
         assert!(!rest["link"].as_array().unwrap().iter().any(|link| link["relation"] == "next"));
@@ -89,7 +92,9 @@ both_databases!(
         let server = TestServer::open(db).await;
         let mut body = patient("Asha");
         body["id"] = json!("p1");
-        let put = |headers: &'static [(&'static str, &'static str)], body: Value| answer(request(&server, Method::PUT, "/fhir/Patient/p1", headers, Some(&body)));
+        let put = |headers: &'static [(&'static str, &'static str)], body: Value| {
+            answer(request(&server, Method::PUT, "/fhir/Patient/p1", headers, Some(&body)))
+        };
         assert_eq!(problem(put(&[("if-match", "W/\"1\"")], body.clone()).await).0, 412, "nothing is there");
         assert_eq!(put(&[("if-none-match", "*")], body.clone()).await.0, 201);
         assert_eq!(problem(put(&[("if-none-match", "*")], body.clone()).await).0, 412);
@@ -98,7 +103,9 @@ both_databases!(
         assert_eq!(problem(put(&[("if-match", "W/\"1\"")], body.clone()).await).0, 412);
         assert_eq!(problem(put(&[("if-match", "abc")], body.clone()).await).0, 400);
 
-        let create = |criteria: &'static str| answer(request(&server, Method::POST, "/fhir/Patient", &[("if-none-exist", criteria)], Some(&patient("Asha"))));
+        let create = |criteria: &'static str| {
+            answer(request(&server, Method::POST, "/fhir/Patient", &[("if-none-exist", criteria)], Some(&patient("Asha"))))
+        };
         let (status, existing) = create("identifier=urn:s|Asha").await;
         assert_eq!((status, &existing["id"]), (200, &json!("p1")));
         assert_eq!(create("identifier=urn:s|none").await.0, 201);
@@ -127,7 +134,8 @@ both_databases!(
         for round in 0..10 {
             let value = format!("race-{round}");
             let criteria = format!("identifier=urn:s|{value}");
-            let racers = (0..32).map(|_| answer(request(&server, Method::POST, "/fhir/Patient", &[("if-none-exist", &criteria)], Some(&patient(&value)))));
+            let racers = (0..32)
+                .map(|_| answer(request(&server, Method::POST, "/fhir/Patient", &[("if-none-exist", &criteria)], Some(&patient(&value)))));
             let answers = futures_util::future::join_all(racers).await;
             let created = answers.iter().filter(|(status, _)| *status == 201).count();
             assert_eq!(created, 1, "round {round}");
@@ -158,13 +166,20 @@ both_databases!(
         let server = TestServer::open(db).await;
         let bad = json!({ "resourceType": "Patient", "birthDate": "26-1-1", "foo": 1, "gender": "man" });
         let (status, outcome) = server.post("/fhir/Patient", &bad).await;
-        let mut places: Vec<&str> = outcome["issue"].as_array().unwrap().iter().map(|issue| issue["expression"][0].as_str().unwrap()).collect();
+        let mut places: Vec<&str> =
+            outcome["issue"].as_array().unwrap().iter().map(|issue| issue["expression"][0].as_str().unwrap()).collect();
         places.sort_unstable();
         assert_eq!((status, places), (422, vec!["Patient.birthDate", "Patient.foo", "Patient.gender"]));
         assert!(!outcome.to_string().contains("26-1-1"), "values are not quoted");
 
-        assert_eq!(problem(server.put("/fhir/Patient/a", &json!({ "resourceType": "Patient", "id": "b" })).await), (400, "invalid".into(), "Patient.id".into()));
-        assert_eq!(problem(server.put("/fhir/Patient/a", &json!({ "resourceType": "Patient" })).await), (400, "invalid".into(), "Patient.id".into()));
+        assert_eq!(
+            problem(server.put("/fhir/Patient/a", &json!({ "resourceType": "Patient", "id": "b" })).await),
+            (400, "invalid".into(), "Patient.id".into())
+        );
+        assert_eq!(
+            problem(server.put("/fhir/Patient/a", &json!({ "resourceType": "Patient" })).await),
+            (400, "invalid".into(), "Patient.id".into())
+        );
         assert_eq!(problem(server.post("/fhir/Patient", &json!({ "resourceType": "Observation" })).await).0, 400);
         assert_eq!(problem(server.get("/fhir/Patient/none").await).0, 404);
         assert_eq!(problem(server.get("/fhir/Alien/none").await).0, 404);
@@ -177,7 +192,10 @@ both_databases!(
         assert_eq!(problem(answer(request(&server, Method::GET, "/fhir/Patient", &[("accept", "image/png")], None)).await).0, 406);
         let csv = request(&server, Method::POST, "/fhir/Patient", &[("content-type", "text/csv")], Some(&patient("x")));
         assert_eq!(problem(answer(csv).await).0, 415);
-        assert_eq!(problem(answer(request(&server, Method::GET, "/fhir/Patient?nothing=1", &[("prefer", "handling=strict")], None)).await).0, 400);
+        assert_eq!(
+            problem(answer(request(&server, Method::GET, "/fhir/Patient?nothing=1", &[("prefer", "handling=strict")], None)).await).0,
+            400
+        );
         server.stop().await;
     }
 );
@@ -185,7 +203,9 @@ both_databases!(
 both_databases!(
     async fn prefer_decides_what_comes_back(db: &TestDb) {
         let server = TestServer::open(db).await;
-        for (prefer, expected) in [("return=minimal", None), ("return=representation", Some("Patient")), ("return=OperationOutcome", Some("OperationOutcome"))] {
+        for (prefer, expected) in
+            [("return=minimal", None), ("return=representation", Some("Patient")), ("return=OperationOutcome", Some("OperationOutcome"))]
+        {
             let answer = request(&server, Method::POST, "/fhir/Patient", &[("prefer", prefer)], Some(&patient("x"))).send().await.unwrap();
             assert_eq!(answer.status(), 201);
             assert!(answer.headers().contains_key("location"));
@@ -206,8 +226,9 @@ both_databases!(
         let answer = request(&server, Method::GET, "/fhir/Patient?_format=xml&_id=x", &[], None).send().await.unwrap();
         assert_eq!(answer.headers()["content-type"], "application/fhir+xml; charset=utf-8");
         let text = answer.text().await.unwrap();
-        assert!(text.contains("<Bundle") && text.contains("Juma &amp; Co"), "{text}");
-        let missing = request(&server, Method::GET, "/fhir/Patient/none", &[("accept", "application/fhir+xml")], None).send().await.unwrap();
+        assert!(text.contains("<Bundle") && text.contains("Juma &#38; Co"), "{text}");
+        let missing =
+            request(&server, Method::GET, "/fhir/Patient/none", &[("accept", "application/fhir+xml")], None).send().await.unwrap();
         assert_eq!(missing.status(), 404);
         assert!(missing.text().await.unwrap().contains("<OperationOutcome"));
         let broken = server.client.post(server.url("/fhir/Patient")).header("content-type", "application/fhir+xml").body("<Patient");
@@ -277,6 +298,27 @@ both_databases!(
             let (status, bundle) = server.get(&format!("/fhir/{name}?_count=1")).await;
             assert_eq!((status, bundle["type"].as_str()), (200, Some("searchset")), "{name}");
         }
+        server.stop().await;
+    }
+);
+
+both_databases!(
+    async fn a_search_may_be_posted_and_a_head_has_no_body(db: &TestDb) {
+        let server = TestServer::open(db).await;
+        server.put("/fhir/Patient/p", &json!({ "resourceType": "Patient", "id": "p", "gender": "female", "active": true })).await;
+        for (form, total) in [("gender=female", 1), ("gender=male", 0)] {
+            let post = server
+                .client
+                .post(server.url("/fhir/Patient/_search?active=true"))
+                .header("content-type", "application/x-www-form-urlencoded");
+            assert_eq!(answer(post.body(form)).await.1["total"], total, "{form}");
+        }
+        let json_form = request(&server, Method::POST, "/fhir/Patient/_search", &[], Some(&json!({})));
+        assert_eq!(problem(answer(json_form).await).0, 415);
+        let head = request(&server, Method::HEAD, "/fhir/Patient/p", &[], None).send().await.unwrap();
+        assert_eq!((head.status().as_u16(), head.headers()["etag"].to_str().unwrap()), (200, "W/\"1\""));
+        assert!(head.bytes().await.unwrap().is_empty());
+        assert_eq!(problem(server.get("/fhir/Patient/_history").await).1, "not-supported");
         server.stop().await;
     }
 );
