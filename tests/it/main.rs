@@ -8,6 +8,7 @@ mod fhir_rest;
 mod fixtures;
 mod house;
 mod measure;
+mod registry;
 mod serve;
 mod store;
 mod support;
