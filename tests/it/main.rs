@@ -13,3 +13,4 @@ mod serve;
 mod store;
 mod support;
 mod templates;
+mod synthea;

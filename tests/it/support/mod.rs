@@ -7,7 +7,7 @@ pub mod program;
 pub mod server;
 
 pub use postgres::postgres_url;
-pub use server::TestServer;
+pub use server::{TestServer, answer};
 
 use lango::access::clients::{self, Client};
 use lango::access::{generate_secret, hash_secret};
