@@ -2,6 +2,7 @@
 
 mod access;
 mod bundles;
+mod crash;
 mod dhis2;
 mod dhis2_double;
 mod fhir_rest;
@@ -12,5 +13,5 @@ mod registry;
 mod serve;
 mod store;
 mod support;
-mod templates;
 mod synthea;
+mod templates;
