@@ -350,11 +350,6 @@ both_databases!(
             Some(KILLS.to_string().as_str()),
             "the newest number"
         );
-        eprintln!(
-            golden.len(),
-            rounds.iter().map(|r| r.transactions.iter().map(Vec::len).sum::<usize>()).collect::<Vec<_>>(),
-            rounds.len()
-        );
         let tried: usize = rounds.iter().flat_map(|round| round.templates.iter().chain(&round.transactions)).map(Vec::len).sum();
         assert!(payloads > KILLS && tried > 4 * KILLS, "the kills came while much was being sent: {payloads} {tried}");
         store.close().await;
