@@ -1,1 +1,215 @@
-//! (to come)
+//! Who calls, and what they may do.
+//!
+//! In come credentials: a client's secret, a signed assertion, an access token. Out comes a [`Caller`]: the facility that
+//! owns what this caller sends, the [`Scope`](crate::store::Scope) that every query of theirs is decided under, and
+//! which interactions with which resource types their SMART scopes allow. Nothing in a payload or in a header of the
+//! request changes these: they follow from the client's row in the database alone, read at every request, so that a
+//! disabled client is out at once.
+//!
+//! The room is also a small authorization server for SMART Backend Services
+//! (<https://hl7.org/fhir/smart-app-launch/backend-services.html>): [`Access::grant`] turns a client's proof into an
+//! access token, signed with a key of lango's own.
+//!
+//! It must never know HTTP (see [`crate::http::auth`]) or what a resource says.
+
+mod assertion;
+mod caller;
+pub mod clients;
+mod grant;
+mod jwt;
+mod keys;
+mod scopes;
+mod secrets;
+
+pub use caller::{Caller, Forbidden};
+pub use grant::{Grant, OAuthError, TokenRequest};
+pub use scopes::{Interaction, Scopes};
+pub use secrets::{generate_secret, hash_secret};
+
+use crate::config::{AuthMode, Secret};
+use crate::fhir::time::Micros;
+use crate::store::{FacilityKey, Scope, Store};
+use clients::Client;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Why a caller was not believed. The public words are the same for every [`AccessError::Refused`].
+#[derive(Debug, thiserror::Error)]
+pub enum AccessError {
+    /// The credentials do not hold; the words are for the log only.
+    #[error("{0}")]
+    Refused(&'static str),
+    /// Too many secrets wait to be verified.
+    #[error("too many logins at once")]
+    Busy,
+    #[error("the database failed")]
+    Database(#[from] sqlx::Error),
+    /// A key or a hash that lango itself wrote cannot be read.
+    #[error("{0}")]
+    Broken(&'static str),
+}
+
+/// How long access tokens live; SMART recommends at most five minutes.
+const TOKEN_SECONDS: i64 = 300;
+/// How far clocks may differ.
+const SKEW_SECONDS: i64 = 30;
+/// Verified tokens that are remembered, so that a signature is checked once and not at every request.
+const REMEMBERED_TOKENS: usize = 10_000;
+
+/// What the operator decided about access.
+#[derive(Clone, Debug)]
+pub struct AccessSettings {
+    pub mode: AuthMode,
+    /// Where clients reach lango, without a slash at the end; the tokens' issuer.
+    pub public_url: String,
+    /// Code of the operator's own organisation, whose facility number is 0.
+    pub operator_code: String,
+}
+
+/// The room's door; one per process.
+pub struct Access {
+    store: Store,
+    settings: AccessSettings,
+    keys: keys::Keys,
+    secrets: secrets::Verifier,
+    tokens: Mutex<HashMap<blake3::Hash, Arc<grant::TokenClaims>>>,
+    facilities: Mutex<HashMap<String, FacilityKey>>,
+}
+
+impl Access {
+    /// Reads the signing keys, making the first one on a new database.
+    pub async fn open(store: Store, settings: AccessSettings) -> Result<Access, AccessError> {
+        let keys = keys::Keys::load(&store).await?;
+        Ok(Access { store, settings, keys, secrets: secrets::Verifier::new(), tokens: Mutex::default(), facilities: Mutex::default() })
+    }
+
+    pub fn mode(&self) -> AuthMode {
+        self.settings.mode
+    }
+
+    /// `--auth open`: every right; what is sent belongs to `facility`, or to the operator's organisation without one.
+    pub async fn open_caller(&self, facility: Option<&str>) -> Result<Caller, AccessError> {
+        let owner = match facility {
+            Some(code) => self.facility_key(code).await?,
+            None => 0,
+        };
+        Ok(Caller::unrestricted(owner, facility.map(str::to_owned)))
+    }
+
+    /// The caller with this client's secret.
+    pub async fn basic_caller(&self, id: &str, secret: &Secret) -> Result<Caller, AccessError> {
+        let client = self.authenticate_secret(id, secret).await?;
+        self.caller(client, None).await
+    }
+
+    /// The caller with this access token.
+    pub async fn bearer_caller(&self, token: &str) -> Result<Caller, AccessError> {
+        let claims = self.verified_token(token)?;
+        let client = clients::find(&self.store, &claims.client).await?.filter(Client::is_enabled);
+        let client = client.ok_or(AccessError::Refused("the token's client is disabled or gone"))?;
+        self.caller(client, Some(Arc::clone(&claims.scopes))).await
+    }
+
+    async fn caller(&self, client: Client, token_scopes: Option<Arc<Scopes>>) -> Result<Caller, AccessError> {
+        let owner = self.facility_key(&client.facility).await?;
+        let registered = Arc::new(Scopes::of_registered(&client.scopes));
+        let granted = token_scopes.unwrap_or_else(|| Arc::clone(&registered));
+        Ok(Caller::of_client(client, owner, Scope::Owners(vec![owner]), registered, granted))
+    }
+
+    async fn authenticate_secret(&self, id: &str, secret: &Secret) -> Result<Client, AccessError> {
+        let client = clients::find(&self.store, id).await?.filter(Client::is_enabled);
+        let hash = client.as_ref().and_then(|client| client.secret_hash.as_deref());
+        let matches = self.secrets.verify(id, hash, secret).await?;
+        client.filter(|_| matches).ok_or(AccessError::Refused("unknown client, disabled client or wrong secret"))
+    }
+
+    fn verified_token(&self, token: &str) -> Result<Arc<grant::TokenClaims>, AccessError> {
+        let digest = blake3::hash(token.as_bytes());
+        let mut known = self.tokens.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(claims) = known.get(&digest) {
+            claims.check_time(now_seconds())?;
+            return Ok(Arc::clone(claims));
+        }
+        drop(known);
+        let claims = Arc::new(grant::verify(token, &self.keys, &self.settings, now_seconds())?);
+        known = self.tokens.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.len() >= REMEMBERED_TOKENS {
+            known.clear();
+        }
+        known.insert(digest, Arc::clone(&claims));
+        Ok(claims)
+    }
+
+    async fn facility_key(&self, code: &str) -> Result<FacilityKey, AccessError> {
+        if code == self.settings.operator_code {
+            return Ok(0);
+        }
+        if let Some(key) = self.facilities.lock().unwrap_or_else(PoisonError::into_inner).get(code) {
+            return Ok(*key);
+        }
+        let key = self.store.facility_key(code).await?;
+        self.facilities.lock().unwrap_or_else(PoisonError::into_inner).insert(code.to_owned(), key);
+        Ok(key)
+    }
+
+    /// The public keys that access tokens can be verified with (RFC 7517).
+    pub fn jwks(&self) -> serde_json::Value {
+        self.keys.jwks()
+    }
+
+    /// `.well-known/smart-configuration` (<https://hl7.org/fhir/smart-app-launch/conformance.html>).
+    pub fn smart_configuration(&self) -> serde_json::Value {
+        let url = &self.settings.public_url;
+        serde_json::json!({
+            "issuer": url,
+            "jwks_uri": format!("{url}/auth/jwks.json"),
+            "token_endpoint": self.settings.token_endpoint(),
+            "grant_types_supported": ["client_credentials"],
+            "token_endpoint_auth_methods_supported": ["client_secret_basic", "client_secret_post", "private_key_jwt"],
+            "token_endpoint_auth_signing_alg_values_supported": ["RS384", "ES384"],
+            "scopes_supported": ["system/*.cruds", "system/*.rs", "system/*.read", "system/*.write", "system/*.*"],
+            "response_types_supported": [],
+            "code_challenge_methods_supported": ["S256"],
+            "capabilities": ["client-confidential-symmetric", "client-confidential-asymmetric", "permission-v1", "permission-v2"],
+        })
+    }
+}
+
+impl AccessSettings {
+    /// The audience of client assertions.
+    fn token_endpoint(&self) -> String {
+        format!("{}/auth/token", self.public_url)
+    }
+
+    /// The audience of access tokens.
+    fn fhir_base(&self) -> String {
+        format!("{}/fhir", self.public_url)
+    }
+}
+
+fn now_seconds() -> i64 {
+    jiff::Timestamp::now().as_second()
+}
+
+fn now_micros() -> Micros {
+    jiff::Timestamp::now().as_microsecond()
+}
+
+/// Runs one query expression on the pool for reading (`read`) or writing (`write`). The queries of this room are few and small,
+/// and written so that both dialects take the same text.
+macro_rules! on {
+    ($store:expr, $side:ident, $pool:ident => $query:expr) => {
+        match $store {
+            $crate::store::Store::Sqlite(database) => {
+                let $pool = &database.$side;
+                $query
+            }
+            $crate::store::Store::Postgres(database) => {
+                let $pool = &database.pool;
+                $query
+            }
+        }
+    };
+}
+use on;

@@ -1,1 +1,112 @@
-//! (to come)
+//! The commands: `lango serve`, `lango client add`, …
+//!
+//! In come the command line and the environment; out come one server or one answer on standard output, words for people on
+//! standard error, and an exit code: 0 done, 1 the answer is no (a payload that is not valid), 2 it could not be done. Every
+//! command is a thin module that reads the settings, opens the store and calls a room; several may run beside a serving
+//! process on the same database.
+//!
+//! This room decides nothing that another program could want to decide: it has no rules of its own.
+
+mod client;
+mod run;
+mod serve;
+
+pub use run::{Server, run};
+
+use crate::config::{self, LogFormat, Overrides, Settings};
+use crate::store::Store;
+use anyhow::Context;
+use clap::{Parser, Subcommand};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// A FHIR interoperability gateway: facility records in, canonical FHIR and the ministry's numbers out.
+#[derive(Debug, Parser)]
+#[command(version, about)]
+struct Cli {
+    #[command(flatten)]
+    common: Common,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// What every command takes.
+#[derive(Debug, clap::Args)]
+struct Common {
+    /// The settings; lango.toml in the current folder unless named
+    #[arg(long, global = true, value_name = "FILE", env = "LANGO_CONFIG")]
+    config: Option<PathBuf>,
+    /// sqlite:PATH or postgres://USER@HOST/NAME
+    #[arg(long, global = true, value_name = "URL")]
+    database: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the server until SIGTERM or SIGINT
+    Serve(serve::Serve),
+    /// Add, list and disable the programs that may call
+    #[command(subcommand)]
+    Client(client::Client),
+}
+
+/// The program: parses the command line, runs the command, says what went wrong.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => return failed(&error.into()),
+    };
+    let done = runtime.block_on(async {
+        match cli.command {
+            Command::Serve(serve) => serve.run(&cli.common).await,
+            Command::Client(client) => client.run(&cli.common).await,
+        }
+    });
+    done.unwrap_or_else(|error| failed(&error))
+}
+
+/// Exit code 2, with the whole chain of reasons in one line.
+fn failed(error: &anyhow::Error) -> ExitCode {
+    eprintln!("lango: {error:#}");
+    ExitCode::from(2)
+}
+
+impl Common {
+    /// The settings, and a log that tells the warnings about them.
+    fn settings(&self, more: Overrides) -> anyhow::Result<Settings> {
+        let overrides = Overrides { database: self.database.clone(), ..more };
+        let loaded = config::load(self.config.as_deref(), std::env::vars(), &overrides)?;
+        start_log(loaded.settings.log_format);
+        for warning in &loaded.warnings {
+            tracing::warn!("{warning}");
+        }
+        Ok(loaded.settings)
+    }
+
+    /// The settings and the database that they name.
+    async fn open(&self) -> anyhow::Result<(Settings, Store)> {
+        let settings = self.settings(Overrides::default())?;
+        let store = open_store(&settings).await?;
+        Ok((settings, store))
+    }
+}
+
+async fn open_store(settings: &Settings) -> anyhow::Result<Store> {
+    let database = &settings.database;
+    Store::open(database.expose()).await.with_context(|| format!("the database {database} cannot be opened"))
+}
+
+/// Logs to standard error. `LANGO_LOG` filters.
+fn start_log(format: LogFormat) {
+    let filter = tracing_subscriber::EnvFilter::builder()
+        .with_default_directive(tracing_subscriber::filter::LevelFilter::INFO.into())
+        .with_env_var("LANGO_LOG")
+        .from_env_lossy();
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // A second log in one process can only be a test's; the first one stays.
+    let _ = match format {
+        LogFormat::Text => log.try_init(),
+        LogFormat::Json => log.json().try_init(),
+    };
+}

@@ -1,1 +1,109 @@
-//! (to come)
+//! What FHIR R4 (4.0.1) says there is: resource types, elements, search parameters, code lists, the Patient compartment.
+//!
+//! [`r4`] gives the tables, unpacked once from the compact files in `r4/` that `compile.py` makes of HL7's own definitions.
+//! Three kinds of question come in: what is this JSON key of that type ([`Definitions::structure`]), which search parameters
+//! has this type and how is each extracted ([`Definitions::params`]), is this code in that required binding
+//! ([`Definitions::code_set`]). All answers are borrowed for ever and cost a hash or a binary search.
+//!
+//! Databases hold numbers instead of names: a [`TypeCode`] is a place in `order.json`'s list of types, and a [`ParamId`] is
+//! `type << 12 | place in its list of parameter codes`. Both lists are therefore append-only: a new name goes to the end, none
+//! is ever removed or moved; `compile.py` keeps to that and a test pins the places.
+//!
+//! This room must never know a resource, a database or a request. What a parameter's expression means is for [`crate::fhirpath`].
+
+mod load;
+mod search;
+mod structure;
+
+pub use crate::store::{ParamId, TypeCode};
+pub use search::{Component, ParamKind, SearchParam, param_id};
+pub use structure::{CodeGroup, CodeSet, Element, ElementKind, ElementType, Primitive, Structure, StructureIndex, StructureKind};
+
+use std::collections::HashMap;
+use std::sync::LazyLock;
+
+/// The tables of one FHIR version.
+#[derive(Debug)]
+pub struct Definitions {
+    types: Vec<&'static str>,
+    type_codes: HashMap<&'static str, TypeCode>,
+    codes: Vec<&'static str>,
+    /// By type, each sorted by code.
+    params: Vec<Vec<SearchParam>>,
+    structures: Vec<Structure>,
+    structure_places: HashMap<&'static str, StructureIndex>,
+    code_sets: Vec<CodeSet>,
+    code_set_places: HashMap<&'static str, usize>,
+    compartment: Vec<Vec<&'static str>>,
+}
+
+/// FHIR R4; the first call unpacks the tables (a few tens of milliseconds).
+pub fn r4() -> &'static Definitions {
+    static R4: LazyLock<Definitions> = LazyLock::new(load::r4);
+    &R4
+}
+
+impl Definitions {
+    /// The number of a concrete resource type.
+    pub fn type_code(&self, name: &str) -> Option<TypeCode> {
+        self.type_codes.get(name).copied()
+    }
+
+    /// The name of a resource type; "" for a number that none has.
+    pub fn type_name(&self, code: TypeCode) -> &'static str {
+        self.types.get(usize::from(code)).copied().unwrap_or_default()
+    }
+
+    /// Every concrete resource type, in the order of its [`TypeCode`]: the place is the code.
+    pub fn resource_types(&self) -> &[&'static str] {
+        &self.types
+    }
+
+    /// The search parameters of a type, those of Resource and DomainResource included, sorted by code.
+    pub fn params(&self, type_code: TypeCode) -> &[SearchParam] {
+        self.params.get(usize::from(type_code)).map_or(&[], Vec::as_slice)
+    }
+
+    /// The search parameter of a type with this code (`_id`, `patient`), without modifier or chain.
+    pub fn param(&self, type_code: TypeCode, code: &str) -> Option<&SearchParam> {
+        let params = self.params(type_code);
+        params.binary_search_by(|param| param.code.as_str().cmp(code)).ok().and_then(|at| params.get(at))
+    }
+
+    /// The search parameter with this number.
+    pub fn param_by_id(&self, id: ParamId) -> Option<&SearchParam> {
+        let (type_code, code) = search::take_apart(id);
+        self.param(type_code, self.codes.get(code)?)
+    }
+
+    /// The elements of a resource, datatype or backbone element: `Patient`, `HumanName`, `Patient.contact`. `None` for primitives.
+    pub fn structure(&self, name: &str) -> Option<&Structure> {
+        self.structure_places.get(name).and_then(|place| self.structure_at(*place))
+    }
+
+    /// The structure that an [`ElementKind::Structure`] names.
+    pub fn structure_at(&self, place: StructureIndex) -> Option<&Structure> {
+        self.structures.get(usize::from(place))
+    }
+
+    /// The codes of a required binding's value set, by its canonical URL with or without `|version`. `None` for value sets that
+    /// no element of R4 requires and for those that cannot be listed (languages, MIME types, UCUM units, currencies).
+    pub fn code_set(&self, url: &str) -> Option<&CodeSet> {
+        let url = url.split('|').next().unwrap_or(url);
+        self.code_set_places.get(url).and_then(|place| self.code_sets.get(*place))
+    }
+
+    /// The code list that [`Element::code_set`] names.
+    pub fn code_set_at(&self, place: usize) -> Option<&CodeSet> {
+        self.code_sets.get(place)
+    }
+
+    /// The parameters by which a resource of this type is in a patient's compartment
+    /// (<https://hl7.org/fhir/R4/compartmentdefinition-patient.html>); empty when it is in none.
+    pub fn patient_compartment(&self, type_code: TypeCode) -> &[&'static str] {
+        self.compartment.get(usize::from(type_code)).map_or(&[], Vec::as_slice)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -14,6 +14,7 @@ pub mod outcome;
 pub mod reference;
 pub mod text;
 pub mod time;
+pub mod xml;
 
 pub use outcome::{Issue, IssueCode, Severity};
 pub use reference::Reference;

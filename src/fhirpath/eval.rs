@@ -327,13 +327,7 @@ fn starts_at(this: &Node, name: &str) -> bool {
 
 /// An unknown type's name is a mistake, not a type that nothing has.
 fn known_type(name: &TypeName) -> Result<(), EvalError> {
-    let known = match name.namespace.as_deref() {
-        None => model::is_system_type(&name.name) || model::is_fhir_type(&name.name),
-        Some("System") => true,
-        Some("FHIR") => true,
-        Some(_) => false,
-    };
-    if known { Ok(()) } else { Err(EvalError::UnknownType(name.name.to_string())) }
+    if name.is_known() { Ok(()) } else { Err(EvalError::UnknownType(name.name.to_string())) }
 }
 
 /// `is`: the type or one that it derives from.

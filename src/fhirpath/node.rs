@@ -47,6 +47,11 @@ impl<'a> Node<'a> {
         Node::Element(Element { value, extra: None, ty: Type::of_value(value) })
     }
 
+    /// An element of a known type (`Quantity`, `Patient.contact`, `code`), with the `_name` object beside it if there is one.
+    pub fn typed(value: &'a Value, extra: Option<&'a Value>, type_name: &str) -> Node<'a> {
+        Node::Element(Element { value, extra, ty: Type::named(type_name) })
+    }
+
     /// The node as JSON: what it is in the input, or how FHIR writes it.
     pub fn as_json(&self) -> Cow<'a, Value> {
         Cow::Owned(match self {
@@ -188,26 +193,46 @@ impl<'a> Element<'a> {
         Some(Quantity { value: read_decimal(number.as_str())?, unit: Unit::Ucum(unit.into()) })
     }
 
-    /// All elements called `name`, choices by their stem, appended to `found`.
+    /// All elements called `name`, appended to `found`: of a known type only what it has, choices by their stem.
     pub(crate) fn member(&self, name: &str, found: &mut Vec<Node<'a>>) {
         let Some(object) = self.object() else {
             // A primitive's id and extensions stand beside it.
             if let Some(value) = self.extra.and_then(|extra| extra.get(name)) {
-                push(found, value, None, Type::UNKNOWN);
+                push(found, value, None, beside_primitive(name));
             }
             return;
         };
-        if let Some(value) = object.get(name) {
-            let extra = if matches!(value, Value::Object(_)) { None } else { extra_of(object, name) };
-            return push(found, value, extra, Type::UNKNOWN);
-        }
-        if let Some(extra) = extra_of(object, name) {
-            return push(found, &Value::Null, Some(extra), Type::UNKNOWN);
-        }
-        for (key, value) in object {
-            if let Some(ty) = key.strip_prefix(name).and_then(Type::of_suffix) {
-                return push(found, value, extra_of(object, key), ty);
+        let Type::Structure(structure) = self.ty else {
+            return self.member_at(object, name, Type::Unknown, found);
+        };
+        if let Some((_, element, kind)) = structure.key(name) {
+            if !element.choice {
+                self.member_at(object, name, Type::of_element(kind), found);
             }
+            return;
+        }
+        for key in object.keys() {
+            let stem = key.strip_prefix('_').unwrap_or(key);
+            if stem.starts_with(name)
+                && let Some((_, element, kind)) = structure.key(stem)
+                && element.choice
+                && element.name == name
+            {
+                return self.member_at(object, stem, Type::of_element(kind), found);
+            }
+        }
+    }
+
+    fn member_at(&self, object: &'a Map<String, Value>, key: &str, ty: Type, found: &mut Vec<Node<'a>>) {
+        let value = object.get(key);
+        let extra = match value {
+            Some(Value::Object(_)) => None,
+            _ => extra_of(object, key),
+        };
+        match (value, extra) {
+            (Some(value), _) => push(found, value, extra, ty),
+            (None, Some(_)) => push(found, &Value::Null, extra, ty),
+            (None, None) => {}
         }
     }
 
@@ -215,23 +240,33 @@ impl<'a> Element<'a> {
     pub(crate) fn children(&self, found: &mut Vec<Node<'a>>) {
         let Some(object) = self.object() else {
             if let Some(Value::Object(extra)) = self.extra {
-                for value in extra.values() {
-                    push(found, value, None, Type::UNKNOWN);
+                for (key, value) in extra {
+                    push(found, value, None, beside_primitive(key));
                 }
             }
             return;
         };
-        for (key, value) in object {
+        for key in object.keys() {
             if key == "resourceType" {
                 continue;
             }
             match key.strip_prefix('_') {
                 Some(stem) if object.contains_key(stem) => {}
-                Some(stem) => self.member(stem, found),
-                None => push(found, value, extra_of(object, key), Type::UNKNOWN),
+                stem => {
+                    let key = stem.unwrap_or(key);
+                    self.member_at(object, key, self.ty.of_key(key), found);
+                }
             }
         }
     }
+}
+
+/// What may stand beside a primitive.
+fn beside_primitive(name: &str) -> Type {
+    Type::named(match name {
+        "extension" => "Extension",
+        _ => "string",
+    })
 }
 
 /// The `_name` beside `name`.
@@ -244,7 +279,7 @@ fn push<'a>(found: &mut Vec<Node<'a>>, value: &'a Value, extra: Option<&'a Value
     let mut one = |value: &'a Value, extra: Option<&'a Value>| {
         let extra = extra.filter(|extra| extra.is_object());
         if !value.is_null() || extra.is_some() {
-            let ty = if ty == Type::UNKNOWN { Type::of_value(value) } else { ty };
+            let ty = if ty.is_known() { ty } else { Type::of_value(value) };
             found.push(Node::Element(Element { value, extra, ty }));
         }
     };
@@ -277,5 +312,5 @@ fn quantity_json(quantity: &Quantity) -> Value {
 
 /// A value as a collection: the items of a list, else itself.
 pub(crate) fn push_all<'a>(found: &mut Vec<Node<'a>>, value: &'a Value) {
-    push(found, value, None, Type::UNKNOWN);
+    push(found, value, None, Type::Unknown);
 }

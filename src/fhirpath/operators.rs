@@ -63,7 +63,7 @@ fn pair<'a>(a: &Node<'a>, b: &Node<'a>) -> (Node<'a>, Node<'a>) {
 }
 
 fn is_untyped(node: &Node) -> bool {
-    matches!(node, Node::Element(Element { ty: Type::UNKNOWN, .. }))
+    matches!(node, Node::Element(Element { ty: Type::Unknown, .. }))
 }
 
 fn read_like(text: &str, moment: &Temporal) -> Option<Temporal> {

@@ -1,1 +1,3 @@
 //! (to come)
+pub mod auth;
+pub mod ops;

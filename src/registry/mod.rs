@@ -1,1 +1,198 @@
-//! (to come)
+//! Who is it? The client registry: source Patients as facilities sent them, golden Patients that link them.
+//!
+//! In come the ids of source Patients that were written; out come golden Patients, one for all source Patients that share an
+//! exact strong identifier (a national id, a client registry number), whichever facility sent them. A medical record number is
+//! a facility's own and never links. The golden Patient holds the strong identifiers and a `link` of type `seealso` to each
+//! source Patient, and nothing else: it is the registry's view of its links, not a merged record. Source Patients are left as
+//! they were sent.
+//!
+//! Linking follows the write that caused it, in a transaction of its own that is refused when anything it rests on changed and
+//! then made again; a job enqueued with the write (`registry.link`) makes it happen after a crash too. Doing it twice changes
+//! nothing. Probabilistic matching, merging and review are a later concern and will live here.
+//!
+//! It must know nothing of HTTP, and of the store only what every room calls.
+
+mod golden;
+
+use crate::definitions;
+use crate::search::extract;
+use crate::store::query::{SystemTest, Test};
+use crate::store::write::{Change, Mutation, NewJob, Unit, WriteError};
+use crate::store::{Filter, ParamId, Query, Scope, Store, Stored, TypeCode};
+use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// The kind of the job that links source Patients.
+pub const LINK_JOB: &str = "registry.link";
+
+/// Source Patients that one golden Patient may link: more than that is a false identifier (`0000…`), not a person.
+const MAX_SOURCES: usize = 200;
+/// Tries against concurrent writers before the job takes over.
+const ATTEMPTS: usize = 16;
+
+#[derive(Debug, thiserror::Error)]
+pub enum RegistryError {
+    #[error("the store failed")]
+    Store(#[from] sqlx::Error),
+    #[error("the golden Patient was not written")]
+    Write(#[from] WriteError),
+    #[error("more than {MAX_SOURCES} Patients share an identifier: it cannot be a person's own")]
+    TooMany,
+    #[error("the definitions lack a parameter that linking needs")]
+    Definitions,
+}
+
+/// The registry over one store.
+#[derive(Clone, Debug)]
+pub struct Registry {
+    store: Store,
+    /// Identifier systems whose value is one person's, everywhere.
+    strong: BTreeSet<String>,
+    patient: TypeCode,
+    identifier: ParamId,
+    link: ParamId,
+    tag: ParamId,
+}
+
+/// (system, value)
+type Identifier = (String, String);
+
+impl Registry {
+    pub fn new(store: Store, strong_systems: impl IntoIterator<Item = String>) -> Result<Registry, RegistryError> {
+        let r4 = definitions::r4();
+        let patient = r4.type_code("Patient").ok_or(RegistryError::Definitions)?;
+        let param = |code| r4.param(patient, code).map(|param| param.id).ok_or(RegistryError::Definitions);
+        let (identifier, link, tag) = (param("identifier")?, param("link")?, param("_tag")?);
+        Ok(Registry { store, strong: strong_systems.into_iter().collect(), patient, identifier, link, tag })
+    }
+
+    /// The strong identifiers of a Patient resource.
+    pub fn strong_identifiers(&self, patient: &Value) -> BTreeSet<Identifier> {
+        let identifiers = patient.get("identifier").and_then(Value::as_array).into_iter().flatten();
+        identifiers
+            .filter_map(|identifier| {
+                let (system, value) = (identifier.get("system")?.as_str()?, identifier.get("value")?.as_str()?.trim());
+                (self.strong.contains(system) && !value.is_empty()).then(|| (system.to_owned(), value.to_owned()))
+            })
+            .collect()
+    }
+
+    /// The job that goes into the transaction that writes these source Patients.
+    pub fn link_job(patients: &[String]) -> NewJob {
+        NewJob { kind: LINK_JOB.to_owned(), payload: serde_json::json!({ "version": 1, "patients": patients }), dedup_key: None, run_at: 0 }
+    }
+
+    /// Links these source Patients to all that share a strong identifier with them.
+    pub async fn link(&self, patients: &[String]) -> Result<(), RegistryError> {
+        let mut done: BTreeSet<String> = BTreeSet::new();
+        for id in patients {
+            if done.contains(id) {
+                continue;
+            }
+            done.extend(self.link_one(id).await?);
+        }
+        Ok(())
+    }
+
+    /// Answers the ids of the whole cluster.
+    async fn link_one(&self, id: &str) -> Result<BTreeSet<String>, RegistryError> {
+        for _ in 0..ATTEMPTS {
+            let (sources, identifiers) = self.cluster(id).await?;
+            if sources.len() < 2 {
+                return Ok(sources);
+            }
+            match self.write_golden(&sources, &identifiers).await {
+                Ok(()) => return Ok(sources),
+                Err(RegistryError::Write(WriteError::Stale)) => {
+                    tokio::time::sleep(std::time::Duration::from_millis(rand::random_range(1..20))).await;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Err(RegistryError::Write(WriteError::Stale))
+    }
+
+    /// Everyone reached from `id` over shared strong identifiers.
+    async fn cluster(&self, id: &str) -> Result<(BTreeSet<String>, BTreeSet<Identifier>), RegistryError> {
+        let mut sources = BTreeSet::new();
+        let mut identifiers: BTreeSet<Identifier> = BTreeSet::new();
+        let Some(first) = self.store.read(self.patient, id, &Scope::All).await?.as_ref().and_then(body) else {
+            return Ok((sources, identifiers));
+        };
+        sources.insert(id.to_owned());
+        let mut open: Vec<Identifier> = self.strong_identifiers(&first).into_iter().collect();
+        while let Some(identifier) = open.pop() {
+            let test = Test::Token { system: SystemTest::Is(identifier.0.clone()), code: Some(identifier.1.clone()) };
+            if !identifiers.insert(identifier) {
+                continue;
+            }
+            let found = self.find(Filter::Param { param: self.identifier, tests: vec![test] }).await?;
+            for source in found.iter().filter(|source| !sources.contains(&*source.id)).collect::<Vec<_>>() {
+                sources.insert(source.id.to_string());
+                open.extend(body(source).iter().flat_map(|patient| self.strong_identifiers(patient)));
+            }
+            if sources.len() > MAX_SOURCES {
+                return Err(RegistryError::TooMany);
+            }
+        }
+        Ok((sources, identifiers))
+    }
+
+    async fn find(&self, filter: Filter) -> Result<Vec<Stored>, RegistryError> {
+        let query = Query { type_code: self.patient, filters: vec![filter], scope: Scope::All, sort: Vec::new() };
+        let page = self.store.search(&query, MAX_SOURCES as u32 + 1, None).await?;
+        if page.next.is_some() {
+            return Err(RegistryError::TooMany);
+        }
+        Ok(page.rows)
+    }
+
+    /// Writes the cluster's golden Patient: the oldest that links one of the sources, or a new one. Others that link some of them
+    /// are replaced by it.
+    async fn write_golden(&self, sources: &BTreeSet<String>, identifiers: &BTreeSet<Identifier>) -> Result<(), RegistryError> {
+        let tests = sources.iter().map(|id| Test::Reference { type_codes: vec![self.patient], id: id.clone() }).collect();
+        let existing: Vec<Stored> = self
+            .find(Filter::Param { param: self.link, tests })
+            .await?
+            .into_iter()
+            .filter(|stored| body(stored).is_some_and(|p| golden::is_golden(&p)))
+            .collect();
+        let mut existing: BTreeMap<i64, Stored> = existing.into_iter().map(|stored| (stored.key, stored)).collect();
+        let kept = existing.pop_first().map(|(_, stored)| stored);
+        let id = kept.as_ref().map_or_else(|| golden::new_id(sources), |stored| stored.id.to_string());
+        // A golden Patient of that name may have been made and removed before.
+        let kept = match kept {
+            Some(kept) => Some(kept),
+            None => self.store.read(self.patient, &id, &Scope::All).await?,
+        };
+        let mut mutations = Vec::new();
+        let now = golden::resource(&id, sources, identifiers, None);
+        if kept.as_ref().and_then(body).is_none_or(|before| !golden::same(&before, &now)) {
+            mutations.push(self.mutation(&id, kept.as_ref(), now)?);
+        }
+        for stored in existing.values() {
+            let retired = golden::resource(&stored.id, &BTreeSet::new(), &BTreeSet::new(), Some(&id));
+            mutations.push(self.mutation(&stored.id, Some(stored), retired)?);
+        }
+        if !mutations.is_empty() {
+            self.store.commit(Unit { mutations, ..Unit::default() }).await?;
+        }
+        Ok(())
+    }
+
+    fn mutation(&self, id: &str, before: Option<&Stored>, resource: Value) -> Result<Mutation, RegistryError> {
+        let base_version = before.map_or(0, |stored| stored.version);
+        let entries = |resource: &Value| -> Vec<_> {
+            let all = extract::extract(self.patient, resource, &extract::Options::default());
+            all.into_iter().filter(|entry| entry.param == self.link || entry.param == self.tag).collect()
+        };
+        let (bytes, stamp_at) = golden::stamped(&resource, base_version + 1);
+        let old_entries = before.and_then(body).as_ref().map(&entries).unwrap_or_default();
+        let change = Change::Put { body: bytes, stamp_at, entries: entries(&resource), old_entries };
+        Ok(Mutation { type_code: self.patient, id: id.into(), base_version, change, owner: 0, listed: false, patient: Some(id.into()) })
+    }
+}
+
+fn body(stored: &Stored) -> Option<Value> {
+    serde_json::from_slice(stored.body.as_ref()?).ok()
+}

@@ -1,14 +1,27 @@
 //! What the other rooms call.
 
-use super::query::Snapshot;
+use super::compile;
+use super::postgres::Postgres;
+use super::query::{Snapshot, SortValue};
+use super::sql::{Dialect, Sql, bind_all};
+use super::sqlite::Sqlite;
 use super::*;
 use crate::fhir::time::Micros;
 use bytes::Bytes;
-use std::time::Duration;
+use sqlx::{AssertSqlSafe, Row as _};
+use std::collections::HashMap;
+use std::sync::Arc;
+use tokio::sync::Notify;
 
 /// A handle to the database; cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Store;
+pub enum Store {
+    Sqlite(Arc<Sqlite>),
+    Postgres(Arc<Postgres>),
+}
+
+/// Rung when a unit with jobs commits in this process.
+static JOBS: Notify = Notify::const_new();
 
 /// One version of one resource, as it stands in the database.
 #[derive(Clone, Debug)]
@@ -100,30 +113,105 @@ pub enum FactValue {
     Key(ResourceKey),
 }
 
-#[allow(unused_variables)]
+/// Columns of a version, in the order that [`stored`] reads them.
+const VERSION: &str = "key, type, id, version, live, updated, owner, body";
+
+type VersionRow = (i64, i64, String, i64, i64, i64, i64, Option<Vec<u8>>);
+
+fn stored((key, type_code, id, version, live, updated, owner, body): VersionRow) -> Stored {
+    Stored {
+        key,
+        type_code: TypeCode::try_from(type_code).unwrap_or(TypeCode::MAX),
+        id: id.into(),
+        version,
+        updated,
+        owner,
+        body: if live > 0 { body.map(Bytes::from) } else { None },
+    }
+}
+
 impl Store {
     /// Opens `sqlite:PATH` or `postgres://…`, and brings its tables up to date.
     pub async fn open(url: &str) -> anyhow::Result<Store> {
-        unimplemented!()
+        if url.starts_with("sqlite:") {
+            Ok(Store::Sqlite(Arc::new(Sqlite::open(url).await?)))
+        } else if url.starts_with("postgres:") || url.starts_with("postgresql:") {
+            Ok(Store::Postgres(Arc::new(Postgres::open(url).await?)))
+        } else {
+            anyhow::bail!("the database must be given as sqlite:PATH or postgres://USER@HOST/DATABASE")
+        }
+    }
+
+    /// Waits for running statements and closes all connections.
+    pub async fn close(&self) {
+        match self {
+            Store::Sqlite(db) => {
+                db.read.close().await;
+                db.write.close().await;
+            }
+            Store::Postgres(db) => db.pool.close().await,
+        }
+    }
+
+    pub(super) fn dialect(&self) -> Dialect {
+        match self {
+            Store::Sqlite(_) => Dialect::Sqlite,
+            Store::Postgres(_) => Dialect::Postgres,
+        }
+    }
+
+    /// Whether the database answers.
+    pub async fn ping(&self) -> Result<(), sqlx::Error> {
+        let mut sql = Sql::new(self.dialect());
+        sql.push("SELECT id FROM counter");
+        self.integers(sql).await.map(|_| ())
     }
 
     /// Applies a unit; answers one [`Written`] per mutation when it is durable.
     pub async fn commit(&self, unit: Unit) -> Result<Vec<Written>, WriteError> {
-        unimplemented!()
+        let wakes = !unit.jobs.is_empty();
+        let written = match self {
+            Store::Sqlite(db) => db.commit(unit).await,
+            Store::Postgres(db) => db.commit(unit).await,
+        };
+        if wakes && written.is_ok() {
+            JOBS.notify_waiters();
+        }
+        written
+    }
+
+    /// Wakes when a job was enqueued in this process.
+    pub async fn job_enqueued(&self) {
+        JOBS.notified().await;
     }
 
     /// The current version, a delete included. `None`: never existed, or hidden by `scope`.
     pub async fn read(&self, type_code: TypeCode, id: &str, scope: &Scope) -> Result<Option<Stored>, sqlx::Error> {
-        unimplemented!()
+        let mut sql = Sql::new(self.dialect());
+        sql.push("SELECT ").push(VERSION).push(" FROM resource r WHERE type = ").literal(i64::from(type_code)).push(" AND id = ").str(id);
+        sql.push(" AND version > 0");
+        compile::scope_condition(&mut sql, "r", scope);
+        Ok(self.versions(sql).await?.pop())
     }
 
     /// The current versions of many resources, in no order, absent ones left out; for the write path.
     pub async fn read_many(&self, targets: &[(TypeCode, String)]) -> Result<Vec<Stored>, sqlx::Error> {
-        unimplemented!()
+        let mut found = Vec::with_capacity(targets.len());
+        for chunk in targets.chunks(500) {
+            let mut sql = Sql::new(self.dialect());
+            sql.push("SELECT key, type, id, version, live, updated, owner, body FROM (VALUES ");
+            sql.join(chunk, ", ", |sql, (code, id)| {
+                sql.push("(").literal(i64::from(*code)).push(", ").str(id).push(")");
+            });
+            sql.push(") v CROSS JOIN resource r WHERE r.type = v.column1 AND r.id = v.column2 AND r.version > 0");
+            found.extend(self.versions(sql).await?);
+        }
+        Ok(found)
     }
 
     pub async fn read_version(&self, type_code: TypeCode, id: &str, version: i64, scope: &Scope) -> Result<Option<Stored>, sqlx::Error> {
-        unimplemented!()
+        let versions = self.history(type_code, id, Some(version.saturating_add(1)), 1, scope).await?;
+        Ok(versions.into_iter().next().filter(|stored| stored.version == version))
     }
 
     /// Versions below `before` (newest first), at most `limit`.
@@ -135,17 +223,51 @@ impl Store {
         limit: u32,
         scope: &Scope,
     ) -> Result<Vec<Stored>, sqlx::Error> {
-        unimplemented!()
+        let before = before.unwrap_or(i64::MAX);
+        let mut sql = Sql::new(self.dialect());
+        sql.push("SELECT key, type, id, version, live, updated, owner, body FROM (SELECT ")
+            .push(VERSION)
+            .push(", patient FROM resource WHERE type = ");
+        sql.literal(i64::from(type_code)).push(" AND id = ").str(id).push(" AND version > 0 AND version < ").int(before);
+        sql.push(" UNION ALL SELECT h.key, h.type, r.id, h.version, h.live, h.updated, h.owner, h.body, h.patient FROM resource r JOIN history h ON h.key = r.key");
+        sql.push(" WHERE r.type = ").literal(i64::from(type_code)).push(" AND r.id = ").str(id).push(" AND h.version < ").int(before);
+        sql.push(") v WHERE 1 = 1");
+        compile::scope_condition(&mut sql, "v", scope);
+        sql.push(" ORDER BY version DESC LIMIT ").literal(i64::from(limit));
+        self.versions(sql).await
     }
 
     /// One page of at most `limit` rows.
     pub async fn search(&self, query: &Query, limit: u32, cursor: Option<&Cursor>) -> Result<Page, sqlx::Error> {
-        unimplemented!()
+        // Taken before the first page is read: what commits in between shows on the first page or on none.
+        let snapshot = match (cursor, self) {
+            (Some(cursor), _) => Some(cursor.snapshot.clone()),
+            (None, Store::Postgres(db)) => Some(db.snapshot().await?),
+            (None, Store::Sqlite(_)) => Some(Snapshot {
+                below: self.integers(counter(self.dialect())).await?.first().map_or(i64::MAX, |txn| txn + 1),
+                except: Vec::new(),
+            }),
+        };
+        let sql = compile::page(self.dialect(), query, cursor, limit.saturating_add(1));
+        let mut found = self.page_rows(sql, query.sort.len()).await?;
+        let more = found.len() > limit as usize;
+        found.truncate(limit as usize);
+        let next = match (found.last(), snapshot) {
+            (Some((key, values)), Some(snapshot)) if more => Some(Cursor { snapshot, after: values.clone(), after_key: *key }),
+            _ => None,
+        };
+        let keys: Vec<ResourceKey> = found.iter().map(|(key, _)| *key).collect();
+        let rows = match cursor {
+            None => self.fetch(&keys).await?,
+            Some(cursor) => self.fetch_as_of(&keys, &cursor.snapshot).await?,
+        };
+        Ok(Page { rows, next })
     }
 
     /// How many resources a search finds; with `snapshot`, as of then.
     pub async fn count(&self, query: &Query, snapshot: Option<&Snapshot>) -> Result<u64, sqlx::Error> {
-        unimplemented!()
+        let found = self.integers(compile::count(self.dialect(), query, snapshot)).await?;
+        Ok(found.first().map_or(0, |n| n.unsigned_abs()))
     }
 
     /// `_include`: the resources that `from` refer to by `param` (of type `target`, if given) and `scope` shows.
@@ -157,51 +279,181 @@ impl Store {
         scope: &Scope,
         limit: u32,
     ) -> Result<Vec<Stored>, sqlx::Error> {
-        unimplemented!()
+        if from.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut sql = Sql::new(self.dialect());
+        sql.push("SELECT ").push(VERSION).push(" FROM resource r WHERE r.live > 0");
+        compile::scope_condition(&mut sql, "r", scope);
+        if let Some(target) = target {
+            sql.push(" AND r.type = ").literal(i64::from(target));
+        }
+        sql.push(" AND r.key IN (SELECT x.target FROM reference x WHERE x.until = 0 AND x.param = ")
+            .literal(i64::from(param))
+            .push(" AND x.key IN (");
+        sql.join(from, ", ", |sql, key| {
+            sql.literal(*key);
+        });
+        sql.push(")) ORDER BY r.key LIMIT ").literal(i64::from(limit));
+        self.versions(sql).await
     }
 
     /// `_revinclude`: the resources that refer to `to` by `param` and `scope` shows.
     pub async fn referring_to(&self, to: &[ResourceKey], param: ParamId, scope: &Scope, limit: u32) -> Result<Vec<Stored>, sqlx::Error> {
-        unimplemented!()
+        if to.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut sql = Sql::new(self.dialect());
+        sql.push("SELECT ").push(VERSION).push(" FROM resource r WHERE r.live > 0");
+        compile::scope_condition(&mut sql, "r", scope);
+        sql.push(" AND r.key IN (SELECT x.key FROM reference x WHERE x.until = 0 AND x.param = ")
+            .literal(i64::from(param))
+            .push(" AND x.target IN (");
+        sql.join(to, ", ", |sql, key| {
+            sql.literal(*key);
+        });
+        sql.push(")) ORDER BY r.key LIMIT ").literal(i64::from(limit));
+        self.versions(sql).await
     }
 
-    /// The number of the facility with this code; a new code gets a new number.
+    /// References to resources that nobody has sent: (referring type, its id, missing type, missing id), at most `limit`.
+    pub async fn dangling(&self, limit: u32) -> Result<Vec<(TypeCode, String, TypeCode, String)>, sqlx::Error> {
+        let mut sql = Sql::new(self.dialect());
+        sql.push(
+            "SELECT DISTINCT r.type, r.id, t.type, t.id FROM resource t JOIN reference x ON x.target = t.key JOIN resource r ON r.key = x.key \
+             WHERE t.version = 0 AND x.until = 0 ORDER BY 1, 2 LIMIT ",
+        );
+        sql.literal(i64::from(limit));
+        let Sql { text, args, .. } = sql;
+        type Columns = (i64, String, i64, String);
+        let rows: Vec<Columns> = match self {
+            Store::Sqlite(db) => bind_all!(sqlx::query_as(AssertSqlSafe(text)), args).fetch_all(&db.read).await?,
+            Store::Postgres(db) => bind_all!(sqlx::query_as(AssertSqlSafe(text)), args).fetch_all(&db.pool).await?,
+        };
+        let code = |n: i64| TypeCode::try_from(n).unwrap_or(TypeCode::MAX);
+        Ok(rows.into_iter().map(|(a, b, c, d)| (code(a), b, code(c), d)).collect())
+    }
+
+    /// The number of the facility with this code; a new code gets a new number. The empty code is the operator's own (0).
     pub async fn facility_key(&self, code: &str) -> Result<FacilityKey, sqlx::Error> {
-        unimplemented!()
+        if code.is_empty() {
+            return Ok(0);
+        }
+        let mut find = Sql::new(self.dialect());
+        find.push("SELECT key FROM facility WHERE code = ").str(code);
+        if let Some(key) = self.integers(find.clone()).await?.first() {
+            return Ok(*key);
+        }
+        let mut insert = Sql::new(self.dialect());
+        insert.push("INSERT INTO facility (code) VALUES (").str(code).push(") ON CONFLICT (code) DO NOTHING");
+        self.execute(insert).await?;
+        self.integers(find).await?.first().copied().ok_or(sqlx::Error::RowNotFound)
     }
 
     /// The code of a facility; `None` for the operator's own organisation and unknown numbers.
     pub async fn facility_code(&self, key: FacilityKey) -> Result<Option<String>, sqlx::Error> {
-        unimplemented!()
+        let mut sql = Sql::new(self.dialect());
+        sql.push("SELECT code FROM facility WHERE key = ").int(key);
+        let Sql { text, args, .. } = sql;
+        match self {
+            Store::Sqlite(db) => bind_all!(sqlx::query_scalar(AssertSqlSafe(text)), args).fetch_optional(&db.read).await,
+            Store::Postgres(db) => bind_all!(sqlx::query_scalar(AssertSqlSafe(text)), args).fetch_optional(&db.pool).await,
+        }
     }
 
-    /// Feeds every fact of `query` to `each`, in one pass.
-    pub async fn facts(&self, query: &FactQuery, each: &mut (dyn FnMut(Fact) + Send)) -> Result<(), sqlx::Error> {
-        unimplemented!()
+    /// Current versions in the order of `keys`.
+    async fn fetch(&self, keys: &[ResourceKey]) -> Result<Vec<Stored>, sqlx::Error> {
+        if keys.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut sql = Sql::new(self.dialect());
+        sql.push("SELECT ").push(VERSION).push(" FROM resource WHERE live > 0 AND key IN (");
+        sql.join(keys, ", ", |sql, key| {
+            sql.literal(*key);
+        });
+        sql.push(")");
+        Ok(in_order(keys, self.versions(sql).await?))
     }
 
-    /// Takes up to `limit` due jobs of these kinds, for `lease`.
-    pub async fn claim_jobs(&self, kinds: &[&str], limit: u32, lease: Duration) -> Result<Vec<ClaimedJob>, sqlx::Error> {
-        unimplemented!()
+    /// The versions that `snapshot` sees, in the order of `keys`.
+    async fn fetch_as_of(&self, keys: &[ResourceKey], snapshot: &Snapshot) -> Result<Vec<Stored>, sqlx::Error> {
+        if keys.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut sql = Sql::new(self.dialect());
+        let list = |sql: &mut Sql| {
+            sql.join(keys, ", ", |sql, key| {
+                sql.literal(*key);
+            });
+        };
+        sql.push("SELECT ").push(VERSION).push(" FROM resource r WHERE live > 0 AND ");
+        compile::visible(&mut sql, "r.txn", snapshot);
+        sql.push(" AND key IN (");
+        list(&mut sql);
+        sql.push(") UNION ALL SELECT h.key, h.type, r.id, h.version, h.live, h.updated, h.owner, h.body FROM history h JOIN resource r ON r.key = h.key WHERE h.live > 0 AND ");
+        compile::visible(&mut sql, "h.txn", snapshot);
+        sql.push(" AND NOT ");
+        compile::visible(&mut sql, "h.until", snapshot);
+        sql.push(" AND h.key IN (");
+        list(&mut sql);
+        sql.push(")");
+        Ok(in_order(keys, self.versions(sql).await?))
     }
 
-    /// Ends a try; `false` when the lease was lost and nothing changed.
-    pub async fn end_job(&self, id: i64, token: i64, end: JobEnd) -> Result<bool, sqlx::Error> {
-        unimplemented!()
+    async fn versions(&self, sql: Sql) -> Result<Vec<Stored>, sqlx::Error> {
+        let Sql { text, args, .. } = sql;
+        let rows: Vec<VersionRow> = match self {
+            Store::Sqlite(db) => bind_all!(sqlx::query_as(AssertSqlSafe(text)), args).fetch_all(&db.read).await?,
+            Store::Postgres(db) => bind_all!(sqlx::query_as(AssertSqlSafe(text)), args).fetch_all(&db.pool).await?,
+        };
+        Ok(rows.into_iter().map(stored).collect())
     }
 
-    /// Jobs, newest first; `state` narrows.
-    pub async fn jobs(&self, kind: Option<&str>, state: Option<&str>, limit: u32) -> Result<Vec<JobRow>, sqlx::Error> {
-        unimplemented!()
+    pub(super) async fn integers(&self, sql: Sql) -> Result<Vec<i64>, sqlx::Error> {
+        let Sql { text, args, .. } = sql;
+        match self {
+            Store::Sqlite(db) => bind_all!(sqlx::query_scalar(AssertSqlSafe(text)), args).fetch_all(&db.read).await,
+            Store::Postgres(db) => bind_all!(sqlx::query_scalar(AssertSqlSafe(text)), args).fetch_all(&db.pool).await,
+        }
     }
 
-    /// Makes a dead or waiting job due now; `false` when there is none such.
-    pub async fn requeue_job(&self, id: i64) -> Result<bool, sqlx::Error> {
-        unimplemented!()
+    /// Keys with their sort values.
+    async fn page_rows(&self, sql: Sql, sorts: usize) -> Result<Vec<(ResourceKey, Vec<SortValue>)>, sqlx::Error> {
+        macro_rules! read {
+            ($pool:expr) => {{
+                let Sql { text, args, .. } = sql;
+                let rows = bind_all!(sqlx::query(AssertSqlSafe(text)), args).fetch_all($pool).await?;
+                rows.iter()
+                    .map(|row| {
+                        let values = (1..=sorts).map(|place| {
+                            // A column's type is the parameter's kind, which the row itself tells.
+                            Ok(if let Ok(value) = row.try_get::<Option<i64>, _>(place) {
+                                value.map_or(SortValue::Missing, SortValue::Int)
+                            } else if let Ok(value) = row.try_get::<Option<f64>, _>(place) {
+                                value.map_or(SortValue::Missing, SortValue::Real)
+                            } else {
+                                row.try_get::<Option<String>, _>(place)?.map_or(SortValue::Missing, SortValue::Text)
+                            })
+                        });
+                        Ok((row.try_get(0)?, values.collect::<Result<_, sqlx::Error>>()?))
+                    })
+                    .collect()
+            }};
+        }
+        match self {
+            Store::Sqlite(db) => read!(&db.read),
+            Store::Postgres(db) => read!(&db.pool),
+        }
     }
+}
 
-    /// Wakes when a job was enqueued in this process.
-    pub async fn job_enqueued(&self) {
-        unimplemented!()
-    }
+fn counter(dialect: Dialect) -> Sql {
+    let mut sql = Sql::new(dialect);
+    sql.push("SELECT txn FROM counter WHERE id = 1");
+    sql
+}
+
+fn in_order(keys: &[ResourceKey], rows: Vec<Stored>) -> Vec<Stored> {
+    let mut by_key: HashMap<ResourceKey, Stored> = rows.into_iter().map(|row| (row.key, row)).collect();
+    keys.iter().filter_map(|key| by_key.remove(key)).collect()
 }

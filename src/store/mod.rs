@@ -13,8 +13,18 @@
 //! ([`crate::search`] makes its [`Query`]s) and nothing of HTTP. `docs/index-design.md` explains the tables.
 
 pub mod api;
+mod batch;
+mod compile;
+pub mod facts;
 pub mod index;
+mod jobs;
+mod migrations;
+mod postgres;
 pub mod query;
+mod rows;
+mod sql;
+mod sqlite;
+pub mod submissions;
 pub mod write;
 
 pub use api::*;

@@ -22,6 +22,8 @@ pub struct Mutation {
     pub base_version: i64,
     pub change: Change,
     pub owner: FacilityKey,
+    /// `false`: read by id and found by its index entries, but left out where a search lists the type (golden Patients).
+    pub listed: bool,
     /// The Patient whose compartment the resource is in (a Patient names itself).
     pub patient: Option<Box<str>>,
 }

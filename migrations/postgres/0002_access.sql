@@ -1,0 +1,26 @@
+-- Who may call, and what lango needs to believe them (src/access).
+
+CREATE TABLE client (
+    id          TEXT PRIMARY KEY,
+    facility    TEXT NOT NULL,      -- code of the facility that owns what this client sends
+    scopes      TEXT NOT NULL,      -- separated by one space
+    roles       TEXT NOT NULL,      -- separated by one space; may be empty
+    secret_hash TEXT,               -- argon2id, in PHC form
+    jwks        TEXT,               -- public keys for private_key_jwt
+    created     BIGINT NOT NULL,    -- microseconds
+    disabled    BIGINT              -- microseconds; NULL: may log in
+);
+
+-- Keys that sign access tokens. The newest signs, all verify.
+CREATE TABLE signing_key (
+    id      BIGINT PRIMARY KEY,
+    pkcs8   BYTEA NOT NULL,         -- P-256 private key
+    created BIGINT NOT NULL         -- microseconds
+);
+
+-- Client assertions already used; a second use within their life is a replay.
+CREATE TABLE used_assertion (
+    digest  BYTEA PRIMARY KEY,      -- BLAKE3 of client and jti
+    expires BIGINT NOT NULL         -- microseconds
+);
+CREATE INDEX used_assertion_expires ON used_assertion (expires);

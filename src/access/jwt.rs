@@ -1,0 +1,98 @@
+//! Signed tokens, read with suspicion: the algorithm and the key are chosen before the token is believed in anything.
+//!
+//! The library verifies the signature. Claims are checked here, because its own check takes a claim that is absent for one
+//! that fits, and does not understand numbers when `serde_json` keeps their digits.
+
+use super::{AccessError, SKEW_SECONDS};
+use jsonwebtoken::{Algorithm, DecodingKey, Validation};
+use serde_json::value::RawValue;
+use serde_json::{Map, Value};
+
+/// No token that lango has to do with is longer.
+const MAX_LENGTH: usize = 8 << 10;
+
+/// What the header of a token says of itself; nothing here is proven.
+pub(super) struct Unproven {
+    pub algorithm: Algorithm,
+    pub key_id: String,
+    pub kind: Option<String>,
+}
+
+/// Reads the header. Refuses what lango never accepts: extensions that must be understood, and keys brought along.
+pub(super) fn header(token: &str) -> Result<Unproven, AccessError> {
+    if token.len() > MAX_LENGTH {
+        return Err(AccessError::Refused("a token is too long"));
+    }
+    let header = jsonwebtoken::decode_header(token).map_err(|_| AccessError::Refused("a token has no readable header"))?;
+    if header.crit.is_some() || header.extras.inner().contains_key("b64") {
+        return Err(AccessError::Refused("a token has a critical extension"));
+    }
+    if header.jwk.is_some() || header.jku.is_some() || header.x5u.is_some() || header.x5c.is_some() {
+        return Err(AccessError::Refused("a token brings its own key"));
+    }
+    let key_id = header.kid.ok_or(AccessError::Refused("a token names no key"))?;
+    Ok(Unproven { algorithm: header.alg, key_id, kind: header.typ })
+}
+
+/// The claims, after the signature by `key` with exactly `algorithm` has been verified.
+pub(super) fn claims(token: &str, key: &DecodingKey, algorithm: Algorithm) -> Result<Claims, AccessError> {
+    let mut validation = Validation::new(algorithm);
+    validation.validate_exp = false;
+    validation.validate_aud = false;
+    validation.required_spec_claims.clear();
+    let data =
+        jsonwebtoken::decode::<Box<RawValue>>(token, key, &validation).map_err(|_| AccessError::Refused("a token's signature is wrong"))?;
+    match crate::fhir::json::parse(data.claims.get().as_bytes()) {
+        Ok(Value::Object(claims)) => Ok(Claims(claims)),
+        _ => Err(AccessError::Refused("a token's claims are no JSON object")),
+    }
+}
+
+/// Claims of a token whose signature holds.
+pub(super) struct Claims(Map<String, Value>);
+
+impl Claims {
+    pub fn text(&self, name: &str) -> Result<&str, AccessError> {
+        self.0.get(name).and_then(Value::as_str).filter(|text| !text.is_empty()).ok_or(AccessError::Refused("a token lacks a claim"))
+    }
+
+    /// A whole number of seconds since 1970; digits only, as `1e9` and `"1"` are read differently by different readers.
+    fn seconds(&self, name: &str) -> Result<Option<i64>, AccessError> {
+        let Some(value) = self.0.get(name) else { return Ok(None) };
+        value.as_i64().filter(|seconds| *seconds > 0).map(Some).ok_or(AccessError::Refused("a token's time is no whole number"))
+    }
+
+    /// `exp` (required), `nbf` and `iat` against the clock; gives `exp`.
+    pub fn lifetime(&self, now: i64) -> Result<i64, AccessError> {
+        let expires = self.seconds("exp")?.ok_or(AccessError::Refused("a token never expires"))?;
+        if expires.saturating_add(SKEW_SECONDS) <= now {
+            return Err(AccessError::Refused("a token has expired"));
+        }
+        for name in ["nbf", "iat"] {
+            if self.seconds(name)?.is_some_and(|time| time.saturating_sub(SKEW_SECONDS) > now) {
+                return Err(AccessError::Refused("a token is not valid yet"));
+            }
+        }
+        Ok(expires)
+    }
+
+    /// `aud` must be exactly this and nobody else besides.
+    pub fn audience(&self, expected: &str) -> Result<(), AccessError> {
+        let only = match self.0.get("aud") {
+            Some(Value::Array(several)) => match several.as_slice() {
+                [one] => Some(one),
+                _ => None,
+            },
+            one => one,
+        };
+        match only.and_then(Value::as_str) {
+            Some(audience) if audience == expected => Ok(()),
+            _ => Err(AccessError::Refused("a token is meant for somebody else")),
+        }
+    }
+
+    /// The claim must be exactly this.
+    pub fn exactly(&self, name: &str, expected: &str) -> Result<(), AccessError> {
+        if self.text(name)? == expected { Ok(()) } else { Err(AccessError::Refused("a token's issuer or subject is another")) }
+    }
+}

@@ -1,0 +1,136 @@
+//! `lango client …`: who may call. Works while the server runs; what changes here counts at the next request.
+
+use super::Common;
+use crate::access::clients::{self, Client as Row};
+use crate::access::{generate_secret, hash_secret};
+use crate::config::Secret;
+use anyhow::{Context, bail};
+use clap::Subcommand;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+/// Shorter secrets can be guessed.
+const SHORTEST_SECRET: usize = 12;
+const LONGEST_SECRET: usize = 1024;
+
+#[derive(Debug, Subcommand)]
+pub enum Client {
+    /// Add a client and, unless it has keys or brings a secret, print its new secret once
+    Add(Add),
+    /// Give a client a new secret; the old one is worthless at once
+    Secret {
+        id: String,
+        /// Read the secret from standard input instead of making one
+        #[arg(long)]
+        secret_stdin: bool,
+    },
+    /// Show all clients
+    List,
+    /// Shut a client out, its access tokens included
+    Disable { id: String },
+    /// Let a disabled client in again
+    Enable { id: String },
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Add {
+    /// Name that the client logs in with
+    id: String,
+    /// Code of the facility that owns what this client sends; the facility need not be known yet
+    #[arg(long, value_name = "CODE")]
+    facility: String,
+    /// SMART scopes, such as "system/Patient.rs system/Observation.cruds"
+    #[arg(long, value_name = "SCOPES")]
+    scope: String,
+    /// A role; may be given several times
+    #[arg(long, value_name = "ROLE")]
+    role: Vec<String>,
+    /// Read the client's secret from standard input instead of making one
+    #[arg(long, conflicts_with = "jwks")]
+    secret_stdin: bool,
+    /// The client's public keys (JSON Web Key Set), for signed assertions instead of a secret
+    #[arg(long, value_name = "FILE")]
+    jwks: Option<PathBuf>,
+}
+
+impl Client {
+    pub(super) async fn run(self, common: &Common) -> anyhow::Result<ExitCode> {
+        let (_, store) = common.open().await?;
+        match self {
+            Client::Add(add) => {
+                let mut row = Row { roles: add.role, ..Row::new(&add.id, &add.facility, &add.scope) };
+                let mut made = None;
+                match &add.jwks {
+                    Some(file) => row.jwks = Some(read_jwks(file)?),
+                    None => {
+                        let (secret, is_new) = new_secret(add.secret_stdin)?;
+                        row.secret_hash = Some(hash_secret(&secret)?);
+                        made = is_new.then_some(secret);
+                    }
+                }
+                clients::add(&store, &row).await?;
+                eprintln!("client {} may call for facility {}", row.id, row.facility);
+                print_once(made);
+            }
+            Client::Secret { id, secret_stdin } => {
+                let (secret, is_new) = new_secret(secret_stdin)?;
+                clients::set_secret(&store, &id, &hash_secret(&secret)?).await?;
+                eprintln!("client {id} has a new secret");
+                print_once(is_new.then_some(secret));
+            }
+            Client::List => list(&clients::list(&store).await?),
+            Client::Disable { id } => {
+                clients::set_disabled(&store, &id, true).await?;
+                eprintln!("client {id} is shut out");
+            }
+            Client::Enable { id } => {
+                clients::set_disabled(&store, &id, false).await?;
+                eprintln!("client {id} may call again");
+            }
+        }
+        store.close().await;
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// The secret from standard input, or a new one and `true`.
+fn new_secret(from_stdin: bool) -> anyhow::Result<(Secret, bool)> {
+    if !from_stdin {
+        return Ok((generate_secret()?, true));
+    }
+    let mut text = String::new();
+    std::io::stdin().take(LONGEST_SECRET as u64 + 2).read_to_string(&mut text).context("the secret cannot be read from standard input")?;
+    let text = text.trim_end_matches(['\r', '\n']);
+    if text.len() > LONGEST_SECRET || text.chars().count() < SHORTEST_SECRET {
+        bail!("a secret has {SHORTEST_SECRET} to {LONGEST_SECRET} characters: leave --secret-stdin away to have one made");
+    }
+    Ok((Secret::new(text), false))
+}
+
+fn read_jwks(file: &Path) -> anyhow::Result<String> {
+    std::fs::read_to_string(file).with_context(|| format!("the key set {} cannot be read", file.display()))
+}
+
+/// On standard output alone, so that a script can take it.
+fn print_once(secret: Option<Secret>) {
+    if let Some(secret) = secret {
+        eprintln!("its secret is shown this once:");
+        println!("{}", secret.expose());
+    }
+}
+
+fn list(rows: &[Row]) {
+    println!("{:<24} {:<16} {:<8} {:<9} scopes", "client", "facility", "login", "state");
+    for row in rows {
+        let login = match (&row.secret_hash, &row.jwks) {
+            (Some(_), Some(_)) => "both",
+            (Some(_), None) => "secret",
+            (None, Some(_)) => "keys",
+            (None, None) => "none",
+        };
+        let state = if row.is_enabled() { "enabled" } else { "disabled" };
+        let roles = if row.roles.is_empty() { String::new() } else { format!("  roles: {}", row.roles.join(" ")) };
+        println!("{:<24} {:<16} {login:<8} {state:<9} {}{roles}", row.id, row.facility, row.scopes);
+    }
+}

@@ -1,0 +1,47 @@
+//! The list of settings: what `docs/configuration.md` and the environment are made from.
+
+/// One setting of `lango.toml`.
+#[derive(Clone, Copy, Debug)]
+pub struct Key {
+    /// Its path in the file, such as `limits.body_mb`.
+    pub path: &'static str,
+    /// Its default as TOML; empty: none.
+    pub default: &'static str,
+}
+
+impl Key {
+    /// The environment variable that sets it: `limits.body_mb` is `LANGO_LIMITS_BODY_MB`.
+    pub fn variable(&self) -> String {
+        format!("LANGO_{}", self.path.replace('.', "_").to_uppercase())
+    }
+
+    /// The environment variable's text as a TOML value: as it stands where the setting is text, else parsed.
+    pub(super) fn value(&self, text: &str) -> Result<toml::Value, String> {
+        if self.default.is_empty() || self.default.starts_with('"') {
+            return Ok(toml::Value::String(text.to_owned()));
+        }
+        let document: toml::Table = format!("value = {}", text.trim()).parse().map_err(|_| "not a TOML value".to_owned())?;
+        document.into_iter().next().map(|(_, value)| value).ok_or_else(|| "empty".to_owned())
+    }
+}
+
+/// Every setting, in the order of the documentation.
+pub const KEYS: &[Key] = &[
+    Key { path: "listen", default: "\"127.0.0.1:8080\"" },
+    Key { path: "database", default: "\"sqlite:lango.db\"" },
+    Key { path: "auth", default: "\"smart\"" },
+    Key { path: "base_url", default: "" },
+    Key { path: "zone", default: "\"UTC\"" },
+    Key { path: "templates_dir", default: "" },
+    Key { path: "log_format", default: "\"text\"" },
+    Key { path: "operator.code", default: "\"operator\"" },
+    Key { path: "operator.name", default: "\"Operator\"" },
+    Key { path: "limits.body_mb", default: "64" },
+    Key { path: "limits.decompressed_mb", default: "256" },
+    Key { path: "limits.bundle_entries", default: "50000" },
+    Key { path: "limits.page_default", default: "20" },
+    Key { path: "limits.page_max", default: "1000" },
+    Key { path: "systems.facility", default: "\"urn:lango:facility\"" },
+    Key { path: "systems.practitioner", default: "\"urn:lango:practitioner\"" },
+    Key { path: "destinations", default: "[]" },
+];

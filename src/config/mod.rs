@@ -1,0 +1,198 @@
+//! What the operator decides: one file, `lango.toml`, that can be empty.
+//!
+//! In come the file, the environment (`LANGO_…`, one variable per setting) and the command line, the later over the
+//! earlier; out comes one typed [`Settings`] that is right as a whole, or words that name the file or variable, the key
+//! and what to do. An unknown key is an error, because a misspelt setting that is silently ignored costs a night; an
+//! unknown `LANGO_…` variable is only a warning, because container platforms make up variables of their own.
+//!
+//! Passwords and tokens never stand in the file: it names the environment variable or the file that holds them
+//! ([`Secret`]), and nothing prints them.
+//!
+//! This room knows no database, no HTTP and no FHIR. `docs/configuration.md` says the same for operators; a test
+//! compares the two.
+
+mod destination;
+mod keys;
+mod load;
+mod secret;
+
+pub use destination::{Credentials, Destination, DestinationKind};
+pub use keys::{KEYS, Key};
+pub use load::{ConfigError, Loaded, Overrides, load};
+pub use secret::{DatabaseUrl, Secret};
+
+use serde::{Deserialize, Serialize};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+/// Everything that can be set.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    /// Where the server listens; port 0 picks a free one.
+    pub listen: SocketAddr,
+    pub database: DatabaseUrl,
+    pub auth: AuthMode,
+    /// How clients reach the server, without a slash at the end, such as `https://hie.example.org`; `None`: as it listens.
+    pub base_url: Option<String>,
+    /// IANA time zone that dates without an offset, days and reporting periods are meant in.
+    pub zone: String,
+    /// Folder of Data Templates that replace or add to the built-in ones.
+    pub templates_dir: Option<PathBuf>,
+    pub log_format: LogFormat,
+    pub operator: Operator,
+    pub limits: Limits,
+    pub systems: Systems,
+    pub destinations: Vec<Destination>,
+}
+
+/// Who may do what.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AuthMode {
+    /// Clients with scopes: bearer tokens, and Basic on the HDU endpoints.
+    Smart,
+    /// Every caller has every right; on loopback addresses only.
+    Open,
+}
+
+/// How log lines look on standard error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line, for log collectors.
+    Json,
+}
+
+/// The organisation that runs this server; owner of what no facility sent.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Operator {
+    pub code: String,
+    pub name: String,
+}
+
+/// How much one request may ask for.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limits {
+    /// MiB of a request's body as sent.
+    pub body_mb: u32,
+    /// MiB of a request's body after decompression.
+    pub decompressed_mb: u32,
+    /// Entries of one Bundle.
+    pub bundle_entries: u32,
+    /// Entries of a search page when the request does not say.
+    pub page_default: u32,
+    /// Entries of a search page at most.
+    pub page_max: u32,
+}
+
+/// Identifier systems that lango gives to codes that arrive bare.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Systems {
+    pub facility: String,
+    pub practitioner: String,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings {
+            listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
+            database: DatabaseUrl::new("sqlite:lango.db"),
+            auth: AuthMode::Smart,
+            base_url: None,
+            zone: "UTC".to_owned(),
+            templates_dir: None,
+            log_format: LogFormat::Text,
+            operator: Operator::default(),
+            limits: Limits::default(),
+            systems: Systems::default(),
+            destinations: Vec::new(),
+        }
+    }
+}
+
+impl Default for Operator {
+    fn default() -> Self {
+        Operator { code: "operator".to_owned(), name: "Operator".to_owned() }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits { body_mb: 64, decompressed_mb: 256, bundle_entries: 50_000, page_default: 20, page_max: 1000 }
+    }
+}
+
+impl Default for Systems {
+    fn default() -> Self {
+        Systems { facility: "urn:lango:facility".to_owned(), practitioner: "urn:lango:practitioner".to_owned() }
+    }
+}
+
+impl Limits {
+    /// Bytes of a request's body as sent.
+    pub fn body_bytes(&self) -> usize {
+        mebibytes(self.body_mb)
+    }
+
+    /// Bytes of a request's body after decompression.
+    pub fn decompressed_bytes(&self) -> usize {
+        mebibytes(self.decompressed_mb)
+    }
+}
+
+fn mebibytes(count: u32) -> usize {
+    usize::try_from(u64::from(count) << 20).unwrap_or(usize::MAX)
+}
+
+impl Settings {
+    /// The address that clients use, without a slash at the end; `bound` is where the server really listens.
+    pub fn public_url(&self, bound: SocketAddr) -> String {
+        match &self.base_url {
+            Some(url) => url.clone(),
+            None if bound.ip().is_unspecified() => format!("http://localhost:{}", bound.port()),
+            None => format!("http://{bound}"),
+        }
+    }
+
+    /// Why the settings do not make sense together, said of the key that must change.
+    fn check(&self) -> Result<(), (&'static str, String)> {
+        if let Some(url) = &self.base_url {
+            let parsed = url.parse::<axum::http::Uri>().ok().filter(|uri| matches!(uri.scheme_str(), Some("http" | "https")));
+            if parsed.is_none_or(|uri| uri.host().is_none() || uri.query().is_some()) || url.ends_with('/') {
+                return Err(("base_url", "write it as https://host, with a port or a path if need be and no slash at the end".into()));
+            }
+        }
+        if jiff::tz::TimeZone::get(&self.zone).is_err() {
+            return Err(("zone", "write the IANA name of a time zone, such as \"Africa/Dar_es_Salaam\"".into()));
+        }
+        if self.operator.code.is_empty() {
+            return Err(("operator.code", "give the operator's own organisation a code".into()));
+        }
+        let limits = &self.limits;
+        let counts = [
+            ("limits.body_mb", limits.body_mb),
+            ("limits.decompressed_mb", limits.decompressed_mb),
+            ("limits.bundle_entries", limits.bundle_entries),
+            ("limits.page_default", limits.page_default),
+            ("limits.page_max", limits.page_max),
+        ];
+        if let Some((key, _)) = counts.iter().find(|(_, count)| *count == 0) {
+            return Err((key, "write a number of 1 or more".into()));
+        }
+        if limits.page_default > limits.page_max {
+            return Err(("limits.page_default", "write a number that is not above limits.page_max".into()));
+        }
+        for (key, system) in [("systems.facility", &self.systems.facility), ("systems.practitioner", &self.systems.practitioner)] {
+            if !system.contains(':') || system.contains(char::is_whitespace) {
+                return Err((key, "write an absolute URI, such as \"urn:lango:facility\" or \"https://…\"".into()));
+            }
+        }
+        destination::check(&self.destinations)
+    }
+}

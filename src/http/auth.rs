@@ -1,0 +1,260 @@
+//! The authorization server's addresses, and the gate that every request passes: from an Authorization header to a [`Caller`].
+
+use crate::access::{Access, AccessError, Caller, Forbidden, OAuthError, TokenRequest};
+use crate::config::{AuthMode, Secret};
+use crate::fhir::outcome::operation_outcome;
+use crate::fhir::{Issue, IssueCode};
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::{DefaultBodyLimit, FromRequestParts, Request, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header, request::Parts};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::{Value, json};
+use std::sync::Arc;
+
+/// Under `--auth open`: the code of the facility that owns what is sent.
+pub const FACILITY_HEADER: HeaderName = HeaderName::from_static("x-lango-facility");
+
+/// What needs no login.
+const PUBLIC: [&str; 7] =
+    ["/livez", "/readyz", "/metrics", "/fhir/metadata", "/fhir/.well-known/smart-configuration", "/auth/jwks.json", "/auth/token"];
+/// Where a client's secret may stand in for a token, as EMRs that speak to HDU send it.
+const BASIC_ALLOWED: &str = "/api/v1/hduApi/";
+/// A form with an assertion fits many times.
+const TOKEN_FORM_BYTES: usize = 64 << 10;
+const MAX_FACILITY_CODE: usize = 128;
+
+/// `/auth/token`, `/auth/jwks.json` and the SMART configuration.
+pub fn routes<S: Clone + Send + Sync + 'static>(access: Arc<Access>) -> Router<S> {
+    Router::new()
+        .route("/auth/token", post(token).layer(DefaultBodyLimit::max(TOKEN_FORM_BYTES)))
+        .route("/auth/jwks.json", get(|State(access): State<Arc<Access>>| async move { json_body(access.jwks()) }))
+        .route(
+            "/fhir/.well-known/smart-configuration",
+            get(|State(access): State<Arc<Access>>| async move { json_body(access.smart_configuration()) }),
+        )
+        .with_state(access)
+}
+
+async fn token(State(access): State<Arc<Access>>, headers: HeaderMap, body: Bytes) -> Response {
+    let result = match token_request(&headers, &body) {
+        Ok(request) => access.grant(&request).await,
+        Err(error) => Err(error),
+    };
+    let mut response = match result {
+        Ok(grant) => json_body(json!({
+            "access_token": grant.access_token,
+            "token_type": "Bearer",
+            "expires_in": grant.expires_in,
+            "scope": grant.scope,
+        }))
+        .into_response(),
+        Err(error) => oauth_error(&error, headers.contains_key(header::AUTHORIZATION)),
+    };
+    let headers = response.headers_mut();
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(header::PRAGMA, HeaderValue::from_static("no-cache"));
+    response
+}
+
+fn token_request(headers: &HeaderMap, body: &[u8]) -> Result<TokenRequest, OAuthError> {
+    let media_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let media_type = media_type.split(';').next().unwrap_or_default().trim();
+    if !media_type.eq_ignore_ascii_case("application/x-www-form-urlencoded") {
+        return Err(OAuthError::InvalidRequest("send the parameters as application/x-www-form-urlencoded"));
+    }
+    let mut request = TokenRequest::from_form(form_urlencoded::parse(body).into_owned())?;
+    request.basic = match credentials(headers) {
+        Ok(None) => None,
+        Ok(Some(Credentials::Basic { user, password })) => {
+            // RFC 6749 §2.3.1: both are form-encoded before they are joined.
+            Some((form_decode(&user), Secret::new(form_decode(password.expose()))))
+        }
+        Ok(Some(Credentials::Bearer(_))) | Err(_) => return Err(OAuthError::InvalidRequest("the Authorization header is not Basic")),
+    };
+    Ok(request)
+}
+
+fn form_decode(text: &str) -> String {
+    percent_encoding::percent_decode_str(&text.replace('+', " ")).decode_utf8_lossy().into_owned()
+}
+
+fn oauth_error(error: &OAuthError, with_header: bool) -> Response {
+    let status = match error {
+        OAuthError::InvalidClient(reason) => {
+            tracing::debug!(reason, "a client was refused a token");
+            StatusCode::UNAUTHORIZED
+        }
+        OAuthError::Busy => StatusCode::SERVICE_UNAVAILABLE,
+        OAuthError::Server(error) => {
+            tracing::error!(%error, "a token could not be given");
+            StatusCode::INTERNAL_SERVER_ERROR
+        }
+        _ => StatusCode::BAD_REQUEST,
+    };
+    let mut response = (status, json_body(json!({ "error": error.code(), "error_description": error.to_string() }))).into_response();
+    if status == StatusCode::UNAUTHORIZED && with_header {
+        response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"lango\""));
+    }
+    if status == StatusCode::SERVICE_UNAVAILABLE {
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("5"));
+    }
+    response
+}
+
+/// The gate: puts a [`Caller`] into the request, or answers in its place.
+pub async fn authenticate(State(access): State<Arc<Access>>, mut request: Request, next: Next) -> Response {
+    let path = request.uri().path();
+    match identify(&access, path, request.headers()).await {
+        Ok(caller) => {
+            request.extensions_mut().insert(caller);
+            next.run(request).await
+        }
+        Err(_) if PUBLIC.contains(&path) => next.run(request).await,
+        Err(refusal) => refusal.answer(path),
+    }
+}
+
+async fn identify(access: &Access, path: &str, headers: &HeaderMap) -> Result<Caller, Refusal> {
+    if access.mode() == AuthMode::Open {
+        return Ok(access.open_caller(facility(headers)?).await?);
+    }
+    if PUBLIC.contains(&path) {
+        return Err(Refusal::NoCredentials);
+    }
+    match credentials(headers)? {
+        None => Err(Refusal::NoCredentials),
+        Some(Credentials::Bearer(token)) => Ok(access.bearer_caller(&token).await?),
+        Some(Credentials::Basic { user, password }) if path.starts_with(BASIC_ALLOWED) => Ok(access.basic_caller(&user, &password).await?),
+        Some(Credentials::Basic { .. }) => Err(Refusal::Unclear("this address takes a bearer token: get one from /auth/token")),
+    }
+}
+
+fn facility(headers: &HeaderMap) -> Result<Option<&str>, Refusal> {
+    let mut values = headers.get_all(FACILITY_HEADER).iter();
+    let Some(value) = values.next() else { return Ok(None) };
+    let code = value.to_str().ok().map(str::trim).filter(|code| !code.is_empty() && code.len() <= MAX_FACILITY_CODE);
+    match (code, values.next()) {
+        (Some(code), None) => Ok(Some(code)),
+        _ => Err(Refusal::Facility),
+    }
+}
+
+enum Credentials {
+    Bearer(String),
+    Basic { user: String, password: Secret },
+}
+
+/// Exactly one Authorization header, of a scheme that lango knows.
+fn credentials(headers: &HeaderMap) -> Result<Option<Credentials>, Refusal> {
+    let mut values = headers.get_all(header::AUTHORIZATION).iter();
+    let Some(value) = values.next() else { return Ok(None) };
+    if values.next().is_some() {
+        return Err(Refusal::Unclear("there are several Authorization headers: send one"));
+    }
+    let unreadable = Refusal::Unclear("the Authorization header cannot be read: send Bearer and a token");
+    let Some((scheme, rest)) = value.to_str().ok().and_then(|value| value.split_once(' ')) else { return Err(unreadable) };
+    if scheme.eq_ignore_ascii_case("Bearer") {
+        return Ok(Some(Credentials::Bearer(rest.trim().to_owned())));
+    }
+    if scheme.eq_ignore_ascii_case("Basic") {
+        let decoded = STANDARD.decode(rest.trim()).ok().and_then(|bytes| String::from_utf8(bytes).ok());
+        if let Some((user, password)) = decoded.as_deref().and_then(|decoded| decoded.split_once(':')) {
+            return Ok(Some(Credentials::Basic { user: user.to_owned(), password: Secret::new(password) }));
+        }
+    }
+    Err(unreadable)
+}
+
+/// Why a request does not pass the gate.
+enum Refusal {
+    NoCredentials,
+    Unclear(&'static str),
+    Facility,
+    Access(AccessError),
+}
+
+impl From<AccessError> for Refusal {
+    fn from(error: AccessError) -> Refusal {
+        Refusal::Access(error)
+    }
+}
+
+impl Refusal {
+    fn answer(self, path: &str) -> Response {
+        let (status, issue, challenge) = match self {
+            Refusal::NoCredentials => (
+                StatusCode::UNAUTHORIZED,
+                Issue::error(IssueCode::Login, "log in: send Authorization: Bearer with a token from /auth/token"),
+                "Bearer realm=\"lango\"",
+            ),
+            Refusal::Unclear(words) => {
+                (StatusCode::UNAUTHORIZED, Issue::error(IssueCode::Login, words), "Bearer realm=\"lango\", error=\"invalid_request\"")
+            }
+            Refusal::Access(AccessError::Refused(reason)) => {
+                tracing::debug!(reason, "a request was refused");
+                let words = "the credentials do not hold, or no longer: get a new token from /auth/token";
+                (StatusCode::UNAUTHORIZED, Issue::error(IssueCode::Login, words), "Bearer realm=\"lango\", error=\"invalid_token\"")
+            }
+            Refusal::Access(AccessError::Busy) => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                Issue::error(IssueCode::Throttled, "too many logins at once: come back in a few seconds"),
+                "",
+            ),
+            Refusal::Access(error) => {
+                tracing::error!(%error, "a caller could not be identified");
+                (StatusCode::INTERNAL_SERVER_ERROR, Issue::error(IssueCode::Exception, "the server failed; it has been logged"), "")
+            }
+            Refusal::Facility => {
+                let words = "the header X-Lango-Facility is no facility code: send one code of at most 128 printable characters";
+                (StatusCode::BAD_REQUEST, Issue::error(IssueCode::Value, words), "")
+            }
+        };
+        let mut response = if path.starts_with("/api/") {
+            let methods = if path.starts_with(BASIC_ALLOWED) { json!(["Basic", "Bearer"]) } else { json!(["Bearer"]) };
+            (status, json_body(json!({ "message": issue.diagnostics, "authMethods": methods }))).into_response()
+        } else {
+            outcome(status, issue)
+        };
+        let headers = response.headers_mut();
+        if !challenge.is_empty() {
+            headers.append(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
+            if path.starts_with(BASIC_ALLOWED) {
+                headers.append(header::WWW_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"lango\", charset=\"UTF-8\""));
+            }
+        }
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("5"));
+        }
+        response
+    }
+}
+
+/// A reply that is plain JSON.
+pub(super) fn json_body(body: Value) -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], body.to_string()).into_response()
+}
+
+fn outcome(status: StatusCode, issue: Issue) -> Response {
+    let body: Value = operation_outcome(&[issue]);
+    (status, [(header::CONTENT_TYPE, "application/fhir+json")], body.to_string()).into_response()
+}
+
+impl IntoResponse for Forbidden {
+    fn into_response(self) -> Response {
+        outcome(StatusCode::FORBIDDEN, Issue::error(IssueCode::Forbidden, self.to_string()))
+    }
+}
+
+/// The caller whom the gate identified. Without the gate, nobody is.
+impl<S: Send + Sync> FromRequestParts<S> for Caller {
+    type Rejection = Response;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Caller, Response> {
+        parts.extensions.get::<Caller>().cloned().ok_or_else(|| Refusal::NoCredentials.answer(parts.uri.path()))
+    }
+}

@@ -1,0 +1,146 @@
+//! Why something was not done, in the terms of the specification.
+
+use crate::fhir::{Issue, IssueCode};
+use crate::store::WriteError;
+
+/// The kind of a [`Refusal`]; each is one HTTP status (<https://hl7.org/fhir/R4/http.html#Status-Codes>), because FHIR puts
+/// that status into `Bundle.entry.response` too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RefusalKind {
+    Malformed,
+    Forbidden,
+    NotFound,
+    NotAllowed,
+    Conflict,
+    Gone,
+    PreconditionFailed,
+    TooLarge,
+    Invalid,
+    Busy,
+    Internal,
+}
+
+/// What was not done, and what to do about it.
+#[derive(Debug, thiserror::Error)]
+#[error("refused ({kind:?}): {}", issues.first().map_or("", |issue| issue.diagnostics.as_str()))]
+pub struct Refusal {
+    pub kind: RefusalKind,
+    /// At least one; their words may be shown to the caller.
+    pub issues: Vec<Issue>,
+    /// For the log of the boundary, never for the caller.
+    #[source]
+    pub cause: Option<anyhow::Error>,
+}
+
+impl Refusal {
+    pub fn new(kind: RefusalKind, issue: Issue) -> Refusal {
+        Refusal::all(kind, vec![issue])
+    }
+
+    pub fn all(kind: RefusalKind, issues: Vec<Issue>) -> Refusal {
+        Refusal { kind, issues, cause: None }
+    }
+
+    pub fn malformed(words: impl Into<String>) -> Refusal {
+        Refusal::new(RefusalKind::Malformed, Issue::error(IssueCode::Invalid, words))
+    }
+
+    /// The same words, whether the resource never existed or the caller may not see it.
+    pub fn not_found() -> Refusal {
+        Refusal::new(RefusalKind::NotFound, Issue::error(IssueCode::NotFound, "There is no such resource: check the type and the id."))
+    }
+
+    pub fn gone() -> Refusal {
+        Refusal::new(
+            RefusalKind::Gone,
+            Issue::error(IssueCode::Deleted, "The resource was deleted; its earlier versions are in its history."),
+        )
+    }
+
+    pub fn failed_precondition(words: impl Into<String>) -> Refusal {
+        Refusal::new(RefusalKind::PreconditionFailed, Issue::error(IssueCode::Conflict, words))
+    }
+
+    pub fn several_matches() -> Refusal {
+        Refusal::new(
+            RefusalKind::PreconditionFailed,
+            Issue::error(IssueCode::MultipleMatches, "The criteria match several resources: narrow them until they match one."),
+        )
+    }
+
+    pub fn internal(cause: impl Into<anyhow::Error>) -> Refusal {
+        let words = "The server failed; the request may be sent again. The operator finds the cause in the log.";
+        Refusal {
+            kind: RefusalKind::Internal,
+            issues: vec![Issue::error(IssueCode::Exception, words)],
+            cause: Some(cause.into()),
+        }
+    }
+
+    /// The HTTP status of this refusal.
+    pub fn status(&self) -> u16 {
+        match self.kind {
+            RefusalKind::Malformed => 400,
+            RefusalKind::Forbidden => 403,
+            RefusalKind::NotFound => 404,
+            RefusalKind::NotAllowed => 405,
+            RefusalKind::Conflict => 409,
+            RefusalKind::Gone => 410,
+            RefusalKind::PreconditionFailed => 412,
+            RefusalKind::TooLarge => 413,
+            RefusalKind::Invalid => 422,
+            RefusalKind::Busy => 503,
+            RefusalKind::Internal => 500,
+        }
+    }
+
+    /// The same refusal, its issues said of what stands at `path` (`Bundle.entry[3]`) instead of a whole resource.
+    pub fn within(mut self, path: &str) -> Refusal {
+        for issue in &mut self.issues {
+            issue.expression = within(path, &issue.expression);
+        }
+        self
+    }
+}
+
+/// `Patient.name[0]` at `Bundle.entry[3].resource` is `Bundle.entry[3].resource.name[0]`.
+pub fn within(path: &str, expression: &str) -> String {
+    match expression.find(['.', '[']).and_then(|at| expression.get(at..)) {
+        Some(rest) => format!("{path}{rest}"),
+        None => path.to_owned(),
+    }
+}
+
+impl From<sqlx::Error> for Refusal {
+    fn from(error: sqlx::Error) -> Refusal {
+        Refusal::internal(error)
+    }
+}
+
+impl From<WriteError> for Refusal {
+    fn from(error: WriteError) -> Refusal {
+        match error {
+            WriteError::Stale => Refusal::new(
+                RefusalKind::Conflict,
+                Issue::error(IssueCode::Transient, "Others change the same resources at this moment: send the request again."),
+            ),
+            WriteError::Busy => Refusal::new(
+                RefusalKind::Busy,
+                Issue::error(IssueCode::Throttled, "More is waiting to be written than the server takes: send the request again later."),
+            ),
+            WriteError::Database(error) => Refusal::internal(error),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_move_into_the_bundle() {
+        assert_eq!(within("Bundle.entry[3].resource", "Patient.name[0].given"), "Bundle.entry[3].resource.name[0].given");
+        assert_eq!(within("Bundle.entry[3].resource", "Patient"), "Bundle.entry[3].resource");
+        assert_eq!(within("Bundle.entry[3]", ""), "Bundle.entry[3]");
+    }
+}

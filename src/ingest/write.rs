@@ -1,0 +1,481 @@
+//! The one path by which any resource is written: REST, Bundles, templates, the registry, measures.
+//!
+//! A [`Draft`] is a resource that is ready whatever version it becomes: serialised, its index entries extracted. A [`Plan`]
+//! names the changes of one transaction. [`Writer::commit`] reads what is there, checks conditions and ownership, numbers
+//! the versions and hands the store one [`Unit`]. When others were quicker it says [`CommitError::Stale`], and the caller
+//! makes its plan again (what a plan rests on may have changed too), pausing by [`Tries`].
+//!
+//! What it decides, everywhere alike: a put that changes nothing makes no new version; a resource stays with the facility
+//! that first contributed it; another facility cannot change it, and is told that the id is taken, never by whom.
+
+use super::refusal::{Refusal, RefusalKind};
+use super::workers::Workers;
+use crate::access::Caller;
+use crate::fhir::time::{Micros, format_instant};
+use crate::fhir::{Issue, IssueCode};
+use crate::search::extract;
+use crate::store::write::{Change, NewJob};
+use crate::store::{FacilityKey, IndexEntry, Mutation, Precondition, Scope, Store, Stored, TypeCode, Unit, WriteError};
+use bytes::Bytes;
+use serde_json::Value;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Stands where the store will write `meta.lastUpdated`.
+const STAMP: &[u8; 27] = b"0001-01-01T00:00:00.000000Z";
+
+/// A resource that is ready to be stored as whatever version it becomes.
+#[derive(Clone, Debug)]
+pub struct Draft {
+    pub type_code: TypeCode,
+    pub type_name: &'static str,
+    pub id: Box<str>,
+    /// The patient whose compartment it is in.
+    pub patient: Option<Box<str>>,
+    pub entries: Vec<IndexEntry>,
+    /// The serialised resource from the quote that ends `meta.lastUpdated` on.
+    tail: Vec<u8>,
+}
+
+impl Draft {
+    /// Makes a draft of `resource`, which is stored under `id` whatever id it carries. `meta.versionId` and `meta.lastUpdated`
+    /// are the server's and are dropped; the rest of `meta` stays.
+    pub fn new(type_code: TypeCode, id: &str, mut resource: Value, options: &extract::Options) -> Draft {
+        let type_name = crate::definitions::type_name(type_code);
+        let mut meta = None;
+        if let Some(members) = resource.as_object_mut() {
+            members.insert("id".to_owned(), Value::from(id));
+            if let Some(Value::Object(fields)) = members.get_mut("meta") {
+                fields.retain(|key, _| !matches!(key.trim_start_matches('_'), "versionId" | "lastUpdated"));
+            }
+        }
+        let entries = extract::extract(type_code, &resource, options);
+        let patient = extract::patient_of(type_code, &resource).map(Into::into);
+        if let Some(members) = resource.as_object_mut() {
+            meta = members.get_mut("meta").map(Value::take);
+        }
+        Draft { type_code, type_name, id: id.into(), patient, entries, tail: tail(meta.as_ref(), &resource) }
+    }
+
+    /// The bytes of version `version`, and where its `meta.lastUpdated` stands.
+    fn body(&self, version: i64) -> (Vec<u8>, usize) {
+        let mut body = head(self.type_name, &self.id, version);
+        body.reserve_exact(STAMP.len() + self.tail.len());
+        let stamp_at = body.len();
+        body.extend_from_slice(STAMP);
+        body.extend_from_slice(&self.tail);
+        (body, stamp_at)
+    }
+
+    /// Whether `stored` says the same, version and time apart.
+    fn says_what(&self, stored: &Stored) -> bool {
+        let head = head(self.type_name, &self.id, stored.version);
+        let rest = stored.body.as_ref().and_then(|body| body.strip_prefix(head.as_slice())).and_then(|rest| rest.get(STAMP.len()..));
+        rest == Some(self.tail.as_slice())
+    }
+}
+
+fn head(type_name: &str, id: &str, version: i64) -> Vec<u8> {
+    format!(r#"{{"resourceType":"{type_name}","id":"{id}","meta":{{"versionId":"{version}","lastUpdated":""#).into_bytes()
+}
+
+fn tail(meta: Option<&Value>, resource: &Value) -> Vec<u8> {
+    let mut tail = vec![b'"'];
+    for (key, value) in meta.and_then(Value::as_object).into_iter().flatten() {
+        push_member(&mut tail, key, value);
+    }
+    tail.push(b'}');
+    for (key, value) in resource.as_object().into_iter().flatten() {
+        if !matches!(key.as_str(), "resourceType" | "id" | "meta") {
+            push_member(&mut tail, key, value);
+        }
+    }
+    tail.push(b'}');
+    tail
+}
+
+fn push_member(out: &mut Vec<u8>, key: &str, value: &Value) {
+    out.push(b',');
+    // Writing a string or a Value into memory has no way to fail.
+    let _ = serde_json::to_writer(&mut *out, key);
+    out.push(b':');
+    let _ = serde_json::to_writer(&mut *out, value);
+}
+
+/// What a change demands of the version that is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Condition {
+    /// Nothing.
+    Any,
+    /// The id was made for this change: nothing is there.
+    New,
+    /// `If-None-Match: *`: nothing that is not deleted is there.
+    Absent,
+    /// `If-Match`: this version is the current one.
+    Version(i64),
+}
+
+/// One wanted change of one resource.
+#[derive(Clone, Debug)]
+pub struct Wanted {
+    pub action: Action,
+    pub condition: Condition,
+}
+
+#[derive(Clone, Debug)]
+pub enum Action {
+    Put(Draft),
+    Delete { type_code: TypeCode, id: Box<str> },
+}
+
+impl Wanted {
+    fn target(&self) -> (TypeCode, &str) {
+        match &self.action {
+            Action::Put(draft) => (draft.type_code, &draft.id),
+            Action::Delete { type_code, id } => (*type_code, id),
+        }
+    }
+}
+
+/// The changes of one transaction, and what they rest on.
+#[derive(Clone, Debug, Default)]
+pub struct Plan {
+    pub changes: Vec<Wanted>,
+    pub preconditions: Vec<Precondition>,
+    pub jobs: Vec<NewJob>,
+}
+
+/// What became of a change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// First version, or the first after a delete.
+    Created,
+    Updated,
+    /// The same content was there already.
+    Unchanged,
+    Deleted,
+    /// Nothing was there to delete.
+    Absent,
+}
+
+/// The outcome of one [`Wanted`], in the order of the plan.
+#[derive(Clone, Debug)]
+pub struct Done {
+    pub type_code: TypeCode,
+    pub id: Box<str>,
+    pub effect: Effect,
+    /// 0 when there never was one.
+    pub version: i64,
+    pub updated: Micros,
+    /// The resource as stored, when asked for and not deleted.
+    pub body: Option<Bytes>,
+}
+
+/// Why [`Writer::commit`] did not.
+#[derive(Debug, thiserror::Error)]
+pub enum CommitError {
+    /// Others were quicker: make the plan again.
+    #[error("the plan is out of date")]
+    Stale,
+    /// The change at this place of the plan cannot be made (`None`: the whole plan).
+    #[error("refused")]
+    Refused(Option<usize>, Refusal),
+}
+
+/// On whose behalf a plan is carried out.
+#[derive(Clone, Debug)]
+pub struct Author {
+    /// What may be changed is what this facility contributed, unless the scope is [`Scope::All`].
+    pub scope: Scope,
+    /// The facility that owns what is created.
+    pub owner: FacilityKey,
+}
+
+impl From<&Caller> for Author {
+    fn from(caller: &Caller) -> Author {
+        Author { scope: caller.scope.clone(), owner: caller.owner }
+    }
+}
+
+/// Paces the tries of a plan that keeps being out of date.
+#[derive(Debug, Default)]
+pub struct Tries(u32);
+
+impl Tries {
+    const MOST: u32 = 16;
+
+    /// Waits a little, longer and at random each time; after sixteen tries it gives up.
+    pub async fn pause(&mut self) -> Result<(), Refusal> {
+        self.0 += 1;
+        if self.0 >= Tries::MOST {
+            return Err(WriteError::Stale.into());
+        }
+        let most = 1u64 << self.0.min(7);
+        tokio::time::sleep(Duration::from_micros(rand::random_range(0..=most * 1000))).await;
+        Ok(())
+    }
+}
+
+/// Writes resources. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Writer {
+    store: Store,
+    /// How index entries are read from resources: the deployment's time zone and base URL.
+    options: Arc<extract::Options>,
+    workers: Workers,
+}
+
+impl Writer {
+    pub fn new(store: Store, options: extract::Options) -> Writer {
+        Writer { store, options: Arc::new(options), workers: Workers::default() }
+    }
+
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    pub fn workers(&self) -> &Workers {
+        &self.workers
+    }
+
+    pub fn options(&self) -> &Arc<extract::Options> {
+        &self.options
+    }
+
+    /// A draft of `resource` under `id`.
+    pub fn draft(&self, type_code: TypeCode, id: &str, resource: Value) -> Draft {
+        Draft::new(type_code, id, resource, &self.options)
+    }
+
+    /// Carries out `plan`; answers when it is durable. `keep_bodies`: the answers carry the resources.
+    pub async fn commit(&self, plan: Plan, author: &Author, keep_bodies: bool) -> Result<Vec<Done>, CommitError> {
+        let current = self.current(&plan).await.map_err(|error| CommitError::Refused(None, error.into()))?;
+        let mut done: Vec<Done> = Vec::with_capacity(plan.changes.len());
+        let mut mutations = Vec::new();
+        let mut stamps: Vec<(usize, usize)> = Vec::new();
+        for (place, wanted) in plan.changes.into_iter().enumerate() {
+            let (type_code, id) = wanted.target();
+            let stored = current.get(&(type_code, Box::from(id)));
+            let step = self.step(wanted, stored, author).await.map_err(|refusal| CommitError::Refused(Some(place), refusal))?;
+            let mut result = step.done;
+            if let Some(mutation) = step.mutation {
+                if let (true, Change::Put { body, stamp_at, .. }) = (keep_bodies, &mutation.change) {
+                    result.body = Some(Bytes::copy_from_slice(body));
+                    stamps.push((place, *stamp_at));
+                }
+                mutations.push((place, mutation));
+            }
+            done.push(result);
+        }
+        if mutations.is_empty() && plan.jobs.is_empty() {
+            return Ok(done);
+        }
+        let (places, mutations): (Vec<usize>, Vec<Mutation>) = mutations.into_iter().unzip();
+        let unit = Unit { mutations, preconditions: plan.preconditions, jobs: plan.jobs };
+        let written = self.store.commit(unit).await.map_err(|error| match error {
+            WriteError::Stale => CommitError::Stale,
+            error => CommitError::Refused(None, error.into()),
+        })?;
+        for (place, written) in places.into_iter().zip(written) {
+            if let Some(result) = done.get_mut(place) {
+                (result.version, result.updated) = (written.version, written.updated);
+            }
+        }
+        for (place, stamp_at) in stamps {
+            if let Some(result) = done.get_mut(place) {
+                result.body = result.body.take().map(|body| stamped(&body, stamp_at, result.updated));
+            }
+        }
+        Ok(done)
+    }
+
+    /// Stores drafts as they are, trying again while others are quicker: for callers whose plan rests on nothing else.
+    pub async fn put_all(&self, drafts: Vec<Draft>, author: &Author) -> Result<Vec<Done>, Refusal> {
+        let plan =
+            Plan { changes: drafts.into_iter().map(|draft| Wanted { action: Action::Put(draft), condition: Condition::Any }).collect(), ..Plan::default() };
+        let mut tries = Tries::default();
+        loop {
+            match self.commit(plan.clone(), author, false).await {
+                Ok(done) => return Ok(done),
+                Err(CommitError::Stale) => tries.pause().await?,
+                Err(CommitError::Refused(_, refusal)) => return Err(refusal),
+            }
+        }
+    }
+
+    /// The current versions of what the plan changes; what is new is not looked for.
+    async fn current(&self, plan: &Plan) -> Result<HashMap<(TypeCode, Box<str>), Stored>, sqlx::Error> {
+        let targets: Vec<(TypeCode, String)> = plan
+            .changes
+            .iter()
+            .filter(|wanted| wanted.condition != Condition::New)
+            .map(|wanted| {
+                let (type_code, id) = wanted.target();
+                (type_code, id.to_owned())
+            })
+            .collect();
+        if targets.is_empty() {
+            return Ok(HashMap::new());
+        }
+        let stored = self.store.read_many(&targets).await?;
+        Ok(stored.into_iter().map(|stored| ((stored.type_code, stored.id.clone()), stored)).collect())
+    }
+
+    async fn step(&self, wanted: Wanted, stored: Option<&Stored>, author: &Author) -> Result<Step, Refusal> {
+        let live = stored.filter(|stored| stored.body.is_some());
+        if let Some(foreign) = stored.filter(|stored| !may_change(author, stored)) {
+            return self.step_on_foreign(&wanted.action, foreign, author).await;
+        }
+        match (wanted.condition, live) {
+            (Condition::Version(version), Some(live)) if live.version == version => {}
+            (Condition::Version(_), _) => {
+                return Err(Refusal::failed_precondition(
+                    "The resource is not at the version that If-Match names: read it again and repeat the change on that.",
+                ));
+            }
+            (Condition::Absent, Some(_)) => {
+                return Err(Refusal::failed_precondition("If-None-Match: * demands that the resource does not exist, and it does."));
+            }
+            _ => {}
+        }
+        let base_version = stored.map_or(0, |stored| stored.version);
+        let (type_code, id) = wanted.target();
+        let done = |effect| Done {
+            type_code,
+            id: id.into(),
+            effect,
+            version: base_version,
+            updated: stored.map_or(0, |stored| stored.updated),
+            body: None,
+        };
+        match (&wanted.action, live) {
+            (Action::Delete { .. }, None) => return Ok(Step { done: done(Effect::Absent), mutation: None }),
+            (Action::Put(draft), Some(live)) if draft.says_what(live) => {
+                return Ok(Step { done: Done { body: live.body.clone(), ..done(Effect::Unchanged) }, mutation: None });
+            }
+            _ => {}
+        }
+        let done = done(match (&wanted.action, live) {
+            (Action::Delete { .. }, _) => Effect::Deleted,
+            (Action::Put(_), Some(_)) => Effect::Updated,
+            (Action::Put(_), None) => Effect::Created,
+        });
+        let old_entries = live.and_then(|live| live.body.as_ref()).map(|body| self.entries_of(type_code, body)).transpose()?.unwrap_or_default();
+        let owner = stored.map_or(author.owner, |stored| stored.owner);
+        let id = Box::from(id);
+        let (patient, change) = match wanted.action {
+            Action::Put(draft) => {
+                let (body, stamp_at) = draft.body(base_version + 1);
+                (draft.patient, Change::Put { body, stamp_at, entries: draft.entries, old_entries })
+            }
+            Action::Delete { .. } => {
+                let patient = live.and_then(|live| live.body.as_ref()).and_then(|body| self.patient_of(type_code, body));
+                (patient, Change::Delete { old_entries })
+            }
+        };
+        let mutation = Mutation { type_code, id, base_version, change, owner, patient };
+        Ok(Step { done, mutation: Some(mutation) })
+    }
+
+    /// What another facility contributed stays as it is. Its id cannot look free (the put would have to succeed), so the
+    /// refusal says that the id is taken and nothing else; a delete of what the caller cannot see does nothing, as if it were not there.
+    async fn step_on_foreign(&self, action: &Action, stored: &Stored, author: &Author) -> Result<Step, Refusal> {
+        let visible = stored.body.is_some() && self.store.read(stored.type_code, &stored.id, &author.scope).await?.is_some();
+        match action {
+            _ if visible => Err(Refusal::new(
+                RefusalKind::Forbidden,
+                Issue::error(IssueCode::Forbidden, "The resource belongs to another facility: only that facility and the operator can change it."),
+            )),
+            Action::Put(_) => Err(Refusal::new(
+                RefusalKind::Conflict,
+                Issue::error(IssueCode::Conflict, "This id cannot be used: take another, or POST the resource and let the server choose one."),
+            )),
+            Action::Delete { type_code, id } => Ok(Step {
+                done: Done { type_code: *type_code, id: id.clone(), effect: Effect::Absent, version: 0, updated: 0, body: None },
+                mutation: None,
+            }),
+        }
+    }
+
+    fn entries_of(&self, type_code: TypeCode, body: &[u8]) -> Result<Vec<IndexEntry>, Refusal> {
+        let resource: Value = serde_json::from_slice(body).map_err(Refusal::internal)?;
+        Ok(extract::extract(type_code, &resource, &self.options))
+    }
+
+    fn patient_of(&self, type_code: TypeCode, body: &[u8]) -> Option<Box<str>> {
+        let resource: Value = serde_json::from_slice(body).ok()?;
+        extract::patient_of(type_code, &resource).map(Into::into)
+    }
+}
+
+struct Step {
+    done: Done,
+    mutation: Option<Mutation>,
+}
+
+fn may_change(author: &Author, stored: &Stored) -> bool {
+    match &author.scope {
+        Scope::All => true,
+        Scope::Owners(owners) => owners.contains(&stored.owner),
+    }
+}
+
+fn stamped(body: &[u8], stamp_at: usize, updated: Micros) -> Bytes {
+    let mut body = body.to_vec();
+    if let Some(place) = body.get_mut(stamp_at..stamp_at + STAMP.len()) {
+        let stamp = format_instant(updated);
+        if stamp.len() == place.len() {
+            place.copy_from_slice(stamp.as_bytes());
+        }
+    }
+    body.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn draft(resource: Value) -> Draft {
+        let type_code = crate::definitions::type_code("Patient").unwrap();
+        Draft::new(type_code, "p1", resource, &extract::Options::default())
+    }
+
+    #[test]
+    fn the_stamp_stands_where_it_is_said_to_stand() {
+        let draft = draft(json!({
+            "active": true, "resourceType": "Patient", "id": "other",
+            "meta": {"lastUpdated": "2020-01-01T00:00:00Z", "versionId": "9", "tag": [{"code": "x"}]},
+            "name": [{"family": "Ju\"ma"}],
+        }));
+        let (body, stamp_at) = draft.body(12);
+        let body = stamped(&body, stamp_at, 1_700_000_000_000_000);
+        let resource: Value = serde_json::from_slice(&body).unwrap();
+        assert_eq!(
+            resource,
+            json!({
+                "resourceType": "Patient", "id": "p1",
+                "meta": {"versionId": "12", "lastUpdated": "2023-11-14T22:13:20.000000Z", "tag": [{"code": "x"}]},
+                "active": true, "name": [{"family": "Ju\"ma"}],
+            })
+        );
+    }
+
+    #[test]
+    fn what_says_the_same_is_recognised_whatever_its_version() {
+        let (body, stamp_at) = draft(json!({"resourceType": "Patient", "active": true})).body(3);
+        let stored = Stored {
+            key: 1,
+            type_code: crate::definitions::type_code("Patient").unwrap(),
+            id: "p1".into(),
+            version: 3,
+            updated: 5,
+            owner: 0,
+            body: Some(stamped(&body, stamp_at, 5)),
+        };
+        assert!(draft(json!({"resourceType": "Patient", "meta": {"versionId": "1"}, "active": true})).says_what(&stored));
+        assert!(!draft(json!({"resourceType": "Patient", "active": false})).says_what(&stored));
+        assert!(!draft(json!({"resourceType": "Patient", "meta": {"source": "x"}, "active": true})).says_what(&stored));
+    }
+}

@@ -1,0 +1,166 @@
+//! A write being gathered: whole units turned into rows, ready for either database's bulk statements.
+
+use super::rows::{self, Cell, Identity, Name, Row, Stamp};
+use super::write::{Change, Mutation, NewJob, Written};
+use super::{FacilityKey, IndexEntry, IndexValue, ResourceKey, TypeCode};
+use crate::fhir::time::{Micros, format_instant};
+
+/// A resource row to insert or to update.
+#[derive(Clone, Debug)]
+pub struct ResourceRow {
+    pub key: ResourceKey,
+    pub type_code: TypeCode,
+    pub id: Box<str>,
+    pub version: i64,
+    /// 0: deleted or never sent, 1: found by searches, 2: unlisted.
+    pub live: i64,
+    pub updated: Micros,
+    pub txn: i64,
+    /// The transaction in which the resource last came to life; `None` keeps what is there.
+    pub created: Option<i64>,
+    pub owner: FacilityKey,
+    pub patient: ResourceKey,
+    pub body: Option<Vec<u8>>,
+}
+
+/// Everything that one commit writes.
+#[derive(Debug, Default)]
+pub struct Batch {
+    /// New resources, placeholders (version 0) among them.
+    pub inserts: Vec<ResourceRow>,
+    /// New states of rows that exist.
+    pub updates: Vec<ResourceRow>,
+    /// Keys whose present row goes to the history before its update, with the transaction that supersedes it.
+    pub superseded: Vec<(ResourceKey, i64)>,
+    /// Index rows that end: `until` cell is the transaction that ends them.
+    pub closings: Vec<Row>,
+    /// Index rows that begin.
+    pub rows: Vec<Row>,
+    pub jobs: Vec<NewJob>,
+}
+
+/// Where a mutation's resource stands.
+pub struct Place {
+    pub key: ResourceKey,
+    /// `None`: no row yet.
+    pub identity: Option<Identity>,
+}
+
+impl Batch {
+    pub fn is_empty(&self) -> bool {
+        self.inserts.is_empty() && self.updates.is_empty() && self.rows.is_empty() && self.closings.is_empty() && self.jobs.is_empty()
+    }
+
+    /// Adds a mutation that is known to fit. `target` gives the key of any resource referred to.
+    pub fn add(
+        &mut self,
+        mutation: Mutation,
+        place: &Place,
+        txn: i64,
+        updated: Micros,
+        target: &mut dyn FnMut(&str, &str) -> Option<ResourceKey>,
+    ) -> (Written, Identity) {
+        let key = place.key;
+        let patient = mutation.patient.as_deref().and_then(|id| target("Patient", id)).unwrap_or(0);
+        let version = mutation.base_version + 1;
+        let listed = mutation.listed;
+        let was_live = place.identity.is_some_and(|identity| identity.live);
+        let stamp = Stamp { key, since: txn, owner: mutation.owner, patient };
+        let (live, body, new_entries, old_entries) = match mutation.change {
+            Change::Put { mut body, stamp_at, entries, old_entries } => {
+                let text = format_instant(updated);
+                if let Some(slot) = stamp_at.checked_add(text.len()).and_then(|end| body.get_mut(stamp_at..end)) {
+                    slot.copy_from_slice(text.as_bytes());
+                }
+                (true, Some(body), entries, old_entries)
+            }
+            Change::Delete { old_entries } => (false, None, Vec::new(), old_entries),
+        };
+        if was_live {
+            let same_stamp = place.identity.is_some_and(|old| old.owner == mutation.owner && old.patient == patient);
+            for entry in &old_entries {
+                if !(same_stamp && new_entries.contains(entry)) {
+                    self.closings.extend(rows::row(entry, stamp, target));
+                }
+            }
+            for entry in &new_entries {
+                if !(same_stamp && old_entries.contains(entry)) {
+                    self.rows.extend(rows::row(entry, stamp, target));
+                }
+            }
+        } else {
+            self.rows.extend(new_entries.iter().filter_map(|entry| rows::row(entry, stamp, target)));
+        }
+        let row = ResourceRow {
+            key,
+            type_code: mutation.type_code,
+            id: mutation.id,
+            version,
+            live: match (live, listed) {
+                (false, _) => 0,
+                (true, true) => 1,
+                (true, false) => 2,
+            },
+            updated,
+            txn,
+            created: (live && !was_live).then_some(txn),
+            owner: mutation.owner,
+            patient,
+            body,
+        };
+        match place.identity {
+            None => self.inserts.push(row),
+            Some(identity) => {
+                if identity.version > 0 {
+                    self.superseded.push((key, txn));
+                }
+                self.updates.push(row);
+            }
+        }
+        (Written { key, version, updated }, Identity { key, version, live, owner: mutation.owner, patient })
+    }
+
+    /// A row for a resource that something refers to and nobody has sent yet.
+    pub fn add_placeholder(&mut self, key: ResourceKey, name: &Name) {
+        self.inserts.push(ResourceRow {
+            key,
+            type_code: name.0,
+            id: name.1.clone(),
+            version: 0,
+            live: 0,
+            updated: 0,
+            txn: 0,
+            created: Some(0),
+            owner: 0,
+            patient: 0,
+            body: None,
+        });
+    }
+
+    /// Puts rows in the order of their B-trees and drops repeats, so that inserts append where they can.
+    pub fn sort(&mut self) {
+        self.inserts.sort_by_key(|row| row.key);
+        self.rows.sort_by(Row::compare);
+        self.rows.dedup_by(|a, b| a.compare(b).is_eq());
+        self.closings.sort_by(Row::compare);
+    }
+}
+
+/// The resources that a mutation's entries refer to, its Patient included.
+pub fn targets(mutation: &Mutation) -> impl Iterator<Item = (&str, &str)> {
+    let (new, old): (&[IndexEntry], &[IndexEntry]) = match &mutation.change {
+        Change::Put { entries, old_entries, .. } => (entries, old_entries),
+        Change::Delete { old_entries } => (&[], old_entries),
+    };
+    let referred = new.iter().chain(old).filter_map(|entry| match &entry.value {
+        IndexValue::Reference { type_name, id } => Some((&**type_name, &**id)),
+        _ => None,
+    });
+    referred.chain(mutation.patient.as_deref().map(|id| ("Patient", id)))
+}
+
+/// The cells of a closing row that find the row it ends: its primary key without `since`.
+pub fn closing_key(row: &Row) -> &[Cell] {
+    let end = row.cells.len().saturating_sub(rows::TRAILER);
+    row.cells.get(..end).unwrap_or_default()
+}

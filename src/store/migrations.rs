@@ -1,0 +1,36 @@
+//! The schema's history. An applied file is never edited: a change is a new pair of files, and a line here.
+
+use super::sql::Dialect;
+use sqlx::SqlSafeStr as _;
+use sqlx::migrate::{Migration, MigrationType, Migrator};
+
+/// (version, what for, SQLite, PostgreSQL)
+const ALL: &[(i64, &str, &str, &str)] = &[
+    (1, "store", include_str!("../../migrations/sqlite/0001_store.sql"), include_str!("../../migrations/postgres/0001_store.sql")),
+    (2, "access", include_str!("../../migrations/sqlite/0002_access.sql"), include_str!("../../migrations/postgres/0002_access.sql")),
+];
+
+pub fn migrator(dialect: Dialect) -> Migrator {
+    let migration = |(version, title, sqlite, postgres): &(i64, &'static str, &'static str, &'static str)| {
+        let text = if dialect == Dialect::Sqlite { *sqlite } else { *postgres };
+        Migration::new(*version, (*title).into(), MigrationType::Simple, text.into_sql_str(), false)
+    };
+    Migrator::with_migrations(ALL.iter().map(migration).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn every_file_is_listed_and_both_databases_have_the_same_ones() {
+        let names = |folder: &str| -> BTreeSet<String> {
+            let path = format!("{}/migrations/{folder}", env!("CARGO_MANIFEST_DIR"));
+            std::fs::read_dir(path).unwrap().map(|file| file.unwrap().file_name().into_string().unwrap()).collect()
+        };
+        let listed: BTreeSet<String> = ALL.iter().map(|(version, title, ..)| format!("{version:04}_{title}.sql")).collect();
+        assert_eq!(names("sqlite"), listed);
+        assert_eq!(names("postgres"), listed);
+    }
+}

@@ -1,0 +1,315 @@
+//! PostgreSQL: each unit is one transaction on one connection, in bulk statements over arrays. Row locks are taken in one
+//! order, and what the server still has to break off (deadlock, serialisation failure) is tried again here, so a client
+//! never sees it. Transactions are numbered by the server's own transaction ids.
+
+use super::batch::{self, Batch, Place, ResourceRow};
+use super::rows::{Cell, ColumnType, Identity, Name, Row, TABLES};
+use super::sql::{Dialect, bind_all};
+use super::write::{Precondition, Unit, WriteError, Written};
+use super::{ResourceKey, TypeCode, compile};
+use crate::definitions;
+use crate::fhir::time::now;
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgPoolOptions, PgRow};
+use sqlx::{AssertSqlSafe, PgPool, Row as _};
+use std::collections::{HashMap, HashSet};
+use std::str::FromStr;
+use std::time::Duration;
+
+/// Tries of one unit before the caller hears that the database failed.
+const ATTEMPTS: u32 = 8;
+
+#[derive(Clone, Debug)]
+pub struct Postgres {
+    pub pool: PgPool,
+    /// Added to the server's transaction ids; see `counter` in the migration.
+    txn_base: i64,
+}
+
+impl Postgres {
+    pub async fn open(url: &str) -> anyhow::Result<Postgres> {
+        let options = PgConnectOptions::from_str(url)?.application_name("lango");
+        let pool = PgPoolOptions::new().max_connections(16).acquire_timeout(Duration::from_secs(30)).connect_with(options).await?;
+        super::migrations::migrator(Dialect::Postgres).run(&pool).await?;
+        let mut transaction = pool.begin().await?;
+        let base: i64 = sqlx::query_scalar("SELECT txn_base FROM counter WHERE id = 1 FOR UPDATE").fetch_one(&mut *transaction).await?;
+        // After a restore into a younger server, stored numbers would lie in the future.
+        let newest: i64 =
+            sqlx::query_scalar("SELECT coalesce(max(txn), 0) FROM (SELECT txn FROM resource ORDER BY key DESC LIMIT 100000) r")
+                .fetch_one(&mut *transaction)
+                .await?;
+        let current: i64 = sqlx::query_scalar("SELECT pg_current_xact_id()::text::bigint").fetch_one(&mut *transaction).await?;
+        let txn_base = if base + current <= newest { newest - current + 1 } else { base };
+        if txn_base != base {
+            sqlx::query("UPDATE counter SET txn_base = $1 WHERE id = 1").bind(txn_base).execute(&mut *transaction).await?;
+        }
+        transaction.commit().await?;
+        Ok(Postgres { pool, txn_base })
+    }
+
+    pub async fn commit(&self, unit: Unit) -> Result<Vec<Written>, WriteError> {
+        let mut attempt = 0;
+        loop {
+            attempt += 1;
+            match self.try_commit(unit.clone()).await {
+                Err(WriteError::Database(error)) if attempt < ATTEMPTS && is_transient(&error) => {
+                    tokio::time::sleep(Duration::from_millis(rand::random_range(1..=10 * u64::from(attempt)))).await;
+                }
+                verdict => return verdict,
+            }
+        }
+    }
+
+    /// The moment that a page's first query sees: everything committed by now and nothing else.
+    pub async fn snapshot(&self) -> Result<super::query::Snapshot, sqlx::Error> {
+        let text: String = sqlx::query_scalar("SELECT pg_current_snapshot()::text").fetch_one(&self.pool).await?;
+        let mut parts = text.split(':').skip(1);
+        let number = |part: &str| part.parse::<i64>().ok().map(|id| id + self.txn_base);
+        let below = parts.next().and_then(number).unwrap_or(i64::MAX);
+        let except = parts.next().unwrap_or("").split(',').filter_map(number).collect();
+        Ok(super::query::Snapshot { below, except })
+    }
+
+    async fn try_commit(&self, unit: Unit) -> Result<Vec<Written>, WriteError> {
+        let mut transaction = self.pool.begin().await?;
+        let connection: &mut PgConnection = &mut transaction;
+        let mut claims: Vec<Vec<u8>> = unit
+            .preconditions
+            .iter()
+            .flat_map(|p| &p.claims)
+            .map(|claim| blake3::hash(claim.as_bytes()).as_bytes()[..16].to_vec())
+            .collect();
+        claims.sort_unstable();
+        claims.dedup();
+        if !claims.is_empty() {
+            // Waits for whoever holds one of these; the unique key decides who goes first.
+            sqlx::query("INSERT INTO claim (key) SELECT k FROM unnest($1::bytea[]) k ORDER BY k")
+                .bind(&claims)
+                .execute(&mut *connection)
+                .await?;
+        }
+        for precondition in &unit.preconditions {
+            if !holds(&mut *connection, precondition).await? {
+                return Err(WriteError::Stale);
+            }
+        }
+        let txn: i64 = sqlx::query_scalar("SELECT pg_current_xact_id()::text::bigint").fetch_one(&mut *connection).await?;
+        let txn = txn + self.txn_base;
+        let updated = now();
+        let (identities, reserved) = locate(&mut *connection, &unit).await?;
+        let definitions = definitions::r4();
+        let mut batch = Batch::default();
+        let mut written = Vec::with_capacity(unit.mutations.len());
+        let mut target = |type_name: &str, id: &str| -> Option<ResourceKey> {
+            let name: Name = (definitions.type_code(type_name)?, id.into());
+            identities.get(&name).map(|identity| identity.key).or_else(|| reserved.get(&name).copied())
+        };
+        for mutation in unit.mutations {
+            let name: Name = (mutation.type_code, mutation.id.clone());
+            let identity = identities.get(&name).copied();
+            if identity.map_or(0, |identity| identity.version) != mutation.base_version {
+                return Err(WriteError::Stale);
+            }
+            let Some(key) = identity.map(|identity| identity.key).or_else(|| reserved.get(&name).copied()) else {
+                return Err(WriteError::Stale);
+            };
+            written.push(batch.add(mutation, &Place { key, identity }, txn, updated, &mut target).0);
+        }
+        batch.jobs = unit.jobs;
+        batch.sort();
+        write(&mut *connection, &batch).await?;
+        if !claims.is_empty() {
+            sqlx::query("DELETE FROM claim WHERE key = ANY($1)").bind(&claims).execute(&mut *connection).await?;
+        }
+        transaction.commit().await?;
+        Ok(written)
+    }
+}
+
+/// Where the unit's resources stand (locked) and the targets of its references (made, where nobody sent them yet), and keys
+/// for the resources that are new.
+async fn locate(connection: &mut PgConnection, unit: &Unit) -> Result<(HashMap<Name, Identity>, HashMap<Name, ResourceKey>), sqlx::Error> {
+    let definitions = definitions::r4();
+    let own: HashSet<(TypeCode, &str)> = unit.mutations.iter().map(|m| (m.type_code, &*m.id)).collect();
+    let mut others: HashSet<(TypeCode, &str)> = HashSet::new();
+    for (type_name, id) in unit.mutations.iter().flat_map(batch::targets) {
+        others.extend(definitions.type_code(type_name).map(|code| (code, id)).filter(|name| !own.contains(name)));
+    }
+    let mut others: Vec<_> = others.into_iter().collect();
+    others.sort_unstable();
+    let mut own: Vec<_> = own.into_iter().collect();
+    own.sort_unstable();
+    let mut identities = select(&mut *connection, &own, " ORDER BY r.key FOR UPDATE OF r").await?;
+    identities.extend(select(&mut *connection, &others, "").await?);
+    let missing: Vec<_> = others.into_iter().filter(|(code, id)| !identities.contains_key(&(*code, Box::from(*id)) as &Name)).collect();
+    if !missing.is_empty() {
+        let (types, ids) = columns(&missing);
+        sqlx::query(
+            "INSERT INTO resource (type, id, version, live, updated, created, txn, owner, patient) \
+             SELECT t, i, 0, 0, 0, 0, 0, 0, 0 FROM unnest($1::bigint[], $2::text[]) AS u(t, i) ORDER BY 1, 2 ON CONFLICT (type, id) DO NOTHING",
+        )
+        .bind(&types)
+        .bind(&ids)
+        .execute(&mut *connection)
+        .await?;
+        identities.extend(select(&mut *connection, &missing, "").await?);
+    }
+    let fresh: Vec<_> = own.into_iter().filter(|(code, id)| !identities.contains_key(&(*code, Box::from(*id)) as &Name)).collect();
+    let mut reserved = HashMap::new();
+    if !fresh.is_empty() {
+        let keys: Vec<i64> = sqlx::query_scalar("SELECT nextval('resource_key') FROM generate_series(1, $1)")
+            .bind(fresh.len() as i64)
+            .fetch_all(&mut *connection)
+            .await?;
+        reserved = fresh.into_iter().map(|(code, id)| (code, Box::from(id))).zip(keys).collect();
+    }
+    Ok((identities, reserved))
+}
+
+fn columns(names: &[(TypeCode, &str)]) -> (Vec<i64>, Vec<String>) {
+    names.iter().map(|(code, id)| (i64::from(*code), (*id).to_owned())).unzip()
+}
+
+async fn select(
+    connection: &mut PgConnection,
+    names: &[(TypeCode, &str)],
+    tail: &'static str,
+) -> Result<HashMap<Name, Identity>, sqlx::Error> {
+    if names.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let (types, ids) = columns(names);
+    let text = format!(
+        "SELECT r.key, r.type, r.id, r.version, r.live, r.owner, r.patient FROM resource r \
+         JOIN unnest($1::bigint[], $2::text[]) AS u(t, i) ON r.type = u.t AND r.id = u.i{tail}"
+    );
+    let rows = sqlx::query(AssertSqlSafe(text)).bind(&types).bind(&ids).fetch_all(connection).await?;
+    rows.iter().map(identity).collect()
+}
+
+fn identity(row: &PgRow) -> Result<(Name, Identity), sqlx::Error> {
+    let type_code = TypeCode::try_from(row.try_get::<i64, _>(1)?).unwrap_or(TypeCode::MAX);
+    let identity = Identity {
+        key: row.try_get(0)?,
+        version: row.try_get(3)?,
+        live: row.try_get::<i64, _>(4)? > 0,
+        owner: row.try_get(5)?,
+        patient: row.try_get(6)?,
+    };
+    Ok(((type_code, row.try_get::<String, _>(2)?.into()), identity))
+}
+
+async fn holds(connection: &mut PgConnection, precondition: &Precondition) -> Result<bool, sqlx::Error> {
+    let mut sql = compile::keys(Dialect::Postgres, &precondition.query);
+    sql.text = format!("SELECT id FROM resource WHERE key IN ({}) ORDER BY key LIMIT 2", sql.text);
+    let rows = bind_all!(sqlx::query(AssertSqlSafe(sql.text)), sql.args).fetch_all(connection).await?;
+    let found: Vec<String> = rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?;
+    Ok(found == precondition.expected)
+}
+
+async fn write(connection: &mut PgConnection, batch: &Batch) -> Result<(), sqlx::Error> {
+    if !batch.inserts.is_empty() {
+        // A name that another transaction made meanwhile fails on the unique key; the unit is then tried again and finds it.
+        let insert = "INSERT INTO resource (key, type, id, version, live, updated, created, txn, owner, patient, body) SELECT * FROM unnest(\
+             $1::bigint[], $2::bigint[], $3::text[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[], $8::bigint[], $9::bigint[], $10::bigint[], $11::bytea[])";
+        bind_resources(sqlx::query(insert), &batch.inserts).execute(&mut *connection).await?;
+    }
+    if !batch.superseded.is_empty() {
+        let (keys, txns): (Vec<i64>, Vec<i64>) = batch.superseded.iter().copied().unzip();
+        sqlx::query(
+            "INSERT INTO history (key, version, type, live, updated, txn, until, owner, patient, body) \
+             SELECT r.key, r.version, r.type, r.live, r.updated, r.txn, u.t, r.owner, r.patient, r.body \
+             FROM resource r JOIN unnest($1::bigint[], $2::bigint[]) AS u(k, t) ON r.key = u.k",
+        )
+        .bind(&keys)
+        .bind(&txns)
+        .execute(&mut *connection)
+        .await?;
+    }
+    if !batch.updates.is_empty() {
+        let update = "UPDATE resource r SET version = u.v, live = u.l, updated = u.d, created = CASE WHEN u.c < 0 THEN r.created ELSE u.c END, \
+             txn = u.x, owner = u.o, patient = u.p, body = u.b FROM unnest(\
+             $1::bigint[], $2::bigint[], $3::text[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[], $8::bigint[], $9::bigint[], $10::bigint[], $11::bytea[]) \
+             AS u(k, t, i, v, l, d, c, x, o, p, b) WHERE r.key = u.k";
+        bind_resources(sqlx::query(update), &batch.updates).execute(&mut *connection).await?;
+    }
+    for of_table in batch.closings.chunk_by(|a, b| a.table == b.table) {
+        let Some(table) = of_table.first().and_then(|row| TABLES.get(row.table)) else { continue };
+        // The key without `since`, whose cell holds the transaction that ends the row.
+        let width = table.columns.len() - super::rows::TRAILER;
+        let names: Vec<String> = (0..=width).map(|n| format!("c{n}")).collect();
+        let same: Vec<String> = table.columns.iter().take(width).enumerate().map(|(n, (name, _))| format!("x.{name} = u.c{n}")).collect();
+        let text = format!(
+            "UPDATE {} x SET until = u.c{width} FROM unnest({}) AS u({}) WHERE x.until = 0 AND {}",
+            table.name,
+            array_types(table.columns.get(..=width).unwrap_or_default()).join(", "),
+            names.join(", "),
+            same.join(" AND ")
+        );
+        bind_cells(sqlx::query(AssertSqlSafe(text)), of_table, width + 1, table.columns).execute(&mut *connection).await?;
+    }
+    for of_table in batch.rows.chunk_by(|a, b| a.table == b.table) {
+        let Some(table) = of_table.first().and_then(|row| TABLES.get(row.table)) else { continue };
+        let names: Vec<&str> = table.columns.iter().map(|(name, _)| *name).collect();
+        let text =
+            format!("INSERT INTO {} ({}) SELECT * FROM unnest({})", table.name, names.join(", "), array_types(table.columns).join(", "));
+        bind_cells(sqlx::query(AssertSqlSafe(text)), of_table, names.len(), table.columns).execute(&mut *connection).await?;
+    }
+    for job in &batch.jobs {
+        super::jobs::enqueue_postgres(&mut *connection, job).await?;
+    }
+    Ok(())
+}
+
+type PgQuery<'q> = sqlx::query::Query<'q, sqlx::Postgres, sqlx::postgres::PgArguments>;
+
+fn array_types(columns: &[(&str, ColumnType)]) -> Vec<String> {
+    let name = |kind: &ColumnType| match kind {
+        ColumnType::Int => "bigint",
+        ColumnType::Real => "double precision",
+        ColumnType::Text => "text",
+    };
+    columns.iter().enumerate().map(|(n, (_, kind))| format!("${}::{}[]", n + 1, name(kind))).collect()
+}
+
+/// One array per column.
+fn bind_cells<'q>(mut query: PgQuery<'q>, rows: &[Row], width: usize, columns: &[(&str, ColumnType)]) -> PgQuery<'q> {
+    for (place, (_, kind)) in columns.iter().enumerate().take(width) {
+        let cells = rows.iter().map(|row| row.cells.get(place));
+        query = match kind {
+            ColumnType::Int => {
+                query.bind(cells.map(|cell| if let Some(Cell::Int(value)) = cell { *value } else { 0 }).collect::<Vec<i64>>())
+            }
+            ColumnType::Real => {
+                query.bind(cells.map(|cell| if let Some(Cell::Real(value)) = cell { *value } else { 0.0 }).collect::<Vec<f64>>())
+            }
+            ColumnType::Text => query.bind(
+                cells
+                    .map(|cell| if let Some(Cell::Text(value)) = cell { value.to_string() } else { String::new() })
+                    .collect::<Vec<String>>(),
+            ),
+        };
+    }
+    query
+}
+
+fn bind_resources<'q>(query: PgQuery<'q>, rows: &[ResourceRow]) -> PgQuery<'q> {
+    let ints = |value: fn(&ResourceRow) -> i64| rows.iter().map(value).collect::<Vec<i64>>();
+    query
+        .bind(ints(|row| row.key))
+        .bind(ints(|row| i64::from(row.type_code)))
+        .bind(rows.iter().map(|row| row.id.to_string()).collect::<Vec<String>>())
+        .bind(ints(|row| row.version))
+        .bind(ints(|row| row.live))
+        .bind(ints(|row| row.updated))
+        .bind(ints(|row| row.created.unwrap_or(-1)))
+        .bind(ints(|row| row.txn))
+        .bind(ints(|row| row.owner))
+        .bind(ints(|row| row.patient))
+        .bind(rows.iter().map(|row| row.body.clone()).collect::<Vec<Option<Vec<u8>>>>())
+}
+
+/// Deadlock, serialisation failure, or a unique key that another transaction took first: worth another try.
+fn is_transient(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(|error| error.code());
+    matches!(code.as_deref(), Some("40001" | "40P01" | "23505"))
+}

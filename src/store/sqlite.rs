@@ -1,0 +1,435 @@
+//! SQLite: many readers, one writer task. The writer gathers the units that are waiting into one transaction and one `fsync`
+//! (group commit, `synchronous=FULL`): an acknowledged write survives a power cut, and the cost of the cut is shared.
+
+use super::batch::{self, Batch, Place, ResourceRow};
+use super::rows::{Cell, Identity, Name, Row, TABLES};
+use super::sql::{Arg, Dialect, Sql, bind_all};
+use super::write::{Precondition, Unit, WriteError, Written};
+use super::{ResourceKey, TypeCode, compile};
+use crate::definitions;
+use crate::fhir::time::{Micros, now};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::{AssertSqlSafe, Row as _, SqlitePool};
+use std::collections::{HashMap, HashSet};
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot};
+
+/// Units that may wait for the writer; beyond it callers wait in turn.
+const QUEUE: usize = 256;
+/// Mutations after which a group is committed although more is waiting: keeps a commit near 100 ms on slow disks.
+const GROUP: usize = 4_000;
+/// Rows per INSERT.
+const CHUNK: usize = 100;
+/// The resource table's place among the texts of [`Writer::inserts`].
+const RESOURCE: usize = usize::MAX;
+/// Identities remembered between groups; forgotten all at once when full.
+const REMEMBERED: usize = 400_000;
+
+#[derive(Clone, Debug)]
+pub struct Sqlite {
+    /// Read-only connections.
+    pub read: SqlitePool,
+    /// One connection: whoever writes waits in turn for it.
+    pub write: SqlitePool,
+    queue: mpsc::Sender<Request>,
+}
+
+#[derive(Debug)]
+struct Request {
+    unit: Unit,
+    reply: oneshot::Sender<Result<Vec<Written>, WriteError>>,
+}
+
+impl Sqlite {
+    pub async fn open(url: &str) -> anyhow::Result<Sqlite> {
+        let options = SqliteConnectOptions::from_str(url)?
+            .create_if_missing(true)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Full)
+            .foreign_keys(true)
+            .busy_timeout(Duration::from_secs(10))
+            .page_size(8192)
+            .pragma("cache_size", "-131072")
+            .pragma("mmap_size", "268435456")
+            .pragma("temp_store", "MEMORY")
+            .pragma("wal_autocheckpoint", "4000");
+        let write = SqlitePoolOptions::new().max_connections(1).connect_with(options.clone()).await?;
+        super::migrations::migrator(Dialect::Sqlite).run(&write).await?;
+        let reader = options.read_only(true).create_if_missing(false).pragma("cache_size", "-32768").row_buffer_size(1024);
+        let readers = std::thread::available_parallelism().map_or(4, |cores| cores.get() as u32 * 2).clamp(4, 16);
+        let read = SqlitePoolOptions::new().max_connections(readers).acquire_timeout(Duration::from_secs(30)).connect_with(reader).await?;
+        let (queue, waiting) = mpsc::channel(QUEUE);
+        tokio::spawn(Writer::new(write.clone()).run(waiting));
+        Ok(Sqlite { read, write, queue })
+    }
+
+    pub async fn commit(&self, unit: Unit) -> Result<Vec<Written>, WriteError> {
+        let (reply, answer) = oneshot::channel();
+        self.queue.send(Request { unit, reply }).await.map_err(|_| WriteError::Busy)?;
+        answer.await.map_err(|_| WriteError::Busy)?
+    }
+}
+
+/// The writer task's own state.
+struct Writer {
+    pool: SqlitePool,
+    /// The counter as this task left it; another process that wrote since has moved it.
+    txn: i64,
+    next_key: ResourceKey,
+    /// `lastUpdated` of the newest unit.
+    updated: Micros,
+    /// Where resources stand, as of `txn`.
+    identities: HashMap<Name, Identity>,
+    /// INSERT texts by table and number of rows.
+    inserts: HashMap<(usize, usize), Arc<str>>,
+}
+
+/// One unit's verdict inside a group.
+enum Verdict {
+    Applied(Vec<Written>),
+    Stale,
+}
+
+impl Writer {
+    fn new(pool: SqlitePool) -> Self {
+        Writer { pool, txn: 0, next_key: 0, updated: 0, identities: HashMap::new(), inserts: HashMap::new() }
+    }
+
+    async fn run(mut self, mut waiting: mpsc::Receiver<Request>) {
+        while let Some(first) = waiting.recv().await {
+            let mut size = first.unit.mutations.len();
+            let mut group = vec![first];
+            while size < GROUP {
+                let Ok(next) = waiting.try_recv() else { break };
+                size += next.unit.mutations.len();
+                group.push(next);
+            }
+            let (units, replies): (Vec<Unit>, Vec<_>) = group.into_iter().map(|request| (request.unit, request.reply)).unzip();
+            self.commit_group(units, replies).await;
+        }
+    }
+
+    /// A group that fails as a whole is tried again unit by unit, so that one bad unit fails alone.
+    async fn commit_group(&mut self, units: Vec<Unit>, replies: Vec<oneshot::Sender<Result<Vec<Written>, WriteError>>>) {
+        let alone = units.len() == 1;
+        let spare = if alone { Vec::new() } else { units.clone() };
+        match self.apply(units).await {
+            Ok(verdicts) => {
+                for (reply, verdict) in replies.into_iter().zip(verdicts) {
+                    // A caller that went away does not undo the write.
+                    let _ = reply.send(match verdict {
+                        Verdict::Applied(written) => Ok(written),
+                        Verdict::Stale => Err(WriteError::Stale),
+                    });
+                }
+            }
+            Err(error) if alone => {
+                self.forget();
+                if let Some(reply) = replies.into_iter().next() {
+                    let _ = reply.send(Err(WriteError::Database(error)));
+                }
+            }
+            Err(_) => {
+                self.forget();
+                for (unit, reply) in spare.into_iter().zip(replies) {
+                    let verdict = self.apply(vec![unit]).await;
+                    if verdict.is_err() {
+                        self.forget();
+                    }
+                    let _ = reply.send(match verdict {
+                        Ok(mut verdicts) => match verdicts.pop() {
+                            Some(Verdict::Applied(written)) => Ok(written),
+                            _ => Err(WriteError::Stale),
+                        },
+                        Err(error) => Err(WriteError::Database(error)),
+                    });
+                }
+            }
+        }
+    }
+
+    /// What was learned in a transaction that did not commit may be untrue.
+    fn forget(&mut self) {
+        self.identities.clear();
+        self.txn = 0;
+    }
+
+    async fn apply(&mut self, units: Vec<Unit>) -> Result<Vec<Verdict>, sqlx::Error> {
+        let pool = self.pool.clone();
+        let mut transaction = pool.begin_with("BEGIN IMMEDIATE").await?;
+        let connection: &mut SqliteConnection = &mut transaction;
+        let counter = sqlx::query("SELECT txn, next_key FROM counter WHERE id = 1").fetch_one(&mut *connection).await?;
+        let (txn, next_key): (i64, i64) = (counter.try_get(0)?, counter.try_get(1)?);
+        if txn != self.txn || self.identities.len() > REMEMBERED {
+            self.identities.clear();
+        }
+        (self.txn, self.next_key) = (txn, next_key);
+        let mut batch = Batch::default();
+        let mut pending = HashSet::new();
+        let mut verdicts = Vec::with_capacity(units.len());
+        for unit in units {
+            verdicts.push(self.apply_unit(&mut *connection, unit, &mut batch, &mut pending).await?);
+        }
+        self.flush(&mut *connection, &mut batch, &mut pending).await?;
+        sqlx::query("UPDATE counter SET txn = ?, next_key = ? WHERE id = 1")
+            .bind(self.txn)
+            .bind(self.next_key)
+            .execute(&mut *connection)
+            .await?;
+        transaction.commit().await?;
+        Ok(verdicts)
+    }
+
+    /// `pending`: keys whose rows are still in `batch`.
+    async fn apply_unit(
+        &mut self,
+        connection: &mut SqliteConnection,
+        unit: Unit,
+        batch: &mut Batch,
+        pending: &mut HashSet<ResourceKey>,
+    ) -> Result<Verdict, sqlx::Error> {
+        if !unit.preconditions.is_empty() {
+            self.flush(&mut *connection, batch, pending).await?;
+            for precondition in &unit.preconditions {
+                if !holds(&mut *connection, precondition).await? {
+                    return Ok(Verdict::Stale);
+                }
+            }
+        }
+        self.learn(&mut *connection, &unit).await?;
+        for mutation in &unit.mutations {
+            let known = self.identities.get(&(mutation.type_code, mutation.id.clone()) as &Name);
+            if known.map_or(0, |identity| identity.version) != mutation.base_version {
+                return Ok(Verdict::Stale);
+            }
+        }
+        // What this unit changes twice, or changes although its row is not written yet, needs the row first.
+        if unit.mutations.iter().any(|mutation| {
+            self.identities.get(&(mutation.type_code, mutation.id.clone()) as &Name).is_some_and(|identity| pending.contains(&identity.key))
+        }) {
+            self.flush(&mut *connection, batch, pending).await?;
+        }
+        self.txn += 1;
+        let txn = self.txn;
+        // Never backwards, whatever the clock does, and never the same twice: history and `_lastUpdated` keep the order of commits.
+        self.updated = now().max(self.updated + 1);
+        let updated = self.updated;
+        let definitions = definitions::r4();
+        let mut places = Vec::with_capacity(unit.mutations.len());
+        let mut fresh: HashMap<Name, ResourceKey> = HashMap::new();
+        for mutation in &unit.mutations {
+            let name: Name = (mutation.type_code, mutation.id.clone());
+            let identity = self.identities.get(&name).copied();
+            let key = identity.map_or_else(
+                || {
+                    self.next_key += 1;
+                    self.next_key - 1
+                },
+                |identity| identity.key,
+            );
+            if identity.is_none() {
+                fresh.insert(name, key);
+            }
+            places.push(Place { key, identity });
+        }
+        let mut written = Vec::with_capacity(unit.mutations.len());
+        let mut learned: Vec<(Name, Identity)> = Vec::with_capacity(unit.mutations.len());
+        let mut placeholders: Vec<(Name, ResourceKey)> = Vec::new();
+        {
+            let Writer { identities, next_key, .. } = self;
+            let mut target = |type_name: &str, id: &str| -> Option<ResourceKey> {
+                let name: Name = (definitions.type_code(type_name)?, id.into());
+                if let Some(key) = fresh.get(&name) {
+                    return Some(*key);
+                }
+                if let Some(identity) = identities.get(&name) {
+                    return Some(identity.key);
+                }
+                let key = *next_key;
+                *next_key += 1;
+                placeholders.push((name.clone(), key));
+                fresh.insert(name, key);
+                Some(key)
+            };
+            for (mutation, place) in unit.mutations.into_iter().zip(&places) {
+                let name: Name = (mutation.type_code, mutation.id.clone());
+                let (word, identity) = batch.add(mutation, place, txn, updated, &mut target);
+                pending.insert(place.key);
+                written.push(word);
+                learned.push((name, identity));
+            }
+        }
+        for (name, key) in placeholders {
+            batch.add_placeholder(key, &name);
+            pending.insert(key);
+            learned.push((name, Identity { key, version: 0, live: false, owner: 0, patient: 0 }));
+        }
+        self.identities.extend(learned);
+        batch.jobs.extend(unit.jobs);
+        Ok(Verdict::Applied(written))
+    }
+
+    /// Reads where the unit's resources and the targets of its references stand, as far as not known.
+    async fn learn(&mut self, connection: &mut SqliteConnection, unit: &Unit) -> Result<(), sqlx::Error> {
+        let definitions = definitions::r4();
+        let mut unknown: HashSet<(TypeCode, &str)> = HashSet::new();
+        for mutation in &unit.mutations {
+            unknown.insert((mutation.type_code, &mutation.id));
+            for (type_name, id) in batch::targets(mutation) {
+                unknown.extend(definitions.type_code(type_name).map(|code| (code, id)));
+            }
+        }
+        let mut unknown: Vec<(TypeCode, &str)> =
+            unknown.into_iter().filter(|(code, id)| !self.identities.contains_key(&(*code, Box::from(*id)) as &Name)).collect();
+        unknown.sort_unstable();
+        for chunk in unknown.chunks(CHUNK) {
+            let mut sql = Sql::new(Dialect::Sqlite);
+            sql.push("SELECT r.key, r.type, r.id, r.version, r.live, r.owner, r.patient FROM (VALUES ");
+            sql.join(chunk, ", ", |sql, (code, id)| {
+                sql.push("(").int(i64::from(*code)).push(", ").str(id).push(")");
+            });
+            sql.push(") v CROSS JOIN resource r ON r.type = v.column1 AND r.id = v.column2");
+            let rows = bind_all!(sqlx::query(AssertSqlSafe(sql.text)), sql.args).fetch_all(&mut *connection).await?;
+            for row in rows {
+                let type_code = TypeCode::try_from(row.try_get::<i64, _>(1)?).unwrap_or(TypeCode::MAX);
+                let identity = Identity {
+                    key: row.try_get(0)?,
+                    version: row.try_get(3)?,
+                    live: row.try_get::<i64, _>(4)? > 0,
+                    owner: row.try_get(5)?,
+                    patient: row.try_get(6)?,
+                };
+                self.identities.insert((type_code, row.try_get::<String, _>(2)?.into()), identity);
+            }
+        }
+        Ok(())
+    }
+
+    async fn flush(
+        &mut self,
+        connection: &mut SqliteConnection,
+        batch: &mut Batch,
+        pending: &mut HashSet<ResourceKey>,
+    ) -> Result<(), sqlx::Error> {
+        if batch.is_empty() {
+            return Ok(());
+        }
+        batch.sort();
+        for chunk in batch.inserts.chunks(CHUNK) {
+            let text = self.inserts.entry((RESOURCE, chunk.len())).or_insert_with(|| {
+                let rows = vec!["(?,?,?,?,?,?,?,?,?,?,?)"; chunk.len()].join(",");
+                let columns = "key, type, id, version, live, updated, created, txn, owner, patient, body";
+                Arc::from(format!("INSERT INTO resource ({columns}) VALUES {rows}"))
+            });
+            let mut query = sqlx::query(AssertSqlSafe(text.clone()));
+            for row in chunk {
+                query = query.bind(row.key).bind(i64::from(row.type_code)).bind(&*row.id).bind(row.version).bind(row.live);
+                query = query
+                    .bind(row.updated)
+                    .bind(row.created.unwrap_or(0))
+                    .bind(row.txn)
+                    .bind(row.owner)
+                    .bind(row.patient)
+                    .bind(row.body.as_deref());
+            }
+            query.execute(&mut *connection).await?;
+        }
+        for (key, txn) in &batch.superseded {
+            sqlx::query(
+                "INSERT INTO history (key, version, type, live, updated, txn, until, owner, patient, body) \
+                 SELECT key, version, type, live, updated, txn, ?, owner, patient, body FROM resource WHERE key = ?",
+            )
+            .bind(txn)
+            .bind(key)
+            .execute(&mut *connection)
+            .await?;
+        }
+        for row in &batch.updates {
+            update(&mut *connection, row).await?;
+        }
+        for row in &batch.closings {
+            close(&mut *connection, row).await?;
+        }
+        for of_table in batch.rows.chunk_by(|a, b| a.table == b.table) {
+            for chunk in of_table.chunks(CHUNK) {
+                self.insert_rows(&mut *connection, chunk).await?;
+            }
+        }
+        for job in &batch.jobs {
+            super::jobs::enqueue_sqlite(&mut *connection, job).await?;
+        }
+        *batch = Batch::default();
+        pending.clear();
+        Ok(())
+    }
+
+    /// All of one table.
+    async fn insert_rows(&mut self, connection: &mut SqliteConnection, rows: &[Row]) -> Result<(), sqlx::Error> {
+        let Some(table) = rows.first().map(|row| row.table) else { return Ok(()) };
+        let text = self.inserts.entry((table, rows.len())).or_insert_with(|| insert_text(table, rows.len())).clone();
+        let mut query = sqlx::query(AssertSqlSafe(text));
+        for cell in rows.iter().flat_map(|row| &row.cells) {
+            query = match cell {
+                Cell::Int(value) => query.bind(*value),
+                Cell::Real(value) => query.bind(*value),
+                Cell::Text(value) => query.bind(&**value),
+            };
+        }
+        query.execute(connection).await?;
+        Ok(())
+    }
+}
+
+fn insert_text(table: usize, rows: usize) -> Arc<str> {
+    let Some(table) = TABLES.get(table) else { return Arc::from("") };
+    let names: Vec<&str> = table.columns.iter().map(|(name, _)| *name).collect();
+    let row = format!("({})", vec!["?"; names.len()].join(","));
+    Arc::from(format!("INSERT INTO {} ({}) VALUES {}", table.name, names.join(", "), vec![row; rows].join(",")))
+}
+
+async fn holds(connection: &mut SqliteConnection, precondition: &Precondition) -> Result<bool, sqlx::Error> {
+    let mut sql = compile::keys(Dialect::Sqlite, &precondition.query);
+    sql.text = format!("SELECT id FROM resource WHERE key IN ({}) ORDER BY key LIMIT 2", sql.text);
+    let rows = bind_all!(sqlx::query(AssertSqlSafe(sql.text)), sql.args).fetch_all(connection).await?;
+    let found: Vec<String> = rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?;
+    Ok(found == precondition.expected)
+}
+
+async fn update(connection: &mut SqliteConnection, row: &ResourceRow) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "UPDATE resource SET version = ?, live = ?, updated = ?, created = coalesce(?, created), txn = ?, owner = ?, patient = ?, body = ? WHERE key = ?",
+    )
+    .bind(row.version)
+    .bind(row.live)
+    .bind(row.updated)
+    .bind(row.created)
+    .bind(row.txn)
+    .bind(row.owner)
+    .bind(row.patient)
+    .bind(row.body.as_deref())
+    .bind(row.key)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+async fn close(connection: &mut SqliteConnection, row: &Row) -> Result<(), sqlx::Error> {
+    let Some(table) = TABLES.get(row.table) else { return Ok(()) };
+    let key = batch::closing_key(row);
+    let mut sql = Sql::new(Dialect::Sqlite);
+    let ends = row.cells.get(key.len()).cloned();
+    let Some(Cell::Int(txn)) = ends else { return Ok(()) };
+    sql.push("UPDATE ").push(table.name).push(" SET until = ").int(txn).push(" WHERE until = 0");
+    for ((name, _), cell) in table.columns.iter().zip(key) {
+        sql.push(" AND ").push(name).push(" = ");
+        sql.bind(match cell {
+            Cell::Int(value) => Arg::Int(*value),
+            Cell::Real(value) => Arg::Real(*value),
+            Cell::Text(value) => Arg::Text(value.to_string()),
+        });
+    }
+    bind_all!(sqlx::query(AssertSqlSafe(sql.text)), sql.args).execute(connection).await?;
+    Ok(())
+}

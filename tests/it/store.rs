@@ -1,0 +1,378 @@
+//! The store itself, on both databases: versions, searches, races, pages, jobs.
+
+use crate::support::{TestDb, both_databases};
+use lango::definitions;
+use lango::fhir::Interval;
+use lango::store::query::{DateOp, Kind, SortBy, SystemTest, Test};
+use lango::store::write::{Change, NewJob};
+use lango::store::*;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+fn type_code(name: &str) -> TypeCode {
+    definitions::r4().type_code(name).unwrap()
+}
+
+fn param(type_name: &str, code: &str) -> ParamId {
+    definitions::r4().param(type_code(type_name), code).unwrap().id
+}
+
+fn token(type_name: &str, code: &str, system: &str, value: &str) -> IndexEntry {
+    IndexEntry { param: param(type_name, code), value: IndexValue::Token { system: Some(system.into()), code: value.into() } }
+}
+
+fn reference(type_name: &str, code: &str, target: &str, id: &str) -> IndexEntry {
+    IndexEntry { param: param(type_name, code), value: IndexValue::Reference { type_name: target.into(), id: id.into() } }
+}
+
+fn string(type_name: &str, code: &str, text: &str) -> IndexEntry {
+    IndexEntry { param: param(type_name, code), value: IndexValue::String { text: text.into() } }
+}
+
+const STAMP: &str = "000000000000000000000000000";
+
+fn put(type_name: &str, id: &str, base_version: i64, old_entries: Vec<IndexEntry>, entries: Vec<IndexEntry>) -> Mutation {
+    let body = format!(r#"{{"meta":{{"lastUpdated":"{STAMP}","versionId":"{}"}},"id":"{id}"}}"#, base_version + 1).into_bytes();
+    let change = Change::Put { body, stamp_at: 24, entries, old_entries };
+    Mutation { type_code: type_code(type_name), id: id.into(), base_version, change, owner: 0, listed: true, patient: None }
+}
+
+fn unit(mutations: Vec<Mutation>) -> Unit {
+    Unit { mutations, ..Unit::default() }
+}
+
+fn query(type_name: &str, filters: Vec<Filter>) -> Query {
+    Query { type_code: type_code(type_name), filters, scope: Scope::All, sort: Vec::new() }
+}
+
+fn is(type_name: &str, code: &str, value: &str) -> Filter {
+    Filter::Param { param: param(type_name, code), tests: vec![Test::Token { system: SystemTest::Any, code: Some(value.into()) }] }
+}
+
+async fn ids(store: &Store, query: &Query) -> BTreeSet<String> {
+    let page = store.search(query, 1_000, None).await.unwrap();
+    assert_eq!(store.count(query, None).await.unwrap(), page.rows.len() as u64);
+    page.rows.into_iter().map(|row| row.id.into()).collect()
+}
+
+fn set(ids: &[&str]) -> BTreeSet<String> {
+    ids.iter().map(|id| (*id).to_owned()).collect()
+}
+
+both_databases!(
+    async fn versions_are_kept_and_counted_from_one(db: &TestDb) {
+        let store = Store::open(&db.url).await.unwrap();
+        let patient = type_code("Patient");
+        let female = vec![token("Patient", "gender", "g", "female")];
+        let male = vec![token("Patient", "gender", "g", "male")];
+        let first = store.commit(unit(vec![put("Patient", "a", 0, vec![], female.clone())])).await.unwrap();
+        let second = store.commit(unit(vec![put("Patient", "a", 1, female.clone(), male.clone())])).await.unwrap();
+        assert_eq!((first[0].version, second[0].version), (1, 2));
+        assert!(second[0].updated > first[0].updated);
+        let read = store.read(patient, "a", &Scope::All).await.unwrap().unwrap();
+        let body: serde_json::Value = serde_json::from_slice(&read.body.unwrap()).unwrap();
+        assert_eq!(body["meta"]["lastUpdated"], lango::fhir::time::format_instant(second[0].updated));
+        assert_eq!(ids(&store, &query("Patient", vec![is("Patient", "gender", "female")])).await, set(&[]));
+        assert_eq!(ids(&store, &query("Patient", vec![is("Patient", "gender", "male")])).await, set(&["a"]));
+        let mut delete = put("Patient", "a", 2, vec![], vec![]);
+        delete.change = Change::Delete { old_entries: male.clone() };
+        store.commit(unit(vec![delete])).await.unwrap();
+        assert!(store.read(patient, "a", &Scope::All).await.unwrap().unwrap().body.is_none());
+        assert_eq!(ids(&store, &query("Patient", vec![])).await, set(&[]));
+        store.commit(unit(vec![put("Patient", "a", 3, vec![], female)])).await.unwrap();
+        let history = store.history(patient, "a", None, 10, &Scope::All).await.unwrap();
+        let seen: Vec<(i64, bool)> = history.iter().map(|v| (v.version, v.body.is_some())).collect();
+        assert_eq!(seen, [(4, true), (3, false), (2, true), (1, true)]);
+        assert_eq!(store.read_version(patient, "a", 2, &Scope::All).await.unwrap().unwrap().version, 2);
+        assert!(store.read_version(patient, "a", 9, &Scope::All).await.unwrap().is_none());
+        assert_eq!(ids(&store, &query("Patient", vec![is("Patient", "gender", "female")])).await, set(&["a"]));
+    }
+);
+
+both_databases!(
+    async fn a_write_against_an_old_version_is_refused_whole(db: &TestDb) {
+        let store = Store::open(&db.url).await.unwrap();
+        store.commit(unit(vec![put("Patient", "a", 0, vec![], vec![])])).await.unwrap();
+        let stale = store.commit(unit(vec![put("Patient", "b", 0, vec![], vec![]), put("Patient", "a", 0, vec![], vec![])])).await;
+        assert!(matches!(stale, Err(WriteError::Stale)));
+        assert_eq!(ids(&store, &query("Patient", vec![])).await, set(&["a"]));
+    }
+);
+
+both_databases!(
+    async fn every_kind_of_value_is_found(db: &TestDb) {
+        let store = Store::open(&db.url).await.unwrap();
+        let quantity = |value: f64, code: &str, unit: &str| IndexEntry {
+            param: param("Observation", "value-quantity"),
+            value: IndexValue::Quantity {
+                value,
+                system: Some("http://unitsofmeasure.org".into()),
+                code: Some(code.into()),
+                unit: Some(unit.into()),
+            },
+        };
+        let date =
+            |low: i64, high: i64| IndexEntry { param: param("Observation", "date"), value: IndexValue::Date(Interval { low, high }) };
+        let day = 86_400_000_000;
+        let uri = |text: &str| IndexEntry { param: param("Observation", "_profile"), value: IndexValue::Uri(text.into()) };
+        let composite = |code: &str, value: f64| IndexEntry {
+            param: param("Observation", "code-value-quantity"),
+            value: IndexValue::Composite(vec![
+                IndexValue::Token { system: Some("http://loinc.org".into()), code: code.into() },
+                IndexValue::Quantity { value, system: None, code: Some("/min".into()), unit: None },
+            ]),
+        };
+        let observations = [
+            put(
+                "Observation",
+                "o1",
+                0,
+                vec![],
+                vec![
+                    token("Observation", "code", "http://loinc.org", "8867-4"),
+                    quantity(82.0, "/min", "beats/min"),
+                    date(0, day),
+                    reference("Observation", "subject", "Patient", "p1"),
+                    uri("http://a/b"),
+                    composite("8867-4", 82.0),
+                ],
+            ),
+            put(
+                "Observation",
+                "o2",
+                0,
+                vec![],
+                vec![
+                    token("Observation", "code", "urn:other", "8867-4"),
+                    quantity(120.0, "/min", "beats/min"),
+                    date(day, 400 * day),
+                    reference("Observation", "subject", "Patient", "p2"),
+                    uri("http://a/b/c"),
+                    composite("9279-1", 120.0),
+                ],
+            ),
+        ];
+        store.commit(unit(observations.into())).await.unwrap();
+        // The Patient comes later than what refers to it.
+        assert_eq!(store.dangling(10).await.unwrap().len(), 2);
+        store.commit(unit(vec![put("Patient", "p1", 0, vec![], vec![string("Patient", "family", "Kipchóge")])])).await.unwrap();
+        assert_eq!(store.dangling(10).await.unwrap().len(), 1);
+        let find = async |name: &str, test: Test| {
+            ids(&store, &query("Observation", vec![Filter::Param { param: param("Observation", name), tests: vec![test] }])).await
+        };
+        let loinc = SystemTest::Is("http://loinc.org".into());
+        assert_eq!(find("code", Test::Token { system: SystemTest::Any, code: Some("8867-4".into()) }).await, set(&["o1", "o2"]));
+        assert_eq!(find("code", Test::Token { system: loinc.clone(), code: Some("8867-4".into()) }).await, set(&["o1"]));
+        assert_eq!(find("code", Test::Token { system: loinc.clone(), code: None }).await, set(&["o1"]));
+        assert_eq!(find("code", Test::Token { system: SystemTest::Absent, code: Some("8867-4".into()) }).await, set(&[]));
+        let over = |unit| Test::Quantity { op: query::NumberOp::Gt, low: 99.5, value: 100.0, high: 100.5, unit };
+        assert_eq!(find("value-quantity", over(None)).await, set(&["o2"]));
+        assert_eq!(find("value-quantity", over(Some(query::UnitTest { system: None, code: "beats/min".into() }))).await, set(&["o2"]));
+        assert_eq!(find("value-quantity", over(Some(query::UnitTest { system: Some("x".into()), code: "/min".into() }))).await, set(&[]));
+        let on = |op, low, high| Test::Date { op, interval: Interval { low, high } };
+        assert_eq!(find("date", on(DateOp::Eq, 0, day)).await, set(&["o1"]));
+        assert_eq!(find("date", on(DateOp::Gt, 300 * day, 301 * day)).await, set(&["o2"]));
+        assert_eq!(find("date", on(DateOp::Ge, 0, day)).await, set(&["o1", "o2"]));
+        assert_eq!(find("date", on(DateOp::Sa, 0, day)).await, set(&["o2"]));
+        assert_eq!(find("_profile", Test::UriBelow("http://a/b".into())).await, set(&["o1", "o2"]));
+        assert_eq!(find("_profile", Test::UriAbove("http://a/b".into())).await, set(&["o1"]));
+        let subject = |id: &str| Test::Reference { type_codes: vec![type_code("Patient")], id: id.into() };
+        assert_eq!(find("subject", subject("p2")).await, set(&["o2"]));
+        let pair = |code: &str, low: f64| {
+            let code = Test::Token { system: SystemTest::Any, code: Some(code.into()) };
+            Test::Composite(vec![code, Test::Number { op: query::NumberOp::Ge, low, value: low, high: low }])
+        };
+        assert_eq!(find("code-value-quantity", pair("8867-4", 82.0)).await, set(&["o1"]));
+        assert_eq!(find("code-value-quantity", pair("8867-4", 100.0)).await, set(&[]));
+        let family = |test| vec![Filter::Param { param: param("Patient", "family"), tests: vec![test] }];
+        let chain = |test| Filter::Chain { param: param("Observation", "subject"), targets: vec![(type_code("Patient"), family(test))] };
+        assert_eq!(ids(&store, &query("Observation", vec![chain(Test::StringStarts("kipch".into()))])).await, set(&["o1"]));
+        assert_eq!(
+            ids(&store, &query("Observation", vec![is("Observation", "code", "8867-4"), chain(Test::StringExact("Kipchóge".into()))]))
+                .await,
+            set(&["o1"])
+        );
+        assert_eq!(ids(&store, &query("Patient", family(Test::StringExact("Kipchoge".into())))).await, set(&[]));
+        assert_eq!(ids(&store, &query("Patient", family(Test::StringContains("hog".into())))).await, set(&["p1"]));
+        let has = Filter::Has {
+            source: type_code("Observation"),
+            param: param("Observation", "subject"),
+            filters: vec![is("Observation", "code", "8867-4")],
+        };
+        assert_eq!(ids(&store, &query("Patient", vec![has])).await, set(&["p1"]));
+        let missing = |missing| Filter::Missing { param: param("Patient", "family"), kinds: vec![Kind::String], missing };
+        assert_eq!(ids(&store, &query("Patient", vec![missing(false)])).await, set(&["p1"]));
+        assert_eq!(ids(&store, &query("Patient", vec![missing(true)])).await, set(&[]));
+        let not = Filter::NotParam {
+            param: param("Observation", "code"),
+            tests: vec![Test::Token { system: loinc, code: Some("8867-4".into()) }],
+        };
+        assert_eq!(ids(&store, &query("Observation", vec![not])).await, set(&["o2"]));
+        assert_eq!(ids(&store, &query("Observation", vec![Filter::Id(vec!["o2".into(), "zz".into()])])).await, set(&["o2"]));
+        assert_eq!(ids(&store, &query("Observation", vec![Filter::Nothing])).await, set(&[]));
+    }
+);
+
+both_databases!(
+    async fn a_scope_hides_other_facilities_in_every_part_of_a_query(db: &TestDb) {
+        let store = Store::open(&db.url).await.unwrap();
+        let (ours, theirs) = (store.facility_key("A").await.unwrap(), store.facility_key("B").await.unwrap());
+        assert_ne!(ours, theirs);
+        assert_eq!(store.facility_key("A").await.unwrap(), ours);
+        assert_eq!(store.facility_code(theirs).await.unwrap().as_deref(), Some("B"));
+        let mut mutations = Vec::new();
+        for (id, owner) in [("a", ours), ("b", theirs)] {
+            let mut patient = put("Patient", id, 0, vec![], vec![string("Patient", "family", "Mushi")]);
+            patient.owner = owner;
+            patient.patient = Some(id.into());
+            mutations.push(patient);
+        }
+        // Ours, but about their patient: the chain must not look through to what the caller may not see.
+        let mut observation = put("Observation", "o", 0, vec![], vec![reference("Observation", "subject", "Patient", "b")]);
+        observation.owner = ours;
+        observation.patient = Some("b".into());
+        mutations.push(observation);
+        store.commit(unit(mutations)).await.unwrap();
+        let family = vec![Filter::Param { param: param("Patient", "family"), tests: vec![Test::StringStarts("mushi".into())] }];
+        let mut asked = query("Patient", family.clone());
+        asked.scope = Scope::Owners(vec![ours]);
+        assert_eq!(ids(&store, &asked).await, set(&["a"]));
+        let mut listed = query("Patient", vec![]);
+        listed.scope = Scope::Owners(vec![ours]);
+        assert_eq!(ids(&store, &listed).await, set(&["a"]));
+        let mut chained = query(
+            "Observation",
+            vec![Filter::Chain { param: param("Observation", "subject"), targets: vec![(type_code("Patient"), family)] }],
+        );
+        assert_eq!(ids(&store, &chained).await, set(&["o"]));
+        chained.scope = Scope::Owners(vec![ours]);
+        assert_eq!(ids(&store, &chained).await, set(&[]));
+        assert!(store.read(type_code("Patient"), "b", &Scope::Owners(vec![ours])).await.unwrap().is_none());
+    }
+);
+
+both_databases!(
+    async fn one_of_many_racing_conditional_creates_wins(db: &TestDb) {
+        let store = Store::open(&db.url).await.unwrap();
+        for round in 0..100 {
+            let value = format!("n{round}");
+            let racers = (0..32).map(|racer| {
+                let (store, value) = (store.clone(), value.clone());
+                tokio::spawn(async move {
+                    let create = put("Patient", &format!("{value}-{racer}"), 0, vec![], vec![token("Patient", "identifier", "s", &value)]);
+                    let precondition = Precondition {
+                        query: query("Patient", vec![is("Patient", "identifier", &value)]),
+                        expected: vec![],
+                        claims: vec![format!("Patient|identifier||{value}")],
+                    };
+                    store.commit(Unit { mutations: vec![create], preconditions: vec![precondition], jobs: vec![] }).await
+                })
+            });
+            let mut won = 0;
+            for racer in racers.collect::<Vec<_>>() {
+                match racer.await.unwrap() {
+                    Ok(_) => won += 1,
+                    Err(WriteError::Stale) => {}
+                    Err(error) => panic!("{error}"),
+                }
+            }
+            assert_eq!(won, 1, "round {round}");
+            assert_eq!(ids(&store, &query("Patient", vec![is("Patient", "identifier", &value)])).await.len(), 1);
+        }
+    }
+);
+
+both_databases!(
+    async fn pages_keep_to_their_snapshot_while_everything_changes(db: &TestDb) {
+        let store = Store::open(&db.url).await.unwrap();
+        let entries = |name: &str| vec![string("Patient", "family", name), token("Patient", "active", "", "true")];
+        let mut state: BTreeMap<String, (i64, String)> = BTreeMap::new();
+        for n in 0..60 {
+            let (id, name) = (format!("p{n}"), format!("name{:02}", (n * 37) % 60));
+            store.commit(unit(vec![put("Patient", &id, 0, vec![], entries(&name))])).await.unwrap();
+            state.insert(id, (1, name));
+        }
+        let key = |by, descending| SortKey { by, descending };
+        let family = SortBy::Param { param: param("Patient", "family"), kind: Kind::String };
+        let active = vec![is("Patient", "active", "true")];
+        let sorts = [
+            vec![],
+            vec![key(family.clone(), false)],
+            vec![key(family, true)],
+            vec![key(SortBy::LastUpdated, true)],
+            vec![key(SortBy::Id, false)],
+        ];
+        for (filters, sort) in [vec![], active].into_iter().flat_map(|f| sorts.clone().map(|s| (f.clone(), s))) {
+            let mut asked = query("Patient", filters);
+            asked.sort = sort;
+            let first = store.search(&asked, 1_000, None).await.unwrap();
+            let expected: Vec<(String, i64)> = first.rows.iter().map(|row| (row.id.to_string(), row.version)).collect();
+            let mut seen = Vec::new();
+            let mut cursor: Option<Cursor> = None;
+            let mut turn = 0;
+            loop {
+                let page = store.search(&asked, 7, cursor.as_ref()).await.unwrap();
+                seen.extend(page.rows.iter().map(|row| (row.id.to_string(), row.version)));
+                let Some(next) = page.next else { break };
+                cursor = Some(next);
+                // Rename some, delete some, add some.
+                for _ in 0..5 {
+                    turn += 1;
+                    let id = state.keys().nth((turn * 13) % state.len()).unwrap().clone();
+                    let (version, name) = state[&id].clone();
+                    if turn % 4 == 0 {
+                        let mut delete = put("Patient", &id, version, vec![], vec![]);
+                        delete.change = Change::Delete { old_entries: entries(&name) };
+                        store.commit(unit(vec![delete])).await.unwrap();
+                        state.remove(&id);
+                        let id = format!("q{turn}-{}", seen.len() + rand::random_range(0..1_000_000));
+                        store.commit(unit(vec![put("Patient", &id, 0, vec![], entries("name00"))])).await.unwrap();
+                        state.insert(id, (1, "name00".into()));
+                    } else {
+                        let renamed = format!("name{:02}", (turn * 7) % 60);
+                        store.commit(unit(vec![put("Patient", &id, version, entries(&name), entries(&renamed))])).await.unwrap();
+                        state.insert(id, (version + 1, renamed));
+                    }
+                }
+            }
+            assert_eq!(seen, expected, "{asked:?}");
+        }
+    }
+);
+
+both_databases!(
+    async fn a_job_is_worked_on_by_one_and_ended_only_with_its_token(db: &TestDb) {
+        let store = Store::open(&db.url).await.unwrap();
+        let job = |n: i64| NewJob { kind: "k".into(), payload: serde_json::json!({ "n": n }), dedup_key: Some("one".into()), run_at: 0 };
+        store.commit(Unit { jobs: vec![job(1)], ..unit(vec![put("Patient", "a", 0, vec![], vec![])]) }).await.unwrap();
+        store.commit(Unit { jobs: vec![job(2)], ..Unit::default() }).await.unwrap();
+        let claimed = store.claim_jobs(&["k"], 10, Duration::from_millis(50)).await.unwrap();
+        assert_eq!(claimed.len(), 1, "the second enqueue replaced the first");
+        assert_eq!(claimed[0].payload["n"], 2);
+        assert!(store.claim_jobs(&["k"], 10, Duration::from_secs(5)).await.unwrap().is_empty());
+        tokio::time::sleep(Duration::from_millis(80)).await;
+        let again = store.claim_jobs(&["k"], 10, Duration::from_secs(5)).await.unwrap();
+        assert_eq!((again.len(), again[0].attempt), (1, 2));
+        let done = || JobEnd::Done { result: serde_json::json!({}) };
+        assert!(!store.end_job(claimed[0].id, claimed[0].token, done()).await.unwrap(), "the first worker lost its lease");
+        assert!(
+            store.end_job(again[0].id, again[0].token, JobEnd::Dead { error: "no".into(), result: serde_json::json!({}) }).await.unwrap()
+        );
+        assert!(store.requeue_job(again[0].id).await.unwrap());
+        let third = store.claim_jobs(&["k"], 10, Duration::from_secs(5)).await.unwrap();
+        assert!(store.end_job(third[0].id, third[0].token, done()).await.unwrap());
+        assert_eq!(store.jobs(Some("k"), Some("done"), 10).await.unwrap().len(), 1);
+    }
+);
+
+both_databases!(
+    async fn everything_is_there_after_a_restart(db: &TestDb) {
+        let store = Store::open(&db.url).await.unwrap();
+        let written = store.commit(unit(vec![put("Patient", "a", 0, vec![], vec![])])).await.unwrap();
+        store.close().await;
+        let store = Store::open(&db.url).await.unwrap();
+        let again = store.commit(unit(vec![put("Patient", "b", 0, vec![], vec![])])).await.unwrap();
+        assert_ne!(written[0].key, again[0].key);
+        assert_eq!(ids(&store, &query("Patient", vec![])).await, set(&["a", "b"]));
+    }
+);
