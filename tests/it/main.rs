@@ -2,12 +2,14 @@
 
 mod access;
 mod bundles;
+mod crash;
 mod dhis2;
 mod dhis2_double;
 mod fhir_rest;
 mod fixtures;
 mod house;
 mod measure;
+mod registry;
 mod serve;
 mod store;
 mod support;

@@ -31,7 +31,12 @@ impl Running {
     /// Starts `lango serve ARGUMENTS` on a free port and waits for its line.
     pub fn serve(db: &TestDb, arguments: &[&str]) -> Running {
         let arguments = [&["serve", "--listen", "127.0.0.1:0"], arguments].concat();
-        let mut child = command(db, &arguments).stderr(Stdio::null()).spawn().expect("the program starts");
+        Running::start(command(db, &arguments))
+    }
+
+    /// The same with a command that was made ready.
+    pub fn start(mut command: Command) -> Running {
+        let mut child = command.stderr(Stdio::null()).spawn().expect("the program starts");
         let mut out = BufReader::new(child.stdout.take().expect("piped"));
         let mut line = String::new();
         out.read_line(&mut line).expect("UTF-8");
