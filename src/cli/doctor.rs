@@ -28,17 +28,17 @@ struct Findings {
 
 impl Findings {
     fn ok(&self, what: &str, words: impl std::fmt::Display) {
-        println!("ok    {what}: {words}");
+        say!("ok    {what}: {words}");
     }
 
     /// Worth knowing, not wrong.
     fn note(&self, what: &str, words: impl std::fmt::Display) {
-        println!("note  {what}: {words}");
+        say!("note  {what}: {words}");
     }
 
     fn bad(&mut self, what: &str, words: impl std::fmt::Display) {
         self.bad = self.bad.saturating_add(1);
-        println!("BAD   {what}: {words}");
+        say!("BAD   {what}: {words}");
     }
 }
 
@@ -128,7 +128,7 @@ async fn references(store: &Store, findings: &Findings) -> anyhow::Result<()> {
     findings.note("references", format_args!("these lead to what nobody has sent yet (the first {SHOWN})"));
     let r4 = definitions::r4();
     for (from, id, to, missing) in dangling {
-        println!("        {}/{id} -> {}/{missing}", r4.type_name(from), r4.type_name(to));
+        say!("        {}/{id} -> {}/{missing}", r4.type_name(from), r4.type_name(to));
     }
     Ok(())
 }
@@ -141,7 +141,7 @@ async fn deliveries(store: &Store, findings: &Findings) -> anyhow::Result<()> {
     }
     findings.note("deliveries", format_args!("these were given up (the newest {SHOWN})"));
     for job in dead {
-        println!("        {} {}: {}", job.id, job.kind, job.error.unwrap_or_default());
+        say!("        {} {}: {}", job.id, job.kind, job.error.unwrap_or_default());
     }
     Ok(())
 }

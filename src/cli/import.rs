@@ -48,7 +48,7 @@ impl Import {
             })
             .await;
         bar.finish_and_clear();
-        println!("{} resources from {} files; {} files refused", total.resources, total.files, total.refused);
+        say!("{} resources from {} files; {} files refused", total.resources, total.files, total.refused);
         app.store.close().await;
         Ok(if total.refused == 0 { ExitCode::SUCCESS } else { ExitCode::from(1) })
     }

@@ -63,12 +63,12 @@ impl Run {
         match &self.push {
             None if self.dry_run => {
                 for report in &reports {
-                    println!("{report}");
+                    say!("{report}");
                 }
             }
             None => {
                 for report in &reports {
-                    println!("MeasureReport/{}  {}", text(report, "/id"), text(report, "/reporter/identifier/value"));
+                    say!("MeasureReport/{}  {}", text(report, "/id"), text(report, "/reporter/identifier/value"));
                 }
             }
             Some(destination) => match app.plan_push(destination, &reports).await? {
@@ -85,11 +85,11 @@ impl Run {
                     }
                     if self.dry_run {
                         for request in &plan.requests {
-                            println!("{}", request.body);
+                            say!("{}", request.body);
                         }
                     } else {
                         let jobs = app.push(destination, &reports).await?;
-                        println!("{jobs} reports are on their way to {destination}; a serving lango delivers them (lango outbox list)");
+                        say!("{jobs} reports are on their way to {destination}; a serving lango delivers them (lango outbox list)");
                     }
                 }
             },

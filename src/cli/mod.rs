@@ -7,8 +7,19 @@
 //!
 //! This room decides nothing that another program could want to decide: it has no rules of its own.
 
+/// `println!` for commands whose reader may leave early (`| head`): then there is nobody to tell, and nothing went wrong.
+macro_rules! say {
+    ($($words:tt)*) => {{
+        use std::io::Write as _;
+        if writeln!(std::io::stdout(), $($words)*).is_err() {
+            std::process::exit(0);
+        }
+    }};
+}
+
 mod backup;
 mod client;
+mod demo;
 mod doctor;
 mod import;
 mod measure;
@@ -52,6 +63,8 @@ struct Common {
 enum Command {
     /// Run the server until SIGTERM or SIGINT
     Serve(serve::Serve),
+    /// Try lango: shipped data, an embedded database that is gone afterwards, and lines to copy
+    Demo(demo::Demo),
     /// Add, list and disable the programs that may call
     #[command(subcommand)]
     Client(client::Client),
@@ -82,6 +95,7 @@ pub fn main() -> ExitCode {
     let done = runtime.block_on(async {
         match cli.command {
             Command::Serve(serve) => serve.run(&cli.common).await,
+            Command::Demo(demo) => demo.run().await,
             Command::Client(client) => client.run(&cli.common).await,
             Command::Import(import) => import.run(&cli.common).await,
             Command::Template(template) => template.run(&cli.common).await,

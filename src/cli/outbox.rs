@@ -33,7 +33,7 @@ impl Outbox {
             Outbox::List { state, limit, results } => {
                 for job in store.jobs(None, state.as_deref(), limit).await? {
                     let error = job.error.unwrap_or_default();
-                    println!(
+                    say!(
                         "{:>8}  {:<14} {:<8} tries {}  {}  {error}",
                         job.id,
                         job.kind,
@@ -42,14 +42,14 @@ impl Outbox {
                         format_instant(job.created)
                     );
                     if let Some(result) = job.result.filter(|_| results) {
-                        println!("{result}");
+                        say!("{result}");
                     }
                 }
                 ExitCode::SUCCESS
             }
             Outbox::Retry { id } => {
                 let due = store.requeue_job(id).await?;
-                println!("{}", if due { "due now" } else { "there is no dead or waiting delivery with this number" });
+                say!("{}", if due { "due now" } else { "there is no dead or waiting delivery with this number" });
                 if due { ExitCode::SUCCESS } else { ExitCode::from(1) }
             }
         };

@@ -48,11 +48,11 @@ fn check(common: &Common, files: &[PathBuf]) -> anyhow::Result<ExitCode> {
     let mut bad = 0;
     for file in files {
         let name = file.display();
-        let print = |kind: &str, issue: &Issue| println!("{name}: {kind}: {}: {}", issue.expression, issue.diagnostics);
+        let print = |kind: &str, issue: &Issue| say!("{name}: {kind}: {}: {}", issue.expression, issue.diagnostics);
         let payload = match load::read(file) {
             Ok(payload) => payload,
             Err(words) => {
-                println!("{name}: error: {words}");
+                say!("{name}: error: {words}");
                 bad += 1;
                 continue;
             }
@@ -68,12 +68,12 @@ fn check(common: &Common, files: &[PathBuf]) -> anyhow::Result<ExitCode> {
                     record.errors.iter().for_each(|issue| print("error", issue));
                     record.warnings.iter().for_each(|issue| print("warning", issue));
                     for code in &record.unmapped {
-                        println!("{name}: warning: {}: code {} is in no ConceptMap ({})", code.path, code.code, code.map);
+                        say!("{name}: warning: {}: code {} is in no ConceptMap ({})", code.path, code.code, code.map);
                     }
                 }
                 let rejected = processed.records.iter().filter(|record| !record.errors.is_empty()).count();
                 bad += rejected;
-                println!("{name}: {} records, {rejected} bad", processed.records.len());
+                say!("{name}: {} records, {rejected} bad", processed.records.len());
             }
         }
     }
@@ -96,7 +96,7 @@ async fn replay(common: &Common) -> anyhow::Result<ExitCode> {
         })
         .await?;
     bar.finish_and_clear();
-    println!("{submissions} submissions translated again, {changed} records changed, {unmapped} codes still unmapped");
+    say!("{submissions} submissions translated again, {changed} records changed, {unmapped} codes still unmapped");
     app.store.close().await;
     Ok(ExitCode::SUCCESS)
 }

@@ -3,27 +3,51 @@
 use super::error::Failure;
 use crate::config::Limits;
 use crate::fhir::{Issue, IssueCode};
-use axum::body::{Body, Bytes};
+use axum::body::{Body, BodyDataStream, Bytes};
 use axum::http::{HeaderMap, StatusCode, header};
 use flate2::write::MultiGzDecoder;
 use futures_util::StreamExt;
 use std::io::{self, Write};
+use std::time::Duration;
 
 /// Text that compresses better than this was made to fill memory; honest JSON stays far below.
 const MOST_RATIO: usize = 250;
 /// Up to here the ratio does not matter.
 const RATIO_FREE: usize = 4 << 20;
+/// What is read and thrown away of a refused body, at most, and for how long.
+const DRAIN_BYTES: usize = 64 << 20;
+const DRAIN_TIME: Duration = Duration::from_secs(5);
 
 /// Reads the body of a request, decompressed when `Content-Encoding` says gzip.
 pub async fn read(headers: &HeaderMap, body: Body, limits: &Limits) -> Result<Bytes, Failure> {
+    let mut chunks = body.into_data_stream();
+    let read = read_stream(headers, &mut chunks, limits).await;
+    if read.is_err() {
+        // A client that is still sending would meet a closed connection and never see the answer.
+        let _ = tokio::time::timeout(DRAIN_TIME, drain(&mut chunks)).await;
+    }
+    read
+}
+
+async fn drain(chunks: &mut BodyDataStream) {
+    let mut left = DRAIN_BYTES;
+    while let Some(Ok(chunk)) = chunks.next().await {
+        match left.checked_sub(chunk.len()) {
+            Some(rest) => left = rest,
+            None => return,
+        }
+    }
+}
+
+async fn read_stream(headers: &HeaderMap, chunks: &mut BodyDataStream, limits: &Limits) -> Result<Bytes, Failure> {
     let most = limits.body_bytes();
     let declared = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()).and_then(|text| text.parse::<usize>().ok());
     if declared.is_some_and(|length| length > most) {
         return Err(too_large(limits.body_mb));
     }
     match encoding(headers)? {
-        Encoding::Identity => read_plain(body, declared.unwrap_or(0), limits).await,
-        Encoding::Gzip => read_gzip(body, limits).await,
+        Encoding::Identity => read_plain(chunks, declared.unwrap_or(0), limits).await,
+        Encoding::Gzip => read_gzip(chunks, limits).await,
     }
 }
 
@@ -44,9 +68,8 @@ fn encoding(headers: &HeaderMap) -> Result<Encoding, Failure> {
     }
 }
 
-async fn read_plain(body: Body, expected: usize, limits: &Limits) -> Result<Bytes, Failure> {
+async fn read_plain(chunks: &mut BodyDataStream, expected: usize, limits: &Limits) -> Result<Bytes, Failure> {
     let most = limits.body_bytes();
-    let mut chunks = body.into_data_stream();
     let mut whole = Vec::with_capacity(expected.min(1 << 20));
     while let Some(chunk) = chunks.next().await {
         let chunk = chunk.map_err(|_| broken_off())?;
@@ -58,8 +81,7 @@ async fn read_plain(body: Body, expected: usize, limits: &Limits) -> Result<Byte
     Ok(whole.into())
 }
 
-async fn read_gzip(body: Body, limits: &Limits) -> Result<Bytes, Failure> {
-    let mut chunks = body.into_data_stream();
+async fn read_gzip(chunks: &mut BodyDataStream, limits: &Limits) -> Result<Bytes, Failure> {
     let mut decoder = MultiGzDecoder::new(Bounded { whole: Vec::new(), most: limits.decompressed_bytes(), overflow: false });
     let mut taken = 0usize;
     while let Some(chunk) = chunks.next().await {

@@ -100,6 +100,18 @@ impl Refusal {
     }
 }
 
+/// The most problems that one answer lists.
+const MOST_ISSUES: usize = 1000;
+
+/// Leaves out what no reader would get to, and says so.
+pub fn keep_some(issues: &mut Vec<Issue>) {
+    let more = issues.len().saturating_sub(MOST_ISSUES);
+    if more > 0 {
+        issues.truncate(MOST_ISSUES);
+        issues.push(Issue::information(IssueCode::Informational, format!("{more} more problems are not listed.")));
+    }
+}
+
 /// `Patient.name[0]` at `Bundle.entry[3].resource` is `Bundle.entry[3].resource.name[0]`; an empty path changes nothing.
 pub fn within(path: &str, expression: &str) -> String {
     if path.is_empty() {

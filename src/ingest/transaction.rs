@@ -6,7 +6,7 @@
 
 use super::criteria::{self, Criteria};
 use super::identities::{Identities, conditional_references};
-use super::refusal::{Refusal, RefusalKind, within};
+use super::refusal::{self, Refusal, RefusalKind, within};
 use super::write::{Action, Author, CommitError, Condition, Done, Draft, Effect, Plan, Wanted, Writer};
 use crate::access::{Caller, Interaction};
 use crate::definitions;
@@ -111,6 +111,10 @@ impl Outcome {
         }
     }
 
+    fn nothing(type_code: TypeCode) -> Outcome {
+        Outcome { type_code, id: Box::default(), effect: Effect::Absent, version: 0, updated: 0, body: None }
+    }
+
     /// The HTTP status of the interaction.
     pub fn status(&self) -> u16 {
         match self.effect {
@@ -142,24 +146,22 @@ pub async fn attempt(writer: &Writer, entries: Vec<Entry>, caller: &Caller, keep
         }
         error => error,
     })?;
-    let mut by_place: HashMap<usize, Outcome> = places.into_iter().zip(done.into_iter().map(Outcome::from)).collect();
-    Ok(targets
-        .into_iter()
-        .enumerate()
-        .map(|(place, target)| {
-            by_place.remove(&place).unwrap_or_else(|| match target.kind {
-                TargetKind::Existing(stored) => Outcome::existing(&stored),
-                _ => Outcome {
-                    type_code: target.type_code,
-                    id: target.id.into(),
-                    effect: Effect::Absent,
-                    version: 0,
-                    updated: 0,
-                    body: None,
-                },
-            })
-        })
-        .collect())
+    let mut changed: HashMap<usize, Outcome> = places.into_iter().zip(done.into_iter().map(Outcome::from)).collect();
+    let mut outcomes: Vec<Outcome> = Vec::with_capacity(targets.len());
+    for (place, target) in targets.into_iter().enumerate() {
+        let first = |outcome: &&Outcome| outcome.type_code == target.type_code && *outcome.id == *target.id;
+        let outcome = match (changed.remove(&place), &target.kind) {
+            (Some(outcome), _) => outcome,
+            (None, TargetKind::Existing(stored)) => Outcome::existing(stored),
+            (None, TargetKind::SameAs) => match outcomes.iter().find(first) {
+                Some(created) => Outcome { effect: Effect::Unchanged, ..created.clone() },
+                None => Outcome::nothing(target.type_code),
+            },
+            (None, _) => Outcome::nothing(target.type_code),
+        };
+        outcomes.push(outcome);
+    }
+    Ok(outcomes)
 }
 
 /// Problems of a transaction, each with the status that it alone would have.
@@ -180,7 +182,9 @@ impl Problems {
             return Ok(());
         }
         let kind = GRAVEST_FIRST.into_iter().find(|kind| self.0.iter().any(|(k, _)| k == kind)).unwrap_or(RefusalKind::Invalid);
-        Err(Refusal::all(kind, self.0.into_iter().map(|(_, issue)| issue).collect()))
+        let mut issues: Vec<Issue> = self.0.into_iter().map(|(_, issue)| issue).collect();
+        refusal::keep_some(&mut issues);
+        Err(Refusal::all(kind, issues))
     }
 }
 

@@ -305,9 +305,10 @@ impl Writer {
         if let Err(error) = self.registry.link(&to_link).await {
             tracing::warn!(%error, "linking is left to its job");
         }
-        self.refresh_terminology(places.iter().filter_map(|place| done.get(*place)))
-            .await
-            .map_err(|error| CommitError::Refused(None, error.into()))?;
+        // What was written stays written; the periodic refresh makes up for a failure here.
+        if let Err(error) = self.refresh_terminology(places.iter().filter_map(|place| done.get(*place))).await {
+            tracing::warn!(%error, "the terminology in memory is behind");
+        }
         for (place, written) in places.into_iter().zip(written) {
             if let Some(result) = done.get_mut(place) {
                 (result.version, result.updated) = (written.version, written.updated);

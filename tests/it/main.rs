@@ -1,11 +1,15 @@
 //! The integration tests, one binary: they drive the real server over HTTP, on SQLite and on PostgreSQL.
 
 mod access;
+mod bundles;
 mod dhis2;
 mod dhis2_double;
+mod fhir_rest;
 mod fixtures;
 mod house;
 mod measure;
 mod serve;
 mod store;
 mod support;
+mod templates;
+mod synthea;

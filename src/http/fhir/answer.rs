@@ -113,6 +113,10 @@ pub fn failure(failure: &Failure, format: Format, pretty: bool) -> Response {
     if let Some(allow) = failure.allow {
         headers.insert(header::ALLOW, HeaderValue::from_static(allow));
     }
+    if failure.status == StatusCode::PAYLOAD_TOO_LARGE {
+        // The rest of the body may still be on its way.
+        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
     if matches!(failure.status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
         headers.insert(header::RETRY_AFTER, HeaderValue::from_static("5"));
     }

@@ -42,6 +42,14 @@ impl Target {
             [""] => Ok(Target::System),
             ["metadata"] => Ok(Target::Metadata),
             [name] if name.starts_with('$') => Ok(operation(None, None, name.trim_start_matches('$'))),
+            ["_history"] | [_, "_history"] => {
+                let words = "History is kept for single resources: ask for Type/id/_history.";
+                Err(Failure::new(StatusCode::NOT_FOUND, Issue::error(IssueCode::NotSupported, words)))
+            }
+            ["_search"] => {
+                let words = "A search names its type: Type?… or Type/_search.";
+                Err(Failure::new(StatusCode::NOT_FOUND, Issue::error(IssueCode::NotSupported, words)))
+            }
             [type_name] => Ok(Target::Type(type_code(type_name)?)),
             [type_name, "_search"] => Ok(Target::Search(type_code(type_name)?)),
             [type_name, name] if name.starts_with('$') => Ok(operation(Some(type_code(type_name)?), None, name.trim_start_matches('$'))),

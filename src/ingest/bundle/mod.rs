@@ -10,7 +10,7 @@
 mod respond;
 mod split;
 
-use super::refusal::{Refusal, RefusalKind};
+use super::refusal::{self, Refusal, RefusalKind};
 use super::transaction::{self, Entry, Operation, Outcome};
 use super::write::{CommitError, Condition, Tries, Writer};
 use crate::access::Caller;
@@ -101,7 +101,9 @@ async fn transaction(context: &Context<'_>, entries: Vec<Bytes>) -> Result<Vec<A
         }
         if let Some(first) = refusals.first() {
             let kind = first.kind;
-            return Err(Refusal::all(kind, refusals.into_iter().flat_map(|refusal| refusal.issues).collect()));
+            let mut issues: Vec<Issue> = refusals.into_iter().flat_map(|refusal| refusal.issues).collect();
+            refusal::keep_some(&mut issues);
+            return Err(Refusal::all(kind, issues));
         }
         let (places, changes): (Vec<usize>, Vec<Entry>) = changes.into_iter().unzip();
         let keep_bodies = context.answer == Return::Representation;

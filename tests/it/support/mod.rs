@@ -1,12 +1,13 @@
 //! What the integration tests share: fresh databases, one body for both of them, and the real server.
 #![allow(dead_code)]
 
+pub mod payloads;
 pub mod postgres;
 pub mod program;
 pub mod server;
 
 pub use postgres::postgres_url;
-pub use server::TestServer;
+pub use server::{TestServer, answer};
 
 use lango::access::clients::{self, Client};
 use lango::access::{generate_secret, hash_secret};
