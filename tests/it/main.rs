@@ -11,5 +11,5 @@ mod measure;
 mod serve;
 mod store;
 mod support;
-mod templates;
 mod synthea;
+mod templates;

@@ -278,11 +278,14 @@ async fn searches_find_what_the_files_hold(server: &TestServer, expected: &Expec
     // _include and _revinclude.
     let (conditions, included) = found(server, "Condition?_count=1000&_include=Condition:subject&_include=Condition:encounter").await;
     assert_eq!(conditions.len(), expected.of("Condition").len());
-    let patients: BTreeSet<&str> = expected.of("Condition").iter().filter_map(|condition| condition["subject"]["reference"].as_str()).collect();
-    let visits: BTreeSet<&str> = expected.of("Condition").iter().filter_map(|condition| condition["encounter"]["reference"].as_str()).collect();
+    let patients: BTreeSet<&str> =
+        expected.of("Condition").iter().filter_map(|condition| condition["subject"]["reference"].as_str()).collect();
+    let visits: BTreeSet<&str> =
+        expected.of("Condition").iter().filter_map(|condition| condition["encounter"]["reference"].as_str()).collect();
     let of_type = |type_name: &str| included.iter().filter(|resource| resource["resourceType"] == type_name).count();
     assert_eq!((of_type("Patient"), of_type("Encounter")), (patients.len(), visits.len()));
-    let (matches, included) = found(server, &format!("Patient?_id={id}&_revinclude=Observation:patient&_revinclude=Encounter:subject")).await;
+    let (matches, included) =
+        found(server, &format!("Patient?_id={id}&_revinclude=Observation:patient&_revinclude=Encounter:subject")).await;
     assert_eq!(matches.len(), 1);
     assert_eq!(included.len(), observed + expected.count("Encounter", of_patient));
 }
@@ -301,7 +304,8 @@ async fn sorting_and_paging_keep_everything(server: &TestServer, expected: &Expe
     let sizes: Vec<usize> = pages.iter().map(|page| list(&page["entry"]).len()).collect();
     let (last, full) = sizes.split_last().unwrap();
     assert!(full.iter().all(|size| *size == 100) && (1..=100).contains(last), "{sizes:?}");
-    let ids: Vec<&str> = pages.iter().flat_map(|page| list(&page["entry"])).map(|entry| entry["resource"]["id"].as_str().unwrap()).collect();
+    let ids: Vec<&str> =
+        pages.iter().flat_map(|page| list(&page["entry"])).map(|entry| entry["resource"]["id"].as_str().unwrap()).collect();
     let distinct: BTreeSet<&str> = ids.iter().copied().collect();
     assert_eq!((ids.len(), distinct.len()), (4103, 4103));
 }

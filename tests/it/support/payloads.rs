@@ -91,7 +91,8 @@ pub async fn measured(server: &TestServer) -> Cells {
             let category = text(&group["code"]["coding"][0]["code"]);
             for stratum in group["stratifier"].as_array().unwrap().iter().flat_map(|one| one["stratum"].as_array().unwrap()) {
                 let count = stratum["measureScore"]["value"].as_u64().unwrap_or_else(|| panic!("{stratum}"));
-                let of: Vec<String> = stratum["component"].as_array().unwrap().iter().map(|c| text(&c["value"]["coding"][0]["code"])).collect();
+                let of: Vec<String> =
+                    stratum["component"].as_array().unwrap().iter().map(|c| text(&c["value"]["coding"][0]["code"])).collect();
                 let is_sex = |value: &&String| matches!(value.as_str(), "female" | "male");
                 let (Some(sex), Some(band)) = (of.iter().find(is_sex), of.iter().find(|value| !is_sex(value))) else { continue };
                 if count > 0 {
