@@ -108,9 +108,15 @@ fn zz_generated() {
                 }
             }
         }
-        println!("{seed}: {visits} visits, {resources_count} resources, {rejected} rejected of {}, {:?} each\n{reasons:#?}", expected["rejected"].as_array().unwrap().len(), spent / visits);
+        println!(
+            "{seed}: {visits} visits, {resources_count} resources, {rejected} rejected of {}, {:?} each\n{reasons:#?}",
+            expected["rejected"].as_array().unwrap().len(),
+            spent / visits
+        );
         let mut why = std::collections::BTreeMap::<String, usize>::new();
-        for r in expected["rejected"].as_array().unwrap() { *why.entry(r["why"].to_string()).or_default() += 1; }
+        for r in expected["rejected"].as_array().unwrap() {
+            *why.entry(r["why"].to_string()).or_default() += 1;
+        }
         println!("{why:?}");
     }
 }
