@@ -308,7 +308,7 @@ both_databases!(
         let start = || {
             let arguments = ["serve", "--listen", "127.0.0.1:0", "--auth", "open", "--config", config.to_str().unwrap()];
             let mut command = program::command(db, &arguments);
-            command.env("CRASH_PASSWORD", "district");
+            command.env("CRASH_PASSWORD", "district").stderr(std::process::Stdio::null());
             Running::start(command)
         };
         let store = Store::open(&db.url).await.unwrap();

@@ -7,6 +7,7 @@ mod dhis2;
 mod dhis2_double;
 mod fhir_rest;
 mod fixtures;
+mod hostile;
 mod house;
 mod measure;
 mod registry;

@@ -30,18 +30,32 @@ pub struct Running {
 impl Running {
     /// Starts `lango serve ARGUMENTS` on a free port and waits for its line.
     pub fn serve(db: &TestDb, arguments: &[&str]) -> Running {
+        Running::serve_logging(db, arguments, Stdio::null())
+    }
+
+    /// The same, with its log (standard error) to `log`.
+    pub fn serve_logging(db: &TestDb, arguments: &[&str], log: impl Into<Stdio>) -> Running {
         let arguments = [&["serve", "--listen", "127.0.0.1:0"], arguments].concat();
-        Running::start(command(db, &arguments))
+        let mut command = command(db, &arguments);
+        command.stderr(log);
+        Running::start(command)
     }
 
     /// The same with a command that was made ready.
     pub fn start(mut command: Command) -> Running {
-        let mut child = command.stderr(Stdio::null()).spawn().expect("the program starts");
+        let mut child = command.spawn().expect("the program starts");
         let mut out = BufReader::new(child.stdout.take().expect("piped"));
         let mut line = String::new();
         out.read_line(&mut line).expect("UTF-8");
         let base = line.trim_end().strip_prefix("lango listening on ").unwrap_or_else(|| panic!("it said {line:?}")).to_owned();
         Running { base, child, out }
+    }
+
+    /// The most memory that the process has had at once, in MiB.
+    pub fn peak_memory(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("it runs, on Linux");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("it has memory");
+        line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number of KiB") / 1024
     }
 
     /// Sends a signal by its name, such as `TERM`.
