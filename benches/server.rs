@@ -5,6 +5,10 @@
 //!
 //! Prints a Markdown table. Clients and server share the machine; ratios between rows of one run mean more than the figures.
 
+/// As in the program.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 #[path = "../tests/it/support/postgres.rs"]
 mod postgres;
 

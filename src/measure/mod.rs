@@ -34,6 +34,4 @@ pub enum MeasureError {
     Refused(Vec<Issue>),
     #[error("the database failed")]
     Database(#[from] sqlx::Error),
-    #[error("the report could not be kept")]
-    Write(#[from] crate::store::WriteError),
 }

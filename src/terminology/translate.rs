@@ -178,6 +178,8 @@ pub(super) fn through(loaded: &Loaded, map: &Arc<ConceptMap>, system: Option<&st
                 continue;
             }
             match &group.unmapped {
+                // A facility's own word is no ICD-10 code, however the map hands codes on.
+                Some(Unmapped::Provided) if group.target.as_deref() == Some(ICD10) && !is_like_icd10(code) => {}
                 Some(Unmapped::Provided) => found.push(Translation {
                     code: Some(code.into()),
                     display: group.target.as_deref().and_then(|target| loaded.systems.canonical(target)?.find(code)?.display.clone()),
@@ -209,6 +211,16 @@ fn find<'a>(group: &'a Group, code: &str, ignore_case: bool, icd10: bool) -> Opt
         let shorter = code.get(..length)?.trim_end_matches('.');
         group.element(shorter, ignore_case).map(|element| (element, false))
     })
+}
+
+/// `B54`, `B50.9`, `B509`, `S52.51`: a letter, a digit, a letter or digit, then up to four more, perhaps after a point.
+fn is_like_icd10(code: &str) -> bool {
+    let [letter, digit, third, rest @ ..] = code.as_bytes() else { return false };
+    let rest = rest.strip_prefix(b".").map_or(Some(rest), |rest| (!rest.is_empty()).then_some(rest));
+    letter.is_ascii_alphabetic()
+        && digit.is_ascii_digit()
+        && third.is_ascii_alphanumeric()
+        && rest.is_some_and(|rest| rest.len() <= 4 && rest.iter().all(u8::is_ascii_alphanumeric))
 }
 
 fn of(map: &ConceptMap, group: &Group, equivalence: Equivalence) -> Translation {

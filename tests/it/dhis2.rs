@@ -94,13 +94,12 @@ async fn the_cells_of_a_report_arrive_with_zeros_and_sums_in_every_dialect() {
         let outcome = push(&double).await;
         let Outcome::Done(result) = &outcome else { panic!("{version}: {outcome:?}") };
         assert_eq!(result["verdicts"][0]["status"], json!("SUCCESS"));
-        let server = double.server();
-        assert_eq!(server.values.len(), 7, "six cells by age and sex, one plain");
-        assert_eq!(server.value(POSITIVE, GIRLS_UNDER_5, UNIT, "202609"), Some("10"), "0 + 10: two bands in one option");
-        assert_eq!(server.value(POSITIVE, BOYS_UNDER_5, UNIT, "202609"), Some("12"), "1 + 11");
-        assert_eq!(server.value(POSITIVE, WOMEN, UNIT, "202609"), Some("0"));
-        assert_eq!(server.value(TREATED, DEFAULT, UNIT, "202609"), Some("7"));
-        drop(server);
+        let value = |element: &str, combo: &str| double.server().value(element, combo, UNIT, "202609").map(str::to_owned);
+        assert_eq!(double.server().values.len(), 7, "six cells by age and sex, one plain");
+        assert_eq!(value(POSITIVE, GIRLS_UNDER_5).as_deref(), Some("10"), "0 + 10: two bands in one option");
+        assert_eq!(value(POSITIVE, BOYS_UNDER_5).as_deref(), Some("12"), "1 + 11");
+        assert_eq!(value(POSITIVE, WOMEN).as_deref(), Some("0"));
+        assert_eq!(value(TREATED, DEFAULT).as_deref(), Some("7"));
         assert_eq!(double.imports().len(), 1);
         assert!(matches!(push(&double).await, Outcome::Done(_)), "{version}: the same again is no failure");
     }

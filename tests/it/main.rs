@@ -2,6 +2,7 @@
 
 mod access;
 mod bundles;
+mod crash;
 mod dhis2;
 mod dhis2_double;
 mod fhir_rest;
@@ -9,6 +10,7 @@ mod fixtures;
 mod hostile;
 mod house;
 mod measure;
+mod registry;
 mod serve;
 mod store;
 mod support;

@@ -67,8 +67,10 @@ pub fn lab_report(report: &Report) -> (u16, Value) {
     // A laboratory request has no client that could be new: what was stored for the first time is.
     let count = |key: &str| body.get(key).and_then(Value::as_u64).unwrap_or_default();
     lab["newRequests"] = json!(count("newClients") + count("updatedClients"));
-    let lines = report.processed.records.iter().zip(body.get("summary").and_then(Value::as_array).into_iter().flatten());
-    lab["summary"] = lines.map(|(record, line)| json!({ "specimen": record.label, "message": line.get("message") })).collect();
+    // A refused record has no line in the summary.
+    let told = report.processed.records.iter().zip(&report.outcomes).filter(|(_, outcome)| !matches!(outcome, Outcome::Invalid(_)));
+    let lines = told.zip(body.get("summary").and_then(Value::as_array).into_iter().flatten());
+    lab["summary"] = lines.map(|((record, _), line)| json!({ "specimen": record.label, "message": line.get("message") })).collect();
     for key in ["warnings", "unmapped"] {
         if let Some(advice) = body.get(key) {
             lab[key] = advice.clone();

@@ -35,8 +35,12 @@ pub(super) enum Part {
     /// `{"$first": [part, …]}`
     First(Vec<Part>),
     Translate(Box<Translate>),
-    /// `{"$reference": [Type, part, …]}`
-    Reference(String, Vec<Part>),
+    /// `{"$reference": [Type, part, …]}`, with what else a Reference may say beside it.
+    Reference {
+        type_name: String,
+        id: Vec<Part>,
+        beside: Vec<(String, Part)>,
+    },
     Fields(Box<Fields>),
 }
 
@@ -190,6 +194,9 @@ impl Compiler<'_> {
                 }
             }
         }
+        if let Some(meta) = resource.shift_remove("meta") {
+            resource.shift_insert(0, "meta".to_owned(), meta);
+        }
         let Some(Value::Array(id)) = production.get("id") else {
             return fault(pointer, "needs an id: a list of what makes it the same one next time");
         };
@@ -280,7 +287,10 @@ impl Compiler<'_> {
         if let Some(Value::Array(list)) = map.get("$reference") {
             return match list.split_first() {
                 Some((Value::String(type_name), id)) => {
-                    Ok(Part::Reference(type_name.clone(), self.parts(id, &format!("{pointer}/$reference"))?))
+                    let id = self.parts(id, &format!("{pointer}/$reference"))?;
+                    let beside: Map<String, Value> =
+                        map.iter().filter(|(key, _)| *key != "$reference").map(|(key, value)| (key.clone(), value.clone())).collect();
+                    Ok(Part::Reference { type_name: type_name.clone(), id, beside: self.object(&beside, pointer)? })
                 }
                 _ => fault(pointer, "$reference needs a resource type and then the parts of its id"),
             };

@@ -155,9 +155,12 @@ impl<'r> Run<'r> {
                 }
             },
             Part::First(parts) => parts.iter().find_map(|part| self.one(part, scope)),
-            Part::Reference(type_name, id) => {
+            Part::Reference { type_name, id, beside } => {
                 let name = self.name(type_name, id, scope)?;
-                Some(json!({ "reference": format!("{type_name}/{}", Uuid::new_v5(&NAMESPACE, name.as_bytes())) }))
+                let mut map = Map::new();
+                map.insert("reference".to_owned(), format!("{type_name}/{}", Uuid::new_v5(&NAMESPACE, name.as_bytes())).into());
+                self.entries(beside, scope, &mut map);
+                Some(Value::Object(map))
             }
             Part::Translate(translation) => self.translation(translation, scope),
             Part::For(..) | Part::Fields(_) => {
@@ -216,7 +219,7 @@ impl<'r> Run<'r> {
                 map,
                 system: system.clone(),
                 code: code.clone(),
-                display: display.as_ref().and_then(|display| scalar(display)),
+                display: display.as_ref().and_then(scalar),
                 path: format!("{}{dot}{member}", scope.path),
             });
         }

@@ -120,6 +120,19 @@ fn unmapped_codes_go_where_the_map_says() {
 }
 
 #[test]
+fn only_what_can_be_an_icd_10_code_is_handed_on_as_one() {
+    let map = concept_map("to-icd", json!([{ "source": A, "target": ICD10, "element": [], "unmapped": { "mode": "provided" } }]));
+    let terminology = holding(&[map]);
+    let translated = |code: &str| !terminology.translate_code("http://test/cm/to-icd", Some(A), code).unwrap().is_empty();
+    for code in ["B54", "b54", "B50.9", "B509", "S52.51", "U07.1", "C7A", "M84.475A"] {
+        assert!(translated(code), "{code}");
+    }
+    for code in ["MALARIA", "HOMA YA MBU", "B5", "B54.", "12", "B54 - Malaria", "B50.99999", "B50.9.1", "", "KIPIMO-77"] {
+        assert!(!translated(code), "{code}");
+    }
+}
+
+#[test]
 fn case_is_ignored_where_the_source_system_ignores_it() {
     let words = json!({ "resourceType": "CodeSystem", "id": "a", "url": A, "content": "complete", "caseSensitive": false });
     let map = colours();

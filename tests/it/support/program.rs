@@ -36,7 +36,14 @@ impl Running {
     /// The same, with its log (standard error) to `log`.
     pub fn serve_logging(db: &TestDb, arguments: &[&str], log: impl Into<Stdio>) -> Running {
         let arguments = [&["serve", "--listen", "127.0.0.1:0"], arguments].concat();
-        let mut child = command(db, &arguments).stderr(log).spawn().expect("the program starts");
+        let mut command = command(db, &arguments);
+        command.stderr(log);
+        Running::start(command)
+    }
+
+    /// The same with a command that was made ready.
+    pub fn start(mut command: Command) -> Running {
+        let mut child = command.spawn().expect("the program starts");
         let mut out = BufReader::new(child.stdout.take().expect("piped"));
         let mut line = String::new();
         out.read_line(&mut line).expect("UTF-8");
