@@ -2,6 +2,7 @@
 
 mod access;
 mod bundles;
+mod conditional;
 mod crash;
 mod dhis2;
 mod dhis2_double;
