@@ -73,3 +73,25 @@ fn the_worked_sample_is_accepted_without_a_warning() {
     assert_eq!(record.warnings, []);
     assert_eq!(processed.envelope_warnings, []);
 }
+
+fn all_resources(processed: &Processed) -> Vec<&Value> {
+    let records = processed.records.iter().flat_map(|record| resources(record));
+    processed.shared.iter().chain(records).map(|produced| &produced.resource).collect()
+}
+
+#[test]
+fn every_shipped_example_gives_valid_resources_without_a_warning() {
+    for definition in TEMPLATES.definitions() {
+        for (name, example) in definition.examples() {
+            let processed = process(example);
+            assert_eq!(processed.template, definition.name(), "{name} is read by the template whose example it is");
+            assert_eq!(processed.envelope_warnings, [], "{name}");
+            for record in &processed.records {
+                assert_eq!((&*record.warnings, &*record.unmapped), (&[][..], &[][..]), "{name}");
+            }
+            for resource in all_resources(&processed) {
+                assert_eq!(crate::validate::structure(resource), [], "{name}: {resource:#}");
+            }
+        }
+    }
+}
