@@ -10,6 +10,7 @@ mod fhir_rest;
 mod fixtures;
 mod hostile;
 mod house;
+mod interactions;
 mod measure;
 mod registry;
 mod serve;
