@@ -124,24 +124,23 @@ impl Submitter {
 
     /// Carries out kept submissions again, oldest first, each in the name of the facility that sent it. `each` hears of every one.
     pub async fn replay(&self, only_unfinished: bool, mut each: impl FnMut(&Report)) -> Result<(), SubmitError> {
-        for door in Door::ALL {
-            let mut after = 0;
-            loop {
-                let submissions = self.store().submissions(door.kind(), only_unfinished, after, 16).await?;
-                let Some(last) = submissions.last() else { break };
-                after = last.key;
-                for submission in submissions {
-                    let facility = self.store().facility_code(submission.owner).await?;
-                    match self.carry_out(door, submission.key, submission.payload, facility, submission.owner).await {
-                        Ok(report) => each(&report),
-                        // It was refused as a whole when it came, and still is.
-                        Err(SubmitError::Envelope(_)) => {}
-                        Err(error) => return Err(error),
-                    }
+        let kinds = Door::ALL.map(Door::kind);
+        let mut after = 0;
+        loop {
+            let submissions = self.store().submissions(&kinds, only_unfinished, after, 16).await?;
+            let Some(last) = submissions.last() else { return Ok(()) };
+            after = last.key;
+            for submission in submissions {
+                let Some(door) = Door::ALL.into_iter().find(|door| door.kind() == submission.kind) else { continue };
+                let facility = self.store().facility_code(submission.owner).await?;
+                match self.carry_out(door, submission.key, submission.payload, facility, submission.owner).await {
+                    Ok(report) => each(&report),
+                    // It was refused as a whole when it came, and still is.
+                    Err(SubmitError::Envelope(_)) => {}
+                    Err(error) => return Err(error),
                 }
             }
         }
-        Ok(())
     }
 
     fn store(&self) -> &Store {

@@ -95,7 +95,7 @@ fn has_filters_what_refers_here() {
     let observation = type_code("Observation");
     let code = Filter::Param { param: param("Observation", "code"), tests: vec![token("1234-5")] };
     let has = Filter::Has { source: observation, param: param("Observation", "patient"), filters: vec![code] };
-    assert_eq!(filters("Patient?_has:Observation:patient:code=1234-5"), [has.clone()]);
+    assert_eq!(filters("Patient?_has:Observation:patient:code=1234-5"), std::slice::from_ref(&has));
     let chained = Filter::Chain { param: param("Encounter", "subject"), targets: vec![(type_code("Patient"), vec![has])] };
     assert_eq!(filters("Encounter?subject:Patient._has:Observation:patient:code=1234-5"), [chained]);
     let nested = filters("Patient?_has:Observation:subject:_has:DiagnosticReport:result:status=final");

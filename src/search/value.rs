@@ -141,8 +141,10 @@ impl Values<'_> {
                 kind => self.simple(kind, Reading::Plain, part).map(|test| vec![test]),
             }
             .map_err(|words| format!("{}: {words}", component.code))?;
-            combinations =
-                combinations.iter().flat_map(|so_far| tests.iter().map(|test| [so_far.as_slice(), &[test.clone()]].concat())).collect();
+            combinations = combinations
+                .iter()
+                .flat_map(|so_far| tests.iter().map(|test| [so_far.as_slice(), std::slice::from_ref(test)].concat()))
+                .collect();
         }
         Ok(combinations.into_iter().map(Test::Composite).collect())
     }

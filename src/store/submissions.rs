@@ -103,11 +103,15 @@ impl Store {
         }
     }
 
-    /// Kept submissions after `after`, oldest first: what replay walks through. `only_unfinished`: those that a crash interrupted.
-    pub async fn submissions(&self, kind: &str, only_unfinished: bool, after: i64, limit: u32) -> Result<Vec<Submission>, sqlx::Error> {
+    /// Kept submissions of these kinds after `after`, oldest first: what replay walks through. `only_unfinished`: those that a crash interrupted.
+    pub async fn submissions(&self, kinds: &[&str], only_unfinished: bool, after: i64, limit: u32) -> Result<Vec<Submission>, sqlx::Error> {
         let mut sql = Sql::new(self.dialect());
         sql.push("SELECT key, kind, owner, received, payload FROM submission WHERE key > ").int(after);
-        sql.push(" AND kind = ").str(kind);
+        sql.push(" AND kind IN (");
+        sql.join(kinds, ", ", |sql, kind| {
+            sql.str(kind);
+        });
+        sql.push(")");
         if only_unfinished {
             sql.push(" AND state = 'received'");
         }

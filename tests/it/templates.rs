@@ -168,7 +168,7 @@ both_databases!(
         assert_eq!((status, &reply["status"]), (400, &json!("VALIDATION_ERROR")), "{reply}");
         assert_eq!(totals(&server).await, before);
         let store = Store::open(&db.url).await.unwrap();
-        assert!(store.submissions("template", false, 0, 10).await.unwrap().is_empty(), "a dry run is not kept");
+        assert!(store.submissions(&["template"], false, 0, 10).await.unwrap().is_empty(), "a dry run is not kept");
         assert!(store.jobs(None, None, 10).await.unwrap().is_empty());
         server.stop().await;
     }
@@ -294,10 +294,10 @@ both_databases!(
         }
         assert_eq!(total(&server, "Organization?identifier=urn:lango:facility|HF-1").await, 1);
         let store = Store::open(&db.url).await.unwrap();
-        let kept = store.submissions("template", false, 0, 10).await.unwrap();
+        let kept = store.submissions(&["template"], false, 0, 10).await.unwrap();
         assert_eq!((kept.len(), &kept[0].payload), (1, &body.to_string().into_bytes()));
         assert_eq!(store.facility_code(kept[0].owner).await.unwrap().as_deref(), Some("HF-1"));
-        assert!(store.submissions("template", true, 0, 10).await.unwrap().is_empty(), "it is finished");
+        assert!(store.submissions(&["template"], true, 0, 10).await.unwrap().is_empty(), "it is finished");
         server.stop().await;
     }
 );
@@ -406,7 +406,7 @@ both_databases!(
         // A payload that is refused as a whole is kept too: it may be what the facility says it sent.
         assert_eq!(send_bytes(&server, DOOR, b"{\"no\": \"payload\"".to_vec()).await.0, 400);
         let store = Store::open(&db.url).await.unwrap();
-        let kept: Vec<Vec<u8>> = store.submissions("template", false, 0, 10).await.unwrap().into_iter().map(|one| one.payload).collect();
+        let kept: Vec<Vec<u8>> = store.submissions(&["template"], false, 0, 10).await.unwrap().into_iter().map(|one| one.payload).collect();
         assert_eq!(kept, [body.clone(), body, b"{\"no\": \"payload\"".to_vec()]);
         let weight = one(&server, "Observation?code=29463-7").await;
         assert_eq!(weight["valueQuantity"]["value"].to_string(), "64.50", "numbers keep their digits");
@@ -515,6 +515,7 @@ both_databases!(
         let (status, definitions) = server.get(DOOR).await;
         assert_eq!(status, 200);
         let definitions = definitions["results"].as_array().unwrap().clone();
+        assert!(definitions.len() >= 2, "a second template shows that a template is data");
         for definition in &definitions {
             let id = definition["id"].as_str().unwrap();
             let (_, alone) = server.get(&format!("{DOOR}?id={id}")).await;
@@ -586,6 +587,87 @@ both_databases!(
             let (status, body) = server.get(&at(nothing)).await;
             assert!(status == 404 && is_outcome(&body), "{nothing}: {status} {body}");
         }
+        server.stop().await;
+    }
+);
+
+fn specimens(facility: &str, records: Value) -> Value {
+    json!({ "templateDetails": { "code": "LAB" }, "data": { "facilityDetails": { "code": facility }, "listGrid": records } })
+}
+
+fn specimen(id: &str, result: &str) -> Value {
+    let results = json!([{ "obxSetId": 1, "result": result, "unit": "g/dL" }]);
+    let tests = json!([{ "obrSetId": 1, "typeOfTest": { "code": "718-7", "codeType": "LOINC" }, "results": results }]);
+    json!({ "specimenID": id, "mrn": "M-1", "dateOccurred": "2026-09-07", "labTestResults": tests })
+}
+
+both_databases!(
+    async fn the_laboratory_template_goes_through_both_doors(db: &TestDb) {
+        const LAB: &str = "/api/v1/hduApi/labDataTemplates";
+        let server = TestServer::open(db).await;
+        let (status, definitions) = server.get(LAB).await;
+        assert_eq!((status, definitions["results"].as_array().unwrap().len(), &definitions["results"][0]["id"]), (200, 1, &json!("lab")));
+        send(&server, &payload("HF-1", vec![record("M-1", "V-1")])).await;
+
+        // The laboratory's own door, whatever the payload says that it is.
+        let mut body = specimens(
+            "HF-1",
+            json!([{ "specimenID": "S-0", "dateOccurred": "2026-09-07" }, specimen("S-1", "9.80"), specimen("S-2", "11.2")]),
+        );
+        body["templateDetails"]["code"] = json!("GENERAL");
+        let (status, reply) = send_bytes(&server, LAB, body.to_string().into_bytes()).await;
+        assert_eq!((status, &reply["status"]), (200, &json!("SUCCESS")), "{reply}");
+        for (key, count) in [("newRequests", 2), ("failedRequests", 0), ("ignoredRequests", 0), ("invalidRequests", 1)] {
+            assert_eq!(reply[key], count, "{key}: {reply}");
+        }
+        let named: Vec<&Value> = reply["summary"].as_array().unwrap().iter().map(|line| &line["specimen"]).collect();
+        assert_eq!(named, ["S-1", "S-2"], "{reply}");
+        assert_eq!(reply["invalidRequestsSummary"][0]["identifier"], "S-0", "{reply}");
+        let observation = one(&server, "Observation?code=718-7&value-quantity=9.8").await;
+        assert_eq!(observation["valueQuantity"]["value"].to_string(), "9.80");
+        assert_eq!(
+            (&observation["valueQuantity"]["system"], &observation["valueQuantity"]["code"]),
+            (&json!("http://unitsofmeasure.org"), &json!("g/dL"))
+        );
+        assert_eq!(
+            total(&server, "DiagnosticReport?code=http://loinc.org|718-7&subject:Patient.identifier=M-1&subject:Patient.family=Massawe")
+                .await,
+            2
+        );
+        assert_eq!(total(&server, "Patient").await, 1, "the same client as the general template's");
+
+        // The common door, by the template's name: the same resources.
+        let before = totals(&server).await;
+        let (status, reply) = send(&server, &specimens("HF-1", json!([specimen("S-1", "9.80"), specimen("S-2", "11.3")]))).await;
+        assert_eq!((status, &reply["updatedClients"], &reply["ignoredClients"]), (200, &json!(1), &json!(1)), "{reply}");
+        assert_eq!(totals(&server).await, before);
+        assert_eq!(history(&server, &observation).await.len(), 1);
+
+        // Nobody's specimen, and a client whom the laboratory is the first to name.
+        let (mut nobodys, mut stranger) = (specimen("S-3", "10"), specimen("S-4", "10"));
+        nobodys.as_object_mut().unwrap().remove("mrn");
+        stranger["mrn"] = json!("M-9");
+        let (_, reply) = send_bytes(&server, LAB, specimens("HF-1", json!([nobodys, stranger])).to_string().into_bytes()).await;
+        assert_eq!((&reply["newRequests"], &reply["failedRequests"]), (&json!(2), &json!(0)), "{reply}");
+        assert_eq!(total(&server, "Specimen?subject:missing=true").await, 1);
+        assert_eq!(total(&server, "Specimen?subject:Patient.identifier=M-9").await, 1);
+        let (_, reply) = send(&server, &payload("HF-1", vec![record("M-9", "V-9")])).await;
+        assert_eq!(reply["updatedClients"], 1, "{reply}");
+        assert_eq!(total(&server, "Specimen?subject:Patient.family=Massawe&subject:Patient.identifier=M-9").await, 1);
+
+        let (status, reply) = send_bytes(&server, LAB, specimens("HF-1", json!([{ "specimenID": " " }])).to_string().into_bytes()).await;
+        assert_eq!((status, &reply["status"]), (400, &json!("VALIDATION_ERROR")), "{reply}");
+        let dry = format!("{LAB}?testDataValidity=true");
+        let (status, reply) = send_bytes(&server, &dry, specimens("HF-1", json!([specimen("S-5", "1")])).to_string().into_bytes()).await;
+        assert_eq!((status, &reply["statusDetails"]), (200, &json!("Completed testing data")), "{reply}");
+        assert_eq!(total(&server, "Specimen").await, 4);
+        let store = Store::open(&db.url).await.unwrap();
+        let observations = total(&server, "Observation").await;
+        assert_eq!(store.submissions(&["template-lab"], false, 0, 10).await.unwrap().len(), 3, "kept, and replayed by the same door");
+        let (code, said, words) = program::output(db, &["template", "replay"]);
+        assert!(code == Some(0) && said.contains("6 submissions translated again"), "{said} {words}");
+        assert_eq!(totals(&server).await.get("Observation"), Some(&observations), "no doubles");
+        assert_eq!(total(&server, "Observation?code=718-7&value-quantity=11.3").await, 1, "by whatever door it came, the newest stands");
         server.stop().await;
     }
 );

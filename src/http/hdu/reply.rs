@@ -67,10 +67,16 @@ pub fn lab_report(report: &Report) -> (u16, Value) {
     // A laboratory request has no client that could be new: what was stored for the first time is.
     let count = |key: &str| body.get(key).and_then(Value::as_u64).unwrap_or_default();
     lab["newRequests"] = json!(count("newClients") + count("updatedClients"));
-    // A refused record has no line in the summary.
-    let told = report.processed.records.iter().zip(&report.outcomes).filter(|(_, outcome)| !matches!(outcome, Outcome::Invalid(_)));
-    let lines = told.zip(body.get("summary").and_then(Value::as_array).into_iter().flatten());
-    lab["summary"] = lines.map(|((record, _), line)| json!({ "specimen": record.label, "message": line.get("message") })).collect();
+    let told = report.processed.records.iter().zip(&report.outcomes).filter_map(|(record, outcome)| {
+        let message = match outcome {
+            Outcome::New | Outcome::Updated => "Request stored successfully",
+            Outcome::Unchanged => "Request data unchanged",
+            Outcome::Failed(_) => "Request data could not be stored",
+            Outcome::Invalid(_) => return None,
+        };
+        Some(json!({ "specimen": record.label, "message": message }))
+    });
+    lab["summary"] = told.collect();
     for key in ["warnings", "unmapped"] {
         if let Some(advice) = body.get(key) {
             lab[key] = advice.clone();

@@ -205,7 +205,10 @@ impl Definition {
         let (list_path, list) = self.take_records(&mut payload)?;
         let mut walk = Walk::new(&self.schema, options.zone, options.strict_blocks, String::new());
         let envelope = walk.value(self.schema.root(), payload, true).unwrap_or_default();
-        let (errors, mut envelope_warnings): (Vec<_>, Vec<_>) = walk.issues.into_iter().partition(|issue| issue.severity.is_error());
+        // The list was there, and was taken out.
+        let list_at = self.records.join(".");
+        let issues = walk.issues.into_iter().filter(|issue| issue.expression != list_at);
+        let (errors, mut envelope_warnings): (Vec<_>, Vec<_>) = issues.partition(|issue| issue.severity.is_error());
         if !errors.is_empty() {
             return Err(EnvelopeError { issues: errors });
         }

@@ -212,7 +212,7 @@ impl<'r> Run<'r> {
                 map,
                 system: system.clone(),
                 code: code.clone(),
-                display: display.as_ref().and_then(|display| scalar(display)),
+                display: display.as_ref().and_then(scalar),
                 path: format!("{}{dot}{member}", scope.path),
             });
         }
