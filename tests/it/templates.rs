@@ -2,7 +2,7 @@
 
 use crate::support::payloads::{self, DOOR, Generated, measured, payload, record, reversed, send, send_bytes, total, totals};
 use crate::support::server::answer;
-use crate::support::{TestDb, TestServer, both_databases, program};
+use crate::support::{TestDb, TestServer, both_databases, program, time_passes};
 use lango::store::Store;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,6 +16,7 @@ async fn another(db: &TestDb) -> TestDb {
 
 /// Waits until no job is waiting or running.
 async fn settled(store: &Store) {
+    time_passes(store).await;
     let deadline = Instant::now() + Duration::from_secs(60);
     loop {
         let jobs = store.jobs(None, None, 10_000).await.unwrap();
@@ -90,6 +91,8 @@ async fn the_generators_payloads_give_its_counts(seed: u32, db: &TestDb) {
     let store = Store::open(&db.url).await.unwrap();
     settled(&store).await;
     let (before, versions) = (totals(&server).await, superseded(&store).await);
+    let golden = total(&server, "Patient?_tag=golden").await;
+    assert!(golden > 0 && golden < before["Patient"], "seed {seed}: {golden}");
     let (new, again) = send_all(&server, payloads).await;
     settled(&store).await;
     assert_eq!((new, again), (0, rejected.clone()), "seed {seed}: the same verdicts");
@@ -104,6 +107,10 @@ async fn the_generators_payloads_give_its_counts(seed: u32, db: &TestDb) {
     send_all(&server, &reversed(payloads)).await;
     assert_eq!(measured(&server).await, *cells, "seed {seed}: in another order");
     assert_eq!(totals(&server).await, before, "seed {seed}: in another order");
+    let store = Store::open(&other.url).await.unwrap();
+    settled(&store).await;
+    assert_eq!(total(&server, "Patient?_tag=golden").await, golden, "seed {seed}: in another order");
+    store.close().await;
     server.stop().await;
     other.discard().await;
 }
