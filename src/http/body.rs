@@ -1,8 +1,9 @@
 //! Request bodies, read with bounded memory: as sent, or gzip-compressed with a limit on what comes out.
 
 use super::error::Failure;
+use super::negotiate::Format;
 use crate::config::Limits;
-use crate::fhir::{Issue, IssueCode};
+use crate::fhir::{Issue, IssueCode, json};
 use axum::body::{Body, BodyDataStream, Bytes};
 use axum::http::{HeaderMap, StatusCode, header};
 use flate2::write::MultiGzDecoder;
@@ -12,6 +13,10 @@ use std::time::Duration;
 
 /// Text that compresses better than this was made to fill memory; honest JSON stays far below.
 const MOST_RATIO: usize = 250;
+/// Values (objects, lists, texts, numbers) in one body: each takes about a hundred bytes when it is read.
+const MOST_VALUES: usize = 2_000_000;
+/// How long the server waits for the next part of a body.
+const PATIENCE: Duration = Duration::from_secs(60);
 /// Up to here the ratio does not matter.
 const RATIO_FREE: usize = 4 << 20;
 /// What is read and thrown away of a refused body, at most, and for how long.
@@ -51,6 +56,18 @@ async fn read_stream(headers: &HeaderMap, chunks: &mut BodyDataStream, limits: &
     }
 }
 
+/// Refuses text of JSON or XML that would fill memory when it is read: `1,1,1,…` grows fiftyfold.
+pub fn check_values(body: &[u8], format: Format) -> Result<(), Failure> {
+    let count = match format {
+        Format::Json => json::count_values(body),
+        Format::Xml => body.iter().filter(|byte| **byte == b'<').count(),
+    };
+    if count <= MOST_VALUES {
+        return Ok(());
+    }
+    Err(Failure::too_large(format!("The body holds more than {MOST_VALUES} values: send it in parts.")))
+}
+
 enum Encoding {
     Identity,
     Gzip,
@@ -71,8 +88,7 @@ fn encoding(headers: &HeaderMap) -> Result<Encoding, Failure> {
 async fn read_plain(chunks: &mut BodyDataStream, expected: usize, limits: &Limits) -> Result<Bytes, Failure> {
     let most = limits.body_bytes();
     let mut whole = Vec::with_capacity(expected.min(1 << 20));
-    while let Some(chunk) = chunks.next().await {
-        let chunk = chunk.map_err(|_| broken_off())?;
+    while let Some(chunk) = next(chunks, PATIENCE).await? {
         if whole.len() + chunk.len() > most {
             return Err(too_large(limits.body_mb));
         }
@@ -84,8 +100,7 @@ async fn read_plain(chunks: &mut BodyDataStream, expected: usize, limits: &Limit
 async fn read_gzip(chunks: &mut BodyDataStream, limits: &Limits) -> Result<Bytes, Failure> {
     let mut decoder = MultiGzDecoder::new(Bounded { whole: Vec::new(), most: limits.decompressed_bytes(), overflow: false });
     let mut taken = 0usize;
-    while let Some(chunk) = chunks.next().await {
-        let chunk = chunk.map_err(|_| broken_off())?;
+    while let Some(chunk) = next(chunks, PATIENCE).await? {
         taken += chunk.len();
         if taken > limits.body_bytes() {
             return Err(too_large(limits.body_mb));
@@ -104,6 +119,17 @@ async fn read_gzip(chunks: &mut BodyDataStream, limits: &Limits) -> Result<Bytes
         Ok(()) => Ok(std::mem::take(&mut decoder.get_mut().whole).into()),
         Err(_) if decoder.get_ref().overflow => Err(too_large_inside(limits)),
         Err(error) => Err(bad_gzip(&error)),
+    }
+}
+
+/// The next part of the body; a client that sends no more is not waited for longer than `patience`.
+async fn next(chunks: &mut BodyDataStream, patience: Duration) -> Result<Option<Bytes>, Failure> {
+    match tokio::time::timeout(patience, chunks.next()).await {
+        Ok(chunk) => chunk.transpose().map_err(|_| broken_off()),
+        Err(_) => {
+            let issue = Issue::error(IssueCode::Timeout, "The rest of the body did not come in time: send the request again.");
+            Err(Failure::new(StatusCode::REQUEST_TIMEOUT, issue))
+        }
     }
 }
 
@@ -179,6 +205,21 @@ mod tests {
         assert_eq!(read_bytes(gzip(&vec![0; 64 << 20]), Some("gzip")).await, Err(StatusCode::PAYLOAD_TOO_LARGE));
         let dense: Vec<u8> = (0..2_000_000u32).flat_map(|n| n.to_string().into_bytes()).collect();
         assert_eq!(read_bytes(gzip(&dense), Some("gzip")).await, Err(StatusCode::PAYLOAD_TOO_LARGE));
+    }
+
+    #[tokio::test]
+    async fn a_body_that_stops_is_not_waited_for() {
+        let endless = Body::from_stream(futures_util::stream::pending::<Result<Bytes, io::Error>>());
+        let failure = next(&mut endless.into_data_stream(), Duration::from_millis(10)).await.unwrap_err();
+        assert_eq!(failure.status, StatusCode::REQUEST_TIMEOUT);
+    }
+
+    #[test]
+    fn text_that_fills_memory_is_refused() {
+        let many = |part: &str| part.repeat(MOST_VALUES + 1).into_bytes();
+        assert!(check_values(&many("1,"), Format::Json).is_err());
+        assert!(check_values(&many("<a/>"), Format::Xml).is_err());
+        assert!(check_values(&many("<a/>"), Format::Json).is_ok());
     }
 
     #[tokio::test]

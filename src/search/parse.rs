@@ -192,6 +192,11 @@ pub(super) fn limits(type_name: &str, pairs: &[(String, String)]) -> Result<(), 
     if pairs.len() > MAX_PARAMS {
         return too_costly(format!("a search has {MAX_PARAMS} parameters at most"));
     }
+    // PostgreSQL keeps no text with this character, and FHIR allows none.
+    if let Some((name, _)) = pairs.iter().find(|(name, value)| name.contains('\0') || value.contains('\0')) {
+        let at = if name.contains('\0') { type_name.to_owned() } else { path(type_name, name) };
+        return Err(vec![Issue::error(IssueCode::Value, "the parameter holds the character U+0000, which no text can hold").at(at)]);
+    }
     let values: usize = pairs.iter().map(|(_, value)| lex::split(value, ',').len()).sum();
     if values > MAX_VALUES {
         return too_costly(format!("a search has {MAX_VALUES} values at most, commas counted"));

@@ -18,14 +18,14 @@ use super::negotiate::{self, Format, Prefer};
 use super::state::FhirState;
 use crate::access::{Caller, Interaction};
 use crate::definitions;
-use crate::fhir::xml;
+use crate::fhir::{Issue, IssueCode, xml};
 use crate::ingest::Refusal;
 use crate::store::TypeCode;
 use answer::Answer;
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, Method, Uri, header};
+use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
 use axum::response::Response;
 use axum::routing::any;
 use target::Target;
@@ -49,6 +49,12 @@ pub fn routes(state: FhirState) -> Router {
 /// The answer where nothing is routed.
 pub async fn nowhere() -> Response {
     answer::failure(&Failure::unknown_url(), Format::Json, false)
+}
+
+/// The answer where only another method is routed.
+pub async fn not_so() -> Response {
+    let issue = Issue::error(IssueCode::NotSupported, "This URL does not take this method: the header Allow says which it takes.");
+    answer::failure(&Failure::new(StatusCode::METHOD_NOT_ALLOWED, issue), Format::Json, false)
 }
 
 /// What every interaction may look at.
@@ -131,6 +137,8 @@ async fn carry_out(
 async fn resource_body(state: &FhirState, headers: &HeaderMap, body: Body) -> Result<Bytes, Failure> {
     let format = negotiate::sent(headers)?;
     let bytes = body::read(headers, body, &state.settings.limits).await?;
+    let checked = bytes.clone();
+    state.writer.workers().run(move || body::check_values(&checked, format)).await??;
     match format {
         Format::Json => Ok(bytes),
         Format::Xml => {

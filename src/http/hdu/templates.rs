@@ -5,9 +5,11 @@ use crate::access::{Caller, Interaction};
 use crate::app::App;
 use crate::fhir::{Issue, IssueCode};
 use crate::http::body;
+use crate::http::negotiate::Format;
 use crate::ingest::refusal::{Refusal, RefusalKind};
 use crate::ingest::submit::{Door, SubmitError};
 use crate::ingest::template::Definition;
+use axum::extract::rejection::QueryRejection;
 use axum::extract::{Extension, Query, Request, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Json, Response};
@@ -26,9 +28,17 @@ pub struct Which {
 }
 
 /// `GET dataTemplates`: the templates that this server takes.
-pub async fn definitions(State(app): State<App>, Query(which): Query<Which>) -> Json<Value> {
+pub async fn definitions(State(app): State<App>, which: Result<Query<Which>, QueryRejection>) -> Response {
+    let which = match which {
+        Ok(Query(which)) => which,
+        Err(rejected) => return unclear_query(PATH)(rejected).into_response(),
+    };
     let all = app.submitter.templates.definitions().filter(|template| which.means(template)).map(description);
-    Json(json!({ "results": all.collect::<Vec<_>>() }))
+    Json(json!({ "results": all.collect::<Vec<_>>() })).into_response()
+}
+
+fn unclear_query(path: &'static str) -> impl Fn(QueryRejection) -> HduError {
+    move |_| HduError::at(path)(Refusal::malformed("The parameters of the URL cannot be read, or one is given twice."))
 }
 
 /// `GET labDataTemplates`.
@@ -82,30 +92,40 @@ impl How {
 }
 
 /// `POST dataTemplates`.
-pub async fn submit(state: State<App>, caller: Extension<Caller>, how: Query<How>, request: Request) -> Response {
+pub async fn submit(state: State<App>, caller: Extension<Caller>, how: Result<Query<How>, QueryRejection>, request: Request) -> Response {
     answer(state, caller, how, request, PATH, Door::Named, reply::report).await.unwrap_or_else(IntoResponse::into_response)
 }
 
 /// `POST labDataTemplates`.
-pub async fn submit_lab(state: State<App>, caller: Extension<Caller>, how: Query<How>, request: Request) -> Response {
+pub async fn submit_lab(
+    state: State<App>,
+    caller: Extension<Caller>,
+    how: Result<Query<How>, QueryRejection>,
+    request: Request,
+) -> Response {
     answer(state, caller, how, request, LAB_PATH, Door::Lab, reply::lab_report).await.unwrap_or_else(IntoResponse::into_response)
 }
 
 async fn answer(
     State(app): State<App>,
     Extension(caller): Extension<Caller>,
-    Query(how): Query<How>,
+    how: Result<Query<How>, QueryRejection>,
     request: Request,
     path: &'static str,
     door: Door,
     words: fn(&crate::ingest::submit::Report) -> (u16, Value),
 ) -> Result<Response, HduError> {
     let error = HduError::at(path);
+    let Query(how) = how.map_err(unclear_query(path))?;
     let allowed = ["Patient", "Encounter"].iter().try_for_each(|name| caller.require(name, Interaction::Create));
     allowed.map_err(|forbidden| error(Refusal::new(RefusalKind::Forbidden, Issue::error(IssueCode::Forbidden, forbidden.to_string()))))?;
     let payload = {
         let (parts, body) = request.into_parts();
-        body::read(&parts.headers, body, &app.settings.limits).await.map_err(|failure| HduError::of(failure, path))?
+        let of = |failure| HduError::of(failure, path);
+        let payload = body::read(&parts.headers, body, &app.settings.limits).await.map_err(of)?;
+        let checked = payload.clone();
+        app.submitter.writer.workers().run(move || body::check_values(&checked, Format::Json)).await.map_err(&error)?.map_err(of)?;
+        payload
     };
     let (status, reply) = if how.is_dry_run() {
         let processed = app.submitter.check(door, payload.to_vec(), caller.facility_code.clone()).await.map_err(|e| error(refusal(e)))?;
