@@ -192,6 +192,7 @@ async fn every_kind_of_parameter_finds_its_resource() {
         ("Patient?family:exact=Éloi", "Patient/b"),
         ("Patient?name:contains=loi", "Patient/b"),
         ("Patient?_id=a", "Patient/a"),
+        ("Patient?gender=http://hl7.org/fhir/administrative-gender|female&family=eloi", "Patient/b"),
         ("Patient?_has:Observation:patient:value-quantity=gt65&gender=female", "Patient/a"),
         ("Patient?organization.name=clin&family=eloi", "Patient/b"),
         ("Patient?organization:Organization.partof.name=council&birthdate=1990&family:exact=Massawe", "Patient/a"),
