@@ -10,6 +10,8 @@
 //!
 //! It must never know where resources are kept, nor how a payload arrived or how the verdicts travel back.
 
+#[cfg(test)]
+mod coverage;
 mod definition;
 mod expr;
 mod mapping;
