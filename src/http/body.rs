@@ -12,7 +12,7 @@ use std::io::{self, Write};
 use std::time::Duration;
 
 /// Text that compresses better than this was made to fill memory; honest JSON stays far below.
-const MOST_RATIO: usize = 250;
+const MOST_RATIO: usize = 100;
 /// Values (objects, lists, texts, numbers) in one body: each takes about a hundred bytes when it is read.
 const MOST_VALUES: usize = 2_000_000;
 /// How long the server waits for the next part of a body.
