@@ -22,6 +22,7 @@
 #![forbid(unsafe_code)]
 
 pub mod access;
+pub mod app;
 pub mod cli;
 pub mod config;
 pub mod definitions;

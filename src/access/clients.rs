@@ -73,6 +73,10 @@ fn from_row((id, facility, scopes, roles, secret_hash, jwks, created, disabled):
 /// The client with this id, disabled ones too.
 pub async fn find(store: &Store, id: &str) -> Result<Option<Client>, sqlx::Error> {
     const SQL: &str = "SELECT id, facility, scopes, roles, secret_hash, jwks, created, disabled FROM client WHERE id = $1";
+    // PostgreSQL refuses to look for a text with this character.
+    if id.contains('\0') {
+        return Ok(None);
+    }
     let row: Option<Row> = on!(store, read, pool => sqlx::query_as(SQL).bind(id).fetch_optional(pool).await?);
     Ok(row.map(from_row))
 }

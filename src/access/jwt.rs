@@ -96,3 +96,61 @@ impl Claims {
         if self.text(name)? == expected { Ok(()) } else { Err(AccessError::Refused("a token's issuer or subject is another")) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use base64::Engine;
+    use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+    use jsonwebtoken::{EncodingKey, Header};
+    use proptest::prelude::*;
+
+    const NOW: i64 = 1_800_000_000;
+
+    /// The claims of a token that was really signed, out of JSON text.
+    fn signed(claims: &str) -> Result<Claims, AccessError> {
+        let key = b"only the claims matter here";
+        let raw = RawValue::from_string(claims.to_owned()).unwrap();
+        let token = jsonwebtoken::encode(&Header::default(), &raw, &EncodingKey::from_secret(key)).unwrap();
+        super::claims(&token, &DecodingKey::from_secret(key), Algorithm::HS256)
+    }
+
+    #[test]
+    fn a_claim_given_twice_makes_all_claims_worthless() {
+        assert!(signed(r#"{"sub":"a","sub":"b"}"#).is_err());
+        assert!(signed(r#"["sub"]"#).is_err());
+        assert!(signed(r#"{"sub":"a"}"#).is_ok_and(|claims| claims.exactly("sub", "a").is_ok() && claims.exactly("sub", "A").is_err()));
+    }
+
+    #[test]
+    fn times_are_whole_seconds_and_clocks_may_differ_a_little() {
+        let lives = |claims: &str| signed(claims).unwrap().lifetime(NOW).is_ok();
+        assert!(lives(r#"{"exp":1800000000}"#), "expired this second: within the skew");
+        assert!(lives(r#"{"exp":1800000100,"nbf":1800000030,"iat":1800000030}"#));
+        for dead in [
+            r#"{"exp":1799999970}"#,
+            r#"{"exp":1800000100,"nbf":1800000031}"#,
+            r#"{"exp":1800000100,"iat":1800000031}"#,
+            r#"{"exp":1800000100.0}"#,
+            r#"{"exp":18e8}"#,
+            r#"{"exp":99999999999999999999999}"#,
+            r#"{"exp":null}"#,
+            r#"{}"#,
+        ] {
+            assert!(!lives(dead), "{dead}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_makes_a_panic(header in ".{0,60}", claims in ".{0,60}", signature in any::<Vec<u8>>(), alg in "[A-Za-z0-9]{0,6}") {
+            let key = DecodingKey::from_secret(b"x");
+            let known = format!(r#"{{"alg":"{alg}","kid":"k"}}"#);
+            for (head, body) in [(header.clone(), claims.clone()), (URL_SAFE_NO_PAD.encode(&header), URL_SAFE_NO_PAD.encode(&claims)), (URL_SAFE_NO_PAD.encode(&known), URL_SAFE_NO_PAD.encode(&claims))] {
+                let token = format!("{head}.{body}.{}", URL_SAFE_NO_PAD.encode(&signature));
+                let _ = super::header(&token);
+                prop_assert!(super::claims(&token, &key, Algorithm::HS256).is_err());
+            }
+        }
+    }
+}

@@ -21,6 +21,8 @@ pub(super) struct Key {
     pub private: EncodingKey,
     pub public: DecodingKey,
     jwk: Jwk,
+    /// What other secrets are derived from.
+    seed: [u8; 32],
 }
 
 /// All keys, newest first; there is at least one.
@@ -42,6 +44,12 @@ impl Keys {
         self.0.first().ok_or(AccessError::Broken("there is no signing key"))
     }
 
+    /// A secret for `purpose` that all processes on the database share, from the oldest key, which stays when newer ones come.
+    pub fn secret(&self, purpose: &str) -> Result<[u8; 32], AccessError> {
+        let oldest = self.0.last().ok_or(AccessError::Broken("there is no signing key"))?;
+        Ok(blake3::derive_key(purpose, &oldest.seed))
+    }
+
     pub fn find(&self, id: &str) -> Option<&Key> {
         self.0.iter().find(|key| key.id == id)
     }
@@ -59,7 +67,8 @@ impl Key {
         let id = jwk.thumbprint(ThumbprintHash::SHA256).map_err(broken)?;
         jwk.common.key_id = Some(id.clone());
         jwk.common.public_key_use = Some(PublicKeyUse::Signature);
-        Ok(Key { id, public: DecodingKey::from_jwk(&jwk).map_err(broken)?, private, jwk })
+        let seed = blake3::derive_key("lango 2026 secrets beside the signing key", pkcs8);
+        Ok(Key { id, public: DecodingKey::from_jwk(&jwk).map_err(broken)?, private, jwk, seed })
     }
 }
 

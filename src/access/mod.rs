@@ -51,10 +51,12 @@ pub enum AccessError {
 
 /// How long access tokens live; SMART recommends at most five minutes.
 const TOKEN_SECONDS: i64 = 300;
+/// Bytes of a facility's code.
+pub const MAX_FACILITY_CODE: usize = 128;
 /// How far clocks may differ.
 const SKEW_SECONDS: i64 = 30;
-/// Verified tokens that are remembered, so that a signature is checked once and not at every request.
-const REMEMBERED_TOKENS: usize = 10_000;
+/// How many verified tokens and facility numbers are remembered; all are forgotten when there are more.
+const REMEMBERED: usize = 10_000;
 
 /// What the operator decided about access.
 #[derive(Clone, Debug)]
@@ -134,7 +136,7 @@ impl Access {
         drop(known);
         let claims = Arc::new(grant::verify(token, &self.keys, &self.settings, now_seconds())?);
         known = self.tokens.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.len() >= REMEMBERED_TOKENS {
+        if known.len() >= REMEMBERED {
             known.clear();
         }
         known.insert(digest, Arc::clone(&claims));
@@ -149,8 +151,17 @@ impl Access {
             return Ok(*key);
         }
         let key = self.store.facility_key(code).await?;
-        self.facilities.lock().unwrap_or_else(PoisonError::into_inner).insert(code.to_owned(), key);
+        let mut known = self.facilities.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.len() >= REMEMBERED {
+            known.clear();
+        }
+        known.insert(code.to_owned(), key);
         Ok(key)
+    }
+
+    /// A secret for `purpose`, the same in every process on this database.
+    pub fn secret(&self, purpose: &str) -> Result<[u8; 32], AccessError> {
+        self.keys.secret(purpose)
     }
 
     /// The public keys that access tokens can be verified with (RFC 7517).

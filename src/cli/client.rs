@@ -116,12 +116,12 @@ fn read_jwks(file: &Path) -> anyhow::Result<String> {
 fn print_once(secret: Option<Secret>) {
     if let Some(secret) = secret {
         eprintln!("its secret is shown this once:");
-        println!("{}", secret.expose());
+        say!("{}", secret.expose());
     }
 }
 
 fn list(rows: &[Row]) {
-    println!("{:<24} {:<16} {:<8} {:<9} scopes", "client", "facility", "login", "state");
+    say!("{:<24} {:<16} {:<8} {:<9} scopes", "client", "facility", "login", "state");
     for row in rows {
         let login = match (&row.secret_hash, &row.jwks) {
             (Some(_), Some(_)) => "both",
@@ -131,6 +131,6 @@ fn list(rows: &[Row]) {
         };
         let state = if row.is_enabled() { "enabled" } else { "disabled" };
         let roles = if row.roles.is_empty() { String::new() } else { format!("  roles: {}", row.roles.join(" ")) };
-        println!("{:<24} {:<16} {login:<8} {state:<9} {}{roles}", row.id, row.facility, row.scopes);
+        say!("{:<24} {:<16} {login:<8} {state:<9} {}{roles}", row.id, row.facility, row.scopes);
     }
 }

@@ -7,9 +7,26 @@
 //!
 //! This room decides nothing that another program could want to decide: it has no rules of its own.
 
+/// `println!` for commands whose reader may leave early (`| head`): then there is nobody to tell, and nothing went wrong.
+macro_rules! say {
+    ($($words:tt)*) => {{
+        use std::io::Write as _;
+        if writeln!(std::io::stdout(), $($words)*).is_err() {
+            std::process::exit(0);
+        }
+    }};
+}
+
+mod backup;
 mod client;
+mod demo;
+mod doctor;
+mod import;
+mod measure;
+mod outbox;
 mod run;
 mod serve;
+mod template;
 
 pub use run::{Server, run};
 
@@ -17,6 +34,7 @@ use crate::config::{self, LogFormat, Overrides, Settings};
 use crate::store::Store;
 use anyhow::Context;
 use clap::{Parser, Subcommand};
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -45,9 +63,26 @@ struct Common {
 enum Command {
     /// Run the server until SIGTERM or SIGINT
     Serve(serve::Serve),
+    /// Try lango: shipped data, an embedded database that is gone afterwards, and lines to copy
+    Demo(demo::Demo),
     /// Add, list and disable the programs that may call
     #[command(subcommand)]
     Client(client::Client),
+    /// Load Bundles, NDJSON or template payloads (also .gz) into the database
+    Import(import::Import),
+    /// Check and replay Data Templates
+    #[command(subcommand)]
+    Template(template::Template),
+    /// Evaluate measures, keep and push their reports
+    #[command(subcommand)]
+    Measure(measure::Measure),
+    /// See and repeat deliveries
+    #[command(subcommand)]
+    Outbox(outbox::Outbox),
+    /// Look at settings, database, clocks and destinations, and say what to do
+    Doctor(doctor::Doctor),
+    /// Copy the embedded database to a file, also while it is served
+    Backup(backup::Backup),
 }
 
 /// The program: parses the command line, runs the command, says what went wrong.
@@ -60,7 +95,14 @@ pub fn main() -> ExitCode {
     let done = runtime.block_on(async {
         match cli.command {
             Command::Serve(serve) => serve.run(&cli.common).await,
+            Command::Demo(demo) => demo.run().await,
             Command::Client(client) => client.run(&cli.common).await,
+            Command::Import(import) => import.run(&cli.common).await,
+            Command::Template(template) => template.run(&cli.common).await,
+            Command::Measure(measure) => measure.run(&cli.common).await,
+            Command::Outbox(outbox) => outbox.run(&cli.common).await,
+            Command::Doctor(doctor) => doctor.run(&cli.common).await,
+            Command::Backup(backup) => backup.run(&cli.common).await,
         }
     });
     done.unwrap_or_else(|error| failed(&error))
@@ -103,7 +145,9 @@ fn start_log(format: LogFormat) {
         .with_default_directive(tracing_subscriber::filter::LevelFilter::INFO.into())
         .with_env_var("LANGO_LOG")
         .from_env_lossy();
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // Colours are for people; a file or a collector gets none.
+    let ansi = std::io::stderr().is_terminal();
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(ansi);
     // A second log in one process can only be a test's; the first one stays.
     let _ = match format {
         LogFormat::Text => log.try_init(),

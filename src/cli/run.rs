@@ -1,25 +1,24 @@
 //! One server, from settings to the last answer; what `lango serve` and the tests run.
 
 use crate::access::{Access, AccessSettings};
+use crate::app::App;
 use crate::config::{AuthMode, Settings};
-use crate::http;
-use crate::store::Store;
+use crate::http::connections::Patience;
+use crate::http::{self, FhirState};
+use crate::search::CursorKey;
 use anyhow::Context;
 use axum::Router;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 use tokio::net::TcpListener;
-
-/// How long requests in flight have to end after the signal; then their connections are cut.
-const DRAIN: Duration = Duration::from_secs(30);
+use tokio_util::sync::CancellationToken;
 
 /// A server that is ready to answer: its database is open and up to date, its address bound.
 pub struct Server {
     listener: TcpListener,
     address: SocketAddr,
     router: Router,
-    store: Store,
+    app: App,
 }
 
 /// Serves until `shutdown`, then answers what is in flight and closes the database.
@@ -36,18 +35,25 @@ impl Server {
                 "--auth open gives every caller full rights, so it is refused on {address}: listen on 127.0.0.1, or use --auth smart"
             );
         }
-        let store = super::open_store(&settings).await?;
+        let app = App::open(settings.clone(), &settings.public_url(address)).await?;
+        app.recover().await.context("interrupted submissions could not be finished")?;
+        let store = app.store.clone();
         let access_settings =
             AccessSettings { mode: settings.auth, public_url: settings.public_url(address), operator_code: settings.operator.code.clone() };
         let access = Arc::new(Access::open(store.clone(), access_settings).await.context("the signing keys cannot be read")?);
         let metrics = Arc::new(http::ops::Metrics::default());
+        let cursor_key = CursorKey::new(&access.secret("lango 2026 page tokens")?);
         let router = Router::new()
             .merge(http::auth::routes(Arc::clone(&access)))
+            .merge(http::fhir::routes(FhirState { app: app.clone(), cursor_key }))
+            .merge(http::hdu::routes(app.clone()))
             .merge(http::ops::routes(Arc::clone(&metrics), store.clone()))
+            .fallback(http::fhir::nowhere)
+            .method_not_allowed_fallback(http::fhir::not_so)
             .layer(axum::middleware::from_fn_with_state(access, http::auth::authenticate))
             .layer(axum::middleware::from_fn_with_state(metrics, http::ops::measure));
         tracing::info!(%address, database = %settings.database, auth = ?settings.auth, "ready");
-        Ok(Server { listener, address, router, store })
+        Ok(Server { listener, address, router, app })
     }
 
     /// Where the server listens, with its real port.
@@ -57,23 +63,16 @@ impl Server {
 
     /// Serves until `shutdown`, then answers what is in flight and closes the database.
     pub async fn serve(self, shutdown: impl Future<Output = ()> + Send + 'static) -> anyhow::Result<()> {
-        let (told, draining) = tokio::sync::oneshot::channel::<()>();
-        let signal = async move {
-            shutdown.await;
-            tracing::info!("draining");
-            let _ = told.send(());
-        };
-        let serving = axum::serve(self.listener, self.router).with_graceful_shutdown(signal).into_future();
-        let overdue = async {
-            // Without a signal the sender lives as long as the server.
-            let _ = draining.await;
-            tokio::time::sleep(DRAIN).await;
-        };
-        tokio::select! {
-            ended = serving => ended?,
-            () = overdue => tracing::warn!("some requests did not end in time; their connections are cut"),
+        let stop = CancellationToken::new();
+        let background = tokio::spawn(self.app.clone().background(stop.clone()));
+        let patience = Patience::default();
+        http::connections::serve(self.listener, self.router, patience, shutdown).await;
+        stop.cancel();
+        // A delivery in flight ends by its own time-out; what is cut is tried again by the next process.
+        if tokio::time::timeout(patience.drain, background).await.is_err() {
+            tracing::warn!("a delivery did not end in time; it will be tried again");
         }
-        self.store.close().await;
+        self.app.store.close().await;
         tracing::info!("stopped");
         Ok(())
     }

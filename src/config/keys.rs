@@ -33,6 +33,7 @@ pub const KEYS: &[Key] = &[
     Key { path: "base_url", default: "" },
     Key { path: "zone", default: "\"UTC\"" },
     Key { path: "templates_dir", default: "" },
+    Key { path: "strict_templates", default: "false" },
     Key { path: "log_format", default: "\"text\"" },
     Key { path: "operator.code", default: "\"operator\"" },
     Key { path: "operator.name", default: "\"Operator\"" },
@@ -43,5 +44,6 @@ pub const KEYS: &[Key] = &[
     Key { path: "limits.page_max", default: "1000" },
     Key { path: "systems.facility", default: "\"urn:lango:facility\"" },
     Key { path: "systems.practitioner", default: "\"urn:lango:practitioner\"" },
+    Key { path: "systems.strong", default: "[\"https://lango.health/id/nida\", \"https://lango.health/id/hcr\"]" },
     Key { path: "destinations", default: "[]" },
 ];

@@ -63,9 +63,9 @@ pub fn load(
     let mut said_by: BTreeMap<&str, String> = BTreeMap::new();
 
     for key in KEYS {
-        if let Some(text) = environment.get(&key.variable()) {
+        if let Some(text) = from_environment(&environment, &key.variable())? {
             let wrong = |problem: String| ConfigError::Source { source_name: key.variable(), problem };
-            overlay(&mut table, key.path, key.value(text).map_err(wrong)?).map_err(wrong)?;
+            overlay(&mut table, key.path, key.value(&text).map_err(wrong)?).map_err(wrong)?;
             said_by.insert(key.path, key.variable());
         }
     }
@@ -86,11 +86,27 @@ pub fn load(
         settings.destinations.iter().flat_map(|destination| [&destination.password_env, &destination.token_env]).flatten().collect();
     let warnings = environment
         .keys()
-        .filter(|name| !KEYS.iter().any(|key| key.variable() == **name))
+        .filter(|name| !KEYS.iter().any(|key| key.variable() == name.strip_suffix("_FILE").unwrap_or(name)))
         .filter(|name| !OTHER_VARIABLES.contains(&name.as_str()) && !secrets.contains(name))
         .map(|name| format!("the environment variable {name} names no setting: see docs/configuration.md"))
         .collect();
     Ok(Loaded { settings, warnings })
+}
+
+/// The variable's text, or that of the file which `name`_FILE names, as container platforms hand over secrets.
+fn from_environment(environment: &BTreeMap<String, String>, name: &str) -> Result<Option<String>, ConfigError> {
+    if let Some(text) = environment.get(name) {
+        return Ok(Some(text.clone()));
+    }
+    let variable = format!("{name}_FILE");
+    let Some(file) = environment.get(&variable) else { return Ok(None) };
+    match std::fs::read_to_string(file) {
+        Ok(text) => Ok(Some(text.trim_end().to_owned())),
+        Err(error) => {
+            let problem = format!("the file {file} cannot be read ({error}): make it readable for lango");
+            Err(ConfigError::Source { source_name: variable, problem })
+        }
+    }
 }
 
 /// The line and key of an error. Its own display would quote the line, which may hold a password that should not be there.
@@ -206,6 +222,19 @@ mod tests {
         let loaded = from("", &[("LANGO_PORT_8080_TCP", "tcp://x"), ("LANGO_LOG", "info")], Overrides::default()).unwrap();
         assert_eq!(loaded.warnings.len(), 1);
         assert!(loaded.warnings[0].contains("LANGO_PORT_8080_TCP"));
+    }
+
+    #[test]
+    fn a_variable_may_name_a_file_that_holds_the_value() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("url");
+        std::fs::write(&file, "postgres://lango:hush@db/hie\n").unwrap();
+        let environment = [("LANGO_DATABASE_FILE", file.to_str().unwrap())];
+        let loaded = from("", &environment, Overrides::default()).unwrap();
+        assert_eq!(loaded.settings.database.expose(), "postgres://lango:hush@db/hie");
+        assert!(loaded.warnings.is_empty());
+        std::fs::remove_file(&file).unwrap();
+        assert!(complaint("", &environment).starts_with("LANGO_DATABASE_FILE: the file "));
     }
 
     #[test]

@@ -39,6 +39,8 @@ pub struct Settings {
     pub zone: String,
     /// Folder of Data Templates that replace or add to the built-in ones.
     pub templates_dir: Option<PathBuf>,
+    /// Mandatory marks inside the blocks of a Data Template refuse a record; otherwise they only warn.
+    pub strict_templates: bool,
     pub log_format: LogFormat,
     pub operator: Operator,
     pub limits: Limits,
@@ -96,6 +98,8 @@ pub struct Limits {
 pub struct Systems {
     pub facility: String,
     pub practitioner: String,
+    /// Systems whose identifiers are one person's everywhere: Patients that share one are linked.
+    pub strong: Vec<String>,
 }
 
 impl Default for Settings {
@@ -107,6 +111,7 @@ impl Default for Settings {
             base_url: None,
             zone: "UTC".to_owned(),
             templates_dir: None,
+            strict_templates: false,
             log_format: LogFormat::Text,
             operator: Operator::default(),
             limits: Limits::default(),
@@ -130,7 +135,11 @@ impl Default for Limits {
 
 impl Default for Systems {
     fn default() -> Self {
-        Systems { facility: "urn:lango:facility".to_owned(), practitioner: "urn:lango:practitioner".to_owned() }
+        Systems {
+            facility: "urn:lango:facility".to_owned(),
+            practitioner: "urn:lango:practitioner".to_owned(),
+            strong: vec!["https://lango.health/id/nida".to_owned(), "https://lango.health/id/hcr".to_owned()],
+        }
     }
 }
 

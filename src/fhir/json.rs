@@ -30,6 +30,25 @@ pub fn parse(bytes: &[u8]) -> Result<Value, JsonError> {
     })
 }
 
+/// How many values the text holds if it is JSON: one more than it has commas and brackets that hold something, texts apart.
+pub fn count_values(bytes: &[u8]) -> usize {
+    let (mut values, mut in_text, mut escaped, mut opened) = (1usize, false, false, false);
+    for byte in bytes {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_text => escaped = true,
+            b'"' => in_text = !in_text,
+            _ if in_text => continue,
+            b',' | b'[' | b'{' => values = values.saturating_add(1),
+            b']' | b'}' if opened => values = values.saturating_sub(1),
+            b' ' | b'\t' | b'\r' | b'\n' => continue,
+            _ => {}
+        }
+        opened = matches!(byte, b'[' | b'{') && !in_text;
+    }
+    values
+}
+
 struct Strict;
 
 impl<'de> DeserializeSeed<'de> for Strict {
@@ -98,6 +117,12 @@ mod tests {
     fn keeps_digits_and_key_order() {
         let text = br#"{"z":1.50,"a":[1e+2,-0.0],"m":{"k":12345678901234567890.123456789}}"#;
         assert_eq!(serde_json::to_vec(&parse(text).unwrap()).unwrap(), text.to_vec());
+    }
+
+    #[test]
+    fn counts_values_but_not_what_texts_look_like() {
+        assert_eq!(count_values(br#"{"a":[1,2],"b":"x,[{\",","c":{ },"d":"["}"#), 7);
+        assert_eq!((count_values(b"1"), count_values(b"[{},{}]"), count_values(b"[]")), (1, 3, 1));
     }
 
     #[test]

@@ -24,11 +24,12 @@ impl<'a> Reference<'a> {
         if text.starts_with("urn:") {
             return Some(Reference::Urn(text));
         }
+        // Before absolute URLs: the criteria may hold one, as the system of an identifier.
+        if let Some((type_name, query)) = text.split_once('?').filter(|(type_name, _)| is_type_name(type_name)) {
+            return Some(Reference::Conditional { type_name, query });
+        }
         if text.contains("://") {
             return Some(Reference::Absolute(text));
-        }
-        if let Some((type_name, query)) = text.split_once('?') {
-            return is_type_name(type_name).then_some(Reference::Conditional { type_name, query });
         }
         let mut parts = text.split('/');
         let (type_name, id) = (parts.next()?, parts.next()?);
@@ -59,4 +60,19 @@ pub fn is_type_name(text: &str) -> bool {
 /// FHIR `id`: `[A-Za-z0-9\-\.]{1,64}` (<https://hl7.org/fhir/R4/datatypes.html#id>).
 pub fn is_id(text: &str) -> bool {
     (1..=64).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'.')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn criteria_may_hold_a_url() {
+        let text = "Practitioner?identifier=http://hl7.org/fhir/sid/us-npi|9999973209";
+        let query = "identifier=http://hl7.org/fhir/sid/us-npi|9999973209";
+        assert_eq!(Reference::parse(text), Some(Reference::Conditional { type_name: "Practitioner", query }));
+        assert_eq!(Reference::parse("http://other/fhir/Patient?x=y"), Some(Reference::Absolute("http://other/fhir/Patient?x=y")));
+        assert_eq!(Reference::parse("Patient/1?x"), None);
+        assert_eq!(Reference::parse("Patient/1"), Some(Reference::Local { type_name: "Patient", id: "1", version: None }));
+    }
 }

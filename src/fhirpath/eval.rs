@@ -12,7 +12,7 @@ use std::cell::{Cell, OnceCell};
 pub(crate) type List<'a> = Vec<Node<'a>>;
 
 /// Items that one evaluation may touch.
-const MAX_WORK: usize = 4_000_000;
+const MAX_WORK: usize = 2_000_000;
 
 /// One evaluation of one expression.
 pub(crate) struct Evaluation<'e, 'a> {
@@ -48,6 +48,11 @@ impl<'e, 'a> Evaluation<'e, 'a> {
         if work > MAX_WORK { Err(EvalError::TooCostly) } else { Ok(()) }
     }
 
+    /// Counts a text that was made, so that many long ones cannot fill the memory.
+    pub fn spend_text(&self, text: &str) -> Result<(), EvalError> {
+        if text.len() > operators::MAX_TEXT { Err(EvalError::TooCostly) } else { self.spend(text.len() / 32) }
+    }
+
     /// The moment of this evaluation: the same wherever it is asked.
     pub fn now(&self) -> Temporal {
         *self.now.get_or_init(|| {
@@ -60,7 +65,12 @@ impl<'e, 'a> Evaluation<'e, 'a> {
         self.spend(1)?;
         match expr {
             Expr::Empty => Ok(Vec::new()),
-            Expr::Literal(node) => Ok(vec![node.clone()]),
+            Expr::Literal(node) => {
+                if let Node::String(text) = node {
+                    self.spend_text(text)?;
+                }
+                Ok(vec![node.clone()])
+            }
             Expr::This => Ok(scope.this.cloned().into_iter().collect()),
             Expr::Index => Ok(vec![Node::Integer(scope.index as i64)]),
             Expr::Total => Ok(scope.total.to_vec()),
@@ -186,7 +196,13 @@ impl<'e, 'a> Evaluation<'e, 'a> {
             In => boolean(self.membership(left, &right)?),
             Contains => boolean(self.membership(right, &left)?),
             Less | LessOrEqual | Greater | GreaterOrEqual => boolean(operators::ordered(operator, &left, &right)?),
-            _ => operators::arithmetic(operator, &left, &right),
+            _ => {
+                let result = operators::arithmetic(operator, &left, &right)?;
+                if let Some(Node::String(text)) = result.first() {
+                    self.spend_text(text)?;
+                }
+                Ok(result)
+            }
         }
     }
 

@@ -6,6 +6,8 @@ mod convert;
 mod math;
 mod text;
 
+pub(crate) use collection::target_type;
+
 use super::EvalError;
 use super::ast::Expr;
 use super::eval::{Evaluation, List, Scope};
@@ -185,8 +187,7 @@ impl<'a> Evaluation<'_, 'a> {
     }
 }
 
-/// What `toString()` gives, as far as the tests of the room ask.
-#[cfg(test)]
+/// What `toString()` gives.
 pub(crate) fn text_of(node: &super::Node) -> Option<String> {
     convert::to_text(&node.to_system())
 }

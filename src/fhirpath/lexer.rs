@@ -27,8 +27,8 @@ pub(crate) enum Kind {
     End,
 }
 
-const SYMBOLS: [&str; 24] =
-    ["!=", "!~", "<=", ">=", "(", ")", "[", "]", "{", "}", ".", ",", "+", "-", "*", "/", "&", "|", "=", "~", "<", ">", "!", ";"];
+const SYMBOLS: [&str; 22] =
+    ["!=", "!~", "<=", ">=", "(", ")", "[", "]", "{", "}", ".", ",", "+", "-", "*", "/", "&", "|", "=", "~", "<", ">"];
 
 pub(crate) fn tokens(text: &str) -> Result<Vec<Token>, ParseError> {
     let mut lexer = Lexer { text, at: 0 };
@@ -97,7 +97,7 @@ impl<'t> Lexer<'t> {
         match first {
             'a'..='z' | 'A'..='Z' | '_' => Ok(Kind::Identifier(self.word().to_owned())),
             '0'..='9' => Ok(Kind::Number(self.number())),
-            '\'' | '"' => Ok(Kind::String(self.quoted(first)?)),
+            '\'' => Ok(Kind::String(self.quoted(first)?)),
             '`' => Ok(Kind::Delimited(self.quoted('`')?)),
             '@' => self.temporal(),
             '%' => {

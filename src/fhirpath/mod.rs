@@ -12,8 +12,10 @@
 //! names, unless [`Env::with_resolver`] supplies more; `memberOf()` asks [`Env::with_member_of`].
 
 mod ast;
+mod check;
 mod eval;
 mod functions;
+mod keys;
 mod lexer;
 mod model;
 mod node;
@@ -27,6 +29,7 @@ mod value;
 #[cfg(test)]
 mod tests;
 
+pub use keys::{KeyPath, KeyStep, refers_to};
 pub use node::{Element, Node, TypeInfo};
 pub use quantity::{Quantity, Unit};
 pub use temporal::{CalendarUnit, Precision, Temporal, TemporalKind};

@@ -85,6 +85,14 @@ const PRIMITIVES: [&str; 20] = [
     "xhtml",
 ];
 
+/// What may stand beside a primitive.
+pub(crate) fn beside_primitive(name: &str) -> Type {
+    Type::named(match name {
+        "extension" => "Extension",
+        _ => "string",
+    })
+}
+
 /// Types that structures derive from but that are none themselves, and profiles that R4 treats as types.
 const ABSTRACT: [&str; 6] = ["Resource", "DomainResource", "Element", "BackboneElement", "SimpleQuantity", "MoneyQuantity"];
 
@@ -134,7 +142,8 @@ impl TypeName {
     pub fn is_known(&self) -> bool {
         match self.namespace.as_deref() {
             None => is_system_type(&self.name) || is_fhir_type(&self.name),
-            Some("System") => is_system_type(&self.name),
+            // Of these namespaces it is known what they hold, so a name that is not there is simply nothing's type.
+            Some("System") => true,
             Some("FHIR") => is_fhir_type(&self.name),
             Some(_) => false,
         }

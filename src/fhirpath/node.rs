@@ -1,6 +1,6 @@
 //! What expressions give: elements that borrow from the input, and values that were computed.
 
-use super::model::Type;
+use super::model::{self, Type};
 use super::quantity::{Quantity, Unit};
 use super::temporal::{Temporal, TemporalKind};
 use super::value::read_decimal;
@@ -75,6 +75,11 @@ impl<'a> Node<'a> {
             Node::Temporal(moment) => Some(Cow::Owned(moment.to_string())),
             _ => None,
         }
+    }
+
+    /// What `toString()` gives: the text of any single value, numbers with their digits; `None` for an object.
+    pub fn to_text(&self) -> Option<String> {
+        super::functions::text_of(self)
     }
 
     pub fn as_bool(&self) -> Option<bool> {
@@ -198,7 +203,7 @@ impl<'a> Element<'a> {
         let Some(object) = self.object() else {
             // A primitive's id and extensions stand beside it.
             if let Some(value) = self.extra.and_then(|extra| extra.get(name)) {
-                push(found, value, None, beside_primitive(name));
+                push(found, value, None, model::beside_primitive(name));
             }
             return;
         };
@@ -241,7 +246,7 @@ impl<'a> Element<'a> {
         let Some(object) = self.object() else {
             if let Some(Value::Object(extra)) = self.extra {
                 for (key, value) in extra {
-                    push(found, value, None, beside_primitive(key));
+                    push(found, value, None, model::beside_primitive(key));
                 }
             }
             return;
@@ -261,22 +266,18 @@ impl<'a> Element<'a> {
     }
 }
 
-/// What may stand beside a primitive.
-fn beside_primitive(name: &str) -> Type {
-    Type::named(match name {
-        "extension" => "Extension",
-        _ => "string",
-    })
-}
-
 /// The `_name` beside `name`.
 fn extra_of<'a>(object: &'a Map<String, Value>, name: &str) -> Option<&'a Value> {
     object.iter().find(|(key, _)| key.strip_prefix('_') == Some(name)).map(|(_, value)| value)
 }
 
-/// Appends `value`, or its items when it is a list, each with its own `extra`.
+/// Appends `value`, or its items when it is a list, each with its own `extra`. Lists of lists, which FHIR does not have,
+/// are one collection; no deeper than the JSON reader's own limit.
 fn push<'a>(found: &mut Vec<Node<'a>>, value: &'a Value, extra: Option<&'a Value>, ty: Type) {
     let mut one = |value: &'a Value, extra: Option<&'a Value>| {
+        if value.is_array() {
+            return push(found, value, None, ty);
+        }
         let extra = extra.filter(|extra| extra.is_object());
         if !value.is_null() || extra.is_some() {
             let ty = if ty.is_known() { ty } else { Type::of_value(value) };

@@ -157,6 +157,8 @@ fn similar_json(a: &Value, b: &Value) -> bool {
             a.keys().filter(|key| counted(key)).count() == b.keys().filter(|key| counted(key)).count()
                 && a.iter().filter(|(key, _)| counted(key)).all(|(key, value)| b.get(key).is_some_and(|other| similar_json(value, other)))
         }
+        // Of a list too long to try every pair, the order counts.
+        (Value::Array(a), Value::Array(b)) if a.len() > 100 => a.len() == b.len() && a.iter().zip(b).all(|(x, y)| similar_json(x, y)),
         (Value::Array(a), Value::Array(b)) => a.len() == b.len() && a.iter().all(|x| b.iter().any(|y| similar_json(x, y))),
         (Value::String(a), Value::String(b)) => a == b || value::fold_case(a) == value::fold_case(b),
         _ => same_json(a, b),
@@ -226,11 +228,11 @@ fn concatenate<'a>(left: Option<Node<'a>>, right: Option<Node<'a>>) -> Result<Ve
         Some(node @ Node::Temporal(_)) => Ok(node.as_str().unwrap_or_default()),
         Some(_) => Err(EvalError::Type("'&' and '+' join strings")),
     };
-    let joined = text(left)? + text(right)?;
-    if joined.len() > MAX_TEXT {
+    let (left, right) = (text(left)?, text(right)?);
+    if left.len().saturating_add(right.len()) > MAX_TEXT {
         return Err(EvalError::TooCostly);
     }
-    Ok(vec![Node::String(joined)])
+    Ok(vec![Node::String(left + right)])
 }
 
 fn integers(operator: Operator, a: i64, b: i64) -> Option<Node<'static>> {

@@ -428,32 +428,6 @@ impl Temporal {
         }
         cut
     }
-
-    /// Whole calendar units from `self` to `end`, by the clock.
-    pub fn whole_units_until(self, end: Temporal, unit: CalendarUnit) -> Option<i64> {
-        let (start, end) = (self.civil()?, end.civil()?);
-        let unit = match unit {
-            CalendarUnit::Year => jiff::Unit::Year,
-            CalendarUnit::Month => jiff::Unit::Month,
-            CalendarUnit::Week => jiff::Unit::Week,
-            CalendarUnit::Day => jiff::Unit::Day,
-            CalendarUnit::Hour => jiff::Unit::Hour,
-            CalendarUnit::Minute => jiff::Unit::Minute,
-            CalendarUnit::Second => jiff::Unit::Second,
-            CalendarUnit::Millisecond => jiff::Unit::Millisecond,
-        };
-        let span = start.until((unit, end)).ok()?;
-        Some(match unit {
-            jiff::Unit::Year => i64::from(span.get_years()),
-            jiff::Unit::Month => i64::from(span.get_months()),
-            jiff::Unit::Week => i64::from(span.get_weeks()),
-            jiff::Unit::Day => i64::from(span.get_days()),
-            jiff::Unit::Hour => i64::from(span.get_hours()),
-            jiff::Unit::Minute => span.get_minutes(),
-            jiff::Unit::Second => span.get_seconds(),
-            _ => span.get_milliseconds(),
-        })
-    }
 }
 
 impl CalendarUnit {

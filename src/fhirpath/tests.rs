@@ -15,6 +15,7 @@ fn read_json(name: &str) -> Value {
 fn problem(test: &Value, input: &Value) -> Option<String> {
     let outcome = Expression::parse(test["expression"].as_str().unwrap())
         .map_err(|error| error.to_string())
+        .and_then(|expression| expression.check(input["resourceType"].as_str().unwrap()).map(|()| expression))
         .and_then(|expression| expression.evaluate(input, &Env::default()).map_err(|error| error.to_string()));
     let found = match (outcome, test.get("invalid")) {
         (Err(_), Some(_)) => return None,
@@ -26,7 +27,7 @@ fn problem(test: &Value, input: &Value) -> Option<String> {
         return (operators::truth(&found).unwrap() != Some(true)).then(|| "should be true".to_owned());
     }
     let mut found: Vec<(String, String)> =
-        found.iter().map(|node| (node.type_name().to_lowercase(), functions::text_of(node).unwrap_or_default())).collect();
+        found.iter().map(|node| (node.type_name().to_lowercase(), node.to_text().unwrap_or_default())).collect();
     let mut expected: Vec<(String, String)> = test["outputs"]
         .as_array()
         .unwrap()
@@ -80,7 +81,7 @@ fn the_official_suite_passes_but_for_what_is_listed() {
 fn texts(expression: &str, input: &Value) -> Vec<String> {
     let expression = Expression::parse(expression).unwrap();
     let nodes = expression.evaluate(input, &Env::default()).unwrap();
-    nodes.iter().map(|node| functions::text_of(node).unwrap_or_else(|| node.as_json().to_string())).collect()
+    nodes.iter().map(|node| node.to_text().unwrap_or_else(|| node.as_json().to_string())).collect()
 }
 
 #[test]
@@ -93,6 +94,7 @@ fn plain_json_is_walked_by_key() {
     assert_eq!(texts("visit.date <= @2026-10-01", &record), ["true"]);
     assert_eq!(texts("iif(visit.weight > 60, 'heavy', 'light')", &record), ["heavy"]);
     assert!(texts("visit.value", &record).is_empty());
+    assert_eq!(texts("list.count()", &json!({ "list": [[1, 2], [[3]], null, []] })), ["3"]);
 }
 
 #[test]
@@ -157,7 +159,123 @@ fn hostile_expressions_are_refused_and_not_suffered() {
     }
 }
 
+#[test]
+fn the_deepest_expressions_fit_a_small_stack() {
+    let input = json!({ "a": { "a": 1 }, "resourceType": "Patient", "name": [{ "given": ["x"] }] });
+    let wrap = |open: &str, core: &str, close: &str| {
+        let nested = |levels: usize| open.repeat(levels) + core + &close.repeat(levels);
+        // The deepest that the parser takes.
+        (1..200).rev().map(nested).find_map(|text| Expression::parse(&text).ok()).unwrap()
+    };
+    let deepest = [
+        wrap("(", "1", ")"),
+        wrap("name.select(", "given", ")"),
+        wrap("iif(true, ", "1", ")"),
+        wrap("a.where(", "true", ")"),
+        wrap("repeat(", "a", ")"),
+        wrap("1 + (", "1", ")"),
+        wrap("-", "1", ""),
+        wrap("", "1", " + 1"),
+        wrap("true and name.exists(", "true", ")"),
+        wrap("name[", "0", "]"),
+        wrap("'a'.replace(", "'b'", ", 'c')"),
+    ];
+    let small = std::thread::Builder::new().stack_size(1 << 20).spawn(move || {
+        for expression in &deepest {
+            let _ = expression.evaluate(&input, &Env::default());
+            drop(expression.clone());
+        }
+    });
+    small.unwrap().join().unwrap();
+}
+
+#[test]
+fn long_texts_cannot_fill_the_memory() {
+    let long = json!({ "text": "x".repeat(900_000), "many": vec![1; 3_000] });
+    for text in [
+        "text & text",
+        "many.select(%context.text & 'a')",
+        "text.toChars().select($this & $this)",
+        "text.replace('', 'yyyyyyyyyyyy')",
+        "text.replaceMatches('x', '$0$0$0$0')",
+    ] {
+        assert_eq!(Expression::parse(text).unwrap().evaluate(&long, &Env::default()).unwrap_err(), EvalError::TooCostly, "{text}");
+    }
+}
+
+#[test]
+fn r4_invariants_hold_and_fail_where_they_should() {
+    let patient = |contained: &str| {
+        json!({ "resourceType": "Patient", "contained": [{ "resourceType": "Organization", "id": "o" }],
+            "managingOrganization": { "reference": contained }, "contact": [{ "gender": "male" }],
+            "extension": [{ "url": "http://x", "valueString": "y" }] })
+    };
+    let contained_is_used = "contained.where((('#'+id in (%resource.descendants().reference | %resource.descendants().as(canonical) | \
+        %resource.descendants().as(uri) | %resource.descendants().as(url))) or descendants().where(reference = '#').exists() or \
+        descendants().where(as(canonical) = '#').exists()).not()).trace('unmatched', id).empty()";
+    for (text, input, holds) in [
+        (contained_is_used, patient("#o"), true),
+        (contained_is_used, patient("#other"), false),
+        ("contained.contained.empty()", patient("#o"), true),
+        ("contact.all(name.exists() or telecom.exists() or address.exists() or organization.exists())", patient("#o"), false),
+        ("extension.all(extension.exists() != value.exists())", patient("#o"), true),
+        ("descendants().where($this is Element).all(hasValue() or (children().count() > id.count()))", patient("#o"), true),
+        ("id.exists() implies id.matches('^[A-Za-z0-9\\\\-\\\\.]{1,64}$')", patient("#o"), true),
+    ] {
+        let nodes = Expression::parse(text).unwrap_or_else(|error| panic!("{text}: {error}")).evaluate(&input, &Env::default()).unwrap();
+        assert_eq!(operators::truth(&nodes), Ok(Some(holds)), "{text}");
+    }
+}
+
+/// A date or dateTime with `precision` fields, and the zone `offset` hours east when it has a time.
+fn moment(precision: usize, fields: (u16, u8, u8, u8, u8, u8, u16), offset: i8) -> String {
+    let (year, month, day, hour, minute, second, milli) = fields;
+    let zone = if offset == 0 { "Z".to_owned() } else { format!("{}{:02}:00", if offset < 0 { '-' } else { '+' }, offset.abs()) };
+    match precision {
+        0 => format!("{year:04}"),
+        1 => format!("{year:04}-{month:02}"),
+        2 => format!("{year:04}-{month:02}-{day:02}"),
+        3 => format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}{zone}"),
+        4 => format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}{zone}"),
+        _ => format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{milli:03}{zone}"),
+    }
+}
+
 proptest::proptest! {
+    /// An order is told exactly when the intervals that two partial dates name lie apart.
+    #[test]
+    fn partial_dates_are_ordered_like_their_intervals(
+        a in (2023u16..2025, 1u8..3, 1u8..4, 0u8..3, 0u8..2, 0u8..2, 0u16..3),
+        b in (2023u16..2025, 1u8..3, 1u8..4, 0u8..3, 0u8..2, 0u8..2, 0u16..3),
+        precisions in (0usize..6, 0usize..6),
+        offsets in (-2i8..3, -2i8..3),
+    ) {
+        // A date has no zone; beside one, a time is read in UTC like the intervals are.
+        let offsets = if precisions.0 < 3 || precisions.1 < 3 { (0, 0) } else { offsets };
+        let (a, b) = (moment(precisions.0, a, offsets.0), moment(precisions.1, b, offsets.1));
+        let interval = |text: &str| crate::fhir::time::parse_interval(text, &TimeZone::UTC).unwrap();
+        let (x, y) = (interval(&a), interval(&b));
+        let read = |text: &str| Temporal::parse_date_time(text).unwrap();
+        let order = read(&a).compare(read(&b));
+        // Seconds and fractions are one precision.
+        let exact = precisions.0.min(precisions.1) >= 4 || precisions.0 == precisions.1;
+        let expected = match () {
+            () if exact => Some(x.low.cmp(&y.low)),
+            () if x.high <= y.low => Some(std::cmp::Ordering::Less),
+            () if y.high <= x.low => Some(std::cmp::Ordering::Greater),
+            () => None,
+        };
+        proptest::prop_assert_eq!(order, expected, "{} {}", a, b);
+        proptest::prop_assert_eq!(read(&a).to_string(), a);
+    }
+
+    #[test]
+    fn days_added_can_be_taken_away(days in -40_000i64..40_000, year in 1900u16..2100, month in 1u8..13, day in 1u8..29) {
+        let start = Temporal::parse_date(&moment(2, (year, month, day, 0, 0, 0, 0), 0)).unwrap();
+        let moved = start.plus(days, CalendarUnit::Day).unwrap();
+        proptest::prop_assert_eq!(moved.plus(-days, CalendarUnit::Day), Some(start));
+    }
+
     #[test]
     fn no_text_makes_the_parser_panic(text in "[a-c1'(){}|.+@%$ \\[\\]<=~`\\\\T:-]{0,40}") {
         if let Ok(expression) = Expression::parse(&text) {

@@ -1,6 +1,6 @@
 //! The authorization server's addresses, and the gate that every request passes: from an Authorization header to a [`Caller`].
 
-use crate::access::{Access, AccessError, Caller, Forbidden, OAuthError, TokenRequest};
+use crate::access::{Access, AccessError, Caller, Forbidden, MAX_FACILITY_CODE, OAuthError, TokenRequest};
 use crate::config::{AuthMode, Secret};
 use crate::fhir::outcome::operation_outcome;
 use crate::fhir::{Issue, IssueCode};
@@ -26,7 +26,6 @@ const PUBLIC: [&str; 7] =
 const BASIC_ALLOWED: &str = "/api/v1/hduApi/";
 /// A form with an assertion fits many times.
 const TOKEN_FORM_BYTES: usize = 64 << 10;
-const MAX_FACILITY_CODE: usize = 128;
 
 /// `/auth/token`, `/auth/jwks.json` and the SMART configuration.
 pub fn routes<S: Clone + Send + Sync + 'static>(access: Arc<Access>) -> Router<S> {
@@ -215,8 +214,14 @@ impl Refusal {
             }
         };
         let mut response = if path.starts_with("/api/") {
-            let methods = if path.starts_with(BASIC_ALLOWED) { json!(["Basic", "Bearer"]) } else { json!(["Bearer"]) };
-            (status, json_body(json!({ "message": issue.diagnostics, "authMethods": methods }))).into_response()
+            // The HDU API's own form of an error, and an OperationOutcome at once, as its other errors are.
+            let mut body = operation_outcome(std::slice::from_ref(&issue));
+            body["status"] = json!(status.as_u16());
+            body["error"] = json!(status.canonical_reason().unwrap_or_default());
+            body["message"] = json!(issue.diagnostics);
+            body["path"] = json!(path);
+            body["authMethods"] = if path.starts_with(BASIC_ALLOWED) { json!(["Basic", "Bearer"]) } else { json!(["Bearer"]) };
+            (status, json_body(body)).into_response()
         } else {
             outcome(status, issue)
         };
@@ -246,7 +251,11 @@ fn outcome(status: StatusCode, issue: Issue) -> Response {
 
 impl IntoResponse for Forbidden {
     fn into_response(self) -> Response {
-        outcome(StatusCode::FORBIDDEN, Issue::error(IssueCode::Forbidden, self.to_string()))
+        let mut response = outcome(StatusCode::FORBIDDEN, Issue::error(IssueCode::Forbidden, self.to_string()));
+        // RFC 6750 §3.1.
+        let challenge = HeaderValue::from_static("Bearer realm=\"lango\", error=\"insufficient_scope\"");
+        response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
+        response
     }
 }
 

@@ -1,5 +1,6 @@
 //! Why something was not done, in the terms of the specification.
 
+use crate::access::Forbidden;
 use crate::fhir::{Issue, IssueCode};
 use crate::store::WriteError;
 
@@ -70,11 +71,7 @@ impl Refusal {
 
     pub fn internal(cause: impl Into<anyhow::Error>) -> Refusal {
         let words = "The server failed; the request may be sent again. The operator finds the cause in the log.";
-        Refusal {
-            kind: RefusalKind::Internal,
-            issues: vec![Issue::error(IssueCode::Exception, words)],
-            cause: Some(cause.into()),
-        }
+        Refusal { kind: RefusalKind::Internal, issues: vec![Issue::error(IssueCode::Exception, words)], cause: Some(cause.into()) }
     }
 
     /// The HTTP status of this refusal.
@@ -103,11 +100,32 @@ impl Refusal {
     }
 }
 
-/// `Patient.name[0]` at `Bundle.entry[3].resource` is `Bundle.entry[3].resource.name[0]`.
+/// The most problems that one answer lists.
+const MOST_ISSUES: usize = 1000;
+
+/// Leaves out what no reader would get to, and says so.
+pub fn keep_some(issues: &mut Vec<Issue>) {
+    let more = issues.len().saturating_sub(MOST_ISSUES);
+    if more > 0 {
+        issues.truncate(MOST_ISSUES);
+        issues.push(Issue::information(IssueCode::Informational, format!("{more} more problems are not listed.")));
+    }
+}
+
+/// `Patient.name[0]` at `Bundle.entry[3].resource` is `Bundle.entry[3].resource.name[0]`; an empty path changes nothing.
 pub fn within(path: &str, expression: &str) -> String {
+    if path.is_empty() {
+        return expression.to_owned();
+    }
     match expression.find(['.', '[']).and_then(|at| expression.get(at..)) {
         Some(rest) => format!("{path}{rest}"),
         None => path.to_owned(),
+    }
+}
+
+impl From<Forbidden> for Refusal {
+    fn from(forbidden: Forbidden) -> Refusal {
+        Refusal::new(RefusalKind::Forbidden, Issue::error(IssueCode::Forbidden, forbidden.to_string()))
     }
 }
 
@@ -142,5 +160,6 @@ mod tests {
         assert_eq!(within("Bundle.entry[3].resource", "Patient.name[0].given"), "Bundle.entry[3].resource.name[0].given");
         assert_eq!(within("Bundle.entry[3].resource", "Patient"), "Bundle.entry[3].resource");
         assert_eq!(within("Bundle.entry[3]", ""), "Bundle.entry[3]");
+        assert_eq!(within("", "Patient.name"), "Patient.name");
     }
 }

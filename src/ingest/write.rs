@@ -11,19 +11,28 @@
 use super::refusal::{Refusal, RefusalKind};
 use super::workers::Workers;
 use crate::access::Caller;
-use crate::fhir::time::{Micros, format_instant};
+use crate::definitions;
+use crate::fhir::time::{Micros, format_instant, now};
 use crate::fhir::{Issue, IssueCode};
-use crate::search::extract;
+use crate::registry::Registry;
+use crate::search::{ParseOptions, extract};
 use crate::store::write::{Change, NewJob};
-use crate::store::{FacilityKey, IndexEntry, Mutation, Precondition, Scope, Store, Stored, TypeCode, Unit, WriteError};
+use crate::store::{FacilityKey, IndexEntry, IndexValue, Mutation, Precondition, Scope, Store, Stored, TypeCode, Unit, WriteError};
+use crate::terminology::Terminology;
 use bytes::Bytes;
 use serde_json::Value;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::Mutex;
 
+/// How long the job waits that does the linking again if the process ends before it is done, in microseconds.
+const LINK_LATER: Micros = 10_000_000;
 /// Stands where the store will write `meta.lastUpdated`.
 const STAMP: &[u8; 27] = b"0001-01-01T00:00:00.000000Z";
+
+/// The operator's own organisation.
+const OPERATOR: FacilityKey = 0;
 
 /// A resource that is ready to be stored as whatever version it becomes.
 #[derive(Clone, Debug)]
@@ -42,7 +51,7 @@ impl Draft {
     /// Makes a draft of `resource`, which is stored under `id` whatever id it carries. `meta.versionId` and `meta.lastUpdated`
     /// are the server's and are dropped; the rest of `meta` stays.
     pub fn new(type_code: TypeCode, id: &str, mut resource: Value, options: &extract::Options) -> Draft {
-        let type_name = crate::definitions::type_name(type_code);
+        let type_name = definitions::r4().type_name(type_code);
         let mut meta = None;
         if let Some(members) = resource.as_object_mut() {
             members.insert("id".to_owned(), Value::from(id));
@@ -218,17 +227,23 @@ impl Tries {
 }
 
 /// Writes resources. Cheap to clone.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Writer {
     store: Store,
     /// How index entries are read from resources: the deployment's time zone and base URL.
     options: Arc<extract::Options>,
+    /// Links Patients that are written with a strong identifier.
+    registry: Registry,
+    terminology: Terminology,
+    /// Held while terminology is read back, so that the last version written is the last one loaded.
+    refreshing: Arc<Mutex<()>>,
     workers: Workers,
 }
 
 impl Writer {
-    pub fn new(store: Store, options: extract::Options) -> Writer {
-        Writer { store, options: Arc::new(options), workers: Workers::default() }
+    /// `terminology` is kept up to date with what is written, and so are the links of `registry`.
+    pub fn new(store: Store, options: extract::Options, registry: Registry, terminology: Terminology) -> Writer {
+        Writer { store, options: Arc::new(options), registry, terminology, refreshing: Arc::default(), workers: Workers::default() }
     }
 
     pub fn store(&self) -> &Store {
@@ -241,6 +256,11 @@ impl Writer {
 
     pub fn options(&self) -> &Arc<extract::Options> {
         &self.options
+    }
+
+    /// How criteria are read: by the same zone and URL.
+    pub fn criteria_options(&self) -> ParseOptions {
+        ParseOptions::new(self.options.base.as_str(), self.options.zone.clone())
     }
 
     /// A draft of `resource` under `id`.
@@ -272,11 +292,23 @@ impl Writer {
             return Ok(done);
         }
         let (places, mutations): (Vec<usize>, Vec<Mutation>) = mutations.into_iter().unzip();
-        let unit = Unit { mutations, preconditions: plan.preconditions, jobs: plan.jobs };
+        let mut jobs = plan.jobs;
+        let to_link: Vec<String> = mutations.iter().filter(|m| self.is_to_be_linked(m)).map(|m| m.id.to_string()).collect();
+        if !to_link.is_empty() {
+            jobs.push(Registry::link_job(&to_link, now() + LINK_LATER));
+        }
+        let unit = Unit { mutations, preconditions: plan.preconditions, jobs };
         let written = self.store.commit(unit).await.map_err(|error| match error {
             WriteError::Stale => CommitError::Stale,
             error => CommitError::Refused(None, error.into()),
         })?;
+        if let Err(error) = self.registry.link(&to_link).await {
+            tracing::warn!(%error, "linking is left to its job");
+        }
+        // What was written stays written; the periodic refresh makes up for a failure here.
+        if let Err(error) = self.refresh_terminology(places.iter().filter_map(|place| done.get(*place))).await {
+            tracing::warn!(%error, "the terminology in memory is behind");
+        }
         for (place, written) in places.into_iter().zip(written) {
             if let Some(result) = done.get_mut(place) {
                 (result.version, result.updated) = (written.version, written.updated);
@@ -292,8 +324,10 @@ impl Writer {
 
     /// Stores drafts as they are, trying again while others are quicker: for callers whose plan rests on nothing else.
     pub async fn put_all(&self, drafts: Vec<Draft>, author: &Author) -> Result<Vec<Done>, Refusal> {
-        let plan =
-            Plan { changes: drafts.into_iter().map(|draft| Wanted { action: Action::Put(draft), condition: Condition::Any }).collect(), ..Plan::default() };
+        let plan = Plan {
+            changes: drafts.into_iter().map(|draft| Wanted { action: Action::Put(draft), condition: Condition::Any }).collect(),
+            ..Plan::default()
+        };
         let mut tries = Tries::default();
         loop {
             match self.commit(plan.clone(), author, false).await {
@@ -301,6 +335,35 @@ impl Writer {
                 Err(CommitError::Stale) => tries.pause().await?,
                 Err(CommitError::Refused(_, refusal)) => return Err(refusal),
             }
+        }
+    }
+
+    /// Loads what was written into the terminology in memory.
+    async fn refresh_terminology(&self, done: impl Iterator<Item = &Done>) -> Result<(), sqlx::Error> {
+        let changed: Vec<(TypeCode, String)> = done
+            .filter(|done| Terminology::holds(definitions::r4().type_name(done.type_code)))
+            .map(|done| (done.type_code, done.id.to_string()))
+            .collect();
+        if changed.is_empty() {
+            return Ok(());
+        }
+        let _one_at_a_time = self.refreshing.lock().await;
+        for stored in self.store.read_many(&changed).await? {
+            match stored.body.as_ref().and_then(|body| serde_json::from_slice::<Value>(body).ok()) {
+                Some(resource) => self.terminology.upsert(&resource),
+                None => self.terminology.remove(definitions::r4().type_name(stored.type_code), &stored.id),
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether this is a Patient with a strong identifier.
+    fn is_to_be_linked(&self, mutation: &Mutation) -> bool {
+        let strong =
+            |entry: &IndexEntry| matches!(&entry.value, IndexValue::Token { system: Some(system), .. } if self.registry.is_strong(system));
+        match &mutation.change {
+            Change::Put { entries, .. } => definitions::r4().type_name(mutation.type_code) == "Patient" && entries.iter().any(strong),
+            Change::Delete { .. } => false,
         }
     }
 
@@ -324,7 +387,13 @@ impl Writer {
 
     async fn step(&self, wanted: Wanted, stored: Option<&Stored>, author: &Author) -> Result<Step, Refusal> {
         let live = stored.filter(|stored| stored.body.is_some());
-        if let Some(foreign) = stored.filter(|stored| !may_change(author, stored)) {
+        // Codes mean the same for everybody: one facility must not change how another's are translated.
+        let for_all = Terminology::holds(definitions::r4().type_name(wanted.target().0));
+        if for_all && !may_change(author, OPERATOR) {
+            let words = "ConceptMap, CodeSystem and ValueSet hold for all facilities: only the operator can change them.";
+            return Err(Refusal::new(RefusalKind::Forbidden, Issue::error(IssueCode::Forbidden, words)));
+        }
+        if let Some(foreign) = stored.filter(|stored| !may_change(author, stored.owner)) {
             return self.step_on_foreign(&wanted.action, foreign, author).await;
         }
         match (wanted.condition, live) {
@@ -361,8 +430,9 @@ impl Writer {
             (Action::Put(_), Some(_)) => Effect::Updated,
             (Action::Put(_), None) => Effect::Created,
         });
-        let old_entries = live.and_then(|live| live.body.as_ref()).map(|body| self.entries_of(type_code, body)).transpose()?.unwrap_or_default();
-        let owner = stored.map_or(author.owner, |stored| stored.owner);
+        let old_entries =
+            live.and_then(|live| live.body.as_ref()).map(|body| self.entries_of(type_code, body)).transpose()?.unwrap_or_default();
+        let owner = if for_all { OPERATOR } else { stored.map_or(author.owner, |stored| stored.owner) };
         let id = Box::from(id);
         let (patient, change) = match wanted.action {
             Action::Put(draft) => {
@@ -374,7 +444,7 @@ impl Writer {
                 (patient, Change::Delete { old_entries })
             }
         };
-        let mutation = Mutation { type_code, id, base_version, change, owner, patient };
+        let mutation = Mutation { type_code, id, base_version, change, owner, listed: true, patient };
         Ok(Step { done, mutation: Some(mutation) })
     }
 
@@ -385,11 +455,17 @@ impl Writer {
         match action {
             _ if visible => Err(Refusal::new(
                 RefusalKind::Forbidden,
-                Issue::error(IssueCode::Forbidden, "The resource belongs to another facility: only that facility and the operator can change it."),
+                Issue::error(
+                    IssueCode::Forbidden,
+                    "The resource belongs to another facility: only that facility and the operator can change it.",
+                ),
             )),
             Action::Put(_) => Err(Refusal::new(
                 RefusalKind::Conflict,
-                Issue::error(IssueCode::Conflict, "This id cannot be used: take another, or POST the resource and let the server choose one."),
+                Issue::error(
+                    IssueCode::Conflict,
+                    "This id cannot be used: take another, or POST the resource and let the server choose one.",
+                ),
             )),
             Action::Delete { type_code, id } => Ok(Step {
                 done: Done { type_code: *type_code, id: id.clone(), effect: Effect::Absent, version: 0, updated: 0, body: None },
@@ -414,10 +490,10 @@ struct Step {
     mutation: Option<Mutation>,
 }
 
-fn may_change(author: &Author, stored: &Stored) -> bool {
+fn may_change(author: &Author, owner: FacilityKey) -> bool {
     match &author.scope {
         Scope::All => true,
-        Scope::Owners(owners) => owners.contains(&stored.owner),
+        Scope::Owners(owners) => owners.contains(&owner),
     }
 }
 
@@ -438,7 +514,7 @@ mod tests {
     use serde_json::json;
 
     fn draft(resource: Value) -> Draft {
-        let type_code = crate::definitions::type_code("Patient").unwrap();
+        let type_code = definitions::r4().type_code("Patient").unwrap();
         Draft::new(type_code, "p1", resource, &extract::Options::default())
     }
 
@@ -467,7 +543,7 @@ mod tests {
         let (body, stamp_at) = draft(json!({"resourceType": "Patient", "active": true})).body(3);
         let stored = Stored {
             key: 1,
-            type_code: crate::definitions::type_code("Patient").unwrap(),
+            type_code: definitions::r4().type_code("Patient").unwrap(),
             id: "p1".into(),
             version: 3,
             updated: 5,

@@ -122,12 +122,15 @@ pub struct Uncounted {
 /// Distinct codes of one system that are remembered before the memory is emptied; more than any real code system uses at once.
 const REMEMBERED_CODES: usize = 100_000;
 
+/// (system key, code) to the groups that the code puts its resource in.
+type Classify<'a> = dyn FnMut(i64, &str) -> CodeGroups + Send + 'a;
+
 /// The running count.
 pub struct Fold<'a> {
     tables: &'a Tables,
     period: ReportPeriod,
     zone: &'a TimeZone,
-    classify: Box<dyn FnMut(i64, &str) -> CodeGroups + Send + 'a>,
+    classify: Box<Classify<'a>>,
     known: HashMap<i64, HashMap<String, CodeGroups>>,
     seen: KeySet,
     facilities: HashMap<FacilityKey, (Counts, Uncounted)>,

@@ -7,20 +7,22 @@
 //! [`plan`] lowers a Measure's expressions to one [`FactQuery`](crate::store::FactQuery) and small tables; [`expression`] reads the
 //! spellings that can be lowered; [`fold`] counts, without knowing of JSON or the database; [`report`] writes the result as
 //! FHIR; [`run`] joins them. What cannot be lowered is an [`Issue`](crate::fhir::Issue) that says so, never a silent zero.
-//! `docs` of the expressions: [`expression`].
 //!
 //! This room must never know where a report goes: mapping to DHIS2 is [`crate::destinations`]' concern.
 
 pub mod age;
-//EXPR
+pub mod expression;
 pub mod fold;
 pub mod period;
-//PLAN
-//REP
-//RUN
+pub mod plan;
+pub mod report;
+pub mod run;
+mod shipped;
+mod terms;
 
 pub use period::ReportPeriod;
-//UPLAN
+pub use plan::{MeasurePlan, Terms};
+pub use shipped::shipped;
 
 use crate::fhir::Issue;
 
@@ -32,6 +34,4 @@ pub enum MeasureError {
     Refused(Vec<Issue>),
     #[error("the database failed")]
     Database(#[from] sqlx::Error),
-    #[error("the report could not be kept")]
-    Write(#[from] crate::store::WriteError),
 }

@@ -58,8 +58,8 @@ impl Default for Settings {
     fn default() -> Self {
         Settings {
             concurrency: 4,
-            lease: Duration::from_secs(300),
-            handler_timeout: Duration::from_secs(240),
+            lease: Duration::from_secs(120),
+            handler_timeout: Duration::from_secs(100),
             poll: Duration::from_secs(3),
             max_attempts: 20,
             backoff: Backoff::default(),

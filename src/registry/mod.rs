@@ -27,6 +27,9 @@ pub const LINK_JOB: &str = "registry.link";
 
 /// Source Patients that one golden Patient may link: more than that is a false identifier (`0000…`), not a person.
 const MAX_SOURCES: usize = 200;
+/// Patients looked at together, and the most that their identifiers are expected to find.
+const PART: usize = 50;
+const ANSWERS: u32 = 1_000;
 /// Tries against concurrent writers before the job takes over.
 const ATTEMPTS: usize = 16;
 
@@ -43,6 +46,7 @@ pub enum RegistryError {
 }
 
 /// The registry over one store.
+/// Cheap enough to clone.
 #[derive(Clone, Debug)]
 pub struct Registry {
     store: Store,
@@ -66,6 +70,11 @@ impl Registry {
         Ok(Registry { store, strong: strong_systems.into_iter().collect(), patient, identifier, link, tag })
     }
 
+    /// Whether identifiers of this system are one person's everywhere.
+    pub fn is_strong(&self, system: &str) -> bool {
+        self.strong.contains(system)
+    }
+
     /// The strong identifiers of a Patient resource.
     pub fn strong_identifiers(&self, patient: &Value) -> BTreeSet<Identifier> {
         let identifiers = patient.get("identifier").and_then(Value::as_array).into_iter().flatten();
@@ -78,20 +87,53 @@ impl Registry {
     }
 
     /// The job that goes into the transaction that writes these source Patients.
-    pub fn link_job(patients: &[String]) -> NewJob {
-        NewJob { kind: LINK_JOB.to_owned(), payload: serde_json::json!({ "version": 1, "patients": patients }), dedup_key: None, run_at: 0 }
+    /// It becomes due at `run_at` (microseconds).
+    pub fn link_job(patients: &[String], run_at: i64) -> NewJob {
+        NewJob { kind: LINK_JOB.to_owned(), payload: serde_json::json!({ "version": 1, "patients": patients }), dedup_key: None, run_at }
     }
 
     /// Links these source Patients to all that share a strong identifier with them.
     pub async fn link(&self, patients: &[String]) -> Result<(), RegistryError> {
         let mut done: BTreeSet<String> = BTreeSet::new();
-        for id in patients {
-            if done.contains(id) {
-                continue;
+        for part in patients.chunks(PART) {
+            for id in self.sharing(part).await? {
+                if !done.contains(&id) {
+                    done.extend(self.link_one(&id).await?);
+                }
             }
-            done.extend(self.link_one(id).await?);
         }
         Ok(())
+    }
+
+    /// Those of `patients` that share a strong identifier with anyone: most share with nobody, and two queries tell.
+    async fn sharing(&self, patients: &[String]) -> Result<BTreeSet<String>, RegistryError> {
+        let names: Vec<(TypeCode, String)> = patients.iter().map(|id| (self.patient, id.clone())).collect();
+        let mut holders: BTreeMap<Identifier, BTreeSet<String>> = BTreeMap::new();
+        for stored in self.store.read_many(&names).await? {
+            for identifier in body(&stored).iter().flat_map(|patient| self.strong_identifiers(patient)) {
+                holders.entry(identifier).or_default().insert(stored.id.to_string());
+            }
+        }
+        let asked: Vec<Test> = holders.keys().map(token).collect();
+        if asked.is_empty() {
+            return Ok(BTreeSet::new());
+        }
+        let filter = Filter::Param { param: self.identifier, tests: asked };
+        let query = Query { type_code: self.patient, filters: vec![filter], scope: Scope::All, sort: Vec::new() };
+        let page = self.store.search(&query, ANSWERS, None).await?;
+        if page.next.is_some() {
+            // More than expected: look at each.
+            return Ok(patients.iter().cloned().collect());
+        }
+        for stored in &page.rows {
+            for identifier in body(stored).iter().flat_map(|patient| self.strong_identifiers(patient)) {
+                if let Some(known) = holders.get_mut(&identifier) {
+                    known.insert(stored.id.to_string());
+                }
+            }
+        }
+        let shared: BTreeSet<String> = holders.into_values().filter(|known| known.len() > 1).flatten().collect();
+        Ok(patients.iter().filter(|id| shared.contains(*id)).cloned().collect())
     }
 
     /// Answers the ids of the whole cluster.
@@ -122,7 +164,7 @@ impl Registry {
         sources.insert(id.to_owned());
         let mut open: Vec<Identifier> = self.strong_identifiers(&first).into_iter().collect();
         while let Some(identifier) = open.pop() {
-            let test = Test::Token { system: SystemTest::Is(identifier.0.clone()), code: Some(identifier.1.clone()) };
+            let test = token(&identifier);
             if !identifiers.insert(identifier) {
                 continue;
             }
@@ -191,6 +233,10 @@ impl Registry {
         let change = Change::Put { body: bytes, stamp_at, entries: entries(&resource), old_entries };
         Ok(Mutation { type_code: self.patient, id: id.into(), base_version, change, owner: 0, listed: false, patient: Some(id.into()) })
     }
+}
+
+fn token((system, value): &Identifier) -> Test {
+    Test::Token { system: SystemTest::Is(system.clone()), code: Some(value.clone()) }
 }
 
 fn body(stored: &Stored) -> Option<Value> {

@@ -1,1 +1,31 @@
-//! (to come)
+//! Search: from a query string to what the store is asked, and from what it finds to a searchset Bundle.
+//!
+//! In come the decoded parameters of a request and a scope that the caller decided ([`parse::parse`]); out come a typed
+//! [`crate::store::Query`] with everything around it ([`SearchRequest`]) or every problem of the request at once. The same
+//! reading serves conditional create, update and references ([`conditional`]). [`respond::run`] executes a request and
+//! joins the stored bytes into a Bundle; bodies are parsed only when `_summary` or `_elements` asks for less than the
+//! whole. Pages continue by a sealed token ([`cursor`]). [`extract`] goes the other way: from a resource to the
+//! index entries that it can be found by. [`capability`] tells what all of this accepts.
+//!
+//! Nothing is silently unfiltered: a parameter that cannot be honoured is an error or a warning in the answer, and the
+//! `self` link names exactly what was used.
+//!
+//! This room must never know SQL, HTTP or who is asking; a scope is handed in and handed on.
+
+pub mod capability;
+pub mod conditional;
+pub mod cursor;
+pub mod extract;
+mod filter;
+mod include;
+mod lex;
+pub mod parse;
+pub mod respond;
+mod subset;
+mod suggest;
+mod value;
+
+pub use conditional::conditional;
+pub use cursor::{CursorError, CursorKey};
+pub use parse::{Include, ParseOptions, SearchRequest, Summary, Total, parse};
+pub use respond::{RunContext, SearchError, run};

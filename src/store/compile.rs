@@ -512,6 +512,11 @@ impl Compiler<'_> {
             Test::Uri(uri) => {
                 sql.push(&format!("{alias}.uri = ")).str(uri);
             }
+            Test::Canonical(uri) => {
+                let versioned = format!("{uri}|");
+                sql.push(&format!("({alias}.uri = ")).str(uri).push(&format!(" OR ({alias}.uri >= ")).str(&versioned);
+                sql.push(&format!(" AND {alias}.uri < ")).str(&after_prefix(&versioned)).push("))");
+            }
             Test::UriBelow(uri) => {
                 sql.push(&format!("({alias}.uri = ")).str(uri);
                 for separator in ["/", "|"] {
@@ -607,7 +612,7 @@ impl Compiler<'_> {
                 });
                 self.sql.push(if names.is_empty() { "'')" } else { ")" });
             }
-            Test::Uri(uri) | Test::UriBelow(uri) | Test::UriAbove(uri) => {
+            Test::Uri(uri) | Test::Canonical(uri) | Test::UriBelow(uri) | Test::UriAbove(uri) => {
                 sql.push(&format!("{code} = ")).str(uri);
             }
             Test::Date { op, interval } => {
@@ -646,7 +651,7 @@ fn rank(filter: &Filter) -> Option<u8> {
         Filter::Id(_) => Some(0),
         Filter::Param { tests, .. } => Some(match tests.first()? {
             Test::Reference { .. } => 2,
-            Test::Uri(_) | Test::UriAbove(_) => 4,
+            Test::Uri(_) | Test::Canonical(_) | Test::UriAbove(_) => 4,
             Test::Token { system: SystemTest::Is(_), code: Some(_) } => 3,
             Test::StringExact(_) => 4,
             Test::StringStarts(_) => 5,
@@ -666,7 +671,7 @@ fn test_table(test: &Test) -> &'static str {
         Test::Token { .. } => "token",
         Test::StringStarts(_) | Test::StringContains(_) | Test::StringExact(_) => "string",
         Test::Reference { .. } => "reference",
-        Test::Uri(_) | Test::UriBelow(_) | Test::UriAbove(_) => "uri",
+        Test::Uri(_) | Test::Canonical(_) | Test::UriBelow(_) | Test::UriAbove(_) => "uri",
         Test::Date { .. } => "date",
         Test::Number { .. } => "number",
         Test::Quantity { .. } => "quantity",
@@ -678,7 +683,7 @@ fn test_table(test: &Test) -> &'static str {
 fn probed_by_key(test: &Test) -> bool {
     match test {
         Test::Token { code, .. } => code.is_some(),
-        Test::Uri(_) | Test::UriAbove(_) => true,
+        Test::Uri(_) | Test::Canonical(_) | Test::UriAbove(_) => true,
         Test::UriBelow(_) | Test::Composite(_) => false,
         _ => true,
     }

@@ -12,6 +12,7 @@ use crate::fhir::Interval;
 use futures_util::TryStreamExt;
 use sqlx::AssertSqlSafe;
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 
 /// What a leaf parameter says of each resource.
 enum Leaf {
@@ -33,8 +34,8 @@ impl Store {
                     hops.insert(*hop, self.targets(*hop).await?);
                 }
             }
-            if !leaves.contains_key(&(column.leaf, column.kind)) {
-                leaves.insert((column.leaf, column.kind), self.leaf(column.leaf, column.kind).await?);
+            if let Entry::Vacant(place) = leaves.entry((column.leaf, column.kind)) {
+                place.insert(self.leaf(column.leaf, column.kind).await?);
             }
         }
         let mut sql = compile::keys(self.dialect(), &query.base);

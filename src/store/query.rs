@@ -80,6 +80,8 @@ pub enum Test {
     },
     /// Equal, as written.
     Uri(String),
+    /// Equal, or this followed by `|version`.
+    Canonical(String),
     /// `:below`: equal, or this followed by `/…`; for canonicals also `|…`.
     UriBelow(String),
     /// `:above`: the stored uri is a prefix of this one.

@@ -55,11 +55,16 @@ impl Sqlite {
             .pragma("mmap_size", "268435456")
             .pragma("temp_store", "MEMORY")
             .pragma("wal_autocheckpoint", "4000");
-        let write = SqlitePoolOptions::new().max_connections(1).connect_with(options.clone()).await?;
+        let write = SqlitePoolOptions::new().max_connections(1).test_before_acquire(false).connect_with(options.clone()).await?;
         super::migrations::migrator(Dialect::Sqlite).run(&write).await?;
         let reader = options.read_only(true).create_if_missing(false).pragma("cache_size", "-32768").row_buffer_size(1024);
         let readers = std::thread::available_parallelism().map_or(4, |cores| cores.get() as u32 * 2).clamp(4, 16);
-        let read = SqlitePoolOptions::new().max_connections(readers).acquire_timeout(Duration::from_secs(30)).connect_with(reader).await?;
+        let read = SqlitePoolOptions::new()
+            .max_connections(readers)
+            .test_before_acquire(false)
+            .acquire_timeout(Duration::from_secs(30))
+            .connect_with(reader)
+            .await?;
         let (queue, waiting) = mpsc::channel(QUEUE);
         tokio::spawn(Writer::new(write.clone()).run(waiting));
         Ok(Sqlite { read, write, queue })
@@ -111,40 +116,32 @@ impl Writer {
         }
     }
 
-    /// A group that fails as a whole is tried again unit by unit, so that one bad unit fails alone.
+    /// A unit that fails alone hears why. When a group fails, nobody knows whose fault it was: all hear that their unit is stale, make
+    /// it again and meet in smaller groups, until the one at fault is alone.
     async fn commit_group(&mut self, units: Vec<Unit>, replies: Vec<oneshot::Sender<Result<Vec<Written>, WriteError>>>) {
-        let alone = units.len() == 1;
-        let spare = if alone { Vec::new() } else { units.clone() };
-        match self.apply(units).await {
-            Ok(verdicts) => {
+        let applied = self.apply(units).await;
+        if applied.is_err() {
+            self.forget();
+        }
+        // A caller that went away does not undo the write.
+        match (applied, replies) {
+            (Ok(verdicts), replies) => {
                 for (reply, verdict) in replies.into_iter().zip(verdicts) {
-                    // A caller that went away does not undo the write.
                     let _ = reply.send(match verdict {
                         Verdict::Applied(written) => Ok(written),
                         Verdict::Stale => Err(WriteError::Stale),
                     });
                 }
             }
-            Err(error) if alone => {
-                self.forget();
-                if let Some(reply) = replies.into_iter().next() {
+            (Err(error), mut replies) if replies.len() == 1 => {
+                if let Some(reply) = replies.pop() {
                     let _ = reply.send(Err(WriteError::Database(error)));
                 }
             }
-            Err(_) => {
-                self.forget();
-                for (unit, reply) in spare.into_iter().zip(replies) {
-                    let verdict = self.apply(vec![unit]).await;
-                    if verdict.is_err() {
-                        self.forget();
-                    }
-                    let _ = reply.send(match verdict {
-                        Ok(mut verdicts) => match verdicts.pop() {
-                            Some(Verdict::Applied(written)) => Ok(written),
-                            _ => Err(WriteError::Stale),
-                        },
-                        Err(error) => Err(WriteError::Database(error)),
-                    });
+            (Err(error), replies) => {
+                tracing::warn!(%error, units = replies.len(), "a group of writes failed; its units are tried again");
+                for reply in replies {
+                    let _ = reply.send(Err(WriteError::Stale));
                 }
             }
         }

@@ -53,7 +53,7 @@ impl Store {
         }
     }
 
-    /// Says what became of a submission: `done` or `failed`, and replaces its list of unmapped codes.
+    /// Says what became of a submission: `done` or `refused`, and whose it is, and replaces its list of unmapped codes.
     pub async fn close_submission(
         &self,
         key: i64,
@@ -67,7 +67,15 @@ impl Store {
         let mut delete = Sql::new(dialect);
         delete.push("DELETE FROM unmapped WHERE submission = ").int(key);
         let mut update = Sql::new(dialect);
-        update.push("UPDATE submission SET state = ").str(state).push(", records = ").int(records).push(", rejected = ").int(rejected);
+        update
+            .push("UPDATE submission SET state = ")
+            .str(state)
+            .push(", records = ")
+            .int(records)
+            .push(", rejected = ")
+            .int(rejected)
+            .push(", owner = ")
+            .int(owner);
         update.push(" WHERE key = ").int(key);
         let mut statements = vec![delete, update];
         for chunk in unmapped.chunks(100) {
@@ -95,12 +103,17 @@ impl Store {
         }
     }
 
-    /// Kept submissions after `after`, oldest first: what replay walks through.
-    pub async fn submissions(&self, kind: Option<&str>, after: i64, limit: u32) -> Result<Vec<Submission>, sqlx::Error> {
+    /// Kept submissions of these kinds after `after`, oldest first: what replay walks through. `only_unfinished`: those that a crash interrupted.
+    pub async fn submissions(&self, kinds: &[&str], only_unfinished: bool, after: i64, limit: u32) -> Result<Vec<Submission>, sqlx::Error> {
         let mut sql = Sql::new(self.dialect());
         sql.push("SELECT key, kind, owner, received, payload FROM submission WHERE key > ").int(after);
-        if let Some(kind) = kind {
-            sql.push(" AND kind = ").str(kind);
+        sql.push(" AND kind IN (");
+        sql.join(kinds, ", ", |sql, kind| {
+            sql.str(kind);
+        });
+        sql.push(")");
+        if only_unfinished {
+            sql.push(" AND state = 'received'");
         }
         sql.push(" ORDER BY key LIMIT ").literal(i64::from(limit));
         let Sql { text, args, .. } = sql;

@@ -1,5 +1,20 @@
 //! The integration tests, one binary: they drive the real server over HTTP, on SQLite and on PostgreSQL.
 
+mod access;
+mod bundles;
+mod conditional;
+mod crash;
+mod dhis2;
+mod dhis2_double;
+mod fhir_rest;
 mod fixtures;
+mod hostile;
+mod house;
+mod interactions;
+mod measure;
+mod registry;
+mod serve;
 mod store;
 mod support;
+mod synthea;
+mod templates;

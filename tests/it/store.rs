@@ -1,6 +1,6 @@
 //! The store itself, on both databases: versions, searches, races, pages, jobs.
 
-use crate::support::{TestDb, both_databases};
+use crate::support::both_databases;
 use lango::definitions;
 use lango::fhir::Interval;
 use lango::store::query::{DateOp, Kind, SortBy, SystemTest, Test};

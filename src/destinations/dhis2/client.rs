@@ -1,6 +1,7 @@
 //! Speaking to a DHIS2 server: metadata in, one import out, and what to think of an answer that is no verdict.
 
-use super::config::{Credentials, Dhis2Destination, OrgUnitScheme};
+use super::config::{Dhis2Destination, Login, is_uid};
+use super::mapping::list;
 use super::metadata::{DataSet, Metadata};
 use super::plan::PlannedRequest;
 use super::verdict::Verdict;
@@ -12,6 +13,7 @@ use std::time::Duration;
 /// Metadata of a national data set is some megabytes; more is not DHIS2 speaking.
 const MOST_METADATA: usize = 64 << 20;
 const MOST_VERDICT: usize = 8 << 20;
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Org units asked for in one request, so that its address stays short.
 const ORG_UNITS_AT_ONCE: usize = 50;
 
@@ -41,20 +43,18 @@ impl Failure {
 pub struct Client {
     http: reqwest::Client,
     base: Url,
-    data_set: String,
-    scheme: OrgUnitScheme,
 }
 
 impl Client {
     pub fn new(destination: &Dhis2Destination) -> Result<Client, Failure> {
-        let authorization = match &destination.credentials {
-            Credentials::Basic { username, password } => {
+        let authorization = match &destination.login {
+            Login::Basic { username, password } => {
                 use base64::Engine;
-                let pair = format!("{username}:{}", password.reveal());
+                let pair = format!("{username}:{}", password.expose());
                 format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(pair))
             }
-            Credentials::ApiToken(token) => format!("ApiToken {}", token.reveal()),
-            Credentials::Bearer(token) => format!("Bearer {}", token.reveal()),
+            Login::ApiToken(token) => format!("ApiToken {}", token.expose()),
+            Login::Bearer(token) => format!("Bearer {}", token.expose()),
         };
         let mut value = HeaderValue::from_str(&authorization).map_err(|_| {
             Failure::permanent("The destination's secret holds characters that cannot be sent. Check the environment variable.")
@@ -63,22 +63,22 @@ impl Client {
         let http = reqwest::Client::builder()
             .default_headers(HeaderMap::from_iter([(AUTHORIZATION, value)]))
             .redirect(redirect::Policy::none())
-            .connect_timeout(destination.connect_timeout)
+            .connect_timeout(destination.timeout.min(CONNECT_TIMEOUT))
             .timeout(destination.timeout)
             .user_agent(concat!("lango/", env!("CARGO_PKG_VERSION")))
             .build()
             .map_err(|_| Failure::permanent("The HTTP client could not be set up."))?;
-        Ok(Client { http, base: destination.base.clone(), data_set: destination.data_set.clone(), scheme: destination.org_unit_id_scheme })
+        Ok(Client { http, base: destination.base.clone() })
     }
 
-    /// Reads what a plan needs; `org_units` are the names (by the destination's scheme) that it is about.
-    pub async fn metadata(&self, org_units: &[&str]) -> Result<Metadata, Failure> {
+    /// Reads what a plan needs: the data set, its combinations, and the org units with these codes or uids.
+    pub async fn metadata(&self, data_set: &str, org_units: &[&str]) -> Result<Metadata, Failure> {
         let info = self.get(&["system", "info"], &[]).await?.ok_or_else(|| {
             Failure::permanent("There is no DHIS2 at the destination's url: api/system/info was not found. Check url in lango.toml.")
         })?;
         let fields = "id,code,name,periodType,expiryDays,openFuturePeriods,dataInputPeriods,workflow,categoryCombo[id],\
                       dataSetElements[dataElement[id,code,name,valueType,zeroIsSignificant,categoryCombo[id]],categoryCombo[id]],organisationUnits[id]";
-        let data_set = self.get(&["dataSets", &self.data_set], &[("fields", fields)]).await?;
+        let data_set = self.get(&["dataSets", data_set], &[("fields", fields)]).await?;
         let combos = match data_set.as_ref().and_then(DataSet::read) {
             Some(read) => {
                 let wanted: Vec<&str> = Metadata::combo_ids(&read).into_iter().collect();
@@ -88,25 +88,24 @@ impl Client {
             }
             None => None,
         };
-        let mut units = Vec::new();
-        let property = match self.scheme {
-            OrgUnitScheme::Code => "code",
-            OrgUnitScheme::Uid => "id",
-        };
-        for names in org_units.chunks(ORG_UNITS_AT_ONCE) {
-            // A name that would end the filter's list cannot be a DHIS2 code that this filter finds.
-            let names: Vec<&str> = names.iter().copied().filter(|name| !name.contains([',', '[', ']', ':'])).collect();
-            let filter = format!("{property}:in:[{}]", names.join(","));
-            let query = [("filter", filter.as_str()), ("fields", "id,code,path,openingDate,closedDate"), ("paging", "false")];
-            if let Some(Value::Array(found)) =
-                self.get(&["organisationUnits"], &query).await?.and_then(|mut v| v.get_mut("organisationUnits").map(Value::take))
-            {
-                units.extend(found);
-            }
-        }
+        // A name that would end the filter's list cannot be a DHIS2 code that this filter finds.
+        let names = || org_units.iter().copied().filter(|name| !name.is_empty() && !name.contains([',', '[', ']', ':']));
+        let mut units = self.org_units("code", names().collect()).await?;
+        units.extend(self.org_units("id", names().filter(|name| is_uid(name)).collect()).await?);
         let me = self.get(&["me"], &[("fields", "organisationUnits[id]")]).await?;
         let units = serde_json::json!({ "organisationUnits": units });
         Ok(Metadata::from_server(&info, data_set.as_ref(), &combos.unwrap_or_default(), &units, &me.unwrap_or_default()))
+    }
+
+    async fn org_units(&self, property: &str, names: Vec<&str>) -> Result<Vec<Value>, Failure> {
+        let mut units = Vec::new();
+        for names in names.chunks(ORG_UNITS_AT_ONCE) {
+            let filter = format!("{property}:in:[{}]", names.join(","));
+            let query = [("filter", filter.as_str()), ("fields", "id,code,path,openingDate,closedDate"), ("paging", "false")];
+            let answer = self.get(&["organisationUnits"], &query).await?;
+            units.extend(list(&answer.unwrap_or_default(), "organisationUnits").iter().cloned());
+        }
+        Ok(units)
     }
 
     /// Sends one request. A verdict, good or bad, is `Ok`.

@@ -1,13 +1,16 @@
 //! The outbox's job: one report to one destination.
 
 use super::client::{Client, Failure};
+use super::config::Dhis2Destination;
 use super::mapping::Mapping;
+use super::metadata::Metadata;
 use super::plan::{facility_of, plan};
 use crate::fhir::Issue;
 use crate::outbox::Outcome;
 use crate::store::write::NewJob;
 use jiff::civil::Date;
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 
 /// The kind of job that [`push_job`] makes.
 pub const JOB_KIND: &str = "dhis2.push";
@@ -32,9 +35,12 @@ pub fn read_job(payload: &Value) -> Option<(&str, &str)> {
 
 /// Plans `report` against the server's own metadata and sends it. Nothing is sent when the plan has a problem. The result that
 /// is kept holds DHIS2's verdict with each conflict's cells, or the problems.
-pub async fn deliver(client: &Client, report: &Value, mapping: &Mapping, today: Date) -> Outcome {
-    let names: Vec<&str> = facility_of(report).map(|(_, system, facility)| mapping.org_unit(system, facility)).into_iter().collect();
-    let metadata = match client.metadata(&names).await {
+pub async fn deliver(destination: &Dhis2Destination, report: &Value, mapping: &Mapping, today: Date) -> Outcome {
+    let client = match Client::new(destination) {
+        Ok(client) => client,
+        Err(failure) => return failed(failure, Value::Null),
+    };
+    let metadata = match metadata_for(&client, destination, std::slice::from_ref(report), mapping).await {
         Ok(metadata) => metadata,
         Err(failure) => return failed(failure, Value::Null),
     };
@@ -68,6 +74,25 @@ pub async fn deliver(client: &Client, report: &Value, mapping: &Mapping, today: 
         None => Outcome::Done(result),
         Some(error) => Outcome::Dead { error, result },
     }
+}
+
+/// The metadata that planning these reports, all of one measure, needs.
+pub async fn metadata_for(
+    client: &Client,
+    destination: &Dhis2Destination,
+    reports: &[Value],
+    mapping: &Mapping,
+) -> Result<Metadata, Failure> {
+    let measure = reports.first().and_then(measure_of).unwrap_or_default();
+    let data_set = destination.data_set(measure).map_err(|error| Failure::Permanent { words: error.to_string() })?;
+    let names: BTreeSet<&str> =
+        reports.iter().filter_map(facility_of).map(|(_, system, facility)| mapping.org_unit(system, facility)).collect();
+    client.metadata(data_set, &names.into_iter().collect::<Vec<_>>()).await
+}
+
+/// The id of the measure that a report is of: the end of its canonical.
+fn measure_of(report: &Value) -> Option<&str> {
+    report.get("measure")?.as_str()?.split('|').next()?.rsplit('/').next()
 }
 
 fn failed(failure: Failure, result: Value) -> Outcome {

@@ -18,7 +18,12 @@ impl Dialect {
     pub fn of_version(version: &str) -> Option<Dialect> {
         let mut numbers = version.split(['.', '-']).map(|part| part.parse::<u32>().ok());
         let (first, second) = (numbers.next()??, numbers.next().flatten());
-        let minor = if first == 2 { second? } else { first };
+        // Majors before 2 never had this API; should the leading 2 ever be dropped, the first number says it.
+        let minor = match first {
+            2 => second?,
+            3.. => first,
+            _ => return None,
+        };
         Some(if minor >= 43 { Dialect::PerDataSet } else { Dialect::PerValue })
     }
 }
@@ -292,6 +297,7 @@ mod tests {
             ("", None),
             ("two", None),
             ("2.x", None),
+            ("0.43", None),
         ] {
             assert_eq!(Dialect::of_version(version), dialect, "{version}");
         }

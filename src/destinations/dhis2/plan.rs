@@ -522,8 +522,9 @@ fn count_of(stratum: &Value) -> Option<u64> {
     }
 }
 
+/// One mistake in a map shows in many cells: it is said once, at the first.
 fn push_once(issues: &mut Vec<Issue>, issue: Issue) {
-    if !issues.contains(&issue) {
+    if !issues.iter().any(|said| said.diagnostics == issue.diagnostics) {
         issues.push(issue);
     }
 }

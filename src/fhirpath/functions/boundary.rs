@@ -25,7 +25,7 @@ pub(super) fn call<'a>(call: &Call<'_, '_, 'a>, input: List<'a>) -> Result<List<
         }
         Function::Precision => match &node {
             Node::Integer(value) => Some(Node::Integer(value.unsigned_abs().to_string().len() as i64)),
-            Node::Decimal(value) => Some(Node::Integer(i64::from(value.scale()) + value.trunc().abs().to_string().len() as i64)),
+            Node::Decimal(value) => Some(Node::Integer(i64::from(value.scale()))),
             Node::Temporal(moment) => Some(Node::Integer(moment.digits())),
             _ => return call.error("needs a number, date or time"),
         },

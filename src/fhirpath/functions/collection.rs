@@ -280,12 +280,13 @@ impl<'a> Call<'_, '_, 'a> {
                             Ordering::Equal
                         }
                     },
-                    (x, y) => x.is_some().cmp(&y.is_some()),
+                    // What has no key comes first in either direction.
+                    (x, y) if x.is_some() != y.is_some() => return x.is_some().cmp(&y.is_some()),
+                    _ => Ordering::Equal,
                 };
-                let descending = matches!(self.arguments.get(at), Some(Expr::Negate(_)));
-                let order = if descending { order.reverse() } else { order };
                 if order.is_ne() {
-                    return order;
+                    let descending = matches!(self.arguments.get(at), Some(Expr::Negate(_)));
+                    return if descending { order.reverse() } else { order };
                 }
             }
             Ordering::Equal

@@ -22,8 +22,13 @@ pub(super) fn call<'a>(call: &Call<'_, '_, 'a>, input: List<'a>) -> Result<List<
         Node::Temporal(_) | Node::Integer(_) | Node::Decimal(_) => super::convert::to_text(&node).unwrap_or_default().into(),
         _ => return call.error("needs a string"),
     };
-    call.evaluation.spend(text.len() / 64)?;
-    let string = |text: String| bounded(text).map(|text| vec![Node::String(text.into())]);
+    // Parts are counted before they are made.
+    let share = if matches!(call.function, ToChars | Split) { 2 } else { 64 };
+    call.evaluation.spend(text.len() / share)?;
+    let string = |text: String| {
+        call.evaluation.spend_text(&text)?;
+        Ok(vec![Node::String(text.into())])
+    };
     let boolean = |value: bool| Ok(vec![Node::Boolean(value)]);
     match call.function {
         Upper => return string(text.to_uppercase()),
@@ -94,10 +99,6 @@ pub(super) fn call<'a>(call: &Call<'_, '_, 'a>, input: List<'a>) -> Result<List<
 
 const HTML: [(&str, &str); 5] = [("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("\"", "&quot;"), ("'", "&#39;")];
 
-fn bounded(text: String) -> Result<String, EvalError> {
-    if text.len() > MAX_TEXT { Err(EvalError::TooCostly) } else { Ok(text) }
-}
-
 /// A byte's place in characters; -1 for none.
 fn place(text: &str, at: Option<usize>) -> i64 {
     at.and_then(|at| text.get(..at)).map_or(-1, |before| before.chars().count() as i64)
@@ -133,11 +134,12 @@ fn join<'a>(call: &Call<'_, '_, 'a>, input: List<'a>) -> Result<List<'a>, EvalEr
             return Err(EvalError::TooCostly);
         }
     }
+    call.evaluation.spend_text(&joined)?;
     Ok(vec![Node::String(joined.into())])
 }
 
 fn from_hex(text: &str) -> Option<Vec<u8>> {
-    if text.len() % 2 != 0 {
+    if !text.len().is_multiple_of(2) {
         return None;
     }
     (0..text.len()).step_by(2).map(|at| u8::from_str_radix(text.get(at..at + 2)?, 16).ok()).collect()
@@ -154,12 +156,12 @@ fn regex(call: &Call, pattern: &str, whole: bool) -> Result<Arc<regex::Regex>, E
     {
         return Ok(found.clone());
     }
-    let Ok(compiled) = regex::RegexBuilder::new(&pattern).size_limit(1 << 20).build() else {
+    let Ok(compiled) = regex::RegexBuilder::new(&pattern).size_limit(1 << 18).build() else {
         return call.error("takes a regular expression without look-around, of moderate size");
     };
     let compiled = Arc::new(compiled);
     if let Ok(mut known) = PATTERNS.write() {
-        if known.len() >= 1_000 {
+        if known.len() >= 200 {
             known.clear();
         }
         known.insert(pattern, compiled.clone());

@@ -1,9 +1,9 @@
 //! A template's JSON Schema, compiled, and the walk that checks a record against it and puts it into its normal form.
 //!
 //! The dialect is a subset of JSON Schema 2020-12 (`type`, `properties`, `required`, `enum`, `format` date and date-time,
-//! `items`, `$ref` into `$defs`, `minItems`, `minLength`, `deprecated`) and four notes of our own:
+//! `items`, `$ref` into `$defs`, `minItems`, `minLength`, `deprecated`) and five notes of our own:
 //! `x-aliases` (other spellings of a key), `x-enforced` (problems of this object's own fields reject the record; elsewhere they are
-//! warnings), `x-unit` (UCUM unit of a number) and `x-coded` (an object that is one code; a bare string is taken for it).
+//! warnings), `x-unit` (UCUM unit of a number), `x-map` (the ConceptMap of a word) and `x-coded` (an object that is one code; a bare string is taken for it).
 //!
 //! The normal form has the schema's spellings, enumerations in the schema's case, numeric ids as text, dates as
 //! `yyyy-MM-dd`, times with a zone, and no nulls, blanks or unknown keys: a mapping need not think of any of that.
@@ -16,6 +16,10 @@ use std::collections::HashMap;
 
 /// More problems than this in one record help nobody.
 const MOST_ISSUES: usize = 100;
+/// Bytes of a text at most.
+const MOST_BYTES: usize = 64 << 10;
+/// Characters of a number at most.
+const MOST_DIGITS: usize = 100;
 /// A key longer than this, or with other than ASCII letters, digits and `_`, may hold anything: it is not repeated.
 const LONGEST_KEY: usize = 64;
 
@@ -31,6 +35,7 @@ pub(super) struct Schema {
 struct Node {
     kind: Kind,
     unit: Option<String>,
+    map: Option<String>,
     coded: bool,
 }
 
@@ -73,10 +78,14 @@ struct Field {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Leaf<'a> {
     Boolean,
-    Number { unit: Option<&'a str> },
+    Number {
+        unit: Option<&'a str>,
+    },
     Date,
-    /// One of an enumeration.
-    Code,
+    /// One of an enumeration, or a word that a map translates.
+    Code {
+        map: Option<&'a str>,
+    },
     /// An object with a code and perhaps a name.
     Coded,
     Text,
@@ -122,12 +131,12 @@ impl Schema {
 
     /// What a node is when it is a leaf; `None` for an object or list whose parts are to be looked at.
     pub fn leaf(&self, node: NodeId) -> Option<Leaf<'_>> {
-        let Node { kind, unit, coded } = self.nodes.get(node)?;
+        let Node { kind, unit, map, coded } = self.nodes.get(node)?;
         match kind {
             _ if *coded => Some(Leaf::Coded),
             Kind::Any | Kind::Object(_) | Kind::Array { .. } => None,
-            Kind::Text { .. } => Some(Leaf::Text),
-            Kind::Code(_) => Some(Leaf::Code),
+            Kind::Text { .. } if map.is_none() => Some(Leaf::Text),
+            Kind::Text { .. } | Kind::Code(_) => Some(Leaf::Code { map: map.as_deref() }),
             Kind::Date | Kind::DateTime => Some(Leaf::Date),
             Kind::Integer | Kind::Number => Some(Leaf::Number { unit: unit.as_deref() }),
             Kind::Boolean => Some(Leaf::Boolean),
@@ -195,6 +204,7 @@ impl<'a> Compiler<'a> {
         if let Some(node) = self.schema.nodes.get_mut(id) {
             node.kind = kind;
             node.unit = value.get("x-unit").and_then(Value::as_str).map(str::to_owned);
+            node.map = value.get("x-map").and_then(Value::as_str).map(str::to_owned);
             node.coded = value.get("x-coded") == Some(&Value::Bool(true));
         }
         Ok(())
@@ -202,6 +212,9 @@ impl<'a> Compiler<'a> {
 
     fn object(&mut self, value: &'a Value, pointer: &str) -> Result<Kind, (String, String)> {
         let Some(properties) = value.get("properties").and_then(Value::as_object) else { return Ok(Kind::Any) };
+        if properties.is_empty() {
+            return Ok(Kind::Any);
+        }
         let mut object = Object { enforced: value.get("x-enforced") == Some(&Value::Bool(true)), ..Object::default() };
         let names = |list: Option<&Value>| -> Vec<String> {
             list.and_then(Value::as_array).map(|all| all.iter().filter_map(Value::as_str).map(str::to_owned).collect()).unwrap_or_default()
@@ -231,6 +244,18 @@ pub(super) struct Walk<'a> {
     pub issues: Vec<Issue>,
 }
 
+/// Why no resource can hold this text or number (<https://hl7.org/fhir/R4/datatypes.html#string>).
+fn unfit(value: &Value) -> Option<&'static str> {
+    match value {
+        Value::String(text) if text.len() > MOST_BYTES => Some("is longer than a text may be (64 KiB)"),
+        Value::String(text) if text.contains(|c: char| c.is_control() && !matches!(c, '\t' | '\r' | '\n')) => {
+            Some("holds a control character, which no text may")
+        }
+        Value::Number(number) if number.as_str().len() > MOST_DIGITS => Some("has more digits than a number may (100)"),
+        _ => None,
+    }
+}
+
 impl<'a> Walk<'a> {
     pub fn new(schema: &'a Schema, zone: &'a TimeZone, strict: bool, path: String) -> Self {
         Walk { schema, zone, strict, path, issues: Vec::new() }
@@ -240,6 +265,9 @@ impl<'a> Walk<'a> {
     /// itself are errors when `enforced`.
     pub fn value(&mut self, node: NodeId, value: Value, enforced: bool) -> Option<Value> {
         let schema = self.schema;
+        if let Some(words) = unfit(&value) {
+            return self.refuse(true, words);
+        }
         match (schema.kind(node), value) {
             (_, Value::Null) => None,
             (Kind::Any, value) => Some(value),
@@ -405,7 +433,7 @@ impl<'a> Walk<'a> {
     }
 }
 
-fn is_plain(key: &str) -> bool {
+pub(super) fn is_plain(key: &str) -> bool {
     key.len() <= LONGEST_KEY && key.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
 }
 

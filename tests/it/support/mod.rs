@@ -1,8 +1,17 @@
-//! What the integration tests share: fresh databases, and one body for both of them.
+//! What the integration tests share: fresh databases, one body for both of them, and the real server.
+#![allow(dead_code)]
 
+pub mod payloads;
 pub mod postgres;
+pub mod program;
+pub mod server;
 
 pub use postgres::postgres_url;
+pub use server::{TestServer, answer};
+
+use lango::access::clients::{self, Client};
+use lango::access::{generate_secret, hash_secret};
+use lango::store::Store;
 use tempfile::TempDir;
 
 /// The URL of a new SQLite database, and the folder that it lives in and dies with.
@@ -38,6 +47,25 @@ impl TestDb {
         if !self.is_sqlite() {
             postgres::drop_database(&self.url).await;
         }
+    }
+}
+
+/// Adds a client as `lango client add` does, and gives its secret.
+pub async fn add_client(db: &TestDb, id: &str, facility: &str, scopes: &str) -> String {
+    let store = Store::open(&db.url).await.expect("the database opens");
+    let secret = generate_secret().expect("random numbers");
+    let client = Client { secret_hash: Some(hash_secret(&secret).expect("a hash")), ..Client::new(id, facility, scopes) };
+    clients::add(&store, &client).await.expect("a new client");
+    store.close().await;
+    secret.expose().to_owned()
+}
+
+/// As if every wait of the outbox had ended, and the leases of processes that died.
+pub async fn time_passes(store: &Store) {
+    const SQL: &str = "UPDATE job SET run_at = 0, lease_until = 0 WHERE state IN ('waiting', 'running')";
+    match store {
+        Store::Sqlite(db) => sqlx::query(SQL).execute(&db.write).await.map(|_| ()).unwrap(),
+        Store::Postgres(db) => sqlx::query(SQL).execute(&db.pool).await.map(|_| ()).unwrap(),
     }
 }
 

@@ -1,0 +1,289 @@
+//! The server end to end, over HTTP, with durable writes: ingest, reads, searches, templates, measures, start.
+//!
+//!     cargo bench --bench server            # both databases, every row of docs/performance.md
+//!     cargo bench --bench server -- sqlite  # one of them
+//!
+//! Prints a Markdown table. Clients and server share the machine; ratios between rows of one run mean more than the figures.
+
+/// As in the program.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+#[path = "../tests/it/support/postgres.rs"]
+mod postgres;
+
+use flate2::read::GzDecoder;
+use lango::cli::Server;
+use lango::config::{AuthMode, Settings};
+use postgres::{Cluster, Durability};
+use serde_json::{Value, json};
+use std::future::Future;
+use std::io::Read;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+
+const CLIENTS: usize = 8;
+const READ_TIME: Duration = Duration::from_secs(4);
+const SEARCHES: usize = 300;
+const VISITS: usize = 4_000;
+const VISITS_PER_PAYLOAD: usize = 100;
+
+#[tokio::main]
+async fn main() {
+    let wanted: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
+    println!("| database | work | result |\n|---|---|---|");
+    if wanted.is_empty() || wanted.iter().any(|name| name == "sqlite") {
+        let folder = tempfile::tempdir().expect("a folder for the database");
+        let url = format!("sqlite:{}", folder.path().join("lango.db").display());
+        measure("SQLite", &url).await;
+    }
+    if wanted.is_empty() || wanted.iter().any(|name| name == "postgres") {
+        let cluster = Cluster::start(Durability::Durable);
+        let url = cluster.new_database().await;
+        measure("PostgreSQL", &url).await;
+    }
+}
+
+struct Running {
+    base: String,
+    client: reqwest::Client,
+    stop: oneshot::Sender<()>,
+    serving: tokio::task::JoinHandle<anyhow::Result<()>>,
+}
+
+async fn start(url: &str) -> Running {
+    let settings = Settings { auth: AuthMode::Open, database: url.parse().expect("a database URL"), ..Settings::default() };
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let server = Server::prepare(settings, listener).await.expect("the server starts");
+    let base = format!("http://{}", server.address());
+    let (stop, stopped) = oneshot::channel::<()>();
+    let serving = tokio::spawn(server.serve(async move {
+        let _ = stopped.await;
+    }));
+    let client = reqwest::Client::builder().no_proxy().pool_max_idle_per_host(64).build().expect("a client");
+    Running { base, client, stop, serving }
+}
+
+async fn measure(database: &str, url: &str) {
+    let say = |work: &str, result: String| println!("| {database} | {work} | {result} |");
+    let server = start(url).await;
+    let (first, rest) = bundles();
+    for bundle in first {
+        post(&server, "/fhir", bundle).await;
+    }
+    let entries: usize = rest.iter().map(|(_, entries)| entries).sum();
+    let bodies: Vec<String> = rest.into_iter().map(|(body, _)| body).collect();
+    let bytes: usize = bodies.iter().map(String::len).sum();
+    let begun = Instant::now();
+    shared(bodies, |body| {
+        let (client, base) = (server.client.clone(), server.base.clone());
+        async move { send(&client, &format!("{base}/fhir"), body).await }
+    })
+    .await;
+    let took = begun.elapsed().as_secs_f64();
+    say(
+        &format!("Synthea transaction Bundles, {CLIENTS} clients ({entries} resources, {:.0} MB)", bytes as f64 / 1e6),
+        format!("{:.0} resources/s", entries as f64 / took),
+    );
+
+    let payloads = payloads();
+    let begun = Instant::now();
+    shared(payloads, |body| {
+        let (client, base) = (server.client.clone(), server.base.clone());
+        async move { send(&client, &format!("{base}/api/v1/hduApi/dataTemplates"), body).await }
+    })
+    .await;
+    say(
+        &format!("template visits, {VISITS} in payloads of {VISITS_PER_PAYLOAD}"),
+        format!("{:.0} visits/s", VISITS as f64 / begun.elapsed().as_secs_f64()),
+    );
+
+    let page = get(&server, "/fhir/Patient?_count=50&gender=female").await;
+    let ids: Vec<String> =
+        page["entry"].as_array().into_iter().flatten().filter_map(|entry| entry["resource"]["id"].as_str().map(str::to_owned)).collect();
+    let urls: Vec<String> = ids.iter().map(|id| format!("{}/fhir/Patient/{id}", server.base)).collect();
+    let reads = rate(&server.client, &urls).await;
+    let sample = server.client.get(&urls[0]).send().await.expect("a read").bytes().await.expect("a body");
+    let bare = bare_handler(sample).await;
+    let plain = rate(&server.client, &[bare]).await;
+    say(
+        &format!("read by id, {CLIENTS} clients"),
+        format!("{reads:.0}/s; an axum handler with the same bytes from memory: {plain:.0}/s ({:.0} %)", 100.0 * reads / plain),
+    );
+
+    let observation = get(&server, "/fhir/Observation?code=http://loinc.org|8867-4&_count=1").await;
+    let subject = observation["entry"][0]["resource"]["subject"]["reference"].as_str().unwrap_or("Patient/none").to_owned();
+    let shapes = [
+        ("Observation by code", "/fhir/Observation?code=http://loinc.org|8867-4&_count=20".to_owned()),
+        ("Observation by patient", format!("/fhir/Observation?subject={subject}&_count=20")),
+        (
+            "Observation by patient, code and date",
+            format!("/fhir/Observation?subject={subject}&code=http://loinc.org|8867-4&date=ge2010&_count=20"),
+        ),
+        ("Observation by code and value", "/fhir/Observation?code-value-quantity=http://loinc.org|8867-4$gt100&_count=20".to_owned()),
+        ("Observation, chained to Patient", "/fhir/Observation?subject:Patient.family=massawe&_count=20".to_owned()),
+        ("Patient, _has Observation", "/fhir/Patient?_has:Observation:subject:code=http://loinc.org|8867-4&_count=20".to_owned()),
+        ("Patient by family", "/fhir/Patient?family=ma&_count=20".to_owned()),
+        ("Encounter by date, newest first", "/fhir/Encounter?date=ge2026-09-10&_sort=-date&_count=20".to_owned()),
+        ("Condition by code with Patient", "/fhir/Condition?code=B54&_include=Condition:subject&_count=20".to_owned()),
+        ("newest Observations", "/fhir/Observation?_sort=-_lastUpdated&_count=20".to_owned()),
+        ("count of Observations by code", "/fhir/Observation?code=http://loinc.org|8867-4&_summary=count".to_owned()),
+    ];
+    for (name, path) in shapes {
+        let mut times = Vec::with_capacity(SEARCHES);
+        let mut total = 0;
+        for _ in 0..SEARCHES {
+            let begun = Instant::now();
+            let body = server.client.get(format!("{}{path}", server.base)).send().await.expect("an answer").bytes().await.expect("a body");
+            times.push(begun.elapsed());
+            total = body.len();
+        }
+        times.sort();
+        let at = |share: f64| times[((times.len() - 1) as f64 * share) as usize].as_secs_f64() * 1e3;
+        say(
+            &format!("search: {name}"),
+            format!("p50 {:.1} ms, p95 {:.1} ms, p99 {:.1} ms ({} kB)", at(0.5), at(0.95), at(0.99), total / 1000),
+        );
+    }
+
+    let begun = Instant::now();
+    let report = format!("{}/fhir/Measure/opd-diagnoses/$evaluate-measure?periodStart=2026-09&periodEnd=2026-09", server.base);
+    let report: Value = server.client.get(report).send().await.expect("an answer").json().await.expect("JSON");
+    let facilities = report["entry"].as_array().map_or(1, Vec::len);
+    say(
+        &format!("measure of {VISITS} visits, 54 groups, {facilities} facilities"),
+        format!("{:.0} ms", begun.elapsed().as_secs_f64() * 1e3),
+    );
+    say("memory, server and clients of this bench", format!("{} MiB", resident_mib()));
+
+    drop(server.stop);
+    server.serving.await.expect("no panic").expect("a clean end");
+    let begun = Instant::now();
+    let again = start(url).await;
+    say("start on this database", format!("{:.0} ms", begun.elapsed().as_secs_f64() * 1e3));
+    drop(again.stop);
+    again.serving.await.expect("no panic").expect("a clean end");
+}
+
+/// The hospitals and practitioners, then the patients with their numbers of entries.
+fn bundles() -> (Vec<String>, Vec<(String, usize)>) {
+    let mut files: Vec<_> =
+        std::fs::read_dir("tests/data/synthea-hiv").expect("the test data").map(|file| file.expect("a file").path()).collect();
+    files.retain(|path| path.extension().is_some_and(|end| end == "gz"));
+    files.sort();
+    let (mut first, mut rest) = (Vec::new(), Vec::new());
+    for path in files {
+        let mut text = String::new();
+        GzDecoder::new(std::fs::File::open(&path).expect("a file")).read_to_string(&mut text).expect("gzip");
+        if path.to_string_lossy().contains("nformation") {
+            first.push(text);
+        } else {
+            let entries = serde_json::from_str::<Value>(&text).expect("JSON")["entry"].as_array().map_or(0, Vec::len);
+            rest.push((text, entries));
+        }
+    }
+    (first, rest)
+}
+
+/// Visits of ten facilities: the shipped example with other ids, days and diagnoses.
+fn payloads() -> Vec<String> {
+    let example: Value =
+        serde_json::from_str(include_str!("../profiles/templates/hdu/examples/antenatal-visit.json")).expect("the shipped example");
+    let families = ["Massawe", "Mushi", "Kimaro", "Mollel", "Laizer", "Temu", "Lyimo"];
+    let codes = ["B54", "J06.9", "A09", "J18.9", "I10", "N39.0"];
+    (0..VISITS / VISITS_PER_PAYLOAD)
+        .map(|part| {
+            let facility = format!("90{:04}-1", part % 10);
+            let mut payload = example.clone();
+            payload["data"]["facilityDetails"]["code"] = json!(facility);
+            let records = (0..VISITS_PER_PAYLOAD).map(|n| {
+                let number = part * VISITS_PER_PAYLOAD + n;
+                let mut record = example["data"]["listGrid"][0].clone();
+                let mrn = format!("{facility}-{number}");
+                record["mrn"] = json!(mrn);
+                record["demographicDetails"]["mrn"] = json!(mrn);
+                record["demographicDetails"]["lastName"] = json!(families[number % families.len()]);
+                record["demographicDetails"]["identifiers"] = json!([{ "type": "MRN", "id": mrn, "preferred": true }]);
+                record["visitDetails"]["id"] = json!(format!("V-{number}"));
+                record["visitDetails"]["visitDate"] = json!(format!("2026-09-{:02}", number % 28 + 1));
+                record["diagnosisDetails"][0]["diagnosisCode"] = json!(codes[number % codes.len()]);
+                record
+            });
+            payload["data"]["listGrid"] = records.collect();
+            payload.to_string()
+        })
+        .collect()
+}
+
+/// Hands the items to [`CLIENTS`] clients, each taking the next.
+async fn shared<F, R>(items: Vec<String>, work: F)
+where
+    F: Fn(String) -> R,
+    R: Future<Output = ()> + Send + 'static,
+{
+    let items: Arc<Vec<String>> = Arc::new(items);
+    let next = Arc::new(AtomicUsize::new(0));
+    let work = &work;
+    let clients = (0..CLIENTS).map(|_| {
+        let (items, next) = (Arc::clone(&items), Arc::clone(&next));
+        async move {
+            while let Some(item) = items.get(next.fetch_add(1, Ordering::Relaxed)) {
+                tokio::spawn(work(item.clone())).await.expect("no panic");
+            }
+        }
+    });
+    futures_util::future::join_all(clients).await;
+}
+
+async fn send(client: &reqwest::Client, url: &str, body: String) {
+    let response = client.post(url).header("content-type", "application/json").body(body).send().await.expect("an answer");
+    let status = response.status();
+    let body = response.bytes().await.expect("a body");
+    assert!(status.is_success(), "{status}: {}", String::from_utf8_lossy(&body[..body.len().min(600)]));
+}
+
+async fn post(server: &Running, path: &str, body: String) {
+    send(&server.client, &format!("{}{path}", server.base), body).await;
+}
+
+async fn get(server: &Running, path: &str) -> Value {
+    server.client.get(format!("{}{path}", server.base)).send().await.expect("an answer").json().await.expect("JSON")
+}
+
+/// Answers per second over [`READ_TIME`].
+async fn rate(client: &reqwest::Client, urls: &[String]) -> f64 {
+    let until = Instant::now() + READ_TIME;
+    let clients = (0..CLIENTS).map(|number| {
+        let (client, urls) = (client.clone(), urls.to_vec());
+        tokio::spawn(async move {
+            let mut done = 0usize;
+            while Instant::now() < until {
+                let response = client.get(&urls[(number + done) % urls.len()]).send().await.expect("an answer");
+                assert!(response.status().is_success());
+                response.bytes().await.expect("a body");
+                done += 1;
+            }
+            done
+        })
+    });
+    let done: usize = futures_util::future::join_all(clients).await.into_iter().map(|done| done.expect("no panic")).sum();
+    done as f64 / READ_TIME.as_secs_f64()
+}
+
+/// The yardstick for reads.
+async fn bare_handler(body: bytes::Bytes) -> String {
+    let router = axum::Router::new().route("/", axum::routing::get(move || async move { body.clone() }));
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let url = format!("http://{}/", listener.local_addr().expect("an address"));
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    url
+}
+
+fn resident_mib() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    line.and_then(|line| line.split_whitespace().next()).and_then(|kib| kib.parse::<u64>().ok()).unwrap_or(0) / 1024
+}

@@ -1,0 +1,217 @@
+//! Everything wired together once, for the server and for the commands that work on the same database.
+//!
+//! Opening an [`App`] brings the tables up to date, puts what lango ships (terminology, profiles, measures) into the store where
+//! it is missing or was not edited, loads the terminology into memory and finishes what a crash interrupted. What runs beside
+//! the requests (deliveries, linking, other processes' changes of terminology) is [`App::background`].
+
+mod measures;
+
+use crate::access::Caller;
+use crate::config::Settings;
+use crate::definitions;
+use crate::destinations::dhis2::JOB_KIND;
+use crate::fhir::time::now;
+use crate::ingest::load::Loader;
+use crate::ingest::submit::{Rules, SubmitError, Submitter};
+use crate::ingest::template::Templates;
+use crate::ingest::write::{Author, Writer};
+use crate::outbox::{Outbox, Outcome};
+use crate::registry::{LINK_JOB, Registry};
+use crate::search::extract;
+use crate::store::query::{DateOp, SortBy};
+use crate::store::{Filter, Query, Scope, SortKey, Store, Stored, TypeCode};
+use crate::terminology::{self, Terminology};
+use anyhow::Context;
+use jiff::tz::TimeZone;
+use serde_json::{Value, json};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+
+/// Marks a resource that lango shipped, with the hash of its content, so that an edited one is left alone by an upgrade.
+const SHIPPED: &str = "urn:lango:shipped";
+/// How often another process's changes of terminology are looked for.
+const REFRESH: Duration = Duration::from_secs(2);
+/// Rows read at a time when the terminology is loaded.
+const LOAD_PAGE: u32 = 200;
+
+/// The parts, each cheap to clone.
+#[derive(Clone)]
+pub struct App {
+    pub settings: Arc<Settings>,
+    pub zone: TimeZone,
+    pub store: Store,
+    pub writer: Writer,
+    pub terminology: Terminology,
+    pub registry: Registry,
+    pub submitter: Submitter,
+}
+
+impl App {
+    /// Opens the database that the settings name. `base_url`: how clients reach the server.
+    pub async fn open(settings: Settings, base_url: &str) -> anyhow::Result<App> {
+        let database = &settings.database;
+        let store = Store::open(database.expose()).await.with_context(|| format!("the database {database} cannot be opened"))?;
+        let zone = TimeZone::get(&settings.zone).with_context(|| format!("zone: {} is no time zone", settings.zone))?;
+        let options = extract::Options { zone: zone.clone(), base: format!("{base_url}/fhir") };
+        let templates = match &settings.templates_dir {
+            Some(folder) => Templates::load(folder).with_context(|| format!("templates_dir: {}", folder.display()))?,
+            None => Templates::shipped().context("the shipped templates are broken")?,
+        };
+        let registry = Registry::new(store.clone(), settings.systems.strong.iter().cloned())?;
+        let terminology = Terminology::new();
+        let writer = Writer::new(store.clone(), options, registry.clone(), terminology.clone());
+        let rules = Rules { operator: settings.operator.code.clone(), zone: zone.clone(), strict_blocks: settings.strict_templates };
+        let submitter =
+            Submitter { writer: writer.clone(), templates: Arc::new(templates), terminology: terminology.clone(), rules: Arc::new(rules) };
+        let app = App { settings: Arc::new(settings), zone, store, writer, terminology, registry, submitter };
+        app.put_shipped().await.context("what lango ships could not be stored")?;
+        app.load_terminology(None).await.context("the terminology could not be loaded")?;
+        Ok(app)
+    }
+
+    /// Finishes submissions that were kept but not carried out when the process ended.
+    pub async fn recover(&self) -> Result<(), SubmitError> {
+        let mut finished = 0u64;
+        self.submitter.replay(true, |_| finished += 1).await?;
+        if finished > 0 {
+            tracing::info!(submissions = finished, "finished what was interrupted");
+        }
+        Ok(())
+    }
+
+    /// lango's own work: everything is visible, what is written is the operator's.
+    pub fn operator(&self) -> Caller {
+        Caller::unrestricted(0, None)
+    }
+
+    /// Runs until `shutdown`: deliveries, linking that a crash left undone, terminology that another process changed.
+    pub async fn background(self, shutdown: CancellationToken) {
+        tokio::join!(self.outbox().run(shutdown.clone()), self.refresh(shutdown));
+    }
+
+    fn outbox(&self) -> Outbox {
+        let (linking, pushing) = (self.clone(), self.clone());
+        Outbox::new(self.store.clone())
+            .register(LINK_JOB, move |job| {
+                let app = linking.clone();
+                async move {
+                    match app.link(&job.payload).await {
+                        Ok(()) => Outcome::Done(Value::Null),
+                        Err(error) => Outcome::retry(format!("{error:#}")),
+                    }
+                }
+            })
+            .register(JOB_KIND, move |job| {
+                let app = pushing.clone();
+                async move { app.deliver(&job.payload).await }
+            })
+    }
+
+    async fn refresh(&self, shutdown: CancellationToken) {
+        let mut since = now();
+        while !shutdown.is_cancelled() {
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                () = tokio::time::sleep(REFRESH) => {}
+            }
+            let before = now();
+            // A little overlap: another process's clock, and commits that took a while.
+            match self.load_terminology(Some(since.saturating_sub(10_000_000))).await {
+                Ok(()) => since = before,
+                Err(error) => tracing::warn!(%error, "terminology was not refreshed"),
+            }
+        }
+    }
+
+    /// The handler of [`LINK_JOB`].
+    async fn link(&self, payload: &Value) -> anyhow::Result<()> {
+        let patients = payload.get("patients").and_then(Value::as_array).into_iter().flatten();
+        let patients: Vec<String> = patients.filter_map(Value::as_str).map(str::to_owned).collect();
+        self.registry.link(&patients).await.with_context(|| format!("{LINK_JOB} failed"))
+    }
+
+    /// Loads files on behalf of `caller`.
+    pub fn loader(&self, caller: Caller) -> Loader {
+        Loader {
+            writer: self.writer.clone(),
+            submitter: self.submitter.clone(),
+            caller,
+            base_url: self.writer.options().base.clone(),
+            most_entries: self.settings.limits.bundle_entries as usize,
+        }
+    }
+
+    async fn put_shipped(&self) -> anyhow::Result<()> {
+        let r4 = definitions::r4();
+        let shipped = terminology::shipped().into_iter().chain(crate::validate::shipped_profiles()).chain(crate::measure::shipped());
+        let mut wanted: Vec<(TypeCode, String, Value)> = Vec::new();
+        for mut resource in shipped {
+            let type_code = resource.get("resourceType").and_then(Value::as_str).and_then(|name| r4.type_code(name));
+            let id = resource.get("id").and_then(Value::as_str).map(str::to_owned);
+            let (Some(type_code), Some(id)) = (type_code, id) else { continue };
+            let hash = content_hash(&resource);
+            if let Some(members) = resource.as_object_mut() {
+                let meta = members.entry("meta").or_insert_with(|| json!({}));
+                meta["tag"] = json!([{ "system": SHIPPED, "code": hash }]);
+            }
+            wanted.push((type_code, id, resource));
+        }
+        let names: Vec<(TypeCode, String)> = wanted.iter().map(|(type_code, id, _)| (*type_code, id.clone())).collect();
+        let present = self.store.read_many(&names).await?;
+        let mut drafts = Vec::new();
+        for (type_code, id, resource) in wanted {
+            let stored = present.iter().find(|stored| stored.type_code == type_code && *stored.id == *id);
+            if stored.is_none_or(|stored| is_outdated(stored, &resource)) {
+                drafts.push(self.writer.draft(type_code, &id, resource));
+            }
+        }
+        if !drafts.is_empty() {
+            self.writer.put_all(drafts, &Author { scope: Scope::All, owner: 0 }).await?;
+        }
+        Ok(())
+    }
+
+    /// Reads every terminology resource, or those changed since, into memory.
+    async fn load_terminology(&self, since: Option<i64>) -> anyhow::Result<()> {
+        for name in ["CodeSystem", "ValueSet", "ConceptMap"] {
+            let Some(type_code) = definitions::r4().type_code(name) else { continue };
+            let changed = since.map(|low| Filter::LastUpdated { ranges: vec![(DateOp::Ge, crate::fhir::Interval { low, high: low + 1 })] });
+            let sort = if since.is_some() { vec![SortKey { by: SortBy::LastUpdated, descending: false }] } else { Vec::new() };
+            let query = Query { type_code, filters: changed.into_iter().collect(), scope: Scope::All, sort };
+            let mut cursor = None;
+            loop {
+                let page = self.store.search(&query, LOAD_PAGE, cursor.as_ref()).await?;
+                for resource in page.rows.iter().filter_map(|row| serde_json::from_slice::<Value>(row.body.as_ref()?).ok()) {
+                    self.terminology.upsert(&resource);
+                }
+                cursor = page.next;
+                if cursor.is_none() {
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The hash of what a shipped resource says, whatever its version and tags.
+fn content_hash(resource: &Value) -> String {
+    let mut content = resource.clone();
+    if let Some(members) = content.as_object_mut() {
+        members.retain(|key, _| !matches!(key.as_str(), "meta" | "id" | "resourceType"));
+    }
+    blake3::hash(content.to_string().as_bytes()).to_hex().get(..32).unwrap_or_default().to_owned()
+}
+
+/// Whether `stored` is an earlier release's and nobody edited it. A deleted one stays deleted.
+fn is_outdated(stored: &Stored, shipped: &Value) -> bool {
+    let Some(before) = stored.body.as_ref().and_then(|body| serde_json::from_slice::<Value>(body).ok()) else { return false };
+    let hash_of = |resource: &Value| -> Option<String> {
+        let tags = resource.pointer("/meta/tag")?.as_array()?;
+        let tag = tags.iter().find(|tag| tag.get("system").and_then(Value::as_str) == Some(SHIPPED))?;
+        Some(tag.get("code")?.as_str()?.to_owned())
+    };
+    let unedited = hash_of(&before).is_some_and(|hash| hash == content_hash(&before));
+    unedited && hash_of(&before) != hash_of(shipped)
+}

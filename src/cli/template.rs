@@ -1,0 +1,102 @@
+//! `lango template`: check payloads before they are sent, carry out kept ones again.
+
+use super::Common;
+use crate::app::App;
+use crate::config::Overrides;
+use crate::fhir::Issue;
+use crate::ingest::load;
+use crate::ingest::submit::{Outcome, Translations};
+use crate::ingest::template::{Options, Templates};
+use crate::terminology::Terminology;
+use anyhow::Context;
+use jiff::tz::TimeZone;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Check and replay Data Templates
+#[derive(Debug, clap::Subcommand)]
+pub enum Template {
+    /// Judge payload files and print every problem with its path; exit code 1 if a record is bad
+    Check {
+        /// Payloads, also .gz
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<PathBuf>,
+    },
+    /// Translate all kept submissions again, after a ConceptMap or template was mended
+    Replay,
+}
+
+impl Template {
+    pub(super) async fn run(self, common: &Common) -> anyhow::Result<ExitCode> {
+        match self {
+            Template::Check { files } => check(common, &files),
+            Template::Replay => replay(common).await,
+        }
+    }
+}
+
+/// Needs no database: the shipped ConceptMaps are asked.
+fn check(common: &Common, files: &[PathBuf]) -> anyhow::Result<ExitCode> {
+    let settings = common.settings(Overrides::default())?;
+    let zone = TimeZone::get(&settings.zone).with_context(|| format!("zone: {} is no time zone", settings.zone))?;
+    let templates = match &settings.templates_dir {
+        Some(folder) => Templates::load(folder)?,
+        None => Templates::shipped()?,
+    };
+    let terminology = Terminology::with_shipped();
+    let options = Options { facility: None, operator: &settings.operator.code, zone: &zone, strict_blocks: settings.strict_templates };
+    let mut bad = 0;
+    for file in files {
+        let name = file.display();
+        let print = |kind: &str, issue: &Issue| say!("{name}: {kind}: {}: {}", issue.expression, issue.diagnostics);
+        let payload = match load::read(file) {
+            Ok(payload) => payload,
+            Err(words) => {
+                say!("{name}: error: {words}");
+                bad += 1;
+                continue;
+            }
+        };
+        match templates.process(&payload, &options, &Translations(&terminology)) {
+            Err(error) => {
+                bad += 1;
+                error.issues.iter().for_each(|issue| print("error", issue));
+            }
+            Ok(processed) => {
+                processed.envelope_warnings.iter().for_each(|issue| print("warning", issue));
+                for record in &processed.records {
+                    record.errors.iter().for_each(|issue| print("error", issue));
+                    record.warnings.iter().for_each(|issue| print("warning", issue));
+                    for code in &record.unmapped {
+                        say!("{name}: warning: {}: code {} is in no ConceptMap ({})", code.path, code.code, code.map);
+                    }
+                }
+                let rejected = processed.records.iter().filter(|record| !record.errors.is_empty()).count();
+                bad += rejected;
+                say!("{name}: {} records, {rejected} bad", processed.records.len());
+            }
+        }
+    }
+    Ok(if bad == 0 { ExitCode::SUCCESS } else { ExitCode::from(1) })
+}
+
+async fn replay(common: &Common) -> anyhow::Result<ExitCode> {
+    let settings = common.settings(Overrides::default())?;
+    let base = settings.public_url(settings.listen);
+    let app = App::open(settings, &base).await?;
+    let bar = indicatif::ProgressBar::new_spinner();
+    let (mut submissions, mut changed, mut unmapped) = (0u64, 0u64, 0u64);
+    app.submitter
+        .replay(false, |report| {
+            submissions += 1;
+            changed += report.outcomes.iter().filter(|outcome| matches!(outcome, Outcome::New | Outcome::Updated)).count() as u64;
+            unmapped += report.processed.records.iter().map(|record| record.unmapped.len() as u64).sum::<u64>();
+            bar.set_message(format!("{submissions} submissions, {changed} records changed"));
+            bar.tick();
+        })
+        .await?;
+    bar.finish_and_clear();
+    say!("{submissions} submissions translated again, {changed} records changed, {unmapped} codes still unmapped");
+    app.store.close().await;
+    Ok(ExitCode::SUCCESS)
+}

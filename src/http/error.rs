@@ -1,0 +1,68 @@
+//! Every failure of a FHIR request as an answer: an OperationOutcome and a status (<https://hl7.org/fhir/R4/http.html#Status-Codes>).
+
+use crate::fhir::outcome::operation_outcome;
+use crate::fhir::{Issue, IssueCode};
+use crate::ingest::Refusal;
+use axum::http::StatusCode;
+
+/// What a request came to instead of an answer.
+#[derive(Debug)]
+pub struct Failure {
+    pub status: StatusCode,
+    pub issues: Vec<Issue>,
+    /// For 405: the methods that the URL takes.
+    pub allow: Option<&'static str>,
+}
+
+impl Failure {
+    pub fn new(status: StatusCode, issue: Issue) -> Failure {
+        Failure { status, issues: vec![issue], allow: None }
+    }
+
+    pub fn bad_request(words: impl Into<String>) -> Failure {
+        Failure::new(StatusCode::BAD_REQUEST, Issue::error(IssueCode::Invalid, words))
+    }
+
+    /// No such URL, whatever the method.
+    pub fn unknown_url() -> Failure {
+        let words = "There is nothing at this URL: see the CapabilityStatement at /fhir/metadata for what there is.";
+        Failure::new(StatusCode::NOT_FOUND, Issue::error(IssueCode::NotFound, words))
+    }
+
+    pub fn unknown_operation() -> Failure {
+        let words = "There is no such operation: see the CapabilityStatement at /fhir/metadata for those that there are.";
+        Failure::new(StatusCode::NOT_FOUND, Issue::error(IssueCode::NotSupported, words))
+    }
+
+    pub fn method_not_allowed(allow: &'static str) -> Failure {
+        let words = format!("This URL takes {allow} only.");
+        let issue = Issue::error(IssueCode::NotSupported, words);
+        Failure { status: StatusCode::METHOD_NOT_ALLOWED, issues: vec![issue], allow: Some(allow) }
+    }
+
+    pub fn too_large(words: impl Into<String>) -> Failure {
+        Failure::new(StatusCode::PAYLOAD_TOO_LARGE, Issue::error(IssueCode::TooLong, words))
+    }
+
+    /// The OperationOutcome as JSON.
+    pub fn outcome(&self) -> Vec<u8> {
+        operation_outcome(&self.issues).to_string().into_bytes()
+    }
+}
+
+impl From<Refusal> for Failure {
+    /// The boundary where causes are logged, once; they never reach the caller.
+    fn from(refusal: Refusal) -> Failure {
+        if let Some(cause) = &refusal.cause {
+            tracing::error!(error = %cause, "a request failed");
+        }
+        let status = StatusCode::from_u16(refusal.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        Failure { status, issues: refusal.issues, allow: None }
+    }
+}
+
+impl From<sqlx::Error> for Failure {
+    fn from(error: sqlx::Error) -> Failure {
+        Refusal::from(error).into()
+    }
+}

@@ -1,0 +1,74 @@
+//! The CapabilityStatement: what there is, and nothing else (<https://hl7.org/fhir/R4/http.html#capabilities>).
+
+use super::super::state::FhirState;
+use super::answer::Answer;
+use crate::config::AuthMode;
+use crate::search::capability;
+use serde_json::{Value, json};
+
+/// (type or `Resource`, name without the dollar sign, canonical of its OperationDefinition)
+const OPERATIONS: [(&str, &str, &str); 8] = [
+    ("Measure", "evaluate-measure", "http://hl7.org/fhir/OperationDefinition/Measure-evaluate-measure"),
+    ("ConceptMap", "translate", "http://hl7.org/fhir/OperationDefinition/ConceptMap-translate"),
+    ("CodeSystem", "lookup", "http://hl7.org/fhir/OperationDefinition/CodeSystem-lookup"),
+    ("CodeSystem", "validate-code", "http://hl7.org/fhir/OperationDefinition/CodeSystem-validate-code"),
+    ("CodeSystem", "subsumes", "http://hl7.org/fhir/OperationDefinition/CodeSystem-subsumes"),
+    ("ValueSet", "expand", "http://hl7.org/fhir/OperationDefinition/ValueSet-expand"),
+    ("ValueSet", "validate-code", "http://hl7.org/fhir/OperationDefinition/ValueSet-validate-code"),
+    ("Resource", "validate", "http://hl7.org/fhir/OperationDefinition/Resource-validate"),
+];
+
+pub fn statement(state: &FhirState) -> Answer {
+    let mut resources = capability::rest_resources();
+    for resource in &mut resources {
+        let name = resource.get("type").and_then(Value::as_str).unwrap_or_default().to_owned();
+        let operations: Vec<Value> = OPERATIONS
+            .iter()
+            .filter(|(on, ..)| *on == name || *on == "Resource")
+            .map(|(_, name, definition)| json!({ "name": name, "definition": definition }))
+            .collect();
+        if let Some(members) = resource.as_object_mut() {
+            members.insert("operation".to_owned(), Value::Array(operations));
+        }
+    }
+    let operator = &state.settings.operator;
+    let mut rest = json!({
+        "mode": "server",
+        "documentation": "Resources are owned by the facility that first sent them. A put that changes nothing makes no new version. A delete of what is not there succeeds. Transactions report every problem of every entry at once.",
+    });
+    if let Some(members) = rest.as_object_mut() {
+        members.insert("security".to_owned(), security(state));
+        members.insert("resource".to_owned(), Value::Array(resources));
+        members.insert("interaction".to_owned(), json!([{ "code": "transaction" }, { "code": "batch" }]));
+    }
+    let statement = json!({
+        "resourceType": "CapabilityStatement",
+        "status": "active",
+        "date": "2026-11-21",
+        "publisher": operator.name,
+        "kind": "instance",
+        "software": { "name": "lango", "version": env!("CARGO_PKG_VERSION") },
+        "implementation": { "description": format!("lango at {}", operator.name), "url": state.base_url() },
+        "fhirVersion": "4.0.1",
+        "format": ["application/fhir+json", "application/fhir+xml", "json", "xml"],
+        "rest": [rest],
+    });
+    Answer::ok(statement.to_string())
+}
+
+fn security(state: &FhirState) -> Value {
+    match state.settings.auth {
+        AuthMode::Open => json!({ "cors": false, "description": "Open on the loopback address: every caller has full rights." }),
+        AuthMode::Smart => {
+            let root = state.base_url().strip_suffix("/fhir").unwrap_or(state.base_url());
+            json!({
+                "cors": false,
+                "service": [{ "coding": [{ "system": "http://terminology.hl7.org/CodeSystem/restful-security-service", "code": "SMART-on-FHIR" }] }],
+                "extension": [{
+                    "url": "http://fhir-registry.smarthealthit.org/StructureDefinition/oauth-uris",
+                    "extension": [{ "url": "token", "valueUri": format!("{root}/auth/token") }],
+                }],
+            })
+        }
+    }
+}

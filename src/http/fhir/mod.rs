@@ -1,0 +1,172 @@
+//! The FHIR R4 REST API (<https://hl7.org/fhir/R4/http.html>) under `/fhir`.
+//!
+//! One handler takes every request: the path says what it is about ([`target`]), the method what to do, and a module for each
+//! group of interactions does it ([`read`], [`write`], [`search`], [`operation`], [`metadata`]). They answer with [`Answer`]s
+//! in JSON; the form that the caller wants and conditional reads (304) are settled here, once.
+
+mod answer;
+mod metadata;
+mod operation;
+mod read;
+mod search;
+mod target;
+mod write;
+
+use super::body;
+use super::error::Failure;
+use super::negotiate::{self, Format, Prefer};
+use super::state::FhirState;
+use crate::access::{Caller, Interaction};
+use crate::definitions;
+use crate::fhir::{Issue, IssueCode, xml};
+use crate::ingest::Refusal;
+use crate::store::TypeCode;
+use answer::Answer;
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
+use axum::response::Response;
+use axum::routing::any;
+use target::Target;
+use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::compression::CompressionLayer;
+
+/// All routes of the FHIR API.
+pub fn routes(state: FhirState) -> Router {
+    Router::new()
+        .route("/fhir", any(handle))
+        .route("/fhir/", any(handle))
+        .route("/fhir/{type}", any(handle))
+        .route("/fhir/{type}/{id}", any(handle))
+        .route("/fhir/{type}/{id}/{verb}", any(handle))
+        .route("/fhir/{type}/{id}/_history/{version}", any(handle))
+        .layer(CompressionLayer::new())
+        .layer(CatchPanicLayer::custom(answer::panicked))
+        .with_state(state)
+}
+
+/// The answer where nothing is routed.
+pub async fn nowhere() -> Response {
+    answer::failure(&Failure::unknown_url(), Format::Json, false)
+}
+
+/// The answer where only another method is routed.
+pub async fn not_so() -> Response {
+    let issue = Issue::error(IssueCode::NotSupported, "This URL does not take this method: the header Allow says which it takes.");
+    answer::failure(&Failure::new(StatusCode::METHOD_NOT_ALLOWED, issue), Format::Json, false)
+}
+
+/// What every interaction may look at.
+struct Call<'a> {
+    state: &'a FhirState,
+    caller: &'a Caller,
+    headers: &'a HeaderMap,
+    /// The decoded parameters of the URL, `_format` and `_pretty` left out.
+    query: Vec<(String, String)>,
+    prefer: Prefer,
+}
+
+impl Call<'_> {
+    /// The caller may do this with resources of this type.
+    fn require(&self, type_code: TypeCode, interaction: Interaction) -> Result<(), Failure> {
+        self.caller.require(definitions::r4().type_name(type_code), interaction).map_err(|forbidden| Refusal::from(forbidden).into())
+    }
+}
+
+async fn handle(State(state): State<FhirState>, request: Request) -> Response {
+    let (parts, body) = request.into_parts();
+    let pairs: Vec<(String, String)> = form_urlencoded::parse(parts.uri.query().unwrap_or_default().as_bytes()).into_owned().collect();
+    let last = |name: &str| pairs.iter().rev().find(|(key, _)| key == name).map(|(_, value)| value.as_str());
+    let pretty = last("_pretty") == Some("true");
+    let format = match negotiate::wanted(&parts.headers, last("_format")) {
+        Ok(format) => format,
+        Err(failure) => return answer::failure(&failure, Format::Json, false),
+    };
+    let query = pairs.into_iter().filter(|(key, _)| !matches!(key.as_str(), "_format" | "_pretty")).collect();
+    let caller = parts.extensions.get::<Caller>();
+    let answered = carry_out(&state, caller, &parts.method, &parts.uri, &parts.headers, query, body).await;
+    let answered = answered.map(|answer| answer.unless_unchanged(&parts.method, &parts.headers));
+    match answered {
+        Ok(answer) => answer.render(format, pretty),
+        Err(failure) => answer::failure(&failure, format, pretty),
+    }
+}
+
+async fn carry_out(
+    state: &FhirState,
+    caller: Option<&Caller>,
+    method: &Method,
+    uri: &Uri,
+    headers: &HeaderMap,
+    query: Vec<(String, String)>,
+    body: Body,
+) -> Result<Answer, Failure> {
+    let target = Target::of_path(uri.path().strip_prefix("/fhir").unwrap_or_default())?;
+    let method = if method == Method::HEAD { &Method::GET } else { method };
+    if target == Target::Metadata {
+        return if method == Method::GET { Ok(metadata::statement(state)) } else { Err(Failure::method_not_allowed("GET")) };
+    }
+    let caller = caller.ok_or_else(answer::not_logged_in)?;
+    let call = Call { state, caller, headers, query, prefer: Prefer::of(headers) };
+    match (method.as_str(), target) {
+        ("POST", Target::System) => write::bundle(&call, resource_body(state, headers, body).await?).await,
+        ("GET", Target::Type(type_code)) => search::search(&call, type_code, call.query.clone()).await,
+        ("POST", Target::Search(type_code)) => {
+            let form = body::read(headers, body, &state.settings.limits).await?;
+            search::search(&call, type_code, search::form_pairs(headers, &form, &call.query)?).await
+        }
+        ("POST", Target::Type(type_code)) => write::create(&call, type_code, resource_body(state, headers, body).await?).await,
+        ("PUT", Target::Type(type_code)) => write::update_where(&call, type_code, resource_body(state, headers, body).await?).await,
+        ("DELETE", Target::Type(type_code)) => write::delete_where(&call, type_code).await,
+        ("GET", Target::Instance(type_code, id)) => read::read(&call, type_code, &id).await,
+        ("PUT", Target::Instance(type_code, id)) => write::update(&call, type_code, id, resource_body(state, headers, body).await?).await,
+        ("DELETE", Target::Instance(type_code, id)) => write::delete(&call, type_code, id).await,
+        ("GET", Target::Version(type_code, id, version)) => read::version(&call, type_code, &id, version).await,
+        ("GET", Target::History(type_code, id)) => read::history(&call, type_code, &id).await,
+        ("GET", Target::Operation(operation)) => operation::run(&call, operation, None).await,
+        ("POST", Target::Operation(operation)) => {
+            let body = resource_body(state, headers, body).await?;
+            operation::run(&call, operation, Some(body)).await
+        }
+        (_, target) => Err(Failure::method_not_allowed(target.methods())),
+    }
+}
+
+/// The body of a write as JSON.
+async fn resource_body(state: &FhirState, headers: &HeaderMap, body: Body) -> Result<Bytes, Failure> {
+    let format = negotiate::sent(headers)?;
+    let bytes = body::read(headers, body, &state.settings.limits).await?;
+    let checked = bytes.clone();
+    state.writer.workers().run(move || body::check_values(&checked, format)).await??;
+    match format {
+        Format::Json => Ok(bytes),
+        Format::Xml => {
+            let converted = state.writer.workers().run(move || xml::to_json(&bytes)).await?;
+            converted.map(Bytes::from).map_err(|error| Failure::bad_request(error.to_string()))
+        }
+    }
+}
+
+/// The value of a header, if it is readable text.
+fn header_text(headers: &HeaderMap, name: impl header::AsHeaderName) -> Option<&str> {
+    headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim).filter(|text| !text.is_empty())
+}
+
+/// Answers a GET within a Bundle by the same interactions.
+async fn fetch(call: &Call<'_>, url: String) -> Result<Answer, Refusal> {
+    let (path, query) = url.split_once('?').unwrap_or((&url, ""));
+    let pairs: Vec<(String, String)> = form_urlencoded::parse(query.as_bytes()).into_owned().collect();
+    let target = Target::of_path(path).map_err(answer::refusal_of)?;
+    let inner = Call { query: pairs, headers: &HeaderMap::new(), ..*call };
+    let answered = match target {
+        Target::Type(type_code) => search::search(&inner, type_code, inner.query.clone()).await,
+        Target::Instance(type_code, id) => read::read(&inner, type_code, &id).await,
+        Target::Version(type_code, id, version) => read::version(&inner, type_code, &id, version).await,
+        Target::History(type_code, id) => read::history(&inner, type_code, &id).await,
+        Target::Metadata => Ok(metadata::statement(call.state)),
+        Target::Operation(operation) => operation::run(&inner, operation, None).await,
+        Target::System | Target::Search(_) => Err(Failure::unknown_url()),
+    };
+    answered.map_err(answer::refusal_of)
+}

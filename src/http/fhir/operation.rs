@@ -1,0 +1,174 @@
+//! Operations: terminology, and `$validate` (<https://hl7.org/fhir/R4/operations.html>).
+
+use super::super::error::Failure;
+use super::Call;
+use super::answer::Answer;
+use super::target::OperationTarget;
+use crate::access::Interaction;
+use crate::definitions;
+use crate::fhir::outcome::operation_outcome;
+use crate::fhir::{Issue, IssueCode, json};
+use crate::ingest::refusal::within;
+use crate::ingest::{Refusal, RefusalKind};
+use crate::measure::run::{Request, answer};
+use crate::terminology::{Arguments, Terminology, TerminologyError};
+use crate::validate;
+use axum::body::Bytes;
+use axum::http::StatusCode;
+use serde_json::Value;
+
+/// Runs the operation with the parameters of the URL, or those in `body`.
+pub async fn run(call: &Call<'_>, operation: OperationTarget, body: Option<Bytes>) -> Result<Answer, Failure> {
+    let type_name = operation.type_code.map(|type_code| definitions::r4().type_name(type_code));
+    match (type_name, operation.name.as_str()) {
+        (Some(type_name), name) if Terminology::holds(type_name) && name != "validate" => {
+            terminology(call, type_name, &operation, body).await
+        }
+        (Some("Measure"), "evaluate-measure") => evaluate_measure(call, &operation, body).await,
+        (type_name, "validate") => validate_resource(call, type_name, &operation, body).await,
+        _ => Err(Failure::unknown_operation()),
+    }
+}
+
+async fn terminology(
+    call: &Call<'_>,
+    type_name: &'static str,
+    operation: &OperationTarget,
+    body: Option<Bytes>,
+) -> Result<Answer, Failure> {
+    if let Some(type_code) = operation.type_code {
+        call.require(type_code, Interaction::Read)?;
+    }
+    let arguments = match body {
+        Some(body) if !body.is_empty() => Arguments::from_parameters(&parsed(call, body).await?).map_err(failure)?,
+        _ => Arguments::from_query(call.query.iter().cloned()),
+    };
+    let terminology = call.state.terminology.clone();
+    let (id, name) = (operation.id.clone(), operation.name.clone());
+    let answer = call.state.writer.workers().run(move || terminology.operate(type_name, id.as_deref(), &name, &arguments)).await?;
+    Ok(Answer::ok(answer.map_err(failure)?.to_string()))
+}
+
+/// `Measure/$evaluate-measure` (<https://hl7.org/fhir/R4/measure-operation-evaluate-measure.html>). A POST keeps the reports, a GET
+/// only answers them.
+async fn evaluate_measure(call: &Call<'_>, operation: &OperationTarget, body: Option<Bytes>) -> Result<Answer, Failure> {
+    if let Some(measure) = operation.type_code {
+        call.require(measure, Interaction::Read)?;
+    }
+    let keep = body.is_some();
+    if let (true, Some(report)) = (keep, definitions::r4().type_code("MeasureReport")) {
+        call.require(report, Interaction::Create)?;
+    }
+    let facility_system = &call.state.settings.systems.facility;
+    let sent = match body.filter(|body| !body.is_empty()) {
+        Some(body) => Some(parsed(call, body).await?),
+        None => None,
+    };
+    let named = |name: &str| {
+        let in_body = sent.as_ref().and_then(|sent| parameter(sent, name)).and_then(text_of);
+        in_body.or_else(|| call.query.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone()))
+    };
+    let measure =
+        operation.id.clone().or_else(|| named("measure")).ok_or_else(|| {
+            Failure::bad_request("Name the measure: POST /fhir/Measure/ID/$evaluate-measure, or the parameter `measure`.")
+        })?;
+    // A canonical ends with the id.
+    let id = measure.split('|').next().and_then(|url| url.rsplit('/').next()).unwrap_or_default();
+    let request = match &sent {
+        Some(parameters) => Request::from_resource(parameters, facility_system),
+        None => {
+            let given = call.query.iter().filter(|(name, _)| name != "measure");
+            Request::from_parameters(given.map(|(name, value)| (name.as_str(), value.as_str())), facility_system)
+        }
+    };
+    let request = request.map_err(|issues| Refusal::all(RefusalKind::Malformed, issues))?;
+    let counted = call.state.evaluate(id, &request, &call.caller.scope, keep).await?;
+    let reports = counted.into_iter().map(|counted| counted.report).collect();
+    Ok(Answer::ok(answer(&request, reports).to_string()))
+}
+
+fn failure(error: TerminologyError) -> Failure {
+    use TerminologyError::*;
+    let status = match &error {
+        NotLoaded { .. } | UnknownCode { .. } | UnknownOperation { .. } => StatusCode::NOT_FOUND,
+        Missing { .. } | Invalid { .. } | Ambiguous { .. } => StatusCode::BAD_REQUEST,
+        NoContent { .. } | TooManyCodes { .. } | TooCostly | Nesting { .. } | Filter { .. } => StatusCode::UNPROCESSABLE_ENTITY,
+    };
+    Failure::new(status, error.issue())
+}
+
+/// Checks a resource against R4, and against a profile that lango ships when `profile` names one. What is checked is the
+/// body, the `resource` of a Parameters body, or the stored instance; the answer lists every problem and is 200 either way.
+async fn validate_resource(
+    call: &Call<'_>,
+    type_name: Option<&'static str>,
+    operation: &OperationTarget,
+    body: Option<Bytes>,
+) -> Result<Answer, Failure> {
+    let mut profile = call.query.iter().find(|(name, _)| name == "profile").map(|(_, value)| value.clone());
+    let resource = match (body.filter(|body| !body.is_empty()), operation.type_code, &operation.id) {
+        (Some(body), ..) => {
+            let mut sent = parsed(call, body).await?;
+            if sent.get("resourceType").and_then(Value::as_str) == Some("Parameters") && type_name != Some("Parameters") {
+                profile = profile.or_else(|| parameter(&sent, "profile").and_then(text_of));
+                parameter_mut(&mut sent, "resource")
+                    .and_then(|part| part.get_mut("resource"))
+                    .map(Value::take)
+                    .ok_or_else(|| Failure::bad_request("Give the resource to validate in the parameter `resource`, or as the body."))?
+            } else {
+                sent
+            }
+        }
+        (None, Some(type_code), Some(id)) => {
+            call.require(type_code, Interaction::Read)?;
+            let stored = call.state.store.read(type_code, id, &call.caller.scope).await?.ok_or_else(Refusal::not_found)?;
+            let body = stored.body.ok_or_else(Refusal::gone)?;
+            serde_json::from_slice(&body).map_err(Refusal::internal)?
+        }
+        _ => return Err(Failure::bad_request("Give the resource to validate as the body, or name a stored one by its id.")),
+    };
+    let profile = match profile {
+        Some(url) => Some(validate::canonical_profile(&url).ok_or_else(|| {
+            let issue = Issue::error(IssueCode::NotFound, "The profile is not loaded: leave it out to validate against FHIR R4 itself.");
+            Failure::new(StatusCode::NOT_FOUND, issue)
+        })?),
+        None => None,
+    };
+    if let Some(expected) = type_name.filter(|expected| resource.get("resourceType").and_then(Value::as_str) != Some(expected)) {
+        let issue = Issue::error(IssueCode::Invalid, format!("The URL asks for a resource of type {expected}; the body is another."));
+        return Ok(Answer::ok(operation_outcome(&[issue.at("resourceType")]).to_string()));
+    }
+    let issues = call
+        .state
+        .writer
+        .workers()
+        .run(move || {
+            let mut issues = validate::structure(&resource);
+            if let Some(profile) = profile {
+                issues.extend(validate::profile(&resource, profile));
+            }
+            issues
+        })
+        .await?;
+    Ok(Answer::ok(operation_outcome(&issues).to_string()))
+}
+
+async fn parsed(call: &Call<'_>, body: Bytes) -> Result<Value, Failure> {
+    let parsed = call.state.writer.workers().run(move || json::parse(&body)).await?;
+    parsed.map_err(|error| {
+        let issue = Issue::error(IssueCode::Structure, format!("The body is no valid JSON: {error}."));
+        Failure::new(StatusCode::BAD_REQUEST, issue.at(within("Parameters", "")))
+    })
+}
+
+fn parameter<'a>(parameters: &'a Value, name: &str) -> Option<&'a Value> {
+    parameters.get("parameter")?.as_array()?.iter().find(|part| part.get("name").and_then(Value::as_str) == Some(name))
+}
+
+fn parameter_mut<'a>(parameters: &'a mut Value, name: &str) -> Option<&'a mut Value> {
+    parameters.get_mut("parameter")?.as_array_mut()?.iter_mut().find(|part| part.get("name").and_then(Value::as_str) == Some(name))
+}
+
+fn text_of(part: &Value) -> Option<String> {
+    part.as_object()?.iter().find(|(key, _)| key.starts_with("value")).and_then(|(_, value)| value.as_str()).map(str::to_owned)
+}

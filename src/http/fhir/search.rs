@@ -1,0 +1,60 @@
+//! Search by GET and by POST (<https://hl7.org/fhir/R4/http.html#search>).
+
+use super::super::error::Failure;
+use super::Call;
+use super::answer::Answer;
+use crate::access::Interaction;
+use crate::definitions;
+use crate::fhir::time::now;
+use crate::fhir::{Issue, IssueCode};
+use crate::ingest::Refusal;
+use crate::search::{self, CursorError, ParseOptions, RunContext, SearchError};
+use crate::store::TypeCode;
+use axum::http::{HeaderMap, StatusCode, header};
+
+pub async fn search(call: &Call<'_>, type_code: TypeCode, pairs: Vec<(String, String)>) -> Result<Answer, Failure> {
+    call.require(type_code, Interaction::Search)?;
+    let state = call.state;
+    let limits = &state.settings.limits;
+    let options = ParseOptions {
+        strict: call.prefer.strict,
+        max_count: limits.page_max,
+        default_count: limits.page_default,
+        ..ParseOptions::new(state.base_url(), state.zone.clone())
+    };
+    let request = search::parse(type_code, &pairs, call.caller.scope.clone(), &options).map_err(|issues| Failure {
+        status: StatusCode::BAD_REQUEST,
+        issues,
+        allow: None,
+    })?;
+    let context =
+        RunContext { base_url: state.base_url(), path: definitions::r4().type_name(type_code), key: &state.cursor_key, now: now() };
+    match search::run(&state.store, &request, context).await {
+        Ok(bundle) => Ok(Answer::ok(bundle)),
+        Err(error) => Err(failure(error)),
+    }
+}
+
+fn failure(error: SearchError) -> Failure {
+    let status = match &error {
+        SearchError::Cursor(CursorError::Expired) => StatusCode::GONE,
+        SearchError::Cursor(_) => StatusCode::BAD_REQUEST,
+        _ => return Refusal::internal(error).into(),
+    };
+    match error.issue() {
+        Some(issue) => Failure::new(status, issue),
+        None => Refusal::internal(error).into(),
+    }
+}
+
+/// The parameters of a POST `_search`: those of the URL and those of the form.
+pub fn form_pairs(headers: &HeaderMap, body: &[u8], query: &[(String, String)]) -> Result<Vec<(String, String)>, Failure> {
+    let media_type = super::header_text(headers, header::CONTENT_TYPE).unwrap_or("application/x-www-form-urlencoded");
+    let essence = media_type.split(';').next().unwrap_or_default().trim();
+    if !essence.eq_ignore_ascii_case("application/x-www-form-urlencoded") {
+        let issue = Issue::error(IssueCode::NotSupported, "Send the search parameters as application/x-www-form-urlencoded.");
+        return Err(Failure::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, issue));
+    }
+    let form = form_urlencoded::parse(body).into_owned().filter(|(name, _)| !matches!(name.as_str(), "_format" | "_pretty"));
+    Ok(query.iter().cloned().chain(form).collect())
+}

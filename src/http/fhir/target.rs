@@ -1,0 +1,113 @@
+//! What a path under the base is about.
+
+use super::super::error::Failure;
+use crate::definitions;
+use crate::fhir::reference::is_id;
+use crate::fhir::{Issue, IssueCode};
+use crate::store::TypeCode;
+use axum::http::StatusCode;
+
+/// The thing that a URL names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    System,
+    Metadata,
+    Type(TypeCode),
+    /// `Type/_search`.
+    Search(TypeCode),
+    Instance(TypeCode, String),
+    History(TypeCode, String),
+    Version(TypeCode, String, i64),
+    Operation(OperationTarget),
+}
+
+/// `[Type/[id/]]$name`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OperationTarget {
+    pub type_code: Option<TypeCode>,
+    pub id: Option<String>,
+    /// Without the dollar sign.
+    pub name: String,
+}
+
+impl Target {
+    /// Reads what follows the base, such as `/Patient/1`; percent-encoding is undone.
+    pub fn of_path(path: &str) -> Result<Target, Failure> {
+        let decoded = percent_encoding::percent_decode_str(path.trim_matches('/')).decode_utf8().map_err(|_| Failure::unknown_url())?;
+        let segments: Vec<&str> = decoded.split('/').collect();
+        let operation = |type_code, id: Option<&str>, name: &str| {
+            Target::Operation(OperationTarget { type_code, id: id.map(str::to_owned), name: name.to_owned() })
+        };
+        match segments.as_slice() {
+            [""] => Ok(Target::System),
+            ["metadata"] => Ok(Target::Metadata),
+            [name] if name.starts_with('$') => Ok(operation(None, None, name.trim_start_matches('$'))),
+            ["_history"] | [_, "_history"] => {
+                let words = "History is kept for single resources: ask for Type/id/_history.";
+                Err(Failure::new(StatusCode::NOT_FOUND, Issue::error(IssueCode::NotSupported, words)))
+            }
+            ["_search"] => {
+                let words = "A search names its type: Type?… or Type/_search.";
+                Err(Failure::new(StatusCode::NOT_FOUND, Issue::error(IssueCode::NotSupported, words)))
+            }
+            [type_name] => Ok(Target::Type(type_code(type_name)?)),
+            [type_name, "_search"] => Ok(Target::Search(type_code(type_name)?)),
+            [type_name, name] if name.starts_with('$') => Ok(operation(Some(type_code(type_name)?), None, name.trim_start_matches('$'))),
+            [type_name, id] => Ok(Target::Instance(type_code(type_name)?, checked_id(id)?)),
+            [type_name, id, "_history"] => Ok(Target::History(type_code(type_name)?, checked_id(id)?)),
+            [type_name, id, name] if name.starts_with('$') => {
+                Ok(operation(Some(type_code(type_name)?), Some(&checked_id(id)?), name.trim_start_matches('$')))
+            }
+            [type_name, id, "_history", version] => {
+                // A version that is no number of ours does not exist.
+                let version = version.parse().ok().filter(|version| *version > 0).unwrap_or(i64::MAX);
+                Ok(Target::Version(type_code(type_name)?, checked_id(id)?, version))
+            }
+            _ => Err(Failure::unknown_url()),
+        }
+    }
+
+    /// The methods that this takes, for `Allow`.
+    pub fn methods(&self) -> &'static str {
+        match self {
+            Target::System | Target::Search(_) => "POST",
+            Target::Metadata | Target::History(..) | Target::Version(..) => "GET, HEAD",
+            Target::Type(_) => "GET, HEAD, POST, PUT, DELETE",
+            Target::Instance(..) => "GET, HEAD, PUT, DELETE",
+            Target::Operation(_) => "GET, POST",
+        }
+    }
+}
+
+fn type_code(name: &str) -> Result<TypeCode, Failure> {
+    definitions::r4().type_code(name).ok_or_else(|| {
+        let issue = Issue::error(IssueCode::NotFound, "The URL names no resource type of FHIR R4: check its spelling, capitals included.");
+        Failure::new(StatusCode::NOT_FOUND, issue)
+    })
+}
+
+fn checked_id(id: &str) -> Result<String, Failure> {
+    if is_id(id) { Ok(id.to_owned()) } else { Err(Failure::bad_request("An id has 1 to 64 letters, digits, hyphens and dots.")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_told_apart() {
+        let patient = definitions::r4().type_code("Patient").unwrap();
+        let of = |path| Target::of_path(path).ok();
+        assert_eq!(of("/"), Some(Target::System));
+        assert_eq!(of("/Patient"), Some(Target::Type(patient)));
+        assert_eq!(of("Patient/_search"), Some(Target::Search(patient)));
+        assert_eq!(of("/Patient/a-1.b"), Some(Target::Instance(patient, "a-1.b".into())));
+        assert_eq!(of("/Patient/a/_history"), Some(Target::History(patient, "a".into())));
+        assert_eq!(of("/Patient/a/_history/3"), Some(Target::Version(patient, "a".into(), 3)));
+        let operation = OperationTarget { type_code: Some(patient), id: Some("a".into()), name: "validate".into() };
+        assert_eq!(of("/Patient/a/$validate"), Some(Target::Operation(operation.clone())));
+        assert_eq!(of("/Patient/a/%24validate"), Some(Target::Operation(operation)));
+        let status = |path| Target::of_path(path).unwrap_err().status.as_u16();
+        assert_eq!((status("/patient"), status("/Patient/a_b"), status("/Patient/a/b/c/d"), status("/%ff")), (404, 400, 404, 404));
+    }
+}

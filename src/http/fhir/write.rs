@@ -1,0 +1,124 @@
+//! create, update, delete, with and without conditions, and Bundles (<https://hl7.org/fhir/R4/http.html#create>).
+
+use super::super::error::Failure;
+use super::Call;
+use super::answer::Answer;
+use crate::definitions;
+use crate::fhir::outcome::operation_outcome;
+use crate::fhir::{Issue, IssueCode, json};
+use crate::ingest::bundle::{self, Context, Fetched, Return, criteria_of, parse_etag};
+use crate::ingest::transaction::{self, Entry, Operation, Outcome};
+use crate::ingest::write::{CommitError, Condition, Effect, Tries};
+use crate::ingest::{Refusal, RefusalKind};
+use crate::store::TypeCode;
+use axum::body::Bytes;
+use axum::http::{StatusCode, header};
+
+pub async fn create(call: &Call<'_>, type_code: TypeCode, body: Bytes) -> Result<Answer, Failure> {
+    let type_name = definitions::r4().type_name(type_code);
+    let criteria = super::header_text(call.headers, "if-none-exist").map(|text| criteria_of(text, type_name));
+    write(call, type_code, Operation::Create { criteria }, Some(body)).await
+}
+
+pub async fn update(call: &Call<'_>, type_code: TypeCode, id: String, body: Bytes) -> Result<Answer, Failure> {
+    let condition = condition(call)?;
+    write(call, type_code, Operation::Update { id, condition }, Some(body)).await
+}
+
+pub async fn update_where(call: &Call<'_>, type_code: TypeCode, body: Bytes) -> Result<Answer, Failure> {
+    let condition = condition(call)?;
+    write(call, type_code, Operation::UpdateWhere { criteria: criteria(call)?, condition }, Some(body)).await
+}
+
+pub async fn delete(call: &Call<'_>, type_code: TypeCode, id: String) -> Result<Answer, Failure> {
+    let condition = condition(call)?;
+    write(call, type_code, Operation::Delete { id, condition }, None).await
+}
+
+pub async fn delete_where(call: &Call<'_>, type_code: TypeCode) -> Result<Answer, Failure> {
+    write(call, type_code, Operation::DeleteWhere { criteria: criteria(call)? }, None).await
+}
+
+/// `If-Match`, or `If-None-Match: *`.
+fn condition(call: &Call<'_>) -> Result<Condition, Failure> {
+    if let Some(tag) = super::header_text(call.headers, header::IF_MATCH) {
+        let version = parse_etag(tag).ok_or_else(|| Failure::bad_request("If-Match must be a version such as W/\"3\"."))?;
+        return Ok(Condition::Version(version));
+    }
+    match super::header_text(call.headers, header::IF_NONE_MATCH) {
+        Some("*") => Ok(Condition::Absent),
+        _ => Ok(Condition::Any),
+    }
+}
+
+/// The criteria in the URL of a conditional update or delete.
+fn criteria(call: &Call<'_>) -> Result<String, Failure> {
+    if call.query.is_empty() {
+        return Err(Failure::bad_request("Name the resource by its id in the URL, or give criteria after a question mark."));
+    }
+    Ok(form_urlencoded::Serializer::new(String::new()).extend_pairs(&call.query).finish())
+}
+
+async fn write(call: &Call<'_>, type_code: TypeCode, operation: Operation, body: Option<Bytes>) -> Result<Answer, Failure> {
+    let writer = &call.state.writer;
+    let answer = call.prefer.answer.unwrap_or(Return::Representation);
+    let mut tries = Tries::default();
+    let outcome = loop {
+        let resource = match body.clone() {
+            Some(body) => {
+                let parsed = writer.workers().run(move || json::parse(&body)).await?;
+                Some(parsed.map_err(|error| {
+                    let issue = Issue::error(IssueCode::Structure, format!("The body is no valid JSON: {error}."));
+                    Failure::new(StatusCode::BAD_REQUEST, issue)
+                })?)
+            }
+            None => None,
+        };
+        let entry = Entry { path: String::new(), full_url: None, type_code, operation: operation.clone(), resource };
+        match transaction::attempt(writer, vec![entry], call.caller, answer == Return::Representation).await {
+            Ok(mut outcomes) => break outcomes.pop().ok_or_else(|| Refusal::internal(anyhow::anyhow!("a write has no outcome")))?,
+            Err(CommitError::Stale) => tries.pause().await?,
+            Err(CommitError::Refused(_, refusal)) => return Err(refusal.into()),
+        }
+    };
+    Ok(answered(call, outcome, answer))
+}
+
+fn answered(call: &Call<'_>, outcome: Outcome, answer: Return) -> Answer {
+    let type_name = definitions::r4().type_name(outcome.type_code);
+    let kept = matches!(outcome.effect, Effect::Created | Effect::Updated | Effect::Unchanged);
+    let location = kept.then(|| format!("{}/{type_name}/{}/_history/{}", call.state.base_url(), outcome.id, outcome.version));
+    let mut status = StatusCode::from_u16(outcome.status()).unwrap_or(StatusCode::OK);
+    let body = match answer {
+        Return::Minimal => None,
+        Return::Representation => outcome.body,
+        Return::OperationOutcome => {
+            if status == StatusCode::NO_CONTENT {
+                status = StatusCode::OK;
+            }
+            Some(Bytes::from(operation_outcome(&[]).to_string()))
+        }
+    };
+    let version = (outcome.version > 0).then_some(outcome.version);
+    Answer { status, version, updated: version.map(|_| outcome.updated), location, body }
+}
+
+pub async fn bundle(call: &Call<'_>, body: Bytes) -> Result<Answer, Failure> {
+    let fetch = |url: String| -> futures_util::future::BoxFuture<'_, Result<Fetched, Refusal>> {
+        Box::pin(async move {
+            let answer = super::fetch(call, url).await?;
+            let body =
+                answer.body.ok_or_else(|| Refusal::new(RefusalKind::NotFound, Issue::error(IssueCode::NotFound, "There is no answer.")))?;
+            Ok(Fetched { etag: answer.version, updated: answer.updated, body })
+        })
+    };
+    let context = Context {
+        writer: &call.state.writer,
+        caller: call.caller,
+        base_url: call.state.base_url(),
+        most_entries: usize::try_from(call.state.settings.limits.bundle_entries).unwrap_or(usize::MAX),
+        answer: call.prefer.answer.unwrap_or_default(),
+        fetch: &fetch,
+    };
+    Ok(Answer::ok(bundle::process(&context, body).await?))
+}

@@ -1,0 +1,164 @@
+//! Data Templates: definitions, examples, submission, dry run, unmapped codes.
+
+use super::{HduError, meta, reply};
+use crate::access::{Caller, Interaction};
+use crate::app::App;
+use crate::fhir::{Issue, IssueCode};
+use crate::http::body;
+use crate::http::negotiate::Format;
+use crate::ingest::refusal::{Refusal, RefusalKind};
+use crate::ingest::submit::{Door, SubmitError};
+use crate::ingest::template::Definition;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Extension, Query, Request, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Json, Response};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+const PATH: &str = "dataTemplates";
+const LAB_PATH: &str = "labDataTemplates";
+/// Lines of the list of unmapped codes.
+const UNMAPPED_LINES: u32 = 1_000;
+
+#[derive(Debug, Deserialize)]
+pub struct Which {
+    id: Option<String>,
+    uuid: Option<String>,
+}
+
+/// `GET dataTemplates`: the templates that this server takes.
+pub async fn definitions(State(app): State<App>, which: Result<Query<Which>, QueryRejection>) -> Response {
+    let which = match which {
+        Ok(Query(which)) => which,
+        Err(rejected) => return unclear_query(PATH)(rejected).into_response(),
+    };
+    let all = app.submitter.templates.definitions().filter(|template| which.means(template)).map(description);
+    Json(json!({ "results": all.collect::<Vec<_>>() })).into_response()
+}
+
+fn unclear_query(path: &'static str) -> impl Fn(QueryRejection) -> HduError {
+    move |_| HduError::at(path)(Refusal::malformed("The parameters of the URL cannot be read, or one is given twice."))
+}
+
+/// `GET labDataTemplates`.
+pub async fn lab_definitions(State(app): State<App>) -> Json<Value> {
+    Json(json!({ "results": app.submitter.templates.get("lab").map(description).into_iter().collect::<Vec<_>>() }))
+}
+
+impl Which {
+    fn means(&self, template: &Definition) -> bool {
+        let wanted = self.id.iter().chain(&self.uuid);
+        wanted.into_iter().all(|wanted| template.name() == wanted || template.codes().iter().any(|code| code.eq_ignore_ascii_case(wanted)))
+    }
+}
+
+fn description(template: &Definition) -> Value {
+    json!({
+        "id": template.name(),
+        "uuid": template.name(),
+        "code": template.codes().first(),
+        "codes": template.codes(),
+        "name": template.title(),
+        "schema": template.schema(),
+    })
+}
+
+/// `GET dataTemplates/examples`.
+pub async fn examples(State(app): State<App>) -> Json<Value> {
+    let of = |template: &Definition| -> Vec<Value> {
+        template.examples().map(|(name, example)| json!({ "template": template.name(), "name": name, "payload": example })).collect()
+    };
+    Json(json!({ "results": app.submitter.templates.definitions().flat_map(of).collect::<Vec<_>>() }))
+}
+
+/// `GET dataTemplates/metaData`: blocks and fields with their types and marks.
+pub async fn meta_data(State(app): State<App>) -> Json<Value> {
+    Json(json!({ "results": app.submitter.templates.definitions().map(meta::blocks).collect::<Vec<_>>() }))
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct How {
+    /// `true`: judge, and store nothing.
+    #[serde(default)]
+    test_data_validity: Option<String>,
+}
+
+impl How {
+    fn is_dry_run(&self) -> bool {
+        self.test_data_validity.as_deref().is_some_and(|text| text.eq_ignore_ascii_case("true"))
+    }
+}
+
+/// `POST dataTemplates`.
+pub async fn submit(state: State<App>, caller: Extension<Caller>, how: Result<Query<How>, QueryRejection>, request: Request) -> Response {
+    answer(state, caller, how, request, PATH, Door::Named, reply::report).await.unwrap_or_else(IntoResponse::into_response)
+}
+
+/// `POST labDataTemplates`.
+pub async fn submit_lab(
+    state: State<App>,
+    caller: Extension<Caller>,
+    how: Result<Query<How>, QueryRejection>,
+    request: Request,
+) -> Response {
+    answer(state, caller, how, request, LAB_PATH, Door::Lab, reply::lab_report).await.unwrap_or_else(IntoResponse::into_response)
+}
+
+async fn answer(
+    State(app): State<App>,
+    Extension(caller): Extension<Caller>,
+    how: Result<Query<How>, QueryRejection>,
+    request: Request,
+    path: &'static str,
+    door: Door,
+    words: fn(&crate::ingest::submit::Report) -> (u16, Value),
+) -> Result<Response, HduError> {
+    let error = HduError::at(path);
+    let Query(how) = how.map_err(unclear_query(path))?;
+    let allowed = ["Patient", "Encounter"].iter().try_for_each(|name| caller.require(name, Interaction::Create));
+    allowed.map_err(|forbidden| error(Refusal::new(RefusalKind::Forbidden, Issue::error(IssueCode::Forbidden, forbidden.to_string()))))?;
+    let payload = {
+        let (parts, body) = request.into_parts();
+        let of = |failure| HduError::of(failure, path);
+        let payload = body::read(&parts.headers, body, &app.settings.limits).await.map_err(of)?;
+        let checked = payload.clone();
+        app.submitter.writer.workers().run(move || body::check_values(&checked, Format::Json)).await.map_err(&error)?.map_err(of)?;
+        payload
+    };
+    let (status, reply) = if how.is_dry_run() {
+        let processed = app.submitter.check(door, payload.to_vec(), caller.facility_code.clone()).await.map_err(|e| error(refusal(e)))?;
+        reply::checked(&processed)
+    } else {
+        let report = app.submitter.submit(door, payload.to_vec(), &caller).await.map_err(|e| error(refusal(e)))?;
+        words(&report)
+    };
+    Ok((StatusCode::from_u16(status).unwrap_or(StatusCode::OK), Json(reply)).into_response())
+}
+
+fn refusal(error: SubmitError) -> Refusal {
+    match error {
+        SubmitError::Envelope(error) => Refusal::all(RefusalKind::Malformed, error.issues),
+        SubmitError::Refused(refusal) => refusal,
+    }
+}
+
+/// `GET unmapped`: the codes that no ConceptMap knew, with facility and count.
+pub async fn unmapped(State(app): State<App>, Extension(caller): Extension<Caller>) -> Response {
+    match app.store.unmapped(&caller.scope, UNMAPPED_LINES).await {
+        Ok(lines) => {
+            let results: Vec<Value> = lines
+                .into_iter()
+                .map(|line| {
+                    json!({
+                        "facility": line.facility, "map": line.map, "system": line.system, "code": line.code,
+                        "display": line.display, "path": line.path, "count": line.count,
+                    })
+                })
+                .collect();
+            Json(json!({ "results": results })).into_response()
+        }
+        Err(error) => HduError { refusal: error.into(), path: "unmapped" }.into_response(),
+    }
+}

@@ -1,0 +1,152 @@
+//! Which form a body has and which form the caller wants (<https://hl7.org/fhir/R4/http.html#mime-type>).
+
+use super::error::Failure;
+use crate::fhir::{Issue, IssueCode};
+use crate::ingest::bundle::Return;
+use axum::http::{HeaderMap, StatusCode, header};
+
+/// A form of FHIR resources.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Format {
+    #[default]
+    Json,
+    Xml,
+}
+
+impl Format {
+    pub fn media_type(self) -> &'static str {
+        match self {
+            Format::Json => "application/fhir+json; charset=utf-8",
+            Format::Xml => "application/fhir+xml; charset=utf-8",
+        }
+    }
+
+    /// `None`: no form of FHIR resources.
+    fn of_media_type(text: &str) -> Option<Format> {
+        let essence = text.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+        match essence.as_str() {
+            "application/fhir+json" | "application/json" | "application/json+fhir" | "text/json" | "json" => Some(Format::Json),
+            "application/fhir+xml" | "application/xml" | "application/xml+fhir" | "text/xml" | "xml" => Some(Format::Xml),
+            // `_format` stands in a URL, where a plus sign means a space.
+            "application/fhir json" => Some(Format::Json),
+            "application/fhir xml" => Some(Format::Xml),
+            _ => None,
+        }
+    }
+}
+
+/// The form to answer in: `_format`, else the best of `Accept`, else JSON.
+pub fn wanted(headers: &HeaderMap, format: Option<&str>) -> Result<Format, Failure> {
+    let not_acceptable = || {
+        let issue =
+            Issue::error(IssueCode::NotSupported, "Answers come as application/fhir+json or application/fhir+xml: ask for one of these.");
+        Failure::new(StatusCode::NOT_ACCEPTABLE, issue)
+    };
+    if let Some(format) = format {
+        return Format::of_media_type(format).ok_or_else(not_acceptable);
+    }
+    let mut best: Option<(f32, Format)> = None;
+    let mut asked = false;
+    for value in headers.get_all(header::ACCEPT) {
+        for range in value.to_str().unwrap_or_default().split(',').filter(|range| !range.trim().is_empty()) {
+            asked = true;
+            let quality = quality(range);
+            let essence = range.split(';').next().unwrap_or_default().trim();
+            let format = match essence {
+                "*/*" | "application/*" | "text/*" | "text/html" => Some(Format::Json),
+                essence => Format::of_media_type(essence),
+            };
+            if let Some(format) = format.filter(|_| quality > 0.0 && best.is_none_or(|(best, _)| quality > best)) {
+                best = Some((quality, format));
+            }
+        }
+    }
+    match best {
+        Some((_, format)) => Ok(format),
+        None if asked => Err(not_acceptable()),
+        None => Ok(Format::Json),
+    }
+}
+
+fn quality(range: &str) -> f32 {
+    let parameter = range.split(';').skip(1).find_map(|parameter| parameter.trim().strip_prefix("q="));
+    parameter.map_or(1.0, |text| text.parse().unwrap_or(0.0))
+}
+
+/// The form that a body is in; without a `Content-Type`, JSON.
+pub fn sent(headers: &HeaderMap) -> Result<Format, Failure> {
+    let Some(value) = headers.get(header::CONTENT_TYPE) else { return Ok(Format::Json) };
+    Format::of_media_type(value.to_str().unwrap_or_default()).ok_or_else(|| {
+        let issue = Issue::error(
+            IssueCode::NotSupported,
+            "Send the body as application/fhir+json or application/fhir+xml, and say so in Content-Type.",
+        );
+        Failure::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, issue)
+    })
+}
+
+/// What `Prefer` asks for (<https://hl7.org/fhir/R4/http.html#return>).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Prefer {
+    pub answer: Option<Return>,
+    /// `handling=strict`: unknown search parameters are errors.
+    pub strict: bool,
+}
+
+impl Prefer {
+    pub fn of(headers: &HeaderMap) -> Prefer {
+        let mut prefer = Prefer::default();
+        for value in headers.get_all("prefer") {
+            for part in value.to_str().unwrap_or_default().split([',', ';']).map(str::trim) {
+                match part {
+                    "return=minimal" => prefer.answer = Some(Return::Minimal),
+                    "return=representation" => prefer.answer = Some(Return::Representation),
+                    "return=OperationOutcome" => prefer.answer = Some(Return::OperationOutcome),
+                    "handling=strict" => prefer.strict = true,
+                    _ => {}
+                }
+            }
+        }
+        prefer
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn accept(text: &str) -> Option<Format> {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::ACCEPT, text.parse().unwrap());
+        wanted(&headers, None).ok()
+    }
+
+    #[test]
+    fn the_best_form_that_is_accepted_is_chosen() {
+        assert_eq!(accept("application/fhir+xml"), Some(Format::Xml));
+        assert_eq!(accept("application/fhir+xml;q=0.5, application/fhir+json;q=0.9"), Some(Format::Json));
+        assert_eq!(accept("text/html,application/xml;q=0.9,*/*;q=0.8"), Some(Format::Json));
+        assert_eq!(accept("application/json; fhirVersion=4.0"), Some(Format::Json));
+        assert_eq!(accept("image/png"), None);
+        assert_eq!(accept("application/fhir+json;q=0"), None);
+    }
+
+    #[test]
+    fn format_in_the_url_wins() {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::ACCEPT, "application/fhir+json".parse().unwrap());
+        for text in ["xml", "application/fhir+xml", "application/fhir xml", "text/xml"] {
+            assert_eq!(wanted(&headers, Some(text)).ok(), Some(Format::Xml), "{text}");
+        }
+        assert!(wanted(&headers, Some("ttl")).is_err());
+    }
+
+    #[test]
+    fn bodies_of_other_types_are_refused() {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::CONTENT_TYPE, "text/csv".parse().unwrap());
+        assert_eq!(sent(&headers).unwrap_err().status, StatusCode::UNSUPPORTED_MEDIA_TYPE);
+        headers.insert(header::CONTENT_TYPE, "application/fhir+json; charset=UTF-8".parse().unwrap());
+        assert_eq!(sent(&headers).unwrap(), Format::Json);
+    }
+}

@@ -1,0 +1,206 @@
+//! Who is who in a transaction: references between entries become references to what the entries are stored as
+//! (<https://hl7.org/fhir/R4/http.html#trules>).
+
+use crate::fhir::Reference;
+use serde_json::Value;
+use std::collections::HashMap;
+
+/// What the entries of a transaction, and what its conditional references mean, are stored as: each a `Type/id`.
+#[derive(Debug, Default)]
+pub struct Identities {
+    by_full_url: HashMap<String, String>,
+    by_criteria: HashMap<String, String>,
+}
+
+impl Identities {
+    /// The entry with this `fullUrl` (or, without one, known as `Type/id` in its own system) is stored as `target`.
+    pub fn insert_full_url(&mut self, full_url: &str, target: String) {
+        self.by_full_url.insert(full_url.to_owned(), target);
+    }
+
+    /// The conditional reference `Type?query` means `target`.
+    pub fn insert_criteria(&mut self, criteria: &str, target: String) {
+        self.by_criteria.insert(criteria.to_owned(), target);
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.by_full_url.is_empty() && self.by_criteria.is_empty()
+    }
+
+    /// Rewrites what `resource` says of other entries: `Reference.reference`, elements of type uri, url, canonical, oid and uuid
+    /// that are an entry's urn, attachments, and links in the narrative. `full_url` is the entry's own: relative references
+    /// are relative to its base.
+    pub fn rewrite(&self, resource: &mut Value, full_url: Option<&str>) {
+        if self.is_empty() {
+            return;
+        }
+        let base = full_url.and_then(service_base);
+        each_string(resource, |place, text| {
+            let target = match place.key {
+                "reference" => self.target(text, base),
+                "div" => self.rewrite_narrative(text),
+                key if text.starts_with("urn:") && !NEVER_A_URI.contains(&key) => self.by_full_url.get(text.as_str()).cloned(),
+                // Only attachments: at the root a `url` is the resource's own canonical name, in an extension its meaning.
+                "url" if !matches!(place.parent, None | Some("contained" | "resource" | "extension" | "modifierExtension")) => {
+                    self.by_full_url.get(text.as_str()).cloned()
+                }
+                _ => None,
+            };
+            if let Some(target) = target {
+                *text = target;
+            }
+        });
+    }
+
+    fn target(&self, reference: &str, base: Option<&str>) -> Option<String> {
+        let (stem, fragment) = match reference.split_once('#') {
+            Some((stem, fragment)) => (stem, Some(fragment)),
+            None => (reference, None),
+        };
+        let known = self.by_full_url.get(stem).or_else(|| self.by_criteria.get(stem)).or_else(|| {
+            let base = base.filter(|_| matches!(Reference::parse(stem), Some(Reference::Local { version: None, .. })))?;
+            self.by_full_url.get(&format!("{base}/{stem}"))
+        })?;
+        Some(match fragment {
+            Some(fragment) => format!("{known}#{fragment}"),
+            None => known.clone(),
+        })
+    }
+
+    /// `href` and `src` in XHTML; `None` when nothing changes.
+    fn rewrite_narrative(&self, div: &str) -> Option<String> {
+        let mut rewritten = String::new();
+        let mut rest = div;
+        let mut changed = false;
+        while let Some(at) = ["href=", "src="].iter().filter_map(|name| rest.find(name).map(|at| at + name.len())).min() {
+            let (before, after) = rest.split_at_checked(at)?;
+            rewritten.push_str(before);
+            rest = after;
+            let Some(quote) = after.chars().next().filter(|c| matches!(c, '"' | '\'')) else { continue };
+            let Some((link, _)) = after.get(1..).and_then(|text| text.split_once(quote)) else { break };
+            if let Some(target) = self.by_full_url.get(link) {
+                rewritten.push(quote);
+                rewritten.push_str(target);
+                rest = after.get(1 + link.len()..)?;
+                changed = true;
+            }
+        }
+        rewritten.push_str(rest);
+        changed.then_some(rewritten)
+    }
+}
+
+/// Elements that may hold an entry's urn as text, and stay as they are: `Identifier.value` above all.
+const NEVER_A_URI: [&str; 11] =
+    ["value", "id", "fullUrl", "display", "text", "title", "description", "comment", "valueString", "valueMarkdown", "valueCode"];
+
+/// `http://ehr/fhir` of `http://ehr/fhir/Patient/1`.
+fn service_base(full_url: &str) -> Option<&str> {
+    let (rest, id) = full_url.rsplit_once('/')?;
+    let (base, type_name) = rest.rsplit_once('/')?;
+    (full_url.contains("://") && crate::fhir::reference::is_type_name(type_name) && crate::fhir::reference::is_id(id)).then_some(base)
+}
+
+/// The conditional references (`Type?query`) in a resource.
+pub fn conditional_references(resource: &mut Value, mut each: impl FnMut(&str)) {
+    each_string(resource, |place, text| {
+        if place.key == "reference" && text.contains('?') && matches!(Reference::parse(text), Some(Reference::Conditional { .. })) {
+            each(text);
+        }
+    });
+}
+
+/// Where a string stands: the name of its element and of the element around that (`None` at the root).
+struct Place<'a> {
+    key: &'a str,
+    parent: Option<&'a str>,
+}
+
+fn each_string(resource: &mut Value, mut each: impl FnMut(Place<'_>, &mut String)) {
+    // (value, its own name, the name of the element that holds it)
+    let mut waiting: Vec<(&mut Value, Option<&str>, Option<&str>)> = vec![(resource, None, None)];
+    while let Some((value, key, parent)) = waiting.pop() {
+        match value {
+            Value::String(text) => {
+                if let Some(key) = key {
+                    each(Place { key, parent }, text);
+                }
+            }
+            Value::Array(items) => waiting.extend(items.iter_mut().map(|item| (item, key, parent))),
+            Value::Object(members) => {
+                for (name, member) in members.iter_mut() {
+                    match member {
+                        Value::String(text) => each(Place { key: name, parent: key }, text),
+                        Value::Array(_) | Value::Object(_) => waiting.push((member, Some(name), key)),
+                        _ => {}
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn identities() -> Identities {
+        let mut identities = Identities::default();
+        identities.insert_full_url("urn:uuid:1", "Patient/a".into());
+        identities.insert_full_url("http://ehr/fhir/Encounter/7", "Encounter/b".into());
+        identities.insert_full_url("http://ehr/fhir/Binary/9", "Binary/d".into());
+        identities.insert_criteria("Practitioner?identifier=x|1", "Practitioner/c".into());
+        identities
+    }
+
+    #[test]
+    fn references_to_entries_are_rewritten_wherever_they_stand() {
+        let mut resource = json!({
+            "resourceType": "Observation",
+            "text": {"div": "<div><a href=\"urn:uuid:1\">p</a><img src='http://ehr/fhir/Binary/9'/><a href=\"urn:uuid:2\"/></div>"},
+            "contained": [{"resourceType": "Basic", "subject": {"reference": "urn:uuid:1"}}],
+            "extension": [{"url": "urn:uuid:1x", "valueUri": "urn:uuid:1"}, {"url": "http://ehr/fhir/Encounter/7", "valueReference": {"reference": "urn:uuid:1"}}],
+            "identifier": [{"system": "urn:ietf:rfc:3986", "value": "urn:uuid:1"}],
+            "instantiatesUri": ["urn:uuid:1", "urn:uuid:2"],
+            "subject": {"reference": "urn:uuid:1", "display": "urn:uuid:1"},
+            "encounter": {"reference": "Encounter/7"},
+            "performer": [{"reference": "Practitioner?identifier=x|1"}, {"reference": "http://ehr/fhir/Encounter/7"}, {"reference": "#c"}],
+            "content": [{"attachment": {"url": "http://ehr/fhir/Binary/9"}}],
+            "url": "http://ehr/fhir/Encounter/7",
+        });
+        identities().rewrite(&mut resource, Some("http://ehr/fhir/Observation/1"));
+        assert_eq!(
+            resource,
+            json!({
+                "resourceType": "Observation",
+                "text": {"div": "<div><a href=\"Patient/a\">p</a><img src='Binary/d'/><a href=\"urn:uuid:2\"/></div>"},
+                "contained": [{"resourceType": "Basic", "subject": {"reference": "Patient/a"}}],
+                "extension": [{"url": "urn:uuid:1x", "valueUri": "Patient/a"}, {"url": "http://ehr/fhir/Encounter/7", "valueReference": {"reference": "Patient/a"}}],
+                "identifier": [{"system": "urn:ietf:rfc:3986", "value": "urn:uuid:1"}],
+                "instantiatesUri": ["Patient/a", "urn:uuid:2"],
+                "subject": {"reference": "Patient/a", "display": "urn:uuid:1"},
+                "encounter": {"reference": "Encounter/b"},
+                "performer": [{"reference": "Practitioner/c"}, {"reference": "Encounter/b"}, {"reference": "#c"}],
+                "content": [{"attachment": {"url": "Binary/d"}}],
+                "url": "http://ehr/fhir/Encounter/7",
+            })
+        );
+    }
+
+    #[test]
+    fn a_relative_reference_means_its_own_system_only() {
+        let mut resource = json!({"resourceType": "Observation", "encounter": {"reference": "Encounter/7"}});
+        identities().rewrite(&mut resource, Some("http://other/fhir/Observation/1"));
+        assert_eq!(resource["encounter"]["reference"], "Encounter/7");
+    }
+
+    #[test]
+    fn conditional_references_are_found() {
+        let mut found = Vec::new();
+        let mut resource = json!({"a": [{"reference": "Patient?identifier=1"}], "b": {"reference": "Patient/1"}, "reference": "not?one"});
+        conditional_references(&mut resource, |text| found.push(text.to_owned()));
+        assert_eq!(found, ["Patient?identifier=1"]);
+    }
+}

@@ -1,0 +1,363 @@
+//! The mapping language: JSON that says, with FHIRPath in it, which resources a record gives.
+//!
+//! A string that begins with `=` is an expression; any other value is itself. What comes out empty is left out, and so is
+//! an object or list with nothing left in it. In a list every result of an expression is taken, elsewhere the first.
+//! Objects with a key that begins with `$` are instructions; `docs/hdu.md` describes each with an example.
+
+use super::expr::Expr;
+use super::schema::{NodeId, Schema};
+use serde_json::{Map, Value};
+use std::collections::{HashMap, HashSet};
+
+/// What is wrong with a mapping file, and where.
+#[derive(Debug)]
+pub(super) struct Fault {
+    pub pointer: String,
+    pub message: String,
+}
+
+type Compiled<T> = Result<T, Fault>;
+
+#[derive(Debug)]
+pub(super) enum Part {
+    Literal(Value),
+    Expr(Expr),
+    /// Vanishes when it holds parts to be evaluated and all of them are empty, whatever constants stand beside them.
+    Object {
+        entries: Vec<(String, Part)>,
+        constant: bool,
+    },
+    List(Vec<Part>),
+    /// `{"$for": items, "$value": part}`
+    For(Expr, Box<Part>),
+    /// `{"$if": condition, "$value": part}`
+    If(Expr, Box<Part>),
+    /// `{"$first": [part, …]}`
+    First(Vec<Part>),
+    Translate(Box<Translate>),
+    /// `{"$reference": [Type, part, …]}`, with what else a Reference may say beside it.
+    Reference {
+        type_name: String,
+        id: Vec<Part>,
+        beside: Vec<(String, Part)>,
+    },
+    Fields(Box<Fields>),
+}
+
+impl Part {
+    pub fn is_constant(&self) -> bool {
+        match self {
+            Part::Literal(_) => true,
+            Part::Object { constant, .. } => *constant,
+            Part::List(parts) => parts.iter().all(Part::is_constant),
+            _ => false,
+        }
+    }
+}
+
+/// `{"$translate": {map, code, system?, display?, text?, as?, default?, bound?, quiet?}}`
+#[derive(Debug)]
+pub(super) struct Translate {
+    /// The map's short name.
+    pub map: Part,
+    pub code: Expr,
+    pub system: Option<Part>,
+    pub display: Option<Part>,
+    pub text: Option<Part>,
+    pub form: Form,
+    pub default: Option<Part>,
+    /// Only translations may stand here, because the element is bound to one value set: without one it is the default.
+    pub bound: bool,
+    /// A code that has no translation is as it should be, and is not listed.
+    pub quiet: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum Form {
+    Code,
+    Coding,
+    CodeableConcept,
+}
+
+/// `{"$fields": item, "block": path in the schema, "except": […], "$value": part}`: the part once for each leaf below the item.
+#[derive(Debug)]
+pub(super) struct Fields {
+    pub item: Expr,
+    pub block: String,
+    pub node: NodeId,
+    pub except: HashSet<String>,
+    pub value: Part,
+}
+
+/// How a resource meets the one that is already stored under its id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Update {
+    /// It takes the other's place.
+    #[default]
+    Replace,
+    /// What it says is laid over what is stored ([`super::merge`]); what it does not say remains.
+    Merge,
+    /// It is stored only when there is nothing yet: it knows no more than an identifier.
+    IfAbsent,
+    /// As `Merge`, and there must be something stored: an update of a visit that was never sent is refused.
+    Existing,
+}
+
+/// One line of a mapping: for each item, when the condition holds, a resource.
+#[derive(Debug)]
+pub(super) struct Production {
+    pub pointer: String,
+    pub each: Option<Expr>,
+    pub when: Option<Expr>,
+    pub lets: Vec<(String, Part)>,
+    pub resource: Option<Resource>,
+    pub then: Vec<Production>,
+}
+
+#[derive(Debug)]
+pub(super) struct Resource {
+    pub type_name: String,
+    pub id: Vec<Part>,
+    pub update: Update,
+    /// Belongs to the submission, not to the record: an Organization, say.
+    pub shared: bool,
+    pub body: Vec<(String, Part)>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Mapping {
+    pub submission: Vec<Production>,
+    pub record: Vec<Production>,
+}
+
+pub(super) struct Compiler<'a> {
+    pub schema: &'a Schema,
+    pub record: NodeId,
+    pub fragments: HashMap<String, Value>,
+    pub common: Map<String, Value>,
+}
+
+impl Compiler<'_> {
+    pub fn productions(&self, value: Option<&Value>, pointer: &str) -> Compiled<Vec<Production>> {
+        match value {
+            None => Ok(Vec::new()),
+            Some(Value::Array(list)) => {
+                list.iter().enumerate().map(|(index, entry)| self.production(entry, &format!("{pointer}/{index}"))).collect()
+            }
+            Some(Value::String(name)) => match self.fragments.get(name) {
+                Some(list @ Value::Array(_)) => self.productions(Some(list), &format!("/define/{name}")),
+                _ => fault(pointer, "must be a list of productions or the name of one in define"),
+            },
+            Some(_) => fault(pointer, "must be a list of productions or the name of one in define"),
+        }
+    }
+
+    fn production(&self, value: &Value, pointer: &str) -> Compiled<Production> {
+        let Value::Object(map) = value else { return fault(pointer, "a production must be an object") };
+        let known = ["for", "when", "let", "id", "update", "shared", "resource", "then", "//"];
+        if let Some(key) = map.keys().find(|key| !known.contains(&key.as_str())) {
+            return fault(pointer, format!("{key} is no key of a production; those are {}", known.join(", ")));
+        }
+        let lets = match map.get("let") {
+            None => Vec::new(),
+            Some(Value::Object(lets)) => {
+                let entries = lets.iter().map(|(name, part)| Ok((name.clone(), self.part(part, &format!("{pointer}/let/{name}"))?)));
+                entries.collect::<Compiled<_>>()?
+            }
+            Some(_) => return fault(pointer, "let must be an object"),
+        };
+        Ok(Production {
+            pointer: pointer.to_owned(),
+            each: self.optional_expr(map, "for", pointer)?,
+            when: self.optional_expr(map, "when", pointer)?,
+            lets,
+            resource: map.get("resource").map(|resource| self.resource(map, resource, pointer)).transpose()?,
+            then: self.productions(map.get("then"), &format!("{pointer}/then"))?,
+        })
+    }
+
+    fn resource(&self, production: &Map<String, Value>, resource: &Value, pointer: &str) -> Compiled<Resource> {
+        let at = format!("{pointer}/resource");
+        let Value::Object(resource) = resource else { return fault(&at, "must be an object") };
+        let mut resource = self.used(resource, &at)?;
+        let Some(Value::String(type_name)) = resource.shift_remove("resourceType") else { return fault(&at, "needs a resourceType") };
+        for (key, value) in &self.common {
+            match (resource.get_mut(key), value) {
+                (Some(Value::Object(own)), Value::Object(common)) => {
+                    common.iter().for_each(|(key, value)| {
+                        own.entry(key).or_insert_with(|| value.clone());
+                    });
+                }
+                (Some(_), _) => {}
+                (None, _) => {
+                    resource.shift_insert(0, key.clone(), value.clone());
+                }
+            }
+        }
+        if let Some(meta) = resource.shift_remove("meta") {
+            resource.shift_insert(0, "meta".to_owned(), meta);
+        }
+        let Some(Value::Array(id)) = production.get("id") else {
+            return fault(pointer, "needs an id: a list of what makes it the same one next time");
+        };
+        let update = match production.get("update").and_then(Value::as_str) {
+            None | Some("replace") => Update::Replace,
+            Some("merge") => Update::Merge,
+            Some("if-absent") => Update::IfAbsent,
+            Some("existing") => Update::Existing,
+            Some(_) => return fault(pointer, "update must be replace, merge, if-absent or existing"),
+        };
+        Ok(Resource {
+            type_name,
+            id: self.parts(id, &format!("{pointer}/id"))?,
+            update,
+            shared: production.get("shared") == Some(&Value::Bool(true)),
+            body: self.object(&resource, &at)?,
+        })
+    }
+
+    /// `$use` replaced by the keys of the fragment; keys given beside it win.
+    fn used(&self, map: &Map<String, Value>, pointer: &str) -> Compiled<Map<String, Value>> {
+        self.used_within(map, pointer, 8)
+    }
+
+    fn used_within(&self, map: &Map<String, Value>, pointer: &str, depth: usize) -> Compiled<Map<String, Value>> {
+        let Some(names) = map.get("$use") else { return Ok(map.clone()) };
+        if depth == 0 {
+            return fault(pointer, "fragments use each other too deeply; do they go round?");
+        }
+        let names: Vec<&Value> = names.as_array().map_or_else(|| vec![names], |list| list.iter().collect());
+        let mut merged = map.clone();
+        merged.shift_remove("$use");
+        for name in names {
+            let fragment = name.as_str().and_then(|name| self.fragments.get(name)).and_then(Value::as_object);
+            let Some(fragment) = fragment else { return fault(pointer, "$use must name a fragment of define, an object") };
+            for (key, value) in self.used_within(fragment, pointer, depth - 1)? {
+                merged.entry(key).or_insert(value);
+            }
+        }
+        Ok(merged)
+    }
+
+    pub fn part(&self, value: &Value, pointer: &str) -> Compiled<Part> {
+        match value {
+            Value::String(text) => match text.strip_prefix('=') {
+                Some(expression) => self.expr(expression, pointer).map(Part::Expr),
+                None => Ok(Part::Literal(value.clone())),
+            },
+            Value::Array(list) => self.parts(list, pointer).map(Part::List),
+            Value::Object(map) => {
+                let map = &self.used(map, pointer)?;
+                match map.keys().find(|key| key.starts_with('$')) {
+                    Some(_) => self.instruction(map, pointer),
+                    None => {
+                        let entries = self.object(map, pointer)?;
+                        let constant = entries.iter().all(|(_, part)| part.is_constant());
+                        Ok(Part::Object { entries, constant })
+                    }
+                }
+            }
+            literal => Ok(Part::Literal(literal.clone())),
+        }
+    }
+
+    fn parts(&self, list: &[Value], pointer: &str) -> Compiled<Vec<Part>> {
+        list.iter().enumerate().map(|(index, entry)| self.part(entry, &format!("{pointer}/{index}"))).collect()
+    }
+
+    fn object(&self, map: &Map<String, Value>, pointer: &str) -> Compiled<Vec<(String, Part)>> {
+        let entries = map.iter().filter(|(key, _)| *key != "//");
+        entries.map(|(key, value)| Ok((key.clone(), self.part(value, &format!("{pointer}/{key}"))?))).collect()
+    }
+
+    fn instruction(&self, map: &Map<String, Value>, pointer: &str) -> Compiled<Part> {
+        let value = || match map.get("$value") {
+            Some(value) => self.part(value, &format!("{pointer}/$value")),
+            None => fault(pointer, "needs a $value"),
+        };
+        if map.contains_key("$for") {
+            return Ok(Part::For(self.needed_expr(map, "$for", pointer)?, Box::new(value()?)));
+        }
+        if map.contains_key("$if") {
+            return Ok(Part::If(self.needed_expr(map, "$if", pointer)?, Box::new(value()?)));
+        }
+        if let Some(Value::Array(list)) = map.get("$first") {
+            return self.parts(list, &format!("{pointer}/$first")).map(Part::First);
+        }
+        if let Some(Value::Array(list)) = map.get("$reference") {
+            return match list.split_first() {
+                Some((Value::String(type_name), id)) => {
+                    let id = self.parts(id, &format!("{pointer}/$reference"))?;
+                    let beside: Map<String, Value> =
+                        map.iter().filter(|(key, _)| *key != "$reference").map(|(key, value)| (key.clone(), value.clone())).collect();
+                    Ok(Part::Reference { type_name: type_name.clone(), id, beside: self.object(&beside, pointer)? })
+                }
+                _ => fault(pointer, "$reference needs a resource type and then the parts of its id"),
+            };
+        }
+        if let Some(Value::Object(options)) = map.get("$translate") {
+            return self.translate(options, &format!("{pointer}/$translate")).map(|part| Part::Translate(Box::new(part)));
+        }
+        if map.contains_key("$fields") {
+            let block = map.get("block").and_then(Value::as_str).unwrap_or_default().to_owned();
+            let Some(node) = self.schema.find(self.record, &block) else {
+                return fault(pointer, "block must be the path of an object in the record's schema");
+            };
+            let except = map.get("except").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).map(str::to_owned);
+            let except: HashSet<String> = except.collect();
+            if let Some(stray) = except.iter().find(|path| self.schema.find(node, path).is_none()) {
+                return fault(pointer, format!("except names {stray}, which is no field of {block}"));
+            }
+            return Ok(Part::Fields(Box::new(Fields {
+                item: self.needed_expr(map, "$fields", pointer)?,
+                block,
+                node,
+                except,
+                value: value()?,
+            })));
+        }
+        fault(pointer, "the keys that begin with $ are $use, $for, $if, $first, $reference, $translate, $fields and $value")
+    }
+
+    fn translate(&self, map: &Map<String, Value>, pointer: &str) -> Compiled<Translate> {
+        let Some(name) = map.get("map") else { return fault(pointer, "needs the name of a map") };
+        let form = match map.get("as").and_then(Value::as_str) {
+            Some("code") => Form::Code,
+            Some("coding") => Form::Coding,
+            None | Some("codeableConcept") => Form::CodeableConcept,
+            Some(_) => return fault(pointer, "as must be code, coding or codeableConcept"),
+        };
+        let optional = |key: &str| map.get(key).map(|value| self.part(value, &format!("{pointer}/{key}"))).transpose();
+        Ok(Translate {
+            map: self.part(name, &format!("{pointer}/map"))?,
+            code: self.needed_expr(map, "code", pointer)?,
+            system: optional("system")?,
+            display: optional("display")?,
+            text: optional("text")?,
+            form,
+            default: optional("default")?,
+            bound: map.get("bound") == Some(&Value::Bool(true)),
+            quiet: map.get("quiet") == Some(&Value::Bool(true)),
+        })
+    }
+
+    fn optional_expr(&self, map: &Map<String, Value>, key: &str, pointer: &str) -> Compiled<Option<Expr>> {
+        map.get(key).map(|_| self.needed_expr(map, key, pointer)).transpose()
+    }
+
+    /// Where only an expression makes sense, its `=` may be left out.
+    fn needed_expr(&self, map: &Map<String, Value>, key: &str, pointer: &str) -> Compiled<Expr> {
+        match map.get(key) {
+            Some(Value::String(text)) => self.expr(text.strip_prefix('=').unwrap_or(text), &format!("{pointer}/{key}")),
+            _ => fault(pointer, format!("{key} must be an expression")),
+        }
+    }
+
+    pub fn expr(&self, text: &str, pointer: &str) -> Compiled<Expr> {
+        Expr::compile(text).or_else(|error| fault(pointer, format!("this is no FHIRPath: {error}")))
+    }
+}
+
+pub(super) fn fault<T>(pointer: &str, message: impl Into<String>) -> Compiled<T> {
+    Err(Fault { pointer: pointer.to_owned(), message: message.into() })
+}

@@ -1,0 +1,345 @@
+//! A mapping at work on one record.
+
+use super::expr::{Expr, Scope};
+use super::mapping::{Fields, Form, Part, Production, Resource, Translate as Translation, Update};
+use super::schema::{Leaf, NodeId, Schema};
+use super::{Produced, Translate, Unmapped};
+use crate::fhir::{Issue, IssueCode};
+use serde_json::{Map, Value, json};
+use std::collections::HashMap;
+use std::fmt::Write as _;
+use uuid::Uuid;
+
+/// Ids are name-based (RFC 9562, version 5) in a namespace of lango's own: the same local keys always give the same id.
+const NAMESPACE: Uuid = Uuid::from_u128(0x6c61_6e67_6f2e_5e6b_9b64_61e4_a1d5_1f00);
+
+/// Keys that only say how their neighbours are to be read: an object with nothing else in it says nothing.
+const VOCABULARY: [&str; 2] = ["system", "use"];
+
+pub(super) struct Run<'r> {
+    schema: &'r Schema,
+    translate: &'r dyn Translate,
+    seen: HashMap<(String, String), usize>,
+    pub produced: Vec<Produced>,
+    pub unmapped: Vec<Unmapped>,
+    /// Expressions that failed on this record: the mapping's fault, not the facility's.
+    pub faults: Vec<Issue>,
+}
+
+impl<'r> Run<'r> {
+    pub fn new(schema: &'r Schema, translate: &'r dyn Translate) -> Self {
+        Run { schema, translate, seen: HashMap::new(), produced: Vec::new(), unmapped: Vec::new(), faults: Vec::new() }
+    }
+
+    pub fn all(&mut self, productions: &[Production], scope: &Scope<'_>) {
+        productions.iter().for_each(|production| self.production(production, scope));
+    }
+
+    fn production(&mut self, production: &Production, scope: &Scope<'_>) {
+        let Some(each) = &production.each else { return self.item(production, &production.lets, scope) };
+        let items = self.eval(each, scope);
+        for (index, item) in items.iter().enumerate() {
+            let path = each.place(scope, index);
+            let index = Value::from(index);
+            let mut inner = scope.with("index", &index);
+            inner.item = item.as_ref();
+            inner.path = &path;
+            self.item(production, &production.lets, &inner);
+        }
+    }
+
+    fn item(&mut self, production: &Production, lets: &[(String, Part)], scope: &Scope<'_>) {
+        if let Some(((name, part), rest)) = lets.split_first() {
+            let value = self.one(part, scope).unwrap_or(Value::Array(Vec::new()));
+            return self.item(production, rest, &scope.with(name, &value));
+        }
+        if let Some(condition) = &production.when {
+            match condition.holds(scope) {
+                Ok(true) => {}
+                Ok(false) => return,
+                Err(error) => return self.fault(&production.pointer, &error.to_string()),
+            }
+        }
+        if let Some(resource) = &production.resource {
+            self.resource(resource, &production.pointer, scope);
+        }
+        self.all(&production.then, scope);
+    }
+
+    fn resource(&mut self, resource: &Resource, pointer: &str, scope: &Scope<'_>) {
+        let Some(mut name) = self.name(&resource.type_name, &resource.id, scope) else {
+            return self.fault(pointer, "a part of the id is empty");
+        };
+        let mut map = Map::with_capacity(resource.body.len() + 2);
+        map.insert("resourceType".to_owned(), Value::String(resource.type_name.clone()));
+        map.insert("id".to_owned(), Value::Null);
+        self.entries(&resource.body, scope, &mut map);
+        let mut occurrence = 1;
+        loop {
+            let id = Uuid::new_v5(&NAMESPACE, name.as_bytes()).to_string();
+            map.insert("id".to_owned(), Value::String(id.clone()));
+            let key = (resource.type_name.clone(), id);
+            match self.seen.get(&key) {
+                None => {
+                    self.seen.insert(key, self.produced.len());
+                    self.produced.push(Produced { resource: Value::Object(map), update: resource.update, shared: resource.shared });
+                    return;
+                }
+                Some(known) => {
+                    // The same said twice is said once; the same key for something else is a second one.
+                    let same = self.produced.get(*known).is_some_and(|known| known.resource.as_object() == Some(&map));
+                    if same || resource.shared || resource.update != Update::Replace {
+                        return;
+                    }
+                }
+            }
+            occurrence += 1;
+            let _ = write!(name, "\u{1f}#{occurrence}");
+        }
+    }
+
+    /// What an id is made of; `None` when a part of it is empty.
+    fn name(&mut self, type_name: &str, parts: &[Part], scope: &Scope<'_>) -> Option<String> {
+        let mut name = type_name.to_owned();
+        for part in parts {
+            let value = self.one(part, scope)?;
+            name.push('\u{1f}');
+            match value {
+                Value::String(text) => name.push_str(&text),
+                other => {
+                    let _ = write!(name, "{other}");
+                }
+            }
+        }
+        Some(name)
+    }
+
+    /// Gives whether anything but constants was found.
+    fn entries(&mut self, entries: &[(String, Part)], scope: &Scope<'_>, map: &mut Map<String, Value>) -> bool {
+        let mut found = false;
+        for (key, part) in entries {
+            if let Some(value) = self.one(part, scope) {
+                found |= !part.is_constant() && !VOCABULARY.contains(&key.as_str());
+                let value = if key == "code" { as_code(value) } else { value };
+                map.insert(key.clone(), value);
+            }
+        }
+        found
+    }
+
+    /// The one value that a part gives; `None` when it is empty.
+    pub fn one(&mut self, part: &Part, scope: &Scope<'_>) -> Option<Value> {
+        match part {
+            Part::Literal(value) => Some(value.clone()),
+            Part::Expr(expr) => self.eval(expr, scope).into_iter().next().map(|value| value.into_owned()).filter(is_something),
+            Part::Object { entries, constant } => {
+                let mut map = Map::with_capacity(entries.len());
+                let found = self.entries(entries, scope, &mut map);
+                (found || *constant && !map.is_empty()).then_some(Value::Object(map))
+            }
+            Part::List(parts) => {
+                let mut list = Vec::with_capacity(parts.len());
+                parts.iter().for_each(|part| self.many(part, scope, &mut list));
+                (!list.is_empty()).then_some(Value::Array(list))
+            }
+            Part::If(condition, value) => match condition.holds(scope) {
+                Ok(true) => self.one(value, scope),
+                Ok(false) => None,
+                Err(error) => {
+                    self.fault("$if", &error.to_string());
+                    None
+                }
+            },
+            Part::First(parts) => parts.iter().find_map(|part| self.one(part, scope)),
+            Part::Reference { type_name, id, beside } => {
+                let name = self.name(type_name, id, scope)?;
+                let mut map = Map::new();
+                map.insert("reference".to_owned(), format!("{type_name}/{}", Uuid::new_v5(&NAMESPACE, name.as_bytes())).into());
+                self.entries(beside, scope, &mut map);
+                Some(Value::Object(map))
+            }
+            Part::Translate(translation) => self.translation(translation, scope),
+            Part::For(..) | Part::Fields(_) => {
+                let mut list = Vec::new();
+                self.many(part, scope, &mut list);
+                list.into_iter().next()
+            }
+        }
+    }
+
+    /// Every value that a part gives, into a list.
+    fn many(&mut self, part: &Part, scope: &Scope<'_>, list: &mut Vec<Value>) {
+        match part {
+            Part::Expr(expr) => list.extend(self.eval(expr, scope).into_iter().map(|value| value.into_owned()).filter(is_something)),
+            Part::For(each, value) => {
+                for (index, item) in self.eval(each, scope).iter().enumerate() {
+                    let path = each.place(scope, index);
+                    let index = Value::from(index);
+                    let mut inner = scope.with("index", &index);
+                    inner.item = item.as_ref();
+                    inner.path = &path;
+                    self.many(value, &inner, list);
+                }
+            }
+            Part::If(condition, value) if matches!(condition.holds(scope), Ok(true)) => self.many(value, scope, list),
+            Part::Fields(fields) => self.fields(fields, scope, list),
+            part => list.extend(self.one(part, scope)),
+        }
+    }
+
+    fn translation(&mut self, translation: &Translation, scope: &Scope<'_>) -> Option<Value> {
+        let code = self.eval(&translation.code, scope).first().and_then(|value| scalar(value));
+        let text = translation.text.as_ref().and_then(|part| self.one(part, scope));
+        let Some(code) = code else {
+            return match translation.form {
+                Form::Code => translation.default.as_ref().and_then(|part| self.one(part, scope)),
+                Form::Coding => None,
+                Form::CodeableConcept => text.map(|text| json!({ "text": text })),
+            };
+        };
+        let name = self.one(&translation.map, scope).and_then(|name| scalar(&name)).unwrap_or_default();
+        let map = format!("https://lango.health/fhir/ConceptMap/{name}");
+        let system = match &translation.system {
+            Some(system) => self.one(system, scope).and_then(|system| scalar(&system)),
+            None => Some(format!("https://lango.health/fhir/CodeSystem/{name}")),
+        };
+        let display = translation.display.as_ref().and_then(|part| self.one(part, scope));
+        let found = self.translate.translate(&map, system.as_deref(), &code).unwrap_or_default();
+        if found.is_empty() && !translation.quiet {
+            let member = translation.code.member().unwrap_or_default();
+            let dot = if member.is_empty() { "" } else { "." };
+            self.unmapped.push(Unmapped {
+                map,
+                system: system.clone(),
+                code: code.clone(),
+                display: display.as_ref().and_then(scalar),
+                path: format!("{}{dot}{member}", scope.path),
+            });
+        }
+        if found.is_empty() && (translation.bound || translation.form == Form::Code) {
+            return translation.default.as_ref().and_then(|part| self.one(part, scope));
+        }
+        if translation.form == Form::Code {
+            return found.into_iter().next().map(|coding| Value::String(coding.code));
+        }
+        // A translation to the same code says all that the facility's own coding would.
+        let repeated = found.iter().any(|coding| coding.code == code);
+        let mut codings: Vec<Value> = found.into_iter().map(super::Coding::into_json).collect();
+        if repeated || translation.bound {
+            if let (Some(Value::Object(first)), Some(display)) = (codings.first_mut(), display) {
+                first.entry("display").or_insert(display);
+            }
+        } else {
+            let mut own = Map::new();
+            own.extend(system.map(|system| ("system".to_owned(), Value::String(system))));
+            own.insert("code".to_owned(), as_code(Value::String(code)));
+            own.extend(display.map(|display| ("display".to_owned(), display)));
+            codings.push(Value::Object(own));
+        }
+        if translation.form == Form::Coding {
+            return codings.into_iter().next();
+        }
+        let mut concept = Map::from_iter([("coding".to_owned(), Value::Array(codings))]);
+        concept.extend(text.map(|text| ("text".to_owned(), text)));
+        Some(Value::Object(concept))
+    }
+
+    fn fields(&mut self, fields: &Fields, scope: &Scope<'_>, list: &mut Vec<Value>) {
+        for item in &self.eval(&fields.item, scope) {
+            self.leaves(fields, fields.node, item, &mut String::new(), scope, list);
+        }
+    }
+
+    fn leaves(&mut self, fields: &Fields, node: NodeId, value: &Value, below: &mut String, scope: &Scope<'_>, list: &mut Vec<Value>) {
+        let leaf = self.schema.leaf(self.schema.item(node));
+        match value {
+            Value::Null => {}
+            Value::Array(items) => items.iter().for_each(|item| self.leaves(fields, node, item, below, scope, list)),
+            Value::Object(map) if leaf != Some(Leaf::Coded) => {
+                let length = below.len();
+                for (key, value) in map {
+                    // Below an object that the schema leaves open a key may hold anything; then the parent's name must do.
+                    if super::schema::is_plain(key) {
+                        if !below.is_empty() {
+                            below.push('.');
+                        }
+                        below.push_str(key);
+                    }
+                    if !fields.except.contains(below.as_str()) {
+                        let child = self.schema.field(node, key).unwrap_or(NodeId::MAX);
+                        self.leaves(fields, child, value, below, scope, list);
+                    }
+                    below.truncate(length);
+                }
+            }
+            value => {
+                let field = describe(&fields.block, below, leaf, value);
+                self.many(&fields.value, &scope.with("field", &field), list);
+            }
+        }
+    }
+
+    fn eval<'a>(&mut self, expr: &Expr, scope: &Scope<'a>) -> Vec<std::borrow::Cow<'a, Value>> {
+        expr.eval(scope).unwrap_or_else(|error| {
+            self.fault("an expression", &error.to_string());
+            Vec::new()
+        })
+    }
+
+    fn fault(&mut self, place: &str, words: &str) {
+        if self.faults.len() < 20 {
+            self.faults.push(Issue::warning(IssueCode::Processing, format!("the template's mapping fails here ({place}): {words}")));
+        }
+    }
+}
+
+/// `%field`: the leaf's path and its value under the name of the FHIR datatype that fits.
+fn describe(block: &str, below: &str, leaf: Option<Leaf<'_>>, value: &Value) -> Value {
+    let dot = if below.is_empty() || block.is_empty() { "" } else { "." };
+    let mut field = json!({ "path": format!("{block}{dot}{below}") });
+    let (key, value) = match (leaf, value) {
+        (_, Value::Bool(_)) => ("boolean", value.clone()),
+        (Some(Leaf::Number { unit: Some(unit) }), Value::Number(_)) => {
+            ("quantity", json!({ "value": value, "unit": unit, "system": "http://unitsofmeasure.org", "code": unit }))
+        }
+        (_, Value::Number(number)) if number.as_i64().is_some_and(|n| i32::try_from(n).is_ok()) => ("integer", value.clone()),
+        (_, Value::Number(_)) => ("quantity", json!({ "value": value })),
+        (Some(Leaf::Date), _) => ("dateTime", value.clone()),
+        (Some(Leaf::Code { map }), _) => {
+            field["map"] = json!(map);
+            ("code", value.clone())
+        }
+        (_, Value::Object(_)) => ("coded", value.clone()),
+        _ => ("string", value.clone()),
+    };
+    field[key] = value;
+    field
+}
+
+fn scalar(value: &Value) -> Option<String> {
+    match value {
+        Value::String(text) => Some(text.clone()),
+        Value::Number(number) => Some(number.to_string()),
+        Value::Bool(flag) => Some(flag.to_string()),
+        _ => None,
+    }
+    .filter(|text| !text.is_empty())
+}
+
+fn is_something(value: &Value) -> bool {
+    match value {
+        Value::Null => false,
+        Value::String(text) => !text.is_empty(),
+        Value::Array(list) => !list.is_empty(),
+        Value::Object(map) => !map.is_empty(),
+        _ => true,
+    }
+}
+
+/// A FHIR `code` has single spaces only (<https://hl7.org/fhir/R4/datatypes.html#code>).
+fn as_code(value: Value) -> Value {
+    match value {
+        Value::String(text) if text.contains(char::is_whitespace) => Value::String(text.split_whitespace().collect::<Vec<_>>().join(" ")),
+        value => value,
+    }
+}

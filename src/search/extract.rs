@@ -1,0 +1,198 @@
+//! From a resource to the entries of its indexes (<https://hl7.org/fhir/R4/search.html>).
+//!
+//! Every search parameter of every type is compiled once. Nearly all only walk keys, choose among the types of a choice
+//! and filter by one code or by the type of a reference; these are joined into one trie per type, so that one pass over
+//! the resource serves them all and prefixes are walked once. The few others are evaluated by [`crate::fhirpath`].
+
+mod plan;
+mod values;
+
+#[cfg(test)]
+mod tests;
+
+use crate::definitions;
+use crate::fhir::Reference;
+use crate::fhirpath::{Env, Node};
+use crate::store::{IndexEntry, IndexValue, ParamId, TypeCode};
+use jiff::tz::TimeZone;
+use plan::{Composite, Emit, General, Part, Plan, Target};
+use serde_json::Value;
+use std::cmp::Ordering;
+use std::sync::{LazyLock, OnceLock};
+use values::Shape;
+
+/// What extraction must know of the deployment.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The server's own base URL without a trailing slash: references under it are local. Empty: none is.
+    pub base: String,
+    /// Where dates without a zone are read.
+    pub zone: TimeZone,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options { base: String::new(), zone: TimeZone::UTC }
+    }
+}
+
+/// Combinations of component values that one composite parameter may have in one resource.
+const MAX_COMBINATIONS: usize = 64;
+
+/// Every value of every search parameter, sorted by parameter, each once. `_id` and `_lastUpdated` are no entries (the
+/// store has them as columns), nor are parameters that no element holds (`_text`, `near`).
+pub fn extract(type_code: TypeCode, resource: &Value, options: &Options) -> Vec<IndexEntry> {
+    let Some(plan) = plan_of(type_code) else { return Vec::new() };
+    extract_by(plan, resource, options)
+}
+
+/// The id of the Patient whose compartment the resource is in: a Patient's own, else that of the first local reference to
+/// a Patient by the compartment's parameters, in their order.
+pub fn patient_of(type_code: TypeCode, resource: &Value) -> Option<String> {
+    patient_at(type_code, resource, "")
+}
+
+/// Like [`patient_of`], and an absolute URL under `base` (no trailing slash) is local.
+pub fn patient_at(type_code: TypeCode, resource: &Value, base: &str) -> Option<String> {
+    if definitions::r4().type_name(type_code) == "Patient" {
+        return Some(resource.get("id")?.as_str()?.to_owned());
+    }
+    let mut first: Option<(usize, &str)> = None;
+    plan_of(type_code)?.patient.walk(resource, &mut |rank, value| {
+        let reference = value.get("reference").and_then(Value::as_str).and_then(|text| values::parse_reference(text, base));
+        if let Some(Reference::Local { type_name: "Patient", id, .. }) = reference
+            && first.is_none_or(|(known, _)| *rank < known)
+        {
+            first = Some((*rank, id));
+        }
+    });
+    first.map(|(_, id)| id.to_owned())
+}
+
+fn plan_of(type_code: TypeCode) -> Option<&'static Plan> {
+    static PLANS: LazyLock<Vec<OnceLock<Plan>>> =
+        LazyLock::new(|| definitions::r4().resource_types().iter().map(|_| OnceLock::new()).collect());
+    Some(PLANS.get(usize::from(type_code))?.get_or_init(|| Plan::compile(type_code, true)))
+}
+
+fn extract_by(plan: &Plan, resource: &Value, options: &Options) -> Vec<IndexEntry> {
+    let mut entries = Vec::with_capacity(32);
+    plan.trie.walk(resource, &mut |emit: &Emit, value| match &emit.target {
+        Target::Value(kind, shape) => {
+            values::read(*kind, *shape, value, options, &mut |value| entries.push(IndexEntry { param: emit.param, value }))
+        }
+        Target::Composite(composite) => combine(emit.param, composite, value, resource, options, &mut entries),
+    });
+    if !plan.general.is_empty() {
+        let env = Env::default();
+        for general in &plan.general {
+            evaluate(general, resource, &env, options, &mut entries);
+        }
+    }
+    entries.sort_unstable_by(|a, b| a.param.cmp(&b.param).then_with(|| order(&a.value, &b.value)));
+    entries.dedup();
+    limit_composites(&mut entries);
+    entries
+}
+
+/// Pairs up the values of a composite's parts, all found below `base` (or from the resource).
+fn combine(param: ParamId, composite: &Composite, base: &Value, resource: &Value, options: &Options, entries: &mut Vec<IndexEntry>) {
+    // The last part is the rarest (a value of one type), so it goes first.
+    let mut values: Vec<Vec<IndexValue>> = Vec::with_capacity(composite.parts.len());
+    for part in composite.parts.iter().rev() {
+        let found = part_values(part, base, resource, options);
+        if found.is_empty() {
+            return;
+        }
+        values.push(found);
+    }
+    values.reverse();
+    push_product(param, &values, entries);
+}
+
+fn part_values(part: &Part, base: &Value, resource: &Value, options: &Options) -> Vec<IndexValue> {
+    let mut found = Vec::new();
+    part.paths.walk(if part.from_resource { resource } else { base }, &mut |shape: &Shape, value| {
+        values::read(part.kind, *shape, value, options, &mut |value| found.push(value));
+    });
+    found
+}
+
+fn push_product(param: ParamId, values: &[Vec<IndexValue>], entries: &mut Vec<IndexEntry>) {
+    let mut rows: Vec<Vec<IndexValue>> = vec![Vec::with_capacity(values.len())];
+    for list in values {
+        let longer = rows.iter().flat_map(|row| list.iter().map(|value| row.iter().chain([value]).cloned().collect()));
+        rows = longer.take(MAX_COMBINATIONS).collect();
+    }
+    entries.extend(rows.into_iter().map(|row| IndexEntry { param, value: IndexValue::Composite(row) }));
+}
+
+/// Evaluates what is more than a walk. A resource on which the expression has no meaning has no such entry.
+fn evaluate<'a>(general: &General, resource: &'a Value, env: &Env<'a>, options: &Options, entries: &mut Vec<IndexEntry>) {
+    let Ok(nodes) = general.expression.evaluate(resource, env) else { return };
+    for node in nodes {
+        if general.parts.is_empty() {
+            let mut push = |value| entries.push(IndexEntry { param: general.param, value });
+            values::read(general.kind, Shape::of(node.type_name()), &node.as_json(), options, &mut push);
+            continue;
+        }
+        let env = env.clone().with_resource(resource);
+        let values: Vec<Vec<IndexValue>> = general
+            .parts
+            .iter()
+            .map(|(kind, expression)| {
+                let mut found = Vec::new();
+                for node in expression.evaluate_on(node.clone(), &env).unwrap_or_default() {
+                    let node: Node = node;
+                    values::read(*kind, Shape::of(node.type_name()), &node.as_json(), options, &mut |value| found.push(value));
+                }
+                found
+            })
+            .collect();
+        push_product(general.param, &values, entries);
+    }
+}
+
+fn limit_composites(entries: &mut Vec<IndexEntry>) {
+    let mut run = (ParamId::MAX, 0);
+    entries.retain(|entry| {
+        if !matches!(entry.value, IndexValue::Composite(_)) {
+            return true;
+        }
+        run = if run.0 == entry.param { (run.0, run.1 + 1) } else { (entry.param, 1) };
+        run.1 <= MAX_COMBINATIONS
+    });
+}
+
+/// Any total order will do: it brings equal values together.
+fn order(a: &IndexValue, b: &IndexValue) -> Ordering {
+    use IndexValue::*;
+    fn place(value: &IndexValue) -> u8 {
+        match value {
+            Token { .. } => 0,
+            String { .. } => 1,
+            IndexValue::Reference { .. } => 2,
+            Uri(_) => 3,
+            Date(_) => 4,
+            Number(_) => 5,
+            Quantity { .. } => 6,
+            Composite(_) => 7,
+        }
+    }
+    match (a, b) {
+        (Token { system: s, code: c }, Token { system: t, code: d }) => c.cmp(d).then_with(|| s.cmp(t)),
+        (String { text: s }, String { text: t }) => s.cmp(t),
+        (IndexValue::Reference { type_name: t, id: i }, IndexValue::Reference { type_name: u, id: j }) => i.cmp(j).then_with(|| t.cmp(u)),
+        (Uri(s), Uri(t)) => s.cmp(t),
+        (Date(i), Date(j)) => i.cmp(j),
+        (Number(x), Number(y)) => x.total_cmp(y),
+        (Quantity { value: x, system: s, code: c, unit: u }, Quantity { value: y, system: t, code: d, unit: v }) => {
+            x.total_cmp(y).then_with(|| (s, c, u).cmp(&(t, d, v)))
+        }
+        (Composite(v), Composite(w)) => {
+            let pairs = v.iter().zip(w).map(|(a, b)| order(a, b));
+            pairs.into_iter().find(|order| order.is_ne()).unwrap_or_else(|| v.len().cmp(&w.len()))
+        }
+        _ => place(a).cmp(&place(b)),
+    }
+}

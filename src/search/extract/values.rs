@@ -1,0 +1,237 @@
+//! From an element to the values that it is found by, by kind of parameter and type of element
+//! (<https://hl7.org/fhir/R4/search.html#ptypes>).
+
+use super::Options;
+use crate::definitions::ParamKind;
+use crate::fhir::text::{MOST_INDEXED, clip};
+use crate::fhir::time::parse_interval;
+use crate::fhir::{Interval, Reference};
+use crate::store::IndexValue;
+use serde_json::{Map, Value};
+
+/// Types that are read alike.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Shape {
+    Coding,
+    CodeableConcept,
+    Identifier,
+    ContactPoint,
+    HumanName,
+    Address,
+    Reference,
+    Quantity,
+    Money,
+    Range,
+    Period,
+    Timing,
+    Boolean,
+    Number,
+    Moment,
+    Text,
+    Uri,
+    Resource,
+    /// Nothing is found by it.
+    Other,
+}
+
+impl Shape {
+    /// The shape of a FHIR type, or of a computed value's type.
+    pub fn of(type_name: &str) -> Shape {
+        match type_name {
+            "Coding" => Shape::Coding,
+            "CodeableConcept" => Shape::CodeableConcept,
+            "Identifier" => Shape::Identifier,
+            "ContactPoint" => Shape::ContactPoint,
+            "HumanName" => Shape::HumanName,
+            "Address" => Shape::Address,
+            "Reference" => Shape::Reference,
+            "Quantity" | "Age" | "Count" | "Distance" | "Duration" => Shape::Quantity,
+            "Money" => Shape::Money,
+            "Range" => Shape::Range,
+            "Period" => Shape::Period,
+            "Timing" => Shape::Timing,
+            "boolean" | "Boolean" => Shape::Boolean,
+            "integer" | "positiveInt" | "unsignedInt" | "decimal" | "Integer" | "Decimal" => Shape::Number,
+            "date" | "dateTime" | "instant" | "Date" | "DateTime" => Shape::Moment,
+            "string" | "markdown" | "code" | "id" | "base64Binary" | "String" => Shape::Text,
+            "uri" | "url" | "canonical" | "oid" | "uuid" => Shape::Uri,
+            "Resource" => Shape::Resource,
+            other if crate::definitions::r4().type_code(other).is_some() => Shape::Resource,
+            _ => Shape::Other,
+        }
+    }
+}
+
+/// Gives every index value of one element to `push`.
+pub(super) fn read(kind: ParamKind, shape: Shape, value: &Value, options: &Options, push: &mut impl FnMut(IndexValue)) {
+    if shape == Shape::Other {
+        return;
+    }
+    match kind {
+        ParamKind::Token => tokens(shape, value, push),
+        ParamKind::String => strings(shape, value, push),
+        ParamKind::Reference => references(shape, value, options, push),
+        ParamKind::Date => push_some(interval(shape, value, options).map(IndexValue::Date), push),
+        ParamKind::Number => push_some(if shape == Shape::Number { number(value).map(IndexValue::Number) } else { None }, push),
+        ParamKind::Quantity => quantities(shape, value, push),
+        ParamKind::Uri => push_some(value.as_str().and_then(uri), push),
+        ParamKind::Composite | ParamKind::Special => {}
+    }
+}
+
+fn push_some(value: Option<IndexValue>, push: &mut impl FnMut(IndexValue)) {
+    if let Some(value) = value {
+        push(value);
+    }
+}
+
+/// Whether `text` can be indexed whole. Of longer texts the beginning is; longer tokens and uris are not indexed at all.
+fn fits(text: &str) -> bool {
+    !text.is_empty() && text.len() <= MOST_INDEXED
+}
+
+fn text<'v>(object: &'v Map<String, Value>, key: &str) -> Option<&'v str> {
+    object.get(key)?.as_str()
+}
+
+fn token(system: Option<&str>, code: Option<&str>) -> Option<IndexValue> {
+    let code = code.filter(|code| fits(code))?;
+    let system = match system {
+        Some(system) if !system.is_empty() => Some(Box::from(Some(system).filter(|system| fits(system))?)),
+        _ => None,
+    };
+    Some(IndexValue::Token { system, code: code.into() })
+}
+
+fn tokens(shape: Shape, value: &Value, push: &mut impl FnMut(IndexValue)) {
+    match (shape, value) {
+        (Shape::CodeableConcept, Value::Object(concept)) => {
+            for coding in concept.get("coding").and_then(Value::as_array).into_iter().flatten() {
+                tokens(Shape::Coding, coding, push);
+            }
+        }
+        (Shape::Coding, Value::Object(coding)) => push_some(token(text(coding, "system"), text(coding, "code")), push),
+        (Shape::Identifier, Value::Object(identifier)) => push_some(token(text(identifier, "system"), text(identifier, "value")), push),
+        (Shape::ContactPoint, Value::Object(contact)) => push_some(token(None, text(contact, "value")), push),
+        (_, Value::Bool(value)) => push_some(token(None, Some(if *value { "true" } else { "false" })), push),
+        (_, Value::String(text)) => push_some(token(None, Some(text)), push),
+        (_, Value::Number(number)) => push_some(token(None, Some(number.as_str())), push),
+        _ => {}
+    }
+}
+
+fn string(text: &str) -> Option<IndexValue> {
+    Some(clip(text)).filter(|text| !text.trim().is_empty()).map(|text| IndexValue::String { text: text.into() })
+}
+
+fn strings(shape: Shape, value: &Value, push: &mut impl FnMut(IndexValue)) {
+    let keys: &[&str] = match shape {
+        Shape::HumanName => &["text", "family", "given", "prefix", "suffix"],
+        Shape::Address => &["text", "line", "city", "district", "state", "postalCode", "country"],
+        _ => &[],
+    };
+    match value {
+        Value::String(text) => push_some(string(text), push),
+        Value::Object(object) => {
+            for (key, value) in object {
+                if !keys.contains(&key.as_str()) {
+                    continue;
+                }
+                match value {
+                    Value::String(text) => push_some(string(text), push),
+                    Value::Array(items) => items.iter().filter_map(Value::as_str).for_each(|text| push_some(string(text), push)),
+                    _ => {}
+                }
+            }
+        }
+        _ => {}
+    }
+}
+
+fn uri(text: &str) -> Option<IndexValue> {
+    fits(text).then(|| IndexValue::Uri(text.into()))
+}
+
+/// Takes a reference apart; what is under `base`, if that is not empty, is local.
+pub(super) fn parse_reference<'v>(text: &'v str, base: &str) -> Option<Reference<'v>> {
+    if base.is_empty() { Reference::parse(text) } else { Reference::parse_at(text, base) }
+}
+
+fn references(shape: Shape, value: &Value, options: &Options, push: &mut impl FnMut(IndexValue)) {
+    let local = |type_name: &str, id: &str| IndexValue::Reference { type_name: type_name.into(), id: id.into() };
+    match (shape, value) {
+        (Shape::Reference, Value::Object(object)) => {
+            let Some(text) = text(object, "reference") else { return };
+            match parse_reference(text, &options.base) {
+                Some(Reference::Local { type_name, id, .. }) => push(local(type_name, id)),
+                Some(Reference::Urn(text) | Reference::Absolute(text)) => push_some(uri(text), push),
+                Some(Reference::Contained(_) | Reference::Conditional { .. }) | None => {}
+            }
+        }
+        // A resource that stands here itself (in a Bundle) is found by its own name.
+        (Shape::Resource, Value::Object(object)) => {
+            if let (Some(type_name), Some(id)) = (text(object, "resourceType"), text(object, "id"))
+                && let Some(Reference::Local { type_name, id, .. }) = Reference::parse(&format!("{type_name}/{id}"))
+            {
+                push(local(type_name, id));
+            }
+        }
+        (_, Value::String(text)) => push_some(uri(text), push),
+        _ => {}
+    }
+}
+
+fn interval(shape: Shape, value: &Value, options: &Options) -> Option<Interval> {
+    let moment = |value: &Value| parse_interval(value.as_str()?, &options.zone);
+    match (shape, value) {
+        (Shape::Moment, _) => moment(value),
+        (Shape::Period, Value::Object(period)) => {
+            let (start, end) = (period.get("start"), period.get("end"));
+            if start.is_none() && end.is_none() {
+                return None;
+            }
+            let low = start.map_or(Some(Interval::MIN), |start| Some(moment(start)?.low))?;
+            let high = end.map_or(Some(Interval::MAX), |end| Some(moment(end)?.high))?;
+            (low < high).then_some(Interval { low, high })
+        }
+        (Shape::Timing, Value::Object(timing)) => {
+            let events = timing.get("event").and_then(Value::as_array).into_iter().flatten().filter_map(moment);
+            let span = events.reduce(|a, b| Interval { low: a.low.min(b.low), high: a.high.max(b.high) });
+            span.or_else(|| interval(Shape::Period, timing.get("repeat")?.get("boundsPeriod")?, options))
+        }
+        _ => None,
+    }
+}
+
+/// The nearest double of the digits that stand there.
+fn number(value: &Value) -> Option<f64> {
+    let Value::Number(number) = value else { return None };
+    number.as_str().parse().ok().filter(|value: &f64| value.is_finite())
+}
+
+fn quantities(shape: Shape, value: &Value, push: &mut impl FnMut(IndexValue)) {
+    let Value::Object(object) = value else { return };
+    let short = |key: &str| text(object, key).filter(|text| fits(text)).map(Box::from);
+    match shape {
+        Shape::Quantity => {
+            if let Some(value) = object.get("value").and_then(number) {
+                push(IndexValue::Quantity { value, system: short("system"), code: short("code"), unit: short("unit") });
+            }
+        }
+        Shape::Money => {
+            if let Some(value) = object.get("value").and_then(number) {
+                let code: Option<Box<str>> = short("currency");
+                let system = code.is_some().then(|| "urn:iso:std:iso:4217".into());
+                push(IndexValue::Quantity { value, system, code, unit: None });
+            }
+        }
+        Shape::Range => {
+            for end in ["low", "high"] {
+                if let Some(end) = object.get(end) {
+                    quantities(Shape::Quantity, end, push);
+                }
+            }
+        }
+        _ => {}
+    }
+}

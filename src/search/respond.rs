@@ -1,0 +1,158 @@
+//! A request to a finished searchset Bundle (<https://hl7.org/fhir/R4/bundle.html#searchset>), by joining stored bytes.
+//!
+//! `Bundle.total` is told when `_total` asks for it (`estimate` is answered exactly), when only the count is wanted, and, unless
+//! `_total=none`, whenever the first page holds everything, because then it costs nothing.
+
+use super::cursor::{CursorError, CursorKey};
+use super::include;
+use super::parse::{CURSOR, SearchRequest, Summary, Total};
+use super::subset::{self, Subset};
+use crate::definitions;
+use crate::fhir::time::{Micros, format_instant};
+use crate::fhir::{Issue, IssueCode, outcome};
+use crate::store::{Store, Stored};
+use serde_json::{Value, json};
+
+/// What an answer needs besides the request.
+#[derive(Clone, Copy, Debug)]
+pub struct RunContext<'a> {
+    /// The FHIR base, without a slash at its end.
+    pub base_url: &'a str,
+    /// What the links point to after the base: `Observation`, `Patient/1/Observation`.
+    pub path: &'a str,
+    pub key: &'a CursorKey,
+    pub now: Micros,
+}
+
+/// Why a request gave no Bundle.
+#[derive(Debug, thiserror::Error)]
+pub enum SearchError {
+    #[error(transparent)]
+    Cursor(#[from] CursorError),
+    #[error("the database failed")]
+    Database(#[from] sqlx::Error),
+    #[error("the Bundle could not be written")]
+    Write(#[from] serde_json::Error),
+}
+
+impl SearchError {
+    /// The issue to answer with; `None` for what the caller can do nothing about.
+    pub fn issue(&self) -> Option<Issue> {
+        match self {
+            SearchError::Cursor(CursorError::Foreign) => Some(Issue::error(IssueCode::Value, self.to_string()).at(CURSOR)),
+            SearchError::Cursor(CursorError::Expired) => Some(Issue::error(IssueCode::Deleted, self.to_string()).at(CURSOR)),
+            SearchError::Database(_) | SearchError::Write(_) => None,
+        }
+    }
+}
+
+/// Executes the request and writes the Bundle, as UTF-8 JSON.
+pub async fn run(store: &Store, request: &SearchRequest, context: RunContext<'_>) -> Result<Vec<u8>, SearchError> {
+    if request.count == 0 || request.summary == Summary::Count {
+        let total = store.count(&request.query, None).await?;
+        return Ok(Answer { total: Some(total), ..Answer::default() }.write(request, &context)?);
+    }
+    let resumed = request.cursor.as_deref().map(|token| context.key.open(token, &request.binding, context.now)).transpose()?;
+    let began = resumed.as_ref().map_or(context.now, |(_, began)| *began);
+    let cursor = resumed.as_ref().map(|(cursor, _)| cursor);
+    let page = store.search(&request.query, request.count, cursor).await?;
+    let total = match request.total {
+        Total::Unasked if cursor.is_none() && page.next.is_none() => Some(page.rows.len() as u64),
+        Total::Unasked | Total::None => None,
+        Total::Estimate | Total::Accurate if cursor.is_none() && page.next.is_none() => Some(page.rows.len() as u64),
+        Total::Estimate | Total::Accurate => {
+            let snapshot = cursor.or(page.next.as_ref()).map(|cursor| &cursor.snapshot);
+            Some(store.count(&request.query, snapshot).await?)
+        }
+    };
+    let included = include::collect(store, request, &page.rows).await?;
+    let mut notes = request.warnings.clone();
+    if included.cut {
+        let words =
+            format!("more than {} resources would be included; the rest was left out. Ask for a smaller page.", include::MAX_INCLUDED);
+        notes.push(Issue::warning(IssueCode::TooCostly, words));
+    }
+    let next = page.next.as_ref().map(|next| context.key.seal(next, began, &request.binding));
+    Ok(Answer { total, next, matches: page.rows, included: included.rows, notes: Some(notes) }.write(request, &context)?)
+}
+
+/// What a Bundle is made of.
+#[derive(Default)]
+struct Answer {
+    total: Option<u64>,
+    next: Option<String>,
+    matches: Vec<Stored>,
+    included: Vec<Stored>,
+    /// `None`: the warnings of the request.
+    notes: Option<Vec<Issue>>,
+}
+
+impl Answer {
+    fn write(self, request: &SearchRequest, context: &RunContext<'_>) -> Result<Vec<u8>, serde_json::Error> {
+        let rows = self.matches.iter().chain(&self.included);
+        let size: usize = rows.map(|row| row.body.as_ref().map_or(0, |body| body.len() + 200)).sum();
+        let mut bundle = Vec::with_capacity(size + 1_000);
+        let to = |relation: &str, cursor: Option<&str>| json!({"relation": relation, "url": link(context, &request.self_params, cursor)});
+        let mut links = vec![to("self", request.cursor.as_deref())];
+        links.extend(request.cursor.is_some().then(|| to("first", None)));
+        links.extend(self.next.as_deref().map(|next| to("next", Some(next))));
+        let mut head = json!({
+            "resourceType": "Bundle",
+            "id": uuid::Uuid::new_v4().to_string(),
+            "meta": {"lastUpdated": format_instant(context.now)},
+            "type": "searchset",
+        });
+        if let Some(total) = self.total {
+            head["total"] = total.into();
+        }
+        head["link"] = Value::Array(links);
+        serde_json::to_writer(&mut bundle, &head)?;
+        bundle.pop();
+        let subset = subset::wanted(request);
+        let mut separator: &[u8] = b",\"entry\":[";
+        for (rows, mode) in [(&self.matches, "match"), (&self.included, "include")] {
+            for row in rows {
+                let Some(body) = &row.body else { continue };
+                bundle.extend_from_slice(separator);
+                separator = b",";
+                let type_name = definitions::r4().type_name(row.type_code);
+                bundle.extend_from_slice(b"{\"fullUrl\":");
+                serde_json::to_writer(&mut bundle, &format!("{}/{type_name}/{}", context.base_url, row.id))?;
+                bundle.extend_from_slice(b",\"resource\":");
+                match &subset {
+                    Subset::Whole => bundle.extend_from_slice(body),
+                    // `_elements` speaks of the matches' type.
+                    Subset::Elements(_) if mode == "include" => bundle.extend_from_slice(body),
+                    subset => subset::write(&mut bundle, body, type_name, subset)?,
+                }
+                bundle.extend_from_slice(format!(",\"search\":{{\"mode\":\"{mode}\"}}}}").as_bytes());
+            }
+        }
+        let notes = self.notes.as_ref().unwrap_or(&request.warnings);
+        if !notes.is_empty() {
+            bundle.extend_from_slice(separator);
+            separator = b",";
+            bundle.extend_from_slice(b"{\"resource\":");
+            serde_json::to_writer(&mut bundle, &outcome::operation_outcome(notes))?;
+            bundle.extend_from_slice(b",\"search\":{\"mode\":\"outcome\"}}");
+        }
+        bundle.extend_from_slice(if separator == b"," { b"]}" } else { b"}" });
+        Ok(bundle)
+    }
+}
+
+/// A link of the search, with the parameters that were used.
+fn link(context: &RunContext<'_>, params: &[(String, String)], cursor: Option<&str>) -> String {
+    let mut query = form_urlencoded::Serializer::new(String::new());
+    query.extend_pairs(params);
+    if let Some(cursor) = cursor {
+        query.append_pair(CURSOR, cursor);
+    }
+    let query = query.finish();
+    let separator = if query.is_empty() { "" } else { "?" };
+    format!("{}/{}{separator}{query}", context.base_url, context.path)
+}
+
+#[cfg(test)]
+#[path = "respond_tests.rs"]
+mod tests;

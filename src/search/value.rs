@@ -1,0 +1,329 @@
+//! One value of a query string to tests on index values, by the kind of its parameter.
+
+use super::lex;
+use super::parse::ParseOptions;
+use crate::definitions::{Definitions, ElementKind, ParamKind, Primitive, SearchParam};
+use crate::fhir::{Interval, Reference, decimal, reference, text, time};
+use crate::store::TypeCode;
+use crate::store::query::{DateOp, NumberOp, SystemTest, Test, UnitTest};
+use rust_decimal::Decimal;
+
+/// The system by which R4 lets a boolean be searched as a token.
+const SPECIAL_VALUES: &str = "http://hl7.org/fhir/special-values";
+
+/// What a modifier makes of a value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reading {
+    Plain,
+    Exact,
+    Contains,
+    Below,
+    Above,
+    /// `:Patient` on a reference.
+    OfType(TypeCode),
+}
+
+/// What reading a value needs to know.
+pub struct Values<'a> {
+    pub definitions: &'static Definitions,
+    pub options: &'a ParseOptions,
+    /// The type that the parameter belongs to.
+    pub type_code: TypeCode,
+}
+
+impl Values<'_> {
+    /// The tests of one value (a part between commas, escapes still in it), any of which may hold. The error says what the
+    /// value should have been and never quotes it.
+    pub fn tests(&self, param: &SearchParam, reading: Reading, raw: &str) -> Result<Vec<Test>, String> {
+        if raw.is_empty() {
+            return Err("a value is empty; leave out the parameter, or the comma, or use :missing".into());
+        }
+        match param.kind {
+            ParamKind::Composite => self.composite(param, raw),
+            ParamKind::Reference => self.reference(&param.targets, reading, &lex::unescape(raw)),
+            ParamKind::Token => Ok(self.implied(param, token(raw)?)),
+            kind => self.simple(kind, reading, raw).map(|test| vec![test]),
+        }
+    }
+
+    /// An element of type `code` names no system; its value set does. So `system|code` also means the bare code there
+    /// (<https://hl7.org/fhir/R4/search.html#token>).
+    fn implied(&self, param: &SearchParam, test: Test) -> Vec<Test> {
+        if let Test::Token { system: SystemTest::Is(system), code: Some(code) } = &test
+            && param.expression.split('|').any(|path| self.implies(path.trim(), system, code))
+        {
+            let bare = Test::Token { system: SystemTest::Absent, code: Some(code.clone()) };
+            return vec![test, bare];
+        }
+        vec![test]
+    }
+
+    /// Whether a plain path leads to a `code` whose value set holds the code in that system.
+    fn implies(&self, path: &str, system: &str, code: &str) -> bool {
+        let mut names = path.split('.');
+        let mut structure = names.next().and_then(|name| self.definitions.structure(name));
+        let mut last = None;
+        for name in names {
+            last = structure.and_then(|structure| structure.element(name));
+            structure = match last.and_then(|element| element.types.first()).map(|of| &of.kind) {
+                Some(ElementKind::Structure(place)) => self.definitions.structure_at(*place),
+                _ => None,
+            };
+        }
+        last.filter(|element| matches!(element.types.as_slice(), [of] if matches!(of.kind, ElementKind::Primitive(Primitive::Code))))
+            .and_then(|element| self.definitions.code_set(element.binding?))
+            .is_some_and(|codes| codes.contains(system, code))
+    }
+
+    fn simple(&self, kind: ParamKind, reading: Reading, raw: &str) -> Result<Test, String> {
+        match kind {
+            ParamKind::String => string(reading, &lex::unescape(raw)),
+            ParamKind::Token => token(raw),
+            ParamKind::Uri => Ok(uri(reading, lex::unescape(raw))),
+            ParamKind::Date => self.date(raw).map(|(op, interval)| Test::Date { op, interval }),
+            ParamKind::Number => number(raw),
+            ParamKind::Quantity => quantity(raw),
+            ParamKind::Reference | ParamKind::Composite | ParamKind::Special => {
+                Err("this kind of parameter cannot be searched by value".into())
+            }
+        }
+    }
+
+    /// `Interval` and comparison of a date; `ap` is widened by a tenth of the distance from now.
+    pub fn date(&self, raw: &str) -> Result<(DateOp, Interval), String> {
+        let (prefix, rest) = prefix(raw)?;
+        // An unencoded `+03:00` arrives as a space.
+        let rest = if rest.contains('T') { rest.replace(' ', "+") } else { rest.to_owned() };
+        let interval = time::parse_interval(&rest, &self.options.zone)
+            .ok_or("not a date; write YYYY, YYYY-MM, YYYY-MM-DD or YYYY-MM-DDThh:mm:ss+zz:zz, with eq, ne, gt, lt, ge, le, sa, eb or ap before it if wanted")?;
+        let op = match prefix {
+            Prefix::Eq => DateOp::Eq,
+            Prefix::Ne => DateOp::Ne,
+            Prefix::Gt => DateOp::Gt,
+            Prefix::Lt => DateOp::Lt,
+            Prefix::Ge => DateOp::Ge,
+            Prefix::Le => DateOp::Le,
+            Prefix::Sa => DateOp::Sa,
+            Prefix::Eb => DateOp::Eb,
+            Prefix::Ap => {
+                let slack = (self.options.now.saturating_sub(interval.low)).saturating_abs() / 10;
+                let low = interval.low.saturating_sub(slack).max(Interval::MIN);
+                let high = interval.high.saturating_add(slack).min(Interval::MAX);
+                return Ok((DateOp::Ap, Interval { low, high }));
+            }
+        };
+        Ok((op, interval))
+    }
+
+    fn reference(&self, targets: &[TypeCode], reading: Reading, value: &str) -> Result<Vec<Test>, String> {
+        if reading == Reading::Below {
+            return match Reference::parse(value) {
+                Some(Reference::Absolute(url)) => Ok(vec![Test::UriBelow(url.to_owned())]),
+                _ => Err(":below on a reference takes a canonical URL".into()),
+            };
+        }
+        let types = match reading {
+            Reading::OfType(type_code) => vec![type_code],
+            _ => targets.to_vec(),
+        };
+        if reference::is_id(value) && !types.is_empty() {
+            return Ok(vec![Test::Reference { type_codes: types, id: value.to_owned() }]);
+        }
+        let local = match Reference::parse_at(value, &self.options.base_url) {
+            Some(Reference::Local { type_name, id, version: None }) => Some((type_name, id)),
+            Some(Reference::Local { version: Some(_), .. }) => {
+                return Err("a reference cannot be searched by version; leave out /_history".into());
+            }
+            Some(Reference::Absolute(_) | Reference::Urn(_)) => None,
+            _ => return Err("not a reference; write an id, Type/id or an absolute URL".into()),
+        };
+        let mut tests = Vec::new();
+        if let Some((type_name, id)) = local {
+            let type_code = self.definitions.type_code(type_name).ok_or("the reference names no R4 resource type")?;
+            if matches!(reading, Reading::OfType(wanted) if wanted != type_code) {
+                return Err("the reference names another type than the modifier".into());
+            }
+            tests.push(Test::Reference { type_codes: vec![type_code], id: id.to_owned() });
+        }
+        // A canonical is a uri even when it begins with our own address.
+        if local.is_none() || value.contains("://") {
+            tests.push(canonical(value));
+        }
+        Ok(tests)
+    }
+
+    fn composite(&self, param: &SearchParam, raw: &str) -> Result<Vec<Test>, String> {
+        let parts = lex::split(raw, '$');
+        if parts.len() != param.components.len() {
+            let names: Vec<&str> = param.components.iter().map(|component| component.code.as_str()).collect();
+            return Err(format!("write a value for each of {}, joined by $", names.join(", ")));
+        }
+        let mut combinations = vec![Vec::new()];
+        for (component, part) in param.components.iter().zip(parts) {
+            if part.is_empty() {
+                return Err(format!("the value for {} is empty", component.code));
+            }
+            let tests = match component.kind {
+                ParamKind::Reference => {
+                    let targets = self.definitions.param(self.type_code, &component.code).map_or(&[][..], |param| &param.targets);
+                    self.reference(targets, Reading::Plain, &lex::unescape(part))
+                }
+                kind => self.simple(kind, Reading::Plain, part).map(|test| vec![test]),
+            }
+            .map_err(|words| format!("{}: {words}", component.code))?;
+            combinations = combinations
+                .iter()
+                .flat_map(|so_far| tests.iter().map(|test| [so_far.as_slice(), std::slice::from_ref(test)].concat()))
+                .collect();
+        }
+        Ok(combinations.into_iter().map(Test::Composite).collect())
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Prefix {
+    Eq,
+    Ne,
+    Gt,
+    Lt,
+    Ge,
+    Le,
+    Sa,
+    Eb,
+    Ap,
+}
+
+/// The comparison before a date or number, `eq` when there is none.
+fn prefix(raw: &str) -> Result<(Prefix, &str), String> {
+    let letters = raw.find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(raw.len());
+    let (prefix, rest) = raw.split_at_checked(letters).unwrap_or((raw, ""));
+    let prefix = match prefix {
+        "" | "eq" => Prefix::Eq,
+        "ne" => Prefix::Ne,
+        "gt" => Prefix::Gt,
+        "lt" => Prefix::Lt,
+        "ge" => Prefix::Ge,
+        "le" => Prefix::Le,
+        "sa" => Prefix::Sa,
+        "eb" => Prefix::Eb,
+        "ap" => Prefix::Ap,
+        _ => return Err("not understood; before the value only eq, ne, gt, lt, ge, le, sa, eb or ap may stand".into()),
+    };
+    Ok((prefix, rest))
+}
+
+fn string(reading: Reading, value: &str) -> Result<Test, String> {
+    if reading == Reading::Exact {
+        return Ok(Test::StringExact(value.to_owned()));
+    }
+    let folded = text::fold(value);
+    if folded.is_empty() {
+        return Err("the text holds nothing to compare".into());
+    }
+    Ok(if reading == Reading::Contains { Test::StringContains(folded) } else { Test::StringStarts(folded) })
+}
+
+fn token(raw: &str) -> Result<Test, String> {
+    let parts = lex::split(raw, '|');
+    match parts.as_slice() {
+        [code] => Ok(Test::Token { system: SystemTest::Any, code: Some(lex::unescape(code)) }),
+        ["", ""] => Err("a token is code, system|code, |code or system|".into()),
+        ["", code] => Ok(Test::Token { system: SystemTest::Absent, code: Some(lex::unescape(code)) }),
+        [system, code] => {
+            let system = match lex::unescape(system) {
+                system if system == SPECIAL_VALUES => SystemTest::Any,
+                system => SystemTest::Is(system),
+            };
+            Ok(Test::Token { system, code: (!code.is_empty()).then(|| lex::unescape(code)) })
+        }
+        _ => Err("a token has one | at most; write \\| for one inside a system or code".into()),
+    }
+}
+
+fn uri(reading: Reading, value: String) -> Test {
+    match reading {
+        Reading::Below => Test::UriBelow(value),
+        Reading::Above => Test::UriAbove(value),
+        _ => canonical(&value),
+    }
+}
+
+/// Without a version, any version is meant.
+fn canonical(value: &str) -> Test {
+    if value.contains('|') { Test::Uri(value.to_owned()) } else { Test::Canonical(value.to_owned()) }
+}
+
+struct Amount {
+    op: NumberOp,
+    low: f64,
+    value: f64,
+    high: f64,
+}
+
+/// A number with its prefix. `eq` and `ne` compare with the interval that the digits imply, `ap` with a tenth each way, the
+/// others with the exact value (<https://hl7.org/fhir/R4/search.html#number>).
+fn amount(raw: &str) -> Result<Amount, String> {
+    const WORDS: &str =
+        "not a number; write digits such as 100, 5.40 or 1e2, with eq, ne, gt, lt, ge, le, sa, eb or ap before it if wanted";
+    const DIGITS: &str = "the number has too many digits; 28 are the most";
+    let (prefix, text) = prefix(raw)?;
+    if !is_decimal(text) {
+        return Err(WORDS.into());
+    }
+    let value = decimal::parse(text).ok_or(DIGITS)?;
+    let half = decimal::half_unit(text).ok_or(DIGITS)?;
+    let tenth = value.abs().checked_mul(Decimal::new(1, 1)).ok_or(DIGITS)?;
+    let op = match prefix {
+        Prefix::Eq => NumberOp::Eq,
+        Prefix::Ne => NumberOp::Ne,
+        Prefix::Gt => NumberOp::Gt,
+        Prefix::Lt => NumberOp::Lt,
+        Prefix::Ge => NumberOp::Ge,
+        Prefix::Le => NumberOp::Le,
+        Prefix::Sa => NumberOp::Sa,
+        Prefix::Eb => NumberOp::Eb,
+        Prefix::Ap => NumberOp::Ap,
+    };
+    let around = |slack: Decimal| Some((value.checked_sub(slack)?, value.checked_add(slack)?));
+    let (low, high) = around(if op == NumberOp::Ap { tenth.max(half) } else { half }).ok_or(DIGITS)?;
+    let (low, mut high) = (decimal::to_f64(low), decimal::to_f64(high));
+    if op == NumberOp::Ap {
+        // A tenth more is still near; the store compares with an open upper bound.
+        high = high.next_up();
+    }
+    Ok(Amount { op, low, value: decimal::to_f64(value), high })
+}
+
+fn is_decimal(text: &str) -> bool {
+    let all_digits = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    let text = text.strip_prefix('-').unwrap_or(text);
+    let (mantissa, exponent) = match text.split_once(['e', 'E']) {
+        Some((mantissa, exponent)) => (mantissa, Some(exponent.strip_prefix(['+', '-']).unwrap_or(exponent))),
+        None => (text, None),
+    };
+    let (whole, fraction) = mantissa.split_once('.').map_or((mantissa, None), |(whole, fraction)| (whole, Some(fraction)));
+    text.len() <= 64 && all_digits(whole) && fraction.is_none_or(all_digits) && exponent.is_none_or(|e| all_digits(e) && e.len() <= 3)
+}
+
+fn number(raw: &str) -> Result<Test, String> {
+    let Amount { op, low, value, high } = amount(raw)?;
+    Ok(Test::Number { op, low, value, high })
+}
+
+fn quantity(raw: &str) -> Result<Test, String> {
+    let parts = lex::split(raw, '|');
+    let (number, unit) = match parts.as_slice() {
+        [number] | [number, "", ""] => (number, None),
+        [number, "", code] => (number, Some(UnitTest { system: None, code: lex::unescape(code) })),
+        [number, system, code] if !code.is_empty() => {
+            (number, Some(UnitTest { system: Some(lex::unescape(system)), code: lex::unescape(code) }))
+        }
+        _ => return Err("a quantity is number, number|system|code or number||unit".into()),
+    };
+    let Amount { op, low, value, high } = amount(number)?;
+    Ok(Test::Quantity { op, low, value, high, unit })
+}
+
+#[cfg(test)]
+#[path = "value_tests.rs"]
+mod tests;

@@ -1,0 +1,46 @@
+//! What can be wrong with a question about codes, in words that say what to do.
+
+use crate::fhir::{Issue, IssueCode};
+
+/// Why a terminology operation gives no answer. The words name parameters, systems and codes of the terminology, never patient data.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TerminologyError {
+    #[error("no {type_name} with {what} is loaded; check the spelling, or create it with PUT {type_name}/[id]")]
+    NotLoaded { type_name: &'static str, what: String },
+    #[error("the parameter {name} is missing: {hint}")]
+    Missing { name: &'static str, hint: &'static str },
+    #[error("the parameter {name} is not valid: {hint}")]
+    Invalid { name: String, hint: &'static str },
+    #[error("give only one of {names}")]
+    Ambiguous { names: &'static str },
+    #[error("CodeSystem {system} does not have the code asked for")]
+    UnknownCode { system: String },
+    #[error("only the outline of CodeSystem {system} is loaded (content is not-present); load its concepts to use it")]
+    NoContent { system: String },
+    #[error("the value set has more than {limit} codes; ask for a part of it with count and offset, or narrow it with filter")]
+    TooManyCodes { limit: usize },
+    #[error("the answer needs too many steps; narrow the value set or name the codes in it")]
+    TooCostly,
+    #[error("the value set {url} includes itself, or nests deeper than {limit} levels; break the loop")]
+    Nesting { url: String, limit: usize },
+    #[error("a value set filter cannot be evaluated: {hint}")]
+    Filter { hint: String },
+    #[error("the operation {name} does not exist here; known are $translate, $lookup, $validate-code, $subsumes and $expand")]
+    UnknownOperation { name: String },
+}
+
+impl TerminologyError {
+    /// The issue for an OperationOutcome.
+    pub fn issue(&self) -> Issue {
+        use TerminologyError::*;
+        let code = match self {
+            NotLoaded { .. } | UnknownCode { .. } => IssueCode::NotFound,
+            Missing { .. } => IssueCode::Required,
+            Invalid { .. } | Ambiguous { .. } => IssueCode::Invalid,
+            NoContent { .. } | UnknownOperation { .. } => IssueCode::NotSupported,
+            TooManyCodes { .. } | TooCostly => IssueCode::TooCostly,
+            Nesting { .. } | Filter { .. } => IssueCode::Processing,
+        };
+        Issue::error(code, self.to_string())
+    }
+}

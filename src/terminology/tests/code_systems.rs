@@ -1,0 +1,160 @@
+use super::*;
+
+const URL: &str = "http://test/animals";
+
+#[test]
+fn lookup_tells_what_the_system_says() {
+    let answer = ask(&holding(&[animals()]), "CodeSystem", "lookup", &[("system", URL), ("code", "dog")]).unwrap();
+    let expected = json!({ "resourceType": "Parameters", "parameter": [
+        { "name": "name", "valueString": "Animals" },
+        { "name": "version", "valueString": "2" },
+        { "name": "display", "valueString": "Dog" },
+        { "name": "designation", "part": [{ "name": "language", "valueCode": "sw" }, { "name": "value", "valueString": "Mbwa" }] },
+        { "name": "property", "part": [{ "name": "code", "valueCode": "definition" }, { "name": "value", "valueString": "A tame wolf" }] },
+        { "name": "property", "part": [{ "name": "code", "valueCode": "legs" }, { "name": "value", "valueInteger": 4 }, { "name": "description", "valueString": "Number of legs" }] },
+        { "name": "property", "part": [{ "name": "code", "valueCode": "parent" }, { "name": "value", "valueCode": "mammal" }, { "name": "description", "valueString": "Mammal" }] },
+        { "name": "property", "part": [{ "name": "code", "valueCode": "child" }, { "name": "value", "valueCode": "puppy" }, { "name": "description", "valueString": "Puppy" }] },
+    ] });
+    assert_eq!(answer, expected);
+    assert_eq!(crate::validate::structure(&answer), []);
+}
+
+#[test]
+fn lookup_gives_only_the_properties_wanted_and_speaks_the_language_asked_for() {
+    let terminology = holding(&[animals()]);
+    let pairs = [("coding", "http://test/animals|dog"), ("property", "parent"), ("displayLanguage", "sw")];
+    let answer = ask(&terminology, "CodeSystem", "lookup", &pairs).unwrap();
+    assert_eq!(value(&answer, "display"), Some(&json!("Mbwa")));
+    let properties: Vec<&Value> = answer["parameter"].as_array().unwrap().iter().filter(|p| p["name"] == "property").collect();
+    assert_eq!(properties.len(), 1);
+    assert_eq!(value(properties[0], "code"), Some(&json!("parent")));
+}
+
+#[test]
+fn lookup_of_what_is_not_there_is_not_found() {
+    let terminology = holding(&[animals()]);
+    for (pairs, variant) in [
+        (&[("system", URL), ("code", "Dog")][..], "UnknownCode"),
+        (&[("system", "http://test/none"), ("code", "dog")], "NotLoaded"),
+        (&[("system", URL), ("version", "9"), ("code", "dog")], "NotLoaded"),
+    ] {
+        let error = ask(&terminology, "CodeSystem", "lookup", pairs).unwrap_err();
+        assert!(format!("{error:?}").starts_with(variant), "{error:?}");
+        assert_eq!(error.issue().code, crate::fhir::IssueCode::NotFound);
+    }
+}
+
+#[test]
+fn case_matters_only_where_the_system_says_so() {
+    let mut system = animals();
+    system["caseSensitive"] = false.into();
+    let terminology = holding(&[system]);
+    assert_eq!(terminology.display(URL, " DOG ").as_deref(), Some("Dog"));
+}
+
+#[test]
+fn subsumption_follows_nesting_and_parent_properties() {
+    let terminology = holding(&[animals()]);
+    let cases = [
+        ("mammal", "puppy", "subsumes"),
+        ("puppy", "mammal", "subsumed-by"),
+        ("dog", "dog", "equivalent"),
+        ("dog", "bird", "not-subsumed"),
+        ("bird", "dodo", "subsumes"),
+    ];
+    for (a, b, outcome) in cases {
+        let answer = ask(&terminology, "CodeSystem", "subsumes", &[("system", URL), ("codeA", a), ("codeB", b)]).unwrap();
+        assert_eq!(value(&answer, "outcome"), Some(&json!(outcome)), "{a} {b}");
+    }
+    let codings = [("codingA", "http://test/animals|dog"), ("codingB", "http://test/animals|whale")];
+    assert_eq!(value(&ask(&terminology, "CodeSystem", "subsumes", &codings).unwrap(), "outcome"), Some(&json!("not-subsumed")));
+    let other = [("codingA", "http://test/animals|dog"), ("codingB", "http://test/plants|oak")];
+    assert!(ask(&terminology, "CodeSystem", "subsumes", &other).is_err());
+    let of_instance =
+        terminology.operate("CodeSystem", Some("animals"), "subsumes", &query(&[("codeA", "bird"), ("codeB", "dodo")])).unwrap();
+    assert_eq!(value(&of_instance, "outcome"), Some(&json!("subsumes")));
+}
+
+#[test]
+fn a_hierarchy_that_bites_its_tail_ends() {
+    let loops = json!({ "resourceType": "CodeSystem", "id": "l", "url": "http://test/l", "content": "complete", "concept": [
+        { "code": "a", "property": [{ "code": "parent", "valueCode": "b" }] },
+        { "code": "b", "property": [{ "code": "parent", "valueCode": "a" }, { "code": "child", "valueCode": "b" }] },
+        { "code": "c", "property": [{ "code": "parent", "valueCode": "missing" }] },
+    ] });
+    let below = value_set(
+        "l",
+        json!({ "include": [{ "system": "http://test/l", "filter": [{ "property": "concept", "op": "descendent-of", "value": "a" }] }] }),
+    );
+    let terminology = holding(&[loops, below]);
+    let answer = ask(&terminology, "CodeSystem", "subsumes", &[("system", "http://test/l"), ("codeA", "a"), ("codeB", "c")]).unwrap();
+    assert_eq!(value(&answer, "outcome"), Some(&json!("not-subsumed")));
+    assert_eq!(terminology.is_member("http://test/vs/l", "http://test/l", "b"), Some(true));
+}
+
+#[test]
+fn validate_code_checks_code_and_display() {
+    let terminology = holding(&[animals()]);
+    let cases = [
+        (&[("url", URL), ("code", "dog")][..], true, Some("Dog")),
+        (&[("url", URL), ("code", "dog"), ("display", "dog")], true, Some("Dog")),
+        (&[("url", URL), ("code", "dog"), ("display", "Mbwa")], true, Some("Dog")),
+        (&[("url", URL), ("code", "dog"), ("display", "Cat")], false, Some("Dog")),
+        (&[("url", URL), ("code", "cat")], false, None),
+        (&[("coding", "http://test/animals|dog")], true, Some("Dog")),
+        (&[("url", URL), ("coding", "http://test/plants|dog")], false, None),
+        (&[("url", URL), ("code", "mammal")], true, Some("Mammal")),
+        (&[("url", URL), ("code", "mammal"), ("abstract", "false")], false, Some("Mammal")),
+        (&[("url", URL), ("code", "dodo")], true, Some("Dodo")),
+    ];
+    for (pairs, result, display) in cases {
+        let answer = ask(&terminology, "CodeSystem", "validate-code", pairs).unwrap();
+        assert_eq!(value(&answer, "result"), Some(&json!(result)), "{pairs:?}");
+        assert_eq!(value(&answer, "display").and_then(Value::as_str), display, "{pairs:?}");
+        assert!(result || value(&answer, "message").is_some());
+    }
+}
+
+#[test]
+fn a_fragment_does_not_claim_to_know_what_is_missing() {
+    let mut fragment = animals();
+    fragment["content"] = "fragment".into();
+    let mut outline = animals();
+    outline["content"] = "not-present".into();
+    let pairs = [("url", URL), ("code", "cat")];
+    let answer = ask(&holding(&[fragment]), "CodeSystem", "validate-code", &pairs).unwrap();
+    assert!(value(&answer, "message").unwrap().as_str().unwrap().contains("part of"));
+    let error = ask(&holding(&[outline]), "CodeSystem", "validate-code", &pairs).unwrap_err();
+    assert_eq!(error.issue().code, crate::fhir::IssueCode::NotSupported);
+}
+
+#[test]
+fn a_code_system_and_a_concept_may_come_with_the_question() {
+    let concept = json!({ "coding": [{ "system": URL, "code": "cat" }, { "system": URL, "code": "dog" }] });
+    let parameters = json!({ "resourceType": "Parameters", "parameter": [
+        { "name": "codeSystem", "resource": animals() }, { "name": "codeableConcept", "valueCodeableConcept": concept } ] });
+    let arguments = Arguments::from_parameters(&parameters).unwrap();
+    let answer = Terminology::new().operate("CodeSystem", None, "validate-code", &arguments).unwrap();
+    assert_eq!(value(&answer, "result"), Some(&json!(true)), "one good coding is enough");
+}
+
+#[test]
+fn a_page_of_a_large_system_is_cut_where_the_whole_is_refused() {
+    let concepts: Vec<Value> = (0..200_000).map(|n| json!({ "code": n.to_string() })).collect();
+    let system = json!({ "resourceType": "CodeSystem", "id": "big", "url": "http://test/big", "content": "complete", "concept": concepts });
+    let set = value_set(
+        "big",
+        json!({ "include": [{ "system": "http://test/big" }], "exclude": [{ "system": "http://test/big", "concept": [{ "code": "0" }] }] }),
+    );
+    let terminology = holding(&[system, set]);
+    assert_eq!(terminology.is_member("http://test/vs/big", "http://test/big", "199999"), Some(true));
+    assert_eq!(terminology.is_member("http://test/vs/big", "http://test/big", "0"), Some(false));
+    let whole = ask(&terminology, "ValueSet", "expand", &[("url", "http://test/vs/big")]).unwrap_err();
+    assert_eq!(whole.issue().code, crate::fhir::IssueCode::TooCostly);
+    let page = ask(&terminology, "ValueSet", "expand", &[("url", "http://test/vs/big"), ("offset", "100000"), ("count", "2")]).unwrap();
+    assert_eq!(page["expansion"]["total"], json!(199_999));
+    assert_eq!(
+        page["expansion"]["contains"],
+        json!([{ "system": "http://test/big", "code": "100001" }, { "system": "http://test/big", "code": "100002" }])
+    );
+}

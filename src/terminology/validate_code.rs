@@ -1,0 +1,217 @@
+//! `$validate-code` on CodeSystem and ValueSet (<https://hl7.org/fhir/R4/codesystem-operation-validate-code.html>,
+//! <https://hl7.org/fhir/R4/valueset-operation-validate-code.html>).
+
+use super::code_system::{CodeSystem, Content, Designation};
+use super::expand::{Walk, named_set};
+use super::lookup::named_system;
+use super::parameters::Parts;
+use super::value_set::ValueSet;
+use super::{Arguments, Coding, Loaded, Terminology, TerminologyError};
+use crate::fhir::text::fold;
+use serde_json::Value;
+use std::sync::Arc;
+
+/// The inputs of both operations.
+#[derive(Clone, Debug, Default)]
+pub struct ValidateCodeRequest {
+    pub id: Option<String>,
+    /// Of the code system or the value set.
+    pub url: Option<String>,
+    /// Of the value set, or of the code system when that is asked.
+    pub version: Option<String>,
+    /// The code system or value set itself, in place of one that is loaded.
+    pub resource: Option<Value>,
+    /// A CodeableConcept is good when one of its codings is.
+    pub codings: Vec<Coding>,
+    /// `false` refuses codes that only group others.
+    pub allow_abstract: Option<bool>,
+    pub display_language: Option<String>,
+}
+
+/// The outputs of both operations.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ValidateCodeAnswer {
+    pub result: bool,
+    pub message: Option<String>,
+    pub display: Option<String>,
+}
+
+impl ValidateCodeRequest {
+    /// For CodeSystem, where `url` names the system and each coding takes it when it has none of its own.
+    pub fn read_for_code_system(id: Option<&str>, arguments: &Arguments) -> Result<ValidateCodeRequest, TerminologyError> {
+        let mut request = ValidateCodeRequest::read(id, arguments, "url", "version")?;
+        request.version = arguments.text("version");
+        request.resource = arguments.resource("codeSystem").cloned();
+        Ok(request)
+    }
+
+    /// For ValueSet.
+    pub fn read_for_value_set(id: Option<&str>, arguments: &Arguments) -> Result<ValidateCodeRequest, TerminologyError> {
+        let mut request = ValidateCodeRequest::read(id, arguments, "system", "systemVersion")?;
+        request.version = arguments.text("valueSetVersion");
+        request.resource = arguments.resource("valueSet").cloned();
+        Ok(request)
+    }
+
+    fn read(id: Option<&str>, arguments: &Arguments, system: &str, version: &str) -> Result<ValidateCodeRequest, TerminologyError> {
+        Ok(ValidateCodeRequest {
+            id: id.map(str::to_owned),
+            url: arguments.text("url"),
+            version: None,
+            resource: None,
+            codings: arguments.codings(system, version)?,
+            allow_abstract: arguments.boolean("abstract")?,
+            display_language: arguments.text("displayLanguage"),
+        })
+    }
+}
+
+impl ValidateCodeAnswer {
+    pub fn to_parameters(&self) -> Value {
+        let mut out = Parts::default();
+        out.add("result", "valueBoolean", self.result).maybe("message", "valueString", self.message.as_deref()).maybe(
+            "display",
+            "valueString",
+            self.display.as_deref(),
+        );
+        out.resource()
+    }
+
+    fn no(message: impl Into<String>) -> ValidateCodeAnswer {
+        ValidateCodeAnswer { result: false, message: Some(message.into()), display: None }
+    }
+}
+
+/// What is known of a code that was found.
+struct Found<'a> {
+    display: Option<Arc<str>>,
+    designations: &'a [Designation],
+    is_abstract: bool,
+    inactive: bool,
+}
+
+impl Found<'_> {
+    /// The answer for a coding that is there: its display must be one that the code has, compared without case.
+    fn answer(&self, coding: &Coding, request: &ValidateCodeRequest) -> ValidateCodeAnswer {
+        let language = request.display_language.as_deref();
+        let designated = language.and_then(|language| self.designations.iter().find(|one| one.speaks(language)));
+        let display = designated.map(|one| &one.value).or(self.display.as_ref()).map(|text| text.to_string());
+        let same = |text: &str| coding.display.as_deref().is_some_and(|given| fold(given) == fold(text));
+        let fits = coding.display.is_none()
+            || display.is_none()
+            || self.display.as_deref().is_some_and(same)
+            || self.designations.iter().any(|one| same(&one.value));
+        if self.is_abstract && request.allow_abstract == Some(false) {
+            return ValidateCodeAnswer { display, ..ValidateCodeAnswer::no("the code only groups others; choose one below it") };
+        }
+        if !fits {
+            return ValidateCodeAnswer {
+                display,
+                ..ValidateCodeAnswer::no("the code is valid, but its display is another; use the display given here")
+            };
+        }
+        let message = self.inactive.then(|| "the code is inactive; prefer an active one".to_owned());
+        ValidateCodeAnswer { result: true, message, display }
+    }
+}
+
+/// The first good answer, else the first one.
+fn best(answers: impl Iterator<Item = Result<ValidateCodeAnswer, TerminologyError>>) -> Result<ValidateCodeAnswer, TerminologyError> {
+    let mut first = None;
+    for answer in answers {
+        match answer {
+            Ok(answer) if answer.result => return Ok(answer),
+            other => first = first.or(Some(other)),
+        }
+    }
+    first.unwrap_or(Err(TerminologyError::Missing { name: "code", hint: "give code with system, coding, or codeableConcept" }))
+}
+
+impl Terminology {
+    /// Whether a code system has a code.
+    pub fn validate_code_in_system(&self, request: &ValidateCodeRequest) -> Result<ValidateCodeAnswer, TerminologyError> {
+        let loaded = self.loaded.load();
+        let named = match (&request.id, &request.resource) {
+            (Some(id), _) => {
+                let found = loaded.systems.id(id).cloned();
+                Some(found.ok_or_else(|| TerminologyError::NotLoaded { type_name: "CodeSystem", what: format!("id {id}") })?)
+            }
+            (_, Some(resource)) => Some(Arc::new(super::shelf::inline(resource, CodeSystem::compile, "codeSystem")?)),
+            _ => request.url.as_deref().map(|url| named_system(&loaded, Some(url), request.version.as_deref())).transpose()?,
+        };
+        best(request.codings.iter().map(|coding| {
+            let system = match &named {
+                Some(system) => system.clone(),
+                None => named_system(&loaded, coding.system.as_deref(), coding.version.as_deref())?,
+            };
+            if coding.system.as_deref().is_some_and(|own| named.is_some() && request.resource.is_none() && own != system.url()) {
+                return Ok(ValidateCodeAnswer::no("the coding is of another code system"));
+            }
+            if system.content == Content::Absent {
+                return Err(TerminologyError::NoContent { system: system.url().to_owned() });
+            }
+            Ok(match system.find(&coding.code) {
+                Some(concept) => Found {
+                    display: concept.display.clone(),
+                    designations: concept.designations(),
+                    is_abstract: concept.is_abstract,
+                    inactive: concept.inactive,
+                }
+                .answer(coding, request),
+                None => ValidateCodeAnswer::no(unknown(&system)),
+            })
+        }))
+    }
+
+    /// Whether a value set has a code.
+    pub fn validate_code_in_set(&self, request: &ValidateCodeRequest) -> Result<ValidateCodeAnswer, TerminologyError> {
+        let loaded = self.loaded.load();
+        let set = named_set(&loaded, request.id.as_deref(), request.url.as_deref(), request.version.as_deref(), request.resource.as_ref())?;
+        let walk = Walk::new(&loaded);
+        best(request.codings.iter().map(|coding| {
+            let system = match &coding.system {
+                Some(system) => system.clone(),
+                None => only_system(&set)?,
+            };
+            Ok(match walk.contains(&set, &system, &coding.code)? {
+                Some(found) => Found {
+                    display: found.display.clone(),
+                    designations: &found.designations,
+                    is_abstract: found.is_abstract,
+                    inactive: found.inactive,
+                }
+                .answer(coding, request),
+                None => outside(&loaded, &system, &coding.code),
+            })
+        }))
+    }
+}
+
+fn unknown(system: &CodeSystem) -> String {
+    match system.content {
+        Content::Complete => format!("CodeSystem {} does not have the code", system.url()),
+        _ => format!("the part of CodeSystem {} that is loaded does not have the code; load more of it", system.url()),
+    }
+}
+
+fn outside(loaded: &Loaded, system: &str, code: &str) -> ValidateCodeAnswer {
+    match loaded.systems.canonical(system) {
+        Some(known) if known.find(code).is_none() => ValidateCodeAnswer::no(unknown(known)),
+        known => ValidateCodeAnswer {
+            display: known.and_then(|known| known.find(code)?.display.as_deref().map(str::to_owned)),
+            ..ValidateCodeAnswer::no("the value set does not have the code")
+        },
+    }
+}
+
+/// The system of a value set that draws on one only.
+fn only_system(set: &ValueSet) -> Result<String, TerminologyError> {
+    let missing =
+        TerminologyError::Missing { name: "system", hint: "the value set draws on several code systems, so say which the code is from" };
+    let mut systems: Vec<Option<&Arc<str>>> = set.include.iter().map(|clause| clause.system.as_ref()).collect();
+    systems.dedup();
+    match systems.as_slice() {
+        [Some(only)] => Ok(only.to_string()),
+        _ => Err(missing),
+    }
+}

@@ -1,0 +1,172 @@
+//! A ValueSet compiled for questions (<https://hl7.org/fhir/R4/valueset.html>).
+
+use super::code_system::Designation;
+use super::shelf::{Header, Shelved};
+use regex::{Regex, RegexBuilder};
+use serde_json::Value;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// Longest pattern of a `regex` filter, in bytes, and the memory that its compiled form may take.
+const MAX_PATTERN: usize = 1_000;
+const MAX_PATTERN_MEMORY: usize = 1 << 20;
+
+pub(super) struct ValueSet {
+    pub header: Header,
+    pub include: Vec<Clause>,
+    pub exclude: Vec<Clause>,
+    /// `compose.inactive`: false leaves inactive codes out.
+    pub inactive: Option<bool>,
+}
+
+/// One `compose.include` or `compose.exclude`: the codes of `system` that are listed or pass every filter, and are in every value set named.
+#[derive(Default)]
+pub(super) struct Clause {
+    pub system: Option<Arc<str>>,
+    pub version: Option<Box<str>>,
+    /// `None` when the clause lists no concepts, which means all.
+    pub listed: Option<Vec<Listed>>,
+    index: HashMap<Arc<str>, usize>,
+    pub filters: Vec<Filter>,
+    pub value_sets: Vec<Box<str>>,
+}
+
+pub(super) struct Listed {
+    pub code: Arc<str>,
+    pub display: Option<Arc<str>>,
+    pub designations: Vec<Designation>,
+}
+
+pub(super) struct Filter {
+    pub property: Box<str>,
+    pub test: Test,
+}
+
+/// `filter.op` with its value (<https://hl7.org/fhir/R4/valueset-filter-operator.html>).
+pub(super) enum Test {
+    Equals(Box<str>),
+    IsA(Box<str>),
+    DescendentOf(Box<str>),
+    IsNotA(Box<str>),
+    Generalizes(Box<str>),
+    Regex(Regex),
+    In(Vec<Box<str>>),
+    NotIn(Vec<Box<str>>),
+    Exists(bool),
+    /// Cannot be evaluated, and why.
+    Unusable(String),
+}
+
+impl Shelved for ValueSet {
+    fn header(&self) -> &Header {
+        &self.header
+    }
+}
+
+impl ValueSet {
+    /// A value set without `compose` is what its stored `expansion` lists.
+    pub fn compile(resource: &Value) -> Option<ValueSet> {
+        let compose = resource.get("compose");
+        let clauses = |name: &str| compose.map_or_else(Vec::new, |compose| list(compose, name).map(Clause::compile).collect());
+        let mut include = clauses("include");
+        if let (None, Some(expansion)) = (compose, resource.get("expansion")) {
+            include = Clause::from_expansion(expansion);
+        }
+        Some(ValueSet {
+            header: Header::read(resource)?,
+            include,
+            exclude: clauses("exclude"),
+            inactive: compose.and_then(|compose| compose.get("inactive")).and_then(Value::as_bool),
+        })
+    }
+}
+
+impl Clause {
+    fn compile(source: &Value) -> Clause {
+        let listed = source.get("concept").and_then(Value::as_array).map(|list| list.iter().filter_map(Listed::compile).collect());
+        let mut clause = Clause {
+            system: text(source, "system").map(Arc::from),
+            version: text(source, "version").map(Box::from),
+            listed,
+            index: HashMap::new(),
+            filters: list(source, "filter").filter_map(Filter::compile).collect(),
+            value_sets: list(source, "valueSet").filter_map(Value::as_str).map(Box::from).collect(),
+        };
+        clause.fill_index();
+        clause
+    }
+
+    fn from_expansion(expansion: &Value) -> Vec<Clause> {
+        let mut clauses: Vec<Clause> = Vec::new();
+        let mut waiting: Vec<&Value> = list(expansion, "contains").collect();
+        waiting.reverse();
+        while let Some(entry) = waiting.pop() {
+            let system = text(entry, "system").map(Arc::<str>::from);
+            // An abstract entry groups others and is no code to be chosen.
+            let is_abstract = entry.get("abstract").and_then(Value::as_bool) == Some(true);
+            if let (Some(system), Some(listed), false) = (system, Listed::compile(entry), is_abstract) {
+                match clauses.last_mut().filter(|clause| clause.system.as_ref() == Some(&system)) {
+                    Some(clause) => clause.listed.get_or_insert_default().push(listed),
+                    None => clauses.push(Clause { system: Some(system), listed: Some(vec![listed]), ..Clause::default() }),
+                }
+            }
+            let mut nested: Vec<&Value> = list(entry, "contains").collect();
+            nested.reverse();
+            waiting.extend(nested);
+        }
+        clauses.iter_mut().for_each(Clause::fill_index);
+        clauses
+    }
+
+    fn fill_index(&mut self) {
+        for (place, listed) in self.listed.iter().flatten().enumerate() {
+            self.index.entry(listed.code.clone()).or_insert(place);
+        }
+    }
+
+    pub fn listed_as(&self, code: &str) -> Option<&Listed> {
+        self.listed.as_ref()?.get(*self.index.get(code)?)
+    }
+}
+
+impl Listed {
+    fn compile(source: &Value) -> Option<Listed> {
+        Some(Listed {
+            code: text(source, "code")?.into(),
+            display: text(source, "display").map(Arc::from),
+            designations: Designation::read_all(source),
+        })
+    }
+}
+
+impl Filter {
+    fn compile(source: &Value) -> Option<Filter> {
+        let value = source.get("value").and_then(Value::as_str).unwrap_or_default();
+        let words = || value.split(',').map(|word| word.trim().into()).collect();
+        let test = match text(source, "op").unwrap_or_default() {
+            "=" => Test::Equals(value.into()),
+            "is-a" => Test::IsA(value.into()),
+            "descendent-of" => Test::DescendentOf(value.into()),
+            "is-not-a" => Test::IsNotA(value.into()),
+            "generalizes" => Test::Generalizes(value.into()),
+            "in" => Test::In(words()),
+            "not-in" => Test::NotIn(words()),
+            "exists" => Test::Exists(value == "true"),
+            "regex" if value.len() > MAX_PATTERN => Test::Unusable(format!("the pattern is longer than {MAX_PATTERN} bytes")),
+            "regex" => match RegexBuilder::new(&format!("^(?:{value})$")).size_limit(MAX_PATTERN_MEMORY).build() {
+                Ok(regex) => Test::Regex(regex),
+                Err(_) => Test::Unusable("the pattern is not a regular expression, or too large a one".to_owned()),
+            },
+            _ => Test::Unusable("its op is not one of =, is-a, descendent-of, is-not-a, generalizes, regex, in, not-in, exists".to_owned()),
+        };
+        Some(Filter { property: text(source, "property")?.into(), test })
+    }
+}
+
+fn list<'a>(owner: &'a Value, name: &str) -> impl Iterator<Item = &'a Value> {
+    owner.get(name).and_then(Value::as_array).into_iter().flatten()
+}
+
+fn text<'a>(owner: &'a Value, name: &str) -> Option<&'a str> {
+    owner.get(name).and_then(Value::as_str).filter(|text| !text.is_empty())
+}

@@ -1,0 +1,191 @@
+//! Transactions and batches.
+
+use crate::support::server::answer;
+use crate::support::{TestServer, both_databases};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::path::Path;
+
+fn transaction(entries: Vec<Value>) -> Value {
+    json!({ "resourceType": "Bundle", "type": "transaction", "entry": entries })
+}
+
+fn post(full_url: &str, resource: Value) -> Value {
+    let url = resource["resourceType"].clone();
+    json!({ "fullUrl": full_url, "resource": resource, "request": { "method": "POST", "url": url } })
+}
+
+fn statuses(bundle: &Value) -> Vec<u16> {
+    let status = |entry: &Value| entry["response"]["status"].as_str()?.split(' ').next()?.parse().ok();
+    bundle["entry"].as_array().unwrap().iter().map(|entry| status(entry).unwrap()).collect()
+}
+
+fn observation(subject: &str) -> Value {
+    json!({ "resourceType": "Observation", "status": "final", "code": { "text": "x" }, "subject": { "reference": subject } })
+}
+
+async fn count(server: &TestServer, search: &str) -> i64 {
+    server.get(&format!("/fhir/{search}")).await.1["total"].as_i64().unwrap()
+}
+
+both_databases!(
+    async fn entries_refer_to_each_other_by_urn(db: &TestDb) {
+        let server = TestServer::open(db).await;
+        let bundle = transaction(vec![
+            post("urn:uuid:o", observation("urn:uuid:p")),
+            post("urn:uuid:p", json!({ "resourceType": "Patient", "active": true })),
+        ]);
+        let (status, response) = server.post("/fhir", &bundle).await;
+        assert_eq!((status, &response["type"]), (200, &json!("transaction-response")), "{response}");
+        assert_eq!(statuses(&response), [201, 201]);
+        let location = response["entry"][1]["response"]["location"].as_str().unwrap();
+        let patient = location.strip_suffix("/_history/1").unwrap();
+        assert_eq!(count(&server, &format!("Observation?subject={patient}")).await, 1);
+        server.stop().await;
+    }
+);
+
+both_databases!(
+    async fn a_transaction_happens_whole_or_not_at_all(db: &TestDb) {
+        let server = TestServer::open(db).await;
+        let bundle = transaction(vec![
+            post("urn:uuid:1", json!({ "resourceType": "Patient", "active": true })),
+            post("urn:uuid:2", json!({ "resourceType": "Patient", "birthDate": "x", "foo": 1 })),
+            post("urn:uuid:3", observation("Patient?identifier=urn:s|none")),
+            json!({ "request": { "method": "POST", "url": "Patient" } }),
+        ]);
+        let (status, outcome) = server.post("/fhir", &bundle).await;
+        assert_eq!(outcome["resourceType"], "OperationOutcome", "{outcome}");
+        assert!((400..500).contains(&status));
+        let mut places: Vec<&str> =
+            outcome["issue"].as_array().unwrap().iter().map(|issue| issue["expression"][0].as_str().unwrap()).collect();
+        places.sort_unstable();
+        assert_eq!(
+            places,
+            ["Bundle.entry[1].resource.birthDate", "Bundle.entry[1].resource.foo", "Bundle.entry[2].resource", "Bundle.entry[3].resource"]
+        );
+        assert_eq!(count(&server, "Patient").await, 0);
+        server.stop().await;
+    }
+);
+
+both_databases!(
+    async fn conditional_references_find_the_store_and_the_bundle(db: &TestDb) {
+        let server = TestServer::open(db).await;
+        let doctor = |value: &str| json!({ "resourceType": "Practitioner", "identifier": [{ "system": "urn:npi", "value": value }] });
+        assert_eq!(server.post("/fhir/Practitioner", &doctor("1")).await.0, 201);
+        let mut seen = observation("Patient?identifier=urn:s|new");
+        seen["performer"] = json!([{ "reference": "Practitioner?identifier=urn:npi|1" }]);
+        let patient = json!({ "resourceType": "Patient", "identifier": [{ "system": "urn:s", "value": "new" }] });
+        let (status, response) = server.post("/fhir", &transaction(vec![post("urn:uuid:a", seen), post("urn:uuid:b", patient)])).await;
+        assert_eq!(status, 200, "{response}");
+        assert_eq!(count(&server, "Observation?performer:Practitioner.identifier=urn:npi|1").await, 1);
+        assert_eq!(count(&server, "Observation?subject:Patient.identifier=urn:s|new").await, 1);
+
+        server.post("/fhir/Practitioner", &doctor("1")).await;
+        let mut ambiguous = observation("Patient/x");
+        ambiguous["performer"] = json!([{ "reference": "Practitioner?identifier=urn:npi|1" }]);
+        let (status, outcome) = server.post("/fhir", &transaction(vec![post("urn:uuid:a", ambiguous)])).await;
+        assert_eq!((status, &outcome["issue"][0]["code"]), (412, &json!("multiple-matches")), "{outcome}");
+        server.stop().await;
+    }
+);
+
+both_databases!(
+    async fn conditional_creates_meet_what_is_there_and_each_other(db: &TestDb) {
+        let server = TestServer::open(db).await;
+        let create = |urn: &str| {
+            json!({
+                "fullUrl": urn,
+                "resource": { "resourceType": "Patient", "identifier": [{ "system": "urn:s", "value": "1" }] },
+                "request": { "method": "POST", "url": "Patient", "ifNoneExist": "identifier=urn:s|1" },
+            })
+        };
+        let bundle = transaction(vec![create("urn:uuid:a"), create("urn:uuid:b"), post("urn:uuid:o", observation("urn:uuid:b"))]);
+        for expected in [[201, 200, 201], [200, 200, 201]] {
+            let (status, response) = server.post("/fhir", &bundle).await;
+            assert_eq!(status, 200, "{response}");
+            assert_eq!(statuses(&response), expected);
+        }
+        assert_eq!(count(&server, "Patient").await, 1);
+        assert_eq!(count(&server, "Observation?subject:Patient.identifier=urn:s|1").await, 2);
+        server.stop().await;
+    }
+);
+
+both_databases!(
+    async fn all_methods_go_in_one_transaction_and_reads_see_its_writes(db: &TestDb) {
+        let server = TestServer::open(db).await;
+        for id in ["a", "b"] {
+            server.put(&format!("/fhir/Patient/{id}"), &json!({ "resourceType": "Patient", "id": id })).await;
+        }
+        let put = |id: &str, if_match: &str| json!({ "resource": { "resourceType": "Patient", "id": id, "active": true }, "request": { "method": "PUT", "url": format!("Patient/{id}"), "ifMatch": if_match } });
+        let read = json!({ "request": { "method": "GET", "url": "Patient?active=true" } });
+        let delete = json!({ "request": { "method": "DELETE", "url": "Patient/b" } });
+        let stale = transaction(vec![delete.clone(), put("a", "W/\"7\"")]);
+        assert_eq!(server.post("/fhir", &stale).await.0, 412);
+        assert_eq!(server.get("/fhir/Patient/b").await.0, 200, "nothing of it happened");
+
+        let (status, response) = server.post("/fhir", &transaction(vec![read, put("a", "W/\"1\""), delete])).await;
+        assert_eq!(status, 200, "{response}");
+        assert_eq!(statuses(&response), [200, 200, 204]);
+        assert_eq!(response["entry"][0]["resource"]["total"], 1);
+        assert_eq!(response["entry"][1]["response"]["etag"], "W/\"2\"");
+        assert_eq!(server.get("/fhir/Patient/b").await.0, 410);
+
+        let twice = transaction(vec![put("a", "W/\"2\""), json!({ "request": { "method": "DELETE", "url": "Patient/a" } })]);
+        let (status, outcome) = server.post("/fhir", &twice).await;
+        assert_eq!((status, &outcome["issue"][0]["code"]), (400, &json!("duplicate")), "{outcome}");
+        server.stop().await;
+    }
+);
+
+both_databases!(
+    async fn in_a_batch_one_entry_does_not_fail_its_neighbours(db: &TestDb) {
+        let server = TestServer::open(db).await;
+        let batch = json!({ "resourceType": "Bundle", "type": "batch", "entry": [
+            post("urn:uuid:1", json!({ "resourceType": "Patient", "active": true })),
+            post("urn:uuid:2", json!({ "resourceType": "Patient", "birthDate": "x" })),
+            { "request": { "method": "GET", "url": "Patient/none" } },
+            { "request": { "method": "GET", "url": "Patient" } },
+            { "request": { "method": "PATCH", "url": "Patient/1" } },
+        ]});
+        let (status, response) = server.post("/fhir", &batch).await;
+        assert_eq!((status, &response["type"]), (200, &json!("batch-response")), "{response}");
+        assert_eq!(statuses(&response), [201, 422, 404, 200, 405]);
+        assert_eq!(response["entry"][1]["response"]["outcome"]["issue"][0]["expression"][0], "Bundle.entry[1].resource.birthDate");
+        assert_eq!(response["entry"][3]["resource"]["total"], 1);
+        server.stop().await;
+    }
+);
+
+both_databases!(
+    async fn synthea_loads_as_it_is(db: &TestDb) {
+        let server = TestServer::open(db).await;
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/synthea-hiv");
+        let mut names: Vec<String> =
+            std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.retain(|name| name.ends_with(".json.gz"));
+        names.sort();
+        // Organisations and practitioners first: the records refer to them by identifier.
+        let (mut chosen, patients): (Vec<String>, Vec<String>) = names.into_iter().partition(|name| name.contains("Information"));
+        chosen.extend(patients.into_iter().take(6));
+        let mut expected: BTreeMap<String, i64> = BTreeMap::new();
+        for name in chosen {
+            let bytes = std::fs::read(folder.join(&name)).unwrap();
+            let bundle: Value = serde_json::from_reader(flate2::read::GzDecoder::new(bytes.as_slice())).unwrap();
+            for entry in bundle["entry"].as_array().unwrap() {
+                *expected.entry(entry["resource"]["resourceType"].as_str().unwrap().to_owned()).or_default() += 1;
+            }
+            let post =
+                server.client.post(server.url("/fhir")).header("content-type", "application/fhir+json").header("content-encoding", "gzip");
+            let (status, response) = answer(post.body(bytes)).await;
+            assert_eq!(status, 200, "{name}: {}", response.to_string().chars().take(500).collect::<String>());
+            assert!(statuses(&response).iter().all(|status| *status == 201), "{name}");
+        }
+        for (type_name, expected) in expected {
+            assert_eq!(count(&server, &format!("{type_name}?_summary=count")).await, expected, "{type_name}");
+        }
+        server.stop().await;
+    }
+);

@@ -1,0 +1,377 @@
+//! The FHIR REST API as a client sees it.
+
+use crate::support::server::answer;
+use crate::support::{TestDb, TestServer, add_client, both_databases};
+use flate2::{Compression, write::GzEncoder};
+use reqwest::{Method, RequestBuilder};
+use serde_json::{Value, json};
+use std::io::Write;
+
+fn patient(family: &str) -> Value {
+    json!({ "resourceType": "Patient", "identifier": [{ "system": "urn:s", "value": family }], "name": [{ "family": family }] })
+}
+
+fn request(server: &TestServer, method: Method, path: &str, headers: &[(&str, &str)], body: Option<&Value>) -> RequestBuilder {
+    let mut request = server.client.request(method, server.url(path));
+    if !headers.iter().any(|(name, _)| *name == "content-type") {
+        request = request.header("content-type", "application/fhir+json");
+    }
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    match body {
+        Some(body) => request.body(body.to_string()),
+        None => request,
+    }
+}
+
+/// `(status, code, expression)` of an OperationOutcome's first issue.
+fn problem((status, outcome): (u16, Value)) -> (u16, String, String) {
+    assert_eq!(outcome["resourceType"], "OperationOutcome", "{outcome}");
+    let issue = &outcome["issue"][0];
+    assert!(issue["diagnostics"].as_str().is_some_and(|words| words.len() > 10), "{outcome}");
+    (status, issue["code"].as_str().unwrap().to_owned(), issue["expression"][0].as_str().unwrap_or_default().to_owned())
+}
+
+both_databases!(
+    async fn a_resource_lives_through_its_versions(db: &TestDb) {
+        let server = TestServer::open(db).await;
+        let created = request(&server, Method::POST, "/fhir/Patient", &[], Some(&patient("Juma"))).send().await.unwrap();
+        assert_eq!(created.status(), 201);
+        assert_eq!(created.headers()["etag"], "W/\"1\"");
+        let location = created.headers()["location"].to_str().unwrap().to_owned();
+        let stored: Value = created.json().await.unwrap();
+        let id = stored["id"].as_str().unwrap();
+        assert_eq!(location, server.url(&format!("/fhir/Patient/{id}/_history/1")));
+        assert_eq!(stored["meta"]["versionId"], "1");
+        assert_eq!(stored["meta"]["lastUpdated"].as_str().unwrap().len(), 27);
+        let path = format!("/fhir/Patient/{id}");
+        assert_eq!(server.get(&path).await, (200, stored.clone()));
+
+        let modified = server.client.get(server.url(&path)).send().await.unwrap().headers()["last-modified"].to_str().unwrap().to_owned();
+        for (name, value, status) in
+            [("if-none-match", "W/\"1\"", 304), ("if-none-match", "W/\"2\"", 200), ("if-modified-since", modified.as_str(), 304)]
+        {
+            let answer = request(&server, Method::GET, &path, &[(name, value)], None).send().await.unwrap();
+            assert_eq!(answer.status(), status, "{name}: {value}");
+            assert_eq!(answer.bytes().await.unwrap().is_empty(), status == 304);
+        }
+
+        let mut changed = patient("Juma");
+        changed["id"] = json!(id);
+        changed["active"] = json!(true);
+        let (status, second) = server.put(&path, &changed).await;
+        assert_eq!((status, &second["meta"]["versionId"]), (200, &json!("2")));
+        assert_eq!(server.put(&path, &second).await, (200, second.clone()), "a put that changes nothing makes no version");
+        assert_eq!(server.get(&format!("{path}/_history/1")).await, (200, stored));
+
+        for expected in [204, 204] {
+            assert_eq!(request(&server, Method::DELETE, &path, &[], None).send().await.unwrap().status(), expected);
+        }
+        assert_eq!(problem(server.get(&path).await).0, 410);
+        assert_eq!(problem(server.get(&format!("{path}/_history/3")).await).0, 410);
+        assert_eq!(problem(server.get(&format!("{path}/_history/4")).await).0, 404);
+        assert_eq!(server.get("/fhir/Patient?identifier=urn:s|Juma").await.1["total"], 0);
+        assert_eq!(server.put(&path, &changed).await.0, 201, "a put restores");
+
+        let (_, history) = server.get(&format!("{path}/_history?_count=3")).await;
+        let methods: Vec<&str> =
+            history["entry"].as_array().unwrap().iter().map(|entry| entry["request"]["method"].as_str().unwrap()).collect();
+        assert_eq!((history["total"].as_i64(), methods), (Some(4), vec!["PUT", "DELETE", "PUT"]));
+        let next =
+            history["link"].as_array().unwrap().iter().find(|link| link["relation"] == "next").unwrap()["url"].as_str().unwrap().to_owned();
+        let (_, rest) = server.get(next.strip_prefix(&server.base).unwrap()).await;
+        assert_eq!(rest["entry"].as_array().unwrap().len(), 1);
+        assert!(!rest["link"].as_array().unwrap().iter().any(|link| link["relation"] == "next"));
+        server.stop().await;
+    }
+);
+
+both_databases!(
+    async fn conditions_are_kept(db: &TestDb) {
+        let server = TestServer::open(db).await;
+        let mut body = patient("Asha");
+        body["id"] = json!("p1");
+        let put = |headers: &'static [(&'static str, &'static str)], body: Value| {
+            answer(request(&server, Method::PUT, "/fhir/Patient/p1", headers, Some(&body)))
+        };
+        assert_eq!(problem(put(&[("if-match", "W/\"1\"")], body.clone()).await).0, 412, "nothing is there");
+        assert_eq!(put(&[("if-none-match", "*")], body.clone()).await.0, 201);
+        assert_eq!(problem(put(&[("if-none-match", "*")], body.clone()).await).0, 412);
+        body["active"] = json!(false);
+        assert_eq!(put(&[("if-match", "W/\"1\"")], body.clone()).await.0, 200);
+        assert_eq!(problem(put(&[("if-match", "W/\"1\"")], body.clone()).await).0, 412);
+        assert_eq!(problem(put(&[("if-match", "abc")], body.clone()).await).0, 400);
+
+        let create = |criteria: &'static str| {
+            answer(request(&server, Method::POST, "/fhir/Patient", &[("if-none-exist", criteria)], Some(&patient("Asha"))))
+        };
+        let (status, existing) = create("identifier=urn:s|Asha").await;
+        assert_eq!((status, &existing["id"]), (200, &json!("p1")));
+        assert_eq!(create("identifier=urn:s|none").await.0, 201);
+        assert_eq!(problem(create("identifier=urn:s|Asha").await).1, "multiple-matches");
+        assert_eq!(problem(create("idntifier=urn:s|Asha").await).0, 400);
+
+        assert_eq!(server.put("/fhir/Patient?identifier=urn:s|new", &patient("new")).await.0, 201);
+        let mut new = patient("new");
+        new["active"] = json!(true);
+        let (status, updated) = server.put("/fhir/Patient?identifier=urn:s|new", &new).await;
+        assert_eq!((status, &updated["meta"]["versionId"]), (200, &json!("2")));
+        assert_eq!(problem(server.put("/fhir/Patient?identifier=urn:s|Asha", &patient("Asha")).await).0, 412);
+        let delete = |query: &'static str| answer(request(&server, Method::DELETE, query, &[], None));
+        assert_eq!(problem(delete("/fhir/Patient?identifier=urn:s|Asha").await).0, 412);
+        assert_eq!(delete("/fhir/Patient?identifier=urn:s|new").await.0, 204);
+        assert_eq!(delete("/fhir/Patient?identifier=urn:s|new").await.0, 204);
+        assert_eq!(problem(delete("/fhir/Patient").await).0, 400);
+        assert_eq!(server.get("/fhir/Patient?_summary=count").await.1["total"], 2);
+        server.stop().await;
+    }
+);
+
+both_databases!(
+    async fn racing_conditional_creates_make_one_resource(db: &TestDb) {
+        let server = TestServer::open(db).await;
+        for round in 0..10 {
+            let value = format!("race-{round}");
+            let criteria = format!("identifier=urn:s|{value}");
+            let racers = (0..32)
+                .map(|_| answer(request(&server, Method::POST, "/fhir/Patient", &[("if-none-exist", &criteria)], Some(&patient(&value)))));
+            let answers = futures_util::future::join_all(racers).await;
+            let created = answers.iter().filter(|(status, _)| *status == 201).count();
+            assert_eq!(created, 1, "round {round}");
+            assert!(answers.iter().all(|(status, _)| matches!(status, 200 | 201)), "{answers:?}");
+            assert_eq!(server.get(&format!("/fhir/Patient?{criteria}&_summary=count")).await.1["total"], 1, "round {round}");
+        }
+        server.stop().await;
+    }
+);
+
+both_databases!(
+    async fn racing_updates_lose_nothing(db: &TestDb) {
+        let server = TestServer::open(db).await;
+        let resource = |n: usize| json!({ "resourceType": "Patient", "id": "p", "multipleBirthInteger": n });
+        let racers = (0..24).map(|n| {
+            let server = &server;
+            async move { server.put("/fhir/Patient/p", &resource(n)).await }
+        });
+        let answers = futures_util::future::join_all(racers).await;
+        assert!(answers.iter().all(|(status, _)| matches!(status, 200 | 201)), "{answers:?}");
+        assert_eq!(server.get("/fhir/Patient/p/_history").await.1["total"], 24);
+        server.stop().await;
+    }
+);
+
+both_databases!(
+    async fn what_is_wrong_is_named(db: &TestDb) {
+        let server = TestServer::open(db).await;
+        let bad = json!({ "resourceType": "Patient", "birthDate": "26-1-1", "foo": 1, "gender": "man" });
+        let (status, outcome) = server.post("/fhir/Patient", &bad).await;
+        let mut places: Vec<&str> =
+            outcome["issue"].as_array().unwrap().iter().map(|issue| issue["expression"][0].as_str().unwrap()).collect();
+        places.sort_unstable();
+        assert_eq!((status, places), (422, vec!["Patient.birthDate", "Patient.foo", "Patient.gender"]));
+        assert!(!outcome.to_string().contains("26-1-1"), "values are not quoted");
+
+        assert_eq!(
+            problem(server.put("/fhir/Patient/a", &json!({ "resourceType": "Patient", "id": "b" })).await),
+            (400, "invalid".into(), "Patient.id".into())
+        );
+        assert_eq!(
+            problem(server.put("/fhir/Patient/a", &json!({ "resourceType": "Patient" })).await),
+            (400, "invalid".into(), "Patient.id".into())
+        );
+        assert_eq!(problem(server.post("/fhir/Patient", &json!({ "resourceType": "Observation" })).await).0, 400);
+        assert_eq!(problem(server.get("/fhir/Patient/none").await).0, 404);
+        assert_eq!(problem(server.get("/fhir/Alien/none").await).0, 404);
+        assert_eq!(problem(server.get("/fhir/Patient/a/b/c").await).0, 404);
+        assert_eq!(problem(server.get("/nowhere").await).0, 404);
+        assert_eq!(problem(server.get("/fhir/Patient/a_b").await).0, 400);
+        assert_eq!(problem(server.get("/fhir/Patient/$nothing").await).0, 404);
+        let patch = request(&server, Method::PATCH, "/fhir/Patient/a", &[], None).send().await.unwrap();
+        assert_eq!((patch.status().as_u16(), patch.headers()["allow"].to_str().unwrap()), (405, "GET, HEAD, PUT, DELETE"));
+        assert_eq!(problem(answer(request(&server, Method::GET, "/fhir/Patient", &[("accept", "image/png")], None)).await).0, 406);
+        let csv = request(&server, Method::POST, "/fhir/Patient", &[("content-type", "text/csv")], Some(&patient("x")));
+        assert_eq!(problem(answer(csv).await).0, 415);
+        assert_eq!(
+            problem(answer(request(&server, Method::GET, "/fhir/Patient?nothing=1", &[("prefer", "handling=strict")], None)).await).0,
+            400
+        );
+        server.stop().await;
+    }
+);
+
+both_databases!(
+    async fn prefer_decides_what_comes_back(db: &TestDb) {
+        let server = TestServer::open(db).await;
+        for (prefer, expected) in
+            [("return=minimal", None), ("return=representation", Some("Patient")), ("return=OperationOutcome", Some("OperationOutcome"))]
+        {
+            let answer = request(&server, Method::POST, "/fhir/Patient", &[("prefer", prefer)], Some(&patient("x"))).send().await.unwrap();
+            assert_eq!(answer.status(), 201);
+            assert!(answer.headers().contains_key("location"));
+            let body: Option<Value> = serde_json::from_slice(&answer.bytes().await.unwrap()).ok();
+            assert_eq!(body.as_ref().and_then(|body| body["resourceType"].as_str()), expected);
+        }
+        server.stop().await;
+    }
+);
+
+both_databases!(
+    async fn xml_goes_in_and_comes_out(db: &TestDb) {
+        let server = TestServer::open(db).await;
+        let xml = r#"<Patient xmlns="http://hl7.org/fhir"><id value="x"/><name><family value="Juma &amp; Co"/></name></Patient>"#;
+        let put = server.client.put(server.url("/fhir/Patient/x")).header("content-type", "application/fhir+xml").body(xml);
+        assert_eq!(put.send().await.unwrap().status(), 201);
+        assert_eq!(server.get("/fhir/Patient/x").await.1["name"][0]["family"], "Juma & Co");
+        let answer = request(&server, Method::GET, "/fhir/Patient?_format=xml&_id=x", &[], None).send().await.unwrap();
+        assert_eq!(answer.headers()["content-type"], "application/fhir+xml; charset=utf-8");
+        let text = answer.text().await.unwrap();
+        assert!(text.contains("<Bundle") && text.contains("Juma &#38; Co"), "{text}");
+        let missing =
+            request(&server, Method::GET, "/fhir/Patient/none", &[("accept", "application/fhir+xml")], None).send().await.unwrap();
+        assert_eq!(missing.status(), 404);
+        assert!(missing.text().await.unwrap().contains("<OperationOutcome"));
+        let broken = server.client.post(server.url("/fhir/Patient")).header("content-type", "application/fhir+xml").body("<Patient");
+        assert_eq!(problem(self::answer(broken).await).0, 400);
+        server.stop().await;
+    }
+);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hostile_bodies_are_the_senders_error() {
+    let db = TestDb::sqlite();
+    let server = TestServer::open(&db).await;
+    let gzip = |bytes: &[u8]| {
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+        encoder.write_all(bytes).unwrap();
+        encoder.finish().unwrap()
+    };
+    let mut zeros = GzEncoder::new(Vec::new(), Compression::fast());
+    let block = vec![0u8; 1 << 20];
+    for _ in 0..1000 {
+        zeros.write_all(&block).unwrap();
+    }
+    let zeros = zeros.finish().unwrap();
+    let text = patient("x").to_string().repeat(50);
+    let mut truncated = gzip(text.as_bytes());
+    truncated.truncate(truncated.len() / 2);
+    let many = format!(r#"{{"resourceType":"Bundle","type":"batch","entry":[{}{{}}]}}"#, "{},".repeat(1_000_000));
+    let deep = format!(r#"{{"resourceType":"Patient","contact":{}{}}}"#, "[".repeat(100_000), "]".repeat(100_000));
+    let cases: Vec<(&str, &str, Vec<u8>, bool, u16)> = vec![
+        ("a bomb", "/fhir", zeros, true, 413),
+        ("truncated gzip", "/fhir/Patient", truncated, true, 400),
+        ("no gzip", "/fhir/Patient", text.clone().into_bytes(), true, 400),
+        ("deep nesting", "/fhir/Patient", deep.clone().into_bytes(), false, 400),
+        ("a deep Bundle", "/fhir", deep.into_bytes(), false, 400),
+        ("broken UTF-8", "/fhir/Patient", b"{\"resourceType\":\"Patient\",\"id\":\"\xff\"}".to_vec(), false, 400),
+        ("a key twice", "/fhir/Patient", b"{\"resourceType\":\"Patient\",\"gender\":\"male\",\"gender\":\"female\"}".to_vec(), false, 400),
+        ("a million entries", "/fhir", many.into_bytes(), false, 413),
+        ("NaN", "/fhir/Observation", b"{\"resourceType\":\"Observation\",\"valueQuantity\":{\"value\":NaN}}".to_vec(), false, 400),
+        ("the year 0", "/fhir/Patient", b"{\"resourceType\":\"Patient\",\"birthDate\":\"0000\"}".to_vec(), false, 422),
+        ("the year 99999", "/fhir/Patient", b"{\"resourceType\":\"Patient\",\"birthDate\":\"99999-01-01\"}".to_vec(), false, 422),
+        ("nothing", "/fhir/Patient", Vec::new(), false, 400),
+        ("a number", "/fhir/Patient", b"1".to_vec(), false, 400),
+        ("an empty object", "/fhir", b"{}".to_vec(), false, 400),
+    ];
+    for (what, path, body, compressed, expected) in cases {
+        let mut post = server.client.post(server.url(path)).header("content-type", "application/fhir+json").body(body);
+        if compressed {
+            post = post.header("content-encoding", "gzip");
+        }
+        assert_eq!(problem(answer(post).await).0, expected, "{what}");
+        assert_eq!(server.get("/fhir/Patient?_summary=count").await.1["total"], 0, "after {what}");
+    }
+    server.stop().await;
+}
+
+both_databases!(
+    async fn the_capability_statement_tells_the_truth(db: &TestDb) {
+        let server = TestServer::open(db).await;
+        let (status, statement) = server.get("/fhir/metadata").await;
+        assert_eq!((status, &statement["fhirVersion"], &statement["kind"]), (200, &json!("4.0.1"), &json!("instance")));
+        let issues = server.post("/fhir/CapabilityStatement/$validate", &statement).await.1;
+        assert_eq!(issues["issue"][0]["diagnostics"], "All OK", "{issues}");
+        let resources = statement["rest"][0]["resource"].as_array().unwrap();
+        assert!(resources.len() > 140);
+        for resource in resources {
+            let name = resource["type"].as_str().unwrap();
+            let (status, bundle) = server.get(&format!("/fhir/{name}?_count=1")).await;
+            assert_eq!((status, bundle["type"].as_str()), (200, Some("searchset")), "{name}");
+        }
+        server.stop().await;
+    }
+);
+
+both_databases!(
+    async fn a_search_may_be_posted_and_a_head_has_no_body(db: &TestDb) {
+        let server = TestServer::open(db).await;
+        server.put("/fhir/Patient/p", &json!({ "resourceType": "Patient", "id": "p", "gender": "female", "active": true })).await;
+        for (form, total) in [("gender=female", 1), ("gender=male", 0)] {
+            let post = server
+                .client
+                .post(server.url("/fhir/Patient/_search?active=true"))
+                .header("content-type", "application/x-www-form-urlencoded");
+            assert_eq!(answer(post.body(form)).await.1["total"], total, "{form}");
+        }
+        let json_form = request(&server, Method::POST, "/fhir/Patient/_search", &[], Some(&json!({})));
+        assert_eq!(problem(answer(json_form).await).0, 415);
+        let head = request(&server, Method::HEAD, "/fhir/Patient/p", &[], None).send().await.unwrap();
+        assert_eq!((head.status().as_u16(), head.headers()["etag"].to_str().unwrap()), (200, "W/\"1\""));
+        assert!(head.bytes().await.unwrap().is_empty());
+        assert_eq!(problem(server.get("/fhir/Patient/_history").await).1, "not-supported");
+        server.stop().await;
+    }
+);
+
+both_databases!(
+    async fn a_map_that_is_put_translates_at_once(db: &TestDb) {
+        let server = TestServer::open(db).await;
+        let map = |target: &str| {
+            json!({
+                "resourceType": "ConceptMap", "id": "m", "url": "http://example.org/m", "status": "active",
+                "group": [{ "source": "urn:a", "target": "urn:b", "element": [{ "code": "1", "target": [{ "code": target, "equivalence": "equal" }] }] }],
+            })
+        };
+        let translated = |server: &TestServer| {
+            let url = server.url("/fhir/ConceptMap/$translate?url=http://example.org/m&system=urn:a&code=1");
+            let client = server.client.clone();
+            async move { answer(client.get(url)).await }
+        };
+        assert_eq!(problem(translated(&server).await).0, 404);
+        for target in ["one", "two"] {
+            assert!(server.put("/fhir/ConceptMap/m", &map(target)).await.0 < 300);
+            let (status, answer) = translated(&server).await;
+            assert_eq!(status, 200, "{answer}");
+            assert!(answer.to_string().contains(&format!("\"code\":\"{target}\"")), "{answer}");
+        }
+        assert_eq!(request(&server, Method::DELETE, "/fhir/ConceptMap/m", &[], None).send().await.unwrap().status(), 204);
+        assert_eq!(problem(translated(&server).await).0, 404);
+        server.stop().await;
+    }
+);
+
+both_databases!(
+    async fn a_facility_changes_only_its_own(db: &TestDb) {
+        let server = TestServer::smart(db).await;
+        let mut tokens = Vec::new();
+        for (id, facility) in [("emr-a", "A"), ("emr-b", "B")] {
+            let secret = add_client(db, id, facility, "system/*.cruds").await;
+            tokens.push(format!("Bearer {}", server.token(id, &secret).await));
+        }
+        let call = |who: usize, method: Method, path: &'static str, body: Option<Value>| {
+            answer(request(&server, method, path, &[("authorization", tokens[who].as_str())], body.as_ref()))
+        };
+        let mine = json!({ "resourceType": "Patient", "id": "p", "active": true });
+        assert_eq!(call(0, Method::PUT, "/fhir/Patient/p", Some(mine.clone())).await.0, 201);
+        assert_eq!(problem(call(1, Method::GET, "/fhir/Patient/p", None).await).0, 404);
+        assert_eq!(problem(call(1, Method::GET, "/fhir/Patient/p/_history", None).await).0, 404);
+        assert_eq!(problem(call(1, Method::GET, "/fhir/Patient/p/_history/1", None).await).0, 404);
+        assert_eq!(call(1, Method::DELETE, "/fhir/Patient/p", None).await.0, 204, "as if it were not there");
+        assert_eq!(problem(call(1, Method::PUT, "/fhir/Patient/p", Some(mine.clone())).await).0, 409);
+        assert_eq!(call(1, Method::GET, "/fhir/Patient", None).await.1["total"], 0);
+        assert_eq!(call(0, Method::GET, "/fhir/Patient/p", None).await.1["meta"]["versionId"], "1");
+        let map = json!({ "resourceType": "ConceptMap", "id": "m", "status": "active" });
+        assert_eq!(problem(call(0, Method::PUT, "/fhir/ConceptMap/m", Some(map)).await).0, 403);
+        server.stop().await;
+    }
+);
