@@ -4,10 +4,10 @@
 //! all; and at the end the outbox has done all that was due.
 
 use crate::dhis2_double::{Double, Setup};
-use crate::support::both_databases;
 use crate::support::payloads::{DOOR, payload, record, record_with_nida};
 use crate::support::program::{self, Running};
 use crate::support::server::answer;
+use crate::support::{both_databases, time_passes};
 use lango::destinations::dhis2::push_job;
 use lango::store::{Store, Unit};
 use serde_json::{Value, json};
@@ -20,6 +20,9 @@ const KILLS: usize = 25;
 const RECORDS: [usize; 2] = [4, 50];
 const OBSERVATIONS: usize = 3;
 const ELEMENT: &str = "M91K9z70dl4";
+
+/// Makes a client's next request from its number, and names it.
+type Each = dyn Fn(usize, &reqwest::Client) -> (String, reqwest::RequestBuilder) + Send + Sync;
 
 /// What one client sent, in order, and whether it was acknowledged. Only the last may be open.
 type Sent = Vec<(String, bool)>;
@@ -36,7 +39,7 @@ struct Round {
 }
 
 /// Sends one request after another until the server is gone.
-async fn until_it_dies(client: reqwest::Client, each: impl Fn(usize, &reqwest::Client) -> (String, reqwest::RequestBuilder)) -> Sent {
+async fn until_it_dies(client: reqwest::Client, each: Box<Each>) -> Sent {
     let mut sent = Sent::new();
     loop {
         let (name, request) = each(sent.len(), &client);
@@ -98,9 +101,7 @@ async fn round(number: usize, running: Running, life: Duration) -> Round {
         let url = format!("{}{path}", running.base);
         move |client: &reqwest::Client, body: Value| client.post(&url).header("content-type", kind).body(body.to_string())
     };
-    let spawn = |each: Box<dyn Fn(usize, &reqwest::Client) -> (String, reqwest::RequestBuilder) + Send + Sync>| {
-        tokio::spawn(until_it_dies(client.clone(), each))
-    };
+    let spawn = |each: Box<Each>| tokio::spawn(until_it_dies(client.clone(), each));
     let templates: Vec<_> = (0..2)
         .map(|c| {
             let send = post(DOOR, "application/json");
@@ -246,15 +247,6 @@ async fn verify(base: &str, round: &Round) -> usize {
         assert_eq!(versions, (1..=now).rev().map(|n| n.to_string()).collect::<Vec<_>>());
     }
     payloads
-}
-
-/// As if the leases of processes that died and every wait had ended.
-async fn time_passes(store: &Store) {
-    const SQL: &str = "UPDATE job SET run_at = 0, lease_until = 0 WHERE state IN ('waiting', 'running')";
-    match store {
-        Store::Sqlite(db) => sqlx::query(SQL).execute(&db.write).await.map(|_| ()).unwrap(),
-        Store::Postgres(db) => sqlx::query(SQL).execute(&db.pool).await.map(|_| ()).unwrap(),
-    }
 }
 
 async fn no_job_is_left(store: &Store) {

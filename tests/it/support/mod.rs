@@ -60,6 +60,15 @@ pub async fn add_client(db: &TestDb, id: &str, facility: &str, scopes: &str) -> 
     secret.expose().to_owned()
 }
 
+/// As if every wait of the outbox had ended, and the leases of processes that died.
+pub async fn time_passes(store: &Store) {
+    const SQL: &str = "UPDATE job SET run_at = 0, lease_until = 0 WHERE state IN ('waiting', 'running')";
+    match store {
+        Store::Sqlite(db) => sqlx::query(SQL).execute(&db.write).await.map(|_| ()).unwrap(),
+        Store::Postgres(db) => sqlx::query(SQL).execute(&db.pool).await.map(|_| ()).unwrap(),
+    }
+}
+
 /// Runs one test body on both databases: `both_databases!(async fn name(db: &TestDb) { … })` makes the tests
 /// `name::sqlite` and `name::postgres`.
 macro_rules! both_databases {
