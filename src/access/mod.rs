@@ -51,6 +51,8 @@ pub enum AccessError {
 
 /// How long access tokens live; SMART recommends at most five minutes.
 const TOKEN_SECONDS: i64 = 300;
+/// Bytes of a facility's code.
+pub const MAX_FACILITY_CODE: usize = 128;
 /// How far clocks may differ.
 const SKEW_SECONDS: i64 = 30;
 /// How many verified tokens and facility numbers are remembered; all are forgotten when there are more.

@@ -2,6 +2,15 @@
 
 use unicode_normalization::{UnicodeNormalization, char::is_combining_mark};
 
+/// Bytes of a text that are indexed. PostgreSQL takes no index row of more than 2,704 bytes, and the widest of ours hold
+/// three texts.
+pub const MOST_INDEXED: usize = 800;
+
+/// The beginning of the text that is indexed.
+pub fn clip(text: &str) -> &str {
+    text.get(..text.floor_char_boundary(MOST_INDEXED)).unwrap_or(text)
+}
+
 /// The form that a default string search compares: decomposed, marks dropped, lower case, white space runs as one space.
 pub fn fold(text: &str) -> String {
     let mut folded = String::with_capacity(text.len());

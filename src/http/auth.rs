@@ -1,6 +1,6 @@
 //! The authorization server's addresses, and the gate that every request passes: from an Authorization header to a [`Caller`].
 
-use crate::access::{Access, AccessError, Caller, Forbidden, OAuthError, TokenRequest};
+use crate::access::{Access, AccessError, Caller, Forbidden, MAX_FACILITY_CODE, OAuthError, TokenRequest};
 use crate::config::{AuthMode, Secret};
 use crate::fhir::outcome::operation_outcome;
 use crate::fhir::{Issue, IssueCode};
@@ -26,7 +26,6 @@ const PUBLIC: [&str; 7] =
 const BASIC_ALLOWED: &str = "/api/v1/hduApi/";
 /// A form with an assertion fits many times.
 const TOKEN_FORM_BYTES: usize = 64 << 10;
-const MAX_FACILITY_CODE: usize = 128;
 
 /// `/auth/token`, `/auth/jwks.json` and the SMART configuration.
 pub fn routes<S: Clone + Send + Sync + 'static>(access: Arc<Access>) -> Router<S> {

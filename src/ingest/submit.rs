@@ -10,6 +10,7 @@ use super::template::{Coding, EnvelopeError, Options, Processed, Produced, Recor
 use super::write::{Action, Author, CommitError, Condition, Done, Effect, Plan, Tries, Wanted, Writer};
 use crate::access::Caller;
 use crate::definitions;
+use crate::fhir::text::clip;
 use crate::fhir::{Issue, IssueCode};
 use crate::store::submissions::Unmapped;
 use crate::store::{FacilityKey, Scope, Store, Stored, TypeCode};
@@ -366,15 +367,15 @@ fn unmapped(records: &[Record]) -> Vec<Unmapped> {
     let mut counted: BTreeMap<(String, String, String), Unmapped> = BTreeMap::new();
     for code in records.iter().flat_map(|record| &record.unmapped) {
         let system = code.system.clone().unwrap_or_default();
-        counted.entry((code.map.clone(), system.clone(), code.code.clone())).and_modify(|known| known.count += 1).or_insert_with(|| {
-            Unmapped {
-                map: code.map.clone(),
-                system,
-                code: code.code.clone(),
-                display: code.display.clone().unwrap_or_default(),
-                path: code.path.clone(),
-                count: 1,
-            }
+        // They are keys of a table.
+        let (system, word) = (clip(&system).to_owned(), clip(&code.code).to_owned());
+        counted.entry((code.map.clone(), system.clone(), word.clone())).and_modify(|known| known.count += 1).or_insert_with(|| Unmapped {
+            map: code.map.clone(),
+            system,
+            code: word,
+            display: clip(code.display.as_deref().unwrap_or_default()).to_owned(),
+            path: code.path.clone(),
+            count: 1,
         });
     }
     counted.into_values().collect()

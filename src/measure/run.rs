@@ -5,6 +5,7 @@ use super::fold::{Counts, Fold, Uncounted};
 use super::period::ReportPeriod;
 use super::plan::{MeasurePlan, Terms, list, text};
 use super::report::{Facility, report};
+use crate::access::MAX_FACILITY_CODE;
 use crate::definitions;
 use crate::fhir::{Issue, IssueCode};
 use crate::store::query::{Filter, Query, SystemTest, Test};
@@ -174,7 +175,7 @@ async fn registered(setting: &Setting<'_>, code: Option<&str>) -> Result<BTreeMa
             let Some(organization) = row.body.as_ref().and_then(|body| serde_json::from_slice::<Value>(body).ok()) else { continue };
             for identifier in list(&organization, "identifier") {
                 let Some(value) = text(identifier, "value").filter(|v| code.is_none_or(|code| code == *v)) else { continue };
-                if text(identifier, "system") != Some(setting.facility_system) {
+                if text(identifier, "system") != Some(setting.facility_system) || value.len() > MAX_FACILITY_CODE {
                     continue;
                 }
                 let key = setting.store.facility_key(value).await?;

@@ -2,7 +2,7 @@
 
 use super::lex;
 use super::parse::ParseOptions;
-use crate::definitions::{Definitions, ParamKind, SearchParam};
+use crate::definitions::{Definitions, ElementKind, ParamKind, Primitive, SearchParam};
 use crate::fhir::{Interval, Reference, decimal, reference, text, time};
 use crate::store::TypeCode;
 use crate::store::query::{DateOp, NumberOp, SystemTest, Test, UnitTest};
@@ -41,8 +41,38 @@ impl Values<'_> {
         match param.kind {
             ParamKind::Composite => self.composite(param, raw),
             ParamKind::Reference => self.reference(&param.targets, reading, &lex::unescape(raw)),
+            ParamKind::Token => Ok(self.implied(param, token(raw)?)),
             kind => self.simple(kind, reading, raw).map(|test| vec![test]),
         }
+    }
+
+    /// An element of type `code` names no system; its value set does. So `system|code` also means the bare code there
+    /// (<https://hl7.org/fhir/R4/search.html#token>).
+    fn implied(&self, param: &SearchParam, test: Test) -> Vec<Test> {
+        if let Test::Token { system: SystemTest::Is(system), code: Some(code) } = &test
+            && param.expression.split('|').any(|path| self.implies(path.trim(), system, code))
+        {
+            let bare = Test::Token { system: SystemTest::Absent, code: Some(code.clone()) };
+            return vec![test, bare];
+        }
+        vec![test]
+    }
+
+    /// Whether a plain path leads to a `code` whose value set holds the code in that system.
+    fn implies(&self, path: &str, system: &str, code: &str) -> bool {
+        let mut names = path.split('.');
+        let mut structure = names.next().and_then(|name| self.definitions.structure(name));
+        let mut last = None;
+        for name in names {
+            last = structure.and_then(|structure| structure.element(name));
+            structure = match last.and_then(|element| element.types.first()).map(|of| &of.kind) {
+                Some(ElementKind::Structure(place)) => self.definitions.structure_at(*place),
+                _ => None,
+            };
+        }
+        last.filter(|element| matches!(element.types.as_slice(), [of] if matches!(of.kind, ElementKind::Primitive(Primitive::Code))))
+            .and_then(|element| self.definitions.code_set(element.binding?))
+            .is_some_and(|codes| codes.contains(system, code))
     }
 
     fn simple(&self, kind: ParamKind, reading: Reading, raw: &str) -> Result<Test, String> {

@@ -45,6 +45,18 @@ fn tokens_take_all_their_forms() {
 }
 
 #[test]
+fn a_code_element_is_found_with_the_system_that_its_value_set_implies() {
+    let female = |system| Test::Token { system, code: Some("female".into()) };
+    let gender = "http://hl7.org/fhir/administrative-gender";
+    let both = [female(SystemTest::Is(gender.into())), female(SystemTest::Absent)];
+    assert_eq!(plain("Patient", "gender", &format!("{gender}|female")), both);
+    assert_eq!(plain("Patient", "gender", "urn:other|female"), [female(SystemTest::Is("urn:other".into()))]);
+    assert_eq!(plain("Observation", "status", "http://hl7.org/fhir/observation-status|final").len(), 2);
+    assert_eq!(plain("Patient", "address-use", "http://hl7.org/fhir/address-use|home").len(), 2);
+    assert_eq!(plain("Observation", "code", "http://loinc.org|8867-4").len(), 1);
+}
+
+#[test]
 fn references_take_all_their_forms() {
     let local =
         |types: &[&str], id: &str| Test::Reference { type_codes: types.iter().map(|name| type_code(name)).collect(), id: id.into() };

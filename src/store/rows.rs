@@ -5,7 +5,7 @@
 
 use super::index::IndexValue;
 use super::{FacilityKey, IndexEntry, ResourceKey, TypeCode, system_key};
-use crate::fhir::text::fold;
+use crate::fhir::text::{clip, fold};
 use std::cmp::Ordering;
 
 /// An interval of at most this many microseconds (32 days) is narrow. A search for "ends after t" then need not look at narrow
@@ -177,9 +177,11 @@ pub fn row(entry: &IndexEntry, stamp: Stamp, target: &mut dyn FnMut(&str, &str) 
     let (table, mut cells) = match &entry.value {
         IndexValue::Token { system, code } => (0, vec![param, Cell::Text(code.clone()), key, Cell::Int(system_cell(system.as_deref()))]),
         IndexValue::String { text } => {
+            // Folding may lengthen a text.
             let folded = fold(text);
-            let exact = if folded == **text { Box::default() } else { text.clone() };
-            (1, vec![param, Cell::Text(folded.into()), key, Cell::Text(exact)])
+            let (folded, exact) = (clip(&folded), clip(text));
+            let exact = if folded == exact { "" } else { exact };
+            (1, vec![param, Cell::Text(folded.into()), key, Cell::Text(exact.into())])
         }
         IndexValue::Reference { type_name, id } => (2, vec![param, Cell::Int(target(type_name, id)?), key]),
         IndexValue::Uri(uri) => (3, vec![param, Cell::Text(uri.clone()), key]),
@@ -214,7 +216,7 @@ pub fn row(entry: &IndexEntry, stamp: Stamp, target: &mut dyn FnMut(&str, &str) 
 fn component(value: &IndexValue) -> (Box<str>, i64, f64, f64) {
     match value {
         IndexValue::Token { system, code } => (code.clone(), system_cell(system.as_deref()), 0.0, 0.0),
-        IndexValue::String { text } => (fold(text).into(), 0, 0.0, 0.0),
+        IndexValue::String { text } => (clip(&fold(text)).into(), 0, 0.0, 0.0),
         IndexValue::Reference { type_name, id } => (format!("{type_name}/{id}").into(), 0, 0.0, 0.0),
         IndexValue::Uri(uri) => (uri.clone(), 0, 0.0, 0.0),
         IndexValue::Date(interval) => (Box::default(), 0, interval.low as f64, interval.high as f64),

@@ -1,7 +1,7 @@
 //! Whatever comes in is the sender's error: a 4xx whose OperationOutcome says what is wrong, little memory, no panic, and the
 //! next one is served.
 
-use crate::support::{TestDb, answer, both_databases, program::Running};
+use crate::support::{TestDb, TestServer, answer, both_databases, program::Running};
 use flate2::{Compression, write::GzEncoder};
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -290,6 +290,7 @@ both_databases!(
             ("a NUL in a record number", with("/mrn", json!("a\0b"))),
             ("a NUL in a name", with("/demographicDetails/firstName", json!("a\0b"))),
             ("a text of 10 MB", with("/visitDetails/id", json!("x".repeat(10_000_000)))),
+            ("a number of 10,000 digits", with("/visitDetails/id", serde_json::from_str(&"9".repeat(10_000)).unwrap())),
         ] {
             let mut payload = example.clone();
             payload["data"]["listGrid"] = json!(["RECORD"]);
@@ -309,6 +310,9 @@ both_databases!(
         payload["data"]["facilityDetails"]["code"] = json!("a\0b");
         let post = server.request(Method::POST, TEMPLATES).header("content-type", "application/json").body(payload.to_string());
         server.refuses("a NUL in the facility's code", 400, post).await;
+        payload["data"]["facilityDetails"]["code"] = json!(noise(0x4e00, 2000, 20_000));
+        let post = server.request(Method::POST, TEMPLATES).header("content-type", "application/json").body(payload.to_string());
+        server.refuses("a facility's code of 20,000 characters", 400, post).await;
         server.ends_well();
     }
 );
@@ -318,6 +322,48 @@ fn example() -> Value {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/profiles/templates/hdu/examples/antenatal-visit.json");
     serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
 }
+
+/// `count` characters from `first` on, in an order that no index can compress.
+fn noise(first: u32, range: u32, count: usize) -> String {
+    let mut state = 7u32;
+    let mut next = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        char::from_u32(first + (state >> 8) % range).unwrap()
+    };
+    (0..count).map(|_| next()).collect()
+}
+
+both_databases!(
+    async fn texts_of_any_length_and_script_are_stored_and_found(db: &TestDb) {
+        let server = TestServer::open(db).await;
+        for (script, first, range) in
+            [("latin", 0x41, 26), ("accents", 0xc0, 20), ("han", 0x4e00, 2000), ("emoji", 0x1f600, 60), ("ligatures", 0xfdf0, 12)]
+        {
+            for count in [100, 300, 1_000, 5_000] {
+                let text = noise(first, range, count);
+                let resource = json!({
+                    "resourceType": "Observation", "status": "final",
+                    "identifier": [{ "system": format!("urn:{text}"), "value": text }],
+                    "code": { "coding": [{ "system": "urn:s", "code": text }], "text": text },
+                    "valueCodeableConcept": { "coding": [{ "system": "urn:s", "code": text }] },
+                    "component": [{ "code": { "coding": [{ "code": text }] }, "valueQuantity": { "value": 1, "unit": text, "code": text } }],
+                    "note": [{ "text": text }],
+                });
+                let (status, stored) = server.post("/fhir/Observation", &resource).await;
+                assert_eq!(status, 201, "{count} {script}: {}", stored["issue"]);
+                let patient =
+                    json!({ "resourceType": "Patient", "name": [{ "family": text, "given": [text] }], "address": [{ "city": text }] });
+                let (status, stored) = server.post("/fhir/Patient", &patient).await;
+                assert_eq!(status, 201, "{count} {script}: {}", stored["issue"]);
+                let start: String = text.chars().take(50).collect();
+                let query: String = form_urlencoded::byte_serialize(start.as_bytes()).collect();
+                let (_, found) = server.get(&format!("/fhir/Patient?family={query}&_summary=count")).await;
+                assert!(found["total"].as_u64() >= Some(1), "{count} {script}: {found}");
+            }
+        }
+        server.stop().await;
+    }
+);
 
 both_databases!(
     async fn odd_requests_are_refused(db: &TestDb) {

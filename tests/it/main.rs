@@ -2,6 +2,7 @@
 
 mod access;
 mod bundles;
+mod conditional;
 mod crash;
 mod dhis2;
 mod dhis2_double;
@@ -9,6 +10,7 @@ mod fhir_rest;
 mod fixtures;
 mod hostile;
 mod house;
+mod interactions;
 mod measure;
 mod registry;
 mod serve;

@@ -54,6 +54,23 @@ impl Expr {
         }
     }
 
+    /// Where the `index`th result stands in the payload, as far as that can be said.
+    pub fn place(&self, scope: &Scope<'_>, index: usize) -> String {
+        let Expr::Path { root: None, steps } = self else { return scope.path.to_owned() };
+        let mut place = scope.path.to_owned();
+        let mut value = Some(scope.item);
+        for step in steps {
+            place.push('.');
+            place.push_str(step);
+            value = value.and_then(|value| value.get(step));
+        }
+        // A list on the way would need its own index; then the last step's list is the one meant.
+        if value.is_none_or(Value::is_array) {
+            place.push_str(&format!("[{index}]"));
+        }
+        place
+    }
+
     pub fn eval<'a>(&self, scope: &Scope<'a>) -> Result<Vec<Cow<'a, Value>>, EvalError> {
         match self {
             Expr::Path { root, steps } => {

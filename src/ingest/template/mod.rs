@@ -10,6 +10,8 @@
 //!
 //! It must never know where resources are kept, nor how a payload arrived or how the verdicts travel back.
 
+#[cfg(test)]
+mod coverage;
 mod definition;
 mod expr;
 mod mapping;
@@ -24,6 +26,7 @@ pub use definition::{Definition, TemplateError};
 pub use mapping::Update;
 pub use merge::merge;
 
+use crate::access::MAX_FACILITY_CODE;
 use crate::fhir::{Issue, IssueCode};
 use definition::Files;
 use expr::Scope;
@@ -214,6 +217,9 @@ impl Definition {
         let mut run = Run::new(&self.schema, translate);
         let scope = Scope { item: &envelope, vars: vec![("payload", &envelope)], path: "" };
         let said = run.one(&self.facility, &scope).unwrap_or_default();
+        if said.get("code").and_then(Value::as_str).is_some_and(|code| code.len() > MAX_FACILITY_CODE) {
+            return Err(refused("", IssueCode::TooLong, "names a facility by a code that is longer than 128 bytes"));
+        }
         let reported = text(run.one(&self.reported, &scope));
         let facility = Facility {
             code: self.owner(&said, options, &mut envelope_warnings),

@@ -38,12 +38,8 @@ impl<'r> Run<'r> {
     fn production(&mut self, production: &Production, scope: &Scope<'_>) {
         let Some(each) = &production.each else { return self.item(production, &production.lets, scope) };
         let items = self.eval(each, scope);
-        let member = each.member();
         for (index, item) in items.iter().enumerate() {
-            let path = match &member {
-                Some(member) => format!("{}.{member}[{index}]", scope.path),
-                None => scope.path.to_owned(),
-            };
+            let path = each.place(scope, index);
             let index = Value::from(index);
             let mut inner = scope.with("index", &index);
             inner.item = item.as_ref();
@@ -177,10 +173,7 @@ impl<'r> Run<'r> {
             Part::Expr(expr) => list.extend(self.eval(expr, scope).into_iter().map(|value| value.into_owned()).filter(is_something)),
             Part::For(each, value) => {
                 for (index, item) in self.eval(each, scope).iter().enumerate() {
-                    let path = match each.member() {
-                        Some(member) => format!("{}.{member}[{index}]", scope.path),
-                        None => scope.path.to_owned(),
-                    };
+                    let path = each.place(scope, index);
                     let index = Value::from(index);
                     let mut inner = scope.with("index", &index);
                     inner.item = item.as_ref();

@@ -16,6 +16,10 @@ use std::collections::HashMap;
 
 /// More problems than this in one record help nobody.
 const MOST_ISSUES: usize = 100;
+/// Bytes of a text at most.
+const MOST_BYTES: usize = 64 << 10;
+/// Characters of a number at most.
+const MOST_DIGITS: usize = 100;
 /// A key longer than this, or with other than ASCII letters, digits and `_`, may hold anything: it is not repeated.
 const LONGEST_KEY: usize = 64;
 
@@ -240,6 +244,18 @@ pub(super) struct Walk<'a> {
     pub issues: Vec<Issue>,
 }
 
+/// Why no resource can hold this text or number (<https://hl7.org/fhir/R4/datatypes.html#string>).
+fn unfit(value: &Value) -> Option<&'static str> {
+    match value {
+        Value::String(text) if text.len() > MOST_BYTES => Some("is longer than a text may be (64 KiB)"),
+        Value::String(text) if text.contains(|c: char| c.is_control() && !matches!(c, '\t' | '\r' | '\n')) => {
+            Some("holds a control character, which no text may")
+        }
+        Value::Number(number) if number.as_str().len() > MOST_DIGITS => Some("has more digits than a number may (100)"),
+        _ => None,
+    }
+}
+
 impl<'a> Walk<'a> {
     pub fn new(schema: &'a Schema, zone: &'a TimeZone, strict: bool, path: String) -> Self {
         Walk { schema, zone, strict, path, issues: Vec::new() }
@@ -249,6 +265,9 @@ impl<'a> Walk<'a> {
     /// itself are errors when `enforced`.
     pub fn value(&mut self, node: NodeId, value: Value, enforced: bool) -> Option<Value> {
         let schema = self.schema;
+        if let Some(words) = unfit(&value) {
+            return self.refuse(true, words);
+        }
         match (schema.kind(node), value) {
             (_, Value::Null) => None,
             (Kind::Any, value) => Some(value),

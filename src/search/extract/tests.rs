@@ -174,7 +174,7 @@ fn special_shapes_of_dates_and_quantities() {
 fn long_values_and_many_combinations_are_bounded() {
     let long = "ä".repeat(1_500);
     let found = shown(&json!({ "resourceType": "Patient", "name": [{ "family": long }], "identifier": [{ "value": long }] }));
-    assert!(found.contains(&format!("family='{}'", "ä".repeat(1_000))));
+    assert!(found.contains(&format!("family='{}'", "ä".repeat(400))));
     assert!(!found.iter().any(|entry| entry.starts_with("identifier=")));
     let codes: Vec<Value> = (0..100).map(|n| json!({ "code": format!("c{n}") })).collect();
     let many = json!({ "resourceType": "Observation", "code": { "coding": codes }, "valueCodeableConcept": { "coding": codes } });

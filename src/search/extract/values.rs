@@ -3,13 +3,11 @@
 
 use super::Options;
 use crate::definitions::ParamKind;
+use crate::fhir::text::{MOST_INDEXED, clip};
 use crate::fhir::time::parse_interval;
 use crate::fhir::{Interval, Reference};
 use crate::store::IndexValue;
 use serde_json::{Map, Value};
-
-/// Characters of a text that are indexed; tokens and uris that are longer are not indexed at all.
-const MAX_CHARS: usize = 1_000;
 
 /// Types that are read alike.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,9 +85,9 @@ fn push_some(value: Option<IndexValue>, push: &mut impl FnMut(IndexValue)) {
     }
 }
 
-/// Whether `text` has at most [`MAX_CHARS`] characters and is not empty.
+/// Whether `text` can be indexed whole. Of longer texts the beginning is; longer tokens and uris are not indexed at all.
 fn fits(text: &str) -> bool {
-    !text.is_empty() && (text.len() <= MAX_CHARS || text.chars().nth(MAX_CHARS).is_none())
+    !text.is_empty() && text.len() <= MOST_INDEXED
 }
 
 fn text<'v>(object: &'v Map<String, Value>, key: &str) -> Option<&'v str> {
@@ -123,12 +121,7 @@ fn tokens(shape: Shape, value: &Value, push: &mut impl FnMut(IndexValue)) {
 }
 
 fn string(text: &str) -> Option<IndexValue> {
-    let end = match text.len() <= MAX_CHARS {
-        true => text.len(),
-        false => text.char_indices().nth(MAX_CHARS).map_or(text.len(), |(at, _)| at),
-    };
-    let text = text.get(..end).filter(|text| !text.trim().is_empty())?;
-    Some(IndexValue::String { text: text.into() })
+    Some(clip(text)).filter(|text| !text.trim().is_empty()).map(|text| IndexValue::String { text: text.into() })
 }
 
 fn strings(shape: Shape, value: &Value, push: &mut impl FnMut(IndexValue)) {

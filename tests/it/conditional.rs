@@ -1,0 +1,208 @@
+//! Clients that race for the same resource: one wins, nobody loses a write, and no one is told of it by a 500.
+
+use crate::support::{TestServer, answer, both_databases};
+use futures_util::future::join_all;
+use serde_json::{Value, json};
+use std::collections::BTreeSet;
+
+const CLIENTS: usize = 32;
+/// Of each way to create.
+const ROUNDS: usize = 100;
+
+fn patient(value: &str) -> Value {
+    json!({ "resourceType": "Patient", "identifier": [{ "system": "urn:s", "value": value }], "active": true })
+}
+
+/// Three ways to say: create it unless it is there.
+#[derive(Clone, Copy, Debug)]
+enum Way {
+    Header,
+    Transaction,
+    Put,
+}
+
+/// Status and id of the one resource.
+async fn create(server: &TestServer, way: Way, value: &str) -> (u16, String) {
+    let criteria = format!("identifier=urn:s|{value}");
+    match way {
+        Way::Header => {
+            let post = server.client.post(server.url("/fhir/Patient")).header("content-type", "application/fhir+json");
+            let (status, stored) = answer(post.header("if-none-exist", &criteria).body(patient(value).to_string())).await;
+            (status, stored["id"].as_str().unwrap_or_else(|| panic!("{stored}")).to_owned())
+        }
+        Way::Put => {
+            let (status, stored) = server.put(&format!("/fhir/Patient?{criteria}"), &patient(value)).await;
+            (status, stored["id"].as_str().unwrap_or_else(|| panic!("{stored}")).to_owned())
+        }
+        Way::Transaction => {
+            let observation = json!({
+                "resourceType": "Observation", "status": "final", "code": { "text": value }, "subject": { "reference": "urn:uuid:p" },
+            });
+            let bundle = json!({ "resourceType": "Bundle", "type": "transaction", "entry": [
+                { "fullUrl": "urn:uuid:p", "resource": patient(value), "request": { "method": "POST", "url": "Patient", "ifNoneExist": criteria } },
+                { "fullUrl": "urn:uuid:o", "resource": observation, "request": { "method": "POST", "url": "Observation" } },
+            ]});
+            let (status, response) = server.post("/fhir", &bundle).await;
+            assert_eq!(status, 200, "{response}");
+            let entry = &response["entry"][0]["response"];
+            let location = entry["location"].as_str().unwrap_or_else(|| panic!("{response}"));
+            let status = entry["status"].as_str().unwrap().split(' ').next().unwrap().parse().unwrap();
+            (status, location.split('/').nth(1).unwrap().to_owned())
+        }
+    }
+}
+
+async fn total(server: &TestServer, search: &str) -> u64 {
+    let (status, bundle) = server.get(&format!("/fhir/{search}&_summary=count")).await;
+    assert_eq!(status, 200, "{bundle}");
+    bundle["total"].as_u64().unwrap()
+}
+
+both_databases!(
+    async fn one_of_many_conditional_creates_makes_the_resource_every_time(db: &TestDb) {
+        let server = TestServer::open(db).await;
+        let sets = [&[Way::Header][..], &[Way::Transaction], &[Way::Put], &[Way::Header, Way::Transaction, Way::Put]];
+        for (round, ways) in sets.iter().cycle().take(sets.len() * ROUNDS).enumerate() {
+            let value = format!("v{round}");
+            let racers = (0..CLIENTS).map(|n| create(&server, ways[n % ways.len()], &value));
+            let answers = join_all(racers).await;
+            let created = answers.iter().filter(|(status, _)| *status == 201).count();
+            assert_eq!(created, 1, "round {round} {ways:?}: {answers:?}");
+            assert!(answers.iter().all(|(status, _)| matches!(status, 200 | 201)), "round {round} {ways:?}: {answers:?}");
+            let ids: BTreeSet<&str> = answers.iter().map(|(_, id)| id.as_str()).collect();
+            assert_eq!(ids.len(), 1, "round {round} {ways:?}");
+            assert_eq!(total(&server, &format!("Patient?identifier=urn:s|{value}")).await, 1, "round {round} {ways:?}");
+            if let Some(id) = ids.first() {
+                let observed = answers.len() / ways.len() * usize::from(ways.iter().any(|way| matches!(way, Way::Transaction)));
+                let found = total(&server, &format!("Observation?subject=Patient/{id}")).await;
+                assert!(found.abs_diff(observed as u64) <= 1, "round {round} {ways:?}: {found} of {observed}");
+            }
+        }
+        server.stop().await;
+    }
+);
+
+both_databases!(
+    async fn transactions_in_opposite_orders_lose_nothing(db: &TestDb) {
+        let server = TestServer::open(db).await;
+        let ids = ["a", "b", "c", "d"];
+        let put = |id: &str, n: usize| {
+            json!({
+                "resource": { "resourceType": "Basic", "id": id, "code": { "text": n.to_string() } },
+                "request": { "method": "PUT", "url": format!("Basic/{id}") },
+            })
+        };
+        const WRITERS: usize = 40;
+        let writers = (0..WRITERS).map(|n| {
+            let mut entries: Vec<Value> = ids.iter().map(|id| put(id, n)).collect();
+            if n % 2 == 1 {
+                entries.reverse();
+            }
+            entries.rotate_left(n % ids.len());
+            let bundle = json!({ "resourceType": "Bundle", "type": "transaction", "entry": entries });
+            let server = &server;
+            async move { server.post("/fhir", &bundle).await }
+        });
+        for (status, response) in join_all(writers).await {
+            assert_eq!(status, 200, "{response}");
+        }
+        let mut orders = BTreeSet::new();
+        for id in ids {
+            let (_, history) = server.get(&format!("/fhir/Basic/{id}/_history?_count=200")).await;
+            let written: Vec<usize> = history["entry"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|entry| entry["resource"]["code"]["text"].as_str().unwrap().parse().unwrap())
+                .collect();
+            assert_eq!(written.iter().collect::<BTreeSet<_>>().len(), WRITERS, "{id}: every transaction made a version");
+            assert_eq!(written.len(), WRITERS);
+            orders.insert(written);
+        }
+        assert_eq!(orders.len(), 1, "the transactions happened one after the other, everywhere in the same order");
+        server.stop().await;
+    }
+);
+
+both_databases!(
+    async fn counters_kept_by_if_match_count_every_increment(db: &TestDb) {
+        let server = TestServer::open(db).await;
+        let counter = |n: u64| json!({ "resourceType": "Basic", "id": "counter", "code": { "text": n.to_string() } });
+        assert_eq!(server.put("/fhir/Basic/counter", &counter(0)).await.0, 201);
+        let increment = async |server: &TestServer| {
+            loop {
+                let (_, stored) = server.get("/fhir/Basic/counter").await;
+                let n: u64 = stored["code"]["text"].as_str().unwrap().parse().unwrap();
+                let tag = format!("W/\"{}\"", stored["meta"]["versionId"].as_str().unwrap());
+                let put = server.client.put(server.url("/fhir/Basic/counter")).header("content-type", "application/fhir+json");
+                match answer(put.header("if-match", tag).body(counter(n + 1).to_string())).await {
+                    (200, _) => return,
+                    (412, _) => {}
+                    (status, body) => panic!("{status} {body}"),
+                }
+            }
+        };
+        join_all((0..16).map(|_| async {
+            for _ in 0..5 {
+                increment(&server).await;
+            }
+        }))
+        .await;
+        let (_, stored) = server.get("/fhir/Basic/counter").await;
+        assert_eq!((&stored["code"]["text"], &stored["meta"]["versionId"]), (&json!("80"), &json!("81")));
+        server.stop().await;
+    }
+);
+
+both_databases!(
+    async fn one_of_many_updates_of_the_same_version_wins(db: &TestDb) {
+        let server = TestServer::open(db).await;
+        assert_eq!(server.put("/fhir/Basic/x", &json!({ "resourceType": "Basic", "id": "x", "code": { "text": "start" } })).await.0, 201);
+        for round in 1..=20 {
+            let tag = format!("W/\"{round}\"");
+            let racers = (0..CLIENTS).map(|n| {
+                let body = json!({ "resourceType": "Basic", "id": "x", "code": { "text": format!("{round} {n}") } });
+                let put = server.client.put(server.url("/fhir/Basic/x")).header("content-type", "application/fhir+json");
+                answer(put.header("if-match", &tag).body(body.to_string()))
+            });
+            let statuses: Vec<u16> = join_all(racers).await.into_iter().map(|(status, _)| status).collect();
+            assert_eq!(statuses.iter().filter(|status| **status == 200).count(), 1, "round {round}: {statuses:?}");
+            assert_eq!(statuses.iter().filter(|status| **status == 412).count(), CLIENTS - 1, "round {round}: {statuses:?}");
+        }
+        assert_eq!(server.get("/fhir/Basic/x").await.1["meta"]["versionId"], "21");
+        server.stop().await;
+    }
+);
+
+both_databases!(
+    async fn racing_creates_updates_and_deletes_of_one_id_keep_its_versions_in_line(db: &TestDb) {
+        let server = TestServer::open(db).await;
+        let racers = (0..48usize).map(|n| {
+            let server = &server;
+            async move {
+                let url = server.url("/fhir/Basic/x");
+                let request = match n % 3 {
+                    0 => server.client.delete(url),
+                    _ => server
+                        .client
+                        .put(url)
+                        .header("content-type", "application/fhir+json")
+                        .body(json!({ "resourceType": "Basic", "id": "x", "code": { "text": n.to_string() } }).to_string()),
+                };
+                answer(request).await
+            }
+        });
+        for (status, body) in join_all(racers).await {
+            assert!(matches!(status, 200 | 201 | 204), "{status} {body}");
+        }
+        let (status, history) = server.get("/fhir/Basic/x/_history?_count=200").await;
+        assert_eq!(status, 200, "{history}");
+        let entries = history["entry"].as_array().unwrap();
+        let versions: Vec<String> = entries.iter().map(|entry| entry["response"]["etag"].as_str().unwrap().to_owned()).collect();
+        let expected: Vec<String> = (1..=entries.len()).rev().map(|n| format!("W/\"{n}\"")).collect();
+        assert_eq!(versions, expected);
+        let puts = entries.iter().filter(|entry| entry["request"]["method"] == "PUT").count();
+        assert_eq!(puts, 32, "no put is lost");
+        server.stop().await;
+    }
+);
