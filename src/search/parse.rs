@@ -313,12 +313,15 @@ fn elements(definitions: &Definitions, type_code: TypeCode, value: &str) -> Resu
     for name in value.split(',').map(str::trim) {
         let name = name.strip_prefix(type_name).and_then(|rest| rest.strip_prefix('.')).unwrap_or(name);
         let top = name.split('.').next().unwrap_or_default().trim_end_matches("[x]");
-        let structure = definitions.structure(type_name).map_or(&[][..], |structure| &structure.elements);
-        if !structure.iter().any(|element| element.name == top) {
-            let hint = suggest::hint(top, structure.iter().map(|element| element.name));
+        let structure = definitions.structure(type_name);
+        let elements = structure.map_or(&[][..], |structure| &structure.elements);
+        // `effectiveDateTime` means `effective[x]`.
+        let of_choice = structure.and_then(|structure| structure.key(top)).map(|(_, element, _)| element.name);
+        let Some(name) = elements.iter().map(|element| element.name).find(|name| *name == top).or(of_choice) else {
+            let hint = suggest::hint(top, elements.iter().map(|element| element.name));
             return Err(Wrong::ignorable(format!("{type_name} has no element '{}'{hint}", shown(top))));
-        }
-        names.push(top.to_owned());
+        };
+        names.push(name.to_owned());
     }
     Ok(names)
 }

@@ -221,8 +221,9 @@ fn component(value: &IndexValue) -> (Box<str>, i64, f64, f64) {
         IndexValue::Uri(uri) => (uri.clone(), 0, 0.0, 0.0),
         IndexValue::Date(interval) => (Box::default(), 0, interval.low as f64, interval.high as f64),
         IndexValue::Number(value) => (Box::default(), 0, *value, *value),
-        IndexValue::Quantity { value, system, code, .. } => {
-            (code.clone().unwrap_or_default(), system_cell(system.as_deref()), *value, *value)
+        IndexValue::Quantity { value, system, code, unit } => {
+            // A unit without a code is found by its own words.
+            (code.clone().or_else(|| unit.clone()).unwrap_or_default(), system_cell(system.as_deref()), *value, *value)
         }
         IndexValue::Composite(_) => Default::default(),
     }

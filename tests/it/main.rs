@@ -13,6 +13,7 @@ mod house;
 mod interactions;
 mod measure;
 mod registry;
+mod search_oracle;
 mod serve;
 mod store;
 mod support;
