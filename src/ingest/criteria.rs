@@ -78,6 +78,9 @@ fn passes(test: &Test, value: &IndexValue) -> Option<bool> {
             Some(system_holds && code.as_deref().is_none_or(|code| code == &**is))
         }
         (Test::Uri(wanted), IndexValue::Uri(is)) => Some(wanted == &**is),
+        (Test::Canonical(wanted), IndexValue::Uri(is)) => {
+            Some(is.strip_prefix(wanted.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('|')))
+        }
         (Test::StringExact(wanted), IndexValue::String { text }) => Some(wanted == &**text),
         (Test::StringStarts(wanted), IndexValue::String { text }) => Some(crate::fhir::text::fold(text).starts_with(wanted.as_str())),
         _ => None,

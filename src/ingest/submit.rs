@@ -182,7 +182,10 @@ impl Submitter {
         // Organizations and the like first. One that another facility describes itself is left to it.
         let shared = std::mem::take(&mut processed.shared);
         for produced in &shared {
-            match self.write(&[std::slice::from_ref(produced)], owner).await {
+            // An Organization is an entry of the directory: the operator's, whoever was first to name it.
+            let directory = produced.resource.get("resourceType").and_then(Value::as_str) == Some("Organization");
+            let author = if directory { Author { scope: Scope::All, owner: 0 } } else { own(owner) };
+            match self.write(&[std::slice::from_ref(produced)], &author).await {
                 Ok(_) => {}
                 Err(refusal) if refusal.status() >= 500 => return Err(refusal.into()),
                 Err(_) => {}
@@ -216,13 +219,13 @@ impl Submitter {
     /// Writes records in one transaction, or, when that is refused, each in its own.
     async fn write_group(&self, group: &[(usize, Vec<Produced>)], owner: FacilityKey) -> Result<Vec<Outcome>, SubmitError> {
         let records: Vec<&[Produced]> = group.iter().map(|(_, resources)| resources.as_slice()).collect();
-        match self.write(&records, owner).await {
+        match self.write(&records, &own(owner)).await {
             Ok(outcomes) => Ok(outcomes),
             Err(refusal) if records.len() == 1 => Ok(vec![failed(refusal)?]),
             Err(_) => {
                 let mut outcomes = Vec::with_capacity(records.len());
                 for record in records {
-                    outcomes.push(match self.write(&[record], owner).await {
+                    outcomes.push(match self.write(&[record], &own(owner)).await {
                         Ok(mut outcome) => outcome.pop().unwrap_or(Outcome::Unchanged),
                         Err(refusal) => failed(refusal)?,
                     });
@@ -233,15 +236,14 @@ impl Submitter {
     }
 
     /// One transaction. An outcome per record; a record that updates what was never sent fails without the others.
-    async fn write(&self, records: &[&[Produced]], owner: FacilityKey) -> Result<Vec<Outcome>, Refusal> {
+    async fn write(&self, records: &[&[Produced]], author: &Author) -> Result<Vec<Outcome>, Refusal> {
         let mut tries = Tries::default();
         loop {
             let met = self.what_they_meet(records).await?;
             let (me, owned): (Submitter, Vec<Vec<Produced>>) = (self.clone(), records.iter().map(|record| record.to_vec()).collect());
             let folded = self.writer.workers().run(move || me.fold(owned, &met)).await?;
             let plan = Plan { changes: folded.changes, ..Plan::default() };
-            let author = Author { scope: Scope::Owners(vec![owner]), owner };
-            let done = match self.writer.commit(plan, &author, false).await {
+            let done = match self.writer.commit(plan, author, false).await {
                 Ok(done) => done,
                 Err(CommitError::Stale) => {
                     tries.pause().await?;
@@ -323,6 +325,11 @@ impl Submitter {
             .collect();
         Folded { changes, of_record }
     }
+}
+
+/// A facility writes what is its own.
+fn own(owner: FacilityKey) -> Author {
+    Author { scope: Scope::Owners(vec![owner]), owner }
 }
 
 type Name = (TypeCode, String);

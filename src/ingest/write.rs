@@ -357,14 +357,15 @@ impl Writer {
         Ok(())
     }
 
-    /// Whether this is a Patient with a strong identifier.
+    /// Whether this is a Patient that has a strong identifier, or had one.
     fn is_to_be_linked(&self, mutation: &Mutation) -> bool {
         let strong =
             |entry: &IndexEntry| matches!(&entry.value, IndexValue::Token { system: Some(system), .. } if self.registry.is_strong(system));
-        match &mutation.change {
-            Change::Put { entries, .. } => definitions::r4().type_name(mutation.type_code) == "Patient" && entries.iter().any(strong),
-            Change::Delete { .. } => false,
-        }
+        let (now, before) = match &mutation.change {
+            Change::Put { entries, old_entries, .. } => (entries.as_slice(), old_entries),
+            Change::Delete { old_entries, .. } => (&[][..], old_entries),
+        };
+        definitions::r4().type_name(mutation.type_code) == "Patient" && now.iter().chain(before).any(strong)
     }
 
     /// The current versions of what the plan changes; what is new is not looked for.

@@ -143,6 +143,11 @@ pub async fn run(setting: &Setting<'_>, measure: &Value, request: &Request) -> R
     let mut fold = Fold::new(plan.tables(), request.period, setting.zone, |system, code| plan.classify(setting.terms, system, code));
     setting.store.facts(&query, &mut |fact| fold.add(&fact)).await?;
     let mut counted = fold.finish();
+    if request.facility.is_none() {
+        // A facility that others only name, as where they refer to, reports nothing: not even zeros.
+        let senders = setting.store.contributors(query.base.type_code).await?;
+        facilities.retain(|key, _| senders.contains(key) || counted.contains_key(key));
+    }
     for owner in counted.keys() {
         if !facilities.contains_key(owner) && request.facility.is_none() {
             let code = setting.store.facility_code(*owner).await?.unwrap_or_else(|| setting.operator_code.to_owned());
@@ -178,7 +183,8 @@ async fn registered(setting: &Setting<'_>, code: Option<&str>) -> Result<BTreeMa
                 if text(identifier, "system") != Some(setting.facility_system) || value.len() > MAX_FACILITY_CODE {
                     continue;
                 }
-                let key = setting.store.facility_key(value).await?;
+                // The operator's own organisation has no number but 0, whatever its code.
+                let key = if value == setting.operator_code { 0 } else { setting.store.facility_key(value).await? };
                 let visible = match setting.scope {
                     Scope::All => true,
                     Scope::Owners(owners) => owners.contains(&key),

@@ -7,10 +7,14 @@ const TAG_SYSTEM: &str = "https://lango.health/fhir/CodeSystem/registry";
 const TAG_CODE: &str = "golden";
 
 /// An id that the first cluster of these sources always gets, and from which none of them can be read.
-pub fn new_id(sources: &BTreeSet<String>) -> String {
+/// `nth`: 0, or more when the ids before are taken by golden Patients of others.
+pub fn new_id(sources: &BTreeSet<String>, nth: u32) -> String {
     let mut hasher = blake3::Hasher::new_derive_key("lango golden patient id, version 1");
     // The first source names the cluster; whoever joins later joins this golden Patient.
     hasher.update(sources.first().map_or("", String::as_str).as_bytes());
+    if nth > 0 {
+        hasher.update(b"|").update(&nth.to_be_bytes());
+    }
     format!("g-{}", hasher.finalize().to_hex().get(..32).unwrap_or_default())
 }
 
@@ -21,7 +25,14 @@ pub fn is_golden(patient: &Value) -> bool {
     })
 }
 
-/// The golden Patient of these sources; with `replaced_by`, one that another has taken the place of.
+/// The source Patients that a golden Patient links.
+pub fn sources(golden: &Value) -> BTreeSet<String> {
+    let links = golden.get("link").and_then(Value::as_array).into_iter().flatten();
+    let sources = links.filter(|link| link.get("type").and_then(Value::as_str) == Some("seealso"));
+    sources.filter_map(|link| Some(link.pointer("/other/reference")?.as_str()?.strip_prefix("Patient/")?.to_owned())).collect()
+}
+
+/// The golden Patient of these sources, inactive when there are none; with `replaced_by`, one that another has taken the place of.
 pub fn resource(id: &str, sources: &BTreeSet<String>, identifiers: &BTreeSet<(String, String)>, replaced_by: Option<&str>) -> Value {
     let link = |id: &str, kind: &str| json!({ "other": { "reference": format!("Patient/{id}") }, "type": kind });
     let links: Vec<Value> = match replaced_by {
@@ -36,8 +47,10 @@ pub fn resource(id: &str, sources: &BTreeSet<String>, identifiers: &BTreeSet<(St
     if !identifiers.is_empty() {
         patient["identifier"] = identifiers.iter().map(|(system, value)| json!({ "system": system, "value": value })).collect();
     }
-    patient["active"] = json!(replaced_by.is_none());
-    patient["link"] = Value::Array(links);
+    patient["active"] = json!(replaced_by.is_none() && !sources.is_empty());
+    if !links.is_empty() {
+        patient["link"] = Value::Array(links);
+    }
     patient
 }
 
@@ -79,7 +92,7 @@ mod tests {
 
     #[test]
     fn nobodys_id_can_be_read_from_the_golden_id() {
-        let id = new_id(&BTreeSet::from(["19900101-12345".to_owned()]));
+        let id = new_id(&BTreeSet::from(["19900101-12345".to_owned()]), 0);
         assert!(!id.contains("1990") && crate::fhir::reference::is_id(&id));
     }
 }

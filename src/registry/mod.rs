@@ -92,17 +92,39 @@ impl Registry {
         NewJob { kind: LINK_JOB.to_owned(), payload: serde_json::json!({ "version": 1, "patients": patients }), dedup_key: None, run_at }
     }
 
-    /// Links these source Patients to all that share a strong identifier with them.
+    /// Links these source Patients to all that share a strong identifier with them, and to nobody else.
     pub async fn link(&self, patients: &[String]) -> Result<(), RegistryError> {
         let mut done: BTreeSet<String> = BTreeSet::new();
         for part in patients.chunks(PART) {
-            for id in self.sharing(part).await? {
+            let mut waiting = self.sharing(part).await?;
+            waiting.extend(self.linked(part).await?);
+            while let Some(id) = waiting.pop_first() {
                 if !done.contains(&id) {
-                    done.extend(self.link_one(&id).await?);
+                    let (cluster, left) = self.link_one(&id).await?;
+                    done.insert(id);
+                    done.extend(cluster);
+                    waiting.extend(left);
                 }
             }
         }
         Ok(())
+    }
+
+    /// Those of `patients` that a golden Patient links.
+    async fn linked(&self, patients: &[String]) -> Result<BTreeSet<String>, RegistryError> {
+        let golden = self.golden_of(patients.iter()).await?;
+        let linked: BTreeSet<String> = golden.iter().filter_map(body).flat_map(|golden| golden::sources(&golden)).collect();
+        Ok(patients.iter().filter(|id| linked.contains(*id)).cloned().collect())
+    }
+
+    /// The golden Patients that link any of these sources.
+    async fn golden_of(&self, sources: impl Iterator<Item = &String>) -> Result<Vec<Stored>, RegistryError> {
+        let tests: Vec<Test> = sources.map(|id| Test::Reference { type_codes: vec![self.patient], id: id.clone() }).collect();
+        if tests.is_empty() {
+            return Ok(Vec::new());
+        }
+        let found = self.find(Filter::Param { param: self.link, tests }).await?;
+        Ok(found.into_iter().filter(|stored| body(stored).is_some_and(|patient| golden::is_golden(&patient))).collect())
     }
 
     /// Those of `patients` that share a strong identifier with anyone: most share with nobody, and two queries tell.
@@ -136,15 +158,13 @@ impl Registry {
         Ok(patients.iter().filter(|id| shared.contains(*id)).cloned().collect())
     }
 
-    /// Answers the ids of the whole cluster.
-    async fn link_one(&self, id: &str) -> Result<BTreeSet<String>, RegistryError> {
+    /// Answers the ids of the whole cluster, and those that were linked with them and are no longer.
+    async fn link_one(&self, id: &str) -> Result<(BTreeSet<String>, BTreeSet<String>), RegistryError> {
         for _ in 0..ATTEMPTS {
             let (sources, identifiers) = self.cluster(id).await?;
-            if sources.len() < 2 {
-                return Ok(sources);
-            }
-            match self.write_golden(&sources, &identifiers).await {
-                Ok(()) => return Ok(sources),
+            let done = if sources.len() < 2 { self.leave(id).await } else { self.write_golden(&sources, &identifiers).await };
+            match done {
+                Ok(left) => return Ok((sources, left)),
                 Err(RegistryError::Write(WriteError::Stale)) => {
                     tokio::time::sleep(std::time::Duration::from_millis(rand::random_range(1..20))).await;
                 }
@@ -152,6 +172,32 @@ impl Registry {
             }
         }
         Err(RegistryError::Write(WriteError::Stale))
+    }
+
+    /// Takes a source that shares with nobody out of the golden Patients that link it. Those who remain keep theirs if they still
+    /// share; otherwise it stands for nobody any more.
+    async fn leave(&self, id: &str) -> Result<BTreeSet<String>, RegistryError> {
+        let mut left = BTreeSet::new();
+        for stored in self.golden_of(std::iter::once(&id.to_owned())).await? {
+            let mut others = body(&stored).map(|golden| golden::sources(&golden)).unwrap_or_default();
+            others.remove(id);
+            let mut handed_on = false;
+            for other in &others {
+                let (sources, identifiers) = self.cluster(other).await?;
+                if sources.len() > 1 {
+                    left.extend(self.write_golden(&sources, &identifiers).await?);
+                    handed_on = true;
+                    break;
+                }
+            }
+            if !handed_on {
+                let nobodys = golden::resource(&stored.id, &BTreeSet::new(), &BTreeSet::new(), None);
+                let mutations = vec![self.mutation(&stored.id, Some(&stored), nobodys)?];
+                self.store.commit(Unit { mutations, ..Unit::default() }).await?;
+            }
+        }
+        left.remove(id);
+        Ok(left)
     }
 
     /// Everyone reached from `id` over shared strong identifiers.
@@ -190,23 +236,21 @@ impl Registry {
     }
 
     /// Writes the cluster's golden Patient: the oldest that links one of the sources, or a new one. Others that link some of them
-    /// are replaced by it.
-    async fn write_golden(&self, sources: &BTreeSet<String>, identifiers: &BTreeSet<Identifier>) -> Result<(), RegistryError> {
-        let tests = sources.iter().map(|id| Test::Reference { type_codes: vec![self.patient], id: id.clone() }).collect();
-        let existing: Vec<Stored> = self
-            .find(Filter::Param { param: self.link, tests })
-            .await?
-            .into_iter()
-            .filter(|stored| body(stored).is_some_and(|p| golden::is_golden(&p)))
-            .collect();
+    /// are replaced by it. Answers those who were linked with them and no longer share.
+    async fn write_golden(
+        &self,
+        sources: &BTreeSet<String>,
+        identifiers: &BTreeSet<Identifier>,
+    ) -> Result<BTreeSet<String>, RegistryError> {
+        let existing = self.golden_of(sources.iter()).await?;
+        let linked: BTreeSet<String> = existing.iter().filter_map(body).flat_map(|golden| golden::sources(&golden)).collect();
         let mut existing: BTreeMap<i64, Stored> = existing.into_iter().map(|stored| (stored.key, stored)).collect();
-        let kept = existing.pop_first().map(|(_, stored)| stored);
-        let id = kept.as_ref().map_or_else(|| golden::new_id(sources), |stored| stored.id.to_string());
-        // A golden Patient of that name may have been made and removed before.
-        let kept = match kept {
-            Some(kept) => Some(kept),
-            None => self.store.read(self.patient, &id, &Scope::All).await?,
+        let (id, kept) = match existing.pop_first() {
+            Some((_, kept)) => (kept.id.to_string(), Some(kept)),
+            None => self.unused(sources).await?,
         };
+        let taken = kept.as_ref().and_then(body).map(|golden| golden::sources(&golden)).unwrap_or_default();
+        let left = linked.into_iter().chain(taken).filter(|id| !sources.contains(id)).collect();
         let mut mutations = Vec::new();
         let now = golden::resource(&id, sources, identifiers, None);
         if kept.as_ref().and_then(body).is_none_or(|before| !golden::same(&before, &now)) {
@@ -219,7 +263,21 @@ impl Registry {
         if !mutations.is_empty() {
             self.store.commit(Unit { mutations, ..Unit::default() }).await?;
         }
-        Ok(())
+        Ok(left)
+    }
+
+    /// The first id for a new golden Patient that stands for nobody else (somebody may just have made it for these), and what is
+    /// there under this id.
+    async fn unused(&self, sources: &BTreeSet<String>) -> Result<(String, Option<Stored>), RegistryError> {
+        for nth in 0..ATTEMPTS as u32 {
+            let id = golden::new_id(sources, nth);
+            let stored = self.store.read(self.patient, &id, &Scope::All).await?;
+            let known = stored.as_ref().and_then(body).map(|golden| golden::sources(&golden)).unwrap_or_default();
+            if known.is_empty() || !known.is_disjoint(sources) {
+                return Ok((id, stored));
+            }
+        }
+        Err(RegistryError::Write(WriteError::Stale))
     }
 
     fn mutation(&self, id: &str, before: Option<&Stored>, resource: Value) -> Result<Mutation, RegistryError> {

@@ -165,7 +165,7 @@ impl<'a> Reader<'a> {
     /// The type that a modifier of a reference names.
     fn target(&self, name: &str, param: &SearchParam, modifier: &str) -> Result<TypeCode, Refusal> {
         if !reference::is_type_name(modifier) {
-            return Err(unknown(format!("'{}' is no type that {name} may refer to", shown(modifier))));
+            return Err(bad(IssueCode::Invalid, format!("'{}' is no type that {name} may refer to", shown(modifier))));
         }
         let target = self.type_code(modifier)?;
         if param.targets.contains(&target) {
@@ -249,7 +249,7 @@ impl<'a> Reader<'a> {
             }
             _ => {
                 let hint = suggest::hint(modifier, MODIFIERS);
-                Err(unknown(format!("'{}' is no modifier{hint}", shown(modifier))))
+                Err(bad(IssueCode::Invalid, format!("'{}' is no modifier{hint}", shown(modifier))))
             }
         }
     }

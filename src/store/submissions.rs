@@ -2,9 +2,10 @@
 
 use super::api::Store;
 use super::sql::{Arg, Sql, bind_all};
-use super::{FacilityKey, Scope, compile};
+use super::{FacilityKey, Scope, TypeCode, compile};
 use crate::fhir::time::{Micros, now};
 use sqlx::AssertSqlSafe;
+use std::collections::BTreeSet;
 
 /// A kept submission.
 #[derive(Clone, Debug)]
@@ -101,6 +102,14 @@ impl Store {
             Store::Sqlite(db) => run!(db.write.begin_with("BEGIN IMMEDIATE").await?),
             Store::Postgres(db) => run!(db.pool.begin().await?),
         }
+    }
+
+    /// Facilities that ever sent a payload, a zero report too, or own a resource of this type.
+    pub async fn contributors(&self, type_code: TypeCode) -> Result<BTreeSet<FacilityKey>, sqlx::Error> {
+        let mut sql = Sql::new(self.dialect());
+        sql.push("SELECT DISTINCT owner FROM submission WHERE state = 'done' UNION SELECT DISTINCT owner FROM resource WHERE live = 1 AND type = ");
+        sql.literal(i64::from(type_code));
+        Ok(self.integers(sql).await?.into_iter().collect())
     }
 
     /// Kept submissions of these kinds after `after`, oldest first: what replay walks through. `only_unfinished`: those that a crash interrupted.

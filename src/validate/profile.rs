@@ -3,6 +3,7 @@
 //! Slices are passed over: an element with a slice name, and all that is under it, asks nothing.
 
 use super::report::{Path, Report};
+use super::structure::type_names;
 use crate::definitions::{CodeSet, Element, ElementType, Structure, StructureKind, TypeCode, r4};
 use crate::fhir::{Issue, IssueCode, Reference, Severity, decimal};
 use crate::fhirpath::{Env, Expression, Node};
@@ -182,7 +183,7 @@ pub fn profile(resource: &Value, profile: &Profile) -> Vec<Issue> {
             check.constraints(&profile.root, Node::root(resource), &path);
             check.members(&profile.root, Some(profile.structure), map, &path);
         }
-        _ => check.say(IssueCode::Structure, &path, format_args!("must be a {}", profile.resource_type())),
+        _ => check.say(IssueCode::Structure, &path, || format!("must be a {}", profile.resource_type())),
     }
     report.finish()
 }
@@ -212,11 +213,11 @@ impl<'a> Check<'a, '_> {
             }
             if count < child.min {
                 let words = if count == 0 { "is required and missing" } else { "has too few items" };
-                self.say(IssueCode::Required, &path, format_args!("{words}"));
+                self.say(IssueCode::Required, &path, || words.into());
             }
             if child.max.is_some_and(|max| count > max) {
                 let words = if child.max == Some(0) { "must not be given" } else { "has too many items" };
-                self.say(IssueCode::Structure, &path, format_args!("{words}"));
+                self.say(IssueCode::Structure, &path, || words.into());
             }
         }
     }
@@ -224,7 +225,7 @@ impl<'a> Check<'a, '_> {
     /// Looks at each item under a key; answers how many there are.
     fn found(&mut self, rule: &Rule, found: &Found<'a>, path: &Path) -> usize {
         if let Some(kind) = found.kind.filter(|kind| !rule.types.is_empty() && !rule.types.iter().any(|t| t == kind.name)) {
-            self.say(IssueCode::Structure, path, format_args!("must not be of type {}, but {}", kind.name, rule.types.join(" or ")));
+            self.say(IssueCode::Structure, path, || format!("must not be of type {}, but {}", kind.name, rule.types.join(" or ")));
         }
         match (found.value, found.sibling) {
             (Some(Value::Array(values)), sibling) => {
@@ -245,20 +246,19 @@ impl<'a> Check<'a, '_> {
 
     fn item(&mut self, rule: &Rule, kind: Option<&'static ElementType>, value: &'a Value, sibling: Option<&'a Value>, path: &Path) {
         if rule.fixed.as_ref().is_some_and(|fixed| !same(fixed, value)) {
-            self.say(IssueCode::Value, path, format_args!("must be exactly the value that is fixed"));
+            self.say(IssueCode::Value, path, || "must be exactly the value that is fixed".into());
         }
         if rule.pattern.as_ref().is_some_and(|pattern| !matches(pattern, value)) {
-            self.say(IssueCode::Value, path, format_args!("must have what the pattern asks for"));
+            self.say(IssueCode::Value, path, || "must have what the pattern asks for".into());
         }
         if let Some(codes) = rule.binding.filter(|codes| !bound(codes, value)) {
-            self.say(IssueCode::CodeInvalid, path, format_args!("must be a code of {}", codes.url));
+            self.say(IssueCode::CodeInvalid, path, || format!("must be a code of {}", codes.url));
         }
         if let Some(Reference::Local { type_name, .. } | Reference::Conditional { type_name, .. }) =
             value.get("reference").filter(|_| !rule.targets.is_empty()).and_then(Value::as_str).and_then(Reference::parse)
             && !r4().type_code(type_name).is_some_and(|code| rule.targets.contains(&code))
         {
-            let names: Vec<&str> = rule.targets.iter().map(|code| r4().type_name(*code)).collect();
-            self.say(IssueCode::Value, &path.member("reference"), format_args!("must refer to {}", names.join(" or ")));
+            self.say(IssueCode::Value, &path.member("reference"), || format!("must refer to {}", type_names(&rule.targets)));
         }
         if let Some(kind) = kind {
             self.constraints(rule, Node::typed(value, sibling, kind.name), path);
@@ -274,19 +274,20 @@ impl<'a> Check<'a, '_> {
                 Ok(Some(true)) => {}
                 // Nothing is as good as no: an invariant must hold.
                 Ok(_) => {
-                    let words = format!("{} (profile {})", constraint.words, self.profile.url);
+                    let words = || format!("{} (profile {})", constraint.words, self.profile.url);
                     self.report.add(constraint.severity, IssueCode::Invariant, path, words);
                 }
                 Err(error) => {
-                    let words = format!("cannot be held against {}: {error} (profile {})", constraint.words, self.profile.url);
+                    let words = || format!("cannot be held against {}: {error} (profile {})", constraint.words, self.profile.url);
                     self.report.add(Severity::Warning, IssueCode::Processing, path, words);
                 }
             }
         }
     }
 
-    fn say(&mut self, code: IssueCode, path: &Path, words: std::fmt::Arguments) {
-        self.report.error(code, path, format!("{words} (profile {})", self.profile.url));
+    fn say(&mut self, code: IssueCode, path: &Path, words: impl FnOnce() -> String) {
+        let url = &self.profile.url;
+        self.report.error(code, path, || format!("{} (profile {url})", words()));
     }
 }
 

@@ -73,11 +73,12 @@ pub(super) struct Report {
 }
 
 impl Report {
-    pub(super) fn error(&mut self, code: IssueCode, path: &Path, words: impl Into<String>) {
+    pub(super) fn error(&mut self, code: IssueCode, path: &Path, words: impl FnOnce() -> String) {
         self.add(Severity::Error, code, path, words);
     }
 
-    pub(super) fn add(&mut self, severity: Severity, code: IssueCode, path: &Path, words: impl Into<String>) {
+    /// The words are made only when there is room for them: there may be millions of problems.
+    pub(super) fn add(&mut self, severity: Severity, code: IssueCode, path: &Path, words: impl FnOnce() -> String) {
         if self.issues.len() >= MAX_ISSUES {
             self.left_out += 1;
             if !severity.is_error() {
@@ -92,7 +93,7 @@ impl Report {
             self.warnings -= 1;
         }
         self.warnings += usize::from(!severity.is_error());
-        self.issues.push(Issue { severity, code, diagnostics: words.into(), expression: path.text() });
+        self.issues.push(Issue { severity, code, diagnostics: words(), expression: path.text() });
     }
 
     pub(super) fn finish(mut self) -> Vec<Issue> {
@@ -113,9 +114,9 @@ mod tests {
     fn errors_push_warnings_out_when_not_all_fit() {
         let (root, mut report) = (Path::root("Patient"), Report::default());
         for _ in 0..MAX_ISSUES {
-            report.add(Severity::Warning, IssueCode::Value, &root, "w");
+            report.add(Severity::Warning, IssueCode::Value, &root, || "w".into());
         }
-        report.error(IssueCode::Structure, &root, "e");
+        report.error(IssueCode::Structure, &root, || "e".into());
         let issues = report.finish();
         assert_eq!(issues.len(), MAX_ISSUES + 1);
         assert_eq!(issues.iter().filter(|i| i.severity == Severity::Error).count(), 1);
@@ -126,7 +127,7 @@ mod tests {
     fn an_error_left_out_still_makes_the_outcome_an_error() {
         let (root, mut report) = (Path::root("Patient"), Report::default());
         for _ in 0..MAX_ISSUES + 5 {
-            report.error(IssueCode::Structure, &root, "e");
+            report.error(IssueCode::Structure, &root, || "e".into());
         }
         let issues = report.finish();
         assert_eq!((issues.len(), issues.last().map(|i| i.severity)), (MAX_ISSUES + 1, Some(Severity::Error)));

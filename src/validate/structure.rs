@@ -2,7 +2,7 @@
 
 use super::primitive;
 use super::report::{Path, Report};
-use crate::definitions::{CodeSet, Definitions, Element, ElementKind, Primitive, Structure, StructureKind, r4};
+use crate::definitions::{CodeSet, Definitions, Element, ElementKind, Primitive, Structure, StructureKind, TypeCode, r4};
 use crate::fhir::{Issue, IssueCode, Reference, Severity};
 use serde_json::{Map, Value};
 use std::borrow::Cow;
@@ -45,7 +45,7 @@ impl Walk<'_> {
     fn object(&mut self, structure: &'static Structure, map: &Map<String, Value>, path: &Path) {
         // Not every caller's JSON comes from the parser, which guards against this too.
         if path.too_deep() {
-            return self.report.error(IssueCode::TooLong, path, "is nested too deeply");
+            return self.report.error(IssueCode::TooLong, path, || "is nested too deeply".into());
         }
         if map.keys().all(|key| key == "id") && structure.kind != StructureKind::Resource {
             return self.wrong(path, "must not be an empty object; give it content or leave it out");
@@ -73,14 +73,14 @@ impl Walk<'_> {
         }
         for (at, element) in structure.elements.iter().enumerate() {
             if element.min > 0 && seen & bit(at) == 0 {
-                self.report.error(IssueCode::Required, &path.member(element.name), "is required and missing");
+                self.report.error(IssueCode::Required, &path.member(element.name), || "is required and missing".into());
             }
         }
         if structure.name == "Extension"
             && map.contains_key("extension")
             && map.keys().any(|key| key.trim_start_matches('_').starts_with("value"))
         {
-            self.report.error(IssueCode::Invariant, path, "must have either a value or extensions of its own, not both");
+            self.report.error(IssueCode::Invariant, path, || "must have either a value or extensions of its own, not both".into());
         }
     }
 
@@ -116,12 +116,12 @@ impl Walk<'_> {
         match kind {
             ElementKind::Resource => self.resource(value, path, element.name == "contained"),
             ElementKind::Primitive(primitive) => match primitive::check(primitive, value) {
-                Err((code, words)) => self.report.error(code, path, words),
+                Err((code, words)) => self.report.error(code, path, || words.into()),
                 Ok(()) => {
                     if let (Primitive::Code, Some(codes), Some(code)) = (primitive, self.codes(element), value.as_str())
                         && !codes.contains_code(code)
                     {
-                        self.report.error(IssueCode::CodeInvalid, path, format!("must be {}", choices(codes)));
+                        self.report.error(IssueCode::CodeInvalid, path, || format!("must be {}", choices(codes)));
                     }
                 }
             },
@@ -182,18 +182,17 @@ impl Walk<'_> {
         match Reference::parse(text) {
             Some(Reference::Local { type_name, .. } | Reference::Conditional { type_name, .. }) => {
                 match self.definitions.type_code(type_name) {
-                    None => self.report.error(IssueCode::Value, path, "names no FHIR R4 resource type"),
+                    None => self.report.error(IssueCode::Value, path, || "names no FHIR R4 resource type".into()),
                     Some(code) if element.targets.is_empty() || element.targets.contains(&code) => {}
                     Some(_) => {
-                        let names: Vec<&str> = element.targets.iter().map(|code| self.definitions.type_name(*code)).collect();
-                        self.report.error(IssueCode::Value, path, format!("must refer to {}", names.join(" or ")));
+                        self.report.error(IssueCode::Value, path, || format!("must refer to {}", type_names(&element.targets)));
                     }
                 }
             }
             Some(_) => {}
             None => {
                 let words = "is no reference that can be followed; write Type/id, #id, urn:uuid:… or an absolute URL";
-                self.report.add(Severity::Warning, IssueCode::Value, path, words);
+                self.report.add(Severity::Warning, IssueCode::Value, path, || words.into());
             }
         }
     }
@@ -209,9 +208,10 @@ impl Walk<'_> {
             });
         let said_otherwise = codings.is_empty() && map.contains_key("extension");
         if !bound && !said_otherwise {
-            let systems: Vec<&str> = codes.groups().iter().map(|group| group.system).collect();
-            let words = format!("must have a coding with system {} whose code is {}", systems.join(" or "), choices(codes));
-            self.report.error(IssueCode::CodeInvalid, path, words);
+            self.report.error(IssueCode::CodeInvalid, path, || {
+                let systems: Vec<&str> = codes.groups().iter().map(|group| group.system).collect();
+                format!("must have a coding with system {} whose code is {}", systems.join(" or "), choices(codes))
+            });
         }
     }
 
@@ -225,15 +225,14 @@ impl Walk<'_> {
         if name.len() > 64 || !name.starts_with(|c: char| c.is_ascii_alphabetic()) || !name.bytes().all(|b| b.is_ascii_alphanumeric()) {
             return self.wrong(path, "has a member that is no element of FHIR R4");
         }
-        let words = match meant(structure, name) {
+        self.report.error(IssueCode::Structure, &path.member(key), || match meant(structure, name) {
             Some(meant) => format!("is no element of {} in FHIR R4; is {meant} meant?", structure.name),
             None => format!("is no element of {} in FHIR R4; check its spelling and its place", structure.name),
-        };
-        self.report.error(IssueCode::Structure, &path.member(key), words);
+        });
     }
 
     fn wrong(&mut self, path: &Path, words: &'static str) {
-        self.report.error(IssueCode::Structure, path, words);
+        self.report.error(IssueCode::Structure, path, || words.into());
     }
 }
 
@@ -246,6 +245,11 @@ fn bit(place: usize) -> u64 {
 fn other_type_given(element: &Element, own: &str, map: &Map<String, Value>) -> bool {
     let keys = element.types.iter().map(|kind| element.json_key(kind));
     keys.filter(|key| key != own).any(|key| map.contains_key(&*key) || map.contains_key(&format!("_{key}")))
+}
+
+/// The names of these types in words.
+pub(super) fn type_names(types: &[TypeCode]) -> String {
+    types.iter().map(|code| r4().type_name(*code)).collect::<Vec<_>>().join(" or ")
 }
 
 /// The codes of a set in words, as far as they are few.

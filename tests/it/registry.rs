@@ -308,6 +308,48 @@ both_databases!(
 );
 
 both_databases!(
+    async fn a_link_ends_with_the_identifier_that_made_it(db: &TestDb) {
+        let server = TestServer::open(db).await;
+        let first = create(&server, "HF-1", &[(NIDA, ANNA)]).await;
+        let second = create(&server, "HF-2", &[(NIDA, ANNA)]).await;
+        let third = create(&server, "HF-3", &[(NIDA, ANNA)]).await;
+        let fourth = create(&server, "HF-4", &[(NIDA, JUMA)]).await;
+        let (id, _) = golden_when(&server, &[3]).await.pop().unwrap();
+        let correct = async |patient: &str, identifiers: Value| {
+            let mut resource = json!({ "resourceType": "Patient", "id": patient, "gender": "female" });
+            if !identifiers.is_null() {
+                resource["identifier"] = identifiers;
+            }
+            let request =
+                server.client.put(server.url(&format!("/fhir/Patient/{patient}"))).header("content-type", "application/fhir+json");
+            let (status, body) = answer(request.body(resource.to_string())).await;
+            assert_eq!(status, 200, "{body}");
+        };
+        // The third was somebody else, who is known already.
+        correct(&third, json!([{ "system": NIDA, "value": JUMA }])).await;
+        let found = golden_when(&server, &[2, 2]).await;
+        let expected = [BTreeSet::from([first.clone(), second.clone()]), BTreeSet::from([third.clone(), fourth])];
+        assert!(expected.iter().all(|sources| found.iter().any(|(_, linked)| linked == sources)), "{found:?}");
+        // The second has no number at all: nothing links the first any more.
+        correct(&second, Value::Null).await;
+        golden_when(&server, &[2]).await;
+        let (_, retired) = server.get(&format!("/fhir/Patient/{id}")).await;
+        let (_, other) = server.get("/fhir/Patient?_tag=golden").await;
+        for golden in resources(&other).iter().chain([&retired]) {
+            let links = golden["link"].to_string();
+            assert!(!links.contains(&first) && !links.contains(&second), "{golden}");
+        }
+        // And a source that is removed is in no link.
+        assert_eq!(answer(server.client.delete(server.url(&format!("/fhir/Patient/{third}")))).await.0, 204);
+        golden_when(&server, &[]).await;
+        // Whoever shares it again is linked again.
+        correct(&second, json!([{ "system": NIDA, "value": ANNA }])).await;
+        golden_when(&server, &[2]).await;
+        server.stop().await;
+    }
+);
+
+both_databases!(
     async fn racing_facilities_make_one_golden_patient(db: &TestDb) {
         let server = TestServer::open(db).await;
         for round in 0..6 {

@@ -86,8 +86,16 @@ pub struct How {
 }
 
 impl How {
-    fn is_dry_run(&self) -> bool {
-        self.test_data_validity.as_deref().is_some_and(|text| text.eq_ignore_ascii_case("true"))
+    /// A value that is neither true nor false is refused: who asks for a dry run in other words must not find the data stored.
+    fn is_dry_run(&self) -> Result<bool, Refusal> {
+        match self.test_data_validity.as_deref().map(str::to_ascii_lowercase).as_deref() {
+            None | Some("false") => Ok(false),
+            Some("true") => Ok(true),
+            Some(_) => Err(Refusal::new(
+                RefusalKind::Malformed,
+                Issue::error(IssueCode::Value, "testDataValidity must be true or false").at("testDataValidity"),
+            )),
+        }
     }
 }
 
@@ -127,7 +135,7 @@ async fn answer(
         app.submitter.writer.workers().run(move || body::check_values(&checked, Format::Json)).await.map_err(&error)?.map_err(of)?;
         payload
     };
-    let (status, reply) = if how.is_dry_run() {
+    let (status, reply) = if how.is_dry_run().map_err(&error)? {
         let processed = app.submitter.check(door, payload.to_vec(), caller.facility_code.clone()).await.map_err(|e| error(refusal(e)))?;
         reply::checked(&processed)
     } else {

@@ -96,7 +96,7 @@ fn ids(record: &Record) -> Vec<(String, Value)> {
 }
 
 pub(super) fn all_resources(processed: &Processed) -> Vec<&Value> {
-    let records = processed.records.iter().flat_map(|record| resources(record));
+    let records = processed.records.iter().flat_map(resources);
     processed.shared.iter().chain(records).map(|produced| &produced.resource).collect()
 }
 
@@ -119,7 +119,8 @@ fn every_shipped_example_gives_valid_resources_without_a_warning() {
 
 #[test]
 fn a_spoiled_record_is_rejected_with_the_fault_named() {
-    let cases: [(&str, fn(&mut Value), &str); 10] = [
+    type Case = (&'static str, fn(&mut Value), &'static str);
+    let cases: [Case; 10] = [
         ("no first name", |r| r["demographicDetails"]["firstName"] = json!(""), "demographicDetails.firstName: must not be blank"),
         ("no identifier", |r| r["demographicDetails"]["identifiers"] = json!([]), "demographicDetails.identifiers: must not be empty"),
         (
@@ -186,7 +187,7 @@ fn slips_are_forgiven_and_told() {
     let texts: Vec<&Value> =
         of_type(&record, "Observation").into_iter().map(|observation| &observation["valueString"]).filter(|text| !text.is_null()).collect();
     assert_eq!(texts, ["fever for 2 days"]);
-    assert!(of_type(&record, "Observation").iter().any(|observation| observation["valueQuantity"]["value"].to_string() == "64.5"));
+    assert!(of_type(&record, "Observation").iter().any(|observation| observation["valueQuantity"]["value"] == json!(64.5)));
 }
 
 #[test]
