@@ -69,7 +69,7 @@ fn concept(chance: &mut Chance) -> Value {
 }
 
 fn number(chance: &mut Chance) -> Value {
-    serde_json::from_str(*chance.pick(&VALUES)).unwrap()
+    serde_json::from_str(chance.pick(&VALUES)).unwrap()
 }
 
 fn quantity(chance: &mut Chance) -> Value {
