@@ -69,7 +69,7 @@ fn concept(chance: &mut Chance) -> Value {
 }
 
 fn number(chance: &mut Chance) -> Value {
-    let value: &str = chance.pick(&VALUES[..]);
+    let value: &&str = chance.pick(&VALUES);
     serde_json::from_str(value).unwrap()
 }
 
