@@ -69,7 +69,8 @@ fn concept(chance: &mut Chance) -> Value {
 }
 
 fn number(chance: &mut Chance) -> Value {
-    serde_json::from_str(*chance.pick(&VALUES)).unwrap()
+    let digits: &str = chance.pick::<&str>(&VALUES);
+    serde_json::from_str(digits).unwrap()
 }
 
 fn quantity(chance: &mut Chance) -> Value {
