@@ -567,8 +567,8 @@ both_databases!(
         let server = TestServer::smart(db).await;
         let path = server.url("/api/v1/hduApi/dataTemplates");
         let (_, examples) = answer(server.client.get(format!("{path}/examples")).basic_auth("emr-1", Some(&facility))).await;
-        let of_hdu = |example: &&Value| example["template"] == "hdu";
-        let mut visit = examples["results"].as_array().and_then(|all| all.iter().find(of_hdu)).expect("an example")["payload"].clone();
+        let visits = examples["results"].as_array().unwrap().iter().find(|example| example["name"] == "antenatal-visit.json");
+        let mut visit = visits.unwrap()["payload"].clone();
         for (id, secret, named) in [("ministry", &operator, "HF-1"), ("emr-1", &facility, "HF-2")] {
             visit["data"]["facilityDetails"]["code"] = json!(named);
             let request = server.client.post(&path).basic_auth(id, Some(secret)).header("content-type", "application/json");

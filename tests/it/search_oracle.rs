@@ -69,8 +69,8 @@ fn concept(chance: &mut Chance) -> Value {
 }
 
 fn number(chance: &mut Chance) -> Value {
-    let digits: &str = chance.pick::<&str>(&VALUES);
-    serde_json::from_str(digits).unwrap()
+    let value: &&str = chance.pick(&VALUES);
+    serde_json::from_str(value).unwrap()
 }
 
 fn quantity(chance: &mut Chance) -> Value {
