@@ -167,7 +167,10 @@ impl<'a> Reader<'a> {
         if !reference::is_type_name(modifier) {
             return Err(bad(IssueCode::Invalid, format!("'{}' is no type that {name} may refer to", shown(modifier))));
         }
-        let target = self.type_code(modifier)?;
+        let target = self.definitions.type_code(modifier).ok_or_else(|| {
+            let hint = suggest::hint(modifier, self.definitions.resource_types().iter().copied());
+            bad(IssueCode::Invalid, format!("'{}' is no R4 resource type{hint}", shown(modifier)))
+        })?;
         if param.targets.contains(&target) {
             return Ok(target);
         }
