@@ -16,6 +16,7 @@ use crate::fhir::time::{Micros, format_instant, now};
 use crate::fhir::{Issue, IssueCode};
 use crate::registry::Registry;
 use crate::search::{ParseOptions, extract};
+use crate::store::gate::{About, Traits};
 use crate::store::write::{Change, NewJob};
 use crate::store::{FacilityKey, IndexEntry, IndexValue, Mutation, Precondition, Scope, Store, Stored, TypeCode, Unit, WriteError};
 use crate::terminology::Terminology;
@@ -40,8 +41,8 @@ pub struct Draft {
     pub type_code: TypeCode,
     pub type_name: &'static str,
     pub id: Box<str>,
-    /// The patient whose compartment it is in.
-    pub patient: Option<Box<str>>,
+    /// Whose record it is part of.
+    pub about: About,
     pub entries: Vec<IndexEntry>,
     /// The serialised resource from the quote that ends `meta.lastUpdated` on.
     tail: Vec<u8>,
@@ -60,11 +61,11 @@ impl Draft {
             }
         }
         let entries = extract::extract(type_code, &resource, options);
-        let patient = extract::patient_of(type_code, &resource).map(Into::into);
+        let about = extract::about(type_code, &resource, &entries, &options.base);
         if let Some(members) = resource.as_object_mut() {
             meta = members.get_mut("meta").map(Value::take);
         }
-        Draft { type_code, type_name, id: id.into(), patient, entries, tail: tail(meta.as_ref(), &resource) }
+        Draft { type_code, type_name, id: id.into(), about, entries, tail: tail(meta.as_ref(), &resource) }
     }
 
     /// The bytes of version `version`, and where its `meta.lastUpdated` stands.
@@ -435,17 +436,17 @@ impl Writer {
             live.and_then(|live| live.body.as_ref()).map(|body| self.entries_of(type_code, body)).transpose()?.unwrap_or_default();
         let owner = if for_all { OPERATOR } else { stored.map_or(author.owner, |stored| stored.owner) };
         let id = Box::from(id);
-        let (patient, change) = match wanted.action {
+        let (about, change) = match wanted.action {
             Action::Put(draft) => {
                 let (body, stamp_at) = draft.body(base_version + 1);
-                (draft.patient, Change::Put { body, stamp_at, entries: draft.entries, old_entries })
+                (draft.about, Change::Put { body, stamp_at, entries: draft.entries, old_entries })
             }
             Action::Delete { .. } => {
-                let patient = live.and_then(|live| live.body.as_ref()).and_then(|body| self.patient_of(type_code, body));
-                (patient, Change::Delete { old_entries })
+                let about = live.and_then(|live| live.body.as_ref()).map(|body| self.about(type_code, body, &old_entries));
+                (about.transpose()?.unwrap_or(About::Unknown), Change::Delete { old_entries })
             }
         };
-        let mutation = Mutation { type_code, id, base_version, change, owner, listed: true, patient };
+        let mutation = Mutation { type_code, id, base_version, change, owner, listed: true, about, traits: Traits::default(), rules: None };
         Ok(Step { done, mutation: Some(mutation) })
     }
 
@@ -480,9 +481,9 @@ impl Writer {
         Ok(extract::extract(type_code, &resource, &self.options))
     }
 
-    fn patient_of(&self, type_code: TypeCode, body: &[u8]) -> Option<Box<str>> {
-        let resource: Value = serde_json::from_slice(body).ok()?;
-        extract::patient_of(type_code, &resource).map(Into::into)
+    fn about(&self, type_code: TypeCode, body: &[u8], entries: &[IndexEntry]) -> Result<About, Refusal> {
+        let resource: Value = serde_json::from_slice(body).map_err(Refusal::internal)?;
+        Ok(extract::about(type_code, &resource, entries, &self.options.base))
     }
 }
 
@@ -492,10 +493,7 @@ struct Step {
 }
 
 fn may_change(author: &Author, owner: FacilityKey) -> bool {
-    match &author.scope {
-        Scope::All => true,
-        Scope::Owners(owners) => owners.contains(&owner),
-    }
+    author.scope == Scope::All || author.scope.owners().contains(&owner)
 }
 
 fn stamped(body: &[u8], stamp_at: usize, updated: Micros) -> Bytes {

@@ -18,6 +18,7 @@ use crate::definitions;
 use crate::search::extract;
 use crate::store::query::{SystemTest, Test};
 use crate::store::write::{Change, Mutation, NewJob, Unit, WriteError};
+use crate::store::gate::{About, Traits};
 use crate::store::{Filter, ParamId, Query, Scope, Store, Stored, TypeCode};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
@@ -289,7 +290,17 @@ impl Registry {
         let (bytes, stamp_at) = golden::stamped(&resource, base_version + 1);
         let old_entries = before.and_then(body).as_ref().map(&entries).unwrap_or_default();
         let change = Change::Put { body: bytes, stamp_at, entries: entries(&resource), old_entries };
-        Ok(Mutation { type_code: self.patient, id: id.into(), base_version, change, owner: 0, listed: false, patient: Some(id.into()) })
+        Ok(Mutation {
+            type_code: self.patient,
+            id: id.into(),
+            base_version,
+            change,
+            owner: 0,
+            listed: false,
+            about: About::Patient(id.into()),
+            traits: Traits::default(),
+            rules: None,
+        })
     }
 }
 
