@@ -16,10 +16,11 @@ INSERT INTO audience_part (actor, purpose, audience, part, parts) VALUES (0, 0, 
 
 -- One rule for each patient that the Consent covers and each of its provisions. parent: the node it is an exception to (-1: none).
 -- low, high: microseconds between which it holds. parts: criteria on the resource, all of them in rule_part. series, stamp: of rules
--- with the same series (not 0) those with the newest stamp count, the others are superseded.
+-- with the same series (not 0) those of the newest Consent count, by stamp and then by when it was written; the others are superseded.
+-- precedence: of the rules that speak of a row the lowest decides; odd ones show it.
 CREATE TABLE rule (
-    patient BIGINT NOT NULL, consent BIGINT NOT NULL, node BIGINT NOT NULL, parent BIGINT NOT NULL, permit BIGINT NOT NULL, audience BIGINT NOT NULL, low BIGINT NOT NULL, high BIGINT NOT NULL,
-    parts BIGINT NOT NULL, children BIGINT NOT NULL, named BIGINT NOT NULL, series BIGINT NOT NULL, stamp BIGINT NOT NULL, superseded BIGINT NOT NULL,
+    patient BIGINT NOT NULL, consent BIGINT NOT NULL, node BIGINT NOT NULL, parent BIGINT NOT NULL, precedence BIGINT NOT NULL, audience BIGINT NOT NULL, low BIGINT NOT NULL, high BIGINT NOT NULL,
+    parts BIGINT NOT NULL, children BIGINT NOT NULL, named BIGINT NOT NULL, series BIGINT NOT NULL, stamp BIGINT NOT NULL, updated BIGINT NOT NULL, superseded BIGINT NOT NULL,
     PRIMARY KEY (patient, consent, node)
 );
 CREATE INDEX rule_consent ON rule (consent);

@@ -16,10 +16,11 @@ INSERT INTO audience_part (actor, purpose, audience, part, parts) VALUES (0, 0, 
 
 -- One rule for each patient that the Consent covers and each of its provisions. parent: the node it is an exception to (-1: none).
 -- low, high: microseconds between which it holds. parts: criteria on the resource, all of them in rule_part. series, stamp: of rules
--- with the same series (not 0) those with the newest stamp count, the others are superseded.
+-- with the same series (not 0) those of the newest Consent count, by stamp and then by when it was written; the others are superseded.
+-- precedence: of the rules that speak of a row the lowest decides; odd ones show it.
 CREATE TABLE rule (
-    patient INTEGER NOT NULL, consent INTEGER NOT NULL, node INTEGER NOT NULL, parent INTEGER NOT NULL, permit INTEGER NOT NULL, audience INTEGER NOT NULL, low INTEGER NOT NULL, high INTEGER NOT NULL,
-    parts INTEGER NOT NULL, children INTEGER NOT NULL, named INTEGER NOT NULL, series INTEGER NOT NULL, stamp INTEGER NOT NULL, superseded INTEGER NOT NULL,
+    patient INTEGER NOT NULL, consent INTEGER NOT NULL, node INTEGER NOT NULL, parent INTEGER NOT NULL, precedence INTEGER NOT NULL, audience INTEGER NOT NULL, low INTEGER NOT NULL, high INTEGER NOT NULL,
+    parts INTEGER NOT NULL, children INTEGER NOT NULL, named INTEGER NOT NULL, series INTEGER NOT NULL, stamp INTEGER NOT NULL, updated INTEGER NOT NULL, superseded INTEGER NOT NULL,
     PRIMARY KEY (patient, consent, node)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX rule_consent ON rule (consent);

@@ -16,9 +16,9 @@ mod golden;
 
 use crate::definitions;
 use crate::search::extract;
+use crate::store::gate::{About, Traits};
 use crate::store::query::{SystemTest, Test};
 use crate::store::write::{Change, Mutation, NewJob, Unit, WriteError};
-use crate::store::gate::{About, Traits};
 use crate::store::{Filter, ParamId, Query, Scope, Store, Stored, TypeCode};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};

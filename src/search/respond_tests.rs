@@ -35,7 +35,17 @@ impl Server {
             let stamp_at = body.windows(27).position(|window| window == stamp.as_bytes()).unwrap();
             let change = Change::Put { body, stamp_at, entries: extract::extract(type_code, resource, &options), old_entries: Vec::new() };
             let id = resource["id"].as_str().unwrap().into();
-            Mutation { type_code, id, base_version: 0, change, owner: 0, listed: true, about: About::Nobody, traits: Traits::default(), rules: None }
+            Mutation {
+                type_code,
+                id,
+                base_version: 0,
+                change,
+                owner: 0,
+                listed: true,
+                about: About::Nobody,
+                traits: Traits::default(),
+                rules: None,
+            }
         });
         self.store.commit(Unit { mutations: mutations.collect(), ..Unit::default() }).await.unwrap();
     }

@@ -85,7 +85,7 @@ impl Batch {
         let (low, high) = mutation.traits.bounds();
         if let Some(rules) = &mutation.rules {
             self.consents.push(key);
-            self.rules.add(key, rules, target);
+            self.rules.add(key, updated, rules, target);
         }
         let version = mutation.base_version + 1;
         let listed = mutation.listed;

@@ -106,6 +106,17 @@ impl Rules {
     }
 }
 
+/// Which of several effective rules decides: the lowest. Odd ones show a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(i64)]
+pub enum Precedence {
+    Deny = 0,
+    Permit = 1,
+    /// Of a Consent's own default, for what none of its patient's rules speaks of.
+    DefaultDeny = 2,
+    DefaultPermit = 3,
+}
+
 /// One provision.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Rule {
@@ -113,7 +124,7 @@ pub struct Rule {
     pub node: i64,
     /// The provision that it is an exception to.
     pub parent: Option<i64>,
-    pub permit: bool,
+    pub precedence: Precedence,
     /// Who must ask, and what for: every element must be met. Empty: anybody, for any purpose.
     pub audience: Vec<AudiencePart>,
     /// When it holds: `[low, high)`.
@@ -171,7 +182,7 @@ impl Test {
 /// Rows of the tables of `0003_consent.sql`, in the order of their columns.
 #[derive(Debug, Default)]
 pub struct RuleRows {
-    pub rules: Vec<[i64; 14]>,
+    pub rules: Vec<[i64; 15]>,
     pub parts: Vec<[i64; 7]>,
     pub audiences: Vec<[i64; 5]>,
     pub clauses: Vec<[i64; 2]>,
@@ -179,7 +190,7 @@ pub struct RuleRows {
 
 impl RuleRows {
     /// The rows of one Consent. `target` gives the key of a resource.
-    pub fn add(&mut self, consent: ResourceKey, rules: &Rules, target: &mut dyn FnMut(&str, &str) -> Option<ResourceKey>) {
+    pub fn add(&mut self, consent: ResourceKey, updated: Micros, rules: &Rules, target: &mut dyn FnMut(&str, &str) -> Option<ResourceKey>) {
         let patients: Vec<ResourceKey> = rules.patients.iter().filter_map(|id| target("Patient", id)).collect();
         let series = rules.series.as_deref().map_or(0, system_key);
         for rule in &rules.rules {
@@ -196,7 +207,7 @@ impl RuleRows {
                     consent,
                     rule.node,
                     rule.parent.unwrap_or(-1),
-                    i64::from(rule.permit),
+                    rule.precedence as i64,
                     audience,
                     rule.period.low,
                     rule.period.high,
@@ -205,6 +216,7 @@ impl RuleRows {
                     i64::from(rule.names_actor),
                     series,
                     rules.stamp,
+                    updated,
                     0,
                 ]);
             }
@@ -276,7 +288,7 @@ impl RuleRows {
             let mut sql = Sql::new(dialect);
             sql.push(
                 "UPDATE rule SET superseded = CASE WHEN EXISTS (SELECT 1 FROM rule s WHERE s.patient = rule.patient \
-                 AND s.series = rule.series AND s.stamp > rule.stamp) THEN 1 ELSE 0 END WHERE series <> 0 AND patient IN (",
+                 AND s.series = rule.series AND (s.stamp, s.updated, s.consent) > (rule.stamp, rule.updated, rule.consent)) THEN 1 ELSE 0 END WHERE series <> 0 AND patient IN (",
             );
             numbers(&mut sql, chunk);
             sql.push(")");
@@ -394,8 +406,7 @@ pub fn owned(sql: &mut Sql, alias: &str, owners: &[FacilityKey]) {
 }
 
 fn verdict(sql: &mut Sql, alias: &str, rows: Rows, requester: &Requester, now: Micros) {
-    // Every effective rule permits (1) or denies (0): the smallest decides.
-    sql.push("coalesce((SELECT min(n.permit) FROM rule n WHERE n.patient = ");
+    sql.push("coalesce((SELECT min(n.precedence) FROM rule n WHERE n.patient = ");
     sql.push(alias).push(".patient");
     effective(sql, "n", alias, rows, requester, now);
     sql.push(" AND (n.children = 0 OR NOT EXISTS (SELECT 1 FROM rule c WHERE c.patient = n.patient AND c.consent = n.consent AND c.parent = n.node");
@@ -413,7 +424,7 @@ fn verdict(sql: &mut Sql, alias: &str, rows: Rows, requester: &Requester, now: M
             sql.push(")) THEN 0 ELSE 1 END");
         }
     }
-    sql.push(") = 1");
+    sql.push(") IN (1, 3)");
 }
 
 /// The rule of `rule` speaks of this requester, now, and of this row.

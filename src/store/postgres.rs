@@ -146,8 +146,7 @@ impl Postgres {
         let mut statements = gate::class_statements(Dialect::Postgres, new.iter().copied());
         if !batch.consents.is_empty() {
             let former = "SELECT DISTINCT patient FROM rule WHERE consent = ANY($1)";
-            let mut patients: Vec<ResourceKey> =
-                sqlx::query_scalar(former).bind(&batch.consents).fetch_all(&mut *connection).await?;
+            let mut patients: Vec<ResourceKey> = sqlx::query_scalar(former).bind(&batch.consents).fetch_all(&mut *connection).await?;
             patients.extend(batch.rules.patients());
             patients.sort_unstable();
             patients.dedup();

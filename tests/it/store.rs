@@ -3,7 +3,7 @@
 use crate::support::both_databases;
 use lango::definitions;
 use lango::fhir::Interval;
-use lango::store::gate::{About, AudiencePart, Default as GateDefault, Gate, Requester, Rule, Rules, Test as Asks, Traits};
+use lango::store::gate::{About, AudiencePart, Default as GateDefault, Gate, Precedence, Requester, Rule, Rules, Test as Asks, Traits};
 use lango::store::query::{DateOp, Kind, SortBy, SystemTest, Test};
 use lango::store::write::{Change, NewJob};
 use lango::store::*;
@@ -271,7 +271,8 @@ const FOREVER: Interval = Interval { low: 0, high: Interval::MAX };
 
 /// A rule for everybody, about everything, always.
 fn rule(node: i64, parent: Option<i64>, permit: bool) -> Rule {
-    Rule { node, parent, permit, audience: vec![], period: FOREVER, parts: vec![], has_exceptions: false, names_actor: false }
+    let precedence = if permit { Precedence::Permit } else { Precedence::Deny };
+    Rule { node, parent, precedence, audience: vec![], period: FOREVER, parts: vec![], has_exceptions: false, names_actor: false }
 }
 
 fn audience(actors: &[&str], purposes: &[&str]) -> AudiencePart {
