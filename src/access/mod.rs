@@ -15,6 +15,7 @@
 mod assertion;
 mod caller;
 pub mod clients;
+pub mod consent;
 mod grant;
 mod jwt;
 mod keys;
