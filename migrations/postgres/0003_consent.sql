@@ -20,7 +20,7 @@ INSERT INTO audience_part (actor, purpose, audience, part, parts) VALUES (0, 0, 
 -- precedence: of the rules that speak of a row the lowest decides; odd ones show it.
 CREATE TABLE rule (
     patient BIGINT NOT NULL, consent BIGINT NOT NULL, node BIGINT NOT NULL, parent BIGINT NOT NULL, precedence BIGINT NOT NULL, audience BIGINT NOT NULL, low BIGINT NOT NULL, high BIGINT NOT NULL,
-    parts BIGINT NOT NULL, children BIGINT NOT NULL, named BIGINT NOT NULL, series BIGINT NOT NULL, stamp BIGINT NOT NULL, updated BIGINT NOT NULL, superseded BIGINT NOT NULL,
+    parts BIGINT NOT NULL, children BIGINT NOT NULL, named BIGINT NOT NULL, emergency BIGINT NOT NULL, series BIGINT NOT NULL, stamp BIGINT NOT NULL, updated BIGINT NOT NULL, superseded BIGINT NOT NULL,
     PRIMARY KEY (patient, consent, node)
 );
 CREATE INDEX rule_consent ON rule (consent);

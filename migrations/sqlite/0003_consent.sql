@@ -20,7 +20,7 @@ INSERT INTO audience_part (actor, purpose, audience, part, parts) VALUES (0, 0, 
 -- precedence: of the rules that speak of a row the lowest decides; odd ones show it.
 CREATE TABLE rule (
     patient INTEGER NOT NULL, consent INTEGER NOT NULL, node INTEGER NOT NULL, parent INTEGER NOT NULL, precedence INTEGER NOT NULL, audience INTEGER NOT NULL, low INTEGER NOT NULL, high INTEGER NOT NULL,
-    parts INTEGER NOT NULL, children INTEGER NOT NULL, named INTEGER NOT NULL, series INTEGER NOT NULL, stamp INTEGER NOT NULL, updated INTEGER NOT NULL, superseded INTEGER NOT NULL,
+    parts INTEGER NOT NULL, children INTEGER NOT NULL, named INTEGER NOT NULL, emergency INTEGER NOT NULL, series INTEGER NOT NULL, stamp INTEGER NOT NULL, updated INTEGER NOT NULL, superseded INTEGER NOT NULL,
     PRIMARY KEY (patient, consent, node)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX rule_consent ON rule (consent);

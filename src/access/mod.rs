@@ -16,6 +16,7 @@ mod assertion;
 mod caller;
 pub mod clients;
 pub mod consent;
+pub mod gate;
 mod grant;
 mod jwt;
 mod keys;

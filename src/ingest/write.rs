@@ -10,13 +10,13 @@
 
 use super::refusal::{Refusal, RefusalKind};
 use super::workers::Workers;
-use crate::access::Caller;
+use crate::access::{Caller, consent, gate};
 use crate::definitions;
 use crate::fhir::time::{Micros, format_instant, now};
 use crate::fhir::{Issue, IssueCode};
 use crate::registry::Registry;
 use crate::search::{ParseOptions, extract};
-use crate::store::gate::{About, Traits};
+use crate::store::gate::{About, Rules, Traits};
 use crate::store::write::{Change, NewJob};
 use crate::store::{FacilityKey, IndexEntry, IndexValue, Mutation, Precondition, Scope, Store, Stored, TypeCode, Unit, WriteError};
 use crate::terminology::Terminology;
@@ -44,6 +44,10 @@ pub struct Draft {
     /// Whose record it is part of.
     pub about: About,
     pub entries: Vec<IndexEntry>,
+    /// What a patient's consent may ask of it.
+    pub traits: Traits,
+    /// The resource itself where it is a Consent, from which the writer makes rules.
+    consent: Option<Box<Value>>,
     /// The serialised resource from the quote that ends `meta.lastUpdated` on.
     tail: Vec<u8>,
 }
@@ -62,10 +66,15 @@ impl Draft {
         }
         let entries = extract::extract(type_code, &resource, options);
         let about = extract::about(type_code, &resource, &entries, &options.base);
+        let traits = match about {
+            About::Patient(_) => gate::traits(&consent::facts(&resource, &options.zone, &options.base)),
+            _ => Traits::default(),
+        };
+        let consent = (type_name == "Consent").then(|| Box::new(resource.clone()));
         if let Some(members) = resource.as_object_mut() {
             meta = members.get_mut("meta").map(Value::take);
         }
-        Draft { type_code, type_name, id: id.into(), about, entries, tail: tail(meta.as_ref(), &resource) }
+        Draft { type_code, type_name, id: id.into(), about, entries, traits, consent, tail: tail(meta.as_ref(), &resource) }
     }
 
     /// The bytes of version `version`, and where its `meta.lastUpdated` stands.
@@ -249,6 +258,14 @@ impl Writer {
 
     pub fn store(&self) -> &Store {
         &self.store
+    }
+
+    pub(super) fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    pub(super) fn terminology(&self) -> &Terminology {
+        &self.terminology
     }
 
     pub fn workers(&self) -> &Workers {
@@ -436,17 +453,22 @@ impl Writer {
             live.and_then(|live| live.body.as_ref()).map(|body| self.entries_of(type_code, body)).transpose()?.unwrap_or_default();
         let owner = if for_all { OPERATOR } else { stored.map_or(author.owner, |stored| stored.owner) };
         let id = Box::from(id);
-        let (about, change) = match wanted.action {
+        let (about, traits, rules, change) = match wanted.action {
             Action::Put(draft) => {
                 let (body, stamp_at) = draft.body(base_version + 1);
-                (draft.about, Change::Put { body, stamp_at, entries: draft.entries, old_entries })
+                let rules = match &draft.consent {
+                    Some(resource) => Some(self.rules(resource).await?),
+                    None => None,
+                };
+                (draft.about, draft.traits, rules, Change::Put { body, stamp_at, entries: draft.entries, old_entries })
             }
             Action::Delete { .. } => {
                 let about = live.and_then(|live| live.body.as_ref()).map(|body| self.about(type_code, body, &old_entries));
-                (about.transpose()?.unwrap_or(About::Unknown), Change::Delete { old_entries })
+                let rules = (definitions::r4().type_name(type_code) == "Consent").then(Rules::default);
+                (about.transpose()?.unwrap_or(About::Unknown), Traits::default(), rules, Change::Delete { old_entries })
             }
         };
-        let mutation = Mutation { type_code, id, base_version, change, owner, listed: true, about, traits: Traits::default(), rules: None };
+        let mutation = Mutation { type_code, id, base_version, change, owner, listed: true, about, traits, rules };
         Ok(Step { done, mutation: Some(mutation) })
     }
 

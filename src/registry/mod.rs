@@ -118,6 +118,23 @@ impl Registry {
         Ok(patients.iter().filter(|id| linked.contains(*id)).cloned().collect())
     }
 
+    /// The ids by which the person of this Patient is known: its own, those that it is linked to, and the golden one's.
+    pub async fn person(&self, patient: &str) -> Result<BTreeSet<String>, RegistryError> {
+        let mut ids = BTreeSet::from([patient.to_owned()]);
+        let mut golden = self.golden_of(std::iter::once(&patient.to_owned())).await?;
+        golden.extend(
+            self.store
+                .read(self.patient, patient, &Scope::All)
+                .await?
+                .filter(|stored| body(stored).is_some_and(|patient| golden::is_golden(&patient))),
+        );
+        for stored in &golden {
+            ids.insert(stored.id.to_string());
+            ids.extend(body(stored).iter().flat_map(golden::sources));
+        }
+        Ok(ids)
+    }
+
     /// The golden Patients that link any of these sources.
     async fn golden_of(&self, sources: impl Iterator<Item = &String>) -> Result<Vec<Stored>, RegistryError> {
         let tests: Vec<Test> = sources.map(|id| Test::Reference { type_codes: vec![self.patient], id: id.clone() }).collect();

@@ -52,6 +52,12 @@ pub fn extract(type_code: TypeCode, resource: &Value, options: &Options) -> Vec<
 /// consent can speak for it. `entries` are the resource's own; an absolute URL under `base` (no trailing slash) is local.
 pub fn about(type_code: TypeCode, resource: &Value, entries: &[IndexEntry], base: &str) -> About {
     let type_name = definitions::r4().type_name(type_code);
+    match type_name {
+        // That somebody was restricted, or looked at, is not for all who may see the record.
+        "Consent" => return About::Consent,
+        "AuditEvent" | "Provenance" => return About::Unknown,
+        _ => {}
+    }
     let own = if type_name == "Patient" { resource.get("id").and_then(Value::as_str) } else { named(type_code, resource, base) };
     let mut others = entries.iter().filter_map(|entry| match &entry.value {
         IndexValue::Reference { type_name, id } if &**type_name == "Patient" => Some(&**id),

@@ -1,6 +1,6 @@
 //! A write being gathered: whole units turned into rows, ready for either database's bulk statements.
 
-use super::gate::{About, CONTRIBUTOR_ONLY, RuleRows};
+use super::gate::{About, CONSENT, CONTRIBUTOR_ONLY, RuleRows};
 use super::rows::{self, Cell, Identity, Name, Row, Stamp};
 use super::write::{Change, Mutation, NewJob, Written};
 use super::{FacilityKey, IndexEntry, IndexValue, ResourceKey, TypeCode};
@@ -77,6 +77,7 @@ impl Batch {
             // A name that gives no key cannot be opened by anybody's rules.
             About::Patient(id) => target("Patient", id).unwrap_or(CONTRIBUTOR_ONLY),
             About::Unknown => CONTRIBUTOR_ONLY,
+            About::Consent => CONSENT,
         };
         let class = mutation.traits.class();
         if class != 0 {

@@ -23,6 +23,8 @@ pub enum About {
     Patient(Box<str>),
     /// It could hold what is about patients and cannot be tied to one: its contributor's alone.
     Unknown,
+    /// It is a Consent: its contributor's, and readable by those whom it names and permits something.
+    Consent,
 }
 
 impl About {
@@ -37,6 +39,8 @@ impl About {
 
 /// The value of a row's `patient` column when it is its contributor's alone.
 pub const CONTRIBUTOR_ONLY: ResourceKey = -1;
+/// The value of a Consent's `patient` column.
+pub const CONSENT: ResourceKey = -2;
 
 /// What rules may ask of a resource: its facts, and when it happened.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -132,8 +136,10 @@ pub struct Rule {
     /// What the resource must be: every element must be met, by any of its tests.
     pub parts: Vec<Vec<Test>>,
     pub has_exceptions: bool,
-    /// The requester is named by itself, not as one of all: it may read the Consent.
+    /// It names whom it allows: they may read the Consent itself.
     pub names_actor: bool,
+    /// It names emergencies: where it denies, it holds against break-glass.
+    pub names_emergency: bool,
 }
 
 /// Any of the actors, and any of the purposes; an empty list means all.
@@ -156,10 +162,8 @@ pub enum Test {
     Touches(Interval),
     /// It is this resource (type, id).
     Instance(Box<str>, Box<str>),
-    /// It is this resource, or this refers to it.
-    Related(Box<str>, Box<str>),
-    /// It is this resource, or refers to it.
-    Dependents(Box<str>, Box<str>),
+    /// It refers to this resource (type, id).
+    Refers(Box<str>, Box<str>),
 }
 
 impl Test {
@@ -167,13 +171,12 @@ impl Test {
     const WITHIN: i64 = 1;
     const TOUCHES: i64 = 2;
     const INSTANCE: i64 = 3;
-    const RELATED: i64 = 4;
-    const DEPENDENTS: i64 = 5;
+    const REFERS: i64 = 4;
 
     /// The resource that it names.
     fn target(&self) -> Option<(&str, &str)> {
         match self {
-            Test::Instance(type_name, id) | Test::Related(type_name, id) | Test::Dependents(type_name, id) => Some((type_name, id)),
+            Test::Instance(type_name, id) | Test::Refers(type_name, id) => Some((type_name, id)),
             _ => None,
         }
     }
@@ -182,7 +185,7 @@ impl Test {
 /// Rows of the tables of `0003_consent.sql`, in the order of their columns.
 #[derive(Debug, Default)]
 pub struct RuleRows {
-    pub rules: Vec<[i64; 15]>,
+    pub rules: Vec<[i64; 16]>,
     pub parts: Vec<[i64; 7]>,
     pub audiences: Vec<[i64; 5]>,
     pub clauses: Vec<[i64; 2]>,
@@ -214,6 +217,7 @@ impl RuleRows {
                     rule.parts.len() as i64,
                     i64::from(rule.has_exceptions),
                     i64::from(rule.names_actor),
+                    i64::from(rule.names_emergency),
                     series,
                     rules.stamp,
                     updated,
@@ -256,8 +260,7 @@ impl RuleRows {
             Test::Within(interval) => (Test::WITHIN, 0, interval.low, interval.high),
             Test::Touches(interval) => (Test::TOUCHES, 0, interval.low, interval.high),
             Test::Instance(type_name, id) => named(Test::INSTANCE, (type_name, id)),
-            Test::Related(type_name, id) => named(Test::RELATED, (type_name, id)),
-            Test::Dependents(type_name, id) => named(Test::DEPENDENTS, (type_name, id)),
+            Test::Refers(type_name, id) => named(Test::REFERS, (type_name, id)),
         }
     }
 }
@@ -337,8 +340,18 @@ pub struct Gate {
     pub owners: Vec<FacilityKey>,
     /// One for each purpose of use: each must allow, so that naming several gives no more than one would. Without any, no consent opens anything.
     pub requesters: Vec<Requester>,
+    /// The glass that was broken for this request.
+    pub break_glass: Option<BreakGlass>,
     /// The instant of the request.
     pub now: Micros,
+}
+
+/// An emergency: the records of one person are open, but for what is exempt and where the person's own rules name emergencies and deny.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BreakGlass {
+    pub patients: Vec<ResourceKey>,
+    /// Facts of what stays closed.
+    pub exempt: Vec<i64>,
 }
 
 /// The requester under one purpose of use.
@@ -353,9 +366,9 @@ pub struct Requester {
 
 impl Requester {
     /// Of actors and purposes in words.
-    pub fn new<T: AsRef<str>>(actors: impl IntoIterator<Item = T>, purposes: impl IntoIterator<Item = T>, default: Default) -> Requester {
-        let keys = |words: &mut dyn Iterator<Item = T>| sorted(words.map(|word| system_key(word.as_ref())));
-        Requester { actors: keys(&mut actors.into_iter()), purposes: keys(&mut purposes.into_iter()), default }
+    pub fn new<T: AsRef<str>>(actors: Vec<T>, purposes: Vec<T>, default: Default) -> Requester {
+        let keys = |words: &[T]| sorted(words.iter().map(|word| system_key(word.as_ref())));
+        Requester { actors: keys(&actors), purposes: keys(&purposes), default }
     }
 }
 
@@ -363,8 +376,8 @@ impl Requester {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Default {
     Hidden,
-    /// Seen, unless it has one of these facts.
-    ShownUnless(Vec<i64>),
+    /// Seen, if it has one of these facts.
+    ShownIf(Vec<i64>),
 }
 
 /// Which table the rows of an alias come from.
@@ -388,6 +401,26 @@ pub fn condition(sql: &mut Sql, alias: &str, rows: Rows, gate: &Gate) {
             verdict(sql, alias, rows, requester, gate.now);
         }
         sql.push(")");
+    }
+    for requester in &gate.requesters {
+        sql.push(&format!(
+            " OR ({alias}.patient = {CONSENT} AND EXISTS (SELECT 1 FROM rule n WHERE n.consent = {alias}.key AND n.named = 1 AND n.precedence = 1"
+        ));
+        speaks(sql, "n", requester, gate.now);
+        sql.push("))");
+    }
+    if let (Some(glass), Some(requester)) = (&gate.break_glass, gate.requesters.first()) {
+        sql.push(&format!(" OR ({alias}.patient IN ("));
+        numbers(sql, &glass.patients);
+        sql.push(") AND NOT EXISTS (SELECT 1 FROM class_fact y WHERE y.class = ");
+        trait_of(sql, "class", alias, rows);
+        sql.push(" AND y.fact IN (");
+        numbers(sql, &glass.exempt);
+        sql.push(&format!(
+            ")) AND NOT EXISTS (SELECT 1 FROM rule n WHERE n.patient = {alias}.patient AND n.emergency = 1 AND n.precedence IN (0, 2)"
+        ));
+        effective(sql, "n", alias, rows, requester, gate.now);
+        sql.push("))");
     }
     sql.push(")");
 }
@@ -416,19 +449,19 @@ fn verdict(sql: &mut Sql, alias: &str, rows: Rows, requester: &Requester, now: M
         Default::Hidden => {
             sql.push("0");
         }
-        Default::ShownUnless(facts) => {
+        Default::ShownIf(facts) => {
             sql.push("CASE WHEN EXISTS (SELECT 1 FROM class_fact y WHERE y.class = ");
             trait_of(sql, "class", alias, rows);
             sql.push(" AND y.fact IN (");
             numbers(sql, facts);
-            sql.push(")) THEN 0 ELSE 1 END");
+            sql.push(")) THEN 1 ELSE 0 END");
         }
     }
     sql.push(") IN (1, 3)");
 }
 
-/// The rule of `rule` speaks of this requester, now, and of this row.
-fn effective(sql: &mut Sql, rule: &str, alias: &str, rows: Rows, requester: &Requester, now: Micros) {
+/// The rule of `rule` speaks of this requester, now.
+fn speaks(sql: &mut Sql, rule: &str, requester: &Requester, now: Micros) {
     sql.push(&format!(" AND {rule}.superseded = 0 AND {rule}.low <= "));
     sql.int(now);
     sql.push(&format!(" AND {rule}.high > "));
@@ -442,6 +475,11 @@ fn effective(sql: &mut Sql, rule: &str, alias: &str, rows: Rows, requester: &Req
         sql.push(", ").literal(*purpose);
     }
     sql.push(") GROUP BY a.audience, a.parts HAVING count(DISTINCT a.part) = a.parts)");
+}
+
+/// The rule of `rule` speaks of this requester, now, and of this row.
+fn effective(sql: &mut Sql, rule: &str, alias: &str, rows: Rows, requester: &Requester, now: Micros) {
+    speaks(sql, rule, requester, now);
     sql.push(&format!(
         " AND ({rule}.parts = 0 OR {rule}.parts = (SELECT count(DISTINCT k.part) FROM rule_part k \
          WHERE k.consent = {rule}.consent AND k.node = {rule}.node AND CASE k.kind"
@@ -471,12 +509,8 @@ fn effective(sql: &mut Sql, rule: &str, alias: &str, rows: Rows, requester: &Req
     sql.push(" > k.low)");
     sql.push(&format!(" WHEN {} THEN k.value = {alias}.key", Test::INSTANCE));
     sql.push(&format!(
-        " WHEN {} THEN k.value = {alias}.key OR EXISTS (SELECT 1 FROM reference x WHERE x.key = k.value AND x.target = {alias}.key AND x.until = 0)",
-        Test::RELATED
-    ));
-    sql.push(&format!(
-        " WHEN {} THEN k.value = {alias}.key OR EXISTS (SELECT 1 FROM reference x WHERE x.key = {alias}.key AND x.target = k.value AND x.until = 0)",
-        Test::DEPENDENTS
+        " WHEN {} THEN EXISTS (SELECT 1 FROM reference x WHERE x.key = {alias}.key AND x.target = k.value AND x.until = 0)",
+        Test::REFERS
     ));
     sql.push(" END))");
 }

@@ -272,7 +272,17 @@ const FOREVER: Interval = Interval { low: 0, high: Interval::MAX };
 /// A rule for everybody, about everything, always.
 fn rule(node: i64, parent: Option<i64>, permit: bool) -> Rule {
     let precedence = if permit { Precedence::Permit } else { Precedence::Deny };
-    Rule { node, parent, precedence, audience: vec![], period: FOREVER, parts: vec![], has_exceptions: false, names_actor: false }
+    Rule {
+        node,
+        parent,
+        precedence,
+        audience: vec![],
+        period: FOREVER,
+        parts: vec![],
+        has_exceptions: false,
+        names_actor: false,
+        names_emergency: false,
+    }
 }
 
 fn audience(actors: &[&str], purposes: &[&str]) -> AudiencePart {
@@ -297,10 +307,10 @@ both_databases!(
         let theirs = store.facility_key("B").await.unwrap();
         let mut mutations = Vec::new();
         for (id, when, words) in [
-            ("plain", Some(Interval { low: 100, high: 200 }), vec!["type|Observation"]),
+            ("plain", Some(Interval { low: 100, high: 200 }), vec!["type|Observation", "confidentiality|N"]),
             ("hiv", Some(Interval { low: 100, high: 200 }), vec!["type|Observation", "label|HIV"]),
-            ("late", Some(Interval { low: 900, high: 950 }), vec!["type|Observation"]),
-            ("undated", None, vec!["type|Observation"]),
+            ("late", Some(Interval { low: 900, high: 950 }), vec!["type|Observation", "confidentiality|N"]),
+            ("undated", None, vec!["type|Observation", "confidentiality|N"]),
         ] {
             let entries = vec![reference("Observation", "subject", "Patient", "p"), reference("Observation", "encounter", "Encounter", id)];
             let mut observation = put("Observation", id, 0, vec![], entries);
@@ -314,8 +324,8 @@ both_databases!(
         store.commit(unit(mutations)).await.unwrap();
 
         let gate = |purposes: &[&str], default: GateDefault, now: i64| {
-            let requester = |purpose: &&str| Requester::new(["org|A"].as_slice(), &[*purpose, "TREAT"], default.clone());
-            Scope::Gate(Gate { owners: vec![77], requesters: purposes.iter().map(requester).collect(), now }.into())
+            let requester = |purpose: &&str| Requester::new(vec!["org|A"], vec![*purpose, "TREAT"], default.clone());
+            Scope::Gate(Gate { owners: vec![77], requesters: purposes.iter().map(requester).collect(), break_glass: None, now }.into())
         };
         let mut version = 0;
         // What the rules of one Consent show, by every way in.
@@ -370,8 +380,7 @@ both_databases!(
             set(&["plain", "hiv", "undated"])
         );
         assert_eq!(shown(vec![asks(vec![Asks::Instance("Observation".into(), "late".into())])], treat()).await, set(&["late"]));
-        assert_eq!(shown(vec![asks(vec![Asks::Dependents("Encounter".into(), "hiv".into())])], treat()).await, set(&["hiv"]));
-        assert_eq!(shown(vec![asks(vec![Asks::Related("Encounter".into(), "hiv".into())])], treat()).await, set(&[]));
+        assert_eq!(shown(vec![asks(vec![Asks::Refers("Encounter".into(), "hiv".into())])], treat()).await, set(&["hiv"]));
         let two = Rule { parts: vec![vec![facts(&["type|Observation"])], vec![facts(&["label|HIV"])]], ..rule(0, None, true) };
         assert_eq!(shown(vec![two], treat()).await, set(&["hiv"]), "every part must be met");
 
@@ -386,7 +395,7 @@ both_databases!(
         let middle = Rule { has_exceptions: true, ..except(false) };
         assert_eq!(shown(vec![root(true), middle, deeper], treat()).await, set(&all));
 
-        let normal = |now| gate(&["TREAT"], GateDefault::ShownUnless(vec![system_key("label|HIV")]), now);
+        let normal = |now| gate(&["TREAT"], GateDefault::ShownIf(vec![system_key("confidentiality|N")]), now);
         assert_eq!(shown(vec![], normal(500)).await, set(&["plain", "late", "undated"]));
         assert_eq!(shown(vec![asks(vec![Asks::Instance("Observation".into(), "hiv".into())])], normal(500)).await, set(&all));
         let never = Rule { parts: vec![vec![Asks::Instance("Observation".into(), "plain".into())]], ..rule(0, None, false) };
@@ -400,8 +409,10 @@ both_databases!(
         let mut patient = put("Patient", "p", 0, vec![], vec![]);
         (patient.owner, patient.about) = (5, About::Patient("p".into()));
         store.commit(unit(vec![patient])).await.unwrap();
-        let scope =
-            Scope::Gate(Gate { owners: vec![], requesters: vec![Requester::new(["a"], ["t"], GateDefault::Hidden)], now: 9 }.into());
+        let scope = Scope::Gate(
+            Gate { owners: vec![], requesters: vec![Requester::new(vec!["a"], vec!["t"], GateDefault::Hidden)], break_glass: None, now: 9 }
+                .into(),
+        );
         let of_series = |id: &str, base_version: i64, stamp: i64, permit: bool| {
             let mut consent = consent(id, base_version, vec![rule(0, None, permit)]);
             consent.rules = consent.rules.map(|rules| Rules { series: Some("s".into()), stamp, ..rules });
