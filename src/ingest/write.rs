@@ -10,7 +10,7 @@
 
 use super::refusal::{Refusal, RefusalKind};
 use super::workers::Workers;
-use crate::access::{Caller, consent, gate};
+use crate::access::{Caller, Interaction, consent, gate};
 use crate::definitions;
 use crate::fhir::time::{Micros, format_instant, now};
 use crate::fhir::{Issue, IssueCode};
@@ -209,11 +209,14 @@ pub struct Author {
     pub scope: Scope,
     /// The facility that owns what is created.
     pub owner: FacilityKey,
+    /// Whose scopes are held against each resource, before and after the change; `None`: lango's own work.
+    pub caller: Option<Box<Caller>>,
 }
 
 impl From<&Caller> for Author {
     fn from(caller: &Caller) -> Author {
-        Author { scope: caller.scope.clone(), owner: caller.owner }
+        let judged = (!caller.is_unrestricted()).then(|| Box::new(caller.clone()));
+        Author { scope: caller.scope.clone(), owner: caller.owner, caller: judged }
     }
 }
 
@@ -415,6 +418,9 @@ impl Writer {
         if let Some(foreign) = stored.filter(|stored| !may_change(author, stored.owner)) {
             return self.step_on_foreign(&wanted.action, foreign, author).await;
         }
+        if let Some(caller) = &author.caller {
+            self.check_reach(&wanted.action, live, caller)?;
+        }
         match (wanted.condition, live) {
             (Condition::Version(version), Some(live)) if live.version == version => {}
             (Condition::Version(_), _) => {
@@ -470,6 +476,31 @@ impl Writer {
         };
         let mutation = Mutation { type_code, id, base_version, change, owner, listed: true, about, traits, rules };
         Ok(Step { done, mutation: Some(mutation) })
+    }
+
+    /// Granular scopes reach the resource as it is and as it will be.
+    fn check_reach(&self, action: &Action, live: Option<&Stored>, caller: &Caller) -> Result<(), Refusal> {
+        let (type_code, interaction) = match (action, live) {
+            (Action::Put(draft), None) => (draft.type_code, Interaction::Create),
+            (Action::Put(draft), Some(_)) => (draft.type_code, Interaction::Update),
+            (Action::Delete { type_code, .. }, _) => (*type_code, Interaction::Delete),
+        };
+        // A put that creates was asked for, and allowed, as an update.
+        let interactions =
+            if interaction == Interaction::Create { &[Interaction::Create, Interaction::Update][..] } else { &[interaction] };
+        let before = live.is_none_or(|live| caller.admits(live, interactions, &self.options));
+        let after = match action {
+            Action::Put(draft) => caller.admits_entries(type_code, &draft.id, &draft.entries, interactions, &self.options),
+            Action::Delete { .. } => true,
+        };
+        if before && after {
+            return Ok(());
+        }
+        let words = format!(
+            "The scopes of this client do not reach this {}: they allow {interaction} only with certain values, or of one patient.",
+            definitions::r4().type_name(type_code)
+        );
+        Err(Refusal::new(RefusalKind::Forbidden, Issue::error(IssueCode::Forbidden, words)))
     }
 
     /// What another facility contributed stays as it is. Its id cannot look free (the put would have to succeed), so the
