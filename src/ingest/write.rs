@@ -65,11 +65,19 @@ impl Draft {
             }
         }
         let entries = extract::extract(type_code, &resource, options);
-        let about = extract::about(type_code, &resource, &entries, &options.base);
-        let traits = match about {
-            About::Patient(_) => gate::traits(&consent::facts(&resource, &options.zone, &options.base)),
-            _ => Traits::default(),
-        };
+        let mut about = extract::about(type_code, &resource, &entries, &options.base);
+        let mut traits = Traits::default();
+        if let About::Patient(own) = &about {
+            let facts = consent::facts(&resource, &options.zone, &options.base);
+            let own = format!("Patient/{own}");
+            // Anywhere in it, in what it contains too. A Patient's links are the registry's business.
+            let names_another = facts.references.iter().any(|name| name.starts_with("Patient/") && *name != own);
+            if names_another && type_name != "Patient" {
+                about = About::Unknown;
+            } else {
+                traits = gate::traits(&facts);
+            }
+        }
         let consent = (type_name == "Consent").then(|| Box::new(resource.clone()));
         if let Some(members) = resource.as_object_mut() {
             meta = members.get_mut("meta").map(Value::take);
