@@ -201,6 +201,14 @@ fn with_ancestors(table: &'static [(&str, &str)], code: &str) -> Vec<String> {
     found
 }
 
+/// The purpose and every purpose that it is a kind of.
+pub fn purpose_and_above(purpose: &Coding) -> Vec<Coding> {
+    if purpose.system != ACT_REASON {
+        return vec![purpose.clone()];
+    }
+    with_ancestors(PURPOSES, &purpose.code).iter().map(|code| Coding::purpose(code)).collect()
+}
+
 /// Whether a rule that names `named` speaks of data asked for with `asked`: the same purpose or one below it.
 pub fn purpose_covers(named: &Coding, asked: &Coding) -> bool {
     let system = named.system == asked.system;
