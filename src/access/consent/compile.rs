@@ -7,7 +7,7 @@
 use super::decide::{Effective, intersect, names_emergency};
 use super::facts::{Fact, ResourceFacts};
 use super::model::*;
-use super::policy::{Deployment, Verdict, conclude};
+use super::policy::{Deployment, Verdict, conclude, strictest};
 use super::requester::{Audience, Requester};
 use super::vocabulary::{self, Confidentiality};
 use crate::fhir::time::{Interval, Micros};
@@ -174,13 +174,15 @@ impl Rule {
 /// The verdict by flat rules, those of all consents of one person that are in force and cover the data. Equal to [`decide`](super::decide::decide).
 pub fn evaluate_rules(compiled: &[Compiled], requester: &Requester, resource: &ResourceFacts, deployment: &Deployment) -> Verdict {
     let facts = resource.flatten();
-    let mut effective = Effective::default();
-    for Compiled { consent, rules } in compiled {
-        let matching: Vec<&Rule> = rules.iter().filter(|rule| rule.matches(requester, &facts, resource.time)).collect();
-        let excepted: BTreeSet<u32> = matching.iter().filter_map(|rule| rule.parent).collect();
-        for rule in matching.iter().filter(|rule| !excepted.contains(&rule.number)) {
-            effective.add(rule.precedence, consent, rule.names_emergency);
+    strictest(requester, |requester| {
+        let mut effective = Effective::default();
+        for Compiled { consent, rules } in compiled {
+            let matching: Vec<&Rule> = rules.iter().filter(|rule| rule.matches(requester, &facts, resource.time)).collect();
+            let excepted: BTreeSet<u32> = matching.iter().filter_map(|rule| rule.parent).collect();
+            for rule in matching.iter().filter(|rule| !excepted.contains(&rule.number)) {
+                effective.add(rule.precedence, consent, rule.names_emergency);
+            }
         }
-    }
-    conclude(&effective, requester, resource, deployment)
+        conclude(&effective, requester, resource, deployment)
+    })
 }

@@ -330,6 +330,12 @@ fn code() {
         ),
         ("a criterion in words", json!({"code": [{"text": "HIV test"}]}), observation(), Unknown),
         ("a resource in words", code(LOINC, "1-1"), words, Unknown),
+        (
+            "a medicine described elsewhere",
+            code(LOINC, "1-1"),
+            json!({"resourceType": "MedicationRequest", "medicationReference": {"reference": "Medication/m"}}),
+            Unknown,
+        ),
         ("value set", code("urn:ietf:rfc:3986", SET), observation(), Yes),
         ("value set without it", code("urn:ietf:rfc:3986", SET), json!({"resourceType": "Observation", "code": concept(LOINC, "3-3")}), No),
         ("value set that is not known", code("urn:ietf:rfc:3986", "http://example.org/unknown"), observation(), Unknown),
