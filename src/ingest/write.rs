@@ -10,7 +10,7 @@
 
 use super::refusal::{Refusal, RefusalKind};
 use super::workers::Workers;
-use crate::access::{Caller, Interaction, consent, gate};
+use crate::access::{Caller, Interaction, Role, consent, gate};
 use crate::definitions;
 use crate::fhir::time::{Micros, format_instant, now};
 use crate::fhir::{Issue, IssueCode};
@@ -409,13 +409,19 @@ impl Writer {
 
     async fn step(&self, wanted: Wanted, stored: Option<&Stored>, author: &Author) -> Result<Step, Refusal> {
         let live = stored.filter(|stored| stored.body.is_some());
+        let type_name = definitions::r4().type_name(wanted.target().0);
         // Codes mean the same for everybody: one facility must not change how another's are translated.
-        let for_all = Terminology::holds(definitions::r4().type_name(wanted.target().0));
-        if for_all && !may_change(author, OPERATOR) {
+        let codes = Terminology::holds(type_name);
+        let for_all = codes || (keeps_directory(author) && DIRECTORY.contains(&type_name));
+        if codes && !may_change(author, type_name, OPERATOR) {
             let words = "ConceptMap, CodeSystem and ValueSet hold for all facilities: only the operator can change them.";
             return Err(Refusal::new(RefusalKind::Forbidden, Issue::error(IssueCode::Forbidden, words)));
         }
-        if let Some(foreign) = stored.filter(|stored| !may_change(author, stored.owner)) {
+        if type_name == "Consent" && author.caller.as_ref().is_some_and(|caller| !caller.has_role(Role::ConsentRecorder)) {
+            let words = "Only a client with the role consent-recorder writes Consents: ask the operator for it.";
+            return Err(Refusal::new(RefusalKind::Forbidden, Issue::error(IssueCode::Forbidden, words)));
+        }
+        if let Some(foreign) = stored.filter(|stored| !may_change(author, type_name, stored.owner)) {
             return self.step_on_foreign(&wanted.action, foreign, author).await;
         }
         if let Some(caller) = &author.caller {
@@ -545,8 +551,19 @@ struct Step {
     mutation: Option<Mutation>,
 }
 
-fn may_change(author: &Author, owner: FacilityKey) -> bool {
-    author.scope == Scope::All || author.scope.owners().contains(&owner)
+fn may_change(author: &Author, type_name: &str, owner: FacilityKey) -> bool {
+    author.scope == Scope::All
+        || author.scope.owners().contains(&owner)
+        || owner == OPERATOR && keeps_directory(author) && DIRECTORY.contains(&type_name)
+}
+
+/// Types by which facilities and people are known. What those who keep the directory write of them is the operator's word, which
+/// consents and requesters are matched by.
+const DIRECTORY: [&str; 8] =
+    ["CareTeam", "Group", "HealthcareService", "Location", "Organization", "OrganizationAffiliation", "Practitioner", "PractitionerRole"];
+
+fn keeps_directory(author: &Author) -> bool {
+    author.caller.as_ref().is_some_and(|caller| caller.has_role(Role::Registry) || caller.has_role(Role::Operator))
 }
 
 fn stamped(body: &[u8], stamp_at: usize, updated: Micros) -> Bytes {
