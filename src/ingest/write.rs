@@ -141,6 +141,10 @@ pub enum Condition {
     Absent,
     /// `If-Match`: this version is the current one.
     Version(i64),
+    /// The change was made from this version; when another is there it must be made again.
+    Seen(i64),
+    /// Something is there or was: an update may not create.
+    Known,
 }
 
 /// One wanted change of one resource.
@@ -170,6 +174,8 @@ impl Wanted {
 pub struct Plan {
     pub changes: Vec<Wanted>,
     pub preconditions: Vec<Precondition>,
+    /// See [`Unit::unchanged`].
+    pub unchanged: Vec<(TypeCode, Box<str>, i64)>,
     pub jobs: Vec<NewJob>,
 }
 
@@ -259,12 +265,45 @@ pub struct Writer {
     /// Held while terminology is read back, so that the last version written is the last one loaded.
     refreshing: Arc<Mutex<()>>,
     workers: Workers,
+    rules: Rules,
+}
+
+/// What the operator lets clients do (`lango.toml`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rules {
+    /// A PUT to an id that was never used creates the resource.
+    pub update_create: bool,
+    /// Resources that one conditional delete may delete; 1: those that match several are refused.
+    pub delete_most: u32,
+}
+
+impl Default for Rules {
+    fn default() -> Self {
+        Rules { update_create: true, delete_most: 1 }
+    }
 }
 
 impl Writer {
     /// `terminology` is kept up to date with what is written, and so are the links of `registry`.
     pub fn new(store: Store, options: extract::Options, registry: Registry, terminology: Terminology) -> Writer {
-        Writer { store, options: Arc::new(options), registry, terminology, refreshing: Arc::default(), workers: Workers::default() }
+        Writer {
+            store,
+            options: Arc::new(options),
+            registry,
+            terminology,
+            refreshing: Arc::default(),
+            workers: Workers::default(),
+            rules: Rules::default(),
+        }
+    }
+
+    /// The same, under the operator's rules.
+    pub fn with_rules(self, rules: Rules) -> Writer {
+        Writer { rules, ..self }
+    }
+
+    pub fn rules(&self) -> Rules {
+        self.rules
     }
 
     pub fn store(&self) -> &Store {
@@ -306,6 +345,11 @@ impl Writer {
         for (place, wanted) in plan.changes.into_iter().enumerate() {
             let (type_code, id) = wanted.target();
             let stored = current.get(&(type_code, Box::from(id)));
+            if let Condition::Seen(version) = wanted.condition
+                && stored.is_none_or(|stored| stored.version != version)
+            {
+                return Err(CommitError::Stale);
+            }
             let step = self.step(wanted, stored, author).await.map_err(|refusal| CommitError::Refused(Some(place), refusal))?;
             let mut result = step.done;
             if let Some(mutation) = step.mutation {
@@ -326,7 +370,7 @@ impl Writer {
         if !to_link.is_empty() {
             jobs.push(Registry::link_job(&to_link, now() + LINK_LATER));
         }
-        let unit = Unit { mutations, preconditions: plan.preconditions, jobs };
+        let unit = Unit { mutations, preconditions: plan.preconditions, unchanged: plan.unchanged, jobs };
         let written = self.store.commit(unit).await.map_err(|error| match error {
             WriteError::Stale => CommitError::Stale,
             error => CommitError::Refused(None, error.into()),
@@ -445,6 +489,7 @@ impl Writer {
             (Condition::Absent, Some(_)) => {
                 return Err(Refusal::failed_precondition("If-None-Match: * demands that the resource does not exist, and it does."));
             }
+            (Condition::Known, _) if stored.is_none() => return Err(Refusal::no_update_as_create()),
             _ => {}
         }
         let base_version = stored.map_or(0, |stored| stored.version);

@@ -199,6 +199,12 @@ impl Writer {
             }
         }
         self.learn(&mut *connection, &unit).await?;
+        for (type_code, id, version) in &unit.unchanged {
+            let known = self.identities.get(&(*type_code, id.clone()) as &Name);
+            if known.is_none_or(|identity| !identity.live || identity.version != *version) {
+                return Ok(Verdict::Stale);
+            }
+        }
         for mutation in &unit.mutations {
             let known = self.identities.get(&(mutation.type_code, mutation.id.clone()) as &Name);
             if known.map_or(0, |identity| identity.version) != mutation.base_version {
@@ -274,7 +280,7 @@ impl Writer {
     /// Reads where the unit's resources and the targets of its references stand, as far as not known.
     async fn learn(&mut self, connection: &mut SqliteConnection, unit: &Unit) -> Result<(), sqlx::Error> {
         let definitions = definitions::r4();
-        let mut unknown: HashSet<(TypeCode, &str)> = HashSet::new();
+        let mut unknown: HashSet<(TypeCode, &str)> = unit.unchanged.iter().map(|(code, id, _)| (*code, &**id)).collect();
         for mutation in &unit.mutations {
             unknown.insert((mutation.type_code, &mutation.id));
             for (type_name, id) in batch::targets(mutation) {

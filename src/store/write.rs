@@ -10,6 +10,8 @@ pub struct Unit {
     pub mutations: Vec<Mutation>,
     /// Searches whose answer the mutations rest on.
     pub preconditions: Vec<Precondition>,
+    /// Resources that the mutations rest on without changing them, each with the version that it must still be at, not deleted.
+    pub unchanged: Vec<(TypeCode, Box<str>, i64)>,
     /// Deliveries that this transaction causes; they become due when it commits.
     pub jobs: Vec<NewJob>,
 }
