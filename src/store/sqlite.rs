@@ -195,6 +195,9 @@ impl Writer {
                 }
             }
         }
+        if !super::visits::hold_sqlite(&mut *connection, &unit.visits).await? {
+            return Ok(Verdict::Stale);
+        }
         self.learn(&mut *connection, &unit).await?;
         for mutation in &unit.mutations {
             let known = self.identities.get(&(mutation.type_code, mutation.id.clone()) as &Name);
@@ -208,6 +211,7 @@ impl Writer {
         }) {
             self.flush(&mut *connection, batch, pending).await?;
         }
+        super::visits::write_sqlite(&mut *connection, &unit.visits).await?;
         self.txn += 1;
         let txn = self.txn;
         // Never backwards, whatever the clock does, and never the same twice: history and `_lastUpdated` keep the order of commits.

@@ -1,5 +1,6 @@
 //! What can be written: units of mutations, applied whole or not at all.
 
+use super::visits::Visit;
 use super::{FacilityKey, IndexEntry, Query, ResourceKey, TypeCode};
 use crate::fhir::time::Micros;
 
@@ -11,6 +12,8 @@ pub struct Unit {
     pub preconditions: Vec<Precondition>,
     /// Deliveries that this transaction causes; they become due when it commits.
     pub jobs: Vec<NewJob>,
+    /// What is remembered of visits from now on.
+    pub visits: Vec<Visit>,
 }
 
 /// The new state of one resource.
