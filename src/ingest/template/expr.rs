@@ -80,9 +80,12 @@ impl Expr {
         matches!(self, Expr::Path { root: Some(root), .. } if root == name)
     }
 
-    /// Whether the expression only walks members of its item.
-    pub fn is_member(&self) -> bool {
-        matches!(self, Expr::Path { root: None, .. })
+    /// `a.b` when the expression only walks members of its item.
+    pub fn member(&self) -> Option<String> {
+        match self {
+            Expr::Path { root: None, steps } => Some(steps.join(".")),
+            _ => None,
+        }
     }
 
     /// How the list that the expression names stands in the item. An empty list is there, and says that there is nothing.

@@ -31,6 +31,7 @@ use crate::fhir::{Issue, IssueCode};
 use definition::Files;
 use expr::Scope;
 use jiff::tz::TimeZone;
+use mapping::Part;
 use produce::Run;
 use schema::Walk;
 use serde_json::{Map, Value, json};
@@ -237,7 +238,7 @@ impl Definition {
         let scope = scope.within(&payload);
         let said = run.one(&self.facility, &scope).unwrap_or_default();
         if said.get("code").and_then(Value::as_str).is_some_and(|code| code.len() > MAX_FACILITY_CODE) {
-            return Err(refused("", IssueCode::TooLong, "names a facility by a code that is longer than 128 bytes"));
+            return Err(refused(&self.facility_path(), IssueCode::TooLong, "names a facility by a code that is longer than 128 bytes"));
         }
         let reported = text(run.one(&self.reported, &scope));
         let facility = Facility {
@@ -288,16 +289,29 @@ impl Definition {
         match (options.facility, claimed) {
             (Some(caller), Some(claimed)) if caller != claimed => {
                 let words = "the payload names another facility than the one that is sending; it is taken as the sender's own";
-                warnings.push(Issue::warning(IssueCode::Security, words));
+                warnings.push(Issue::warning(IssueCode::Security, words).at(self.facility_path()));
                 caller.to_owned()
             }
             (Some(caller), _) => caller.to_owned(),
             (None, Some(claimed)) => claimed.to_owned(),
             (None, None) => {
-                warnings.push(Issue::warning(IssueCode::Required, "the payload names no facility; it is taken as the operator's own"));
+                let words = "the payload names no facility; it is taken as the operator's own";
+                warnings.push(Issue::warning(IssueCode::Required, words).at(self.facility_path()));
                 options.operator.to_owned()
             }
         }
+    }
+
+    /// Where a payload names its facility.
+    fn facility_path(&self) -> String {
+        match &self.facility {
+            Part::Object { entries, .. } => entries.iter().find(|(key, _)| key == "code").and_then(|(_, part)| match part {
+                Part::Expr(expr) => expr.member(),
+                _ => None,
+            }),
+            _ => None,
+        }
+        .unwrap_or_default()
     }
 
     #[allow(clippy::too_many_arguments)]
