@@ -349,13 +349,13 @@ pub(super) fn told(record: &mut Record, submission: i64) -> Option<Told> {
 
 /// A facility writes what is its own.
 pub(super) fn own(owner: FacilityKey) -> Author {
-    Author { scope: Scope::Owners(vec![owner]), owner }
+    Author { scope: Scope::Owners(vec![owner]), owner, caller: None }
 }
 
 /// An Organization is an entry of the directory: the operator's, whoever was first to name it.
 pub(super) fn author_of_shared(said: &Said, owner: FacilityKey) -> Author {
     let directory = definitions::r4().type_name(said.name.0) == "Organization";
-    if directory { Author { scope: Scope::All, owner: 0 } } else { own(owner) }
+    if directory { Author { scope: Scope::All, owner: 0, caller: None } } else { own(owner) }
 }
 
 /// Said of a record whose lists no longer hold what they held before.
