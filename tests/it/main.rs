@@ -21,3 +21,4 @@ mod store;
 mod support;
 mod synthea;
 mod templates;
+mod visits;
