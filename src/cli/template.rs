@@ -44,7 +44,8 @@ fn check(common: &Common, files: &[PathBuf]) -> anyhow::Result<ExitCode> {
         None => Templates::shipped()?,
     };
     let terminology = Terminology::with_shipped();
-    let options = Options { facility: None, operator: &settings.operator.code, zone: &zone, strict_blocks: settings.strict_templates };
+    let options =
+        Options { facility: None, operator: &settings.operator.code, zone: &zone, strict_blocks: settings.strict_templates, judged: true };
     let mut bad = 0;
     for file in files {
         let name = file.display();
@@ -89,7 +90,8 @@ async fn replay(common: &Common) -> anyhow::Result<ExitCode> {
     app.submitter
         .replay(false, |report| {
             submissions += 1;
-            changed += report.outcomes.iter().filter(|outcome| matches!(outcome, Outcome::New | Outcome::Updated)).count() as u64;
+            changed +=
+                report.outcomes.iter().filter(|outcome| matches!(outcome, Outcome::New | Outcome::Added | Outcome::Updated)).count() as u64;
             unmapped += report.processed.records.iter().map(|record| record.unmapped.len() as u64).sum::<u64>();
             bar.set_message(format!("{submissions} submissions, {changed} records changed"));
             bar.tick();
