@@ -44,6 +44,7 @@ pub struct Settings {
     pub log_format: LogFormat,
     pub operator: Operator,
     pub limits: Limits,
+    pub search: Search,
     pub systems: Systems,
     pub destinations: Vec<Destination>,
 }
@@ -92,6 +93,14 @@ pub struct Limits {
     pub page_max: u32,
 }
 
+/// What searches are offered.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Search {
+    /// Index the words of narratives and contents, for `_text` and `_content`.
+    pub full_text: bool,
+}
+
 /// Identifier systems that lango gives to codes that arrive bare.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
@@ -115,6 +124,7 @@ impl Default for Settings {
             log_format: LogFormat::Text,
             operator: Operator::default(),
             limits: Limits::default(),
+            search: Search::default(),
             systems: Systems::default(),
             destinations: Vec::new(),
         }

@@ -260,7 +260,11 @@ impl Writer {
 
     /// How criteria are read: by the same zone and URL.
     pub fn criteria_options(&self) -> ParseOptions {
-        ParseOptions::new(self.options.base.as_str(), self.options.zone.clone())
+        ParseOptions {
+            terminology: self.terminology.clone(),
+            full_text: self.options.full_text,
+            ..ParseOptions::new(self.options.base.as_str(), self.options.zone.clone())
+        }
     }
 
     /// A draft of `resource` under `id`.

@@ -15,12 +15,14 @@
 pub mod capability;
 pub mod conditional;
 pub mod cursor;
+mod expression;
 pub mod extract;
 mod filter;
 mod include;
 mod lex;
 pub mod parse;
 pub mod respond;
+mod special;
 mod subset;
 mod suggest;
 mod value;

@@ -81,6 +81,17 @@ impl Compiler<'_> {
                 holds(self.sql, alias, self.seen);
                 scope_condition(self.sql, alias, &query.scope);
             }
+            Filter::Any(filters) if !filters.is_empty() => {
+                self.sql.push(&format!("SELECT {alias}.key FROM ("));
+                for (place, filter) in filters.iter().enumerate() {
+                    if place > 0 {
+                        self.sql.push(" UNION ALL ");
+                    }
+                    let inner = self.alias("d");
+                    self.drive(filter, &inner);
+                }
+                self.sql.push(&format!(") {alias} WHERE 1 = 1"));
+            }
             // `rank` offers no other filter as a driver.
             _ => self.scan(alias),
         }
@@ -115,6 +126,9 @@ fn rank(filter: &Filter) -> Option<u8> {
         Filter::Param { tests, .. } => Some(match tests.first()? {
             Test::Reference { .. } => 2,
             Test::Uri(_) | Test::Canonical(_) | Test::UriAbove(_) => 4,
+            Test::StringIs(_) => 4,
+            Test::ReferenceTree { .. } | Test::TextStarts(_) => 6,
+            Test::TokenIn { .. } | Test::Amount { .. } => 8,
             Test::Token { system: SystemTest::Is(_), code: Some(_) } => 3,
             Test::StringExact(_) => 4,
             Test::StringStarts(_) => 5,
@@ -122,9 +136,10 @@ fn rank(filter: &Filter) -> Option<u8> {
             Test::Token { code: Some(_), .. } => 7,
             Test::UriBelow(_) => 8,
             Test::Number { .. } | Test::Quantity { .. } | Test::Date { .. } => 9,
-            Test::Token { .. } | Test::StringContains(_) => 10,
+            Test::Token { .. } | Test::StringContains(_) | Test::StringEnds(_) | Test::Near { .. } | Test::NoneOf(_) => 10,
         }),
         Filter::Chain { .. } => Some(6),
+        Filter::Any(filters) if !filters.is_empty() => filters.iter().map(rank).max_by_key(|rank| rank.unwrap_or(u8::MAX))?,
         _ => None,
     }
 }
