@@ -138,11 +138,9 @@ fn part_values(part: &Part, base: &Value, resource: &Value, options: &Options) -
 fn push_part(found: &mut Vec<IndexValue>, facet: Facet, value: IndexValue) {
     match (facet, value, found.last_mut()) {
         (Facet::Value, value, _) => found.push(value),
-        (
-            Facet::Amount,
-            IndexValue::Quantity { value, code: Some(dimension), .. },
-            Some(IndexValue::Quantity { amount, .. }),
-        ) => *amount = Some(Box::new((dimension, value))),
+        (Facet::Amount, IndexValue::Quantity { value, code: Some(dimension), .. }, Some(IndexValue::Quantity { amount, .. })) => {
+            *amount = Some(Box::new((dimension, value)))
+        }
         _ => {}
     }
 }
@@ -173,7 +171,9 @@ fn evaluate<'a>(general: &General, resource: &'a Value, env: &Env<'a>, options: 
                 let mut found = Vec::new();
                 for node in expression.evaluate_on(node.clone(), &env).unwrap_or_default() {
                     let node: Node = node;
-                    values::read(*kind, Shape::of(node.type_name()), &node.as_json(), options, &mut |facet, value| push_part(&mut found, facet, value));
+                    values::read(*kind, Shape::of(node.type_name()), &node.as_json(), options, &mut |facet, value| {
+                        push_part(&mut found, facet, value)
+                    });
                 }
                 found
             })

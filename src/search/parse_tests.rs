@@ -221,14 +221,28 @@ fn a_filter_expression_is_read_with_its_precedence() {
     let (a, b, c) = (gender("male"), name(Test::StringContains("b".into())), name(Test::StringEnds("c".into())));
     assert_eq!(
         filter("gender eq male or family co b and not (family ew c)"),
-        Filter::Any(vec![a.clone(), Filter::All(vec![b.clone(), Filter::NotParam { param: param("Patient", "family"), tests: vec![Test::StringEnds("c".into())] }])])
+        Filter::Any(vec![
+            a.clone(),
+            Filter::All(vec![b.clone(), Filter::NotParam { param: param("Patient", "family"), tests: vec![Test::StringEnds("c".into())] }])
+        ])
     );
     assert_eq!(filter("(gender eq male or family co b) and family ew c"), Filter::All(vec![Filter::Any(vec![a, b]), c]));
     assert!(matches!(filter("organization.name eq x"), Filter::Chain { .. }));
     assert!(matches!(filter("gender ne male"), Filter::Param { tests, .. } if matches!(tests[0], Test::NoneOf(_))));
     assert!(matches!(filter("gender pr false"), Filter::Missing { missing: true, .. }));
     assert!(matches!(filter("birthdate ge 2014-10-10"), Filter::Param { .. }));
-    for text in ["family", "family eq", "family xx a", "family eq a or", "(family eq a", "family eq a)", r#"family eq "a"#, "famly eq a", "gender gt 1", "name[family eq a].given eq b"] {
+    for text in [
+        "family",
+        "family eq",
+        "family xx a",
+        "family eq a or",
+        "(family eq a",
+        "family eq a)",
+        r#"family eq "a"#,
+        "famly eq a",
+        "gender gt 1",
+        "name[family eq a].given eq b",
+    ] {
         refused(&format!("Patient?_filter={}", text.replace('"', "%22")));
     }
     let deep = format!("Patient?_filter={}family eq a{}", "(".repeat(40), ")".repeat(40));

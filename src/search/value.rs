@@ -6,8 +6,8 @@ use crate::definitions::{CodeSet, Definitions, ElementKind, ParamKind, Primitive
 use crate::fhir::{Interval, Reference, decimal, reference, text, time};
 use crate::fhirpath::ucum;
 use crate::store::index::typed_system;
-use crate::store::{Facet, ParamId, TypeCode};
 use crate::store::query::{DateOp, NumberOp, SystemTest, Test, UnitTest};
+use crate::store::{Facet, ParamId, TypeCode};
 use rust_decimal::Decimal;
 use std::sync::Arc;
 
@@ -247,9 +247,8 @@ impl Values<'_> {
             }
             None if reference::is_id(value) => {
                 let trees = targets.iter().filter_map(|type_code| Some((*type_code, parent_param(self.definitions, *type_code)?)));
-                let tests: Vec<Test> = trees
-                    .map(|(type_code, parent)| Test::ReferenceTree { type_code, id: value.to_owned(), parent, below })
-                    .collect();
+                let tests: Vec<Test> =
+                    trees.map(|(type_code, parent)| Test::ReferenceTree { type_code, id: value.to_owned(), parent, below }).collect();
                 if tests.is_empty() { Err(WORDS.into()) } else { Ok(tests) }
             }
             _ => Err(WORDS.into()),

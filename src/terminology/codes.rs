@@ -35,7 +35,8 @@ impl Terminology {
     pub fn codes_by_hierarchy(&self, system: &str, code: &str, below: bool, limit: usize) -> Result<Vec<String>, TerminologyError> {
         let loaded = self.loaded.load();
         let what = || format!("url {system}");
-        let known = loaded.systems.canonical(system).ok_or_else(|| TerminologyError::NotLoaded { type_name: "CodeSystem", what: what() })?;
+        let known =
+            loaded.systems.canonical(system).ok_or_else(|| TerminologyError::NotLoaded { type_name: "CodeSystem", what: what() })?;
         let place = known.place(code).ok_or_else(|| TerminologyError::UnknownCode { system: system.to_owned() })?;
         let mut seen = HashSet::from([place]);
         let mut waiting = vec![place];

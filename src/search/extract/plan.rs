@@ -58,7 +58,8 @@ impl Plan {
     pub fn compile(type_code: TypeCode, fast: bool) -> Plan {
         let definitions = definitions::r4();
         let type_name = definitions.type_name(type_code);
-        let special = |code: &str| definitions.param(type_code, code).filter(|param| param.kind == ParamKind::Special).map(|param| param.id);
+        let special =
+            |code: &str| definitions.param(type_code, code).filter(|param| param.kind == ParamKind::Special).map(|param| param.id);
         let mut plan = Plan {
             trie: Trie::default(),
             general: Vec::new(),

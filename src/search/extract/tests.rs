@@ -171,7 +171,10 @@ fn further_indexes_hold_words_types_identifiers_and_base_units() {
     let found = shown(&observation);
     assert!(found.iter().any(|entry| entry.ends_with(":amount=14000 |g|")), "{found:?}");
     assert_eq!(found.iter().filter(|entry| entry.contains("~body weight")).count(), 1, "kept once for all parameters: {found:?}");
-    has(&json!({ "resourceType": "Location", "position": { "longitude": 90, "latitude": 0 } }), &["near=0.00000000000000006123233995736766$1$0"]);
+    has(
+        &json!({ "resourceType": "Location", "position": { "longitude": 90, "latitude": 0 } }),
+        &["near=0.00000000000000006123233995736766$1$0"],
+    );
 }
 
 #[test]

@@ -3,10 +3,10 @@
 
 use super::Options;
 use crate::definitions::ParamKind;
+use crate::fhir::text::fold;
 use crate::fhir::text::{MOST_INDEXED, clip};
 use crate::fhir::time::parse_interval;
 use crate::fhir::{Interval, Reference, decimal};
-use crate::fhir::text::fold;
 use crate::fhirpath::ucum;
 use crate::store::index::typed_system;
 use crate::store::{Facet, IndexValue};

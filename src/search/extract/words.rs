@@ -29,11 +29,8 @@ pub(super) fn extract(text: ParamId, content: ParamId, resource: &Value, entries
 /// The words of a search or a text, in order.
 pub fn split(text: &str) -> impl Iterator<Item = String> {
     let folded = fold(text);
-    let words: Vec<String> = folded
-        .split(|c: char| !c.is_alphanumeric())
-        .filter(|word| !word.is_empty() && word.len() <= LONGEST)
-        .map(str::to_owned)
-        .collect();
+    let words: Vec<String> =
+        folded.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty() && word.len() <= LONGEST).map(str::to_owned).collect();
     words.into_iter()
 }
 
@@ -48,7 +45,8 @@ fn collect(text: &str, words: &mut BTreeSet<String>) {
 
 /// Every text of the resource but its markup and its name. Not recursive: depth is the input's.
 fn strings(resource: &Value, words: &mut BTreeSet<String>) {
-    let mut waiting: Vec<&Value> = resource.as_object().into_iter().flatten().filter(|(key, _)| !skipped(key)).map(|(_, value)| value).collect();
+    let mut waiting: Vec<&Value> =
+        resource.as_object().into_iter().flatten().filter(|(key, _)| !skipped(key)).map(|(_, value)| value).collect();
     while let Some(value) = waiting.pop() {
         match value {
             Value::String(text) => collect(text, words),

@@ -9,8 +9,7 @@ impl Compiler<'_> {
     /// `SELECT d.key …` of everything that satisfies all filters.
     pub(super) fn matches(&mut self) {
         let query = self.query;
-        let driver =
-            query.filters.iter().enumerate().filter_map(|(place, filter)| Some((rank(filter)?, place))).min().map(|(_, place)| place);
+        let driver = self.driver.or_else(|| super::driver(query, &[]));
         let alias = self.alias("d");
         match driver.and_then(|place| query.filters.get(place)) {
             Some(filter) => {
@@ -50,6 +49,12 @@ impl Compiler<'_> {
             }
         }
         scope_condition(self.sql, alias, &query.scope);
+    }
+
+    /// The rows of the filter's own index.
+    pub(super) fn rows_of(&mut self, filter: &Filter) {
+        let alias = self.alias("d");
+        self.drive(filter, &alias);
     }
 
     /// A select from the filter's own index.
@@ -113,14 +118,23 @@ impl Compiler<'_> {
     /// A whole search inside another, in the same scope and at the same moment.
     pub(super) fn nested(&mut self, type_code: TypeCode, filters: &[Filter]) {
         let query = Query { type_code, filters: filters.to_vec(), scope: self.query.scope.clone(), sort: Vec::new() };
-        let mut inner = Compiler { sql: self.sql, query: &query, seen: self.seen, aliases: self.aliases };
+        let mut inner = Compiler { sql: self.sql, query: &query, seen: self.seen, driver: None, aliases: self.aliases };
         inner.matches();
         self.aliases = inner.aliases;
     }
 }
 
+/// Whether its rows can be counted without running a search within it.
+pub(super) fn is_countable(filter: &Filter) -> bool {
+    match filter {
+        Filter::Id(_) | Filter::Param { .. } => rank(filter).is_some(),
+        Filter::Any(filters) => rank(filter).is_some() && filters.iter().all(is_countable),
+        _ => false,
+    }
+}
+
 /// How few rows a filter's index is likely to give; `None`: it cannot drive.
-fn rank(filter: &Filter) -> Option<u8> {
+pub(super) fn rank(filter: &Filter) -> Option<u8> {
     match filter {
         Filter::Id(_) => Some(0),
         Filter::Param { tests, .. } => Some(match tests.first()? {
