@@ -46,6 +46,7 @@ pub struct Settings {
     pub log_format: LogFormat,
     pub operator: Operator,
     pub limits: Limits,
+    pub search: Search,
     pub systems: Systems,
     pub consent: ConsentSettings,
     pub destinations: Vec<Destination>,
@@ -95,6 +96,14 @@ pub struct Limits {
     pub page_max: u32,
 }
 
+/// What searches are offered.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Search {
+    /// Index the words of narratives and contents, for `_text` and `_content`.
+    pub full_text: bool,
+}
+
 /// Identifier systems that lango gives to codes that arrive bare.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
@@ -117,7 +126,10 @@ pub struct ConsentSettings {
 
 impl ConsentSettings {
     pub fn deployment(&self) -> Deployment {
-        Deployment { implicit: self.policy, break_glass_exempt: self.break_glass_exempt.iter().map(|code| Coding::sensitivity(code)).collect() }
+        Deployment {
+            implicit: self.policy,
+            break_glass_exempt: self.break_glass_exempt.iter().map(|code| Coding::sensitivity(code)).collect(),
+        }
     }
 }
 
@@ -140,6 +152,7 @@ impl Default for Settings {
             log_format: LogFormat::Text,
             operator: Operator::default(),
             limits: Limits::default(),
+            search: Search::default(),
             systems: Systems::default(),
             consent: ConsentSettings::default(),
             destinations: Vec::new(),

@@ -16,7 +16,7 @@ use crate::fhir::time::{Micros, format_instant, now};
 use crate::fhir::{Issue, IssueCode};
 use crate::registry::Registry;
 use crate::search::{ParseOptions, extract};
-use crate::store::gate::{About, Rules, Traits};
+use crate::store::gate::{self as store_gate, About, Traits};
 use crate::store::visits::Visit;
 use crate::store::write::{Change, NewJob};
 use crate::store::{FacilityKey, IndexEntry, IndexValue, Mutation, Precondition, Scope, Store, Stored, TypeCode, Unit, WriteError};
@@ -332,7 +332,11 @@ impl Writer {
 
     /// How criteria are read: by the same zone and URL.
     pub fn criteria_options(&self) -> ParseOptions {
-        ParseOptions::new(self.options.base.as_str(), self.options.zone.clone())
+        ParseOptions {
+            terminology: self.terminology.clone(),
+            full_text: self.options.full_text,
+            ..ParseOptions::new(self.options.base.as_str(), self.options.zone.clone())
+        }
     }
 
     /// A draft of `resource` under `id`.
@@ -541,14 +545,14 @@ impl Writer {
             Action::Put(draft) => {
                 let (body, stamp_at) = draft.body(base_version + 1);
                 let rules = match &draft.consent {
-                    Some(resource) => Some(self.rules(resource).await?),
+                    Some(resource) => Some(self.consent_rules(resource).await?),
                     None => None,
                 };
                 (draft.about, draft.traits, rules, Change::Put { body, stamp_at, entries: draft.entries, old_entries })
             }
             Action::Delete { .. } => {
                 let about = live.and_then(|live| live.body.as_ref()).map(|body| self.about(type_code, body, &old_entries));
-                let rules = (definitions::r4().type_name(type_code) == "Consent").then(Rules::default);
+                let rules = (definitions::r4().type_name(type_code) == "Consent").then(store_gate::Rules::default);
                 (about.transpose()?.unwrap_or(About::Unknown), Traits::default(), rules, Change::Delete { old_entries })
             }
         };

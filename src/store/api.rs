@@ -44,6 +44,22 @@ pub struct Page {
     pub next: Option<Cursor>,
 }
 
+/// What [`Store::explain`] tells.
+#[derive(Clone, Debug)]
+pub struct Explanation {
+    /// For each filter of the query, the rows that its index gives; `None`: not counted, because there is nothing to choose or it
+    /// holds a search of its own.
+    pub filters: Vec<Option<i64>>,
+    /// Where counting stops.
+    pub counted: i64,
+    /// The place of the filter that drives; `None`: all resources of the type are read.
+    pub driver: Option<usize>,
+    /// With placeholders, so it holds nothing of the request.
+    pub statement: String,
+    /// The database's plan, a line each.
+    pub plan: Vec<String>,
+}
+
 /// A job that this process may work on until its lease ends.
 #[derive(Clone, Debug)]
 pub struct ClaimedJob {
@@ -248,7 +264,8 @@ impl Store {
                 except: Vec::new(),
             }),
         };
-        let sql = compile::page(self.dialect(), query, cursor, limit.saturating_add(1));
+        let driver = self.driver(query, cursor.map(|cursor| &cursor.snapshot)).await?;
+        let sql = compile::page(self.dialect(), query, cursor, limit.saturating_add(1), driver);
         let mut found = self.page_rows(sql, query.sort.len()).await?;
         let more = found.len() > limit as usize;
         found.truncate(limit as usize);
@@ -274,8 +291,47 @@ impl Store {
 
     /// How many resources a search finds; with `snapshot`, as of then.
     pub async fn count(&self, query: &Query, snapshot: Option<&Snapshot>) -> Result<u64, sqlx::Error> {
-        let found = self.integers(compile::count(self.dialect(), query, snapshot)).await?;
+        let driver = self.driver(query, snapshot).await?;
+        let found = self.integers(compile::count(self.dialect(), query, snapshot, driver)).await?;
         Ok(found.first().map_or(0, |n| n.unsigned_abs()))
+    }
+
+    /// Which filter's index is read, the others being probed for each of its rows.
+    async fn driver(&self, query: &Query, snapshot: Option<&Snapshot>) -> Result<Option<usize>, sqlx::Error> {
+        match compile::row_counts(self.dialect(), query, snapshot) {
+            Some(sql) => Ok(compile::driver(query, &self.integers(sql).await?)),
+            None => Ok(None),
+        }
+    }
+
+    /// How a search is carried out, for the operator: the filters in the order of the query with what their indexes give
+    /// (counting stops at a limit), the filter that drives, the statement, and the database's own plan of it.
+    pub async fn explain(&self, query: &Query, limit: u32) -> Result<Explanation, sqlx::Error> {
+        let counts = match compile::row_counts(self.dialect(), query, None) {
+            Some(sql) => self.integers(sql).await?,
+            None => Vec::new(),
+        };
+        let driver = if counts.is_empty() { compile::driver(query, &[]) } else { compile::driver(query, &counts) };
+        let rows = |place: usize| {
+            let own = counts.iter().find(|count| usize::try_from(**count / compile::COUNT_PLACE) == Ok(place));
+            own.map(|count| count % compile::COUNT_PLACE)
+        };
+        let filters = (0..query.filters.len()).map(rows).collect();
+        let sql = compile::page(self.dialect(), query, None, limit.saturating_add(1), driver);
+        let statement = sql.text.clone();
+        let Sql { text, args, .. } = sql;
+        let plan: Vec<String> = match self {
+            Store::Sqlite(db) => {
+                let text = format!("EXPLAIN QUERY PLAN {text}");
+                let rows: Vec<(i64, i64, i64, String)> = bind_all!(sqlx::query_as(AssertSqlSafe(text)), args).fetch_all(&db.read).await?;
+                rows.into_iter().map(|(.., detail)| detail).collect()
+            }
+            Store::Postgres(db) => {
+                let text = format!("EXPLAIN {text}");
+                bind_all!(sqlx::query_scalar(AssertSqlSafe(text)), args).fetch_all(&db.pool).await?
+            }
+        };
+        Ok(Explanation { filters, counted: compile::COUNTED, driver, statement, plan })
     }
 
     /// `_include`: the resources that `from` refer to by `param` (of type `target`, if given) and `scope` shows.

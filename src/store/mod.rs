@@ -30,7 +30,7 @@ pub mod visits;
 pub mod write;
 
 pub use api::*;
-pub use index::{IndexEntry, IndexValue};
+pub use index::{Facet, IndexEntry, IndexValue};
 pub use query::{Cursor, Filter, Query, Scope, SortKey};
 pub use write::{Mutation, Precondition, Unit, WriteError, Written};
 
