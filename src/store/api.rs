@@ -264,6 +264,14 @@ impl Store {
         Ok(Page { rows, next })
     }
 
+    /// The first `limit` matches as they are at one moment: what a conditional operation rests on. ([`Store::search`] reads what a
+    /// page holds after it has found it.)
+    pub async fn matches(&self, query: &Query, limit: u32) -> Result<Vec<Stored>, sqlx::Error> {
+        let mut sql = compile::keys(self.dialect(), query);
+        sql.text = format!("SELECT {VERSION} FROM resource WHERE live > 0 AND key IN ({}) ORDER BY key LIMIT {limit}", sql.text);
+        self.versions(sql).await
+    }
+
     /// How many resources a search finds; with `snapshot`, as of then.
     pub async fn count(&self, query: &Query, snapshot: Option<&Snapshot>) -> Result<u64, sqlx::Error> {
         let found = self.integers(compile::count(self.dialect(), query, snapshot)).await?;

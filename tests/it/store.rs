@@ -452,7 +452,7 @@ both_databases!(
                         expected: vec![],
                         claims: vec![format!("Patient|identifier||{value}")],
                     };
-                    store.commit(Unit { mutations: vec![create], preconditions: vec![precondition], jobs: vec![] }).await
+                    store.commit(Unit { mutations: vec![create], preconditions: vec![precondition], ..Unit::default() }).await
                 })
             });
             let mut won = 0;
