@@ -15,7 +15,7 @@ use crate::ingest::load::Loader;
 use crate::ingest::submit::{Rules, SubmitError, Submitter};
 use crate::ingest::template::Templates;
 use crate::ingest::write::{Author, Writer};
-use crate::outbox::{Outbox, Outcome};
+use crate::outbox::{Outbox, Outcome, Pulse};
 use crate::registry::{LINK_JOB, Registry};
 use crate::search::extract;
 use crate::store::query::{DateOp, SortBy};
@@ -45,6 +45,8 @@ pub struct App {
     pub terminology: Terminology,
     pub registry: Registry,
     pub submitter: Submitter,
+    /// Beats while this process's outbox works.
+    pub pulse: Pulse,
 }
 
 impl App {
@@ -64,7 +66,7 @@ impl App {
         let rules = Rules { operator: settings.operator.code.clone(), zone: zone.clone(), strict_blocks: settings.strict_templates };
         let submitter =
             Submitter { writer: writer.clone(), templates: Arc::new(templates), terminology: terminology.clone(), rules: Arc::new(rules) };
-        let app = App { settings: Arc::new(settings), zone, store, writer, terminology, registry, submitter };
+        let app = App { settings: Arc::new(settings), zone, store, writer, terminology, registry, submitter, pulse: Pulse::default() };
         app.put_shipped().await.context("what lango ships could not be stored")?;
         app.load_terminology(None).await.context("the terminology could not be loaded")?;
         Ok(app)
@@ -93,6 +95,7 @@ impl App {
     fn outbox(&self) -> Outbox {
         let (linking, pushing) = (self.clone(), self.clone());
         Outbox::new(self.store.clone())
+            .with_pulse(self.pulse.clone())
             .register(LINK_JOB, move |job| {
                 let app = linking.clone();
                 async move {
