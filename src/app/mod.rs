@@ -9,7 +9,7 @@ mod measures;
 use crate::access::Caller;
 use crate::config::Settings;
 use crate::definitions;
-use crate::destinations::dhis2::JOB_KIND;
+use crate::destinations::dhis2::{JOB_KIND, MetadataCache};
 use crate::fhir::time::now;
 use crate::ingest::load::Loader;
 use crate::ingest::submit::{Rules, SubmitError, Submitter};
@@ -47,6 +47,8 @@ pub struct App {
     pub submitter: Submitter,
     /// Beats while this process's outbox works.
     pub pulse: Pulse,
+    /// What was read of DHIS2 servers a short while ago.
+    dhis2: MetadataCache,
 }
 
 impl App {
@@ -66,7 +68,17 @@ impl App {
         let rules = Rules { operator: settings.operator.code.clone(), zone: zone.clone(), strict_blocks: settings.strict_templates };
         let submitter =
             Submitter { writer: writer.clone(), templates: Arc::new(templates), terminology: terminology.clone(), rules: Arc::new(rules) };
-        let app = App { settings: Arc::new(settings), zone, store, writer, terminology, registry, submitter, pulse: Pulse::default() };
+        let app = App {
+            settings: Arc::new(settings),
+            zone,
+            store,
+            writer,
+            terminology,
+            registry,
+            submitter,
+            pulse: Pulse::default(),
+            dhis2: MetadataCache::default(),
+        };
         app.put_shipped().await.context("what lango ships could not be stored")?;
         app.load_terminology(None).await.context("the terminology could not be loaded")?;
         Ok(app)
