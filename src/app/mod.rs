@@ -9,13 +9,13 @@ mod measures;
 use crate::access::Caller;
 use crate::config::Settings;
 use crate::definitions;
-use crate::destinations::dhis2::JOB_KIND;
+use crate::destinations::dhis2::{JOB_KIND, MetadataCache};
 use crate::fhir::time::now;
 use crate::ingest::load::Loader;
 use crate::ingest::submit::{Rules, SubmitError, Submitter};
 use crate::ingest::template::Templates;
 use crate::ingest::write::{Author, Writer};
-use crate::outbox::{Outbox, Outcome};
+use crate::outbox::{Outbox, Outcome, Pulse};
 use crate::registry::{LINK_JOB, Registry};
 use crate::search::extract;
 use crate::store::query::{DateOp, SortBy};
@@ -45,6 +45,10 @@ pub struct App {
     pub terminology: Terminology,
     pub registry: Registry,
     pub submitter: Submitter,
+    /// Beats while this process's outbox works.
+    pub pulse: Pulse,
+    /// What was read of DHIS2 servers a short while ago.
+    dhis2: MetadataCache,
 }
 
 impl App {
@@ -64,7 +68,17 @@ impl App {
         let rules = Rules { operator: settings.operator.code.clone(), zone: zone.clone(), strict_blocks: settings.strict_templates };
         let submitter =
             Submitter { writer: writer.clone(), templates: Arc::new(templates), terminology: terminology.clone(), rules: Arc::new(rules) };
-        let app = App { settings: Arc::new(settings), zone, store, writer, terminology, registry, submitter };
+        let app = App {
+            settings: Arc::new(settings),
+            zone,
+            store,
+            writer,
+            terminology,
+            registry,
+            submitter,
+            pulse: Pulse::default(),
+            dhis2: MetadataCache::default(),
+        };
         app.put_shipped().await.context("what lango ships could not be stored")?;
         load_terminology(&app.store, &app.terminology, None).await.context("the terminology could not be loaded")?;
         Ok(app)
@@ -92,6 +106,7 @@ impl App {
     fn outbox(&self) -> Outbox {
         let (linking, pushing) = (self.clone(), self.clone());
         Outbox::new(self.store.clone())
+            .with_pulse(self.pulse.clone())
             .register(LINK_JOB, move |job| {
                 let app = linking.clone();
                 async move {

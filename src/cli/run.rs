@@ -53,7 +53,7 @@ impl Server {
             .merge(http::auth::routes(Arc::clone(&access)))
             .merge(http::fhir::routes(FhirState { app: app.clone(), cursor_key }))
             .merge(http::hdu::routes(app.clone()))
-            .merge(http::ops::routes(Arc::clone(&metrics), store.clone()))
+            .merge(http::ops::routes(Arc::clone(&metrics), store.clone(), app.pulse.clone()))
             .fallback(http::fhir::nowhere)
             .method_not_allowed_fallback(http::fhir::not_so)
             .layer(axum::middleware::from_fn_with_state(access, http::auth::authenticate))

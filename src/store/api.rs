@@ -183,6 +183,13 @@ impl Store {
         self.integers(sql).await.map(|_| ())
     }
 
+    /// Whether the tables are those of this program's migrations, no fewer and no more.
+    pub async fn migrated(&self) -> Result<bool, sqlx::Error> {
+        let mut sql = Sql::new(self.dialect());
+        sql.push("SELECT version FROM _sqlx_migrations WHERE success ORDER BY version");
+        Ok(self.integers(sql).await? == super::migrations::versions())
+    }
+
     /// Applies a unit; answers one [`Written`] per mutation when it is durable.
     pub async fn commit(&self, unit: Unit) -> Result<Vec<Written>, WriteError> {
         let wakes = !unit.jobs.is_empty();
@@ -403,15 +410,20 @@ impl Store {
         if code.is_empty() {
             return Ok(0);
         }
-        let mut find = Sql::new(self.dialect());
-        find.push("SELECT key FROM facility WHERE code = ").str(code);
-        if let Some(key) = self.integers(find.clone()).await?.first() {
-            return Ok(*key);
+        if let Some(key) = self.known_facility(code).await? {
+            return Ok(key);
         }
         let mut insert = Sql::new(self.dialect());
         insert.push("INSERT INTO facility (code) VALUES (").str(code).push(") ON CONFLICT (code) DO NOTHING");
         self.execute(insert).await?;
-        self.integers(find).await?.first().copied().ok_or(sqlx::Error::RowNotFound)
+        self.known_facility(code).await?.ok_or(sqlx::Error::RowNotFound)
+    }
+
+    /// The number of the facility with this code, if it has one; writes nothing.
+    pub async fn known_facility(&self, code: &str) -> Result<Option<FacilityKey>, sqlx::Error> {
+        let mut find = Sql::new(self.dialect());
+        find.push("SELECT key FROM facility WHERE code = ").str(code);
+        Ok(self.integers(find).await?.first().copied())
     }
 
     /// The code of a facility; `None` for the operator's own organisation and unknown numbers.

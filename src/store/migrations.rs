@@ -20,6 +20,11 @@ pub fn migrator(dialect: Dialect) -> Migrator {
     Migrator::with_migrations(ALL.iter().map(migration).collect())
 }
 
+/// The versions that a database of this program has, in order.
+pub fn versions() -> Vec<i64> {
+    ALL.iter().map(|(version, ..)| *version).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
