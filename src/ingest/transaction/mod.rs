@@ -142,14 +142,14 @@ pub async fn attempt(
     keep_bodies: bool,
 ) -> Result<Vec<Outcome>, CommitError> {
     let refused = |refusal| CommitError::Refused(None, refusal);
-    let mut settling = Settling::new(writer, &caller.scope);
+    let mut settling = Settling::new(writer, caller);
     let mut named = HashSet::new();
     for entry in broken {
         settling.problems.join(entry.problems);
         named.extend(entry.full_url);
     }
     for entry in &entries {
-        settling.check_rights(entry, caller);
+        settling.check_rights(entry);
     }
     settling.search_requests(&entries).await.map_err(refused)?;
     let targets = settling.targets(&entries);
