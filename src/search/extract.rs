@@ -55,7 +55,7 @@ pub fn about(type_code: TypeCode, resource: &Value, entries: &[IndexEntry], base
     match type_name {
         // That somebody was restricted, or looked at, is not for all who may see the record.
         "Consent" => return About::Consent,
-        "AuditEvent" | "Provenance" => return About::Unknown,
+        "AuditEvent" | "Provenance" | "Group" | "Binary" | "Bundle" | "Parameters" => return About::Unknown,
         _ => {}
     }
     let own = if type_name == "Patient" { resource.get("id").and_then(Value::as_str) } else { named(type_code, resource, base) };

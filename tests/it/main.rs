@@ -3,6 +3,7 @@
 mod access;
 mod bundles;
 mod conditional;
+mod consent;
 mod crash;
 mod dhis2;
 mod dhis2_double;
@@ -20,3 +21,4 @@ mod store;
 mod support;
 mod synthea;
 mod templates;
+mod visits;

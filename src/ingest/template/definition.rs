@@ -35,6 +35,8 @@ pub struct Definition {
     pub(super) reported: Part,
     pub(super) label: Part,
     pub(super) visit: Part,
+    /// What makes a visit the same one next time; without it nothing is remembered of visits.
+    pub(super) visit_key: Option<Vec<Part>>,
     pub(super) identifiers: Part,
     pub(super) schema: Schema,
     pub(super) record: NodeId,
@@ -150,7 +152,7 @@ impl Files {
             mapping.submission.extend(compiler.productions(value.get("submission"), "/submission").map_err(at)?);
             then.extend(compiler.productions(value.get("record"), "/record").map_err(at)?);
         }
-        mapping.record.push(Production { pointer: "/let".into(), each: None, when: None, lets, resource: None, then });
+        mapping.record.push(Production { pointer: "/let".into(), each: None, when: None, lets, whole: None, resource: None, then });
 
         Ok(Definition {
             name: name.to_owned(),
@@ -163,6 +165,13 @@ impl Files {
             reported: part("reported")?,
             label: part("label")?,
             visit: part("visit")?,
+            visit_key: match about.get("visitKey") {
+                None => None,
+                Some(_) => match part("visitKey")? {
+                    Part::List(parts) => Some(parts),
+                    _ => return Err(error(&about_file, "/visitKey", "must be a list of what makes a visit the same one next time")),
+                },
+            },
             identifiers: part("identifiers")?,
             rules: self.rules(name, &compiler)?,
             examples: self.examples(name)?,
