@@ -21,10 +21,12 @@ mod jobs;
 mod migrations;
 mod postgres;
 pub mod query;
+mod reads;
 mod rows;
 mod sql;
 mod sqlite;
 pub mod submissions;
+pub mod upkeep;
 pub mod write;
 
 pub use api::*;

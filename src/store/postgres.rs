@@ -3,6 +3,7 @@
 //! never sees it. Transactions are numbered by the server's own transaction ids.
 
 use super::batch::{self, Batch, Place, ResourceRow};
+use super::reads::Reads;
 use super::rows::{Cell, ColumnType, Identity, Name, Row, TABLES};
 use super::sql::{Dialect, bind_all};
 use super::write::{Precondition, Unit, WriteError, Written};
@@ -10,25 +11,52 @@ use super::{ResourceKey, TypeCode, compile};
 use crate::definitions;
 use crate::fhir::time::now;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPoolOptions, PgRow};
-use sqlx::{AssertSqlSafe, PgPool, Row as _};
+use sqlx::{AssertSqlSafe, Connection as _, PgPool, Row as _};
 use std::collections::{HashMap, HashSet};
 use std::str::FromStr;
 use std::time::Duration;
 
 /// Tries of one unit before the caller hears that the database failed.
 const ATTEMPTS: u32 = 8;
+/// A connection that was used so recently is taken to be alive.
+const TRUSTED: Duration = Duration::from_secs(1);
+/// A plan for all values takes a code that thousands of rows have for one that few have. Compiling a plan takes longer than any search, and
+/// an index walk costs what the planner believes of a scan when the rows are in memory or on flash.
+const SEARCHING: &[&str] = &["SET plan_cache_mode = force_custom_plan", "SET jit = off", "SET random_page_cost = 1.1"];
 
 #[derive(Clone, Debug)]
 pub struct Postgres {
+    /// For statements that are the same every time: the server plans them once.
     pub pool: PgPool,
+    /// For searches, whose plan depends on the values: planned each time.
+    pub read: PgPool,
+    /// Reads by id.
+    pub reads: Reads,
     /// Added to the server's transaction ids; see `counter` in the migration.
     txn_base: i64,
+}
+
+/// A pool's share of what one process may open.
+fn connections() -> PgPoolOptions {
+    PgPoolOptions::new()
+        .max_connections(8)
+        .acquire_timeout(Duration::from_secs(30))
+        // A round trip to ask whether the server is there costs as much as the statement, so only after a pause.
+        .test_before_acquire(false)
+        .before_acquire(|connection, meta| {
+            Box::pin(async move {
+                if meta.idle_for < TRUSTED {
+                    return Ok(true);
+                }
+                connection.ping().await.map(|()| true)
+            })
+        })
 }
 
 impl Postgres {
     pub async fn open(url: &str) -> anyhow::Result<Postgres> {
         let options = PgConnectOptions::from_str(url)?.application_name("lango");
-        let pool = PgPoolOptions::new().max_connections(16).acquire_timeout(Duration::from_secs(30)).connect_with(options).await?;
+        let pool = connections().connect_with(options.clone()).await?;
         super::migrations::migrator(Dialect::Postgres).run(&pool).await?;
         let mut transaction = pool.begin().await?;
         let base: i64 = sqlx::query_scalar("SELECT txn_base FROM counter WHERE id = 1 FOR UPDATE").fetch_one(&mut *transaction).await?;
@@ -43,7 +71,24 @@ impl Postgres {
             sqlx::query("UPDATE counter SET txn_base = $1 WHERE id = 1").bind(txn_base).execute(&mut *transaction).await?;
         }
         transaction.commit().await?;
-        Ok(Postgres { pool, txn_base })
+        let read = connections()
+            .after_connect(|connection, _| {
+                Box::pin(async move {
+                    for setting in SEARCHING {
+                        sqlx::query(*setting).execute(&mut *connection).await?;
+                    }
+                    Ok(())
+                })
+            })
+            .connect_with(options)
+            .await?;
+        let reads = Reads::on_postgres(pool.clone());
+        Ok(Postgres { pool, read, reads, txn_base })
+    }
+
+    /// The number that [`Postgres::snapshot`] and every write add to the server's transaction ids.
+    pub fn txn_base(&self) -> i64 {
+        self.txn_base
     }
 
     pub async fn commit(&self, unit: Unit) -> Result<Vec<Written>, WriteError> {

@@ -2,6 +2,7 @@
 //! (group commit, `synchronous=FULL`): an acknowledged write survives a power cut, and the cost of the cut is shared.
 
 use super::batch::{self, Batch, Place, ResourceRow};
+use super::reads::Reads;
 use super::rows::{Cell, Identity, Name, Row, TABLES};
 use super::sql::{Arg, Dialect, Sql, bind_all};
 use super::write::{Precondition, Unit, WriteError, Written};
@@ -11,6 +12,7 @@ use crate::fhir::time::{Micros, now};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{AssertSqlSafe, Row as _, SqlitePool};
 use std::collections::{HashMap, HashSet};
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,6 +24,10 @@ const QUEUE: usize = 256;
 const GROUP: usize = 4_000;
 /// Rows per INSERT.
 const CHUNK: usize = 100;
+/// How long a statement waits for another process's write.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Bytes of a write-ahead log that is cut; what SQLite keeps of itself is 4,000 pages of 8 KiB.
+pub const LONG_LOG: u64 = 256 << 20;
 /// The resource table's place among the texts of [`Writer::inserts`].
 const RESOURCE: usize = usize::MAX;
 /// Identities remembered between groups; forgotten all at once when full.
@@ -34,6 +40,9 @@ pub struct Sqlite {
     /// One connection: whoever writes waits in turn for it.
     pub write: SqlitePool,
     queue: mpsc::Sender<Request>,
+    path: PathBuf,
+    /// Reads by id.
+    pub reads: Reads,
 }
 
 #[derive(Debug)]
@@ -49,12 +58,13 @@ impl Sqlite {
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Full)
             .foreign_keys(true)
-            .busy_timeout(Duration::from_secs(10))
+            .busy_timeout(PATIENCE)
             .page_size(8192)
             .pragma("cache_size", "-131072")
             .pragma("mmap_size", "268435456")
             .pragma("temp_store", "MEMORY")
             .pragma("wal_autocheckpoint", "4000");
+        let path = options.get_filename().to_owned();
         let write = SqlitePoolOptions::new().max_connections(1).test_before_acquire(false).connect_with(options.clone()).await?;
         super::migrations::migrator(Dialect::Sqlite).run(&write).await?;
         let reader = options.read_only(true).create_if_missing(false).pragma("cache_size", "-32768").row_buffer_size(1024);
@@ -67,7 +77,22 @@ impl Sqlite {
             .await?;
         let (queue, waiting) = mpsc::channel(QUEUE);
         tokio::spawn(Writer::new(write.clone()).run(waiting));
-        Ok(Sqlite { read, write, queue })
+        let reads = Reads::on_sqlite(read.clone());
+        Ok(Sqlite { read, write, queue, path, reads })
+    }
+
+    /// Moves what the write-ahead log holds into the database and empties it, when it has grown beyond `bytes`: as long as readers
+    /// follow one another without a gap, SQLite itself never starts it over. Writers wait meanwhile, but not long for a slow reader.
+    pub async fn cut_log(&self, bytes: u64) -> Result<(), sqlx::Error> {
+        let log = format!("{}-wal", self.path.display());
+        if tokio::fs::metadata(log).await.map_or(0, |file| file.len()) <= bytes {
+            return Ok(());
+        }
+        let mut connection = self.write.acquire().await?;
+        sqlx::query("PRAGMA busy_timeout = 1000").execute(&mut *connection).await?;
+        let cut = sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").execute(&mut *connection).await;
+        sqlx::query(AssertSqlSafe(format!("PRAGMA busy_timeout = {}", PATIENCE.as_millis()))).execute(&mut *connection).await?;
+        cut.map(|_| ())
     }
 
     pub async fn commit(&self, unit: Unit) -> Result<Vec<Written>, WriteError> {

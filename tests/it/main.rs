@@ -19,3 +19,4 @@ mod store;
 mod support;
 mod synthea;
 mod templates;
+mod upkeep;
