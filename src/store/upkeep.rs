@@ -6,7 +6,7 @@
 //! ended below the number of a moment older than [`KEEP`] is seen by no page. It is removed in small transactions between the
 //! writes of others; several processes may do so at once. Versions stay: they are the record's history.
 
-use super::rows::{TABLES, TRAILER, Table};
+use super::rows::{TABLES, Table};
 use super::sql::{Dialect, Sql};
 use super::{Store, sqlite};
 use crate::fhir::time::{Micros, now};
@@ -97,20 +97,12 @@ impl Store {
     }
 }
 
+/// Removes the first [`AT_ONCE`] rows that ended below `below`, and those of the same transaction and parameter as the last of them.
 fn removal(dialect: Dialect, table: &Table, below: i64) -> Sql {
     let mut sql = Sql::new(dialect);
     let name = table.name;
-    // What tells rows apart: where PostgreSQL has put it, or the primary key, which is all columns up to `since`.
-    let (row, array) = match dialect {
-        Dialect::Postgres => ("ctid".to_owned(), true),
-        Dialect::Sqlite => {
-            let key = table.columns.iter().take(table.columns.len().saturating_sub(TRAILER - 1)).map(|(name, _)| *name);
-            (format!("({})", key.collect::<Vec<_>>().join(", ")), false)
-        }
-    };
-    let bare = row.trim_start_matches('(').trim_end_matches(')');
-    sql.push(&format!("DELETE FROM {name} WHERE {row} {} ", if array { "= ANY(ARRAY(" } else { "IN (" }));
-    sql.push(&format!("SELECT {bare} FROM {name} WHERE until > 0 AND until < ")).int(below);
-    sql.push(" ORDER BY until LIMIT ").literal(AT_ONCE).push(if array { "))" } else { ")" });
+    sql.push(&format!("DELETE FROM {name} WHERE until > 0 AND (until, param) <= (SELECT until, param FROM "));
+    sql.push(&format!("(SELECT until, param FROM {name} WHERE until > 0 AND until < ")).int(below);
+    sql.push(" ORDER BY until, param LIMIT ").literal(AT_ONCE).push(") x ORDER BY until DESC, param DESC LIMIT 1)");
     sql
 }
