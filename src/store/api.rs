@@ -121,16 +121,12 @@ pub(super) const VERSION_OF_R: &str = "r.key, r.type, r.id, r.version, r.live, r
 
 pub(super) type VersionRow = (i64, i64, String, i64, i64, i64, i64, Option<Vec<u8>>);
 
-pub(super) fn stored((key, type_code, id, version, live, updated, owner, body): VersionRow) -> Stored {
-    Stored {
-        key,
-        type_code: TypeCode::try_from(type_code).unwrap_or(TypeCode::MAX),
-        id: id.into(),
-        version,
-        updated,
-        owner,
-        body: if live > 0 { body.map(Bytes::from) } else { None },
-    }
+pub(super) fn stored((key, type_code, id, version, live, updated, owner, body): VersionRow) -> Result<Stored, sqlx::Error> {
+    let body = match body.filter(|_| live > 0) {
+        Some(kept) => Some(packed::unpack(kept).map_err(|error| sqlx::Error::Decode(error.into()))?.into()),
+        None => None,
+    };
+    Ok(Stored { key, type_code: TypeCode::try_from(type_code).unwrap_or(TypeCode::MAX), id: id.into(), version, updated, owner, body })
 }
 
 impl Store {
@@ -419,7 +415,7 @@ impl Store {
             Store::Sqlite(db) => bind_all!(sqlx::query_as(AssertSqlSafe(text)), args).fetch_all(&db.read).await?,
             Store::Postgres(db) => bind_all!(sqlx::query_as(AssertSqlSafe(text)), args).fetch_all(&db.read).await?,
         };
-        Ok(rows.into_iter().map(stored).collect())
+        rows.into_iter().map(stored).collect()
     }
 
     pub(super) async fn integers(&self, sql: Sql) -> Result<Vec<i64>, sqlx::Error> {

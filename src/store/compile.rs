@@ -36,6 +36,13 @@ pub fn keys(dialect: Dialect, query: &Query) -> Sql {
     sql
 }
 
+/// `SELECT id` of the first two matches.
+pub fn first_ids(dialect: Dialect, query: &Query) -> Sql {
+    let mut sql = keys(dialect, query);
+    sql.text = format!("SELECT id FROM resource WHERE key IN ({}) ORDER BY key LIMIT 2", sql.text);
+    sql
+}
+
 /// Appends the scope's condition on the columns of `alias`.
 pub fn scope_condition(sql: &mut Sql, alias: &str, scope: &Scope) {
     if let Scope::Owners(owners) = scope {

@@ -19,6 +19,7 @@ pub mod facts;
 pub mod index;
 mod jobs;
 mod migrations;
+mod packed;
 mod postgres;
 pub mod query;
 mod reads;

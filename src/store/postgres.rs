@@ -4,14 +4,14 @@
 
 use super::batch::{self, Batch, Place, ResourceRow};
 use super::reads::Reads;
-use super::rows::{Cell, ColumnType, Identity, Name, Row, TABLES};
-use super::sql::{Dialect, bind_all};
+use super::rows::{self, Cell, ColumnType, Identity, IdentityRow, Name, Row, TABLES};
+use super::sql::{Dialect, Sql, bind_all};
 use super::write::{Precondition, Unit, WriteError, Written};
 use super::{ResourceKey, TypeCode, compile};
 use crate::definitions;
 use crate::fhir::time::now;
-use sqlx::postgres::{PgConnectOptions, PgConnection, PgPoolOptions, PgRow};
-use sqlx::{AssertSqlSafe, Connection as _, PgPool, Row as _};
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgPoolOptions};
+use sqlx::{AssertSqlSafe, Connection as _, PgPool};
 use std::collections::{HashMap, HashSet};
 use std::str::FromStr;
 use std::time::Duration;
@@ -224,30 +224,16 @@ async fn select(
     }
     let (types, ids) = columns(names);
     let text = format!(
-        "SELECT r.key, r.type, r.id, r.version, r.live, r.owner, r.patient FROM resource r \
-         JOIN unnest($1::bigint[], $2::text[]) AS u(t, i) ON r.type = u.t AND r.id = u.i{tail}"
+        "SELECT {} FROM resource r JOIN unnest($1::bigint[], $2::text[]) AS u(t, i) ON r.type = u.t AND r.id = u.i{tail}",
+        rows::IDENTITY
     );
-    let rows = sqlx::query(AssertSqlSafe(text)).bind(&types).bind(&ids).fetch_all(connection).await?;
-    rows.iter().map(identity).collect()
-}
-
-fn identity(row: &PgRow) -> Result<(Name, Identity), sqlx::Error> {
-    let type_code = TypeCode::try_from(row.try_get::<i64, _>(1)?).unwrap_or(TypeCode::MAX);
-    let identity = Identity {
-        key: row.try_get(0)?,
-        version: row.try_get(3)?,
-        live: row.try_get::<i64, _>(4)? > 0,
-        owner: row.try_get(5)?,
-        patient: row.try_get(6)?,
-    };
-    Ok(((type_code, row.try_get::<String, _>(2)?.into()), identity))
+    let found: Vec<IdentityRow> = sqlx::query_as(AssertSqlSafe(text)).bind(&types).bind(&ids).fetch_all(connection).await?;
+    Ok(found.into_iter().map(rows::identity).collect())
 }
 
 async fn holds(connection: &mut PgConnection, precondition: &Precondition) -> Result<bool, sqlx::Error> {
-    let mut sql = compile::keys(Dialect::Postgres, &precondition.query);
-    sql.text = format!("SELECT id FROM resource WHERE key IN ({}) ORDER BY key LIMIT 2", sql.text);
-    let rows = bind_all!(sqlx::query(AssertSqlSafe(sql.text)), sql.args).fetch_all(connection).await?;
-    let found: Vec<String> = rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?;
+    let Sql { text, args, .. } = compile::first_ids(Dialect::Postgres, &precondition.query);
+    let found: Vec<String> = bind_all!(sqlx::query_scalar(AssertSqlSafe(text)), args).fetch_all(connection).await?;
     Ok(found == precondition.expected)
 }
 

@@ -89,8 +89,9 @@ macro_rules! gather {
                     let (same, others): (Vec<Wanted>, Vec<Wanted>) = group.drain(..).partition(|wanted| wanted.scope == scope);
                     group = others;
                     let Sql { text, args, .. } = statement($dialect, &same, &scope);
-                    let rows = bind_all!(sqlx::query_as(AssertSqlSafe(text)), args).fetch_all(&mut *connection).await;
-                    match rows {
+                    let rows: Result<Vec<VersionRow>, _> =
+                        bind_all!(sqlx::query_as(AssertSqlSafe(text)), args).fetch_all(&mut *connection).await;
+                    match rows.and_then(|rows| rows.into_iter().map(stored).collect()) {
                         Ok(rows) => answer(same, rows),
                         Err(_) => whole = false,
                     }
@@ -115,9 +116,9 @@ fn statement(dialect: Dialect, wanted: &[Wanted], scope: &Scope) -> Sql {
     sql
 }
 
-fn answer(wanted: Vec<Wanted>, rows: Vec<VersionRow>) {
+fn answer(wanted: Vec<Wanted>, rows: Vec<Stored>) {
     let mut found: HashMap<(TypeCode, Box<str>), Stored> =
-        rows.into_iter().map(stored).map(|stored| ((stored.type_code, stored.id.clone()), stored)).collect();
+        rows.into_iter().map(|stored| ((stored.type_code, stored.id.clone()), stored)).collect();
     let mut wanted = wanted.into_iter().peekable();
     while let Some(Wanted { type_code, id, reply, .. }) = wanted.next() {
         let name = (type_code, id);

@@ -3,7 +3,7 @@
 
 use super::batch::{self, Batch, Place, ResourceRow};
 use super::reads::Reads;
-use super::rows::{Cell, Identity, Name, Row, TABLES};
+use super::rows::{self, Cell, Identity, IdentityRow, Name, Row, TABLES};
 use super::sql::{Arg, Dialect, Sql, bind_all};
 use super::write::{Precondition, Unit, WriteError, Written};
 use super::{ResourceKey, TypeCode, compile};
@@ -308,23 +308,13 @@ impl Writer {
         unknown.sort_unstable();
         for chunk in unknown.chunks(CHUNK) {
             let mut sql = Sql::new(Dialect::Sqlite);
-            sql.push("SELECT r.key, r.type, r.id, r.version, r.live, r.owner, r.patient FROM (VALUES ");
+            sql.push("SELECT ").push(rows::IDENTITY).push(" FROM (VALUES ");
             sql.join(chunk, ", ", |sql, (code, id)| {
                 sql.push("(").int(i64::from(*code)).push(", ").str(id).push(")");
             });
             sql.push(") v CROSS JOIN resource r ON r.type = v.column1 AND r.id = v.column2");
-            let rows = bind_all!(sqlx::query(AssertSqlSafe(sql.text)), sql.args).fetch_all(&mut *connection).await?;
-            for row in rows {
-                let type_code = TypeCode::try_from(row.try_get::<i64, _>(1)?).unwrap_or(TypeCode::MAX);
-                let identity = Identity {
-                    key: row.try_get(0)?,
-                    version: row.try_get(3)?,
-                    live: row.try_get::<i64, _>(4)? > 0,
-                    owner: row.try_get(5)?,
-                    patient: row.try_get(6)?,
-                };
-                self.identities.insert((type_code, row.try_get::<String, _>(2)?.into()), identity);
-            }
+            let found: Vec<IdentityRow> = bind_all!(sqlx::query_as(AssertSqlSafe(sql.text)), sql.args).fetch_all(&mut *connection).await?;
+            self.identities.extend(found.into_iter().map(rows::identity));
         }
         Ok(())
     }
@@ -412,10 +402,8 @@ fn insert_text(table: usize, rows: usize) -> Arc<str> {
 }
 
 async fn holds(connection: &mut SqliteConnection, precondition: &Precondition) -> Result<bool, sqlx::Error> {
-    let mut sql = compile::keys(Dialect::Sqlite, &precondition.query);
-    sql.text = format!("SELECT id FROM resource WHERE key IN ({}) ORDER BY key LIMIT 2", sql.text);
-    let rows = bind_all!(sqlx::query(AssertSqlSafe(sql.text)), sql.args).fetch_all(connection).await?;
-    let found: Vec<String> = rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?;
+    let Sql { text, args, .. } = compile::first_ids(Dialect::Sqlite, &precondition.query);
+    let found: Vec<String> = bind_all!(sqlx::query_scalar(AssertSqlSafe(text)), args).fetch_all(connection).await?;
     Ok(found == precondition.expected)
 }
 
