@@ -221,13 +221,14 @@ async fn read_by_id(server: &Running, say: &impl Fn(&str, String)) {
     for clients in [1, CLIENTS] {
         let yardstick = rate(&plain, std::slice::from_ref(&bare), clients).await;
         let reads = rate(&plain, &urls, clients).await;
+        let share = 100.0 * reads.each_second / yardstick.each_second;
         say(
             &format!("read by id, {clients} clients ({} bytes)", sample.len()),
-            format!("{reads:.0}/s; an axum handler with the same bytes from memory: {yardstick:.0}/s ({:.0} %)", 100.0 * reads / yardstick),
+            format!("{reads}; an axum handler with the same bytes from memory: {yardstick} ({share:.0} %)"),
         );
     }
     let packed = rate(&server.client, &urls, CLIENTS).await;
-    say(&format!("read by id, {CLIENTS} clients, gzip"), format!("{packed:.0}/s"));
+    say(&format!("read by id, {CLIENTS} clients, gzip"), packed.to_string());
 }
 
 async fn searches(server: &Running, say: &impl Fn(&str, String)) {
@@ -352,9 +353,22 @@ async fn get(server: &Running, path: &str) -> Value {
     server.client.get(format!("{}{path}", server.base)).send().await.expect("an answer").json().await.expect("JSON")
 }
 
-/// Answers per second over [`READ_TIME`].
-async fn rate(client: &reqwest::Client, urls: &[String], clients: usize) -> f64 {
+/// What came of asking for [`READ_TIME`].
+struct Rate {
+    each_second: f64,
+    /// Of this process, so of client and server, and not of a database server; what else the machine does changes it little.
+    processor_micros: f64,
+}
+
+impl std::fmt::Display for Rate {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:.0}/s, {:.0} µs of processor each", self.each_second, self.processor_micros)
+    }
+}
+
+async fn rate(client: &reqwest::Client, urls: &[String], clients: usize) -> Rate {
     let until = Instant::now() + READ_TIME;
+    let before = processor_seconds();
     let clients = (0..clients).map(|number| {
         let (client, urls) = (client.clone(), urls.to_vec());
         tokio::spawn(async move {
@@ -369,7 +383,17 @@ async fn rate(client: &reqwest::Client, urls: &[String], clients: usize) -> f64 
         })
     });
     let done: usize = futures_util::future::join_all(clients).await.into_iter().map(|done| done.expect("no panic")).sum();
-    done as f64 / READ_TIME.as_secs_f64()
+    let spent = processor_seconds() - before;
+    Rate { each_second: done as f64 / READ_TIME.as_secs_f64(), processor_micros: spent * 1e6 / done as f64 }
+}
+
+/// Of this process so far, in user and system mode.
+fn processor_seconds() -> f64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let ticks = |text: &str| text.parse::<u64>().unwrap_or(0);
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+    // A tick is a hundredth of a second on every Linux that is in use.
+    (fields.get(11).map_or(0, |text| ticks(text)) + fields.get(12).map_or(0, |text| ticks(text))) as f64 / 100.0
 }
 
 /// The yardstick for reads.

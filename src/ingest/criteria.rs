@@ -9,7 +9,7 @@ use crate::store::{Filter, IndexEntry, IndexValue, Precondition, Query, Scope, S
 /// Search criteria that are to mean one resource.
 #[derive(Clone, Debug)]
 pub struct Criteria {
-    query: Query,
+    pub(super) query: Query,
     claims: Vec<String>,
 }
 

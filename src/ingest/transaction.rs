@@ -12,7 +12,7 @@ use crate::access::{Caller, Interaction};
 use crate::definitions;
 use crate::fhir::reference::is_id;
 use crate::fhir::{Issue, IssueCode, Reference};
-use crate::store::{Precondition, Scope, Stored, TypeCode};
+use crate::store::{Precondition, Stored, TypeCode};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use serde_json::Value;
@@ -129,7 +129,7 @@ impl Outcome {
 /// repeat. `keep_bodies`: outcomes carry the stored resources.
 pub async fn attempt(writer: &Writer, entries: Vec<Entry>, caller: &Caller, keep_bodies: bool) -> Result<Vec<Outcome>, CommitError> {
     let refused = |refusal| CommitError::Refused(None, refusal);
-    let mut settling = Settling { writer, scope: &caller.scope, problems: Problems::default() };
+    let mut settling = Settling { writer, caller, problems: Problems::default() };
     for entry in &entries {
         settling.check_rights(entry, caller);
     }
@@ -217,7 +217,7 @@ struct Found {
 
 struct Settling<'a> {
     writer: &'a Writer,
-    scope: &'a Scope,
+    caller: &'a Caller,
     problems: Problems,
 }
 
@@ -263,8 +263,18 @@ impl Settling<'_> {
             if !seen.insert(key.clone()) {
                 continue;
             }
-            match Criteria::parse(key.0, &key.1, self.scope, &self.writer.criteria_options()) {
-                Ok(criteria) => searches.push((key, criteria)),
+            match Criteria::parse(key.0, &key.1, &self.caller.scope, &self.writer.criteria_options()) {
+                Ok(mut criteria) => {
+                    // Without the right to search, criteria still find what a create must not double.
+                    let type_name = definitions::r4().type_name(key.0);
+                    if self.caller.allows(type_name, Interaction::Search)
+                        && let Err(forbidden) = self.caller.narrow(&mut criteria.query, self.writer.options())
+                    {
+                        self.problems.add(&path, forbidden.into());
+                        continue;
+                    }
+                    searches.push((key, criteria));
+                }
                 Err(mut issues) => {
                     // What the search room names is a parameter of the criteria; in a Bundle, the entry's element says more.
                     for issue in issues.iter_mut().filter(|_| !path.is_empty()) {

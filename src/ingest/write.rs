@@ -10,12 +10,13 @@
 
 use super::refusal::{Refusal, RefusalKind};
 use super::workers::Workers;
-use crate::access::Caller;
+use crate::access::{Caller, Interaction, consent, gate};
 use crate::definitions;
 use crate::fhir::time::{Micros, format_instant, now};
 use crate::fhir::{Issue, IssueCode};
 use crate::registry::Registry;
 use crate::search::{ParseOptions, extract};
+use crate::store::gate::{About, Rules, Traits};
 use crate::store::write::{Change, NewJob};
 use crate::store::{FacilityKey, IndexEntry, IndexValue, Mutation, Precondition, Scope, Store, Stored, TypeCode, Unit, WriteError};
 use crate::terminology::Terminology;
@@ -40,9 +41,13 @@ pub struct Draft {
     pub type_code: TypeCode,
     pub type_name: &'static str,
     pub id: Box<str>,
-    /// The patient whose compartment it is in.
-    pub patient: Option<Box<str>>,
+    /// Whose record it is part of.
+    pub about: About,
     pub entries: Vec<IndexEntry>,
+    /// What a patient's consent may ask of it.
+    pub traits: Traits,
+    /// The resource itself where it is a Consent, from which the writer makes rules.
+    consent: Option<Box<Value>>,
     /// The serialised resource from the quote that ends `meta.lastUpdated` on.
     tail: Vec<u8>,
 }
@@ -60,11 +65,16 @@ impl Draft {
             }
         }
         let entries = extract::extract(type_code, &resource, options);
-        let patient = extract::patient_of(type_code, &resource).map(Into::into);
+        let about = extract::about(type_code, &resource, &entries, &options.base);
+        let traits = match about {
+            About::Patient(_) => gate::traits(&consent::facts(&resource, &options.zone, &options.base)),
+            _ => Traits::default(),
+        };
+        let consent = (type_name == "Consent").then(|| Box::new(resource.clone()));
         if let Some(members) = resource.as_object_mut() {
             meta = members.get_mut("meta").map(Value::take);
         }
-        Draft { type_code, type_name, id: id.into(), patient, entries, tail: tail(meta.as_ref(), &resource) }
+        Draft { type_code, type_name, id: id.into(), about, entries, traits, consent, tail: tail(meta.as_ref(), &resource) }
     }
 
     /// The bytes of version `version`, and where its `meta.lastUpdated` stands.
@@ -199,11 +209,14 @@ pub struct Author {
     pub scope: Scope,
     /// The facility that owns what is created.
     pub owner: FacilityKey,
+    /// Whose scopes are held against each resource, before and after the change; `None`: lango's own work.
+    pub caller: Option<Box<Caller>>,
 }
 
 impl From<&Caller> for Author {
     fn from(caller: &Caller) -> Author {
-        Author { scope: caller.scope.clone(), owner: caller.owner }
+        let judged = (!caller.is_unrestricted()).then(|| Box::new(caller.clone()));
+        Author { scope: caller.scope.clone(), owner: caller.owner, caller: judged }
     }
 }
 
@@ -248,6 +261,14 @@ impl Writer {
 
     pub fn store(&self) -> &Store {
         &self.store
+    }
+
+    pub(super) fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    pub(super) fn terminology(&self) -> &Terminology {
+        &self.terminology
     }
 
     pub fn workers(&self) -> &Workers {
@@ -397,6 +418,9 @@ impl Writer {
         if let Some(foreign) = stored.filter(|stored| !may_change(author, stored.owner)) {
             return self.step_on_foreign(&wanted.action, foreign, author).await;
         }
+        if let Some(caller) = &author.caller {
+            self.check_reach(&wanted.action, live, caller)?;
+        }
         match (wanted.condition, live) {
             (Condition::Version(version), Some(live)) if live.version == version => {}
             (Condition::Version(_), _) => {
@@ -435,18 +459,48 @@ impl Writer {
             live.and_then(|live| live.body.as_ref()).map(|body| self.entries_of(type_code, body)).transpose()?.unwrap_or_default();
         let owner = if for_all { OPERATOR } else { stored.map_or(author.owner, |stored| stored.owner) };
         let id = Box::from(id);
-        let (patient, change) = match wanted.action {
+        let (about, traits, rules, change) = match wanted.action {
             Action::Put(draft) => {
                 let (body, stamp_at) = draft.body(base_version + 1);
-                (draft.patient, Change::Put { body, stamp_at, entries: draft.entries, old_entries })
+                let rules = match &draft.consent {
+                    Some(resource) => Some(self.rules(resource).await?),
+                    None => None,
+                };
+                (draft.about, draft.traits, rules, Change::Put { body, stamp_at, entries: draft.entries, old_entries })
             }
             Action::Delete { .. } => {
-                let patient = live.and_then(|live| live.body.as_ref()).and_then(|body| self.patient_of(type_code, body));
-                (patient, Change::Delete { old_entries })
+                let about = live.and_then(|live| live.body.as_ref()).map(|body| self.about(type_code, body, &old_entries));
+                let rules = (definitions::r4().type_name(type_code) == "Consent").then(Rules::default);
+                (about.transpose()?.unwrap_or(About::Unknown), Traits::default(), rules, Change::Delete { old_entries })
             }
         };
-        let mutation = Mutation { type_code, id, base_version, change, owner, listed: true, patient };
+        let mutation = Mutation { type_code, id, base_version, change, owner, listed: true, about, traits, rules };
         Ok(Step { done, mutation: Some(mutation) })
+    }
+
+    /// Granular scopes reach the resource as it is and as it will be.
+    fn check_reach(&self, action: &Action, live: Option<&Stored>, caller: &Caller) -> Result<(), Refusal> {
+        let (type_code, interaction) = match (action, live) {
+            (Action::Put(draft), None) => (draft.type_code, Interaction::Create),
+            (Action::Put(draft), Some(_)) => (draft.type_code, Interaction::Update),
+            (Action::Delete { type_code, .. }, _) => (*type_code, Interaction::Delete),
+        };
+        // A put that creates was asked for, and allowed, as an update.
+        let interactions =
+            if interaction == Interaction::Create { &[Interaction::Create, Interaction::Update][..] } else { &[interaction] };
+        let before = live.is_none_or(|live| caller.admits(live, interactions, &self.options));
+        let after = match action {
+            Action::Put(draft) => caller.admits_entries(type_code, &draft.id, &draft.entries, interactions, &self.options),
+            Action::Delete { .. } => true,
+        };
+        if before && after {
+            return Ok(());
+        }
+        let words = format!(
+            "The scopes of this client do not reach this {}: they allow {interaction} only with certain values, or of one patient.",
+            definitions::r4().type_name(type_code)
+        );
+        Err(Refusal::new(RefusalKind::Forbidden, Issue::error(IssueCode::Forbidden, words)))
     }
 
     /// What another facility contributed stays as it is. Its id cannot look free (the put would have to succeed), so the
@@ -480,9 +534,9 @@ impl Writer {
         Ok(extract::extract(type_code, &resource, &self.options))
     }
 
-    fn patient_of(&self, type_code: TypeCode, body: &[u8]) -> Option<Box<str>> {
-        let resource: Value = serde_json::from_slice(body).ok()?;
-        extract::patient_of(type_code, &resource).map(Into::into)
+    fn about(&self, type_code: TypeCode, body: &[u8], entries: &[IndexEntry]) -> Result<About, Refusal> {
+        let resource: Value = serde_json::from_slice(body).map_err(Refusal::internal)?;
+        Ok(extract::about(type_code, &resource, entries, &self.options.base))
     }
 }
 
@@ -492,10 +546,7 @@ struct Step {
 }
 
 fn may_change(author: &Author, owner: FacilityKey) -> bool {
-    match &author.scope {
-        Scope::All => true,
-        Scope::Owners(owners) => owners.contains(&owner),
-    }
+    author.scope == Scope::All || author.scope.owners().contains(&owner)
 }
 
 fn stamped(body: &[u8], stamp_at: usize, updated: Micros) -> Bytes {

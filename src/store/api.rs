@@ -193,13 +193,15 @@ impl Store {
             Store::Sqlite(db) => &db.reads,
             Store::Postgres(db) => &db.reads,
         };
-        if let Ok(found) = reads.read(type_code, id, scope).await {
+        if !matches!(scope, Scope::Gate(_))
+            && let Ok(found) = reads.read(type_code, id, scope).await
+        {
             return Ok(found);
         }
         let mut sql = Sql::new(self.dialect());
         sql.push("SELECT ").push(VERSION).push(" FROM resource r WHERE type = ").literal(i64::from(type_code)).push(" AND id = ").str(id);
         sql.push(" AND version > 0");
-        compile::scope_condition(&mut sql, "r", scope);
+        compile::named_condition(&mut sql, "r", scope);
         Ok(self.versions(sql).await?.pop())
     }
 
@@ -236,12 +238,12 @@ impl Store {
         let mut sql = Sql::new(self.dialect());
         sql.push("SELECT key, type, id, version, live, updated, owner, body FROM (SELECT ")
             .push(VERSION)
-            .push(", patient FROM resource WHERE type = ");
+            .push(", patient, class, low, high FROM resource WHERE type = ");
         sql.literal(i64::from(type_code)).push(" AND id = ").str(id).push(" AND version > 0 AND version < ").int(before);
-        sql.push(" UNION ALL SELECT h.key, h.type, r.id, h.version, h.live, h.updated, h.owner, h.body, h.patient FROM resource r JOIN history h ON h.key = r.key");
+        sql.push(" UNION ALL SELECT h.key, h.type, r.id, h.version, h.live, h.updated, h.owner, h.body, h.patient, h.class, h.low, h.high FROM resource r JOIN history h ON h.key = r.key");
         sql.push(" WHERE r.type = ").literal(i64::from(type_code)).push(" AND r.id = ").str(id).push(" AND h.version < ").int(before);
         sql.push(") v WHERE 1 = 1");
-        compile::scope_condition(&mut sql, "v", scope);
+        compile::named_condition(&mut sql, "v", scope);
         sql.push(" ORDER BY version DESC LIMIT ").literal(i64::from(limit));
         self.versions(sql).await
     }
@@ -293,7 +295,7 @@ impl Store {
         }
         let mut sql = Sql::new(self.dialect());
         sql.push("SELECT ").push(VERSION).push(" FROM resource r WHERE r.live > 0");
-        compile::scope_condition(&mut sql, "r", scope);
+        compile::version_condition(&mut sql, "r", scope);
         if let Some(target) = target {
             sql.push(" AND r.type = ").literal(i64::from(target));
         }
@@ -314,7 +316,7 @@ impl Store {
         }
         let mut sql = Sql::new(self.dialect());
         sql.push("SELECT ").push(VERSION).push(" FROM resource r WHERE r.live > 0");
-        compile::scope_condition(&mut sql, "r", scope);
+        compile::version_condition(&mut sql, "r", scope);
         sql.push(" AND r.key IN (SELECT x.key FROM reference x WHERE x.until = 0 AND x.param = ")
             .literal(i64::from(param))
             .push(" AND x.target IN (");

@@ -3,6 +3,9 @@
 //! A statement's fixed cost (a thread or a server to wake, a plan to start) is several times that of finding one row, so under load
 //! it is shared, as the writer shares one `fsync`. Nothing waits for company: a read that comes alone goes at once. Every
 //! read is a query made after the request came, under the caller's own scope: nothing is cached, so nothing can be stale.
+//!
+//! Only reads under the same scope share a statement. A [`Scope::Gate`] holds the instant of its request, so no two are the same: such a read
+//! is made by itself, on a connection of its own.
 
 use super::api::{Stored, VERSION_OF_R, VersionRow, stored};
 use super::query::Scope;
@@ -112,7 +115,7 @@ fn statement(dialect: Dialect, wanted: &[Wanted], scope: &Scope) -> Sql {
         sql.push("(").int(i64::from(wanted.type_code)).push(", ").str(&wanted.id).push(")");
     });
     sql.push(") v CROSS JOIN resource r WHERE r.type = v.column1 AND r.id = v.column2 AND r.version > 0");
-    compile::scope_condition(&mut sql, "r", scope);
+    compile::named_condition(&mut sql, "r", scope);
     sql
 }
 

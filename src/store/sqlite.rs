@@ -6,7 +6,7 @@ use super::reads::Reads;
 use super::rows::{self, Cell, Identity, IdentityRow, Name, Row, TABLES};
 use super::sql::{Arg, Dialect, Sql, bind_all};
 use super::write::{Precondition, Unit, WriteError, Written};
-use super::{ResourceKey, TypeCode, compile};
+use super::{ResourceKey, TypeCode, compile, gate};
 use crate::definitions;
 use crate::fhir::time::{Micros, now};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
@@ -112,6 +112,8 @@ struct Writer {
     updated: Micros,
     /// Where resources stand, as of `txn`.
     identities: HashMap<Name, Identity>,
+    /// Classes whose facts are written, as of `txn`.
+    classes: HashSet<i64>,
     /// INSERT texts by table and number of rows.
     inserts: HashMap<(usize, usize), Arc<str>>,
 }
@@ -124,7 +126,7 @@ enum Verdict {
 
 impl Writer {
     fn new(pool: SqlitePool) -> Self {
-        Writer { pool, txn: 0, next_key: 0, updated: 0, identities: HashMap::new(), inserts: HashMap::new() }
+        Writer { pool, txn: 0, next_key: 0, updated: 0, identities: HashMap::new(), classes: HashSet::new(), inserts: HashMap::new() }
     }
 
     async fn run(mut self, mut waiting: mpsc::Receiver<Request>) {
@@ -175,6 +177,7 @@ impl Writer {
     /// What was learned in a transaction that did not commit may be untrue.
     fn forget(&mut self) {
         self.identities.clear();
+        self.classes.clear();
         self.txn = 0;
     }
 
@@ -331,8 +334,8 @@ impl Writer {
         batch.sort();
         for chunk in batch.inserts.chunks(CHUNK) {
             let text = self.inserts.entry((RESOURCE, chunk.len())).or_insert_with(|| {
-                let rows = vec!["(?,?,?,?,?,?,?,?,?,?,?)"; chunk.len()].join(",");
-                let columns = "key, type, id, version, live, updated, created, txn, owner, patient, body";
+                let rows = vec!["(?,?,?,?,?,?,?,?,?,?,?,?,?,?)"; chunk.len()].join(",");
+                let columns = "key, type, id, version, live, updated, created, txn, owner, patient, class, low, high, body";
                 Arc::from(format!("INSERT INTO resource ({columns}) VALUES {rows}"))
             });
             let mut query = sqlx::query(AssertSqlSafe(text.clone()));
@@ -344,14 +347,17 @@ impl Writer {
                     .bind(row.txn)
                     .bind(row.owner)
                     .bind(row.patient)
+                    .bind(row.class)
+                    .bind(row.low)
+                    .bind(row.high)
                     .bind(row.body.as_deref());
             }
             query.execute(&mut *connection).await?;
         }
         for (key, txn) in &batch.superseded {
             sqlx::query(
-                "INSERT INTO history (key, version, type, live, updated, txn, until, owner, patient, body) \
-                 SELECT key, version, type, live, updated, txn, ?, owner, patient, body FROM resource WHERE key = ?",
+                "INSERT INTO history (key, version, type, live, updated, txn, until, owner, patient, class, low, high, body) \
+                 SELECT key, version, type, live, updated, txn, ?, owner, patient, class, low, high, body FROM resource WHERE key = ?",
             )
             .bind(txn)
             .bind(key)
@@ -369,11 +375,36 @@ impl Writer {
                 self.insert_rows(&mut *connection, chunk).await?;
             }
         }
+        self.write_gate(&mut *connection, batch).await?;
         for job in &batch.jobs {
             super::jobs::enqueue_sqlite(&mut *connection, job).await?;
         }
         *batch = Batch::default();
         pending.clear();
+        Ok(())
+    }
+
+    /// New classes of resources, and what patients allow from now on.
+    async fn write_gate(&mut self, connection: &mut SqliteConnection, batch: &Batch) -> Result<(), sqlx::Error> {
+        if self.classes.len() > REMEMBERED {
+            self.classes.clear();
+        }
+        let new: Vec<_> = batch.classes.iter().filter(|(class, _)| !self.classes.contains(class)).collect();
+        let mut statements = gate::class_statements(Dialect::Sqlite, new.iter().copied());
+        self.classes.extend(new.into_iter().map(|(class, _)| *class));
+        if !batch.consents.is_empty() {
+            let mut patients: Vec<ResourceKey> = batch.rules.patients().collect();
+            for consent in &batch.consents {
+                let former = sqlx::query_scalar::<_, ResourceKey>("SELECT DISTINCT patient FROM rule WHERE consent = ?").bind(consent);
+                patients.extend(former.fetch_all(&mut *connection).await?);
+            }
+            patients.sort_unstable();
+            patients.dedup();
+            statements.extend(batch.rules.statements(Dialect::Sqlite, &batch.consents, &patients));
+        }
+        for Sql { text, args, .. } in statements {
+            bind_all!(sqlx::query(AssertSqlSafe(text)).persistent(false), args).execute(&mut *connection).await?;
+        }
         Ok(())
     }
 
@@ -409,7 +440,8 @@ async fn holds(connection: &mut SqliteConnection, precondition: &Precondition) -
 
 async fn update(connection: &mut SqliteConnection, row: &ResourceRow) -> Result<(), sqlx::Error> {
     sqlx::query(
-        "UPDATE resource SET version = ?, live = ?, updated = ?, created = coalesce(?, created), txn = ?, owner = ?, patient = ?, body = ? WHERE key = ?",
+        "UPDATE resource SET version = ?, live = ?, updated = ?, created = coalesce(?, created), txn = ?, owner = ?, patient = ?, \
+         class = ?, low = ?, high = ?, body = ? WHERE key = ?",
     )
     .bind(row.version)
     .bind(row.live)
@@ -418,6 +450,9 @@ async fn update(connection: &mut SqliteConnection, row: &ResourceRow) -> Result<
     .bind(row.txn)
     .bind(row.owner)
     .bind(row.patient)
+    .bind(row.class)
+    .bind(row.low)
+    .bind(row.high)
     .bind(row.body.as_deref())
     .bind(row.key)
     .execute(connection)

@@ -42,10 +42,7 @@ impl Gate {
             let all = [Interaction::Create, Interaction::Read, Interaction::Update, Interaction::Delete, Interaction::Search];
             let may: String =
                 all.iter().filter(|interaction| caller.allows("Patient", **interaction)).map(|interaction| interaction.letter()).collect();
-            let sees = match &caller.scope {
-                Scope::All => json!("all"),
-                Scope::Owners(owners) => json!(owners),
-            };
+            let sees = if caller.scope == Scope::All { json!("all") } else { json!(caller.scope.owners()) };
             let (client, facility, owner) = (&caller.client, &caller.facility_code, caller.owner);
             json!({ "client": client, "facility": facility, "owner": owner, "sees": sees, "may": may }).to_string()
         };

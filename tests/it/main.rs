@@ -15,6 +15,7 @@ mod measure;
 mod registry;
 mod search_oracle;
 mod serve;
+mod smart_scopes;
 mod store;
 mod support;
 mod synthea;

@@ -4,6 +4,7 @@ use crate::support::{TestDb, both_databases};
 use lango::definitions;
 use lango::fhir::Interval;
 use lango::fhir::time::now;
+use lango::store::gate::{About, Traits};
 use lango::store::query::{SystemTest, Test};
 use lango::store::upkeep::KEEP;
 use lango::store::write::Change;
@@ -46,7 +47,8 @@ fn change(id: &str, base_version: i64, was: Option<&str>, is: Option<&str>) -> M
         Some(is) => Change::Put { body: b"{}".to_vec(), stamp_at: usize::MAX, entries: entries(is), old_entries },
         None => Change::Delete { old_entries },
     };
-    Mutation { type_code: type_code("Patient"), id: id.into(), base_version, change, owner: 0, listed: true, patient: None }
+    let (type_code, id) = (type_code("Patient"), id.into());
+    Mutation { type_code, id, base_version, change, owner: 0, listed: true, about: About::Nobody, traits: Traits::default(), rules: None }
 }
 
 async fn commit(store: &Store, mutations: Vec<Mutation>) {
@@ -150,8 +152,8 @@ both_databases!(
             let body = n.to_string().into_bytes();
             let put = Change::Put { body, stamp_at: usize::MAX, entries: vec![], old_entries: vec![] };
             let owner = if n % 2 == 0 { a } else { b };
-            let patient = Some(id.as_str().into());
-            commit(&store, vec![Mutation { change: put, owner, patient, ..change(&id, 0, None, None) }]).await;
+            let about = About::Patient(id.as_str().into());
+            commit(&store, vec![Mutation { change: put, owner, about, ..change(&id, 0, None, None) }]).await;
         }
         let scopes = [Scope::All, Scope::Owners(vec![a]), Scope::Owners(vec![b]), Scope::Owners(vec![a, b]), Scope::Owners(vec![])];
         let reads = (0..400).map(|n| {

@@ -3,6 +3,7 @@
 use super::super::error::Failure;
 use super::Call;
 use super::answer::Answer;
+use crate::access::Interaction;
 use crate::definitions;
 use crate::fhir::outcome::operation_outcome;
 use crate::fhir::{Issue, IssueCode, json};
@@ -89,9 +90,11 @@ fn answered(call: &Call<'_>, outcome: Outcome, answer: Return) -> Answer {
     let kept = matches!(outcome.effect, Effect::Created | Effect::Updated | Effect::Unchanged);
     let location = kept.then(|| format!("{}/{type_name}/{}/_history/{}", call.state.base_url(), outcome.id, outcome.version));
     let mut status = StatusCode::from_u16(outcome.status()).unwrap_or(StatusCode::OK);
+    // What was there before is told only to those who may read it.
+    let told = !matches!(outcome.effect, Effect::Unchanged) || call.caller.allows(type_name, Interaction::Read);
     let body = match answer {
         Return::Minimal => None,
-        Return::Representation => outcome.body,
+        Return::Representation => outcome.body.filter(|_| told),
         Return::OperationOutcome => {
             if status == StatusCode::NO_CONTENT {
                 status = StatusCode::OK;

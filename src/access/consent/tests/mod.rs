@@ -1,0 +1,3 @@
+//! Tests of the consent decision.
+
+mod table;

@@ -1,0 +1,95 @@
+//! [`Query`] to SQL. One filter drives (the one whose index gives the fewest rows, by kind: [`drive`]), the others are probed for
+//! each row that it gives ([`probe`]); [`condition`] writes the condition on one index row, [`page`] sorts and continues.
+//!
+//! The scope ([`scope`]) is a condition on every index row touched, so nothing hidden is ever counted, chained through or
+//! sorted by. A probe is on rows of the resource that drove, which its scope has let pass. Values are always bound; the text
+//! is written here and holds nothing of a request.
+
+mod condition;
+mod drive;
+mod page;
+mod probe;
+mod scope;
+
+pub use scope::{named_condition, scope_condition, version_condition};
+
+use super::query::*;
+use super::sql::{Dialect, Sql};
+
+/// How rows of the past are seen: `None` is now.
+type Seen<'a> = Option<&'a Snapshot>;
+
+/// `SELECT key, s1, s2 … ` of one page, `limit` rows at most.
+pub fn page(dialect: Dialect, query: &Query, cursor: Option<&Cursor>, limit: u32) -> Sql {
+    let seen = cursor.map(|cursor| &cursor.snapshot);
+    let mut sql = Sql::new(dialect);
+    let mut compiler = Compiler { sql: &mut sql, query, seen, aliases: 0 };
+    compiler.page(cursor, limit);
+    sql
+}
+
+/// `SELECT count(*)`.
+pub fn count(dialect: Dialect, query: &Query, seen: Seen) -> Sql {
+    let mut sql = Sql::new(dialect);
+    sql.push("SELECT count(DISTINCT m.key) AS n FROM (");
+    Compiler { sql: &mut sql, query, seen, aliases: 0 }.matches();
+    sql.push(") m");
+    sql
+}
+
+/// `SELECT key` of every match, unordered and perhaps repeated.
+pub fn keys(dialect: Dialect, query: &Query) -> Sql {
+    let mut sql = Sql::new(dialect);
+    Compiler { sql: &mut sql, query, seen: None, aliases: 0 }.matches();
+    sql
+}
+
+/// `SELECT id` of the first two matches.
+pub fn first_ids(dialect: Dialect, query: &Query) -> Sql {
+    let mut sql = keys(dialect, query);
+    sql.text = format!("SELECT id FROM resource WHERE key IN ({}) ORDER BY key LIMIT 2", sql.text);
+    sql
+}
+
+/// `column` was written by a transaction that the snapshot sees.
+pub fn visible(sql: &mut Sql, column: &str, snapshot: &Snapshot) {
+    sql.push(&format!("({column} < "));
+    sql.int(snapshot.below);
+    if !snapshot.except.is_empty() {
+        sql.push(&format!(" AND {column} NOT IN ("));
+        sql.join(&snapshot.except, ", ", |sql, txn| {
+            sql.int(*txn);
+        });
+        sql.push(")");
+    }
+    sql.push(")");
+}
+
+/// An index row of `alias` holds, now or as the snapshot saw it.
+fn holds(sql: &mut Sql, alias: &str, seen: Seen) {
+    match seen {
+        None => {
+            sql.push(&format!("{alias}.until = 0"));
+        }
+        Some(snapshot) => {
+            visible(sql, &format!("{alias}.since"), snapshot);
+            sql.push(&format!(" AND ({alias}.until = 0 OR NOT "));
+            visible(sql, &format!("{alias}.until"), snapshot);
+            sql.push(")");
+        }
+    }
+}
+
+struct Compiler<'a> {
+    sql: &'a mut Sql,
+    query: &'a Query,
+    seen: Seen<'a>,
+    aliases: usize,
+}
+
+impl Compiler<'_> {
+    fn alias(&mut self, letter: &str) -> String {
+        self.aliases += 1;
+        format!("{letter}{}", self.aliases)
+    }
+}
