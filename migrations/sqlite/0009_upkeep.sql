@@ -12,3 +12,6 @@ CREATE INDEX date_ended ON date (until, param) WHERE until > 0;
 CREATE INDEX number_ended ON number (until, param) WHERE until > 0;
 CREATE INDEX quantity_ended ON quantity (until, param) WHERE until > 0;
 CREATE INDEX composite_ended ON composite (until, param) WHERE until > 0;
+
+-- What a crash interrupted is looked for at every start.
+CREATE INDEX submission_unfinished ON submission (key) WHERE state = 'received';

@@ -65,11 +65,14 @@ impl Postgres {
         super::migrations::migrator(Dialect::Postgres).run(&pool).await?;
         let mut transaction = pool.begin().await?;
         let base: i64 = sqlx::query_scalar("SELECT txn_base FROM counter WHERE id = 1 FOR UPDATE").fetch_one(&mut *transaction).await?;
-        // After a restore into a younger server, stored numbers would lie in the future.
-        let newest: i64 =
-            sqlx::query_scalar("SELECT coalesce(max(txn), 0) FROM (SELECT txn FROM resource ORDER BY key DESC LIMIT 100000) r")
-                .fetch_one(&mut *transaction)
-                .await?;
+        // After a restore into a younger server, stored numbers would lie in the future. The newest rows of each type tell, by an index.
+        let newest: i64 = sqlx::query_scalar(
+            "SELECT coalesce(max(n.txn), 0) FROM generate_series(0, $1::bigint) t, \
+             LATERAL (SELECT r.txn FROM resource r WHERE r.type = t ORDER BY r.updated DESC LIMIT 20) n",
+        )
+        .bind(definitions::r4().resource_types().len() as i64)
+        .fetch_one(&mut *transaction)
+        .await?;
         let current: i64 = sqlx::query_scalar("SELECT pg_current_xact_id()::text::bigint").fetch_one(&mut *transaction).await?;
         let txn_base = if base + current <= newest { newest - current + 1 } else { base };
         if txn_base != base {

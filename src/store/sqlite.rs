@@ -15,6 +15,7 @@ use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
@@ -33,7 +34,7 @@ const RESOURCE: usize = usize::MAX;
 /// Identities remembered between groups; forgotten all at once when full.
 const REMEMBERED: usize = 400_000;
 
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Sqlite {
     /// Read-only connections.
     pub read: SqlitePool,
@@ -41,6 +42,9 @@ pub struct Sqlite {
     pub write: SqlitePool,
     queue: mpsc::Sender<Request>,
     path: PathBuf,
+    /// Units since the last look of [`Sqlite::rest`], and whether it has done its work since.
+    commits: AtomicU64,
+    rested: AtomicBool,
     /// Reads by id.
     pub reads: Reads,
 }
@@ -61,13 +65,12 @@ impl Sqlite {
             .busy_timeout(PATIENCE)
             .page_size(8192)
             .pragma("cache_size", "-131072")
-            .pragma("mmap_size", "268435456")
             .pragma("temp_store", "MEMORY")
             .pragma("wal_autocheckpoint", "4000");
         let path = options.get_filename().to_owned();
         let write = SqlitePoolOptions::new().max_connections(1).test_before_acquire(false).connect_with(options.clone()).await?;
         super::migrations::migrator(Dialect::Sqlite).run(&write).await?;
-        let reader = options.read_only(true).create_if_missing(false).pragma("cache_size", "-32768").row_buffer_size(1024);
+        let reader = options.read_only(true).create_if_missing(false).pragma("cache_size", "-16384").row_buffer_size(1024);
         let readers = std::thread::available_parallelism().map_or(4, |cores| cores.get() as u32 * 2).clamp(4, 16);
         let read = SqlitePoolOptions::new()
             .max_connections(readers)
@@ -78,7 +81,15 @@ impl Sqlite {
         let (queue, waiting) = mpsc::channel(QUEUE);
         tokio::spawn(Writer::new(write.clone()).run(waiting));
         let reads = Reads::on_sqlite(read.clone());
-        Ok(Sqlite { read, write, queue, path, reads })
+        Ok(Sqlite { read, write, queue, path, commits: AtomicU64::new(0), rested: AtomicBool::new(false), reads })
+    }
+
+    /// Gives the writer's page cache back when nothing was written since the last call.
+    pub async fn rest(&self) -> Result<(), sqlx::Error> {
+        if self.commits.swap(0, Ordering::Relaxed) == 0 && !self.rested.swap(true, Ordering::Relaxed) {
+            sqlx::query("PRAGMA shrink_memory").execute(&self.write).await?;
+        }
+        Ok(())
     }
 
     /// Moves what the write-ahead log holds into the database and empties it, when it has grown beyond `bytes`: as long as readers
@@ -96,6 +107,8 @@ impl Sqlite {
     }
 
     pub async fn commit(&self, unit: Unit) -> Result<Vec<Written>, WriteError> {
+        self.commits.fetch_add(1, Ordering::Relaxed);
+        self.rested.store(false, Ordering::Relaxed);
         let (reply, answer) = oneshot::channel();
         self.queue.send(Request { unit, reply }).await.map_err(|_| WriteError::Busy)?;
         answer.await.map_err(|_| WriteError::Busy)?

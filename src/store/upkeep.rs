@@ -1,5 +1,5 @@
 //! What keeps the database from growing for nothing: index rows that ended and that no page can ask for are removed, and
-//! SQLite's log is cut when it has grown.
+//! SQLite's log is cut when it has grown and its cache given back when nothing is written.
 //!
 //! A page sees the moment at which its first page was read, at most [`cursor::LIFETIME`](crate::search::cursor::LIFETIME) ago.
 //! Transactions have numbers, not times, so now and then the table `moment` notes below which number all had ended. A row that
@@ -34,10 +34,12 @@ impl Store {
                 () = shutdown.cancelled() => return,
                 () = tokio::time::sleep(EVERY) => {}
             }
-            if let Store::Sqlite(db) = self
-                && let Err(error) = db.cut_log(sqlite::LONG_LOG).await
-            {
-                tracing::warn!(%error, "the write-ahead log could not be cut");
+            if let Store::Sqlite(db) = self {
+                if let Err(error) = db.cut_log(sqlite::LONG_LOG).await {
+                    tracing::warn!(%error, "the write-ahead log could not be cut");
+                }
+                // Fails only where every statement does, and those are reported.
+                db.rest().await.ok();
             }
             if now().saturating_sub(swept) < SWEEP {
                 continue;
