@@ -98,9 +98,9 @@ impl App {
         Caller::unrestricted(0, None)
     }
 
-    /// Runs until `shutdown`: deliveries, linking that a crash left undone, terminology that another process changed.
+    /// Runs until `shutdown`: deliveries, linking that a crash left undone, terminology that another process changed, upkeep.
     pub async fn background(self, shutdown: CancellationToken) {
-        tokio::join!(self.outbox().run(shutdown.clone()), self.refresh(shutdown));
+        tokio::join!(self.outbox().run(shutdown.clone()), self.refresh(shutdown.clone()), self.store.upkeep(shutdown));
     }
 
     fn outbox(&self) -> Outbox {

@@ -132,18 +132,17 @@ pub enum FactValue {
 /// Columns of a version, in the order that [`stored`] reads them.
 const VERSION: &str = "key, type, id, version, live, updated, owner, body";
 
-type VersionRow = (i64, i64, String, i64, i64, i64, i64, Option<Vec<u8>>);
+/// The same, in a statement that has more than one table.
+pub(super) const VERSION_OF_R: &str = "r.key, r.type, r.id, r.version, r.live, r.updated, r.owner, r.body";
 
-fn stored((key, type_code, id, version, live, updated, owner, body): VersionRow) -> Stored {
-    Stored {
-        key,
-        type_code: TypeCode::try_from(type_code).unwrap_or(TypeCode::MAX),
-        id: id.into(),
-        version,
-        updated,
-        owner,
-        body: if live > 0 { body.map(Bytes::from) } else { None },
-    }
+pub(super) type VersionRow = (i64, i64, String, i64, i64, i64, i64, Option<Vec<u8>>);
+
+pub(super) fn stored((key, type_code, id, version, live, updated, owner, body): VersionRow) -> Result<Stored, sqlx::Error> {
+    let body = match body.filter(|_| live > 0) {
+        Some(kept) => Some(packed::unpack(kept).map_err(|error| sqlx::Error::Decode(error.into()))?.into()),
+        None => None,
+    };
+    Ok(Stored { key, type_code: TypeCode::try_from(type_code).unwrap_or(TypeCode::MAX), id: id.into(), version, updated, owner, body })
 }
 
 impl Store {
@@ -165,7 +164,10 @@ impl Store {
                 db.read.close().await;
                 db.write.close().await;
             }
-            Store::Postgres(db) => db.pool.close().await,
+            Store::Postgres(db) => {
+                db.read.close().await;
+                db.pool.close().await;
+            }
         }
     }
 
@@ -210,6 +212,15 @@ impl Store {
 
     /// The current version, a delete included. `None`: never existed, or hidden by `scope`.
     pub async fn read(&self, type_code: TypeCode, id: &str, scope: &Scope) -> Result<Option<Stored>, sqlx::Error> {
+        let reads = match self {
+            Store::Sqlite(db) => &db.reads,
+            Store::Postgres(db) => &db.reads,
+        };
+        if !matches!(scope, Scope::Gate(_))
+            && let Ok(found) = reads.read(type_code, id, scope).await
+        {
+            return Ok(found);
+        }
         let mut sql = Sql::new(self.dialect());
         sql.push("SELECT ").push(VERSION).push(" FROM resource r WHERE type = ").literal(i64::from(type_code)).push(" AND id = ").str(id);
         sql.push(" AND version > 0");
@@ -399,7 +410,7 @@ impl Store {
         type Columns = (i64, String, i64, String);
         let rows: Vec<Columns> = match self {
             Store::Sqlite(db) => bind_all!(sqlx::query_as(AssertSqlSafe(text)), args).fetch_all(&db.read).await?,
-            Store::Postgres(db) => bind_all!(sqlx::query_as(AssertSqlSafe(text)), args).fetch_all(&db.pool).await?,
+            Store::Postgres(db) => bind_all!(sqlx::query_as(AssertSqlSafe(text)), args).fetch_all(&db.read).await?,
         };
         let code = |n: i64| TypeCode::try_from(n).unwrap_or(TypeCode::MAX);
         Ok(rows.into_iter().map(|(a, b, c, d)| (code(a), b, code(c), d)).collect())
@@ -433,7 +444,7 @@ impl Store {
         let Sql { text, args, .. } = sql;
         match self {
             Store::Sqlite(db) => bind_all!(sqlx::query_scalar(AssertSqlSafe(text)), args).fetch_optional(&db.read).await,
-            Store::Postgres(db) => bind_all!(sqlx::query_scalar(AssertSqlSafe(text)), args).fetch_optional(&db.pool).await,
+            Store::Postgres(db) => bind_all!(sqlx::query_scalar(AssertSqlSafe(text)), args).fetch_optional(&db.read).await,
         }
     }
 
@@ -480,16 +491,16 @@ impl Store {
         let Sql { text, args, .. } = sql;
         let rows: Vec<VersionRow> = match self {
             Store::Sqlite(db) => bind_all!(sqlx::query_as(AssertSqlSafe(text)), args).fetch_all(&db.read).await?,
-            Store::Postgres(db) => bind_all!(sqlx::query_as(AssertSqlSafe(text)), args).fetch_all(&db.pool).await?,
+            Store::Postgres(db) => bind_all!(sqlx::query_as(AssertSqlSafe(text)), args).fetch_all(&db.read).await?,
         };
-        Ok(rows.into_iter().map(stored).collect())
+        rows.into_iter().map(stored).collect()
     }
 
     pub(super) async fn integers(&self, sql: Sql) -> Result<Vec<i64>, sqlx::Error> {
         let Sql { text, args, .. } = sql;
         match self {
             Store::Sqlite(db) => bind_all!(sqlx::query_scalar(AssertSqlSafe(text)), args).fetch_all(&db.read).await,
-            Store::Postgres(db) => bind_all!(sqlx::query_scalar(AssertSqlSafe(text)), args).fetch_all(&db.pool).await,
+            Store::Postgres(db) => bind_all!(sqlx::query_scalar(AssertSqlSafe(text)), args).fetch_all(&db.read).await,
         }
     }
 
@@ -518,7 +529,7 @@ impl Store {
         }
         match self {
             Store::Sqlite(db) => read!(&db.read),
-            Store::Postgres(db) => read!(&db.pool),
+            Store::Postgres(db) => read!(&db.read),
         }
     }
 }

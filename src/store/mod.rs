@@ -20,12 +20,15 @@ pub mod gate;
 pub mod index;
 mod jobs;
 mod migrations;
+mod packed;
 mod postgres;
 pub mod query;
+mod reads;
 mod rows;
 mod sql;
 mod sqlite;
 pub mod submissions;
+pub mod upkeep;
 pub mod visits;
 pub mod write;
 

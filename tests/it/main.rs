@@ -22,4 +22,5 @@ mod store;
 mod support;
 mod synthea;
 mod templates;
+mod upkeep;
 mod visits;

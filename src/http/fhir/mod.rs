@@ -29,8 +29,13 @@ use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
 use axum::response::Response;
 use axum::routing::any;
 use target::Target;
+use tower_http::CompressionLevel;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::compression::CompressionLayer;
+use tower_http::compression::predicate::SizeAbove;
+
+/// An answer of fewer bytes goes in one packet; making it shorter gains nothing.
+const ONE_PACKET: u16 = 1_200;
 
 /// All routes of the FHIR API.
 pub fn routes(state: FhirState) -> Router {
@@ -41,7 +46,7 @@ pub fn routes(state: FhirState) -> Router {
         .route("/fhir/{type}/{id}", any(handle))
         .route("/fhir/{type}/{id}/{verb}", any(handle))
         .route("/fhir/{type}/{id}/_history/{version}", any(handle))
-        .layer(CompressionLayer::new())
+        .layer(CompressionLayer::new().quality(CompressionLevel::Fastest).compress_when(SizeAbove::new(ONE_PACKET)))
         .layer(CatchPanicLayer::custom(answer::panicked))
         .with_state(state)
 }
