@@ -50,7 +50,7 @@ impl App {
             by_owner.entry(*owner).or_default().push(self.writer.draft(type_code, id, report.clone()));
         }
         for (owner, drafts) in by_owner {
-            self.writer.put_all(drafts, &Author { scope: Scope::All, owner }).await?;
+            self.writer.put_all(drafts, &Author { scope: Scope::All, owner, caller: None }).await?;
         }
         Ok(())
     }

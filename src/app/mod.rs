@@ -167,7 +167,7 @@ impl App {
             }
         }
         if !drafts.is_empty() {
-            self.writer.put_all(drafts, &Author { scope: Scope::All, owner: 0 }).await?;
+            self.writer.put_all(drafts, &Author { scope: Scope::All, owner: 0, caller: None }).await?;
         }
         Ok(())
     }

@@ -2,7 +2,7 @@
 
 use super::Common;
 use crate::access::clients::{self, Client as Row};
-use crate::access::{generate_secret, hash_secret};
+use crate::access::{Role, generate_secret, hash_secret};
 use crate::config::Secret;
 use anyhow::{Context, bail};
 use clap::Subcommand;
@@ -43,9 +43,9 @@ pub struct Add {
     /// SMART scopes, such as "system/Patient.rs system/Observation.cruds"
     #[arg(long, value_name = "SCOPES")]
     scope: String,
-    /// A role; may be given several times
+    /// facility, consent-recorder, clinician, registry, reporting or operator; may be given several times
     #[arg(long, value_name = "ROLE")]
-    role: Vec<String>,
+    role: Vec<Role>,
     /// Read the client's secret from standard input instead of making one
     #[arg(long, conflicts_with = "jwks")]
     secret_stdin: bool,
@@ -59,7 +59,7 @@ impl Client {
         let (_, store) = common.open().await?;
         match self {
             Client::Add(add) => {
-                let mut row = Row { roles: add.role, ..Row::new(&add.id, &add.facility, &add.scope) };
+                let mut row = Row { roles: add.role.iter().map(Role::to_string).collect(), ..Row::new(&add.id, &add.facility, &add.scope) };
                 let mut made = None;
                 match &add.jwks {
                     Some(file) => row.jwks = Some(read_jwks(file)?),

@@ -39,7 +39,14 @@ impl Server {
         app.recover().await.context("interrupted submissions could not be finished")?;
         let store = app.store.clone();
         let access_settings =
-            AccessSettings { mode: settings.auth, public_url: settings.public_url(address), operator_code: settings.operator.code.clone() };
+            AccessSettings {
+                mode: settings.auth,
+                public_url: settings.public_url(address),
+                operator_code: settings.operator.code.clone(),
+                facility_system: settings.systems.facility.clone(),
+                practitioner_system: settings.systems.practitioner.clone(),
+                deployment: settings.consent.deployment(),
+            };
         let access = Arc::new(Access::open(store.clone(), access_settings).await.context("the signing keys cannot be read")?);
         let metrics = Arc::new(http::ops::Metrics::default());
         let cursor_key = CursorKey::new(&access.secret("lango 2026 page tokens")?);

@@ -46,5 +46,7 @@ pub const KEYS: &[Key] = &[
     Key { path: "systems.facility", default: "\"urn:lango:facility\"" },
     Key { path: "systems.practitioner", default: "\"urn:lango:practitioner\"" },
     Key { path: "systems.strong", default: "[\"https://lango.health/id/nida\", \"https://lango.health/id/hcr\"]" },
+    Key { path: "consent.policy", default: "\"deny\"" },
+    Key { path: "consent.break_glass_exempt", default: "[\"PSYTHPN\"]" },
     Key { path: "destinations", default: "[]" },
 ];

@@ -21,6 +21,8 @@ pub use keys::{KEYS, Key};
 pub use load::{ConfigError, Loaded, Overrides, load};
 pub use secret::{DatabaseUrl, Secret};
 
+use crate::access::consent::vocabulary::Coding;
+use crate::access::consent::{Deployment, ImplicitPolicy};
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -46,6 +48,7 @@ pub struct Settings {
     pub limits: Limits,
     pub search: Search,
     pub systems: Systems,
+    pub consent: ConsentSettings,
     pub destinations: Vec<Destination>,
 }
 
@@ -111,6 +114,28 @@ pub struct Systems {
     pub strong: Vec<String>,
 }
 
+/// What holds where a patient's consent does not say.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ConsentSettings {
+    /// One of IHE PCF's policies.
+    pub policy: ImplicitPolicy,
+    /// Codes of v3-ActCode whose resources stay closed when the glass is broken.
+    pub break_glass_exempt: Vec<String>,
+}
+
+impl ConsentSettings {
+    pub fn deployment(&self) -> Deployment {
+        Deployment { implicit: self.policy, break_glass_exempt: self.break_glass_exempt.iter().map(|code| Coding::sensitivity(code)).collect() }
+    }
+}
+
+impl Default for ConsentSettings {
+    fn default() -> Self {
+        ConsentSettings { policy: ImplicitPolicy::Deny, break_glass_exempt: vec!["PSYTHPN".to_owned()] }
+    }
+}
+
 impl Default for Settings {
     fn default() -> Self {
         Settings {
@@ -126,6 +151,7 @@ impl Default for Settings {
             limits: Limits::default(),
             search: Search::default(),
             systems: Systems::default(),
+            consent: ConsentSettings::default(),
             destinations: Vec::new(),
         }
     }

@@ -8,6 +8,7 @@
 //! over the network or from a file.
 
 pub mod bundle;
+mod consent;
 pub mod criteria;
 pub mod identities;
 pub mod load;

@@ -184,7 +184,7 @@ impl Submitter {
         for produced in &shared {
             // An Organization is an entry of the directory: the operator's, whoever was first to name it.
             let directory = produced.resource.get("resourceType").and_then(Value::as_str) == Some("Organization");
-            let author = if directory { Author { scope: Scope::All, owner: 0 } } else { own(owner) };
+            let author = if directory { Author { scope: Scope::All, owner: 0, caller: None } } else { own(owner) };
             match self.write(&[std::slice::from_ref(produced)], &author).await {
                 Ok(_) => {}
                 Err(refusal) if refusal.status() >= 500 => return Err(refusal.into()),
@@ -329,7 +329,7 @@ impl Submitter {
 
 /// A facility writes what is its own.
 fn own(owner: FacilityKey) -> Author {
-    Author { scope: Scope::Owners(vec![owner]), owner }
+    Author { scope: Scope::Owners(vec![owner]), owner, caller: None }
 }
 
 type Name = (TypeCode, String);

@@ -10,12 +10,13 @@
 
 use super::refusal::{Refusal, RefusalKind};
 use super::workers::Workers;
-use crate::access::Caller;
+use crate::access::{Caller, Interaction, Role, consent, gate};
 use crate::definitions;
 use crate::fhir::time::{Micros, format_instant, now};
 use crate::fhir::{Issue, IssueCode};
 use crate::registry::Registry;
 use crate::search::{ParseOptions, extract};
+use crate::store::gate::{About, Rules, Traits};
 use crate::store::write::{Change, NewJob};
 use crate::store::{FacilityKey, IndexEntry, IndexValue, Mutation, Precondition, Scope, Store, Stored, TypeCode, Unit, WriteError};
 use crate::terminology::Terminology;
@@ -40,9 +41,13 @@ pub struct Draft {
     pub type_code: TypeCode,
     pub type_name: &'static str,
     pub id: Box<str>,
-    /// The patient whose compartment it is in.
-    pub patient: Option<Box<str>>,
+    /// Whose record it is part of.
+    pub about: About,
     pub entries: Vec<IndexEntry>,
+    /// What a patient's consent may ask of it.
+    pub traits: Traits,
+    /// The resource itself where it is a Consent, from which the writer makes rules.
+    consent: Option<Box<Value>>,
     /// The serialised resource from the quote that ends `meta.lastUpdated` on.
     tail: Vec<u8>,
 }
@@ -60,11 +65,24 @@ impl Draft {
             }
         }
         let entries = extract::extract(type_code, &resource, options);
-        let patient = extract::patient_of(type_code, &resource).map(Into::into);
+        let mut about = extract::about(type_code, &resource, &entries, &options.base);
+        let mut traits = Traits::default();
+        if let About::Patient(own) = &about {
+            let facts = consent::facts(&resource, &options.zone, &options.base);
+            let own = format!("Patient/{own}");
+            // Anywhere in it, in what it contains too. A Patient's links are the registry's business.
+            let names_another = facts.references.iter().any(|name| name.starts_with("Patient/") && *name != own);
+            if names_another && type_name != "Patient" {
+                about = About::Unknown;
+            } else {
+                traits = gate::traits(&facts);
+            }
+        }
+        let consent = (type_name == "Consent").then(|| Box::new(resource.clone()));
         if let Some(members) = resource.as_object_mut() {
             meta = members.get_mut("meta").map(Value::take);
         }
-        Draft { type_code, type_name, id: id.into(), patient, entries, tail: tail(meta.as_ref(), &resource) }
+        Draft { type_code, type_name, id: id.into(), about, entries, traits, consent, tail: tail(meta.as_ref(), &resource) }
     }
 
     /// The bytes of version `version`, and where its `meta.lastUpdated` stands.
@@ -123,6 +141,10 @@ pub enum Condition {
     Absent,
     /// `If-Match`: this version is the current one.
     Version(i64),
+    /// The change was made from this version; when another is there it must be made again.
+    Seen(i64),
+    /// Something is there or was: an update may not create.
+    Known,
 }
 
 /// One wanted change of one resource.
@@ -152,6 +174,8 @@ impl Wanted {
 pub struct Plan {
     pub changes: Vec<Wanted>,
     pub preconditions: Vec<Precondition>,
+    /// See [`Unit::unchanged`].
+    pub unchanged: Vec<(TypeCode, Box<str>, i64)>,
     pub jobs: Vec<NewJob>,
 }
 
@@ -199,11 +223,14 @@ pub struct Author {
     pub scope: Scope,
     /// The facility that owns what is created.
     pub owner: FacilityKey,
+    /// Whose scopes are held against each resource, before and after the change; `None`: lango's own work.
+    pub caller: Option<Box<Caller>>,
 }
 
 impl From<&Caller> for Author {
     fn from(caller: &Caller) -> Author {
-        Author { scope: caller.scope.clone(), owner: caller.owner }
+        let judged = (!caller.is_unrestricted()).then(|| Box::new(caller.clone()));
+        Author { scope: caller.scope.clone(), owner: caller.owner, caller: judged }
     }
 }
 
@@ -238,16 +265,57 @@ pub struct Writer {
     /// Held while terminology is read back, so that the last version written is the last one loaded.
     refreshing: Arc<Mutex<()>>,
     workers: Workers,
+    rules: Rules,
+}
+
+/// What the operator lets clients do (`lango.toml`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rules {
+    /// A PUT to an id that was never used creates the resource.
+    pub update_create: bool,
+    /// Resources that one conditional delete may delete; 1: those that match several are refused.
+    pub delete_most: u32,
+}
+
+impl Default for Rules {
+    fn default() -> Self {
+        Rules { update_create: true, delete_most: 1 }
+    }
 }
 
 impl Writer {
     /// `terminology` is kept up to date with what is written, and so are the links of `registry`.
     pub fn new(store: Store, options: extract::Options, registry: Registry, terminology: Terminology) -> Writer {
-        Writer { store, options: Arc::new(options), registry, terminology, refreshing: Arc::default(), workers: Workers::default() }
+        Writer {
+            store,
+            options: Arc::new(options),
+            registry,
+            terminology,
+            refreshing: Arc::default(),
+            workers: Workers::default(),
+            rules: Rules::default(),
+        }
+    }
+
+    /// The same, under the operator's rules.
+    pub fn with_rules(self, rules: Rules) -> Writer {
+        Writer { rules, ..self }
+    }
+
+    pub fn rules(&self) -> Rules {
+        self.rules
     }
 
     pub fn store(&self) -> &Store {
         &self.store
+    }
+
+    pub(super) fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    pub(super) fn terminology(&self) -> &Terminology {
+        &self.terminology
     }
 
     pub fn workers(&self) -> &Workers {
@@ -281,6 +349,11 @@ impl Writer {
         for (place, wanted) in plan.changes.into_iter().enumerate() {
             let (type_code, id) = wanted.target();
             let stored = current.get(&(type_code, Box::from(id)));
+            if let Condition::Seen(version) = wanted.condition
+                && stored.is_none_or(|stored| stored.version != version)
+            {
+                return Err(CommitError::Stale);
+            }
             let step = self.step(wanted, stored, author).await.map_err(|refusal| CommitError::Refused(Some(place), refusal))?;
             let mut result = step.done;
             if let Some(mutation) = step.mutation {
@@ -301,7 +374,7 @@ impl Writer {
         if !to_link.is_empty() {
             jobs.push(Registry::link_job(&to_link, now() + LINK_LATER));
         }
-        let unit = Unit { mutations, preconditions: plan.preconditions, jobs };
+        let unit = Unit { mutations, preconditions: plan.preconditions, unchanged: plan.unchanged, jobs };
         let written = self.store.commit(unit).await.map_err(|error| match error {
             WriteError::Stale => CommitError::Stale,
             error => CommitError::Refused(None, error.into()),
@@ -392,14 +465,23 @@ impl Writer {
 
     async fn step(&self, wanted: Wanted, stored: Option<&Stored>, author: &Author) -> Result<Step, Refusal> {
         let live = stored.filter(|stored| stored.body.is_some());
+        let type_name = definitions::r4().type_name(wanted.target().0);
         // Codes mean the same for everybody: one facility must not change how another's are translated.
-        let for_all = Terminology::holds(definitions::r4().type_name(wanted.target().0));
-        if for_all && !may_change(author, OPERATOR) {
+        let codes = Terminology::holds(type_name);
+        let for_all = codes || (keeps_directory(author) && DIRECTORY.contains(&type_name));
+        if codes && !may_change(author, type_name, OPERATOR) {
             let words = "ConceptMap, CodeSystem and ValueSet hold for all facilities: only the operator can change them.";
             return Err(Refusal::new(RefusalKind::Forbidden, Issue::error(IssueCode::Forbidden, words)));
         }
-        if let Some(foreign) = stored.filter(|stored| !may_change(author, stored.owner)) {
+        if type_name == "Consent" && author.caller.as_ref().is_some_and(|caller| !caller.has_role(Role::ConsentRecorder)) {
+            let words = "Only a client with the role consent-recorder writes Consents: ask the operator for it.";
+            return Err(Refusal::new(RefusalKind::Forbidden, Issue::error(IssueCode::Forbidden, words)));
+        }
+        if let Some(foreign) = stored.filter(|stored| !may_change(author, type_name, stored.owner)) {
             return self.step_on_foreign(&wanted.action, foreign, author).await;
+        }
+        if let Some(caller) = &author.caller {
+            self.check_reach(&wanted.action, live, caller)?;
         }
         match (wanted.condition, live) {
             (Condition::Version(version), Some(live)) if live.version == version => {}
@@ -411,6 +493,7 @@ impl Writer {
             (Condition::Absent, Some(_)) => {
                 return Err(Refusal::failed_precondition("If-None-Match: * demands that the resource does not exist, and it does."));
             }
+            (Condition::Known, _) if stored.is_none() => return Err(Refusal::no_update_as_create()),
             _ => {}
         }
         let base_version = stored.map_or(0, |stored| stored.version);
@@ -439,18 +522,48 @@ impl Writer {
             live.and_then(|live| live.body.as_ref()).map(|body| self.entries_of(type_code, body)).transpose()?.unwrap_or_default();
         let owner = if for_all { OPERATOR } else { stored.map_or(author.owner, |stored| stored.owner) };
         let id = Box::from(id);
-        let (patient, change) = match wanted.action {
+        let (about, traits, rules, change) = match wanted.action {
             Action::Put(draft) => {
                 let (body, stamp_at) = draft.body(base_version + 1);
-                (draft.patient, Change::Put { body, stamp_at, entries: draft.entries, old_entries })
+                let rules = match &draft.consent {
+                    Some(resource) => Some(self.rules(resource).await?),
+                    None => None,
+                };
+                (draft.about, draft.traits, rules, Change::Put { body, stamp_at, entries: draft.entries, old_entries })
             }
             Action::Delete { .. } => {
-                let patient = live.and_then(|live| live.body.as_ref()).and_then(|body| self.patient_of(type_code, body));
-                (patient, Change::Delete { old_entries })
+                let about = live.and_then(|live| live.body.as_ref()).map(|body| self.about(type_code, body, &old_entries));
+                let rules = (definitions::r4().type_name(type_code) == "Consent").then(Rules::default);
+                (about.transpose()?.unwrap_or(About::Unknown), Traits::default(), rules, Change::Delete { old_entries })
             }
         };
-        let mutation = Mutation { type_code, id, base_version, change, owner, listed: true, patient };
+        let mutation = Mutation { type_code, id, base_version, change, owner, listed: true, about, traits, rules };
         Ok(Step { done, mutation: Some(mutation) })
+    }
+
+    /// Granular scopes reach the resource as it is and as it will be.
+    fn check_reach(&self, action: &Action, live: Option<&Stored>, caller: &Caller) -> Result<(), Refusal> {
+        let (type_code, interaction) = match (action, live) {
+            (Action::Put(draft), None) => (draft.type_code, Interaction::Create),
+            (Action::Put(draft), Some(_)) => (draft.type_code, Interaction::Update),
+            (Action::Delete { type_code, .. }, _) => (*type_code, Interaction::Delete),
+        };
+        // A put that creates was asked for, and allowed, as an update.
+        let interactions =
+            if interaction == Interaction::Create { &[Interaction::Create, Interaction::Update][..] } else { &[interaction] };
+        let before = live.is_none_or(|live| caller.admits(live, interactions, &self.options));
+        let after = match action {
+            Action::Put(draft) => caller.admits_entries(type_code, &draft.id, &draft.entries, interactions, &self.options),
+            Action::Delete { .. } => true,
+        };
+        if before && after {
+            return Ok(());
+        }
+        let words = format!(
+            "The scopes of this client do not reach this {}: they allow {interaction} only with certain values, or of one patient.",
+            definitions::r4().type_name(type_code)
+        );
+        Err(Refusal::new(RefusalKind::Forbidden, Issue::error(IssueCode::Forbidden, words)))
     }
 
     /// What another facility contributed stays as it is. Its id cannot look free (the put would have to succeed), so the
@@ -484,9 +597,9 @@ impl Writer {
         Ok(extract::extract(type_code, &resource, &self.options))
     }
 
-    fn patient_of(&self, type_code: TypeCode, body: &[u8]) -> Option<Box<str>> {
-        let resource: Value = serde_json::from_slice(body).ok()?;
-        extract::patient_of(type_code, &resource).map(Into::into)
+    fn about(&self, type_code: TypeCode, body: &[u8], entries: &[IndexEntry]) -> Result<About, Refusal> {
+        let resource: Value = serde_json::from_slice(body).map_err(Refusal::internal)?;
+        Ok(extract::about(type_code, &resource, entries, &self.options.base))
     }
 }
 
@@ -495,11 +608,19 @@ struct Step {
     mutation: Option<Mutation>,
 }
 
-fn may_change(author: &Author, owner: FacilityKey) -> bool {
-    match &author.scope {
-        Scope::All => true,
-        Scope::Owners(owners) => owners.contains(&owner),
-    }
+fn may_change(author: &Author, type_name: &str, owner: FacilityKey) -> bool {
+    author.scope == Scope::All
+        || author.scope.owners().contains(&owner)
+        || owner == OPERATOR && keeps_directory(author) && DIRECTORY.contains(&type_name)
+}
+
+/// Types by which facilities and people are known. What those who keep the directory write of them is the operator's word, which
+/// consents and requesters are matched by.
+const DIRECTORY: [&str; 8] =
+    ["CareTeam", "Group", "HealthcareService", "Location", "Organization", "OrganizationAffiliation", "Practitioner", "PractitionerRole"];
+
+fn keeps_directory(author: &Author) -> bool {
+    author.caller.as_ref().is_some_and(|caller| caller.has_role(Role::Registry) || caller.has_role(Role::Operator))
 }
 
 fn stamped(body: &[u8], stamp_at: usize, updated: Micros) -> Bytes {

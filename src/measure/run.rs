@@ -185,10 +185,7 @@ async fn registered(setting: &Setting<'_>, code: Option<&str>) -> Result<BTreeMa
                 }
                 // The operator's own organisation has no number but 0, whatever its code.
                 let key = if value == setting.operator_code { 0 } else { setting.store.facility_key(value).await? };
-                let visible = match setting.scope {
-                    Scope::All => true,
-                    Scope::Owners(owners) => owners.contains(&key),
-                };
+                let visible = *setting.scope == Scope::All || setting.scope.owners().contains(&key);
                 if visible {
                     let name = text(&organization, "name").map(str::to_owned);
                     facilities.insert(key, Facility { system: setting.facility_system.to_owned(), code: value.to_owned(), name });

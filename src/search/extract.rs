@@ -14,6 +14,7 @@ mod tests;
 use crate::definitions;
 use crate::fhir::Reference;
 use crate::fhirpath::{Env, Node};
+use crate::store::gate::About;
 use crate::store::{Facet, IndexEntry, IndexValue, ParamId, TypeCode};
 use jiff::tz::TimeZone;
 use plan::{Composite, Emit, General, Part, Plan, Target};
@@ -49,17 +50,31 @@ pub fn extract(type_code: TypeCode, resource: &Value, options: &Options) -> Vec<
     extract_by(plan, resource, options)
 }
 
-/// The id of the Patient whose compartment the resource is in: a Patient's own, else that of the first local reference to
-/// a Patient by the compartment's parameters, in their order.
-pub fn patient_of(type_code: TypeCode, resource: &Value) -> Option<String> {
-    patient_at(type_code, resource, "")
+/// Whose record the resource is part of (docs/access.md): a Patient's own, else the Patient's that the parameters of the patient
+/// compartment name. Where references name several Patients, or none although the type could hold what is about one, nobody's
+/// consent can speak for it. `entries` are the resource's own; an absolute URL under `base` (no trailing slash) is local.
+pub fn about(type_code: TypeCode, resource: &Value, entries: &[IndexEntry], base: &str) -> About {
+    let type_name = definitions::r4().type_name(type_code);
+    match type_name {
+        // That somebody was restricted, or looked at, is not for all who may see the record.
+        "Consent" => return About::Consent,
+        "AuditEvent" | "Provenance" | "Group" | "Binary" | "Bundle" | "Parameters" => return About::Unknown,
+        _ => {}
+    }
+    let own = if type_name == "Patient" { resource.get("id").and_then(Value::as_str) } else { named(type_code, resource, base) };
+    let mut others = entries.iter().filter_map(|entry| match &entry.value {
+        IndexValue::Reference { type_name, id } if &**type_name == "Patient" => Some(&**id),
+        _ => None,
+    });
+    match own {
+        Some(own) if type_name == "Patient" || others.all(|other| other == own) => About::Patient(own.into()),
+        None if others.next().is_none() && OPEN.contains(&type_name) => About::Nobody,
+        _ => About::Unknown,
+    }
 }
 
-/// Like [`patient_of`], and an absolute URL under `base` (no trailing slash) is local.
-pub fn patient_at(type_code: TypeCode, resource: &Value, base: &str) -> Option<String> {
-    if definitions::r4().type_name(type_code) == "Patient" {
-        return Some(resource.get("id")?.as_str()?.to_owned());
-    }
+/// The id in the first local reference to a Patient by the compartment's parameters, in their order.
+fn named<'r>(type_code: TypeCode, resource: &'r Value, base: &str) -> Option<&'r str> {
     let mut first: Option<(usize, &str)> = None;
     plan_of(type_code)?.patient.walk(resource, &mut |rank, value| {
         let reference = value.get("reference").and_then(Value::as_str).and_then(|text| values::parse_reference(text, base));
@@ -69,8 +84,70 @@ pub fn patient_at(type_code: TypeCode, resource: &Value, base: &str) -> Option<S
             first = Some((*rank, id));
         }
     });
-    first.map(|(_, id)| id.to_owned())
+    first.map(|(_, id)| id)
 }
+
+/// Types that are about no patient: definitions, terminology, and the directory of care. A resource of another type that names
+/// no Patient may still hold what is about one.
+const OPEN: [&str; 57] = [
+    "ActivityDefinition",
+    "CapabilityStatement",
+    "CatalogEntry",
+    "ChargeItemDefinition",
+    "CodeSystem",
+    "CompartmentDefinition",
+    "ConceptMap",
+    "DeviceDefinition",
+    "EffectEvidenceSynthesis",
+    "Endpoint",
+    "EventDefinition",
+    "Evidence",
+    "EvidenceVariable",
+    "ExampleScenario",
+    "GraphDefinition",
+    "HealthcareService",
+    "ImplementationGuide",
+    "InsurancePlan",
+    "Library",
+    "Location",
+    "Measure",
+    "Medication",
+    "MedicationKnowledge",
+    "MedicinalProduct",
+    "MedicinalProductAuthorization",
+    "MedicinalProductContraindication",
+    "MedicinalProductIndication",
+    "MedicinalProductIngredient",
+    "MedicinalProductInteraction",
+    "MedicinalProductManufactured",
+    "MedicinalProductPackaged",
+    "MedicinalProductPharmaceutical",
+    "MedicinalProductUndesirableEffect",
+    "MessageDefinition",
+    "NamingSystem",
+    "ObservationDefinition",
+    "OperationDefinition",
+    "Organization",
+    "OrganizationAffiliation",
+    "PlanDefinition",
+    "Practitioner",
+    "PractitionerRole",
+    "Questionnaire",
+    "ResearchDefinition",
+    "ResearchElementDefinition",
+    "RiskEvidenceSynthesis",
+    "SearchParameter",
+    "SpecimenDefinition",
+    "StructureDefinition",
+    "StructureMap",
+    "Substance",
+    "SubstanceSpecification",
+    "SubstanceSourceMaterial",
+    "SubstancePolymer",
+    "TerminologyCapabilities",
+    "TestScript",
+    "ValueSet",
+];
 
 fn plan_of(type_code: TypeCode) -> Option<&'static Plan> {
     static PLANS: LazyLock<Vec<OnceLock<Plan>>> =

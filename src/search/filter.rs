@@ -57,13 +57,21 @@ impl<'a> Reader<'a> {
     }
 
     /// The conditions that `key=value` puts on resources of a type, all of which must hold; none when it is always true.
+    ///
+    /// A chain or `_has` that leads nowhere is an error, lenient or not: whoever writes one means to narrow the answer, and no
+    /// other server's extension could be meant.
     pub fn filters(&mut self, type_code: TypeCode, key: &str, value: &str) -> Result<Vec<Filter>, Refusal> {
+        let leads_away = key.contains('.') || key == "_has" || key.starts_with("_has:");
         self.at_depth(type_code, key, Operand::Query(value), 0)
+            .map_err(|refusal| Refusal { ignorable: refusal.ignorable && !leads_away, ..refusal })
     }
 
     pub(super) fn at_depth(&mut self, type_code: TypeCode, key: &str, operand: Operand<'_>, depth: usize) -> Result<Vec<Filter>, Refusal> {
         if depth > MAX_DEPTH {
             return Err(bad(IssueCode::TooCostly, format!("a chain has {MAX_DEPTH} hops at most")));
+        }
+        if key == "_has" {
+            return Err(bad(IssueCode::Invalid, "_has is written _has:Type:reference-parameter:parameter"));
         }
         if let Some(rest) = key.strip_prefix("_has:") {
             return self.has(type_code, rest, operand, depth);

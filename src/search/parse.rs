@@ -198,7 +198,7 @@ pub fn parse(type_code: TypeCode, pairs: &[(String, String)], scope: Scope, opti
     }
     filters_used.sort();
     let query = &request.query;
-    request.binding = format!("{type_name}?{}\n{:?}\n{:?}", filters_used.join("&"), query.sort, query.scope);
+    request.binding = format!("{type_name}?{}\n{:?}\n{}", filters_used.join("&"), query.sort, query.scope.binding());
     Ok(request)
 }
 

@@ -123,14 +123,13 @@ fn chains_have_limits_with_reasons() {
 fn what_is_unknown_is_an_error_or_a_warning_and_never_in_the_self_link() {
     let cases = [
         ("Patient?birthDate=1990", "birthdate"),
-        ("Observation?subject:Patient.nam=x", "name"),
         ("Patient?_sort=famly", "family"),
         ("Patient?_include=Patient:organisation", "organization"),
         ("Patient?_revinclude=Observations:subject", "Observation"),
         ("Patient?_elements=nam", "name"),
-        ("Observation?subject.colour=x", ""),
-        ("Patient?_has:Observation:patient:cod=x", "code"),
         ("Patient?family=", ""),
+        ("Patient?_include=", ""),
+        ("Patient?_sort=", ""),
     ];
     for (url, meant) in cases {
         let errors = read(url, true).expect_err(url);
@@ -140,6 +139,26 @@ fn what_is_unknown_is_an_error_or_a_warning_and_never_in_the_self_link() {
         assert_eq!(request.warnings.len(), 1, "{url}");
         assert!(request.warnings[0].diagnostics.ends_with("It was ignored."));
         assert!(request.self_params.iter().all(|(key, _)| key == "_id"));
+    }
+}
+
+#[test]
+fn a_chain_that_leads_nowhere_is_always_an_error() {
+    let cases = [
+        ("Observation?subject:Patient.nam=x", "name"),
+        ("Observation?subject.colour=x", "colour"),
+        ("Observation?subjekt.name=x", "subject"),
+        ("Patient?_has:Observation:patient:cod=x", "code"),
+        ("Patient?_has:Observation:nonsense:code=1", "nonsense"),
+        ("Patient?_has:Observations:patient:code=1", "Observation"),
+        ("Patient?_has:Observation:patient=1", "_has:Type"),
+        ("Patient?_has=1", "_has:Type"),
+    ];
+    for (url, meant) in cases {
+        for strict in [true, false] {
+            let errors = read(url, strict).expect_err(url);
+            assert!(errors[0].diagnostics.contains(meant), "{url}: {errors:?}");
+        }
     }
 }
 

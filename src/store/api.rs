@@ -206,7 +206,7 @@ impl Store {
         let mut sql = Sql::new(self.dialect());
         sql.push("SELECT ").push(VERSION).push(" FROM resource r WHERE type = ").literal(i64::from(type_code)).push(" AND id = ").str(id);
         sql.push(" AND version > 0");
-        compile::scope_condition(&mut sql, "r", scope);
+        compile::named_condition(&mut sql, "r", scope);
         Ok(self.versions(sql).await?.pop())
     }
 
@@ -243,12 +243,12 @@ impl Store {
         let mut sql = Sql::new(self.dialect());
         sql.push("SELECT key, type, id, version, live, updated, owner, body FROM (SELECT ")
             .push(VERSION)
-            .push(", patient FROM resource WHERE type = ");
+            .push(", patient, class, low, high FROM resource WHERE type = ");
         sql.literal(i64::from(type_code)).push(" AND id = ").str(id).push(" AND version > 0 AND version < ").int(before);
-        sql.push(" UNION ALL SELECT h.key, h.type, r.id, h.version, h.live, h.updated, h.owner, h.body, h.patient FROM resource r JOIN history h ON h.key = r.key");
+        sql.push(" UNION ALL SELECT h.key, h.type, r.id, h.version, h.live, h.updated, h.owner, h.body, h.patient, h.class, h.low, h.high FROM resource r JOIN history h ON h.key = r.key");
         sql.push(" WHERE r.type = ").literal(i64::from(type_code)).push(" AND r.id = ").str(id).push(" AND h.version < ").int(before);
         sql.push(") v WHERE 1 = 1");
-        compile::scope_condition(&mut sql, "v", scope);
+        compile::named_condition(&mut sql, "v", scope);
         sql.push(" ORDER BY version DESC LIMIT ").literal(i64::from(limit));
         self.versions(sql).await
     }
@@ -279,6 +279,14 @@ impl Store {
             Some(cursor) => self.fetch_as_of(&keys, &cursor.snapshot).await?,
         };
         Ok(Page { rows, next })
+    }
+
+    /// The first `limit` matches as they are at one moment: what a conditional operation rests on. ([`Store::search`] reads what a
+    /// page holds after it has found it.)
+    pub async fn matches(&self, query: &Query, limit: u32) -> Result<Vec<Stored>, sqlx::Error> {
+        let mut sql = compile::keys(self.dialect(), query);
+        sql.text = format!("SELECT {VERSION} FROM resource WHERE live > 0 AND key IN ({}) ORDER BY key LIMIT {limit}", sql.text);
+        self.versions(sql).await
     }
 
     /// How many resources a search finds; with `snapshot`, as of then.
@@ -340,7 +348,7 @@ impl Store {
         }
         let mut sql = Sql::new(self.dialect());
         sql.push("SELECT ").push(VERSION).push(" FROM resource r WHERE r.live > 0");
-        compile::scope_condition(&mut sql, "r", scope);
+        compile::version_condition(&mut sql, "r", scope);
         if let Some(target) = target {
             sql.push(" AND r.type = ").literal(i64::from(target));
         }
@@ -361,7 +369,7 @@ impl Store {
         }
         let mut sql = Sql::new(self.dialect());
         sql.push("SELECT ").push(VERSION).push(" FROM resource r WHERE r.live > 0");
-        compile::scope_condition(&mut sql, "r", scope);
+        compile::version_condition(&mut sql, "r", scope);
         sql.push(" AND r.key IN (SELECT x.key FROM reference x WHERE x.until = 0 AND x.param = ")
             .literal(i64::from(param))
             .push(" AND x.target IN (");

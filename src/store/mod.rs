@@ -16,6 +16,7 @@ pub mod api;
 mod batch;
 mod compile;
 pub mod facts;
+pub mod gate;
 pub mod index;
 mod jobs;
 mod migrations;

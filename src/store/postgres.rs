@@ -4,25 +4,30 @@
 
 use super::batch::{self, Batch, Place, ResourceRow};
 use super::rows::{Cell, ColumnType, Identity, Name, Row, TABLES};
-use super::sql::{Dialect, bind_all};
+use super::sql::{Dialect, Sql, bind_all};
 use super::write::{Precondition, Unit, WriteError, Written};
-use super::{ResourceKey, TypeCode, compile};
+use super::{ResourceKey, TypeCode, compile, gate};
 use crate::definitions;
 use crate::fhir::time::now;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPoolOptions, PgRow};
 use sqlx::{AssertSqlSafe, PgPool, Row as _};
 use std::collections::{HashMap, HashSet};
 use std::str::FromStr;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 /// Tries of one unit before the caller hears that the database failed.
 const ATTEMPTS: u32 = 8;
+/// Classes remembered; forgotten all at once when full.
+const REMEMBERED: usize = 400_000;
 
 #[derive(Clone, Debug)]
 pub struct Postgres {
     pub pool: PgPool,
     /// Added to the server's transaction ids; see `counter` in the migration.
     txn_base: i64,
+    /// Classes whose facts this process has committed or found committed.
+    classes: Arc<RwLock<HashSet<i64>>>,
 }
 
 impl Postgres {
@@ -43,7 +48,7 @@ impl Postgres {
             sqlx::query("UPDATE counter SET txn_base = $1 WHERE id = 1").bind(txn_base).execute(&mut *transaction).await?;
         }
         transaction.commit().await?;
-        Ok(Postgres { pool, txn_base })
+        Ok(Postgres { pool, txn_base, classes: Arc::default() })
     }
 
     pub async fn commit(&self, unit: Unit) -> Result<Vec<Written>, WriteError> {
@@ -92,10 +97,24 @@ impl Postgres {
                 return Err(WriteError::Stale);
             }
         }
+        if !unit.unchanged.is_empty() {
+            // Shared locks: many may rest on one resource at once, and nobody changes it until they are done.
+            let mut names: Vec<_> = unit.unchanged.iter().map(|(code, id, _)| (*code, &**id)).collect();
+            names.sort_unstable();
+            names.dedup();
+            let identities = select(&mut *connection, &names, " ORDER BY r.key FOR SHARE OF r").await?;
+            for (type_code, id, version) in &unit.unchanged {
+                let known = identities.get(&(*type_code, id.clone()) as &Name);
+                if known.is_none_or(|identity| !identity.live || identity.version != *version) {
+                    return Err(WriteError::Stale);
+                }
+            }
+        }
         let txn: i64 = sqlx::query_scalar("SELECT pg_current_xact_id()::text::bigint").fetch_one(&mut *connection).await?;
         let txn = txn + self.txn_base;
-        let updated = now();
         let (identities, reserved) = locate(&mut *connection, &unit).await?;
+        // After the locks: whoever waited for another is later.
+        let updated = now();
         let definitions = definitions::r4();
         let mut batch = Batch::default();
         let mut written = Vec::with_capacity(unit.mutations.len());
@@ -117,11 +136,45 @@ impl Postgres {
         batch.jobs = unit.jobs;
         batch.sort();
         write(&mut *connection, &batch).await?;
+        let classes = self.write_gate(&mut *connection, &batch).await?;
         if !claims.is_empty() {
             sqlx::query("DELETE FROM claim WHERE key = ANY($1)").bind(&claims).execute(&mut *connection).await?;
         }
         transaction.commit().await?;
+        if !classes.is_empty() {
+            let mut known = self.classes.write().unwrap_or_else(PoisonError::into_inner);
+            if known.len() > REMEMBERED {
+                known.clear();
+            }
+            known.extend(classes);
+        }
         Ok(written)
+    }
+
+    /// New classes of resources (which it answers), and what patients allow from now on.
+    async fn write_gate(&self, connection: &mut PgConnection, batch: &Batch) -> Result<Vec<i64>, sqlx::Error> {
+        let new: Vec<(&i64, &Vec<i64>)> = {
+            let known = self.classes.read().unwrap_or_else(PoisonError::into_inner);
+            batch.classes.iter().filter(|(class, _)| !known.contains(class)).collect()
+        };
+        let mut statements = gate::class_statements(Dialect::Postgres, new.iter().copied());
+        if !batch.consents.is_empty() {
+            let former = "SELECT DISTINCT patient FROM rule WHERE consent = ANY($1)";
+            let mut patients: Vec<ResourceKey> = sqlx::query_scalar(former).bind(&batch.consents).fetch_all(&mut *connection).await?;
+            patients.extend(batch.rules.patients());
+            patients.sort_unstable();
+            patients.dedup();
+            // Which Consent supersedes which is decided among all of a patient's, so their writers go one after the other.
+            sqlx::query("SELECT pg_advisory_xact_lock(p) FROM (SELECT p FROM unnest($1::bigint[]) p ORDER BY p) o")
+                .bind(&patients)
+                .execute(&mut *connection)
+                .await?;
+            statements.extend(batch.rules.statements(Dialect::Postgres, &batch.consents, &patients));
+        }
+        for Sql { text, args, .. } in statements {
+            bind_all!(sqlx::query(AssertSqlSafe(text)).persistent(false), args).execute(&mut *connection).await?;
+        }
+        Ok(new.into_iter().map(|(class, _)| *class).collect())
     }
 }
 
@@ -209,15 +262,16 @@ async fn holds(connection: &mut PgConnection, precondition: &Precondition) -> Re
 async fn write(connection: &mut PgConnection, batch: &Batch) -> Result<(), sqlx::Error> {
     if !batch.inserts.is_empty() {
         // A name that another transaction made meanwhile fails on the unique key; the unit is then tried again and finds it.
-        let insert = "INSERT INTO resource (key, type, id, version, live, updated, created, txn, owner, patient, body) SELECT * FROM unnest(\
-             $1::bigint[], $2::bigint[], $3::text[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[], $8::bigint[], $9::bigint[], $10::bigint[], $11::bytea[])";
+        let insert = "INSERT INTO resource (key, type, id, version, live, updated, created, txn, owner, patient, class, low, high, body) SELECT * FROM unnest(\
+             $1::bigint[], $2::bigint[], $3::text[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[], $8::bigint[], $9::bigint[], $10::bigint[], \
+             $11::bigint[], $12::bigint[], $13::bigint[], $14::bytea[])";
         bind_resources(sqlx::query(insert), &batch.inserts).execute(&mut *connection).await?;
     }
     if !batch.superseded.is_empty() {
         let (keys, txns): (Vec<i64>, Vec<i64>) = batch.superseded.iter().copied().unzip();
         sqlx::query(
-            "INSERT INTO history (key, version, type, live, updated, txn, until, owner, patient, body) \
-             SELECT r.key, r.version, r.type, r.live, r.updated, r.txn, u.t, r.owner, r.patient, r.body \
+            "INSERT INTO history (key, version, type, live, updated, txn, until, owner, patient, class, low, high, body) \
+             SELECT r.key, r.version, r.type, r.live, r.updated, r.txn, u.t, r.owner, r.patient, r.class, r.low, r.high, r.body \
              FROM resource r JOIN unnest($1::bigint[], $2::bigint[]) AS u(k, t) ON r.key = u.k",
         )
         .bind(&keys)
@@ -227,9 +281,10 @@ async fn write(connection: &mut PgConnection, batch: &Batch) -> Result<(), sqlx:
     }
     if !batch.updates.is_empty() {
         let update = "UPDATE resource r SET version = u.v, live = u.l, updated = u.d, created = CASE WHEN u.c < 0 THEN r.created ELSE u.c END, \
-             txn = u.x, owner = u.o, patient = u.p, body = u.b FROM unnest(\
-             $1::bigint[], $2::bigint[], $3::text[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[], $8::bigint[], $9::bigint[], $10::bigint[], $11::bytea[]) \
-             AS u(k, t, i, v, l, d, c, x, o, p, b) WHERE r.key = u.k";
+             txn = u.x, owner = u.o, patient = u.p, class = u.s, low = u.f, high = u.g, body = u.b FROM unnest(\
+             $1::bigint[], $2::bigint[], $3::text[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[], $8::bigint[], $9::bigint[], $10::bigint[], \
+             $11::bigint[], $12::bigint[], $13::bigint[], $14::bytea[]) \
+             AS u(k, t, i, v, l, d, c, x, o, p, s, f, g, b) WHERE r.key = u.k";
         bind_resources(sqlx::query(update), &batch.updates).execute(&mut *connection).await?;
     }
     for of_table in batch.closings.chunk_by(|a, b| a.table == b.table) {
@@ -305,6 +360,9 @@ fn bind_resources<'q>(query: PgQuery<'q>, rows: &[ResourceRow]) -> PgQuery<'q> {
         .bind(ints(|row| row.txn))
         .bind(ints(|row| row.owner))
         .bind(ints(|row| row.patient))
+        .bind(ints(|row| row.class))
+        .bind(ints(|row| row.low))
+        .bind(ints(|row| row.high))
         .bind(rows.iter().map(|row| row.body.clone()).collect::<Vec<Option<Vec<u8>>>>())
 }
 

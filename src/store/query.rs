@@ -1,5 +1,6 @@
 //! What can be asked of the store: a typed tree of filters that the backends turn into SQL.
 
+use super::gate::Gate;
 use super::{FacilityKey, ParamId, ResourceKey, TypeCode};
 use crate::fhir::Interval;
 use std::sync::Arc;
@@ -20,8 +21,30 @@ pub struct Query {
 pub enum Scope {
     /// Everything: `--auth open`, lango's own work.
     All,
-    /// What these facilities contributed, and resources of no patient's compartment that the operator published.
+    /// What these facilities contributed, and what is about nobody.
     Owners(Vec<FacilityKey>),
+    /// The same, and what the patients' consents allow the requester.
+    Gate(Arc<Gate>),
+}
+
+impl Scope {
+    /// The facilities whose resources are the caller's own; empty under [`Scope::All`].
+    pub fn owners(&self) -> &[FacilityKey] {
+        match self {
+            Scope::All => &[],
+            Scope::Owners(owners) => owners,
+            Scope::Gate(gate) => &gate.owners,
+        }
+    }
+
+    /// Words that are the same for the same caller at any instant, for binding a page's token to it.
+    pub fn binding(&self) -> String {
+        match self {
+            Scope::All => "all".to_owned(),
+            Scope::Owners(owners) => format!("{owners:?}"),
+            Scope::Gate(gate) => format!("{:?} {:?}", gate.owners, gate.requesters),
+        }
+    }
 }
 
 /// One condition on a resource.

@@ -5,7 +5,7 @@ use super::batch::{self, Batch, Place, ResourceRow};
 use super::rows::{Cell, Identity, Name, Row, TABLES};
 use super::sql::{Arg, Dialect, Sql, bind_all};
 use super::write::{Precondition, Unit, WriteError, Written};
-use super::{ResourceKey, TypeCode, compile};
+use super::{ResourceKey, TypeCode, compile, gate};
 use crate::definitions;
 use crate::fhir::time::{Micros, now};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
@@ -87,6 +87,8 @@ struct Writer {
     updated: Micros,
     /// Where resources stand, as of `txn`.
     identities: HashMap<Name, Identity>,
+    /// Classes whose facts are written, as of `txn`.
+    classes: HashSet<i64>,
     /// INSERT texts by table and number of rows.
     inserts: HashMap<(usize, usize), Arc<str>>,
 }
@@ -99,7 +101,7 @@ enum Verdict {
 
 impl Writer {
     fn new(pool: SqlitePool) -> Self {
-        Writer { pool, txn: 0, next_key: 0, updated: 0, identities: HashMap::new(), inserts: HashMap::new() }
+        Writer { pool, txn: 0, next_key: 0, updated: 0, identities: HashMap::new(), classes: HashSet::new(), inserts: HashMap::new() }
     }
 
     async fn run(mut self, mut waiting: mpsc::Receiver<Request>) {
@@ -150,6 +152,7 @@ impl Writer {
     /// What was learned in a transaction that did not commit may be untrue.
     fn forget(&mut self) {
         self.identities.clear();
+        self.classes.clear();
         self.txn = 0;
     }
 
@@ -196,6 +199,12 @@ impl Writer {
             }
         }
         self.learn(&mut *connection, &unit).await?;
+        for (type_code, id, version) in &unit.unchanged {
+            let known = self.identities.get(&(*type_code, id.clone()) as &Name);
+            if known.is_none_or(|identity| !identity.live || identity.version != *version) {
+                return Ok(Verdict::Stale);
+            }
+        }
         for mutation in &unit.mutations {
             let known = self.identities.get(&(mutation.type_code, mutation.id.clone()) as &Name);
             if known.map_or(0, |identity| identity.version) != mutation.base_version {
@@ -271,7 +280,7 @@ impl Writer {
     /// Reads where the unit's resources and the targets of its references stand, as far as not known.
     async fn learn(&mut self, connection: &mut SqliteConnection, unit: &Unit) -> Result<(), sqlx::Error> {
         let definitions = definitions::r4();
-        let mut unknown: HashSet<(TypeCode, &str)> = HashSet::new();
+        let mut unknown: HashSet<(TypeCode, &str)> = unit.unchanged.iter().map(|(code, id, _)| (*code, &**id)).collect();
         for mutation in &unit.mutations {
             unknown.insert((mutation.type_code, &mutation.id));
             for (type_name, id) in batch::targets(mutation) {
@@ -316,8 +325,8 @@ impl Writer {
         batch.sort();
         for chunk in batch.inserts.chunks(CHUNK) {
             let text = self.inserts.entry((RESOURCE, chunk.len())).or_insert_with(|| {
-                let rows = vec!["(?,?,?,?,?,?,?,?,?,?,?)"; chunk.len()].join(",");
-                let columns = "key, type, id, version, live, updated, created, txn, owner, patient, body";
+                let rows = vec!["(?,?,?,?,?,?,?,?,?,?,?,?,?,?)"; chunk.len()].join(",");
+                let columns = "key, type, id, version, live, updated, created, txn, owner, patient, class, low, high, body";
                 Arc::from(format!("INSERT INTO resource ({columns}) VALUES {rows}"))
             });
             let mut query = sqlx::query(AssertSqlSafe(text.clone()));
@@ -329,14 +338,17 @@ impl Writer {
                     .bind(row.txn)
                     .bind(row.owner)
                     .bind(row.patient)
+                    .bind(row.class)
+                    .bind(row.low)
+                    .bind(row.high)
                     .bind(row.body.as_deref());
             }
             query.execute(&mut *connection).await?;
         }
         for (key, txn) in &batch.superseded {
             sqlx::query(
-                "INSERT INTO history (key, version, type, live, updated, txn, until, owner, patient, body) \
-                 SELECT key, version, type, live, updated, txn, ?, owner, patient, body FROM resource WHERE key = ?",
+                "INSERT INTO history (key, version, type, live, updated, txn, until, owner, patient, class, low, high, body) \
+                 SELECT key, version, type, live, updated, txn, ?, owner, patient, class, low, high, body FROM resource WHERE key = ?",
             )
             .bind(txn)
             .bind(key)
@@ -354,11 +366,36 @@ impl Writer {
                 self.insert_rows(&mut *connection, chunk).await?;
             }
         }
+        self.write_gate(&mut *connection, batch).await?;
         for job in &batch.jobs {
             super::jobs::enqueue_sqlite(&mut *connection, job).await?;
         }
         *batch = Batch::default();
         pending.clear();
+        Ok(())
+    }
+
+    /// New classes of resources, and what patients allow from now on.
+    async fn write_gate(&mut self, connection: &mut SqliteConnection, batch: &Batch) -> Result<(), sqlx::Error> {
+        if self.classes.len() > REMEMBERED {
+            self.classes.clear();
+        }
+        let new: Vec<_> = batch.classes.iter().filter(|(class, _)| !self.classes.contains(class)).collect();
+        let mut statements = gate::class_statements(Dialect::Sqlite, new.iter().copied());
+        self.classes.extend(new.into_iter().map(|(class, _)| *class));
+        if !batch.consents.is_empty() {
+            let mut patients: Vec<ResourceKey> = batch.rules.patients().collect();
+            for consent in &batch.consents {
+                let former = sqlx::query_scalar::<_, ResourceKey>("SELECT DISTINCT patient FROM rule WHERE consent = ?").bind(consent);
+                patients.extend(former.fetch_all(&mut *connection).await?);
+            }
+            patients.sort_unstable();
+            patients.dedup();
+            statements.extend(batch.rules.statements(Dialect::Sqlite, &batch.consents, &patients));
+        }
+        for Sql { text, args, .. } in statements {
+            bind_all!(sqlx::query(AssertSqlSafe(text)).persistent(false), args).execute(&mut *connection).await?;
+        }
         Ok(())
     }
 
@@ -396,7 +433,8 @@ async fn holds(connection: &mut SqliteConnection, precondition: &Precondition) -
 
 async fn update(connection: &mut SqliteConnection, row: &ResourceRow) -> Result<(), sqlx::Error> {
     sqlx::query(
-        "UPDATE resource SET version = ?, live = ?, updated = ?, created = coalesce(?, created), txn = ?, owner = ?, patient = ?, body = ? WHERE key = ?",
+        "UPDATE resource SET version = ?, live = ?, updated = ?, created = coalesce(?, created), txn = ?, owner = ?, patient = ?, \
+         class = ?, low = ?, high = ?, body = ? WHERE key = ?",
     )
     .bind(row.version)
     .bind(row.live)
@@ -405,6 +443,9 @@ async fn update(connection: &mut SqliteConnection, row: &ResourceRow) -> Result<
     .bind(row.txn)
     .bind(row.owner)
     .bind(row.patient)
+    .bind(row.class)
+    .bind(row.low)
+    .bind(row.high)
     .bind(row.body.as_deref())
     .bind(row.key)
     .execute(connection)

@@ -3,6 +3,7 @@
 mod access;
 mod bundles;
 mod conditional;
+mod consent;
 mod crash;
 mod dhis2;
 mod dhis2_double;
@@ -15,6 +16,7 @@ mod measure;
 mod registry;
 mod search_oracle;
 mod serve;
+mod smart_scopes;
 mod store;
 mod support;
 mod synthea;

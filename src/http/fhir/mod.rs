@@ -20,7 +20,7 @@ use crate::access::{Caller, Interaction};
 use crate::definitions;
 use crate::fhir::{Issue, IssueCode, xml};
 use crate::ingest::Refusal;
-use crate::store::TypeCode;
+use crate::store::{Stored, TypeCode};
 use answer::Answer;
 use axum::Router;
 use axum::body::{Body, Bytes};
@@ -71,6 +71,23 @@ impl Call<'_> {
     /// The caller may do this with resources of this type.
     fn require(&self, type_code: TypeCode, interaction: Interaction) -> Result<(), Failure> {
         self.caller.require(definitions::r4().type_name(type_code), interaction).map_err(|forbidden| Refusal::from(forbidden).into())
+    }
+}
+
+impl Call<'_> {
+    /// Whether the caller's scopes reach this version for reading.
+    fn admits(&self, row: &Stored) -> bool {
+        self.caller.admits(row, &[Interaction::Read], self.state.writer.options())
+    }
+
+    /// The caller may do this with every resource of this type that its facility has.
+    fn require_all(&self, type_name: &str, interaction: Interaction) -> Result<(), Failure> {
+        self.caller.require_all(type_name, interaction).map_err(|forbidden| Refusal::from(forbidden).into())
+    }
+
+    /// The version, unless it is absent or the caller's scopes do not reach it, which look alike.
+    fn readable(&self, stored: Option<Stored>) -> Result<Stored, Failure> {
+        stored.filter(|stored| self.admits(stored)).ok_or_else(|| Refusal::not_found().into())
     }
 }
 

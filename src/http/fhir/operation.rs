@@ -52,12 +52,11 @@ async fn terminology(
 /// `Measure/$evaluate-measure` (<https://hl7.org/fhir/R4/measure-operation-evaluate-measure.html>). A POST keeps the reports, a GET
 /// only answers them.
 async fn evaluate_measure(call: &Call<'_>, operation: &OperationTarget, body: Option<Bytes>) -> Result<Answer, Failure> {
-    if let Some(measure) = operation.type_code {
-        call.require(measure, Interaction::Read)?;
-    }
+    // It counts over everything that the caller's facility has.
+    call.require_all("Measure", Interaction::Read)?;
     let keep = body.is_some();
-    if let (true, Some(report)) = (keep, definitions::r4().type_code("MeasureReport")) {
-        call.require(report, Interaction::Create)?;
+    if keep {
+        call.require_all("MeasureReport", Interaction::Create)?;
     }
     let facility_system = &call.state.settings.systems.facility;
     let sent = match body.filter(|body| !body.is_empty()) {
@@ -121,7 +120,7 @@ async fn validate_resource(
         }
         (None, Some(type_code), Some(id)) => {
             call.require(type_code, Interaction::Read)?;
-            let stored = call.state.store.read(type_code, id, &call.caller.scope).await?.ok_or_else(Refusal::not_found)?;
+            let stored = call.readable(call.state.store.read(type_code, id, &call.caller.scope).await?)?;
             let body = stored.body.ok_or_else(Refusal::gone)?;
             serde_json::from_slice(&body).map_err(Refusal::internal)?
         }

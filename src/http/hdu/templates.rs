@@ -125,7 +125,7 @@ async fn answer(
 ) -> Result<Response, HduError> {
     let error = HduError::at(path);
     let Query(how) = how.map_err(unclear_query(path))?;
-    let allowed = ["Patient", "Encounter"].iter().try_for_each(|name| caller.require(name, Interaction::Create));
+    let allowed = ["Patient", "Encounter"].iter().try_for_each(|name| caller.require_all(name, Interaction::Create));
     allowed.map_err(|forbidden| error(Refusal::new(RefusalKind::Forbidden, Issue::error(IssueCode::Forbidden, forbidden.to_string()))))?;
     let payload = {
         let (parts, body) = request.into_parts();
@@ -154,6 +154,10 @@ fn refusal(error: SubmitError) -> Refusal {
 
 /// `GET unmapped`: the codes that no ConceptMap knew, with facility and count.
 pub async fn unmapped(State(app): State<App>, Extension(caller): Extension<Caller>) -> Response {
+    if caller.person.is_some() {
+        let words = "This list is for programs: a person's token does not open it.";
+        return HduError::at("unmapped")(Refusal::new(RefusalKind::Forbidden, Issue::error(IssueCode::Forbidden, words))).into_response();
+    }
     match app.store.unmapped(&caller.scope, UNMAPPED_LINES).await {
         Ok(lines) => {
             let results: Vec<Value> = lines

@@ -5,6 +5,11 @@ use flate2::read::GzDecoder;
 use serde_json::{Map, json};
 use std::io::Read;
 
+fn about_at(resource: &Value, base: &str) -> About {
+    let options = Options { base: base.to_owned(), ..Options::default() };
+    about(type_code(resource), resource, &extract(type_code(resource), resource, &options), base)
+}
+
 fn type_code(resource: &Value) -> TypeCode {
     definitions::r4().type_code(resource["resourceType"].as_str().unwrap()).unwrap()
 }
@@ -134,16 +139,23 @@ fn an_observation_is_found_by_values_and_their_combinations() {
         ],
     );
     has_none(&observation, "code-value-quantity");
-    assert_eq!(patient_of(type_code(&observation), &observation).as_deref(), Some("p1"));
+    assert_eq!(about_at(&observation, ""), About::Patient("p1".into()));
     let text =
         json!({ "resourceType": "Observation", "subject": { "reference": "Group/g" }, "valueCodeableConcept": { "text": "positive" } });
     has(&text, &["value-string='positive'", "subject=Group/g"]);
     has_none(&text, "patient");
     has_none(&text, "value-concept");
-    assert_eq!(patient_of(type_code(&text), &text), None);
+    assert_eq!(about_at(&text, ""), About::Unknown, "a group may hold patients");
     let absolute = json!({ "resourceType": "Condition", "subject": { "reference": "http://here/fhir/Patient/p9" }, "asserter": { "reference": "Patient/p2" } });
-    assert_eq!(patient_at(type_code(&absolute), &absolute, "http://here/fhir").as_deref(), Some("p9"), "the parameters' order decides");
-    assert_eq!(patient_of(type_code(&absolute), &absolute).as_deref(), Some("p2"));
+    assert_eq!(about_at(&absolute, "http://here/fhir"), About::Unknown, "two patients: neither can speak for the other");
+    assert_eq!(about_at(&absolute, ""), About::Patient("p2".into()));
+    let alone = json!({ "resourceType": "Condition", "subject": { "reference": "http://here/fhir/Patient/p9" }, "asserter": { "reference": "Patient/p9" } });
+    assert_eq!(about_at(&alone, "http://here/fhir"), About::Patient("p9".into()));
+    assert_eq!(about_at(&json!({ "resourceType": "Patient", "id": "p1" }), ""), About::Patient("p1".into()));
+    assert_eq!(about_at(&json!({ "resourceType": "Location", "name": "Ward 3" }), ""), About::Nobody);
+    assert_eq!(about_at(&json!({ "resourceType": "Binary", "contentType": "text/plain" }), ""), About::Unknown);
+    let schedule = json!({ "resourceType": "PractitionerRole", "extension": [], "practitioner": { "reference": "Patient/p1" } });
+    assert_ne!(about_at(&schedule, ""), About::Nobody, "an open type that names a Patient is not open");
 }
 
 #[test]
@@ -328,7 +340,7 @@ fn resources_of_any_shape_are_read_without_harm() {
         for _ in 0..20 {
             spoil(&mut resource, &shapes, &mut dice);
             extract(code as TypeCode, &resource, &Options::default());
-            patient_of(code as TypeCode, &resource);
+            about(code as TypeCode, &resource, &[], "");
         }
     }
 }

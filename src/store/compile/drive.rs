@@ -1,7 +1,7 @@
 //! Which filter's index is read, and how.
 
 use super::condition::test_table;
-use super::{Compiler, holds, scope_condition, visible};
+use super::{Compiler, holds, scope_condition, version_condition, visible};
 use crate::store::TypeCode;
 use crate::store::query::*;
 
@@ -48,7 +48,7 @@ impl Compiler<'_> {
                 self.sql.push(")");
             }
         }
-        scope_condition(self.sql, alias, &query.scope);
+        version_condition(self.sql, alias, &query.scope);
     }
 
     /// The rows of the filter's own index.

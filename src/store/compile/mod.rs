@@ -11,7 +11,7 @@ mod page;
 mod probe;
 mod scope;
 
-pub use scope::scope_condition;
+pub use scope::{named_condition, scope_condition, version_condition};
 
 use super::query::*;
 use super::sql::{Dialect, Sql};

@@ -1,6 +1,6 @@
 //! Pages: the order of the matches, and what comes after a cursor.
 
-use super::{Compiler, holds, scope_condition, visible};
+use super::{Compiler, holds, scope_condition, version_condition, visible};
 use crate::store::query::*;
 
 impl Compiler<'_> {
@@ -53,7 +53,7 @@ impl Compiler<'_> {
             self.sql.push(" AND ");
             visible(self.sql, "r.txn", snapshot);
         }
-        scope_condition(self.sql, "r", &query.scope);
+        version_condition(self.sql, "r", &query.scope);
         if let Some(snapshot) = self.seen {
             self.sql.push(" UNION ALL SELECT h.key, h.updated FROM history h WHERE h.until >= ");
             let floor = snapshot.except.iter().copied().min().unwrap_or(snapshot.below).min(snapshot.below);
@@ -64,7 +64,7 @@ impl Compiler<'_> {
             visible(self.sql, "h.txn", snapshot);
             self.sql.push(" AND NOT ");
             visible(self.sql, "h.until", snapshot);
-            scope_condition(self.sql, "h", &query.scope);
+            version_condition(self.sql, "h", &query.scope);
         }
         self.sql.push(") p");
         if let Some(cursor) = cursor

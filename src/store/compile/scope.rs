@@ -1,26 +1,38 @@
-//! What a caller may see, as a condition on the columns `owner` and `patient` that every row carries.
+//! What a caller may see, as a condition on the columns that every row carries.
 
-use crate::store::FacilityKey;
+use crate::store::gate::{self, Rows};
 use crate::store::query::Scope;
 use crate::store::sql::Sql;
 
-/// Appends the scope's condition on the columns of `alias`.
+/// Appends the scope's condition on the rows of an index table (or any with the columns `key`, `owner`, `patient`).
 pub fn scope_condition(sql: &mut Sql, alias: &str, scope: &Scope) {
-    if let Scope::Owners(owners) = scope {
-        sql.push(" AND (");
-        owner_list(sql, alias, owners);
-        sql.push(&format!(" OR ({alias}.owner = 0 AND {alias}.patient = 0))"));
+    condition(sql, alias, Rows::Index, scope);
+}
+
+/// Appends the scope's condition on rows of `resource` or `history`, which carry their own traits.
+pub fn version_condition(sql: &mut Sql, alias: &str, scope: &Scope) {
+    condition(sql, alias, Rows::Version, scope);
+}
+
+/// Like [`version_condition`], for a read by name, where a delete can be met: to all but its contributor what was deleted
+/// never existed. `key` is the resource's, of which the row may be any version.
+pub fn named_condition(sql: &mut Sql, alias: &str, scope: &Scope) {
+    version_condition(sql, alias, scope);
+    if let Scope::Gate(_) | Scope::Owners(_) = scope {
+        sql.push(&format!(" AND (EXISTS (SELECT 1 FROM resource g WHERE g.key = {alias}.key AND g.live > 0) OR "));
+        gate::owned(sql, alias, scope.owners());
+        sql.push(")");
     }
 }
 
-fn owner_list(sql: &mut Sql, alias: &str, owners: &[FacilityKey]) {
-    if owners.is_empty() {
-        sql.push("1 = 0");
-        return;
+fn condition(sql: &mut Sql, alias: &str, rows: Rows, scope: &Scope) {
+    match scope {
+        Scope::All => {}
+        Scope::Owners(owners) => {
+            sql.push(" AND (");
+            gate::owned(sql, alias, owners);
+            sql.push(&format!(" OR {alias}.patient = 0)"));
+        }
+        Scope::Gate(gate) => gate::condition(sql, alias, rows, gate),
     }
-    sql.push(&format!("{alias}.owner IN ("));
-    sql.join(owners, ", ", |sql, owner| {
-        sql.int(*owner);
-    });
-    sql.push(")");
 }
