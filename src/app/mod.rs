@@ -72,8 +72,7 @@ impl App {
 
     /// Finishes submissions that were kept but not carried out when the process ended.
     pub async fn recover(&self) -> Result<(), SubmitError> {
-        let mut finished = 0u64;
-        self.submitter.replay(true, |_| finished += 1).await?;
+        let finished = self.submitter.recover().await?;
         if finished > 0 {
             tracing::info!(submissions = finished, "finished what was interrupted");
         }

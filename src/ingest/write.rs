@@ -17,6 +17,7 @@ use crate::fhir::{Issue, IssueCode};
 use crate::registry::Registry;
 use crate::search::{ParseOptions, extract};
 use crate::store::gate::{About, Rules, Traits};
+use crate::store::visits::Visit;
 use crate::store::write::{Change, NewJob};
 use crate::store::{FacilityKey, IndexEntry, IndexValue, Mutation, Precondition, Scope, Store, Stored, TypeCode, Unit, WriteError};
 use crate::terminology::Terminology;
@@ -56,19 +57,23 @@ impl Draft {
     /// Makes a draft of `resource`, which is stored under `id` whatever id it carries. `meta.versionId` and `meta.lastUpdated`
     /// are the server's and are dropped; the rest of `meta` stays.
     pub fn new(type_code: TypeCode, id: &str, mut resource: Value, options: &extract::Options) -> Draft {
-        let type_name = definitions::r4().type_name(type_code);
-        let mut meta = None;
         if let Some(members) = resource.as_object_mut() {
             members.insert("id".to_owned(), Value::from(id));
             if let Some(Value::Object(fields)) = members.get_mut("meta") {
                 fields.retain(|key, _| !matches!(key.trim_start_matches('_'), "versionId" | "lastUpdated"));
             }
         }
-        let entries = extract::extract(type_code, &resource, options);
-        let mut about = extract::about(type_code, &resource, &entries, &options.base);
+        Draft::of(type_code, id, &resource, options)
+    }
+
+    /// The same of a resource that carries this id, and neither `meta.versionId` nor `meta.lastUpdated`.
+    pub fn of(type_code: TypeCode, id: &str, resource: &Value, options: &extract::Options) -> Draft {
+        let type_name = definitions::r4().type_name(type_code);
+        let entries = extract::extract(type_code, resource, options);
+        let mut about = extract::about(type_code, resource, &entries, &options.base);
         let mut traits = Traits::default();
         if let About::Patient(own) = &about {
-            let facts = consent::facts(&resource, &options.zone, &options.base);
+            let facts = consent::facts(resource, &options.zone, &options.base);
             let own = format!("Patient/{own}");
             // Anywhere in it, in what it contains too. A Patient's links are the registry's business.
             let names_another = facts.references.iter().any(|name| name.starts_with("Patient/") && *name != own);
@@ -79,10 +84,7 @@ impl Draft {
             }
         }
         let consent = (type_name == "Consent").then(|| Box::new(resource.clone()));
-        if let Some(members) = resource.as_object_mut() {
-            meta = members.get_mut("meta").map(Value::take);
-        }
-        Draft { type_code, type_name, id: id.into(), about, entries, traits, consent, tail: tail(meta.as_ref(), &resource) }
+        Draft { type_code, type_name, id: id.into(), about, entries, traits, consent, tail: tail(resource.get("meta"), resource) }
     }
 
     /// The bytes of version `version`, and where its `meta.lastUpdated` stands.
@@ -177,6 +179,8 @@ pub struct Plan {
     /// See [`Unit::unchanged`].
     pub unchanged: Vec<(TypeCode, Box<str>, i64)>,
     pub jobs: Vec<NewJob>,
+    /// What templates remember of visits.
+    pub visits: Vec<Visit>,
 }
 
 /// What became of a change.
@@ -340,32 +344,22 @@ impl Writer {
         Draft::new(type_code, id, resource, &self.options)
     }
 
+    /// A draft of a resource that carries this id already.
+    pub fn draft_of(&self, type_code: TypeCode, id: &str, resource: &Value) -> Draft {
+        // What is merged with what is stored still has that version's number.
+        let stamped = resource.get("meta").is_some_and(|meta| meta.get("versionId").is_some() || meta.get("lastUpdated").is_some());
+        if stamped { self.draft(type_code, id, resource.clone()) } else { Draft::of(type_code, id, resource, &self.options) }
+    }
+
+    /// What [`Writer::commit`] would do. Nothing is written.
+    pub async fn rehearse(&self, plan: Plan, author: &Author) -> Result<Vec<Done>, CommitError> {
+        Ok(self.prepare(plan.changes, author, false).await?.done)
+    }
+
     /// Carries out `plan`; answers when it is durable. `keep_bodies`: the answers carry the resources.
     pub async fn commit(&self, plan: Plan, author: &Author, keep_bodies: bool) -> Result<Vec<Done>, CommitError> {
-        let current = self.current(&plan).await.map_err(|error| CommitError::Refused(None, error.into()))?;
-        let mut done: Vec<Done> = Vec::with_capacity(plan.changes.len());
-        let mut mutations = Vec::new();
-        let mut stamps: Vec<(usize, usize)> = Vec::new();
-        for (place, wanted) in plan.changes.into_iter().enumerate() {
-            let (type_code, id) = wanted.target();
-            let stored = current.get(&(type_code, Box::from(id)));
-            if let Condition::Seen(version) = wanted.condition
-                && stored.is_none_or(|stored| stored.version != version)
-            {
-                return Err(CommitError::Stale);
-            }
-            let step = self.step(wanted, stored, author).await.map_err(|refusal| CommitError::Refused(Some(place), refusal))?;
-            let mut result = step.done;
-            if let Some(mutation) = step.mutation {
-                if let (true, Change::Put { body, stamp_at, .. }) = (keep_bodies, &mutation.change) {
-                    result.body = Some(Bytes::copy_from_slice(body));
-                    stamps.push((place, *stamp_at));
-                }
-                mutations.push((place, mutation));
-            }
-            done.push(result);
-        }
-        if mutations.is_empty() && plan.jobs.is_empty() {
+        let Prepared { mut done, mutations, stamps } = self.prepare(plan.changes, author, keep_bodies).await?;
+        if mutations.is_empty() && plan.jobs.is_empty() && plan.visits.is_empty() {
             return Ok(done);
         }
         let (places, mutations): (Vec<usize>, Vec<Mutation>) = mutations.into_iter().unzip();
@@ -374,7 +368,7 @@ impl Writer {
         if !to_link.is_empty() {
             jobs.push(Registry::link_job(&to_link, now() + LINK_LATER));
         }
-        let unit = Unit { mutations, preconditions: plan.preconditions, unchanged: plan.unchanged, jobs };
+        let unit = Unit { mutations, preconditions: plan.preconditions, unchanged: plan.unchanged, jobs, visits: plan.visits };
         let written = self.store.commit(unit).await.map_err(|error| match error {
             WriteError::Stale => CommitError::Stale,
             error => CommitError::Refused(None, error.into()),
@@ -397,6 +391,32 @@ impl Writer {
             }
         }
         Ok(done)
+    }
+
+    /// Holds wanted changes against what is there.
+    async fn prepare(&self, changes: Vec<Wanted>, author: &Author, keep_bodies: bool) -> Result<Prepared, CommitError> {
+        let current = self.current(&changes).await.map_err(|error| CommitError::Refused(None, error.into()))?;
+        let mut prepared = Prepared { done: Vec::with_capacity(changes.len()), mutations: Vec::new(), stamps: Vec::new() };
+        for (place, wanted) in changes.into_iter().enumerate() {
+            let (type_code, id) = wanted.target();
+            let stored = current.get(&(type_code, Box::from(id)));
+            if let Condition::Seen(version) = wanted.condition
+                && stored.is_none_or(|stored| stored.version != version)
+            {
+                return Err(CommitError::Stale);
+            }
+            let step = self.step(wanted, stored, author).await.map_err(|refusal| CommitError::Refused(Some(place), refusal))?;
+            let mut result = step.done;
+            if let Some(mutation) = step.mutation {
+                if let (true, Change::Put { body, stamp_at, .. }) = (keep_bodies, &mutation.change) {
+                    result.body = Some(Bytes::copy_from_slice(body));
+                    prepared.stamps.push((place, *stamp_at));
+                }
+                prepared.mutations.push((place, mutation));
+            }
+            prepared.done.push(result);
+        }
+        Ok(prepared)
     }
 
     /// Stores drafts as they are, trying again while others are quicker: for callers whose plan rests on nothing else.
@@ -446,9 +466,8 @@ impl Writer {
     }
 
     /// The current versions of what the plan changes; what is new is not looked for.
-    async fn current(&self, plan: &Plan) -> Result<HashMap<(TypeCode, Box<str>), Stored>, sqlx::Error> {
-        let targets: Vec<(TypeCode, String)> = plan
-            .changes
+    async fn current(&self, changes: &[Wanted]) -> Result<HashMap<(TypeCode, Box<str>), Stored>, sqlx::Error> {
+        let targets: Vec<(TypeCode, String)> = changes
             .iter()
             .filter(|wanted| wanted.condition != Condition::New)
             .map(|wanted| {
@@ -601,6 +620,15 @@ impl Writer {
         let resource: Value = serde_json::from_slice(body).map_err(Refusal::internal)?;
         Ok(extract::about(type_code, &resource, entries, &self.options.base))
     }
+}
+
+/// Changes held against what is there.
+struct Prepared {
+    done: Vec<Done>,
+    /// With their places among the changes.
+    mutations: Vec<(usize, Mutation)>,
+    /// Places of bodies that are kept, and where in them `meta.lastUpdated` stands.
+    stamps: Vec<(usize, usize)>,
 }
 
 struct Step {

@@ -26,6 +26,7 @@ mod rows;
 mod sql;
 mod sqlite;
 pub mod submissions;
+pub mod visits;
 pub mod write;
 
 pub use api::*;

@@ -110,6 +110,9 @@ impl Postgres {
                 }
             }
         }
+        if !super::visits::write_postgres(&mut *connection, &unit.visits).await? {
+            return Err(WriteError::Stale);
+        }
         let txn: i64 = sqlx::query_scalar("SELECT pg_current_xact_id()::text::bigint").fetch_one(&mut *connection).await?;
         let txn = txn + self.txn_base;
         let (identities, reserved) = locate(&mut *connection, &unit).await?;

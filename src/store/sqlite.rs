@@ -198,6 +198,9 @@ impl Writer {
                 }
             }
         }
+        if !super::visits::hold_sqlite(&mut *connection, &unit.visits).await? {
+            return Ok(Verdict::Stale);
+        }
         self.learn(&mut *connection, &unit).await?;
         for (type_code, id, version) in &unit.unchanged {
             let known = self.identities.get(&(*type_code, id.clone()) as &Name);
@@ -217,6 +220,7 @@ impl Writer {
         }) {
             self.flush(&mut *connection, batch, pending).await?;
         }
+        super::visits::write_sqlite(&mut *connection, &unit.visits).await?;
         self.txn += 1;
         let txn = self.txn;
         // Never backwards, whatever the clock does, and never the same twice: history and `_lastUpdated` keep the order of commits.
