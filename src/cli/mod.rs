@@ -17,6 +17,7 @@ macro_rules! say {
     }};
 }
 
+mod audit;
 mod backup;
 mod client;
 mod demo;
@@ -79,6 +80,9 @@ enum Command {
     /// See and repeat deliveries
     #[command(subcommand)]
     Outbox(outbox::Outbox),
+    /// Verify the record of every look
+    #[command(subcommand)]
+    Audit(audit::Audit),
     /// Look at settings, database, clocks and destinations, and say what to do
     Doctor(doctor::Doctor),
     /// Copy the embedded database to a file, also while it is served
@@ -101,6 +105,7 @@ pub fn main() -> ExitCode {
             Command::Template(template) => template.run(&cli.common).await,
             Command::Measure(measure) => measure.run(&cli.common).await,
             Command::Outbox(outbox) => outbox.run(&cli.common).await,
+            Command::Audit(audit) => audit.run(&cli.common).await,
             Command::Doctor(doctor) => doctor.run(&cli.common).await,
             Command::Backup(backup) => backup.run(&cli.common).await,
         }

@@ -48,5 +48,8 @@ pub const KEYS: &[Key] = &[
     Key { path: "systems.strong", default: "[\"https://lango.health/id/nida\", \"https://lango.health/id/hcr\"]" },
     Key { path: "consent.policy", default: "\"deny\"" },
     Key { path: "consent.break_glass_exempt", default: "[\"PSYTHPN\"]" },
+    Key { path: "audit.record", default: "\"smart\"" },
+    Key { path: "audit.keep_days", default: "0" },
+    Key { path: "audit.checkpoint_file", default: "" },
     Key { path: "destinations", default: "[]" },
 ];
