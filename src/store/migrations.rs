@@ -8,6 +8,7 @@ use sqlx::migrate::{Migration, MigrationType, Migrator};
 const ALL: &[(i64, &str, &str, &str)] = &[
     (1, "store", include_str!("../../migrations/sqlite/0001_store.sql"), include_str!("../../migrations/postgres/0001_store.sql")),
     (2, "access", include_str!("../../migrations/sqlite/0002_access.sql"), include_str!("../../migrations/postgres/0002_access.sql")),
+    (10, "people", include_str!("../../migrations/sqlite/0010_people.sql"), include_str!("../../migrations/postgres/0010_people.sql")),
 ];
 
 pub fn migrator(dialect: Dialect) -> Migrator {
