@@ -17,6 +17,9 @@ mod authorize;
 mod caller;
 mod claimed;
 pub mod clients;
+pub mod consent;
+mod directory;
+pub mod gate;
 mod grant;
 mod issuers;
 mod jwt;
@@ -44,12 +47,16 @@ pub use secrets::{generate_secret, hash_secret};
 
 use crate::config::{AuthMode, Issuer, Secret};
 use crate::fhir::time::Micros;
+use crate::store::gate::Gate;
 use crate::store::{FacilityKey, Scope, Store};
 use arc_swap::ArcSwap;
 use caller::Presented;
 use clients::Client;
+use consent::Deployment;
+use consent::vocabulary::Coding;
+use directory::Directory;
 use people::Person;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokens::{TokenClaims, Unbelieved};
@@ -94,6 +101,12 @@ pub struct AccessSettings {
     pub issuers: Vec<Issuer>,
     /// The shortest time between two fetches of one key set; [`BETWEEN_FETCHES`] unless a test is in a hurry.
     pub between_fetches: Duration,
+    /// Identifier system of facilities.
+    pub facility_system: String,
+    /// Identifier system of practitioners.
+    pub practitioner_system: String,
+    /// What holds where no patient spoke, and what no emergency opens.
+    pub deployment: Deployment,
 }
 
 /// The room's door; one per process.
@@ -107,6 +120,7 @@ pub struct Access {
     secrets: secrets::Verifier,
     tokens: Mutex<HashMap<blake3::Hash, Arc<TokenClaims>>>,
     facilities: Mutex<HashMap<String, FacilityKey>>,
+    directory: Directory,
 }
 
 impl Access {
@@ -115,8 +129,9 @@ impl Access {
         let keys = ArcSwap::from_pointee(keys::Keys::load(&store).await?);
         let key_sets = key_sets::KeySets::new(&settings.public_url, settings.between_fetches)?;
         let looked = Mutex::new(Instant::now());
+        let directory = Directory::new(store.clone(), &settings.facility_system, &settings.practitioner_system);
         let secrets = secrets::Verifier::new();
-        Ok(Access { store, settings, keys, looked, key_sets, secrets, tokens: Mutex::default(), facilities: Mutex::default() })
+        Ok(Access { store, settings, keys, looked, key_sets, secrets, tokens: Mutex::default(), facilities: Mutex::default(), directory })
     }
 
     /// Looks for keys that another process added, unless that was done a moment ago.
@@ -222,7 +237,25 @@ impl Access {
             client.facility = person.facility;
         }
         let owner = self.facility_key(&client.facility).await?;
-        Ok(Caller::of_client(client, owner, Scope::Owners(vec![owner]), roles, presented))
+        let scope = self.scope(&client, owner, &roles, &presented.claimed).await?;
+        Ok(Caller::of_client(client, owner, scope, roles, presented))
+    }
+
+    /// What this caller may see: its own, and what patients allow it for the purposes that it signed.
+    async fn scope(&self, client: &Client, owner: FacilityKey, roles: &[Role], claimed: &Claimed) -> Result<Scope, AccessError> {
+        let now = now_micros();
+        let mut requester = consent::Requester::unknown(now);
+        requester.purposes = claimed.purposes.iter().map(purpose).collect();
+        if !requester.purposes.is_empty() {
+            let names = self.directory.names(owner, &client.facility, claimed.practitioner.as_deref()).await?;
+            requester.organisations = names.organisations.clone();
+            requester.people = names.people.clone();
+            requester.groups = names.groups.clone();
+            requester.devices = BTreeSet::from([format!("urn:lango:client|{}", client.id)]);
+            requester.roles = roles.iter().map(|role| Coding::role(role.as_str())).collect();
+        }
+        let requesters = gate::requesters(&requester, &self.settings.deployment);
+        Ok(Scope::Gate(Arc::new(Gate { owners: vec![owner], requesters, break_glass: None, now })))
     }
 
     async fn authenticate_secret(&self, id: &str, secret: &Secret) -> Result<Client, AccessError> {
@@ -329,6 +362,14 @@ impl AccessSettings {
     /// The audience of access tokens.
     fn fhir_base(&self) -> String {
         format!("{}/fhir", self.public_url)
+    }
+}
+
+/// A purpose without a system is one of HL7's.
+fn purpose(code: &Code) -> Coding {
+    match &code.system {
+        Some(system) => Coding::new(system, &code.code),
+        None => Coding::purpose(&code.code),
     }
 }
 

@@ -54,6 +54,9 @@ impl Server {
             operator_code: settings.operator.code.clone(),
             issuers: settings.issuers.clone(),
             between_fetches: BETWEEN_FETCHES,
+            facility_system: settings.systems.facility.clone(),
+            practitioner_system: settings.systems.practitioner.clone(),
+            deployment: settings.consent.deployment(),
         };
         let access = Arc::new(Access::open(store.clone(), access_settings).await.context("the signing keys cannot be read")?);
         let metrics = Arc::new(http::ops::Metrics::default());
@@ -63,7 +66,7 @@ impl Server {
             .merge(http::login::routes(Arc::clone(&access)))
             .merge(http::fhir::routes(FhirState { app: app.clone(), cursor_key }))
             .merge(http::hdu::routes(app.clone()))
-            .merge(http::ops::routes(Arc::clone(&metrics), store.clone()))
+            .merge(http::ops::routes(Arc::clone(&metrics), store.clone(), app.pulse.clone()))
             .fallback(http::fhir::nowhere)
             .method_not_allowed_fallback(http::fhir::not_so)
             .layer(axum::middleware::from_fn_with_state(Limiter::new(&settings.limits), http::limits::limit))

@@ -2,6 +2,7 @@ use super::*;
 use crate::fhir::time;
 use crate::search::extract::{self, Options};
 use crate::search::{ParseOptions, parse};
+use crate::store::gate::{About, Traits};
 use crate::store::write::Change;
 use crate::store::{Mutation, Scope, Unit};
 use jiff::tz::TimeZone;
@@ -33,7 +34,7 @@ impl Server {
     }
 
     async fn put(&self, resources: &[Value]) {
-        let options = Options { base: BASE.into(), zone: TimeZone::UTC };
+        let options = Options { base: BASE.into(), zone: TimeZone::UTC, full_text: false };
         let mutations = resources.iter().map(|resource| {
             let type_code = definitions::r4().type_code(resource["resourceType"].as_str().unwrap()).unwrap();
             let mut stored = resource.clone();
@@ -43,7 +44,17 @@ impl Server {
             let stamp_at = body.windows(27).position(|window| window == stamp.as_bytes()).unwrap();
             let change = Change::Put { body, stamp_at, entries: extract::extract(type_code, resource, &options), old_entries: Vec::new() };
             let id = resource["id"].as_str().unwrap().into();
-            Mutation { type_code, id, base_version: 0, change, owner: 0, listed: true, patient: None }
+            Mutation {
+                type_code,
+                id,
+                base_version: 0,
+                change,
+                owner: 0,
+                listed: true,
+                about: About::Nobody,
+                traits: Traits::default(),
+                rules: None,
+            }
         });
         self.store.commit(Unit { mutations: mutations.collect(), ..Unit::default() }).await.unwrap();
     }
