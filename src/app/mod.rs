@@ -8,7 +8,7 @@ mod measures;
 
 use crate::access::Caller;
 use crate::config::Settings;
-use crate::definitions;
+use crate::definitions::{self, CodeSet};
 use crate::destinations::dhis2::{JOB_KIND, MetadataCache};
 use crate::fhir::time::now;
 use crate::ingest::load::Loader;
@@ -64,6 +64,8 @@ impl App {
         };
         let registry = Registry::new(store.clone(), settings.systems.strong.iter().cloned())?;
         let terminology = Terminology::new();
+        // Before what is stored, which replaces one of the same id.
+        terminology.load(&required_value_sets());
         let writer = Writer::new(store.clone(), options, registry.clone(), terminology.clone());
         let rules = Rules { operator: settings.operator.code.clone(), zone: zone.clone(), strict_blocks: settings.strict_templates };
         let submitter =
@@ -214,6 +216,18 @@ async fn load_terminology(store: &Store, terminology: &Terminology, since: Optio
         }
     }
     Ok(())
+}
+
+/// The value sets that R4 itself requires somewhere, as ValueSets that operations can be asked of. They are known and not stored.
+fn required_value_sets() -> Vec<Value> {
+    let concepts = |codes: &[&str]| codes.iter().map(|code| json!({ "code": code })).collect::<Vec<_>>();
+    let value_set = |set: &CodeSet| {
+        let groups = set.groups().iter();
+        let include: Vec<Value> = groups.map(|group| json!({ "system": group.system, "concept": concepts(&group.codes) })).collect();
+        let id = set.url.rsplit('/').next().unwrap_or_default();
+        json!({ "resourceType": "ValueSet", "id": id, "url": set.url, "version": "4.0.1", "status": "active", "compose": { "include": include } })
+    };
+    definitions::r4().code_sets().iter().map(value_set).collect()
 }
 
 /// The hash of what a shipped resource says, whatever its version and tags.
