@@ -57,6 +57,11 @@ impl Admits for Included<'_> {
     }
 }
 
+/// The answer to a page token that is not taken.
+pub fn cursor_failure(error: CursorError) -> Failure {
+    failure(error.into())
+}
+
 fn failure(error: SearchError) -> Failure {
     let status = match &error {
         SearchError::Cursor(CursorError::Expired) => StatusCode::GONE,

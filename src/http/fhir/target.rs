@@ -16,6 +16,8 @@ pub enum Target {
     /// `Type/_search`.
     Search(TypeCode),
     Instance(TypeCode, String),
+    SystemHistory,
+    TypeHistory(TypeCode),
     History(TypeCode, String),
     Version(TypeCode, String, i64),
     Operation(OperationTarget),
@@ -42,10 +44,8 @@ impl Target {
             [""] => Ok(Target::System),
             ["metadata"] => Ok(Target::Metadata),
             [name] if name.starts_with('$') => Ok(operation(None, None, name.trim_start_matches('$'))),
-            ["_history"] | [_, "_history"] => {
-                let words = "History is kept for single resources: ask for Type/id/_history.";
-                Err(Failure::new(StatusCode::NOT_FOUND, Issue::error(IssueCode::NotSupported, words)))
-            }
+            ["_history"] => Ok(Target::SystemHistory),
+            [type_name, "_history"] => Ok(Target::TypeHistory(type_code(type_name)?)),
             ["_search"] => {
                 let words = "A search names its type: Type?… or Type/_search.";
                 Err(Failure::new(StatusCode::NOT_FOUND, Issue::error(IssueCode::NotSupported, words)))
@@ -71,10 +71,10 @@ impl Target {
     pub fn methods(&self) -> &'static str {
         match self {
             Target::System | Target::Search(_) => "POST",
-            Target::Metadata | Target::History(..) | Target::Version(..) => "GET, HEAD",
-            Target::Type(_) => "GET, HEAD, POST, PUT, DELETE",
-            Target::Instance(..) => "GET, HEAD, PUT, DELETE",
-            Target::Operation(_) => "GET, POST",
+            Target::Metadata | Target::SystemHistory | Target::TypeHistory(_) | Target::History(..) | Target::Version(..) => "GET, HEAD",
+            Target::Type(_) => "GET, HEAD, POST, PUT, PATCH, DELETE",
+            Target::Instance(..) => "GET, HEAD, PUT, PATCH, DELETE",
+            Target::Operation(_) => "GET, HEAD, POST",
         }
     }
 }
