@@ -358,3 +358,44 @@ both_databases!(
         server.stop().await;
     }
 );
+
+both_databases!(
+    async fn a_patients_compartment_is_searched_by_type(db: &TestDb) {
+        let server = TestServer::open(db).await;
+        let observation = |id: &str, subject: &str, performer: &str| {
+            json!({
+                "resourceType": "Observation", "id": id, "status": "final", "code": { "coding": [{ "system": "urn:s", "code": id }] },
+                "subject": { "reference": subject }, "performer": [{ "reference": performer }],
+            })
+        };
+        for (id, subject, performer) in [
+            ("o1", "Patient/a", "Practitioner/x"),
+            ("o2", "Patient/b", "Patient/a"),
+            ("o3", "Patient/b", "Practitioner/x"),
+            ("o4", "Patient/a", "Patient/a"),
+        ] {
+            assert_eq!(server.put(&format!("/fhir/Observation/{id}"), &observation(id, subject, performer)).await.0, 201);
+        }
+        let ids = |bundle: &Value| -> Vec<String> {
+            let entries = bundle["entry"].as_array().into_iter().flatten();
+            entries.map(|entry| entry["resource"]["id"].as_str().unwrap().to_owned()).collect()
+        };
+        assert_eq!(ids(&server.get("/fhir/Patient/a/Observation").await.1), ["o1", "o2", "o4"]);
+        assert_eq!(ids(&server.get("/fhir/Patient/a/Observation?code=urn:s|o2").await.1), ["o2"]);
+        let (_, first) = server.get("/fhir/Patient/a/Observation?_count=2&_total=accurate").await;
+        assert_eq!((ids(&first), &first["total"]), (vec!["o1".to_owned(), "o2".to_owned()], &json!(3)));
+        let next = first["link"].as_array().unwrap().iter().find(|link| link["relation"] == "next").unwrap()["url"].as_str().unwrap();
+        let next = next.strip_prefix(&server.base).unwrap();
+        assert!(next.starts_with("/fhir/Patient/a/Observation?"), "{next}");
+        assert_eq!(ids(&server.get(next).await.1), ["o4"]);
+        assert_eq!(server.get(&next.replace("/Patient/a/", "/Patient/b/")).await.0, 400, "a token belongs to its compartment");
+        let form = [("content-type", "application/x-www-form-urlencoded")];
+        let post = request(&server, Method::POST, "/fhir/Patient/a/Observation/_search?_count=9", &form, None).body("code=o4,o3");
+        assert_eq!(ids(&answer(post).await.1), ["o4"]);
+        assert_eq!(ids(&server.get("/fhir/Patient/none/Observation").await.1), Vec::<String>::new());
+        assert_eq!(problem(server.get("/fhir/Patient/a/Medication").await).0, 404);
+        let put = request(&server, Method::PUT, "/fhir/Patient/a/Observation", &[], Some(&json!({}))).send().await.unwrap();
+        assert_eq!((put.status().as_u16(), put.headers()["allow"].to_str().unwrap()), (405, "GET, HEAD"));
+        server.stop().await;
+    }
+);

@@ -42,6 +42,7 @@ pub fn routes(state: FhirState) -> Router {
         .route("/fhir/{type}/{id}", any(handle))
         .route("/fhir/{type}/{id}/{verb}", any(handle))
         .route("/fhir/{type}/{id}/_history/{version}", any(handle))
+        .route("/fhir/{type}/{id}/{member}/_search", any(handle))
         .layer(CompressionLayer::new())
         .layer(CatchPanicLayer::custom(answer::panicked))
         .with_state(state)
@@ -129,10 +130,15 @@ async fn carry_out(
     let call = Call { state, caller, headers, query, prefer: Prefer::of(headers) };
     match (method.as_str(), target) {
         ("POST", Target::System) => write::bundle(&call, resource_body(state, headers, body).await?).await,
-        ("GET", Target::Type(type_code)) => search::search(&call, type_code, call.query.clone()).await,
+        ("GET", Target::Type(type_code)) => search::search(&call, type_code, None, call.query.clone()).await,
         ("POST", Target::Search(type_code)) => {
             let form = body::read(headers, body, &state.settings.limits).await?;
-            search::search(&call, type_code, search::form_pairs(headers, &form, &call.query)?).await
+            search::search(&call, type_code, None, search::form_pairs(headers, &form, &call.query)?).await
+        }
+        ("GET", Target::Compartment(patient, type_code)) => search::search(&call, type_code, Some(&patient), call.query.clone()).await,
+        ("POST", Target::CompartmentSearch(patient, type_code)) => {
+            let form = body::read(headers, body, &state.settings.limits).await?;
+            search::search(&call, type_code, Some(&patient), search::form_pairs(headers, &form, &call.query)?).await
         }
         ("POST", Target::Type(type_code)) => write::create(&call, type_code, resource_body(state, headers, body).await?).await,
         ("PUT", Target::Type(type_code)) => write::update_where(&call, type_code, resource_body(state, headers, body).await?).await,
@@ -184,7 +190,8 @@ async fn fetch(call: &Call<'_>, url: String) -> Result<Answer, Refusal> {
     let target = Target::of_path(path).map_err(answer::refusal_of)?;
     let inner = Call { query: pairs, headers: &HeaderMap::new(), ..*call };
     let answered = match target {
-        Target::Type(type_code) => search::search(&inner, type_code, inner.query.clone()).await,
+        Target::Type(type_code) => search::search(&inner, type_code, None, inner.query.clone()).await,
+        Target::Compartment(patient, type_code) => search::search(&inner, type_code, Some(&patient), inner.query.clone()).await,
         Target::Instance(type_code, id) => read::read(&inner, type_code, &id).await,
         Target::Version(type_code, id, version) => read::version(&inner, type_code, &id, version).await,
         Target::History(type_code, id) => history::of_instance(&inner, type_code, &id).await,
@@ -192,7 +199,7 @@ async fn fetch(call: &Call<'_>, url: String) -> Result<Answer, Refusal> {
         Target::SystemHistory => history::of_system(&inner).await,
         Target::Metadata => Ok(metadata::statement(call.state)),
         Target::Operation(operation) => operation::run(&inner, operation, None).await,
-        Target::System | Target::Search(_) => Err(Failure::unknown_url()),
+        Target::System | Target::Search(_) | Target::CompartmentSearch(..) => Err(Failure::unknown_url()),
     };
     answered.map_err(answer::refusal_of)
 }
