@@ -14,7 +14,7 @@ use crate::fhir::time::now;
 use crate::ingest::load::Loader;
 use crate::ingest::submit::{Rules, SubmitError, Submitter};
 use crate::ingest::template::Templates;
-use crate::ingest::write::{Author, Writer};
+use crate::ingest::write::{Author, Policy, Writer};
 use crate::outbox::{Outbox, Outcome, Pulse};
 use crate::registry::{LINK_JOB, Registry};
 use crate::search::extract;
@@ -66,7 +66,8 @@ impl App {
         let terminology = Terminology::new();
         // Before what is stored, which replaces one of the same id.
         terminology.load(&required_value_sets());
-        let writer = Writer::new(store.clone(), options, registry.clone(), terminology.clone());
+        let policy = Policy { update_create: settings.update_create, delete_most: settings.limits.delete_matches };
+        let writer = Writer::new(store.clone(), options, registry.clone(), terminology.clone()).with_policy(policy);
         let rules = Rules { operator: settings.operator.code.clone(), zone: zone.clone(), strict_blocks: settings.strict_templates };
         let submitter =
             Submitter { writer: writer.clone(), templates: Arc::new(templates), terminology: terminology.clone(), rules: Arc::new(rules) };

@@ -43,6 +43,8 @@ pub struct Settings {
     pub templates_dir: Option<PathBuf>,
     /// Mandatory marks inside the blocks of a Data Template refuse a record; otherwise they only warn.
     pub strict_templates: bool,
+    /// A PUT to an id that was never used creates the resource; otherwise the server gives all ids.
+    pub update_create: bool,
     pub log_format: LogFormat,
     pub operator: Operator,
     pub limits: Limits,
@@ -94,6 +96,8 @@ pub struct Limits {
     pub page_default: u32,
     /// Entries of a search page at most.
     pub page_max: u32,
+    /// Resources that one conditional delete may delete; 1: one that matches several is refused.
+    pub delete_matches: u32,
 }
 
 /// What searches are offered.
@@ -149,6 +153,7 @@ impl Default for Settings {
             zone: "UTC".to_owned(),
             templates_dir: None,
             strict_templates: false,
+            update_create: true,
             log_format: LogFormat::Text,
             operator: Operator::default(),
             limits: Limits::default(),
@@ -168,7 +173,7 @@ impl Default for Operator {
 
 impl Default for Limits {
     fn default() -> Self {
-        Limits { body_mb: 64, decompressed_mb: 256, bundle_entries: 50_000, page_default: 20, page_max: 1000 }
+        Limits { body_mb: 64, decompressed_mb: 256, bundle_entries: 50_000, page_default: 20, page_max: 1000, delete_matches: 1 }
     }
 }
 
@@ -229,6 +234,7 @@ impl Settings {
             ("limits.bundle_entries", limits.bundle_entries),
             ("limits.page_default", limits.page_default),
             ("limits.page_max", limits.page_max),
+            ("limits.delete_matches", limits.delete_matches),
         ];
         if let Some((key, _)) = counts.iter().find(|(_, count)| *count == 0) {
             return Err((key, "write a number of 1 or more".into()));

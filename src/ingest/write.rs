@@ -554,9 +554,7 @@ impl Writer {
         match (wanted.condition, live) {
             (Condition::Version(version), Some(live)) if live.version == version => {}
             (Condition::Version(_), _) => {
-                return Err(Refusal::failed_precondition(
-                    "The resource is not at the version that If-Match names: read it again and repeat the change on that.",
-                ));
+                return Err(Refusal::other_version());
             }
             (Condition::Absent, Some(_)) => {
                 return Err(Refusal::failed_precondition("If-None-Match: * demands that the resource does not exist, and it does."));

@@ -17,6 +17,7 @@ mod batch;
 mod compile;
 pub mod facts;
 pub mod gate;
+pub mod history;
 pub mod index;
 mod jobs;
 mod migrations;
