@@ -17,6 +17,7 @@ mod caller;
 mod claimed;
 pub mod clients;
 pub mod consent;
+mod directory;
 pub mod gate;
 mod grant;
 mod jwt;
@@ -35,10 +36,14 @@ pub use secrets::{generate_secret, hash_secret};
 
 use crate::config::{AuthMode, Secret};
 use crate::fhir::time::Micros;
+use crate::store::gate::Gate;
 use crate::store::{FacilityKey, Scope, Store};
 use caller::Presented;
 use clients::Client;
-use std::collections::HashMap;
+use consent::Deployment;
+use consent::vocabulary::Coding;
+use directory::Directory;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Why a caller was not believed. The public words are the same for every [`AccessError::Refused`].
@@ -77,6 +82,12 @@ pub struct AccessSettings {
     pub public_url: String,
     /// Code of the operator's own organisation, whose facility number is 0.
     pub operator_code: String,
+    /// Identifier system of facilities.
+    pub facility_system: String,
+    /// Identifier system of practitioners.
+    pub practitioner_system: String,
+    /// What holds where no patient spoke, and what no emergency opens.
+    pub deployment: Deployment,
 }
 
 /// The room's door; one per process.
@@ -87,13 +98,16 @@ pub struct Access {
     secrets: secrets::Verifier,
     tokens: Mutex<HashMap<blake3::Hash, Arc<grant::TokenClaims>>>,
     facilities: Mutex<HashMap<String, FacilityKey>>,
+    directory: Directory,
 }
 
 impl Access {
     /// Reads the signing keys, making the first one on a new database.
     pub async fn open(store: Store, settings: AccessSettings) -> Result<Access, AccessError> {
         let keys = keys::Keys::load(&store).await?;
-        Ok(Access { store, settings, keys, secrets: secrets::Verifier::new(), tokens: Mutex::default(), facilities: Mutex::default() })
+        let directory = Directory::new(store.clone(), &settings.facility_system, &settings.practitioner_system);
+        let secrets = secrets::Verifier::new();
+        Ok(Access { store, settings, keys, secrets, tokens: Mutex::default(), facilities: Mutex::default(), directory })
     }
 
     pub fn mode(&self) -> AuthMode {
@@ -134,7 +148,25 @@ impl Access {
     async fn caller(&self, client: Client, presented: Presented) -> Result<Caller, AccessError> {
         let owner = self.facility_key(&client.facility).await?;
         let roles = roles_of(&client, &presented.claimed)?;
-        Ok(Caller::of_client(client, owner, Scope::Owners(vec![owner]), roles, presented))
+        let scope = self.scope(&client, owner, &roles, &presented.claimed).await?;
+        Ok(Caller::of_client(client, owner, scope, roles, presented))
+    }
+
+    /// What this caller may see: its own, and what patients allow it for the purposes that it signed.
+    async fn scope(&self, client: &Client, owner: FacilityKey, roles: &[Role], claimed: &Claimed) -> Result<Scope, AccessError> {
+        let now = now_micros();
+        let mut requester = consent::Requester::unknown(now);
+        requester.purposes = claimed.purposes.iter().map(purpose).collect();
+        if !requester.purposes.is_empty() {
+            let names = self.directory.names(owner, &client.facility, claimed.practitioner.as_deref()).await?;
+            requester.organisations = names.organisations.clone();
+            requester.people = names.people.clone();
+            requester.groups = names.groups.clone();
+            requester.devices = BTreeSet::from([format!("urn:lango:client|{}", client.id)]);
+            requester.roles = roles.iter().map(|role| Coding::role(role.as_str())).collect();
+        }
+        let requesters = gate::requesters(&requester, &self.settings.deployment);
+        Ok(Scope::Gate(Arc::new(Gate { owners: vec![owner], requesters, break_glass: None, now })))
     }
 
     async fn authenticate_secret(&self, id: &str, secret: &Secret) -> Result<Client, AccessError> {
@@ -214,6 +246,14 @@ impl AccessSettings {
     /// The audience of access tokens.
     fn fhir_base(&self) -> String {
         format!("{}/fhir", self.public_url)
+    }
+}
+
+/// A purpose without a system is one of HL7's.
+fn purpose(code: &Code) -> Coding {
+    match &code.system {
+        Some(system) => Coding::new(system, &code.code),
+        None => Coding::purpose(&code.code),
     }
 }
 

@@ -10,9 +10,11 @@
 pub mod bundle;
 mod consent;
 pub mod criteria;
+mod fold;
 pub mod identities;
 pub mod load;
 pub mod refusal;
+pub mod replay;
 pub mod submit;
 pub mod template;
 pub mod transaction;

@@ -236,7 +236,16 @@ impl Writer {
                 }
             }
         }
+        if !super::visits::hold_sqlite(&mut *connection, &unit.visits).await? {
+            return Ok(Verdict::Stale);
+        }
         self.learn(&mut *connection, &unit).await?;
+        for (type_code, id, version) in &unit.unchanged {
+            let known = self.identities.get(&(*type_code, id.clone()) as &Name);
+            if known.is_none_or(|identity| !identity.live || identity.version != *version) {
+                return Ok(Verdict::Stale);
+            }
+        }
         for mutation in &unit.mutations {
             let known = self.identities.get(&(mutation.type_code, mutation.id.clone()) as &Name);
             if known.map_or(0, |identity| identity.version) != mutation.base_version {
@@ -249,6 +258,7 @@ impl Writer {
         }) {
             self.flush(&mut *connection, batch, pending).await?;
         }
+        super::visits::write_sqlite(&mut *connection, &unit.visits).await?;
         self.txn += 1;
         let txn = self.txn;
         // Never backwards, whatever the clock does, and never the same twice: history and `_lastUpdated` keep the order of commits.
@@ -312,7 +322,7 @@ impl Writer {
     /// Reads where the unit's resources and the targets of its references stand, as far as not known.
     async fn learn(&mut self, connection: &mut SqliteConnection, unit: &Unit) -> Result<(), sqlx::Error> {
         let definitions = definitions::r4();
-        let mut unknown: HashSet<(TypeCode, &str)> = HashSet::new();
+        let mut unknown: HashSet<(TypeCode, &str)> = unit.unchanged.iter().map(|(code, id, _)| (*code, &**id)).collect();
         for mutation in &unit.mutations {
             unknown.insert((mutation.type_code, &mutation.id));
             for (type_name, id) in batch::targets(mutation) {

@@ -1,6 +1,7 @@
 //! What can be written: units of mutations, applied whole or not at all.
 
 use super::gate::{About, Rules, Traits};
+use super::visits::Visit;
 use super::{FacilityKey, IndexEntry, Query, ResourceKey, TypeCode};
 use crate::fhir::time::Micros;
 
@@ -10,8 +11,12 @@ pub struct Unit {
     pub mutations: Vec<Mutation>,
     /// Searches whose answer the mutations rest on.
     pub preconditions: Vec<Precondition>,
+    /// Resources that the mutations rest on without changing them, each with the version that it must still be at, not deleted.
+    pub unchanged: Vec<(TypeCode, Box<str>, i64)>,
     /// Deliveries that this transaction causes; they become due when it commits.
     pub jobs: Vec<NewJob>,
+    /// What is remembered of visits from now on.
+    pub visits: Vec<Visit>,
 }
 
 /// The new state of one resource.

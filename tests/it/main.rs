@@ -3,11 +3,13 @@
 mod access;
 mod bundles;
 mod conditional;
+mod consent;
 mod crash;
 mod dhis2;
 mod dhis2_double;
 mod fhir_rest;
 mod fixtures;
+mod hdu;
 mod hostile;
 mod house;
 mod interactions;
@@ -21,3 +23,4 @@ mod support;
 mod synthea;
 mod templates;
 mod upkeep;
+mod visits;

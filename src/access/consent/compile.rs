@@ -7,7 +7,7 @@
 use super::decide::{Effective, intersect, names_emergency};
 use super::facts::{Fact, ResourceFacts};
 use super::model::*;
-use super::policy::{Deployment, Verdict, conclude};
+use super::policy::{Deployment, Verdict, conclude, strictest};
 use super::requester::{Audience, Requester};
 use super::vocabulary::{self, Confidentiality};
 use crate::fhir::time::{Interval, Micros};
@@ -100,16 +100,11 @@ fn rule_of(consent: &Consent, path: &Path<'_>, number: u32, parent: Option<u32>)
         rule.audience.actions.extend(values(&provision.actions, effect)?);
         rule.audience.purposes.extend(values(&provision.purposes, effect)?);
         let own = provision.precedence.effect();
-        let clauses = [
-            clause(&provision.classes, effect, |class| vec![class_fact(class)])?,
-            clause(&provision.codes, effect, |code| vec![Fact::code(code)])?.map(|mut clause| {
-                clause.extend((effect == Effect::Deny).then(Fact::uncoded));
-                clause
-            }),
-            clause(&provision.labels, effect, |label| label_facts(label, own))?,
-            clause(&provision.data, effect, data_facts)?,
-        ];
-        rule.clauses.extend(clauses.into_iter().flatten());
+        rule.clauses.extend(clauses(&provision.classes, effect, |class| vec![class_fact(class)])?);
+        let words = (effect == Effect::Deny).then(Fact::uncoded);
+        rule.clauses.extend(clauses(&provision.codes, effect, |code| words.iter().cloned().chain([Fact::code(code)]).collect())?);
+        rule.clauses.extend(clauses(&provision.labels, effect, |label| label_facts(label, own))?);
+        rule.clauses.extend(clauses(&provision.data, effect, data_facts)?);
     }
     rule.clauses.sort();
     rule.clauses.dedup();
@@ -117,21 +112,19 @@ fn rule_of(consent: &Consent, path: &Path<'_>, number: u32, parent: Option<u32>)
     possible.then_some(rule)
 }
 
-/// The values of a criterion that count for a rule with this effect: for a permit those that are understood (`None` when none is), for a deny all of
-/// them, or no criterion at all when one is not understood.
-#[expect(clippy::option_option, reason = "never, always, or these")]
-fn values<T: Ord + Clone>(criterion: &Option<AnyOf<T>>, effect: Effect) -> Option<Option<BTreeSet<T>>> {
+/// The sets of values, one or none, that must be met for a rule with this effect: for a permit the values that are understood (`None` when none is: it
+/// never matches), for a deny all of them, or no set when one is not understood.
+fn values<T: Ord + Clone>(criterion: &Option<AnyOf<T>>, effect: Effect) -> Option<Vec<BTreeSet<T>>> {
     match criterion {
-        None => Some(None),
-        Some(any) if any.unknown && effect == Effect::Deny => Some(None),
+        None => Some(Vec::new()),
+        Some(any) if any.unknown && effect == Effect::Deny => Some(Vec::new()),
         Some(any) if any.values.is_empty() => None,
-        Some(any) => Some(Some(any.values.clone())),
+        Some(any) => Some(vec![any.values.clone()]),
     }
 }
 
-#[expect(clippy::option_option, reason = "never, always, or these")]
-fn clause<T: Ord + Clone>(criterion: &Option<AnyOf<T>>, effect: Effect, facts: impl Fn(&T) -> Vec<Fact>) -> Option<Option<BTreeSet<Fact>>> {
-    Some(values(criterion, effect)?.map(|values| values.iter().flat_map(facts).collect()))
+fn clauses<T: Ord + Clone>(criterion: &Option<AnyOf<T>>, effect: Effect, facts: impl Fn(&T) -> Vec<Fact>) -> Option<Vec<BTreeSet<Fact>>> {
+    Some(values(criterion, effect)?.iter().map(|values| values.iter().flat_map(&facts).collect()).collect())
 }
 
 fn class_fact(class: &Class) -> Fact {
@@ -181,13 +174,15 @@ impl Rule {
 /// The verdict by flat rules, those of all consents of one person that are in force and cover the data. Equal to [`decide`](super::decide::decide).
 pub fn evaluate_rules(compiled: &[Compiled], requester: &Requester, resource: &ResourceFacts, deployment: &Deployment) -> Verdict {
     let facts = resource.flatten();
-    let mut effective = Effective::default();
-    for Compiled { consent, rules } in compiled {
-        let matching: Vec<&Rule> = rules.iter().filter(|rule| rule.matches(requester, &facts, resource.time)).collect();
-        let excepted: BTreeSet<u32> = matching.iter().filter_map(|rule| rule.parent).collect();
-        for rule in matching.iter().filter(|rule| !excepted.contains(&rule.number)) {
-            effective.add(rule.precedence, consent, rule.names_emergency);
+    strictest(requester, |requester| {
+        let mut effective = Effective::default();
+        for Compiled { consent, rules } in compiled {
+            let matching: Vec<&Rule> = rules.iter().filter(|rule| rule.matches(requester, &facts, resource.time)).collect();
+            let excepted: BTreeSet<u32> = matching.iter().filter_map(|rule| rule.parent).collect();
+            for rule in matching.iter().filter(|rule| !excepted.contains(&rule.number)) {
+                effective.add(rule.precedence, consent, rule.names_emergency);
+            }
         }
-    }
-    conclude(&effective, requester, resource, deployment)
+        conclude(&effective, requester, resource, deployment)
+    })
 }

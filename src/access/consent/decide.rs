@@ -2,7 +2,7 @@
 
 use super::facts::ResourceFacts;
 use super::model::{ALWAYS, Class, Consent, ConsentVersion, Data, Effect, Precedence, Provision, Truth, in_force};
-use super::policy::{Deployment, Verdict, conclude};
+use super::policy::{Deployment, Verdict, conclude, strictest};
 use super::requester::Requester;
 use super::vocabulary::{self, Coding, Confidentiality};
 use crate::fhir::time::Interval;
@@ -26,14 +26,20 @@ impl Effective {
 /// What the consents of a person say to this request for this resource. Give all consents that cover the person whose the resource is; those that
 /// do not count are left out here. The same input has the same answer, whatever its order.
 pub fn decide(consents: &[Consent], requester: &Requester, resource: &ResourceFacts, deployment: &Deployment) -> Verdict {
-    let mut effective = Effective::default();
-    for consent in in_force(consents) {
-        let asked = Asked { consent, requester, resource };
-        for provision in &consent.provisions {
-            asked.visit(provision, &Path { truth: Truth::Yes, period: ALWAYS, data_period: None, names_emergency: false }, &mut effective);
+    strictest(requester, |requester| {
+        let mut effective = Effective::default();
+        for consent in in_force(consents) {
+            let asked = Asked { consent, requester, resource };
+            for provision in &consent.provisions {
+                asked.visit(
+                    provision,
+                    &Path { truth: Truth::Yes, period: ALWAYS, data_period: None, names_emergency: false },
+                    &mut effective,
+                );
+            }
         }
-    }
-    conclude(&effective, requester, resource, deployment)
+        conclude(&effective, requester, resource, deployment)
+    })
 }
 
 struct Asked<'a> {

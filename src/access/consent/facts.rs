@@ -20,7 +20,7 @@ pub struct ResourceFacts {
     pub document_types: BTreeSet<Coding>,
     /// Every coding in it but labels and tags: R4 says "found in an instance".
     pub codes: BTreeSet<Coding>,
-    /// Its main code is words only: nobody can tell whether a rule on a code is about it.
+    /// What it is about is said in words only, or in another resource: nobody can tell whether a rule on a code is about it.
     pub uncoded: bool,
     /// `meta.security`, and what was inherited from the Bundle, Composition or Encounter that it came in.
     pub labels: BTreeSet<Coding>,
@@ -262,12 +262,14 @@ fn unversioned(canonical: &str) -> String {
     canonical.split_once('|').map_or(canonical, |(url, _)| url).to_owned()
 }
 
-/// Whether a main code is there and has words but no coding.
+/// Whether what it is about is not said in codes here: by words only, or by a medicine that is described in another resource.
 fn is_uncoded(resource: &Value) -> bool {
-    ["code", "medicationCodeableConcept", "vaccineCode"].into_iter().any(|key| {
+    let elsewhere = resource.pointer("/medicationReference/reference").and_then(Value::as_str).is_some_and(|name| !name.starts_with('#'));
+    let words = ["code", "medicationCodeableConcept", "vaccineCode"].into_iter().any(|key| {
         let concept = resource.get(key).filter(|concept| concept.is_object());
         concept.is_some_and(|concept| items(concept.get("coding")).filter_map(coding).next().is_none())
-    })
+    });
+    elsewhere || words
 }
 
 fn clinical_time(resource: &Value, type_name: &str, zone: &TimeZone) -> Option<Interval> {

@@ -3,7 +3,7 @@
 //! [`Consent::read`] takes a FHIR R4 `Consent` and makes it a tree of rules ([`Provision`]); [`facts`] takes a resource and says what of it a consent can
 //! speak of ([`ResourceFacts`]); a [`Requester`] says who asks, what for and when. [`decide`] walks the trees and gives a [`Verdict`]. [`compile`] makes the
 //! same consent a flat list of [`Rule`]s that a database evaluates inside a query, and [`evaluate_rules`] reads them in Rust; tests hold the two, and a
-//! third reading from the words of the specification, against each other. [`labels`] says which security labels a resource gets on arrival.
+//! third reading from the words of the specification, against each other. [`labels_on_arrival`] says which security labels a resource gets on arrival.
 //!
 //! The rules of precedence are told in `docs/access.md`. Above all of them stands one: what is not understood, not said or not known never opens and
 //! always closes ([`Truth`]). An exception narrows the rule that it stands in; the deepest matching rule wins; of several a deny wins.
@@ -21,6 +21,7 @@
 mod compile;
 mod decide;
 mod facts;
+mod labels;
 mod model;
 mod policy;
 mod read;
@@ -33,6 +34,7 @@ mod tests;
 pub use compile::{Compiled, Rule, compile, evaluate_rules};
 pub use decide::decide;
 pub use facts::{Fact, ResourceFacts, facts};
+pub use labels::{SENSITIVE_SETS, Sensitive, WORDS, labels_on_arrival};
 pub use model::{
     Action, Actor, AnyOf, Class, Consent, ConsentVersion, Data, Effect, Name, Precedence, Provision, Standing, Truth, in_force,
 };

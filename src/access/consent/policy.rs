@@ -70,12 +70,13 @@ impl Deployment {
     }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// From the strictest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Outcome {
-    Permit,
     Deny,
     /// The patient did not say; [`Verdict::released`] tells what the deployment's policy makes of it.
     NoConsent,
+    Permit,
 }
 
 /// What comes with released data.
@@ -123,6 +124,26 @@ const HANDLING: &[&str] = &[
     "NOVIP",
     "ORCON",
 ];
+
+/// Decides for each purpose alone and takes the strictest: naming several gives no more than each of them would.
+pub(super) fn strictest(requester: &Requester, decide: impl Fn(&Requester) -> Verdict) -> Verdict {
+    let alone = |purpose: &Coding| decide(&Requester { purposes: BTreeSet::from([purpose.clone()]), ..requester.clone() });
+    let stricter = |mut a: Verdict, mut b: Verdict| {
+        if (b.released, b.outcome) < (a.released, a.outcome) {
+            std::mem::swap(&mut a, &mut b);
+        }
+        // Every consent and duty counts on which the release rests, or the refusal.
+        if (a.released, a.outcome) == (b.released, b.outcome) {
+            a.consents.append(&mut b.consents);
+        }
+        a.break_glass = a.released && (a.break_glass || b.break_glass);
+        if a.released {
+            a.obligations.append(&mut b.obligations);
+        }
+        a
+    };
+    requester.purposes.iter().map(alone).reduce(stricter).unwrap_or_else(|| decide(requester))
+}
 
 /// The verdict on effective rules: break-glass first, unless its labels are exempt or the patient refused it; then the rule that takes
 /// precedence; then the deployment's policy.

@@ -18,11 +18,11 @@ pub struct Requester {
     /// Groups and care teams that hold any of them.
     pub groups: BTreeSet<Name>,
     pub roles: BTreeSet<Coding>,
-    /// Purposes of use. Several give no more than each of them alone would; without one, no permit applies.
+    /// Purposes of use. What is decided for several is the strictest of what each alone would give; without one, no permit applies.
     pub purposes: BTreeSet<Coding>,
     pub action: Action,
     pub now: Micros,
-    /// The end (exclusive) of a break-glass access that was granted to this person for this patient. It counts only while every purpose is an emergency.
+    /// The end (exclusive) of a break-glass access that was granted to this person for this patient. It counts only for purposes that are emergencies.
     pub break_glass_until: Option<Micros>,
 }
 

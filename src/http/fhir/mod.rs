@@ -148,8 +148,14 @@ async fn carry_out(
         ("GET", Target::History(type_code, id)) => read::history(&call, type_code, &id).await,
         ("GET", Target::Operation(operation)) => operation::run(&call, operation, None).await,
         ("POST", Target::Operation(operation)) => {
-            let body = resource_body(state, headers, body).await?;
-            operation::run(&call, operation, Some(body)).await
+            if !negotiate::is_form(headers) {
+                let body = resource_body(state, headers, body).await?;
+                return operation::run(&call, operation, Some(body)).await;
+            }
+            // A form says what a URL could say; `curl -d ''` sends an empty one.
+            let form = body::read(headers, body, &state.settings.limits).await?;
+            let query = search::form_pairs(headers, &form, &call.query)?;
+            operation::run(&Call { query, ..call }, operation, Some(Bytes::new())).await
         }
         (_, target) => Err(Failure::method_not_allowed(target.methods())),
     }

@@ -76,7 +76,7 @@ async fn write(call: &Call<'_>, type_code: TypeCode, operation: Operation, body:
             None => None,
         };
         let entry = Entry { path: String::new(), full_url: None, type_code, operation: operation.clone(), resource };
-        match transaction::attempt(writer, vec![entry], call.caller, answer == Return::Representation).await {
+        match transaction::attempt(writer, vec![entry], Vec::new(), call.caller, answer == Return::Representation).await {
             Ok(mut outcomes) => break outcomes.pop().ok_or_else(|| Refusal::internal(anyhow::anyhow!("a write has no outcome")))?,
             Err(CommitError::Stale) => tries.pause().await?,
             Err(CommitError::Refused(_, refusal)) => return Err(refusal.into()),
