@@ -130,7 +130,7 @@ pub enum FactValue {
 }
 
 /// Columns of a version, in the order that [`stored`] reads them.
-const VERSION: &str = "key, type, id, version, live, updated, owner, body";
+pub(super) const VERSION: &str = "key, type, id, version, live, updated, owner, body";
 
 type VersionRow = (i64, i64, String, i64, i64, i64, i64, Option<Vec<u8>>);
 
@@ -464,7 +464,7 @@ impl Store {
         Ok(in_order(keys, self.versions(sql).await?))
     }
 
-    async fn versions(&self, sql: Sql) -> Result<Vec<Stored>, sqlx::Error> {
+    pub(super) async fn versions(&self, sql: Sql) -> Result<Vec<Stored>, sqlx::Error> {
         let Sql { text, args, .. } = sql;
         let rows: Vec<VersionRow> = match self {
             Store::Sqlite(db) => bind_all!(sqlx::query_as(AssertSqlSafe(text)), args).fetch_all(&db.read).await?,

@@ -22,6 +22,7 @@ mod jobs;
 mod migrations;
 mod postgres;
 pub mod query;
+mod reindex;
 mod rows;
 mod sql;
 mod sqlite;
@@ -32,6 +33,7 @@ pub mod write;
 pub use api::*;
 pub use index::{Facet, IndexEntry, IndexValue};
 pub use query::{Cursor, Filter, Query, Scope, SortKey};
+pub use reindex::NumberedParameter;
 pub use write::{Mutation, Precondition, Unit, WriteError, Written};
 
 /// A resource type's number: its place in [`crate::definitions`]' frozen list.

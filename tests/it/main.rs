@@ -15,6 +15,7 @@ mod house;
 mod interactions;
 mod measure;
 mod registry;
+mod search_deep;
 mod search_oracle;
 mod serve;
 mod smart_scopes;

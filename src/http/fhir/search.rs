@@ -21,6 +21,7 @@ pub async fn search(call: &Call<'_>, type_code: TypeCode, pairs: Vec<(String, St
         max_count: limits.page_max,
         default_count: limits.page_default,
         terminology: state.terminology.clone(),
+        own: state.writer.options().own.load(),
         full_text: state.settings.search.full_text,
         ..ParseOptions::new(state.base_url(), state.zone.clone())
     };

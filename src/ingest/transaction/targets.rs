@@ -8,7 +8,7 @@ use crate::access::{Caller, Interaction};
 use crate::definitions;
 use crate::fhir::reference::is_id;
 use crate::fhir::{Issue, IssueCode, Reference};
-use crate::store::{Scope, Stored, TypeCode};
+use crate::store::{Stored, TypeCode};
 use futures_util::StreamExt;
 use std::collections::{HashMap, HashSet};
 
