@@ -12,13 +12,13 @@ pub use reindex::{REINDEX_JOB, Reindex};
 use crate::access::Caller;
 use crate::config::Settings;
 use crate::definitions;
-use crate::destinations::dhis2::JOB_KIND;
+use crate::destinations::dhis2::{JOB_KIND, MetadataCache};
 use crate::fhir::time::now;
 use crate::ingest::load::Loader;
 use crate::ingest::submit::{Rules, SubmitError, Submitter};
 use crate::ingest::template::Templates;
 use crate::ingest::write::{Author, Writer};
-use crate::outbox::{Outbox, Outcome};
+use crate::outbox::{Outbox, Outcome, Pulse};
 use crate::registry::{LINK_JOB, Registry};
 use crate::search::extract;
 use crate::search::own::OwnParams;
@@ -49,6 +49,10 @@ pub struct App {
     pub terminology: Terminology,
     pub registry: Registry,
     pub submitter: Submitter,
+    /// Beats while this process's outbox works.
+    pub pulse: Pulse,
+    /// What was read of DHIS2 servers a short while ago.
+    dhis2: MetadataCache,
 }
 
 impl App {
@@ -73,7 +77,17 @@ impl App {
         let rules = Rules { operator: settings.operator.code.clone(), zone: zone.clone(), strict_blocks: settings.strict_templates };
         let submitter =
             Submitter { writer: writer.clone(), templates: Arc::new(templates), terminology: terminology.clone(), rules: Arc::new(rules) };
-        let app = App { settings: Arc::new(settings), zone, store, writer, terminology, registry, submitter };
+        let app = App {
+            settings: Arc::new(settings),
+            zone,
+            store,
+            writer,
+            terminology,
+            registry,
+            submitter,
+            pulse: Pulse::default(),
+            dhis2: MetadataCache::default(),
+        };
         app.put_shipped().await.context("what lango ships could not be stored")?;
         load_terminology(&app.store, &app.terminology, None).await.context("the terminology could not be loaded")?;
         app.load_parameters(true).await.context("the search parameters could not be loaded")?;
@@ -94,14 +108,15 @@ impl App {
         Caller::unrestricted(0, None)
     }
 
-    /// Runs until `shutdown`: deliveries, linking that a crash left undone, terminology that another process changed.
+    /// Runs until `shutdown`: deliveries, linking that a crash left undone, terminology that another process changed, upkeep.
     pub async fn background(self, shutdown: CancellationToken) {
-        tokio::join!(self.outbox().run(shutdown.clone()), self.refresh(shutdown));
+        tokio::join!(self.outbox().run(shutdown.clone()), self.refresh(shutdown.clone()), self.store.upkeep(shutdown));
     }
 
     fn outbox(&self) -> Outbox {
         let (linking, pushing, indexing) = (self.clone(), self.clone(), self.clone());
         Outbox::new(self.store.clone())
+            .with_pulse(self.pulse.clone())
             .register(LINK_JOB, move |job| {
                 let app = linking.clone();
                 async move {

@@ -88,7 +88,7 @@ fn check(common: &Common, files: &[PathBuf]) -> anyhow::Result<ExitCode> {
 }
 
 async fn replay(common: &Common, dry_run: bool) -> anyhow::Result<ExitCode> {
-    let settings = common.settings(Overrides::default())?;
+    let settings = common.settings_of_existing()?;
     let base = settings.public_url(settings.listen);
     let app = App::open(settings, &base).await?;
     let bar = ProgressBar::new_spinner();

@@ -126,7 +126,10 @@ pub struct ConsentSettings {
 
 impl ConsentSettings {
     pub fn deployment(&self) -> Deployment {
-        Deployment { implicit: self.policy, break_glass_exempt: self.break_glass_exempt.iter().map(|code| Coding::sensitivity(code)).collect() }
+        Deployment {
+            implicit: self.policy,
+            break_glass_exempt: self.break_glass_exempt.iter().map(|code| Coding::sensitivity(code)).collect(),
+        }
     }
 }
 

@@ -16,7 +16,7 @@ use crate::fhir::time::{Micros, format_instant, now};
 use crate::fhir::{Issue, IssueCode};
 use crate::registry::Registry;
 use crate::search::{ParseOptions, extract, own};
-use crate::store::gate::{About, Traits};
+use crate::store::gate::{self as store_gate, About, Traits};
 use crate::store::visits::Visit;
 use crate::store::write::{Change, NewJob};
 use crate::store::{FacilityKey, IndexEntry, IndexValue, Mutation, Precondition, Scope, Store, Stored, TypeCode, Unit, WriteError};
@@ -272,21 +272,21 @@ pub struct Writer {
     /// Held while terminology is read back, so that the last version written is the last one loaded.
     refreshing: Arc<Mutex<()>>,
     workers: Workers,
-    rules: Rules,
+    policy: Policy,
 }
 
 /// What the operator lets clients do (`lango.toml`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Rules {
+pub struct Policy {
     /// A PUT to an id that was never used creates the resource.
     pub update_create: bool,
     /// Resources that one conditional delete may delete; 1: those that match several are refused.
     pub delete_most: u32,
 }
 
-impl Default for Rules {
+impl Default for Policy {
     fn default() -> Self {
-        Rules { update_create: true, delete_most: 1 }
+        Policy { update_create: true, delete_most: 1 }
     }
 }
 
@@ -300,17 +300,17 @@ impl Writer {
             terminology,
             refreshing: Arc::default(),
             workers: Workers::default(),
-            rules: Rules::default(),
+            policy: Policy::default(),
         }
     }
 
-    /// The same, under the operator's rules.
-    pub fn with_rules(self, rules: Rules) -> Writer {
-        Writer { rules, ..self }
+    /// The same, under the operator's policy.
+    pub fn with_policy(self, policy: Policy) -> Writer {
+        Writer { policy, ..self }
     }
 
-    pub fn rules(&self) -> Rules {
-        self.rules
+    pub fn policy(&self) -> Policy {
+        self.policy
     }
 
     pub fn store(&self) -> &Store {
@@ -569,7 +569,7 @@ impl Writer {
             }
             Action::Delete { .. } => {
                 let about = live.and_then(|live| live.body.as_ref()).map(|body| self.about(type_code, body, &old_entries));
-                let rules = (type_name == "Consent").then(crate::store::gate::Rules::default);
+                let rules = (definitions::r4().type_name(type_code) == "Consent").then(store_gate::Rules::default);
                 (about.transpose()?.unwrap_or(About::Unknown), Traits::default(), rules, Change::Delete { old_entries })
             }
         };

@@ -35,14 +35,6 @@ pub fn satisfies(filter: &Filter, id: &str, entries: &[IndexEntry]) -> Option<bo
         Filter::Missing { places, missing } => {
             Some(entries.iter().any(|entry| places.iter().any(|(param, _)| entry.param == *param)) != *missing)
         }
-        Filter::Not(filter) => satisfies(filter, id, entries).map(|found| !found),
-        Filter::All(filters) => {
-            let mut found = true;
-            for filter in filters {
-                found &= satisfies(filter, id, entries)?;
-            }
-            Some(found)
-        }
         Filter::Id(ids) => Some(ids.iter().any(|one| one == id)),
         Filter::Any(filters) => {
             let mut found = false;
@@ -51,6 +43,14 @@ pub fn satisfies(filter: &Filter, id: &str, entries: &[IndexEntry]) -> Option<bo
             }
             Some(found)
         }
+        Filter::All(filters) => {
+            let mut all = true;
+            for filter in filters {
+                all &= satisfies(filter, id, entries)?;
+            }
+            Some(all)
+        }
+        Filter::Not(filter) => satisfies(filter, id, entries).map(|holds| !holds),
         Filter::Nothing => Some(false),
         _ => None,
     }

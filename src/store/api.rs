@@ -132,18 +132,17 @@ pub enum FactValue {
 /// Columns of a version, in the order that [`stored`] reads them.
 pub(super) const VERSION: &str = "key, type, id, version, live, updated, owner, body";
 
-type VersionRow = (i64, i64, String, i64, i64, i64, i64, Option<Vec<u8>>);
+/// The same, in a statement that has more than one table.
+pub(super) const VERSION_OF_R: &str = "r.key, r.type, r.id, r.version, r.live, r.updated, r.owner, r.body";
 
-fn stored((key, type_code, id, version, live, updated, owner, body): VersionRow) -> Stored {
-    Stored {
-        key,
-        type_code: TypeCode::try_from(type_code).unwrap_or(TypeCode::MAX),
-        id: id.into(),
-        version,
-        updated,
-        owner,
-        body: if live > 0 { body.map(Bytes::from) } else { None },
-    }
+pub(super) type VersionRow = (i64, i64, String, i64, i64, i64, i64, Option<Vec<u8>>);
+
+pub(super) fn stored((key, type_code, id, version, live, updated, owner, body): VersionRow) -> Result<Stored, sqlx::Error> {
+    let body = match body.filter(|_| live > 0) {
+        Some(kept) => Some(packed::unpack(kept).map_err(|error| sqlx::Error::Decode(error.into()))?.into()),
+        None => None,
+    };
+    Ok(Stored { key, type_code: TypeCode::try_from(type_code).unwrap_or(TypeCode::MAX), id: id.into(), version, updated, owner, body })
 }
 
 impl Store {
@@ -165,7 +164,10 @@ impl Store {
                 db.read.close().await;
                 db.write.close().await;
             }
-            Store::Postgres(db) => db.pool.close().await,
+            Store::Postgres(db) => {
+                db.read.close().await;
+                db.pool.close().await;
+            }
         }
     }
 
@@ -181,6 +183,13 @@ impl Store {
         let mut sql = Sql::new(self.dialect());
         sql.push("SELECT id FROM counter");
         self.integers(sql).await.map(|_| ())
+    }
+
+    /// Whether the tables are those of this program's migrations, no fewer and no more.
+    pub async fn migrated(&self) -> Result<bool, sqlx::Error> {
+        let mut sql = Sql::new(self.dialect());
+        sql.push("SELECT version FROM _sqlx_migrations WHERE success ORDER BY version");
+        Ok(self.integers(sql).await? == super::migrations::versions())
     }
 
     /// Applies a unit; answers one [`Written`] per mutation when it is durable.
@@ -203,6 +212,15 @@ impl Store {
 
     /// The current version, a delete included. `None`: never existed, or hidden by `scope`.
     pub async fn read(&self, type_code: TypeCode, id: &str, scope: &Scope) -> Result<Option<Stored>, sqlx::Error> {
+        let reads = match self {
+            Store::Sqlite(db) => &db.reads,
+            Store::Postgres(db) => &db.reads,
+        };
+        if !matches!(scope, Scope::Gate(_))
+            && let Ok(found) = reads.read(type_code, id, scope).await
+        {
+            return Ok(found);
+        }
         let mut sql = Sql::new(self.dialect());
         sql.push("SELECT ").push(VERSION).push(" FROM resource r WHERE type = ").literal(i64::from(type_code)).push(" AND id = ").str(id);
         sql.push(" AND version > 0");
@@ -392,7 +410,7 @@ impl Store {
         type Columns = (i64, String, i64, String);
         let rows: Vec<Columns> = match self {
             Store::Sqlite(db) => bind_all!(sqlx::query_as(AssertSqlSafe(text)), args).fetch_all(&db.read).await?,
-            Store::Postgres(db) => bind_all!(sqlx::query_as(AssertSqlSafe(text)), args).fetch_all(&db.pool).await?,
+            Store::Postgres(db) => bind_all!(sqlx::query_as(AssertSqlSafe(text)), args).fetch_all(&db.read).await?,
         };
         let code = |n: i64| TypeCode::try_from(n).unwrap_or(TypeCode::MAX);
         Ok(rows.into_iter().map(|(a, b, c, d)| (code(a), b, code(c), d)).collect())
@@ -403,15 +421,20 @@ impl Store {
         if code.is_empty() {
             return Ok(0);
         }
-        let mut find = Sql::new(self.dialect());
-        find.push("SELECT key FROM facility WHERE code = ").str(code);
-        if let Some(key) = self.integers(find.clone()).await?.first() {
-            return Ok(*key);
+        if let Some(key) = self.known_facility(code).await? {
+            return Ok(key);
         }
         let mut insert = Sql::new(self.dialect());
         insert.push("INSERT INTO facility (code) VALUES (").str(code).push(") ON CONFLICT (code) DO NOTHING");
         self.execute(insert).await?;
-        self.integers(find).await?.first().copied().ok_or(sqlx::Error::RowNotFound)
+        self.known_facility(code).await?.ok_or(sqlx::Error::RowNotFound)
+    }
+
+    /// The number of the facility with this code, if it has one; writes nothing.
+    pub async fn known_facility(&self, code: &str) -> Result<Option<FacilityKey>, sqlx::Error> {
+        let mut find = Sql::new(self.dialect());
+        find.push("SELECT key FROM facility WHERE code = ").str(code);
+        Ok(self.integers(find).await?.first().copied())
     }
 
     /// The code of a facility; `None` for the operator's own organisation and unknown numbers.
@@ -421,7 +444,7 @@ impl Store {
         let Sql { text, args, .. } = sql;
         match self {
             Store::Sqlite(db) => bind_all!(sqlx::query_scalar(AssertSqlSafe(text)), args).fetch_optional(&db.read).await,
-            Store::Postgres(db) => bind_all!(sqlx::query_scalar(AssertSqlSafe(text)), args).fetch_optional(&db.pool).await,
+            Store::Postgres(db) => bind_all!(sqlx::query_scalar(AssertSqlSafe(text)), args).fetch_optional(&db.read).await,
         }
     }
 
@@ -468,16 +491,16 @@ impl Store {
         let Sql { text, args, .. } = sql;
         let rows: Vec<VersionRow> = match self {
             Store::Sqlite(db) => bind_all!(sqlx::query_as(AssertSqlSafe(text)), args).fetch_all(&db.read).await?,
-            Store::Postgres(db) => bind_all!(sqlx::query_as(AssertSqlSafe(text)), args).fetch_all(&db.pool).await?,
+            Store::Postgres(db) => bind_all!(sqlx::query_as(AssertSqlSafe(text)), args).fetch_all(&db.read).await?,
         };
-        Ok(rows.into_iter().map(stored).collect())
+        rows.into_iter().map(stored).collect()
     }
 
     pub(super) async fn integers(&self, sql: Sql) -> Result<Vec<i64>, sqlx::Error> {
         let Sql { text, args, .. } = sql;
         match self {
             Store::Sqlite(db) => bind_all!(sqlx::query_scalar(AssertSqlSafe(text)), args).fetch_all(&db.read).await,
-            Store::Postgres(db) => bind_all!(sqlx::query_scalar(AssertSqlSafe(text)), args).fetch_all(&db.pool).await,
+            Store::Postgres(db) => bind_all!(sqlx::query_scalar(AssertSqlSafe(text)), args).fetch_all(&db.read).await,
         }
     }
 
@@ -506,7 +529,7 @@ impl Store {
         }
         match self {
             Store::Sqlite(db) => read!(&db.read),
-            Store::Postgres(db) => read!(&db.pool),
+            Store::Postgres(db) => read!(&db.read),
         }
     }
 }

@@ -20,13 +20,16 @@ pub mod gate;
 pub mod index;
 mod jobs;
 mod migrations;
+mod packed;
 mod postgres;
 pub mod query;
 mod reindex;
+mod reads;
 mod rows;
 mod sql;
 mod sqlite;
 pub mod submissions;
+pub mod upkeep;
 pub mod visits;
 pub mod write;
 

@@ -249,5 +249,15 @@ pub struct Identity {
     pub patient: ResourceKey,
 }
 
+/// The columns that [`identity`] reads, of the table `r`.
+pub const IDENTITY: &str = "r.key, r.type, r.id, r.version, r.live, r.owner, r.patient";
+
+pub type IdentityRow = (i64, i64, String, i64, i64, i64, i64);
+
+pub fn identity((key, type_code, id, version, live, owner, patient): IdentityRow) -> (Name, Identity) {
+    let type_code = TypeCode::try_from(type_code).unwrap_or(TypeCode::MAX);
+    ((type_code, id.into()), Identity { key, version, live: live > 0, owner, patient })
+}
+
 /// A resource's type and id, as a map key.
 pub type Name = (TypeCode, Box<str>);

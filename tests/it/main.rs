@@ -23,4 +23,5 @@ mod store;
 mod support;
 mod synthea;
 mod templates;
+mod upkeep;
 mod visits;

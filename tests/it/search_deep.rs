@@ -200,12 +200,14 @@ both_databases!(
                 "text": { "status": "generated", "div": format!("<div xmlns=\"http://www.w3.org/1999/xhtml\">{div}</div>") }
             })
         };
-        server.put("/fhir/Condition/a", &condition("a", "Typhoid fever", "since Monday")).await;
+        let (status, outcome) = server.put("/fhir/Condition/a", &condition("a", "Typhoid fever", "since Monday")).await;
+        assert_eq!(status, 201, "{outcome}");
         let (status, outcome) = server.get("/fhir/Condition?_text=fever").await;
         assert_eq!((status, &outcome["issue"][0]["code"]), (400, &json!("not-supported")));
         server.stop().await;
         let server = TestServer::start(db, |settings| settings.search.full_text = true).await;
-        server.put("/fhir/Condition/b", &condition("b", "Dengue <b>FEVER</b>", "typhoid excluded")).await;
+        let (status, outcome) = server.put("/fhir/Condition/b", &condition("b", "Dengue <b>FEVER</b>", "typhoid excluded")).await;
+        assert_eq!(status, 201, "{outcome}");
         assert_eq!(ids(&server.get("/fhir/Condition?_text=fever").await.1), ["b"], "what was there before is not indexed yet");
         let job = lango::app::Reindex { parameter: None, types: vec!["Condition".into()], after: 0, done: 0, from_zone: None }.job(0);
         let store = lango::store::Store::open(&db.url).await.unwrap();
@@ -240,7 +242,7 @@ both_databases!(
         assert_eq!(code, Some(0), "{error}");
         assert!(out.contains("filter 1: is probed for each row; 30 rows"), "{out}");
         assert!(out.contains("filter 2: drives; 1 rows"), "{out}");
-        assert!(out.contains("FROM string") && out.contains("1 on the first page") && !out.contains("f7"), "{out}");
+        assert!(out.contains("FROM string") && out.contains("1 on the first page"), "{out}");
         let (code, out, _) = program::output(db, &["doctor", "explain", "Patient?gander=male"]);
         assert!(code == Some(1) && out.contains("gender"), "{out}");
     }

@@ -149,7 +149,7 @@ pub async fn attempt(
         named.extend(entry.full_url);
     }
     for entry in &entries {
-        settling.check_rights(entry, caller);
+        settling.check_rights(entry);
     }
     settling.search_requests(&entries).await.map_err(refused)?;
     let targets = settling.targets(&entries);

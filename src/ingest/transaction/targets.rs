@@ -60,7 +60,7 @@ impl<'a> Settling<'a> {
         Settling { writer, caller, problems: Problems::default(), rest: Rest::default(), found: HashMap::new() }
     }
 
-    pub fn check_rights(&mut self, entry: &Entry, caller: &Caller) {
+    pub fn check_rights(&mut self, entry: &Entry) {
         let needed: &[Interaction] = match &entry.operation {
             Operation::Create { .. } => &[Interaction::Create],
             Operation::Update { .. } => &[Interaction::Update],
@@ -70,7 +70,7 @@ impl<'a> Settling<'a> {
         };
         let type_name = definitions::r4().type_name(entry.type_code);
         for interaction in needed {
-            if let Err(forbidden) = caller.require(type_name, *interaction) {
+            if let Err(forbidden) = self.caller.require(type_name, *interaction) {
                 self.problems.add(&entry.path, forbidden.into());
             }
         }
@@ -83,7 +83,7 @@ impl<'a> Settling<'a> {
             let (text, element, most) = match &entry.operation {
                 Operation::Create { criteria: Some(text) } => (text, "ifNoneExist", 2),
                 Operation::UpdateWhere { criteria, .. } => (criteria, "url", 2),
-                Operation::DeleteWhere { criteria } => (criteria, "url", self.writer.rules().delete_most.saturating_add(1)),
+                Operation::DeleteWhere { criteria } => (criteria, "url", self.writer.policy().delete_most.saturating_add(1)),
                 _ => continue,
             };
             wanted.push(((entry.type_code, text.clone()), entry.request_path(element), most));
@@ -185,7 +185,7 @@ impl<'a> Settling<'a> {
 
     /// `None`: there is nothing to do, or a problem that is noted.
     fn target(&mut self, entry: &Entry, created: &mut HashMap<Key, String>) -> Option<(String, TargetKind)> {
-        let rules = self.writer.rules();
+        let policy = self.writer.policy();
         match &entry.operation {
             Operation::Create { criteria: None } => Some((new_id(), TargetKind::Put(Condition::New))),
             Operation::Create { criteria: Some(criteria) } => {
@@ -208,8 +208,8 @@ impl<'a> Settling<'a> {
             Operation::Update { id, condition } => {
                 self.check_id(entry, Some(id));
                 let condition = match condition {
-                    Condition::Absent if !rules.update_create => return self.refuse(entry, "url", Refusal::no_update_as_create()),
-                    Condition::Any if !rules.update_create => Condition::Known,
+                    Condition::Absent if !policy.update_create => return self.refuse(entry, "url", Refusal::no_update_as_create()),
+                    Condition::Any if !policy.update_create => Condition::Known,
                     condition => *condition,
                 };
                 Some((id.clone(), TargetKind::Put(condition)))
@@ -219,7 +219,7 @@ impl<'a> Settling<'a> {
                 self.rest.preconditions.push(found.criteria.clone().precondition(&found.matched));
                 match (found.matched.as_slice(), entry.own_id()) {
                     ([], None) => Some((new_id(), TargetKind::Put(unless_versioned(*condition, Condition::New)))),
-                    ([], Some(_)) if !rules.update_create => {
+                    ([], Some(_)) if !policy.update_create => {
                         let words = "Nothing matches, and this server gives the ids: leave the id out of the resource.";
                         let issue = Issue::error(IssueCode::NotSupported, words);
                         self.problems.add(&format!("{}.id", entry.resource_path()), Refusal::new(RefusalKind::NotAllowed, issue));
@@ -249,14 +249,14 @@ impl<'a> Settling<'a> {
                         self.rest.preconditions.push(found.criteria.clone().precondition(&found.matched));
                         Some((one.id.to_string(), TargetKind::Delete(Condition::Seen(one.version))))
                     }
-                    all if all.len() <= usize::try_from(rules.delete_most).unwrap_or(usize::MAX) => {
+                    all if all.len() <= usize::try_from(policy.delete_most).unwrap_or(usize::MAX) => {
                         let all = all.iter().map(|stored| (stored.id.clone(), stored.version)).collect();
                         Some((String::new(), TargetKind::DeleteAll(all)))
                     }
-                    _ if rules.delete_most > 1 => {
+                    _ if policy.delete_most > 1 => {
                         let words = format!(
                             "The criteria match more than {} resources, which is the most that one request may delete.",
-                            rules.delete_most
+                            policy.delete_most
                         );
                         let issue = Issue::error(IssueCode::MultipleMatches, words);
                         self.refuse(entry, "url", Refusal::new(RefusalKind::PreconditionFailed, issue))

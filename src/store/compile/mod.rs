@@ -77,6 +77,13 @@ pub fn keys(dialect: Dialect, query: &Query) -> Sql {
     sql
 }
 
+/// `SELECT id` of the first two matches.
+pub fn first_ids(dialect: Dialect, query: &Query) -> Sql {
+    let mut sql = keys(dialect, query);
+    sql.text = format!("SELECT id FROM resource WHERE key IN ({}) ORDER BY key LIMIT 2", sql.text);
+    sql
+}
+
 /// `column` was written by a transaction that the snapshot sees.
 pub fn visible(sql: &mut Sql, column: &str, snapshot: &Snapshot) {
     sql.push(&format!("({column} < "));
