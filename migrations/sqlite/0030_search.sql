@@ -7,3 +7,8 @@ CREATE TABLE own_parameter (
     ready INTEGER NOT NULL
 ) STRICT;
 CREATE UNIQUE INDEX own_parameter_id ON own_parameter (id, digest);
+
+-- What is stored already is indexed anew, for the modifiers that look into indexes of their own.
+INSERT INTO job (kind, payload, dedup_key, state, attempt, run_at, lease_until, token, created)
+SELECT 'search.reindex', '{"parameter":null,"types":["*"]}', 'all', 'waiting', 0, 0, 0, 0, CAST(strftime('%s', 'now') AS INTEGER) * 1000000
+WHERE EXISTS (SELECT 1 FROM resource WHERE version > 0);

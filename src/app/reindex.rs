@@ -32,7 +32,7 @@ const SETTLE: i64 = 5_000_000;
 pub struct Reindex {
     /// Only the values of this own parameter; otherwise everything.
     pub parameter: Option<u16>,
-    /// Types still to be done, the present one first.
+    /// Types still to be done, the present one first; `*` stands for all.
     pub types: Vec<String>,
     /// The last resource of the present type that is done.
     #[serde(default)]
@@ -97,6 +97,9 @@ impl App {
 
     async fn reindex_some(&self, state: &mut Reindex) -> anyhow::Result<()> {
         self.load_parameters(false).await?;
+        if state.types == ["*"] {
+            state.types = definitions::r4().resource_types().iter().map(|name| (*name).to_owned()).collect();
+        }
         for unit in 1..=UNITS {
             let Some(type_name) = state.types.first().cloned() else { break };
             let stored = match definitions::r4().type_code(&type_name) {

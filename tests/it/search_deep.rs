@@ -205,13 +205,17 @@ both_databases!(
         let (status, outcome) = server.get("/fhir/Condition?_text=fever").await;
         assert_eq!((status, &outcome["issue"][0]["code"]), (400, &json!("not-supported")));
         server.stop().await;
-        let server = TestServer::start(db, |settings| settings.search.full_text = true).await;
+        let server = TestServer::start(db, |settings| {
+            settings.auth = lango::config::AuthMode::Open;
+            settings.search.full_text = true;
+        })
+        .await;
         let (status, outcome) = server.put("/fhir/Condition/b", &condition("b", "Dengue <b>FEVER</b>", "typhoid excluded")).await;
         assert_eq!(status, 201, "{outcome}");
         assert_eq!(ids(&server.get("/fhir/Condition?_text=fever").await.1), ["b"], "what was there before is not indexed yet");
-        let job = lango::app::Reindex { parameter: None, types: vec!["Condition".into()], after: 0, done: 0, from_zone: None }.job(0);
-        let store = lango::store::Store::open(&db.url).await.unwrap();
-        store.commit(lango::store::Unit { jobs: vec![job], ..Default::default() }).await.unwrap();
+        let (code, _, error) = program::output(db, &["reindex", "Condition"]);
+        assert_eq!(code, Some(0), "{error}");
+        assert_eq!(program::output(db, &["reindex", "Conditions"]).0, Some(2));
         until(&server, "/fhir/Condition?_text=fever", |_, body| ids(body) == ["a", "b"]).await;
         for (query, expected) in [
             ("_text=typhoid", &["a"][..]),
@@ -222,6 +226,7 @@ both_databases!(
         ] {
             assert_eq!(ids(&server.get(&format!("/fhir/Condition?{query}")).await.1), expected, "{query}");
         }
+        let store = lango::store::Store::open(&db.url).await.unwrap();
         let jobs = store.jobs(Some(lango::app::REINDEX_JOB), None, 10).await.unwrap();
         assert!(jobs.iter().any(|job| job.state == "done" && job.result.as_ref().is_some_and(|result| result["done"] == 2)), "{jobs:?}");
         store.close().await;
