@@ -5,6 +5,9 @@
 //! the requests (deliveries, linking, other processes' changes of terminology) is [`App::background`].
 
 mod measures;
+mod reindex;
+
+pub use reindex::{REINDEX_JOB, Reindex};
 
 use crate::access::Caller;
 use crate::config::Settings;
@@ -18,6 +21,7 @@ use crate::ingest::write::{Author, Policy, Writer};
 use crate::outbox::{Outbox, Outcome, Pulse};
 use crate::registry::{LINK_JOB, Registry};
 use crate::search::extract;
+use crate::search::own::OwnParams;
 use crate::store::query::{DateOp, SortBy};
 use crate::store::{Filter, Query, Scope, SortKey, Store, Stored, TypeCode};
 use crate::terminology::{self, Terminology};
@@ -57,7 +61,12 @@ impl App {
         let database = &settings.database;
         let store = Store::open(database.expose()).await.with_context(|| format!("the database {database} cannot be opened"))?;
         let zone = TimeZone::get(&settings.zone).with_context(|| format!("zone: {} is no time zone", settings.zone))?;
-        let options = extract::Options { zone: zone.clone(), base: format!("{base_url}/fhir"), full_text: settings.search.full_text };
+        let options = extract::Options {
+            zone: zone.clone(),
+            base: format!("{base_url}/fhir"),
+            full_text: settings.search.full_text,
+            own: OwnParams::default(),
+        };
         let templates = match &settings.templates_dir {
             Some(folder) => Templates::load(folder).with_context(|| format!("templates_dir: {}", folder.display()))?,
             None => Templates::shipped().context("the shipped templates are broken")?,
@@ -84,6 +93,7 @@ impl App {
         };
         app.put_shipped().await.context("what lango ships could not be stored")?;
         load_terminology(&app.store, &app.terminology, None).await.context("the terminology could not be loaded")?;
+        app.load_parameters(true).await.context("the search parameters could not be loaded")?;
         Ok(app)
     }
 
@@ -107,7 +117,7 @@ impl App {
     }
 
     fn outbox(&self) -> Outbox {
-        let (linking, pushing) = (self.clone(), self.clone());
+        let (linking, pushing, indexing) = (self.clone(), self.clone(), self.clone());
         Outbox::new(self.store.clone())
             .with_pulse(self.pulse.clone())
             .register(LINK_JOB, move |job| {
@@ -118,6 +128,10 @@ impl App {
                         Err(error) => Outcome::retry(format!("{error:#}")),
                     }
                 }
+            })
+            .register(REINDEX_JOB, move |job| {
+                let app = indexing.clone();
+                async move { app.reindex(&job.payload).await }
             })
             .register(JOB_KIND, move |job| {
                 let app = pushing.clone();
@@ -137,6 +151,9 @@ impl App {
             match load_terminology(&self.store, &self.terminology, Some(since.saturating_sub(10_000_000))).await {
                 Ok(()) => since = before,
                 Err(error) => tracing::warn!(%error, "terminology was not refreshed"),
+            }
+            if let Err(error) = self.load_parameters(false).await {
+                tracing::warn!(%error, "search parameters were not refreshed");
             }
         }
     }

@@ -17,7 +17,7 @@ use crate::definitions;
 use crate::fhir::time::{Micros, format_instant, now};
 use crate::fhir::{Issue, IssueCode};
 use crate::registry::Registry;
-use crate::search::{ParseOptions, extract};
+use crate::search::{ParseOptions, extract, own};
 use crate::store::gate::{self as store_gate, About, Traits};
 use crate::store::visits::Visit;
 use crate::store::write::{Change, NewJob};
@@ -35,6 +35,9 @@ use tokio::sync::Mutex;
 const LINK_LATER: Micros = 10_000_000;
 /// Stands where the store will write `meta.lastUpdated`.
 const STAMP: &[u8; 27] = b"0001-01-01T00:00:00.000000Z";
+
+/// What defines an own search parameter.
+const PARAMETER: &str = "SearchParameter";
 
 /// The operator's own organisation.
 const OPERATOR: FacilityKey = 0;
@@ -364,6 +367,7 @@ impl Writer {
     pub fn criteria_options(&self) -> ParseOptions {
         ParseOptions {
             terminology: self.terminology.clone(),
+            own: self.options.own.load(),
             full_text: self.options.full_text,
             ..ParseOptions::new(self.options.base.as_str(), self.options.zone.clone())
         }
@@ -426,6 +430,11 @@ impl Writer {
             tracing::warn!(%error, "linking is left to its job");
         }
         // What was written stays written; the periodic refresh makes up for a failure here.
+        if done.iter().any(|done| definitions::r4().type_name(done.type_code) == PARAMETER)
+            && let Err(error) = own::refresh(&self.store, &self.options.own).await
+        {
+            tracing::warn!(%error, "the search parameters in memory are behind");
+        }
         if let Err(error) = self.refresh_terminology(places.iter().filter_map(|place| done.get(*place))).await {
             tracing::warn!(%error, "the terminology in memory is behind");
         }
@@ -510,6 +519,7 @@ impl Writer {
         let (now, before) = match &mutation.change {
             Change::Put { entries, old_entries, .. } => (entries.as_slice(), old_entries),
             Change::Delete { old_entries, .. } => (&[][..], old_entries),
+            Change::Reindex { .. } => return false,
         };
         definitions::r4().type_name(mutation.type_code) == "Patient" && now.iter().chain(before).any(strong)
     }
@@ -535,10 +545,10 @@ impl Writer {
         let live = stored.filter(|stored| stored.body.is_some());
         let type_name = definitions::r4().type_name(wanted.target().0);
         // Codes mean the same for everybody: one facility must not change how another's are translated.
-        let codes = Terminology::holds(type_name);
+        let codes = Terminology::holds(type_name) || type_name == PARAMETER;
         let for_all = codes || (keeps_directory(author) && DIRECTORY.contains(&type_name));
         if codes && !may_change(author, type_name, OPERATOR) {
-            let words = "ConceptMap, CodeSystem and ValueSet hold for all facilities: only the operator can change them.";
+            let words = "ConceptMap, CodeSystem, ValueSet and SearchParameter hold for all facilities: only the operator can change them.";
             return Err(Refusal::new(RefusalKind::Forbidden, Issue::error(IssueCode::Forbidden, words)));
         }
         if type_name == "Consent" && author.caller.as_ref().is_some_and(|caller| !caller.has_role(Role::ConsentRecorder)) {
@@ -591,6 +601,13 @@ impl Writer {
         let (about, traits, rules, change) = match wanted.action {
             Action::Put(draft) => {
                 let (body, stamp_at) = draft.body(base_version + 1);
+                if type_name == PARAMETER {
+                    let definition = serde_json::from_slice(&body).map_err(Refusal::internal)?;
+                    own::Definition::read(&definition).map_err(|error| {
+                        let path = format!("{PARAMETER}.{}", error.element);
+                        Refusal::new(RefusalKind::Invalid, Issue::error(error.code, error.words).at(path))
+                    })?;
+                }
                 let rules = match &draft.consent {
                     Some(resource) => Some(self.consent_rules(resource).await?),
                     None => None,

@@ -130,7 +130,7 @@ pub enum FactValue {
 }
 
 /// Columns of a version, in the order that [`stored`] reads them.
-const VERSION: &str = "key, type, id, version, live, updated, owner, body";
+pub(super) const VERSION: &str = "key, type, id, version, live, updated, owner, body";
 
 /// The same, in a statement that has more than one table.
 pub(super) const VERSION_OF_R: &str = "r.key, r.type, r.id, r.version, r.live, r.updated, r.owner, r.body";

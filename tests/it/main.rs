@@ -17,6 +17,7 @@ mod interactions;
 mod measure;
 mod patches;
 mod registry;
+mod search_deep;
 mod search_oracle;
 mod serve;
 mod smart_scopes;

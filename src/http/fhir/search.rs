@@ -23,6 +23,7 @@ pub async fn search(call: &Call<'_>, type_code: TypeCode, patient: Option<&str>,
         max_count: limits.page_max,
         default_count: limits.page_default,
         terminology: state.terminology.clone(),
+        own: state.writer.options().own.load(),
         full_text: state.settings.search.full_text,
         ..ParseOptions::new(state.base_url(), state.zone.clone())
     };
