@@ -21,6 +21,7 @@ use crate::search::extract;
 use crate::store::query::{DateOp, SortBy};
 use crate::store::{Filter, Query, Scope, SortKey, Store, Stored, TypeCode};
 use crate::terminology::{self, Terminology};
+use crate::validate::{Profiles, Validator, package, structure};
 use anyhow::Context;
 use jiff::tz::TimeZone;
 use serde_json::{Value, json};
@@ -60,13 +61,15 @@ impl App {
         };
         let registry = Registry::new(store.clone(), settings.systems.strong.iter().cloned())?;
         let terminology = Terminology::new();
-        let writer = Writer::new(store.clone(), options, registry.clone(), terminology.clone());
+        let validator = Validator::new(Profiles::new(), Arc::new(terminology.clone()), settings.validation);
+        let writer = Writer::new(store.clone(), options, registry.clone(), terminology.clone(), validator);
         let rules = Rules { operator: settings.operator.code.clone(), zone: zone.clone(), strict_blocks: settings.strict_templates };
         let submitter =
             Submitter { writer: writer.clone(), templates: Arc::new(templates), terminology: terminology.clone(), rules: Arc::new(rules) };
         let app = App { settings: Arc::new(settings), zone, store, writer, terminology, registry, submitter };
         app.put_shipped().await.context("what lango ships could not be stored")?;
-        app.load_terminology(None).await.context("the terminology could not be loaded")?;
+        app.put_packages().await?;
+        app.load_definitions(None).await.context("the terminology and profiles could not be loaded")?;
         Ok(app)
     }
 
@@ -117,9 +120,9 @@ impl App {
             }
             let before = now();
             // A little overlap: another process's clock, and commits that took a while.
-            match self.load_terminology(Some(since.saturating_sub(10_000_000))).await {
+            match self.load_definitions(Some(since.saturating_sub(10_000_000))).await {
                 Ok(()) => since = before,
-                Err(error) => tracing::warn!(%error, "terminology was not refreshed"),
+                Err(error) => tracing::warn!(%error, "terminology and profiles were not refreshed"),
             }
         }
     }
@@ -143,10 +146,15 @@ impl App {
     }
 
     async fn put_shipped(&self) -> anyhow::Result<()> {
-        let r4 = definitions::r4();
         let shipped = terminology::shipped().into_iter().chain(crate::validate::shipped_profiles()).chain(crate::measure::shipped());
+        self.put_missing(shipped).await
+    }
+
+    /// Stores resources that are missing, or there from an earlier release and not edited since.
+    async fn put_missing(&self, resources: impl Iterator<Item = Value>) -> anyhow::Result<()> {
+        let r4 = definitions::r4();
         let mut wanted: Vec<(TypeCode, String, Value)> = Vec::new();
-        for mut resource in shipped {
+        for mut resource in resources {
             let type_code = resource.get("resourceType").and_then(Value::as_str).and_then(|name| r4.type_code(name));
             let id = resource.get("id").and_then(Value::as_str).map(str::to_owned);
             let (Some(type_code), Some(id)) = (type_code, id) else { continue };
@@ -172,9 +180,29 @@ impl App {
         Ok(())
     }
 
-    /// Reads every terminology resource, or those changed since, into memory.
-    async fn load_terminology(&self, since: Option<i64>) -> anyhow::Result<()> {
-        for name in ["CodeSystem", "ValueSet", "ConceptMap"] {
+    /// Stores what the configured packages hold; what an operator edited or deleted since is left alone.
+    async fn put_packages(&self) -> anyhow::Result<()> {
+        for path in &self.settings.packages {
+            let from = path.clone();
+            let read = tokio::task::spawn_blocking(move || package::read(&from)).await?;
+            let resources = read.with_context(|| format!("packages: {}", path.display()))?;
+            let (usable, broken): (Vec<Value>, Vec<Value>) =
+                resources.into_iter().partition(|resource| !structure(resource).iter().any(|issue| issue.severity.is_error()));
+            for resource in &broken {
+                let url = resource.get("url").and_then(Value::as_str).unwrap_or_default();
+                tracing::warn!(url, "a resource of a package is not valid FHIR R4 and was left out");
+            }
+            tracing::info!(path = %path.display(), resources = usable.len(), "read a package");
+            for part in usable.chunks(LOAD_PAGE as usize) {
+                self.put_missing(part.iter().cloned()).await.with_context(|| format!("packages: {} could not be stored", path.display()))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads every terminology resource and profile, or those changed since, into memory.
+    async fn load_definitions(&self, since: Option<i64>) -> anyhow::Result<()> {
+        for name in ["CodeSystem", "ValueSet", "ConceptMap", "StructureDefinition"] {
             let Some(type_code) = definitions::r4().type_code(name) else { continue };
             let changed = since.map(|low| Filter::LastUpdated { ranges: vec![(DateOp::Ge, crate::fhir::Interval { low, high: low + 1 })] });
             let sort = if since.is_some() { vec![SortKey { by: SortBy::LastUpdated, descending: false }] } else { Vec::new() };
@@ -182,8 +210,11 @@ impl App {
             let mut cursor = None;
             loop {
                 let page = self.store.search(&query, LOAD_PAGE, cursor.as_ref()).await?;
-                for resource in page.rows.iter().filter_map(|row| serde_json::from_slice::<Value>(row.body.as_ref()?).ok()) {
-                    self.terminology.upsert(&resource);
+                let read = |body: &[u8]| serde_json::from_slice::<Value>(body).ok();
+                let resources: Vec<Value> = page.rows.iter().filter_map(|row| read(row.body.as_ref()?)).collect();
+                match Profiles::holds(name) {
+                    true => self.writer.validator().profiles().load(&resources),
+                    false => resources.iter().for_each(|resource| self.terminology.upsert(resource)),
                 }
                 cursor = page.next;
                 if cursor.is_none() {

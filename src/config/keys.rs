@@ -34,6 +34,8 @@ pub const KEYS: &[Key] = &[
     Key { path: "zone", default: "\"UTC\"" },
     Key { path: "templates_dir", default: "" },
     Key { path: "strict_templates", default: "false" },
+    Key { path: "validation", default: "\"structure\"" },
+    Key { path: "packages", default: "[]" },
     Key { path: "log_format", default: "\"text\"" },
     Key { path: "operator.code", default: "\"operator\"" },
     Key { path: "operator.name", default: "\"Operator\"" },

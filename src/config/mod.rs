@@ -41,6 +41,10 @@ pub struct Settings {
     pub templates_dir: Option<PathBuf>,
     /// Mandatory marks inside the blocks of a Data Template refuse a record; otherwise they only warn.
     pub strict_templates: bool,
+    /// How much is checked of what is written.
+    pub validation: crate::validate::Level,
+    /// FHIR packages (`.tgz`) and folders whose profiles and terminology are loaded at start.
+    pub packages: Vec<PathBuf>,
     pub log_format: LogFormat,
     pub operator: Operator,
     pub limits: Limits,
@@ -112,6 +116,8 @@ impl Default for Settings {
             zone: "UTC".to_owned(),
             templates_dir: None,
             strict_templates: false,
+            validation: crate::validate::Level::Structure,
+            packages: Vec::new(),
             log_format: LogFormat::Text,
             operator: Operator::default(),
             limits: Limits::default(),

@@ -13,6 +13,7 @@ use crate::definitions;
 use crate::fhir::reference::is_id;
 use crate::fhir::{Issue, IssueCode, Reference};
 use crate::store::{Precondition, Scope, Stored, TypeCode};
+use crate::validate::Validator;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use serde_json::Value;
@@ -522,10 +523,11 @@ async fn draft_all(
         }
     }
     let options = std::sync::Arc::clone(writer.options());
+    let validator = writer.validator().clone();
     let drafts = writer
         .workers()
         .map(work, move |(entry, id)| match id {
-            Some(id) => check(entry).map(|(type_code, resource)| Some(Draft::new(type_code, &id, resource, &options))),
+            Some(id) => check(entry, &validator).map(|(type_code, resource)| Some(Draft::new(type_code, &id, resource, &options))),
             None => Ok(None),
         })
         .await?;
@@ -549,7 +551,7 @@ async fn draft_all(
 }
 
 /// The resource is there, of the type that the URL says, and well built. Issues carry the entry's path.
-fn check(entry: Entry) -> Result<(TypeCode, Value), Refusal> {
+fn check(entry: Entry, validator: &Validator) -> Result<(TypeCode, Value), Refusal> {
     let path = entry.resource_path();
     let Some(resource) = entry.resource else {
         return Err(Refusal::malformed("The resource is missing.").within(&path));
@@ -560,8 +562,7 @@ fn check(entry: Entry) -> Result<(TypeCode, Value), Refusal> {
             Issue::error(IssueCode::Invalid, format!("The URL asks for a resource of type {type_name}; the resource says otherwise."));
         return Err(Refusal::new(RefusalKind::Malformed, issue.at(format!("{path}.resourceType"))));
     }
-    let mut issues = crate::validate::structure(&resource);
-    issues.retain(|issue| issue.severity.is_error());
+    let mut issues = validator.on_write(&resource);
     if issues.is_empty() {
         return Ok((entry.type_code, resource));
     }

@@ -19,6 +19,7 @@ use crate::search::{ParseOptions, extract};
 use crate::store::write::{Change, NewJob};
 use crate::store::{FacilityKey, IndexEntry, IndexValue, Mutation, Precondition, Scope, Store, Stored, TypeCode, Unit, WriteError};
 use crate::terminology::Terminology;
+use crate::validate::{Profiles, Validator};
 use bytes::Bytes;
 use serde_json::Value;
 use std::collections::HashMap;
@@ -192,6 +193,12 @@ pub enum CommitError {
     Refused(Option<usize>, Refusal),
 }
 
+/// Whether resources of this type say how everybody's are understood.
+fn holds_for_all(type_code: TypeCode) -> bool {
+    let type_name = definitions::r4().type_name(type_code);
+    Terminology::holds(type_name) || Profiles::holds(type_name)
+}
+
 /// On whose behalf a plan is carried out.
 #[derive(Clone, Debug)]
 pub struct Author {
@@ -235,15 +242,22 @@ pub struct Writer {
     /// Links Patients that are written with a strong identifier.
     registry: Registry,
     terminology: Terminology,
+    validator: Validator,
     /// Held while terminology is read back, so that the last version written is the last one loaded.
     refreshing: Arc<Mutex<()>>,
     workers: Workers,
 }
 
 impl Writer {
-    /// `terminology` is kept up to date with what is written, and so are the links of `registry`.
-    pub fn new(store: Store, options: extract::Options, registry: Registry, terminology: Terminology) -> Writer {
-        Writer { store, options: Arc::new(options), registry, terminology, refreshing: Arc::default(), workers: Workers::default() }
+    /// `terminology` and the profiles of `validator` are kept up to date with what is written, and so are the links of `registry`.
+    pub fn new(store: Store, options: extract::Options, registry: Registry, terminology: Terminology, validator: Validator) -> Writer {
+        let options = Arc::new(options);
+        Writer { store, options, registry, terminology, validator, refreshing: Arc::default(), workers: Workers::default() }
+    }
+
+    /// Holds resources against R4 and the loaded profiles.
+    pub fn validator(&self) -> &Validator {
+        &self.validator
     }
 
     pub fn store(&self) -> &Store {
@@ -306,8 +320,8 @@ impl Writer {
             tracing::warn!(%error, "linking is left to its job");
         }
         // What was written stays written; the periodic refresh makes up for a failure here.
-        if let Err(error) = self.refresh_terminology(places.iter().filter_map(|place| done.get(*place))).await {
-            tracing::warn!(%error, "the terminology in memory is behind");
+        if let Err(error) = self.refresh_definitions(places.iter().filter_map(|place| done.get(*place))).await {
+            tracing::warn!(%error, "the terminology or profiles in memory are behind");
         }
         for (place, written) in places.into_iter().zip(written) {
             if let Some(result) = done.get_mut(place) {
@@ -338,10 +352,10 @@ impl Writer {
         }
     }
 
-    /// Loads what was written into the terminology in memory.
-    async fn refresh_terminology(&self, done: impl Iterator<Item = &Done>) -> Result<(), sqlx::Error> {
+    /// Loads what was written into the terminology and profiles in memory.
+    async fn refresh_definitions(&self, done: impl Iterator<Item = &Done>) -> Result<(), sqlx::Error> {
         let changed: Vec<(TypeCode, String)> = done
-            .filter(|done| Terminology::holds(definitions::r4().type_name(done.type_code)))
+            .filter(|done| holds_for_all(done.type_code))
             .map(|done| (done.type_code, done.id.to_string()))
             .collect();
         if changed.is_empty() {
@@ -349,9 +363,13 @@ impl Writer {
         }
         let _one_at_a_time = self.refreshing.lock().await;
         for stored in self.store.read_many(&changed).await? {
-            match stored.body.as_ref().and_then(|body| serde_json::from_slice::<Value>(body).ok()) {
-                Some(resource) => self.terminology.upsert(&resource),
-                None => self.terminology.remove(definitions::r4().type_name(stored.type_code), &stored.id),
+            let type_name = definitions::r4().type_name(stored.type_code);
+            let resource = stored.body.as_ref().and_then(|body| serde_json::from_slice::<Value>(body).ok());
+            match (resource, Profiles::holds(type_name)) {
+                (Some(resource), true) => self.validator.profiles().load([&resource]),
+                (Some(resource), false) => self.terminology.upsert(&resource),
+                (None, true) => self.validator.profiles().remove(&stored.id),
+                (None, false) => self.terminology.remove(type_name, &stored.id),
             }
         }
         Ok(())
@@ -388,10 +406,10 @@ impl Writer {
 
     async fn step(&self, wanted: Wanted, stored: Option<&Stored>, author: &Author) -> Result<Step, Refusal> {
         let live = stored.filter(|stored| stored.body.is_some());
-        // Codes mean the same for everybody: one facility must not change how another's are translated.
-        let for_all = Terminology::holds(definitions::r4().type_name(wanted.target().0));
+        // Codes mean the same for everybody: one facility must not change how another's are translated or what they must meet.
+        let for_all = holds_for_all(wanted.target().0);
         if for_all && !may_change(author, OPERATOR) {
-            let words = "ConceptMap, CodeSystem and ValueSet hold for all facilities: only the operator can change them.";
+            let words = "ConceptMap, CodeSystem, ValueSet and StructureDefinition hold for all facilities: only the operator can change them.";
             return Err(Refusal::new(RefusalKind::Forbidden, Issue::error(IssueCode::Forbidden, words)));
         }
         if let Some(foreign) = stored.filter(|stored| !may_change(author, stored.owner)) {
