@@ -194,7 +194,9 @@ impl App {
             }
             tracing::info!(path = %path.display(), resources = usable.len(), "read a package");
             for part in usable.chunks(LOAD_PAGE as usize) {
-                self.put_missing(part.iter().cloned()).await.with_context(|| format!("packages: {} could not be stored", path.display()))?;
+                self.put_missing(part.iter().cloned())
+                    .await
+                    .with_context(|| format!("packages: {} could not be stored", path.display()))?;
             }
         }
         Ok(())

@@ -11,7 +11,7 @@ compartmentdefinition-patient.json. Written to `r4/` beside this script:
                         kept as they stand, new names go to the end, because databases hold these places as numbers.
     search.json.gz      search parameters per type, and the Patient compartment
     structures.json.gz  elements of resources, datatypes and backbone elements
-    codes.json.gz       code lists of the required bindings, and of the extensible ones that can be listed and are not long
+    codes.json.gz       code lists of the required bindings, and of others that R4 names, where they can be listed and are not long
     invariants.json.gz  the constraints of resources and datatypes, by path
     profiles.json.gz    the differentials of R4's own extensions and profiles, with what a validator needs of them
 
@@ -307,7 +307,9 @@ if __name__ == "__main__":
     order_file.write_text(json.dumps({"types": types, "codes": codes}, indent=0) + "\n")
     write("search.json.gz", search)
     write("structures.json.gz", structures)
-    write("codes.json.gz", compile_codes(bindings - open_bindings, extensible))
+    profiles = compile_profiles()
+    of_profiles = {e["binding"]["valueSet"].split("|")[0] for p in profiles for e in p["differential"]["element"] if "binding" in e}
+    write("codes.json.gz", compile_codes(bindings - open_bindings, extensible | of_profiles))
     write("invariants.json.gz", compile_invariants(structures))
-    write("profiles.json.gz", compile_profiles())
+    write("profiles.json.gz", profiles)
     print(f"{len(types)} types, {len(codes)} codes, {sum(map(len, search['params'].values()))} parameters, {len(structures)} structures")

@@ -99,7 +99,7 @@ fn read<T: Deserialize<'static>>(text: &'static str) -> T {
 
 /// key, first letter of the severity, human, expression
 #[derive(Deserialize)]
-struct InvariantRow(&'static str, &'static str, &'static str, &'static str);
+struct InvariantRow(&'static str, &'static str, String, String);
 
 /// Sorted by path.
 pub(super) fn invariants() -> Vec<Invariant> {
@@ -109,8 +109,8 @@ pub(super) fn invariants() -> Vec<Invariant> {
             path,
             key,
             is_error: severity == "e",
-            human,
-            expression,
+            human: Box::leak(human.into_boxed_str()),
+            expression: Box::leak(expression.into_boxed_str()),
         })
     };
     let mut all: Vec<Invariant> = rows.0.into_iter().flat_map(each).collect();

@@ -17,7 +17,9 @@ mod structure;
 
 pub use crate::store::{ParamId, TypeCode};
 pub use search::{Component, ParamKind, SearchParam, param_id};
-pub use structure::{CodeGroup, CodeSet, Element, ElementKind, ElementType, Invariant, Primitive, Structure, StructureIndex, StructureKind};
+pub use structure::{
+    CodeGroup, CodeSet, Element, ElementKind, ElementType, Invariant, Primitive, Structure, StructureIndex, StructureKind,
+};
 
 use std::collections::HashMap;
 use std::sync::LazyLock;

@@ -354,10 +354,8 @@ impl Writer {
 
     /// Loads what was written into the terminology and profiles in memory.
     async fn refresh_definitions(&self, done: impl Iterator<Item = &Done>) -> Result<(), sqlx::Error> {
-        let changed: Vec<(TypeCode, String)> = done
-            .filter(|done| holds_for_all(done.type_code))
-            .map(|done| (done.type_code, done.id.to_string()))
-            .collect();
+        let changed: Vec<(TypeCode, String)> =
+            done.filter(|done| holds_for_all(done.type_code)).map(|done| (done.type_code, done.id.to_string())).collect();
         if changed.is_empty() {
             return Ok(());
         }
@@ -409,7 +407,8 @@ impl Writer {
         // Codes mean the same for everybody: one facility must not change how another's are translated or what they must meet.
         let for_all = holds_for_all(wanted.target().0);
         if for_all && !may_change(author, OPERATOR) {
-            let words = "ConceptMap, CodeSystem, ValueSet and StructureDefinition hold for all facilities: only the operator can change them.";
+            let words =
+                "ConceptMap, CodeSystem, ValueSet and StructureDefinition hold for all facilities: only the operator can change them.";
             return Err(Refusal::new(RefusalKind::Forbidden, Issue::error(IssueCode::Forbidden, words)));
         }
         if let Some(foreign) = stored.filter(|stored| !may_change(author, stored.owner)) {

@@ -28,7 +28,9 @@ pub(super) fn check(bundle: &Value, path: &Path, report: &mut Report) {
         };
         let version = resource.and_then(|resource| resource.pointer("/meta/versionId")).and_then(Value::as_str).unwrap_or_default();
         if kind != "history" && !seen.insert((url, version)) {
-            report.error(IssueCode::Invariant, &url_path, || "bdl-7: must be given once only; entries with one fullUrl need different versions".into());
+            report.error(IssueCode::Invariant, &url_path, || {
+                "bdl-7: must be given once only; entries with one fullUrl need different versions".into()
+            });
         }
         if !url.starts_with("http") && !url.starts_with("urn:") {
             report.error(IssueCode::Value, &url_path, || "must be an absolute URL, or urn:uuid: or urn:oid:".into());

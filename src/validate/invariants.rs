@@ -52,8 +52,7 @@ static RULES: LazyLock<HashMap<&'static str, Rules>> = LazyLock::new(|| {
 #[cfg(test)]
 pub(super) fn not_understood() -> Vec<String> {
     let all = RULES.values().flat_map(|rules| rules.own.iter().chain(rules.elements.iter().flat_map(|(_, list)| list)));
-    let mut keys: Vec<String> =
-        all.filter_map(|c| c.expression.as_ref().err().map(|why| format!("{}: {why}", c.key))).collect();
+    let mut keys: Vec<String> = all.filter_map(|c| c.expression.as_ref().err().map(|why| format!("{}: {why}", c.key))).collect();
     keys.sort();
     keys
 }
@@ -310,7 +309,11 @@ impl<'a> Walk<'a, '_> {
     fn extension(&mut self, value: &'a Value, url: &'a str, owner: Owner, modifier: bool, path: &Path) {
         if !url.contains(':') {
             if owner.extension.is_none() {
-                self.wrong(IssueCode::Structure, &path.member("url"), "must be an absolute URL; only extensions inside extensions have plain names");
+                self.wrong(
+                    IssueCode::Structure,
+                    &path.member("url"),
+                    "must be an absolute URL; only extensions inside extensions have plain names",
+                );
             }
             return;
         }
@@ -353,7 +356,9 @@ impl<'a> Walk<'a, '_> {
                 Some(Err(error)) => self.warn(IssueCode::NotSupported, &here, &unusable(url, error)),
                 // A type's own URL is met by what is valid.
                 None if url.strip_prefix(CORE).is_some_and(|name| r4().type_code(name).is_some()) => {}
-                None => self.warn(IssueCode::NotFound, &here, "claims a profile that is not loaded, so it was not checked; load its package"),
+                None => {
+                    self.warn(IssueCode::NotFound, &here, "claims a profile that is not loaded, so it was not checked; load its package")
+                }
             }
         }
     }
@@ -394,7 +399,9 @@ impl Owner<'_> {
             _ => {
                 let name = expression.strip_suffix("[x]").unwrap_or(expression);
                 self.structure.is_some_and(|structure| structure.name == name)
-                    || self.element.is_some_and(|(of, element)| name.strip_prefix(of).and_then(|rest| rest.strip_prefix('.')) == Some(element))
+                    || self
+                        .element
+                        .is_some_and(|(of, element)| name.strip_prefix(of).and_then(|rest| rest.strip_prefix('.')) == Some(element))
                     || self.primitive() == Some(name)
             }
         }

@@ -112,8 +112,11 @@ impl Intake {
         if text.len() as u64 > MAX_FILE || self.bytes > MAX_TOTAL || self.files > MAX_FILES {
             return Err(PackageError::TooLarge(self.origin.clone()));
         }
-        let resource = json::parse(&text)
-            .map_err(|error| PackageError::Json { path: self.origin.clone(), file: name.to_owned(), problem: error.to_string() })?;
+        let resource = json::parse(&text).map_err(|error| PackageError::Json {
+            path: self.origin.clone(),
+            file: name.to_owned(),
+            problem: error.to_string(),
+        })?;
         if is_wanted(&resource) {
             self.found.push(resource);
         }

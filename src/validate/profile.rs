@@ -17,7 +17,9 @@ pub(super) fn check<'a>(scope: Scope<'a>, profile: &'a Profile, value: &'a Value
     let done = scope.world.nested(|| {
         let Value::Object(map) = value else { return };
         match profile.structure.kind {
-            crate::definitions::StructureKind::Resource if value.get("resourceType").and_then(Value::as_str) != Some(profile.structure.name) => {
+            crate::definitions::StructureKind::Resource
+                if value.get("resourceType").and_then(Value::as_str) != Some(profile.structure.name) =>
+            {
                 check.say(IssueCode::Structure, path, || format!("must be a {}", profile.structure.name));
             }
             _ => {
@@ -228,7 +230,9 @@ impl<'a> Check<'a, '_> {
         let (mut unknown, mut of_type, mut wanted) = (None, false, Vec::new());
         for url in targets {
             let bare = url.split('|').next().unwrap_or(url);
-            if let Some(name) = bare.strip_prefix(CORE).filter(|name| r4().type_code(name).is_some() || matches!(*name, "Resource" | "DomainResource")) {
+            if let Some(name) =
+                bare.strip_prefix(CORE).filter(|name| r4().type_code(name).is_some() || matches!(*name, "Resource" | "DomainResource"))
+            {
                 if name == actual || matches!(name, "Resource" | "DomainResource") {
                     return;
                 }
@@ -324,7 +328,8 @@ pub(super) fn report_verdict(
 /// Whether the types of this element are a choice of R4, where a profile may leave some out.
 fn find_choice(kind: Option<&'static ElementType>, rule: &Rule) -> bool {
     // Types of one kind only are written in other words: BackboneElement, http://hl7.org/fhirpath/System.String.
-    let other_words = |code: &str| matches!(code, "BackboneElement" | "Element" | "SimpleQuantity" | "MoneyQuantity") || code.contains("fhirpath/");
+    let other_words =
+        |code: &str| matches!(code, "BackboneElement" | "Element" | "SimpleQuantity" | "MoneyQuantity") || code.contains("fhirpath/");
     kind.is_some_and(|kind| !kind.name.contains('.')) && !rule.types.iter().any(|kind| other_words(&kind.code))
 }
 

@@ -95,7 +95,9 @@ fn source(definition: &Value) -> Option<(Box<str>, Arc<Value>)> {
         for part in ["differential", "snapshot"] {
             let elements = members.get_mut(part).and_then(|part| part.get_mut("element")).and_then(Value::as_array_mut);
             for element in elements.into_iter().flatten().filter_map(Value::as_object_mut) {
-                element.retain(|key, _| !matches!(key.as_str(), "short" | "definition" | "comment" | "requirements" | "mapping" | "alias" | "example"));
+                element.retain(|key, _| {
+                    !matches!(key.as_str(), "short" | "definition" | "comment" | "requirements" | "mapping" | "alias" | "example")
+                });
             }
         }
     }
@@ -124,9 +126,8 @@ impl Loaded {
     /// The profile with this canonical URL, `|version` allowed, or why it cannot be used. `None`: none is loaded.
     pub(super) fn profile(&self, canonical: &str) -> Option<Result<&Profile, &ProfileError>> {
         let slot = self.slot(canonical)?;
-        let compiled = slot.compiled.get_or_init(|| {
-            Profile::compile(&slot.source, &|base| self.slot(base).map(|slot| &*slot.source)).map(Box::new)
-        });
+        let compiled =
+            slot.compiled.get_or_init(|| Profile::compile(&slot.source, &|base| self.slot(base).map(|slot| &*slot.source)).map(Box::new));
         Some(compiled.as_deref())
     }
 

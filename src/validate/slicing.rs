@@ -120,7 +120,11 @@ impl<'a> Check<'a, '_> {
                 undecided = answer.is_none();
                 Ok(answer == Some(true))
             });
-            if undecided && verdict == Verdict::Fails { Verdict::Unknown("a value set or profile that tells slices apart is not loaded".into()) } else { verdict }
+            if undecided && verdict == Verdict::Fails {
+                Verdict::Unknown("a value set or profile that tells slices apart is not loaded".into())
+            } else {
+                verdict
+            }
         };
         let profiles = self.scope.world.profiles;
         match discriminator.kind {
@@ -155,10 +159,14 @@ impl<'a> Check<'a, '_> {
                 let through_reference = discriminator.steps.last() == Some(&Step::Resolve);
                 let steps = discriminator.steps.get(..discriminator.steps.len() - usize::from(through_reference)).unwrap_or_default();
                 let spots = walk(profiles, slice, steps, MAX_HOPS);
-                let types: Vec<&str> = spots.iter().flat_map(|spot| &spot.rule.types).flat_map(|kind| match through_reference {
-                    true => kind.targets.iter().filter_map(|url| type_of(profiles, url)).collect::<Vec<_>>(),
-                    false => vec![&*kind.code],
-                }).collect();
+                let types: Vec<&str> = spots
+                    .iter()
+                    .flat_map(|spot| &spot.rule.types)
+                    .flat_map(|kind| match through_reference {
+                        true => kind.targets.iter().filter_map(|url| type_of(profiles, url)).collect::<Vec<_>>(),
+                        false => vec![&*kind.code],
+                    })
+                    .collect();
                 if types.is_empty() {
                     return None;
                 }
@@ -249,7 +257,9 @@ fn next<'p>(profiles: &'p Loaded, from: Spot<'p>, step: &Step) -> Vec<Spot<'p>> 
     match step {
         Step::Member(name) => inside(name),
         Step::Extension(url) => {
-            let slices = inside("extension").into_iter().flat_map(|spot| spot.rule.slices.iter().map(move |id| Spot { rule: spot.profile.rule(*id), ..spot }));
+            let slices = inside("extension")
+                .into_iter()
+                .flat_map(|spot| spot.rule.slices.iter().map(move |id| Spot { rule: spot.profile.rule(*id), ..spot }));
             slices
                 .filter(|spot| {
                     let named = spot.rule.types.iter().flat_map(|kind| &kind.profiles).any(|profile| **profile == **url);

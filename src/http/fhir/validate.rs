@@ -75,10 +75,10 @@ pub async fn run(
     if let (Some(id), Mode::Update, false) = (&operation.id, mode, stored)
         && resource.get("id").and_then(Value::as_str) != Some(id)
     {
-        issues.push(Issue::error(IssueCode::Invalid, "An update must carry the id that is in the URL.").at(format!(
-            "{}.id",
-            type_name.unwrap_or("Resource")
-        )));
+        issues.push(
+            Issue::error(IssueCode::Invalid, "An update must carry the id that is in the URL.")
+                .at(format!("{}.id", type_name.unwrap_or("Resource"))),
+        );
     }
     let validator = call.state.writer.validator().clone();
     let profiles: Vec<String> = profile.into_iter().collect();

@@ -160,29 +160,55 @@ fn extensions_are_sliced_by_url_without_saying_so() {
         "baseDefinition": core("Extension"), "context": [{"type": "element", "expression": "Patient"}],
         "differential": {"element": [{"path": "Extension.url", "fixedUri": "urn:tribe"}, {"path": "Extension.value[x]", "min": 1, "type": [{"code": "string"}]}]},
     });
-    let profile = definition("urn:p", &core("Patient"), "Patient", json!([
-        {"id": "Patient.extension:tribe", "path": "Patient.extension", "sliceName": "tribe", "min": 1, "max": "1",
-         "type": [{"code": "Extension", "profile": ["urn:tribe"]}]},
-    ]));
+    let profile = definition(
+        "urn:p",
+        &core("Patient"),
+        "Patient",
+        json!([
+            {"id": "Patient.extension:tribe", "path": "Patient.extension", "sliceName": "tribe", "min": 1, "max": "1",
+             "type": [{"code": "Extension", "profile": ["urn:tribe"]}]},
+        ]),
+    );
     let patient = |extension: Value| json!({"resourceType": "Patient", "extension": [extension]});
     let both = [own, profile.clone()];
     says(&both, patient(json!({"url": "urn:tribe", "valueString": "x"})), &[]);
-    says(&both, patient(json!({"url": "urn:other", "valueString": "x"})), &[(Severity::Error, "Patient.extension", "is required and missing (slice tribe)")]);
-    says(&both, patient(json!({"url": "urn:tribe", "valueInteger": 1})), &[(Severity::Error, "Patient.extension[0].value", "must be of type string")]);
+    says(
+        &both,
+        patient(json!({"url": "urn:other", "valueString": "x"})),
+        &[(Severity::Error, "Patient.extension", "is required and missing (slice tribe)")],
+    );
+    says(
+        &both,
+        patient(json!({"url": "urn:tribe", "valueInteger": 1})),
+        &[(Severity::Error, "Patient.extension[0].value", "must be of type string")],
+    );
     // Without the definition the slice is still found; what the extension must be cannot be told.
-    says(&[profile], patient(json!({"url": "urn:tribe", "valueString": "x"})), &[(Severity::Information, "Patient.extension[0]", "a profile of its type (urn:tribe) could not be checked")]);
+    says(
+        &[profile],
+        patient(json!({"url": "urn:tribe", "valueString": "x"})),
+        &[(Severity::Information, "Patient.extension[0]", "a profile of its type (urn:tribe) could not be checked")],
+    );
 }
 
 #[test]
 fn a_chain_of_profiles_asks_what_each_of_them_asks() {
-    let base = definition("urn:base", &core("Observation"), "Observation", json!([{"path": "Observation.subject", "min": 1}, {"path": "Observation.note", "max": "0"}]));
+    let base = definition(
+        "urn:base",
+        &core("Observation"),
+        "Observation",
+        json!([{"path": "Observation.subject", "min": 1}, {"path": "Observation.note", "max": "0"}]),
+    );
     let upper = definition("urn:p", "urn:base|1", "Observation", json!([{"path": "Observation.effective[x]", "min": 1}]));
     let bare = json!({"resourceType": "Observation", "status": "final", "code": {"text": "x"}, "note": [{"text": "y"}]});
-    says(&[base, upper.clone()], bare.clone(), &[
-        (Severity::Error, "Observation.subject", "is required"),
-        (Severity::Error, "Observation.note", "must not be given"),
-        (Severity::Error, "Observation.effective", "is required"),
-    ]);
+    says(
+        &[base, upper.clone()],
+        bare.clone(),
+        &[
+            (Severity::Error, "Observation.subject", "is required"),
+            (Severity::Error, "Observation.note", "must not be given"),
+            (Severity::Error, "Observation.effective", "is required"),
+        ],
+    );
     let alone = validator(std::slice::from_ref(&upper)).validate_against(&bare, &["urn:p".into()]);
     assert_eq!(alone, Err(NoProfile::Unusable(ProfileError::UnknownBase("urn:base".into()))));
     let mut looped = upper;
@@ -202,17 +228,24 @@ fn a_content_reference_is_held_against_what_it_refers_to() {
 #[test]
 fn targets_are_held_against_their_profile_where_they_are_there() {
     let named = definition("urn:named", &core("Patient"), "Patient", json!([{"path": "Patient.name", "min": 1}]));
-    let profile = definition("urn:p", &core("Observation"), "Observation", json!([
-        {"path": "Observation.subject", "type": [{"code": "Reference", "targetProfile": ["urn:named"]}]},
-    ]));
+    let profile = definition(
+        "urn:p",
+        &core("Observation"),
+        "Observation",
+        json!([
+            {"path": "Observation.subject", "type": [{"code": "Reference", "targetProfile": ["urn:named"]}]},
+        ]),
+    );
     let both = [named, profile.clone()];
-    let observation = |subject: &str, contained: Value| {
-        json!({"resourceType": "Observation", "status": "final", "code": {"text": "x"}, "subject": {"reference": subject}, "contained": contained})
-    };
+    let observation = |subject: &str, contained: Value| json!({"resourceType": "Observation", "status": "final", "code": {"text": "x"}, "subject": {"reference": subject}, "contained": contained});
     says(&both, observation("Patient/1", json!([{"resourceType": "Basic"}])), &[]);
     says(&both, observation("Group/1", json!([])), &[(Severity::Error, "Observation.subject.reference", "must refer to Patient")]);
     let contained = json!([{"resourceType": "Patient", "id": "p"}]);
-    says(&both, observation("#p", contained), &[(Severity::Error, "Observation.subject.reference", "must refer to a resource that meets urn:named")]);
+    says(
+        &both,
+        observation("#p", contained),
+        &[(Severity::Error, "Observation.subject.reference", "must refer to a resource that meets urn:named")],
+    );
     says(&both, observation("#p", json!([{"resourceType": "Patient", "id": "p", "name": [{"text": "x"}]}])), &[]);
     let said = told(&[profile], &observation("Patient/1", json!([])));
     assert_eq!(said.iter().map(|(severity, ..)| *severity).collect::<Vec<_>>(), [Severity::Information]);
@@ -233,24 +266,33 @@ fn what_cannot_be_checked_is_said() {
     ]));
     let observation = json!({"resourceType": "Observation", "status": "final", "code": {"text": "x", "coding": [{"system": "urn:s", "code": "c"}]}, "subject": {"reference": "Patient/1"}});
     let said = told(&profile, &observation);
-    let keys: Vec<_> = said.iter().map(|(severity, path, words)| (*severity, path.as_str(), words.split(' ').next().unwrap_or_default())).collect();
+    let keys: Vec<_> =
+        said.iter().map(|(severity, path, words)| (*severity, path.as_str(), words.split(' ').next().unwrap_or_default())).collect();
     let information = |path, key| (Severity::Information, path, key);
-    assert_eq!(keys, [
-        information("Observation", "p-1"),
-        information("Observation", "p-2"),
-        information("Observation", "p-3"),
-        information("Observation", "p-5"),
-        information("Observation", "p-6"),
-        information("Observation.code", "the"),
-    ]);
+    assert_eq!(
+        keys,
+        [
+            information("Observation", "p-1"),
+            information("Observation", "p-2"),
+            information("Observation", "p-3"),
+            information("Observation", "p-5"),
+            information("Observation", "p-6"),
+            information("Observation.code", "the"),
+        ]
+    );
 }
 
 #[test]
 fn an_expression_may_ask_for_other_profiles() {
     let named = definition("urn:named", &core("Patient"), "Patient", json!([{"path": "Patient.name", "min": 1}]));
-    let profile = definition("urn:p", &core("Patient"), "Patient", json!([
-        {"path": "Patient", "constraint": [{"key": "p-1", "severity": "error", "human": "h", "expression": "conformsTo('urn:named') and %resource is Patient and %context is Patient"}]},
-    ]));
+    let profile = definition(
+        "urn:p",
+        &core("Patient"),
+        "Patient",
+        json!([
+            {"path": "Patient", "constraint": [{"key": "p-1", "severity": "error", "human": "h", "expression": "conformsTo('urn:named') and %resource is Patient and %context is Patient"}]},
+        ]),
+    );
     let both = [named, profile];
     says(&both, json!({"resourceType": "Patient", "name": [{"text": "x"}]}), &[]);
     says(&both, json!({"resourceType": "Patient"}), &[(Severity::Error, "Patient", "p-1: h")]);
@@ -262,12 +304,17 @@ fn limits_of_values_and_lengths_are_kept() {
         {"path": "Observation.value[x]", "minValueInteger": 3, "maxValueInteger": 5, "type": [{"code": "integer"}]},
         {"path": "Observation.code.text", "maxLength": 2},
     ]));
-    let with = |value: i64, text: &str| json!({"resourceType": "Observation", "status": "final", "code": {"text": text}, "valueInteger": value});
+    let with =
+        |value: i64, text: &str| json!({"resourceType": "Observation", "status": "final", "code": {"text": text}, "valueInteger": value});
     says(&profile, with(4, "xy"), &[]);
-    says(&profile, with(2, "xyz"), &[
-        (Severity::Error, "Observation.value", "minValueInteger"),
-        (Severity::Error, "Observation.code.text", "must not be longer than 2"),
-    ]);
+    says(
+        &profile,
+        with(2, "xyz"),
+        &[
+            (Severity::Error, "Observation.value", "minValueInteger"),
+            (Severity::Error, "Observation.code.text", "must not be longer than 2"),
+        ],
+    );
 }
 
 #[test]
@@ -314,10 +361,8 @@ fn limited(mut element: Value, (min, max): (usize, Option<usize>)) -> Value {
 }
 
 fn differential(asked: &Asked) -> Value {
-    let mut elements = vec![
-        limited(json!({"path": "Patient.name"}), asked.name),
-        json!({"path": "Patient.name.family", "min": asked.family}),
-    ];
+    let mut elements =
+        vec![limited(json!({"path": "Patient.name"}), asked.name), json!({"path": "Patient.name.family", "min": asked.family})];
     if let Some(gender) = asked.gender {
         elements.push(json!({"path": "Patient.gender", "fixedCode": gender}));
     }
@@ -334,7 +379,8 @@ fn differential(asked: &Asked) -> Value {
 /// How many things are wrong, counted one by one.
 fn naive(asked: &Asked, patient: &Value) -> usize {
     let list = |key: &str| patient[key].as_array().cloned().unwrap_or_default();
-    let outside = |count: usize, (min, max): (usize, Option<usize>)| usize::from(count < min) + usize::from(max.is_some_and(|max| count > max));
+    let outside =
+        |count: usize, (min, max): (usize, Option<usize>)| usize::from(count < min) + usize::from(max.is_some_and(|max| count > max));
     let names = list("name");
     let mut wrong = outside(names.len(), asked.name);
     wrong += names.iter().filter(|name| name.get("family").is_none() && asked.family > 0).count();

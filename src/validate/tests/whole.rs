@@ -65,7 +65,8 @@ fn an_invariant_that_does_not_hold_is_told_with_its_key() {
         "resourceType": "Observation", "status": "final", "code": {"text": "x"}, "valueString": "y", "dataAbsentReason": {"text": "z"},
     });
     says(observation, &[(Severity::Error, "Observation", "obs-6: ")]);
-    let quantity = json!({"resourceType": "Observation", "status": "final", "code": {"text": "x"}, "valueQuantity": {"value": 1, "code": "mg"}});
+    let quantity =
+        json!({"resourceType": "Observation", "status": "final", "code": {"text": "x"}, "valueQuantity": {"value": 1, "code": "mg"}});
     says(quantity, &[(Severity::Error, "Observation.value", "qty-3: ")]);
     let contact = json!({"resourceType": "Patient", "contact": [{"gender": "male"}], "telecom": [{"value": "1"}]});
     says(contact, &[(Severity::Error, "Patient.contact[0]", "pat-1: "), (Severity::Error, "Patient.telecom[0]", "cpt-2: ")]);
@@ -73,9 +74,7 @@ fn an_invariant_that_does_not_hold_is_told_with_its_key() {
 
 #[test]
 fn a_period_ends_after_its_start_as_far_as_it_is_said() {
-    let visit = |start: &str, end: &str| {
-        json!({"resourceType": "Patient", "name": [{"period": {"start": start, "end": end}}]})
-    };
+    let visit = |start: &str, end: &str| json!({"resourceType": "Patient", "name": [{"period": {"start": start, "end": end}}]});
     says(visit("2026-02-03T10:00:00Z", "2026-02-03"), &[]);
     says(visit("2026-02", "2026-02-03"), &[]);
     says(visit("2026-02-04", "2026-02-03"), &[(Severity::Error, "Patient.name[0].period", "per-1")]);
@@ -83,9 +82,7 @@ fn a_period_ends_after_its_start_as_far_as_it_is_said() {
 
 #[test]
 fn contained_resources_are_used_and_bare() {
-    let patient = |contained: Value, organization: &str| {
-        json!({"resourceType": "Patient", "contained": [contained], "managingOrganization": {"reference": organization}})
-    };
+    let patient = |contained: Value, organization: &str| json!({"resourceType": "Patient", "contained": [contained], "managingOrganization": {"reference": organization}});
     says(patient(json!({"resourceType": "Organization", "id": "o", "name": "x"}), "#o"), &[]);
     let unused = patient(json!({"resourceType": "Organization", "id": "o", "name": "x"}), "Organization/1");
     says(unused, &[(Severity::Error, "Patient.contained[0]", "dom-3")]);
@@ -104,15 +101,16 @@ fn known_extensions_keep_to_their_place_and_type() {
     says(with(json!({"url": BIRTH_PLACE, "valueAddress": {"city": "Mwanza"}})), &[]);
     let wrong = with(json!({"url": BIRTH_PLACE, "valueString": "Mwanza"}));
     says(wrong, &[(Severity::Error, "Patient.extension[0].value", "must be of type Address")]);
-    let name = json!({"resourceType": "Patient", "name": [{"text": "x", "extension": [{"url": BIRTH_PLACE, "valueAddress": {"city": "x"}}]}]});
+    let name =
+        json!({"resourceType": "Patient", "name": [{"text": "x", "extension": [{"url": BIRTH_PLACE, "valueAddress": {"city": "x"}}]}]});
     says(name, &[(Severity::Error, "Patient.name[0].extension[0]", "does not belong here")]);
     let own_name = json!({"resourceType": "Patient", "name": [{"family": "x", "_family": {"extension": [{
         "url": "http://hl7.org/fhir/StructureDefinition/humanname-own-name", "valueString": "y"}]}}]});
     says(own_name, &[]);
-    says(with(json!({"url": "urn:x"})), &[
-        (Severity::Warning, "Patient.extension[0]", "is defined by no loaded"),
-        (Severity::Error, "Patient.extension[0]", "ext-1"),
-    ]);
+    says(
+        with(json!({"url": "urn:x"})),
+        &[(Severity::Warning, "Patient.extension[0]", "is defined by no loaded"), (Severity::Error, "Patient.extension[0]", "ext-1")],
+    );
 }
 
 #[test]
@@ -122,11 +120,14 @@ fn an_unknown_modifier_is_an_error_and_an_unknown_extension_a_warning_told_once(
         "extension": [{"url": "urn:x:a", "valueString": "1"}, {"url": "urn:x:a", "valueString": "2"}, {"url": "urn:x:b", "valueString": "3"}],
         "modifierExtension": [{"url": "urn:x:a", "valueString": "4"}],
     });
-    says(patient, &[
-        (Severity::Warning, "Patient.extension[0]", "is defined by no loaded"),
-        (Severity::Warning, "Patient.extension[2]", "is defined by no loaded"),
-        (Severity::Error, "Patient.modifierExtension[0]", "is a modifier that no loaded"),
-    ]);
+    says(
+        patient,
+        &[
+            (Severity::Warning, "Patient.extension[0]", "is defined by no loaded"),
+            (Severity::Warning, "Patient.extension[2]", "is defined by no loaded"),
+            (Severity::Error, "Patient.modifierExtension[0]", "is a modifier that no loaded"),
+        ],
+    );
 }
 
 #[test]
@@ -168,7 +169,11 @@ fn profiles_of_r4_are_known() {
     };
     let errors = |resource: Value| -> Vec<String> {
         let issues = validator(&[]).validate(&resource);
-        issues.into_iter().filter(|issue| issue.severity.is_error()).map(|issue| format!("{}: {}", issue.expression, issue.diagnostics)).collect()
+        issues
+            .into_iter()
+            .filter(|issue| issue.severity.is_error())
+            .map(|issue| format!("{}: {}", issue.expression, issue.diagnostics))
+            .collect()
     };
     let good = json!({"value": 60, "unit": "kg", "system": "http://unitsofmeasure.org", "code": "kg"});
     assert_eq!(errors(weight(good.clone())), Vec::<String>::new());
