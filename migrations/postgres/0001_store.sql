@@ -12,6 +12,8 @@ CREATE TABLE claim (key BYTEA PRIMARY KEY);
 CREATE TABLE facility (key BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY, code TEXT COLLATE "C" NOT NULL UNIQUE);
 
 -- The current version. version 0: something refers to it, nothing was received yet.
+-- patient: whose record it is part of; 0: nobody's, open to all; -1: its contributor's alone. class, low, high: what a consent's
+-- rule may ask of it (0003_consent.sql): its facts, and when it happened (both 0: unknown).
 -- live: 0 deleted or never sent, 1 found by searches, 2 unlisted (read by id, found by its index rows, not listed by type).
 CREATE TABLE resource (
     key BIGINT PRIMARY KEY DEFAULT nextval('resource_key'),
@@ -24,6 +26,9 @@ CREATE TABLE resource (
     txn BIGINT NOT NULL,
     owner BIGINT NOT NULL,
     patient BIGINT NOT NULL,
+    class BIGINT NOT NULL DEFAULT 0,
+    low BIGINT NOT NULL DEFAULT 0,
+    high BIGINT NOT NULL DEFAULT 0,
     body BYTEA
 );
 CREATE UNIQUE INDEX resource_id ON resource (type, id);
@@ -41,6 +46,9 @@ CREATE TABLE history (
     until BIGINT NOT NULL,
     owner BIGINT NOT NULL,
     patient BIGINT NOT NULL,
+    class BIGINT NOT NULL DEFAULT 0,
+    low BIGINT NOT NULL DEFAULT 0,
+    high BIGINT NOT NULL DEFAULT 0,
     body BYTEA
 );
 CREATE UNIQUE INDEX history_version ON history (key, version);

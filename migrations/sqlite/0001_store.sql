@@ -8,6 +8,8 @@ INSERT INTO counter (id, txn, next_key) VALUES (1, 1, 1);
 CREATE TABLE facility (key INTEGER PRIMARY KEY, code TEXT NOT NULL UNIQUE) STRICT;
 
 -- The current version. version 0: something refers to it, nothing was received yet.
+-- patient: whose record it is part of; 0: nobody's, open to all; -1: its contributor's alone. class, low, high: what a consent's
+-- rule may ask of it (0003_consent.sql): its facts, and when it happened (both 0: unknown).
 -- live: 0 deleted or never sent, 1 found by searches, 2 unlisted (read by id, found by its index rows, not listed by type).
 CREATE TABLE resource (
     key INTEGER PRIMARY KEY,
@@ -20,6 +22,9 @@ CREATE TABLE resource (
     txn INTEGER NOT NULL,
     owner INTEGER NOT NULL,
     patient INTEGER NOT NULL,
+    class INTEGER NOT NULL DEFAULT 0,
+    low INTEGER NOT NULL DEFAULT 0,
+    high INTEGER NOT NULL DEFAULT 0,
     body BLOB
 ) STRICT;
 CREATE UNIQUE INDEX resource_id ON resource (type, id);
@@ -37,6 +42,9 @@ CREATE TABLE history (
     until INTEGER NOT NULL,
     owner INTEGER NOT NULL,
     patient INTEGER NOT NULL,
+    class INTEGER NOT NULL DEFAULT 0,
+    low INTEGER NOT NULL DEFAULT 0,
+    high INTEGER NOT NULL DEFAULT 0,
     body BLOB
 ) STRICT;
 CREATE UNIQUE INDEX history_version ON history (key, version);

@@ -1,6 +1,7 @@
 //! `private_key_jwt`: a client proves itself by signing a short-lived assertion
 //! (<https://hl7.org/fhir/smart-app-launch/client-confidential-asymmetric.html>).
 
+use super::claimed::Claimed;
 use super::clients::{self, Client};
 use super::{Access, AccessError, SKEW_SECONDS, jwt, now_micros, now_seconds, on};
 use crate::store::Store;
@@ -14,7 +15,7 @@ const MAX_JTI: usize = 512;
 impl Access {
     /// The client that signed this assertion; a second use of the same one is refused, also by another process and after
     /// a restart. `client_id`, if the request gave one, must agree.
-    pub(super) async fn authenticate_assertion(&self, assertion: &str, client_id: Option<&str>) -> Result<Client, AccessError> {
+    pub(super) async fn authenticate_assertion(&self, assertion: &str, client_id: Option<&str>) -> Result<(Client, Claimed), AccessError> {
         let header = jwt::header(assertion)?;
         if !matches!(header.algorithm, Algorithm::ES384 | Algorithm::RS384) {
             return Err(AccessError::Refused("an assertion is signed with another algorithm than ES384 or RS384"));
@@ -48,8 +49,9 @@ impl Access {
         if jti.len() > MAX_JTI {
             return Err(AccessError::Refused("an assertion's jti is too long"));
         }
+        let claimed = claims.claimed()?;
         use_once(&self.store, &client.id, jti, expires).await?;
-        Ok(client)
+        Ok((client, claimed))
     }
 }
 

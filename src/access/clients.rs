@@ -50,8 +50,8 @@ pub enum ClientError {
     Id,
     #[error("a facility code has 1 to 128 characters and no control characters")]
     Facility,
-    #[error("a role has letters, digits and the signs . _ - :")]
-    Role,
+    #[error("{0}")]
+    Role(#[from] super::UnknownRole),
     #[error("{0}")]
     Scope(#[from] super::scopes::ScopeError),
     #[error("{0}")]
@@ -132,8 +132,8 @@ fn check(client: &Client) -> Result<(), ClientError> {
     if facility.trim().is_empty() || facility.len() > 128 || facility.chars().any(char::is_control) {
         return Err(ClientError::Facility);
     }
-    if client.roles.iter().any(|role| role.is_empty() || !role.chars().all(plain("._-:"))) {
-        return Err(ClientError::Role);
+    for role in &client.roles {
+        role.parse::<super::Role>()?;
     }
     Scopes::parse(&client.scopes)?;
     client.jwks.as_deref().map_or(Ok(()), check_jwks)

@@ -1,7 +1,8 @@
 //! Access tokens: given for a client's proof (OAuth 2.0 client credentials, RFC 6749 §4.4), and believed again later.
 
+use super::claimed::Claimed;
 use super::keys::{ALGORITHM, Keys};
-use super::{Access, AccessError, AccessSettings, SKEW_SECONDS, Scopes, TOKEN_SECONDS, jwt, now_seconds};
+use super::{Access, AccessError, AccessSettings, Context, SKEW_SECONDS, Scopes, TOKEN_SECONDS, jwt, now_seconds};
 use crate::config::Secret;
 use jsonwebtoken::Header;
 use std::sync::Arc;
@@ -39,6 +40,8 @@ pub enum OAuthError {
     /// The reason is for the log only.
     #[error("the client is unknown or disabled, or its secret or assertion does not hold")]
     InvalidClient(&'static str),
+    #[error("{0}")]
+    InvalidGrant(&'static str),
     #[error("the grant type is not offered: use client_credentials")]
     UnsupportedGrantType,
     #[error("none of the scopes is registered for this client: ask the operator, or ask for less")]
@@ -55,6 +58,7 @@ impl OAuthError {
         match self {
             OAuthError::InvalidRequest(_) => "invalid_request",
             OAuthError::InvalidClient(_) => "invalid_client",
+            OAuthError::InvalidGrant(_) => "invalid_grant",
             OAuthError::UnsupportedGrantType => "unsupported_grant_type",
             OAuthError::InvalidScope => "invalid_scope",
             OAuthError::Busy => "temporarily_unavailable",
@@ -68,6 +72,7 @@ impl From<AccessError> for OAuthError {
         match error {
             AccessError::Refused(reason) => OAuthError::InvalidClient(reason),
             AccessError::Busy => OAuthError::Busy,
+            AccessError::Claim(words) => OAuthError::InvalidGrant(words),
             error => OAuthError::Server(error),
         }
     }
@@ -107,6 +112,7 @@ impl Access {
             None => return Err(OAuthError::InvalidRequest("grant_type is missing: use client_credentials")),
         }
         let id = request.client_id.as_deref();
+        let mut claimed = Claimed::default();
         let client = match (&request.basic, &request.client_secret, &request.client_assertion) {
             (Some((user, secret)), None, None) => {
                 if id.is_some_and(|id| id != user) {
@@ -124,21 +130,24 @@ impl Access {
                         "client_assertion_type must be urn:ietf:params:oauth:client-assertion-type:jwt-bearer",
                     ));
                 }
-                self.authenticate_assertion(assertion, id).await?
+                let (client, said) = self.authenticate_assertion(assertion, id).await?;
+                claimed = said;
+                client
             }
             (None, None, None) => return Err(OAuthError::InvalidClient("no credentials")),
             _ => return Err(OAuthError::InvalidRequest("give one kind of client credentials only")),
         };
         let registered = Scopes::of_registered(&client.scopes);
         let scope = match request.scope.as_deref() {
-            Some(requested) => registered.within(requested),
-            None => client.scopes.clone(),
+            Some(requested) => registered.within(requested, &[Context::System]),
+            None => registered.within(&client.scopes, &[Context::System]),
         };
         if scope.is_empty() {
             return Err(OAuthError::InvalidScope);
         }
+        super::roles_of(&client, &claimed).map_err(|_| OAuthError::InvalidGrant("organization_id is not the facility of this client"))?;
         let now = now_seconds();
-        let claims = serde_json::json!({
+        let mut claims = serde_json::json!({
             "iss": self.settings.public_url,
             "sub": client.id,
             "client_id": client.id,
@@ -149,6 +158,9 @@ impl Access {
             "jti": uuid::Uuid::new_v4().to_string(),
             "scope": scope,
         });
+        if let Some(extensions) = claimed.to_extensions() {
+            claims["extensions"] = extensions;
+        }
         let key = self.keys.newest()?;
         let mut header = Header::new(ALGORITHM);
         header.typ = Some(TOKEN_TYPE.to_owned());
@@ -163,7 +175,11 @@ impl Access {
 pub(super) struct TokenClaims {
     pub client: String,
     pub scopes: Arc<Scopes>,
-    expires: i64,
+    pub claimed: Arc<Claimed>,
+    /// `jti`.
+    pub id: Arc<str>,
+    /// Seconds since 1970.
+    pub expires: i64,
 }
 
 impl TokenClaims {
@@ -185,5 +201,6 @@ pub(super) fn verify(token: &str, keys: &Keys, settings: &AccessSettings, now: i
     claims.audience(&settings.fhir_base())?;
     let expires = claims.lifetime(now)?;
     let scopes = Arc::new(Scopes::of_registered(claims.text("scope")?));
-    Ok(TokenClaims { client: claims.text("sub")?.to_owned(), scopes, expires })
+    let claimed = Arc::new(claims.claimed()?);
+    Ok(TokenClaims { client: claims.text("sub")?.to_owned(), scopes, claimed, id: claims.text("jti")?.into(), expires })
 }

@@ -3,6 +3,7 @@
 //! The library verifies the signature. Claims are checked here, because its own check takes a claim that is absent for one
 //! that fits, and does not understand numbers when `serde_json` keeps their digits.
 
+use super::claimed::Claimed;
 use super::{AccessError, SKEW_SECONDS};
 use jsonwebtoken::{Algorithm, DecodingKey, Validation};
 use serde_json::value::RawValue;
@@ -89,6 +90,11 @@ impl Claims {
             Some(audience) if audience == expected => Ok(()),
             _ => Err(AccessError::Refused("a token is meant for somebody else")),
         }
+    }
+
+    /// What was signed about the request.
+    pub fn claimed(&self) -> Result<Claimed, AccessError> {
+        Claimed::of(&self.0).map_err(AccessError::Claim)
     }
 
     /// The claim must be exactly this.

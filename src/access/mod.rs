@@ -1,10 +1,10 @@
 //! Who calls, and what they may do.
 //!
 //! In come credentials: a client's secret, a signed assertion, an access token. Out comes a [`Caller`]: the facility that
-//! owns what this caller sends, the [`Scope`](crate::store::Scope) that every query of theirs is decided under, and
-//! which interactions with which resource types their SMART scopes allow. Nothing in a payload or in a header of the
-//! request changes these: they follow from the client's row in the database alone, read at every request, so that a
-//! disabled client is out at once.
+//! owns what this caller sends, the [`Scope`](crate::store::Scope) that every query of theirs is decided under, which
+//! interactions with which resources their SMART scopes allow ([`narrow`]), their roles, and what was signed about the
+//! request ([`Claimed`]). Nothing in a payload or in a header of the request changes these: they follow from the
+//! client's row in the database, read at every request, so that a disabled client is out at once, and from signatures.
 //!
 //! The room is also a small authorization server for SMART Backend Services
 //! (<https://hl7.org/fhir/smart-app-launch/backend-services.html>): [`Access::grant`] turns a client's proof into an
@@ -14,23 +14,36 @@
 
 mod assertion;
 mod caller;
+mod claimed;
 pub mod clients;
+pub mod consent;
+mod directory;
+pub mod gate;
 mod grant;
 mod jwt;
 mod keys;
+mod narrow;
+mod role;
 mod scopes;
 mod secrets;
 
-pub use caller::{Caller, Forbidden};
+pub use caller::{Bound, Caller, Forbidden, Reach};
+pub use claimed::{Claimed, Code};
 pub use grant::{Grant, OAuthError, TokenRequest};
-pub use scopes::{Interaction, Scopes};
+pub use role::{Role, UnknownRole};
+pub use scopes::{Context, Interaction, Params, Scopes};
 pub use secrets::{generate_secret, hash_secret};
 
 use crate::config::{AuthMode, Secret};
 use crate::fhir::time::Micros;
+use crate::store::gate::Gate;
 use crate::store::{FacilityKey, Scope, Store};
+use caller::Presented;
 use clients::Client;
-use std::collections::HashMap;
+use consent::Deployment;
+use consent::vocabulary::Coding;
+use directory::Directory;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Why a caller was not believed. The public words are the same for every [`AccessError::Refused`].
@@ -39,6 +52,9 @@ pub enum AccessError {
     /// The credentials do not hold; the words are for the log only.
     #[error("{0}")]
     Refused(&'static str),
+    /// The client signed something about its request that cannot be read; the words are for its developer.
+    #[error("{0}")]
+    Claim(&'static str),
     /// Too many secrets wait to be verified.
     #[error("too many logins at once")]
     Busy,
@@ -66,6 +82,12 @@ pub struct AccessSettings {
     pub public_url: String,
     /// Code of the operator's own organisation, whose facility number is 0.
     pub operator_code: String,
+    /// Identifier system of facilities.
+    pub facility_system: String,
+    /// Identifier system of practitioners.
+    pub practitioner_system: String,
+    /// What holds where no patient spoke, and what no emergency opens.
+    pub deployment: Deployment,
 }
 
 /// The room's door; one per process.
@@ -76,13 +98,16 @@ pub struct Access {
     secrets: secrets::Verifier,
     tokens: Mutex<HashMap<blake3::Hash, Arc<grant::TokenClaims>>>,
     facilities: Mutex<HashMap<String, FacilityKey>>,
+    directory: Directory,
 }
 
 impl Access {
     /// Reads the signing keys, making the first one on a new database.
     pub async fn open(store: Store, settings: AccessSettings) -> Result<Access, AccessError> {
         let keys = keys::Keys::load(&store).await?;
-        Ok(Access { store, settings, keys, secrets: secrets::Verifier::new(), tokens: Mutex::default(), facilities: Mutex::default() })
+        let directory = Directory::new(store.clone(), &settings.facility_system, &settings.practitioner_system);
+        let secrets = secrets::Verifier::new();
+        Ok(Access { store, settings, keys, secrets, tokens: Mutex::default(), facilities: Mutex::default(), directory })
     }
 
     pub fn mode(&self) -> AuthMode {
@@ -101,7 +126,8 @@ impl Access {
     /// The caller with this client's secret.
     pub async fn basic_caller(&self, id: &str, secret: &Secret) -> Result<Caller, AccessError> {
         let client = self.authenticate_secret(id, secret).await?;
-        self.caller(client, None).await
+        let scopes = Arc::new(Scopes::of_registered(&client.scopes));
+        self.caller(client, Presented { scopes, ..Presented::default() }).await
     }
 
     /// The caller with this access token.
@@ -109,14 +135,38 @@ impl Access {
         let claims = self.verified_token(token)?;
         let client = clients::find(&self.store, &claims.client).await?.filter(Client::is_enabled);
         let client = client.ok_or(AccessError::Refused("the token's client is disabled or gone"))?;
-        self.caller(client, Some(Arc::clone(&claims.scopes))).await
+        let presented = Presented {
+            scopes: Arc::clone(&claims.scopes),
+            claimed: Arc::clone(&claims.claimed),
+            expires: Some(claims.expires),
+            token: Some(Arc::clone(&claims.id)),
+            ..Presented::default()
+        };
+        self.caller(client, presented).await
     }
 
-    async fn caller(&self, client: Client, token_scopes: Option<Arc<Scopes>>) -> Result<Caller, AccessError> {
+    async fn caller(&self, client: Client, presented: Presented) -> Result<Caller, AccessError> {
         let owner = self.facility_key(&client.facility).await?;
-        let registered = Arc::new(Scopes::of_registered(&client.scopes));
-        let granted = token_scopes.unwrap_or_else(|| Arc::clone(&registered));
-        Ok(Caller::of_client(client, owner, Scope::Owners(vec![owner]), registered, granted))
+        let roles = roles_of(&client, &presented.claimed)?;
+        let scope = self.scope(&client, owner, &roles, &presented.claimed).await?;
+        Ok(Caller::of_client(client, owner, scope, roles, presented))
+    }
+
+    /// What this caller may see: its own, and what patients allow it for the purposes that it signed.
+    async fn scope(&self, client: &Client, owner: FacilityKey, roles: &[Role], claimed: &Claimed) -> Result<Scope, AccessError> {
+        let now = now_micros();
+        let mut requester = consent::Requester::unknown(now);
+        requester.purposes = claimed.purposes.iter().map(purpose).collect();
+        if !requester.purposes.is_empty() {
+            let names = self.directory.names(owner, &client.facility, claimed.practitioner.as_deref()).await?;
+            requester.organisations = names.organisations.clone();
+            requester.people = names.people.clone();
+            requester.groups = names.groups.clone();
+            requester.devices = BTreeSet::from([format!("urn:lango:client|{}", client.id)]);
+            requester.roles = roles.iter().map(|role| Coding::role(role.as_str())).collect();
+        }
+        let requesters = gate::requesters(&requester, &self.settings.deployment);
+        Ok(Scope::Gate(Arc::new(Gate { owners: vec![owner], requesters, break_glass: None, now })))
     }
 
     async fn authenticate_secret(&self, id: &str, secret: &Secret) -> Result<Client, AccessError> {
@@ -197,6 +247,30 @@ impl AccessSettings {
     fn fhir_base(&self) -> String {
         format!("{}/fhir", self.public_url)
     }
+}
+
+/// A purpose without a system is one of HL7's.
+fn purpose(code: &Code) -> Coding {
+    match &code.system {
+        Some(system) => Coding::new(system, &code.code),
+        None => Coding::purpose(&code.code),
+    }
+}
+
+/// The client's roles, narrowed by what was claimed. A claimed role without a system is one of lango's; one of another system says
+/// what the practitioner is and leaves the roles as they are.
+fn roles_of(client: &Client, claimed: &Claimed) -> Result<Vec<Role>, AccessError> {
+    if claimed.organization.as_ref().is_some_and(|organization| *organization != client.facility) {
+        return Err(AccessError::Refused("a caller acts for another organisation than its own"));
+    }
+    let mut roles: Vec<Role> = client.roles.iter().filter_map(|role| role.parse().ok()).collect();
+    if client.roles.is_empty() {
+        roles.push(Role::Facility);
+    }
+    if let Some(Code { system: None, code }) = &claimed.role {
+        roles.retain(|role| role.as_str() == code);
+    }
+    Ok(roles)
 }
 
 fn now_seconds() -> i64 {

@@ -9,13 +9,13 @@ mod measures;
 use crate::access::Caller;
 use crate::config::Settings;
 use crate::definitions;
-use crate::destinations::dhis2::JOB_KIND;
+use crate::destinations::dhis2::{JOB_KIND, MetadataCache};
 use crate::fhir::time::now;
 use crate::ingest::load::Loader;
 use crate::ingest::submit::{Rules, SubmitError, Submitter};
 use crate::ingest::template::Templates;
 use crate::ingest::write::{Author, Writer};
-use crate::outbox::{Outbox, Outcome};
+use crate::outbox::{Outbox, Outcome, Pulse};
 use crate::registry::{LINK_JOB, Registry};
 use crate::search::extract;
 use crate::store::query::{DateOp, SortBy};
@@ -46,6 +46,10 @@ pub struct App {
     pub terminology: Terminology,
     pub registry: Registry,
     pub submitter: Submitter,
+    /// Beats while this process's outbox works.
+    pub pulse: Pulse,
+    /// What was read of DHIS2 servers a short while ago.
+    dhis2: MetadataCache,
 }
 
 impl App {
@@ -54,7 +58,7 @@ impl App {
         let database = &settings.database;
         let store = Store::open(database.expose()).await.with_context(|| format!("the database {database} cannot be opened"))?;
         let zone = TimeZone::get(&settings.zone).with_context(|| format!("zone: {} is no time zone", settings.zone))?;
-        let options = extract::Options { zone: zone.clone(), base: format!("{base_url}/fhir") };
+        let options = extract::Options { zone: zone.clone(), base: format!("{base_url}/fhir"), full_text: settings.search.full_text };
         let templates = match &settings.templates_dir {
             Some(folder) => Templates::load(folder).with_context(|| format!("templates_dir: {}", folder.display()))?,
             None => Templates::shipped().context("the shipped templates are broken")?,
@@ -66,7 +70,17 @@ impl App {
         let rules = Rules { operator: settings.operator.code.clone(), zone: zone.clone(), strict_blocks: settings.strict_templates };
         let submitter =
             Submitter { writer: writer.clone(), templates: Arc::new(templates), terminology: terminology.clone(), rules: Arc::new(rules) };
-        let app = App { settings: Arc::new(settings), zone, store, writer, terminology, registry, submitter };
+        let app = App {
+            settings: Arc::new(settings),
+            zone,
+            store,
+            writer,
+            terminology,
+            registry,
+            submitter,
+            pulse: Pulse::default(),
+            dhis2: MetadataCache::default(),
+        };
         app.put_shipped().await.context("what lango ships could not be stored")?;
         app.put_packages().await?;
         app.load_definitions(None).await.context("the terminology and profiles could not be loaded")?;
@@ -75,8 +89,7 @@ impl App {
 
     /// Finishes submissions that were kept but not carried out when the process ended.
     pub async fn recover(&self) -> Result<(), SubmitError> {
-        let mut finished = 0u64;
-        self.submitter.replay(true, |_| finished += 1).await?;
+        let finished = self.submitter.recover().await?;
         if finished > 0 {
             tracing::info!(submissions = finished, "finished what was interrupted");
         }
@@ -88,14 +101,15 @@ impl App {
         Caller::unrestricted(0, None)
     }
 
-    /// Runs until `shutdown`: deliveries, linking that a crash left undone, terminology that another process changed.
+    /// Runs until `shutdown`: deliveries, linking that a crash left undone, terminology that another process changed, upkeep.
     pub async fn background(self, shutdown: CancellationToken) {
-        tokio::join!(self.outbox().run(shutdown.clone()), self.refresh(shutdown));
+        tokio::join!(self.outbox().run(shutdown.clone()), self.refresh(shutdown.clone()), self.store.upkeep(shutdown));
     }
 
     fn outbox(&self) -> Outbox {
         let (linking, pushing) = (self.clone(), self.clone());
         Outbox::new(self.store.clone())
+            .with_pulse(self.pulse.clone())
             .register(LINK_JOB, move |job| {
                 let app = linking.clone();
                 async move {
@@ -175,7 +189,7 @@ impl App {
             }
         }
         if !drafts.is_empty() {
-            self.writer.put_all(drafts, &Author { scope: Scope::All, owner: 0 }).await?;
+            self.writer.put_all(drafts, &Author { scope: Scope::All, owner: 0, caller: None }).await?;
         }
         Ok(())
     }
@@ -202,30 +216,41 @@ impl App {
         Ok(())
     }
 
-    /// Reads every terminology resource and profile, or those changed since, into memory.
     async fn load_definitions(&self, since: Option<i64>) -> anyhow::Result<()> {
-        for name in ["CodeSystem", "ValueSet", "ConceptMap", "StructureDefinition"] {
-            let Some(type_code) = definitions::r4().type_code(name) else { continue };
-            let changed = since.map(|low| Filter::LastUpdated { ranges: vec![(DateOp::Ge, crate::fhir::Interval { low, high: low + 1 })] });
-            let sort = if since.is_some() { vec![SortKey { by: SortBy::LastUpdated, descending: false }] } else { Vec::new() };
-            let query = Query { type_code, filters: changed.into_iter().collect(), scope: Scope::All, sort };
-            let mut cursor = None;
-            loop {
-                let page = self.store.search(&query, LOAD_PAGE, cursor.as_ref()).await?;
-                let read = |body: &[u8]| serde_json::from_slice::<Value>(body).ok();
-                let resources: Vec<Value> = page.rows.iter().filter_map(|row| read(row.body.as_ref()?)).collect();
-                match Profiles::holds(name) {
-                    true => self.writer.validator().profiles().load(&resources),
-                    false => resources.iter().for_each(|resource| self.terminology.upsert(resource)),
-                }
-                cursor = page.next;
-                if cursor.is_none() {
-                    break;
-                }
+        load_definitions(&self.store, &self.terminology, self.writer.validator().profiles(), since).await
+    }
+
+    /// The terminology of a database, for a command that needs nothing else.
+    pub async fn terminology_of(store: &Store) -> anyhow::Result<Terminology> {
+        let terminology = Terminology::new();
+        load_definitions(store, &terminology, &Profiles::new(), None).await?;
+        Ok(terminology)
+    }
+}
+
+/// Reads every terminology resource and profile, or those changed since, into memory.
+async fn load_definitions(store: &Store, terminology: &Terminology, profiles: &Profiles, since: Option<i64>) -> anyhow::Result<()> {
+    for name in ["CodeSystem", "ValueSet", "ConceptMap", "StructureDefinition"] {
+        let Some(type_code) = definitions::r4().type_code(name) else { continue };
+        let changed = since.map(|low| Filter::LastUpdated { ranges: vec![(DateOp::Ge, crate::fhir::Interval { low, high: low + 1 })] });
+        let sort = if since.is_some() { vec![SortKey { by: SortBy::LastUpdated, descending: false }] } else { Vec::new() };
+        let query = Query { type_code, filters: changed.into_iter().collect(), scope: Scope::All, sort };
+        let mut cursor = None;
+        loop {
+            let page = store.search(&query, LOAD_PAGE, cursor.as_ref()).await?;
+            let read = |body: &[u8]| serde_json::from_slice::<Value>(body).ok();
+            let resources: Vec<Value> = page.rows.iter().filter_map(|row| read(row.body.as_ref()?)).collect();
+            match Profiles::holds(name) {
+                true => profiles.load(&resources),
+                false => resources.iter().for_each(|resource| terminology.upsert(resource)),
+            }
+            cursor = page.next;
+            if cursor.is_none() {
+                break;
             }
         }
-        Ok(())
     }
+    Ok(())
 }
 
 /// The hash of what a shipped resource says, whatever its version and tags.

@@ -2,8 +2,8 @@
 
 use super::Common;
 use crate::access::clients::{self, Client as Row};
-use crate::access::{generate_secret, hash_secret};
-use crate::config::Secret;
+use crate::access::{Role, generate_secret, hash_secret};
+use crate::config::{Overrides, Secret};
 use anyhow::{Context, bail};
 use clap::Subcommand;
 use std::io::Read;
@@ -43,9 +43,9 @@ pub struct Add {
     /// SMART scopes, such as "system/Patient.rs system/Observation.cruds"
     #[arg(long, value_name = "SCOPES")]
     scope: String,
-    /// A role; may be given several times
+    /// facility, consent-recorder, clinician, registry, reporting or operator; may be given several times
     #[arg(long, value_name = "ROLE")]
-    role: Vec<String>,
+    role: Vec<Role>,
     /// Read the client's secret from standard input instead of making one
     #[arg(long, conflicts_with = "jwks")]
     secret_stdin: bool,
@@ -56,10 +56,20 @@ pub struct Add {
 
 impl Client {
     pub(super) async fn run(self, common: &Common) -> anyhow::Result<ExitCode> {
-        let (_, store) = common.open().await?;
+        let store = match &self {
+            // The first client may come before the first start of the server; nobody should make a database without noticing.
+            Client::Add(_) => {
+                let settings = common.settings(Overrides::default())?;
+                if let Some(path) = super::sqlite_file(&settings).filter(|path| !path.exists()) {
+                    eprintln!("{} is a new database: serve with the same --database", path.display());
+                }
+                super::open_store(&settings).await?
+            }
+            _ => common.open().await?.1,
+        };
         match self {
             Client::Add(add) => {
-                let mut row = Row { roles: add.role, ..Row::new(&add.id, &add.facility, &add.scope) };
+                let mut row = Row { roles: add.role.iter().map(Role::to_string).collect(), ..Row::new(&add.id, &add.facility, &add.scope) };
                 let mut made = None;
                 match &add.jwks {
                     Some(file) => row.jwks = Some(read_jwks(file)?),

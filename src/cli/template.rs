@@ -5,10 +5,12 @@ use crate::app::App;
 use crate::config::Overrides;
 use crate::fhir::Issue;
 use crate::ingest::load;
-use crate::ingest::submit::{Outcome, Translations};
+use crate::ingest::replay::Replayed;
+use crate::ingest::submit::Translations;
 use crate::ingest::template::{Options, Templates};
 use crate::terminology::Terminology;
 use anyhow::Context;
+use indicatif::{ProgressBar, ProgressStyle};
 use jiff::tz::TimeZone;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -23,14 +25,18 @@ pub enum Template {
         files: Vec<PathBuf>,
     },
     /// Translate all kept submissions again, after a ConceptMap or template was mended
-    Replay,
+    Replay {
+        /// Say what would change, and change nothing
+        #[arg(long)]
+        dry_run: bool,
+    },
 }
 
 impl Template {
     pub(super) async fn run(self, common: &Common) -> anyhow::Result<ExitCode> {
         match self {
             Template::Check { files } => check(common, &files),
-            Template::Replay => replay(common).await,
+            Template::Replay { dry_run } => replay(common, dry_run).await,
         }
     }
 }
@@ -44,7 +50,8 @@ fn check(common: &Common, files: &[PathBuf]) -> anyhow::Result<ExitCode> {
         None => Templates::shipped()?,
     };
     let terminology = Terminology::with_shipped();
-    let options = Options { facility: None, operator: &settings.operator.code, zone: &zone, strict_blocks: settings.strict_templates };
+    let options =
+        Options { facility: None, operator: &settings.operator.code, zone: &zone, strict_blocks: settings.strict_templates, judged: true };
     let mut bad = 0;
     for file in files {
         let name = file.display();
@@ -80,23 +87,39 @@ fn check(common: &Common, files: &[PathBuf]) -> anyhow::Result<ExitCode> {
     Ok(if bad == 0 { ExitCode::SUCCESS } else { ExitCode::from(1) })
 }
 
-async fn replay(common: &Common) -> anyhow::Result<ExitCode> {
-    let settings = common.settings(Overrides::default())?;
+async fn replay(common: &Common, dry_run: bool) -> anyhow::Result<ExitCode> {
+    let settings = common.settings_of_existing()?;
     let base = settings.public_url(settings.listen);
     let app = App::open(settings, &base).await?;
-    let bar = indicatif::ProgressBar::new_spinner();
-    let (mut submissions, mut changed, mut unmapped) = (0u64, 0u64, 0u64);
-    app.submitter
-        .replay(false, |report| {
-            submissions += 1;
-            changed += report.outcomes.iter().filter(|outcome| matches!(outcome, Outcome::New | Outcome::Updated)).count() as u64;
-            unmapped += report.processed.records.iter().map(|record| record.unmapped.len() as u64).sum::<u64>();
-            bar.set_message(format!("{submissions} submissions, {changed} records changed"));
-            bar.tick();
+    let bar = ProgressBar::new_spinner();
+    let style = ProgressStyle::with_template("{bar:40} {pos}/{len} submissions  {msg}  {elapsed}")?;
+    let replayed = app
+        .submitter
+        .replay(dry_run, |progress| {
+            if progress.total == 0 {
+                bar.set_message(format!("{} submissions looked through", progress.done));
+                bar.tick();
+            } else {
+                bar.set_style(style.clone());
+                bar.set_length(progress.total);
+                bar.set_position(progress.done);
+                bar.set_message(format!("{} records changed", progress.changed));
+            }
         })
         .await?;
     bar.finish_and_clear();
-    say!("{submissions} submissions translated again, {changed} records changed, {unmapped} codes still unmapped");
+    let Replayed { submissions, refused, changed, failed, unmapped, resources, .. } = replayed;
+    let would = if dry_run { "would be " } else { "" };
+    say!("{submissions} submissions translated again, {changed} records {would}changed, {unmapped} codes still unmapped");
+    for (type_name, [created, updated, withdrawn]) in resources {
+        say!("  {type_name}: {created} {would}created, {updated} {would}updated, {withdrawn} {would}withdrawn");
+    }
+    if refused + failed > 0 {
+        say!("  {refused} submissions are no payloads; {failed} records cannot be stored");
+    }
+    if dry_run {
+        say!("Nothing was stored.");
+    }
     app.store.close().await;
     Ok(ExitCode::SUCCESS)
 }

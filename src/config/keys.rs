@@ -44,8 +44,11 @@ pub const KEYS: &[Key] = &[
     Key { path: "limits.bundle_entries", default: "50000" },
     Key { path: "limits.page_default", default: "20" },
     Key { path: "limits.page_max", default: "1000" },
+    Key { path: "search.full_text", default: "false" },
     Key { path: "systems.facility", default: "\"urn:lango:facility\"" },
     Key { path: "systems.practitioner", default: "\"urn:lango:practitioner\"" },
     Key { path: "systems.strong", default: "[\"https://lango.health/id/nida\", \"https://lango.health/id/hcr\"]" },
+    Key { path: "consent.policy", default: "\"deny\"" },
+    Key { path: "consent.break_glass_exempt", default: "[\"PSYTHPN\"]" },
     Key { path: "destinations", default: "[]" },
 ];

@@ -21,6 +21,8 @@ pub use keys::{KEYS, Key};
 pub use load::{ConfigError, Loaded, Overrides, load};
 pub use secret::{DatabaseUrl, Secret};
 
+use crate::access::consent::vocabulary::Coding;
+use crate::access::consent::{Deployment, ImplicitPolicy};
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -48,7 +50,9 @@ pub struct Settings {
     pub log_format: LogFormat,
     pub operator: Operator,
     pub limits: Limits,
+    pub search: Search,
     pub systems: Systems,
+    pub consent: ConsentSettings,
     pub destinations: Vec<Destination>,
 }
 
@@ -96,6 +100,14 @@ pub struct Limits {
     pub page_max: u32,
 }
 
+/// What searches are offered.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Search {
+    /// Index the words of narratives and contents, for `_text` and `_content`.
+    pub full_text: bool,
+}
+
 /// Identifier systems that lango gives to codes that arrive bare.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
@@ -104,6 +116,31 @@ pub struct Systems {
     pub practitioner: String,
     /// Systems whose identifiers are one person's everywhere: Patients that share one are linked.
     pub strong: Vec<String>,
+}
+
+/// What holds where a patient's consent does not say.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ConsentSettings {
+    /// One of IHE PCF's policies.
+    pub policy: ImplicitPolicy,
+    /// Codes of v3-ActCode whose resources stay closed when the glass is broken.
+    pub break_glass_exempt: Vec<String>,
+}
+
+impl ConsentSettings {
+    pub fn deployment(&self) -> Deployment {
+        Deployment {
+            implicit: self.policy,
+            break_glass_exempt: self.break_glass_exempt.iter().map(|code| Coding::sensitivity(code)).collect(),
+        }
+    }
+}
+
+impl Default for ConsentSettings {
+    fn default() -> Self {
+        ConsentSettings { policy: ImplicitPolicy::Deny, break_glass_exempt: vec!["PSYTHPN".to_owned()] }
+    }
 }
 
 impl Default for Settings {
@@ -121,7 +158,9 @@ impl Default for Settings {
             log_format: LogFormat::Text,
             operator: Operator::default(),
             limits: Limits::default(),
+            search: Search::default(),
             systems: Systems::default(),
+            consent: ConsentSettings::default(),
             destinations: Vec::new(),
         }
     }

@@ -194,7 +194,7 @@ impl Refusal {
             Refusal::Unclear(words) => {
                 (StatusCode::UNAUTHORIZED, Issue::error(IssueCode::Login, words), "Bearer realm=\"lango\", error=\"invalid_request\"")
             }
-            Refusal::Access(AccessError::Refused(reason)) => {
+            Refusal::Access(AccessError::Refused(reason) | AccessError::Claim(reason)) => {
                 tracing::debug!(reason, "a request was refused");
                 let words = "the credentials do not hold, or no longer: get a new token from /auth/token";
                 (StatusCode::UNAUTHORIZED, Issue::error(IssueCode::Login, words), "Bearer realm=\"lango\", error=\"invalid_token\"")

@@ -1,15 +1,16 @@
 //! The criteria of conditional interactions: which resources they mean, in the store and within a transaction.
 
 use super::refusal::{Refusal, RefusalKind};
-use crate::fhir::{Issue, IssueCode};
+use crate::definitions;
+use crate::fhir::{Interval, Issue, IssueCode, text};
 use crate::search::{self, ParseOptions};
-use crate::store::query::{SystemTest, Test};
+use crate::store::query::{DateOp, NumberOp, SystemTest, Test};
 use crate::store::{Filter, IndexEntry, IndexValue, Precondition, Query, Scope, Store, Stored, TypeCode};
 
 /// Search criteria that are to mean one resource.
 #[derive(Clone, Debug)]
 pub struct Criteria {
-    query: Query,
+    pub(super) query: Query,
     claims: Vec<String>,
 }
 
@@ -20,9 +21,9 @@ impl Criteria {
         Ok(Criteria { query, claims })
     }
 
-    /// The first two of the resources that match.
-    pub async fn matches(&self, store: &Store) -> Result<Vec<Stored>, sqlx::Error> {
-        Ok(store.search(&self.query, 2, None).await?.rows)
+    /// The first `most` of the resources that match.
+    pub async fn matches(&self, store: &Store, most: u32) -> Result<Vec<Stored>, sqlx::Error> {
+        store.matches(&self.query, most).await
     }
 
     /// That the same resources still match when the transaction is applied.
@@ -31,10 +32,13 @@ impl Criteria {
         Precondition { query: self.query, expected, claims: self.claims }
     }
 
-    /// Whether a resource of the same transaction, not stored yet, matches. Tokens, uris, exact texts and ids can be judged so;
-    /// other criteria match in the store only.
-    pub fn matches_draft(&self, type_code: TypeCode, id: &str, entries: &[IndexEntry]) -> bool {
-        type_code == self.query.type_code && self.query.filters.iter().all(|filter| judge(filter, id, entries) == Some(true))
+    /// Whether a resource of the same transaction, not stored yet, matches. `None`: it depends on other resources or on the
+    /// moment of the write (chains, `_has`, `_lastUpdated`), or on what only the database computes.
+    pub fn matches_draft(&self, type_code: TypeCode, id: &str, entries: &[IndexEntry]) -> Option<bool> {
+        if type_code != self.query.type_code {
+            return Some(false);
+        }
+        all(self.query.filters.iter().map(|filter| judge(filter, id, entries)))
     }
 }
 
@@ -48,13 +52,18 @@ fn judge(filter: &Filter, id: &str, entries: &[IndexEntry]) -> Option<bool> {
         Filter::NotParam { param, tests } => {
             judge(&Filter::Param { param: *param, tests: tests.clone() }, id, entries).map(|passed| !passed)
         }
-        Filter::Missing { param, missing, .. } => Some(entries.iter().any(|entry| entry.param == *param) != *missing),
+        Filter::Missing { places, missing } => {
+            Some(entries.iter().any(|entry| places.iter().any(|(param, _)| entry.param == *param)) != *missing)
+        }
+        Filter::Not(filter) => judge(filter, id, entries).map(|passed| !passed),
+        Filter::All(filters) => any(filters.iter().map(|filter| judge(filter, id, entries).map(|passed| !passed))).map(|failed| !failed),
         Filter::Any(filters) => any(filters.iter().map(|filter| judge(filter, id, entries))),
         Filter::Nothing => Some(false),
-        Filter::LastUpdated { .. } | Filter::Chain { .. } | Filter::Has { .. } => None,
+        _ => None,
     }
 }
 
+/// Whether one is true: three-valued, so that what is not known decides nothing.
 fn any(verdicts: impl Iterator<Item = Option<bool>>) -> Option<bool> {
     let mut unknown = false;
     for verdict in verdicts {
@@ -67,24 +76,94 @@ fn any(verdicts: impl Iterator<Item = Option<bool>>) -> Option<bool> {
     if unknown { None } else { Some(false) }
 }
 
+fn all(verdicts: impl Iterator<Item = Option<bool>>) -> Option<bool> {
+    any(verdicts.map(|verdict| verdict.map(|passed| !passed))).map(|failed| !failed)
+}
+
+/// The test that the store would make on the value's index row.
 fn passes(test: &Test, value: &IndexValue) -> Option<bool> {
-    match (test, value) {
+    Some(match (test, value) {
         (Test::Token { system, code }, IndexValue::Token { system: has, code: is }) => {
             let system_holds = match system {
                 SystemTest::Any => true,
                 SystemTest::Absent => has.is_none(),
                 SystemTest::Is(wanted) => has.as_deref() == Some(wanted),
             };
-            Some(system_holds && code.as_deref().is_none_or(|code| code == &**is))
+            system_holds && code.as_deref().is_none_or(|code| code == &**is)
         }
-        (Test::Uri(wanted), IndexValue::Uri(is)) => Some(wanted == &**is),
+        (Test::Uri(wanted), IndexValue::Uri(is)) => wanted == &**is,
         (Test::Canonical(wanted), IndexValue::Uri(is)) => {
-            Some(is.strip_prefix(wanted.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('|')))
+            is.strip_prefix(wanted.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('|'))
         }
-        (Test::StringExact(wanted), IndexValue::String { text }) => Some(wanted == &**text),
-        (Test::StringStarts(wanted), IndexValue::String { text }) => Some(crate::fhir::text::fold(text).starts_with(wanted.as_str())),
-        _ => None,
+        (Test::UriBelow(wanted), IndexValue::Uri(is)) => {
+            wanted == &**is || is.strip_prefix(wanted.trim_end_matches('/')).is_some_and(|rest| rest.starts_with(['/', '|']))
+        }
+        (Test::UriAbove(wanted), IndexValue::Uri(is)) => {
+            let rest = wanted.strip_prefix(&**is);
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/') || is.ends_with('/'))
+        }
+        (Test::StringExact(wanted), IndexValue::String { text }) => wanted == &**text,
+        (Test::StringStarts(wanted), IndexValue::String { text }) => text::fold(text).starts_with(wanted.as_str()),
+        (Test::StringContains(wanted), IndexValue::String { text }) => text::fold(text).contains(wanted.as_str()),
+        (Test::Reference { type_codes, id }, IndexValue::Reference { type_name, id: is }) => {
+            **id == **is && type_codes.iter().any(|code| definitions::r4().type_name(*code) == &**type_name)
+        }
+        (Test::Date { op, interval }, IndexValue::Date(is)) => dates(*op, *interval, *is),
+        (Test::Number { op, low, value, high }, IndexValue::Number(is)) => numbers(*op, *low, *value, *high, *is),
+        // An index row of another kind does not hold what is asked for.
+        (
+            Test::Token { .. }
+            | Test::Uri(_)
+            | Test::Canonical(_)
+            | Test::UriBelow(_)
+            | Test::UriAbove(_)
+            | Test::StringExact(_)
+            | Test::StringStarts(_)
+            | Test::StringContains(_)
+            | Test::Reference { .. }
+            | Test::Date { .. }
+            | Test::Number { .. },
+            _,
+        ) => false,
+        _ => return None,
+    })
+}
+
+/// <https://hl7.org/fhir/R4/search.html#prefix>, over half-open intervals.
+fn dates(op: DateOp, asked: Interval, is: Interval) -> bool {
+    match op {
+        DateOp::Eq => is.low >= asked.low && is.high <= asked.high,
+        DateOp::Ne => is.low < asked.low || is.high > asked.high,
+        DateOp::Gt => is.high > asked.high,
+        DateOp::Ge => is.high > asked.low,
+        DateOp::Ap => is.high > asked.low && is.low < asked.high,
+        DateOp::Lt => is.low < asked.low,
+        DateOp::Le => is.low < asked.high,
+        DateOp::Sa => is.low >= asked.high,
+        DateOp::Eb => is.high <= asked.low,
     }
+}
+
+fn numbers(op: NumberOp, low: f64, value: f64, high: f64, is: f64) -> bool {
+    match op {
+        NumberOp::Eq | NumberOp::Ap => is >= low && is < high,
+        NumberOp::Ne => is < low || is >= high,
+        NumberOp::Gt | NumberOp::Sa => is > value,
+        NumberOp::Ge => is >= value,
+        NumberOp::Lt | NumberOp::Eb => is < value,
+        NumberOp::Le => is <= value,
+    }
+}
+
+/// The refusal when it cannot be said whether criteria match a resource of the same transaction.
+pub fn not_judged() -> Refusal {
+    Refusal::new(
+        RefusalKind::Malformed,
+        Issue::error(
+            IssueCode::NotSupported,
+            "These criteria cannot be held against resources of the same Bundle: refer to the entry by its fullUrl, or use criteria without chains, _has, _lastUpdated, quantities and composites.",
+        ),
+    )
 }
 
 /// The refusal when criteria that are to mean one resource match none.
@@ -116,12 +195,12 @@ mod tests {
             criteria(vec![Filter::Param { param: 5, tests: vec![Test::Token { system, code: Some(code.into()) }] }])
         };
         let entries = [token(Some("http://nida"), "1"), token(None, "2")];
-        assert!(wants(SystemTest::Is("http://nida".into()), "1").matches_draft(1, "a", &entries));
-        assert!(wants(SystemTest::Any, "1").matches_draft(1, "a", &entries));
-        assert!(wants(SystemTest::Absent, "2").matches_draft(1, "a", &entries));
-        assert!(!wants(SystemTest::Absent, "1").matches_draft(1, "a", &entries));
-        assert!(!wants(SystemTest::Is("http://other".into()), "1").matches_draft(1, "a", &entries));
-        assert!(!wants(SystemTest::Any, "1").matches_draft(2, "a", &entries), "another type");
-        assert!(criteria(vec![Filter::Id(vec!["a".into()])]).matches_draft(1, "a", &[]));
+        assert_eq!(wants(SystemTest::Is("http://nida".into()), "1").matches_draft(1, "a", &entries), Some(true));
+        assert_eq!(wants(SystemTest::Any, "1").matches_draft(1, "a", &entries), Some(true));
+        assert_eq!(wants(SystemTest::Absent, "2").matches_draft(1, "a", &entries), Some(true));
+        assert_eq!(wants(SystemTest::Absent, "1").matches_draft(1, "a", &entries), Some(false));
+        assert_eq!(wants(SystemTest::Is("http://other".into()), "1").matches_draft(1, "a", &entries), Some(false));
+        assert_eq!(wants(SystemTest::Any, "1").matches_draft(2, "a", &entries), Some(false));
+        assert_eq!(criteria(vec![Filter::Id(vec!["a".into()])]).matches_draft(1, "a", &[]), Some(true));
     }
 }

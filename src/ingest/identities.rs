@@ -110,6 +110,36 @@ pub fn conditional_references(resource: &mut Value, mut each: impl FnMut(&str)) 
     });
 }
 
+/// Where `resource` still refers to a `urn:uuid:` or `urn:oid:` that is not `known`: the FHIRPath of each `Reference.reference`. A
+/// Bundle within resolves its own (<https://hl7.org/fhir/R4/bundle.html#references>).
+pub fn unresolved_urns(resource: &mut Value, known: impl Fn(&str) -> bool) -> Vec<String> {
+    let mut any = false;
+    each_string(resource, |place, text| any |= place.key == "reference" && text.starts_with("urn:") && !known(text));
+    let mut found = Vec::new();
+    if !any {
+        return found;
+    }
+    let type_name = |value: &Value| value.get("resourceType").and_then(Value::as_str).unwrap_or_default().to_owned();
+    let mut waiting: Vec<(&Value, String)> = vec![(resource, type_name(resource))];
+    while let Some((value, path)) = waiting.pop() {
+        match value {
+            Value::Array(items) => {
+                waiting.extend(items.iter().enumerate().rev().map(|(place, item)| (item, format!("{path}[{place}]"))));
+            }
+            Value::Object(_) if type_name(value) == "Bundle" => {}
+            Value::Object(members) => {
+                let dangles = |text: &&str| text.starts_with("urn:") && !known(text);
+                if members.get("reference").and_then(Value::as_str).filter(dangles).is_some() {
+                    found.push(format!("{path}.reference"));
+                }
+                waiting.extend(members.iter().rev().map(|(name, member)| (member, format!("{path}.{name}"))));
+            }
+            _ => {}
+        }
+    }
+    found
+}
+
 /// Where a string stands: the name of its element and of the element around that (`None` at the root).
 struct Place<'a> {
     key: &'a str,
@@ -187,6 +217,22 @@ mod tests {
                 "url": "http://ehr/fhir/Encounter/7",
             })
         );
+    }
+
+    #[test]
+    fn urns_that_lead_nowhere_are_found_with_their_paths() {
+        let mut resource = json!({
+            "resourceType": "Observation",
+            "subject": {"reference": "urn:uuid:1"},
+            "performer": [{"reference": "Practitioner/1"}, {"reference": "urn:oid:1.2"}],
+            "contained": [
+                {"resourceType": "Basic", "subject": {"reference": "urn:uuid:2"}},
+                {"resourceType": "Bundle", "entry": [{"resource": {"subject": {"reference": "urn:uuid:2"}}}]},
+            ],
+            "identifier": [{"value": "urn:uuid:3"}],
+        });
+        let found = unresolved_urns(&mut resource, |urn| urn == "urn:uuid:1");
+        assert_eq!(found, ["Observation.performer[1].reference", "Observation.contained[0].subject.reference"]);
     }
 
     #[test]

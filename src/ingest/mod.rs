@@ -8,10 +8,13 @@
 //! over the network or from a file.
 
 pub mod bundle;
+mod consent;
 pub mod criteria;
+mod fold;
 pub mod identities;
 pub mod load;
 pub mod refusal;
+pub mod replay;
 pub mod submit;
 pub mod template;
 pub mod transaction;

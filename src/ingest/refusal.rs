@@ -69,6 +69,12 @@ impl Refusal {
         )
     }
 
+    /// The server gives ids itself (<https://hl7.org/fhir/R4/http.html#upsert>).
+    pub fn no_update_as_create() -> Refusal {
+        let words = "There is no resource with this id, and this server gives the ids: POST the resource to its type instead.";
+        Refusal::new(RefusalKind::NotAllowed, Issue::error(IssueCode::NotSupported, words))
+    }
+
     pub fn internal(cause: impl Into<anyhow::Error>) -> Refusal {
         let words = "The server failed; the request may be sent again. The operator finds the cause in the log.";
         Refusal { kind: RefusalKind::Internal, issues: vec![Issue::error(IssueCode::Exception, words)], cause: Some(cause.into()) }

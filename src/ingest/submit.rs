@@ -5,18 +5,19 @@
 //! record fails alone. Ids come from the facility and its local ids, so doing it all again meets the same resources and
 //! changes only what has changed: a second sending, a replay after a map was mended, a restart after a crash.
 
+use super::fold::{Fold, Name, Said, Told};
 use super::refusal::{Refusal, RefusalKind};
-use super::template::{Coding, EnvelopeError, Options, Processed, Produced, Record, Templates, Translate, Update, Verdict, merge};
-use super::write::{Action, Author, CommitError, Condition, Done, Effect, Plan, Tries, Wanted, Writer};
+use super::template::{Coding, EnvelopeError, Options, Processed, Record, Templates, Translate, Update, Verdict};
+use super::write::{Author, CommitError, Done, Effect, Plan, Tries, Writer};
 use crate::access::Caller;
 use crate::definitions;
 use crate::fhir::text::clip;
 use crate::fhir::{Issue, IssueCode};
 use crate::store::submissions::Unmapped;
+use crate::store::visits::Visit;
 use crate::store::{FacilityKey, Scope, Store, Stored, TypeCode};
 use crate::terminology::Terminology;
 use jiff::tz::TimeZone;
-use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
@@ -27,16 +28,43 @@ pub enum Door {
     Named,
     /// The laboratory's, whatever the payload names.
     Lab,
+    /// As `Named`, from a sender that switched the rules off (`validation=false`).
+    NamedUnjudged,
+    /// As `Lab`, from a sender that switched the rules off.
+    LabUnjudged,
 }
 
 impl Door {
-    const ALL: [Door; 2] = [Door::Named, Door::Lab];
+    pub(super) const ALL: [Door; 4] = [Door::Named, Door::Lab, Door::NamedUnjudged, Door::LabUnjudged];
+
+    /// The door of kept submissions of this kind.
+    pub(super) fn of(kind: &str) -> Door {
+        Door::ALL.into_iter().find(|door| door.kind() == kind).unwrap_or(Door::Named)
+    }
+
+    /// The same door with the rules switched off.
+    pub fn unjudged(self) -> Door {
+        match self {
+            Door::Named | Door::NamedUnjudged => Door::NamedUnjudged,
+            Door::Lab | Door::LabUnjudged => Door::LabUnjudged,
+        }
+    }
+
+    fn is_lab(self) -> bool {
+        matches!(self, Door::Lab | Door::LabUnjudged)
+    }
+
+    pub(super) fn judges(self) -> bool {
+        matches!(self, Door::Named | Door::Lab)
+    }
 
     /// The `kind` of kept submissions that came this way.
-    fn kind(self) -> &'static str {
+    pub(super) fn kind(self) -> &'static str {
         match self {
             Door::Named => "template",
             Door::Lab => "template-lab",
+            Door::NamedUnjudged => "template-unjudged",
+            Door::LabUnjudged => "template-lab-unjudged",
         }
     }
 }
@@ -85,6 +113,8 @@ impl From<sqlx::Error> for SubmitError {
 pub enum Outcome {
     /// The client was new.
     New,
+    /// The record names no client that is new, and everything that it brought is.
+    Added,
     /// Something of the client or the visit is new or changed.
     Updated,
     /// Everything was there already.
@@ -123,20 +153,20 @@ impl Submitter {
         self.carry_out(door, key, payload, caller.facility_code.clone(), caller.owner).await
     }
 
-    /// Carries out kept submissions again, oldest first, each in the name of the facility that sent it. `each` hears of every one.
-    pub async fn replay(&self, only_unfinished: bool, mut each: impl FnMut(&Report)) -> Result<(), SubmitError> {
+    /// Carries out the submissions that a crash interrupted, oldest first, each in the name of the facility that sent it. Answers how many.
+    pub async fn recover(&self) -> Result<u64, SubmitError> {
         let kinds = Door::ALL.map(Door::kind);
-        let mut after = 0;
+        let (mut after, mut finished) = (0, 0);
         loop {
-            let submissions = self.store().submissions(&kinds, only_unfinished, after, 16).await?;
-            let Some(last) = submissions.last() else { return Ok(()) };
+            let submissions = self.store().submissions(&kinds, true, after, 16).await?;
+            let Some(last) = submissions.last() else { return Ok(finished) };
             after = last.key;
             for submission in submissions {
-                let Some(door) = Door::ALL.into_iter().find(|door| door.kind() == submission.kind) else { continue };
                 let facility = self.store().facility_code(submission.owner).await?;
+                let door = Door::of(&submission.kind);
                 match self.carry_out(door, submission.key, submission.payload, facility, submission.owner).await {
-                    Ok(report) => each(&report),
-                    // It was refused as a whole when it came, and still is.
+                    Ok(_) => finished += 1,
+                    // It is no payload, and is closed as refused.
                     Err(SubmitError::Envelope(_)) => {}
                     Err(error) => return Err(error),
                 }
@@ -144,16 +174,40 @@ impl Submitter {
         }
     }
 
-    fn store(&self) -> &Store {
+    pub(super) fn store(&self) -> &Store {
         self.writer.store()
     }
 
     fn process(&self, door: Door, payload: &[u8], facility: Option<&str>) -> Result<Processed, EnvelopeError> {
-        let options = Options { facility, operator: &self.rules.operator, zone: &self.rules.zone, strict_blocks: self.rules.strict_blocks };
-        match self.templates.get(LAB).filter(|_| door == Door::Lab) {
+        let options = Options {
+            facility,
+            operator: &self.rules.operator,
+            zone: &self.rules.zone,
+            strict_blocks: self.rules.strict_blocks,
+            judged: door.judges(),
+        };
+        match self.templates.get(LAB).filter(|_| door.is_lab()) {
             Some(lab) => lab.process_bytes(payload, &options, &Translations(&self.terminology)),
             None => self.templates.process(payload, &options, &Translations(&self.terminology)),
         }
+    }
+
+    /// Judges and translates a payload; tells whose it is.
+    pub(super) async fn translate(
+        &self,
+        door: Door,
+        payload: Vec<u8>,
+        facility: Option<String>,
+        owner: FacilityKey,
+    ) -> Result<(Result<Processed, EnvelopeError>, FacilityKey), SubmitError> {
+        let me = self.clone();
+        let processed = self.writer.workers().run(move || me.process(door, &payload, facility.as_deref())).await?;
+        // A caller without a facility of its own sends for the one that the payload names; the operator's number is always 0.
+        let owner = match processed.as_ref().map(|processed| processed.facility.code.as_str()) {
+            Ok(code) if owner == 0 && code != self.rules.operator => self.store().facility_key(code).await?,
+            _ => owner,
+        };
+        Ok((processed, owner))
     }
 
     async fn carry_out(
@@ -164,8 +218,7 @@ impl Submitter {
         facility: Option<String>,
         owner: FacilityKey,
     ) -> Result<Report, SubmitError> {
-        let me = self.clone();
-        let processed = self.writer.workers().run(move || me.process(door, &payload, facility.as_deref())).await?;
+        let (processed, owner) = self.translate(door, payload, facility, owner).await?;
         let mut processed = match processed {
             Ok(processed) => processed,
             Err(error) => {
@@ -173,39 +226,35 @@ impl Submitter {
                 return Err(error.into());
             }
         };
-        // A caller without a facility of its own sends for the one that the payload names; the operator's number is always 0.
-        let owner = match processed.facility.code.as_str() {
-            code if owner == 0 && code != self.rules.operator => self.store().facility_key(code).await?,
-            _ => owner,
-        };
         let mut outcomes: Vec<Outcome> = Vec::with_capacity(processed.records.len());
         // Organizations and the like first. One that another facility describes itself is left to it.
-        let shared = std::mem::take(&mut processed.shared);
-        for produced in &shared {
-            // An Organization is an entry of the directory: the operator's, whoever was first to name it.
-            let directory = produced.resource.get("resourceType").and_then(Value::as_str) == Some("Organization");
-            let author = if directory { Author { scope: Scope::All, owner: 0 } } else { own(owner) };
-            match self.write(&[std::slice::from_ref(produced)], &author).await {
+        for said in std::mem::take(&mut processed.shared).into_iter().filter_map(Said::of) {
+            let author = author_of_shared(&said, owner);
+            let told = Told { submission: key, visit: None, lists: Vec::new(), resources: vec![said] };
+            match self.write(vec![Arc::new(told)], &author, None).await {
                 Ok(_) => {}
                 Err(refusal) if refusal.status() >= 500 => return Err(refusal.into()),
                 Err(_) => {}
             }
         }
-        let mut waiting: Vec<(usize, Vec<Produced>)> = Vec::new();
+        let mut waiting: Vec<(usize, Arc<Told>)> = Vec::new();
         for (place, record) in processed.records.iter_mut().enumerate() {
-            match &mut record.verdict {
-                Verdict::Accepted { resources } => {
-                    waiting.push((place, std::mem::take(resources)));
+            match told(record, key) {
+                Some(told) => {
+                    waiting.push((place, Arc::new(told)));
                     outcomes.push(Outcome::Unchanged);
                 }
-                Verdict::Rejected => outcomes.push(Outcome::Invalid(record.errors.clone())),
+                None => outcomes.push(Outcome::Invalid(record.errors.clone())),
             }
         }
         for group in waiting.chunks(GROUP) {
             let verdicts = self.write_group(group, owner).await?;
-            for ((place, _), verdict) in group.iter().zip(verdicts) {
+            for ((place, _), (verdict, withdrawn)) in group.iter().zip(verdicts) {
                 if let Some(outcome) = outcomes.get_mut(*place) {
                     *outcome = verdict;
+                }
+                if let Some(record) = processed.records.get_mut(*place).filter(|_| withdrawn > 0) {
+                    record.warnings.push(withdrawal(withdrawn).at(record.path.clone()));
                 }
             }
         }
@@ -217,33 +266,48 @@ impl Submitter {
     }
 
     /// Writes records in one transaction, or, when that is refused, each in its own.
-    async fn write_group(&self, group: &[(usize, Vec<Produced>)], owner: FacilityKey) -> Result<Vec<Outcome>, SubmitError> {
-        let records: Vec<&[Produced]> = group.iter().map(|(_, resources)| resources.as_slice()).collect();
-        match self.write(&records, &own(owner)).await {
-            Ok(outcomes) => Ok(outcomes),
-            Err(refusal) if records.len() == 1 => Ok(vec![failed(refusal)?]),
+    async fn write_group(&self, group: &[(usize, Arc<Told>)], owner: FacilityKey) -> Result<Vec<(Outcome, usize)>, SubmitError> {
+        let records: Vec<Arc<Told>> = group.iter().map(|(_, told)| Arc::clone(told)).collect();
+        match self.write(records.clone(), &own(owner), None).await {
+            Ok(written) => Ok(written.records),
+            Err(refusal) if records.len() == 1 => Ok(vec![(failed(refusal)?, 0)]),
             Err(_) => {
-                let mut outcomes = Vec::with_capacity(records.len());
+                let mut written = Vec::with_capacity(records.len());
                 for record in records {
-                    outcomes.push(match self.write(&[record], &own(owner)).await {
-                        Ok(mut outcome) => outcome.pop().unwrap_or(Outcome::Unchanged),
-                        Err(refusal) => failed(refusal)?,
+                    written.push(match self.write(vec![record], &own(owner), None).await {
+                        Ok(mut written) => written.records.pop().unwrap_or((Outcome::Unchanged, 0)),
+                        Err(refusal) => (failed(refusal)?, 0),
                     });
                 }
-                Ok(outcomes)
+                Ok(written)
             }
         }
     }
 
-    /// One transaction. An outcome per record; a record that updates what was never sent fails without the others.
-    async fn write(&self, records: &[&[Produced]], author: &Author) -> Result<Vec<Outcome>, Refusal> {
+    /// One transaction. A verdict per record; a record that updates what was never sent fails without the others.
+    ///
+    /// `again` is `None` when the records have just arrived. In a replay what they update must have been said among them, because they are
+    /// all that was ever said; `Some(true)` only says what would become of them.
+    pub(super) async fn write(&self, records: Vec<Arc<Told>>, author: &Author, again: Option<bool>) -> Result<Written, Refusal> {
+        let records = Arc::new(records);
         let mut tries = Tries::default();
         loop {
-            let met = self.what_they_meet(records).await?;
-            let (me, owned): (Submitter, Vec<Vec<Produced>>) = (self.clone(), records.iter().map(|record| record.to_vec()).collect());
-            let folded = self.writer.workers().run(move || me.fold(owned, &met)).await?;
-            let plan = Plan { changes: folded.changes, ..Plan::default() };
-            let done = match self.writer.commit(plan, author, false).await {
+            let met = self.what_they_meet(&records).await?;
+            let (writer, told) = (self.writer.clone(), Arc::clone(&records));
+            let folded = self.writer.workers().run(move || {
+                let mut fold = Fold::default();
+                let exists = |name: &Name| again.is_none() && met.resources.get(name).is_some_and(|stored| stored.body.is_some());
+                let states: Vec<Option<Vec<usize>>> = told.iter().map(|told| fold.add(told, exists)).collect();
+                (fold.settle(&writer, &met.resources, &met.visits), states)
+            });
+            let (mut settled, states) = folded.await?;
+            let (changes, visits) = (std::mem::take(&mut settled.changes), std::mem::take(&mut settled.visits));
+            let plan = Plan { changes, visits, ..Plan::default() };
+            let done = match again {
+                Some(true) => self.writer.rehearse(plan, author).await,
+                _ => self.writer.commit(plan, author, false).await,
+            };
+            let done = match done {
                 Ok(done) => done,
                 Err(CommitError::Stale) => {
                     tries.pause().await?;
@@ -257,96 +321,80 @@ impl Submitter {
                 Err(CommitError::Refused(_, refusal)) => return Err(refusal),
             };
             let patient = definitions::r4().type_code("Patient");
-            return Ok(folded
-                .of_record
-                .into_iter()
-                .map(|places| match places {
-                    Some(places) => outcome(places.iter().filter_map(|place| done.get(*place)), patient),
-                    None => Outcome::Failed(vec![never_sent()]),
-                })
-                .collect());
-        }
-    }
-
-    /// What is stored under the ids of resources that do not simply replace it.
-    async fn what_they_meet(&self, records: &[&[Produced]]) -> Result<HashMap<Name, Stored>, Refusal> {
-        let asked: BTreeSet<Name> = records
-            .iter()
-            .flat_map(|record| record.iter())
-            .filter(|produced| produced.update != Update::Replace)
-            .filter_map(|produced| name(&produced.resource))
-            .collect();
-        let asked: Vec<Name> = asked.into_iter().collect();
-        let stored = self.store().read_many(&asked).await?;
-        Ok(stored.into_iter().map(|stored| ((stored.type_code, stored.id.to_string()), stored)).collect())
-    }
-
-    /// All records' resources, each id once, laid over what they meet.
-    fn fold(&self, records: Vec<Vec<Produced>>, met: &HashMap<Name, Stored>) -> Folded {
-        let mut places: HashMap<Name, usize> = HashMap::new();
-        let mut states: Vec<(Name, Value, Condition)> = Vec::new();
-        let mut of_record = Vec::with_capacity(records.len());
-        for record in records {
-            let names: Vec<Option<Name>> = record.iter().map(|produced| name(&produced.resource)).collect();
-            let exists = |name: &Name| places.contains_key(name) || met.get(name).is_some_and(|stored| stored.body.is_some());
-            if record.iter().zip(&names).any(|(produced, name)| produced.update == Update::Existing && !name.as_ref().is_some_and(exists)) {
-                of_record.push(None);
-                continue;
-            }
-            let mut mine = Vec::with_capacity(record.len());
-            for (produced, name) in record.into_iter().zip(names) {
-                let Some(name) = name else { continue };
-                let Produced { resource, update, .. } = produced;
-                if let Some((place, (_, state, _))) = places.get(&name).and_then(|place| Some((*place, states.get_mut(*place)?))) {
-                    *state = match update {
-                        Update::Replace => resource,
-                        Update::Merge | Update::Existing => merge(state, &resource),
-                        Update::IfAbsent => std::mem::take(state),
-                    };
-                    mine.push(place);
-                    continue;
+            let verdicts = records.iter().zip(&states).map(|(told, states)| match states {
+                Some(states) => {
+                    let done: Vec<&Done> = settled.places(states, told.visit.as_deref()).filter_map(|place| done.get(place)).collect();
+                    let withdrawn = done.iter().filter(|done| done.effect == Effect::Deleted).count();
+                    (outcome(done.into_iter(), patient), withdrawn)
                 }
-                let stored =
-                    met.get(&name).and_then(|stored| Some((stored.version, serde_json::from_slice::<Value>(stored.body.as_ref()?).ok()?)));
-                let (state, condition) = match (update, stored) {
-                    (Update::Replace, _) | (_, None) => (resource, Condition::Any),
-                    (Update::IfAbsent, Some(_)) => continue,
-                    (Update::Merge | Update::Existing, Some((version, before))) => (merge(&before, &resource), Condition::Version(version)),
-                };
-                places.insert(name.clone(), states.len());
-                mine.push(states.len());
-                states.push((name, state, condition));
-            }
-            of_record.push(Some(mine));
+                None => (Outcome::Failed(vec![never_sent()]), 0),
+            });
+            let records = verdicts.collect();
+            return Ok(Written { records, effects: done.iter().map(|done| (done.type_code, done.effect)).collect() });
         }
-        let changes = states
-            .into_iter()
-            .map(|((type_code, id), state, condition)| Wanted { action: Action::Put(self.writer.draft(type_code, &id, state)), condition })
-            .collect();
-        Folded { changes, of_record }
     }
+
+    /// What is stored under the ids of resources that do not simply replace it, and what is remembered of their visits.
+    async fn what_they_meet(&self, records: &[Arc<Told>]) -> Result<Met, Refusal> {
+        let ids: BTreeSet<&str> = records.iter().filter_map(|told| told.visit.as_deref()).collect();
+        let ids: Vec<&str> = ids.into_iter().collect();
+        let visits = self.store().visits(&ids).await?;
+        // Of a visit that a newer submission has spoken of, it matters what of it is there.
+        let is_late = |told: &Told| told.visit.as_ref().and_then(|id| visits.get(id)).is_some_and(|row| row.submission > told.submission);
+        let asked: BTreeSet<(TypeCode, String)> = records
+            .iter()
+            .flat_map(|told| {
+                let late = is_late(told);
+                told.resources.iter().filter(move |said| late || said.update != Update::Replace)
+            })
+            .map(|said| (said.name.0, said.name.1.to_string()))
+            .collect();
+        let asked: Vec<(TypeCode, String)> = asked.into_iter().collect();
+        let stored = self.store().read_many(&asked).await?;
+        let resources = stored.into_iter().map(|stored| ((stored.type_code, stored.id.clone()), stored)).collect();
+        Ok(Met { resources, visits })
+    }
+}
+
+/// What became of records.
+pub(super) struct Written {
+    /// For each its outcome, and how many resources its lists withdrew.
+    pub records: Vec<(Outcome, usize)>,
+    pub effects: Vec<(TypeCode, Effect)>,
+}
+
+/// What records meet in the store.
+struct Met {
+    resources: HashMap<Name, Stored>,
+    visits: HashMap<Box<str>, Visit>,
+}
+
+/// What a record says, taken out of it; `None` when it is rejected.
+pub(super) fn told(record: &mut Record, submission: i64) -> Option<Told> {
+    let Verdict::Accepted { resources } = &mut record.verdict else { return None };
+    let resources = std::mem::take(resources).into_iter().filter_map(Said::of).collect();
+    let visit = record.visit_key.map(|key| key.to_string().into());
+    Some(Told { submission, visit, lists: std::mem::take(&mut record.lists), resources })
 }
 
 /// A facility writes what is its own.
-fn own(owner: FacilityKey) -> Author {
-    Author { scope: Scope::Owners(vec![owner]), owner }
+pub(super) fn own(owner: FacilityKey) -> Author {
+    Author { scope: Scope::Owners(vec![owner]), owner, caller: None }
 }
 
-type Name = (TypeCode, String);
-
-/// Records ready to be written.
-struct Folded {
-    changes: Vec<Wanted>,
-    /// The places in `changes` of each record's resources; `None`: it updates what was never sent.
-    of_record: Vec<Option<Vec<usize>>>,
+/// An Organization is an entry of the directory: the operator's, whoever was first to name it.
+pub(super) fn author_of_shared(said: &Said, owner: FacilityKey) -> Author {
+    let directory = definitions::r4().type_name(said.name.0) == "Organization";
+    if directory { Author { scope: Scope::All, owner: 0, caller: None } } else { own(owner) }
 }
 
-fn name(resource: &Value) -> Option<Name> {
-    let type_code = definitions::r4().type_code(resource.get("resourceType")?.as_str()?)?;
-    Some((type_code, resource.get("id")?.as_str()?.to_owned()))
+/// Said of a record whose lists no longer hold what they held before.
+fn withdrawal(count: usize) -> Issue {
+    let words = format!("was sent before with more in its lists: {count} resources made of that are withdrawn, and stay in their history");
+    Issue::warning(IssueCode::Informational, words)
 }
 
-fn never_sent() -> Issue {
+pub(super) fn never_sent() -> Issue {
     Issue::error(
         IssueCode::NotFound,
         "This updates a client or visit that was never sent: send the full record with demographicDetails first",
@@ -354,15 +402,20 @@ fn never_sent() -> Issue {
 }
 
 fn outcome<'a>(done: impl Iterator<Item = &'a Done>, patient: Option<u16>) -> Outcome {
-    let mut outcome = Outcome::Unchanged;
+    let (mut created, mut changed, mut known) = (false, false, false);
     for done in done {
         match done.effect {
             Effect::Created if Some(done.type_code) == patient => return Outcome::New,
-            Effect::Unchanged | Effect::Absent => {}
-            Effect::Created | Effect::Updated | Effect::Deleted => outcome = Outcome::Updated,
+            Effect::Created => created = true,
+            Effect::Updated | Effect::Deleted => changed = true,
+            Effect::Unchanged | Effect::Absent => known = true,
         }
     }
-    outcome
+    match (created, changed, known) {
+        (true, false, false) => Outcome::Added,
+        (false, false, _) => Outcome::Unchanged,
+        _ => Outcome::Updated,
+    }
 }
 
 /// A refusal for the record's own sake becomes its outcome; one for the server's sake ends the submission.
@@ -370,7 +423,11 @@ fn failed(refusal: Refusal) -> Result<Outcome, Refusal> {
     if refusal.status() >= 500 { Err(refusal) } else { Ok(Outcome::Failed(refusal.issues)) }
 }
 
-fn unmapped(records: &[Record]) -> Vec<Unmapped> {
+pub(super) fn rejected(records: &[Record]) -> usize {
+    records.iter().filter(|record| matches!(record.verdict, Verdict::Rejected)).count()
+}
+
+pub(super) fn unmapped(records: &[Record]) -> Vec<Unmapped> {
     let mut counted: BTreeMap<(String, String, String), Unmapped> = BTreeMap::new();
     for code in records.iter().flat_map(|record| &record.unmapped) {
         let system = code.system.clone().unwrap_or_default();

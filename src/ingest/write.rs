@@ -10,12 +10,14 @@
 
 use super::refusal::{Refusal, RefusalKind};
 use super::workers::Workers;
-use crate::access::Caller;
+use crate::access::{Caller, Interaction, Role, consent, gate};
 use crate::definitions;
 use crate::fhir::time::{Micros, format_instant, now};
 use crate::fhir::{Issue, IssueCode};
 use crate::registry::Registry;
 use crate::search::{ParseOptions, extract};
+use crate::store::gate::{self as store_gate, About, Traits};
+use crate::store::visits::Visit;
 use crate::store::write::{Change, NewJob};
 use crate::store::{FacilityKey, IndexEntry, IndexValue, Mutation, Precondition, Scope, Store, Stored, TypeCode, Unit, WriteError};
 use crate::terminology::Terminology;
@@ -41,9 +43,13 @@ pub struct Draft {
     pub type_code: TypeCode,
     pub type_name: &'static str,
     pub id: Box<str>,
-    /// The patient whose compartment it is in.
-    pub patient: Option<Box<str>>,
+    /// Whose record it is part of.
+    pub about: About,
     pub entries: Vec<IndexEntry>,
+    /// What a patient's consent may ask of it.
+    pub traits: Traits,
+    /// The resource itself where it is a Consent, from which the writer makes rules.
+    consent: Option<Box<Value>>,
     /// The serialised resource from the quote that ends `meta.lastUpdated` on.
     tail: Vec<u8>,
 }
@@ -52,20 +58,34 @@ impl Draft {
     /// Makes a draft of `resource`, which is stored under `id` whatever id it carries. `meta.versionId` and `meta.lastUpdated`
     /// are the server's and are dropped; the rest of `meta` stays.
     pub fn new(type_code: TypeCode, id: &str, mut resource: Value, options: &extract::Options) -> Draft {
-        let type_name = definitions::r4().type_name(type_code);
-        let mut meta = None;
         if let Some(members) = resource.as_object_mut() {
             members.insert("id".to_owned(), Value::from(id));
             if let Some(Value::Object(fields)) = members.get_mut("meta") {
                 fields.retain(|key, _| !matches!(key.trim_start_matches('_'), "versionId" | "lastUpdated"));
             }
         }
-        let entries = extract::extract(type_code, &resource, options);
-        let patient = extract::patient_of(type_code, &resource).map(Into::into);
-        if let Some(members) = resource.as_object_mut() {
-            meta = members.get_mut("meta").map(Value::take);
+        Draft::of(type_code, id, &resource, options)
+    }
+
+    /// The same of a resource that carries this id, and neither `meta.versionId` nor `meta.lastUpdated`.
+    pub fn of(type_code: TypeCode, id: &str, resource: &Value, options: &extract::Options) -> Draft {
+        let type_name = definitions::r4().type_name(type_code);
+        let entries = extract::extract(type_code, resource, options);
+        let mut about = extract::about(type_code, resource, &entries, &options.base);
+        let mut traits = Traits::default();
+        if let About::Patient(own) = &about {
+            let facts = consent::facts(resource, &options.zone, &options.base);
+            let own = format!("Patient/{own}");
+            // Anywhere in it, in what it contains too. A Patient's links are the registry's business.
+            let names_another = facts.references.iter().any(|name| name.starts_with("Patient/") && *name != own);
+            if names_another && type_name != "Patient" {
+                about = About::Unknown;
+            } else {
+                traits = gate::traits(&facts);
+            }
         }
-        Draft { type_code, type_name, id: id.into(), patient, entries, tail: tail(meta.as_ref(), &resource) }
+        let consent = (type_name == "Consent").then(|| Box::new(resource.clone()));
+        Draft { type_code, type_name, id: id.into(), about, entries, traits, consent, tail: tail(resource.get("meta"), resource) }
     }
 
     /// The bytes of version `version`, and where its `meta.lastUpdated` stands.
@@ -124,6 +144,10 @@ pub enum Condition {
     Absent,
     /// `If-Match`: this version is the current one.
     Version(i64),
+    /// The change was made from this version; when another is there it must be made again.
+    Seen(i64),
+    /// Something is there or was: an update may not create.
+    Known,
 }
 
 /// One wanted change of one resource.
@@ -153,7 +177,11 @@ impl Wanted {
 pub struct Plan {
     pub changes: Vec<Wanted>,
     pub preconditions: Vec<Precondition>,
+    /// See [`Unit::unchanged`].
+    pub unchanged: Vec<(TypeCode, Box<str>, i64)>,
     pub jobs: Vec<NewJob>,
+    /// What templates remember of visits.
+    pub visits: Vec<Visit>,
 }
 
 /// What became of a change.
@@ -206,11 +234,14 @@ pub struct Author {
     pub scope: Scope,
     /// The facility that owns what is created.
     pub owner: FacilityKey,
+    /// Whose scopes are held against each resource, before and after the change; `None`: lango's own work.
+    pub caller: Option<Box<Caller>>,
 }
 
 impl From<&Caller> for Author {
     fn from(caller: &Caller) -> Author {
-        Author { scope: caller.scope.clone(), owner: caller.owner }
+        let judged = (!caller.is_unrestricted()).then(|| Box::new(caller.clone()));
+        Author { scope: caller.scope.clone(), owner: caller.owner, caller: judged }
     }
 }
 
@@ -246,13 +277,42 @@ pub struct Writer {
     /// Held while terminology is read back, so that the last version written is the last one loaded.
     refreshing: Arc<Mutex<()>>,
     workers: Workers,
+    policy: Policy,
+}
+
+/// What the operator lets clients do (`lango.toml`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// A PUT to an id that was never used creates the resource.
+    pub update_create: bool,
+    /// Resources that one conditional delete may delete; 1: those that match several are refused.
+    pub delete_most: u32,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Policy { update_create: true, delete_most: 1 }
+    }
 }
 
 impl Writer {
     /// `terminology` and the profiles of `validator` are kept up to date with what is written, and so are the links of `registry`.
     pub fn new(store: Store, options: extract::Options, registry: Registry, terminology: Terminology, validator: Validator) -> Writer {
-        let options = Arc::new(options);
-        Writer { store, options, registry, terminology, validator, refreshing: Arc::default(), workers: Workers::default() }
+        Writer {
+            store,
+            options: Arc::new(options),
+            registry,
+            terminology,
+            validator,
+            refreshing: Arc::default(),
+            workers: Workers::default(),
+            policy: Policy::default(),
+        }
+    }
+
+    /// The same, under the operator's policy.
+    pub fn with_policy(self, policy: Policy) -> Writer {
+        Writer { policy, ..self }
     }
 
     /// Holds resources against R4 and the loaded profiles.
@@ -260,8 +320,20 @@ impl Writer {
         &self.validator
     }
 
+    pub fn policy(&self) -> Policy {
+        self.policy
+    }
+
     pub fn store(&self) -> &Store {
         &self.store
+    }
+
+    pub(super) fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    pub(super) fn terminology(&self) -> &Terminology {
+        &self.terminology
     }
 
     pub fn workers(&self) -> &Workers {
@@ -274,7 +346,11 @@ impl Writer {
 
     /// How criteria are read: by the same zone and URL.
     pub fn criteria_options(&self) -> ParseOptions {
-        ParseOptions::new(self.options.base.as_str(), self.options.zone.clone())
+        ParseOptions {
+            terminology: self.terminology.clone(),
+            full_text: self.options.full_text,
+            ..ParseOptions::new(self.options.base.as_str(), self.options.zone.clone())
+        }
     }
 
     /// A draft of `resource` under `id`.
@@ -282,27 +358,22 @@ impl Writer {
         Draft::new(type_code, id, resource, &self.options)
     }
 
+    /// A draft of a resource that carries this id already.
+    pub fn draft_of(&self, type_code: TypeCode, id: &str, resource: &Value) -> Draft {
+        // What is merged with what is stored still has that version's number.
+        let stamped = resource.get("meta").is_some_and(|meta| meta.get("versionId").is_some() || meta.get("lastUpdated").is_some());
+        if stamped { self.draft(type_code, id, resource.clone()) } else { Draft::of(type_code, id, resource, &self.options) }
+    }
+
+    /// What [`Writer::commit`] would do. Nothing is written.
+    pub async fn rehearse(&self, plan: Plan, author: &Author) -> Result<Vec<Done>, CommitError> {
+        Ok(self.prepare(plan.changes, author, false).await?.done)
+    }
+
     /// Carries out `plan`; answers when it is durable. `keep_bodies`: the answers carry the resources.
     pub async fn commit(&self, plan: Plan, author: &Author, keep_bodies: bool) -> Result<Vec<Done>, CommitError> {
-        let current = self.current(&plan).await.map_err(|error| CommitError::Refused(None, error.into()))?;
-        let mut done: Vec<Done> = Vec::with_capacity(plan.changes.len());
-        let mut mutations = Vec::new();
-        let mut stamps: Vec<(usize, usize)> = Vec::new();
-        for (place, wanted) in plan.changes.into_iter().enumerate() {
-            let (type_code, id) = wanted.target();
-            let stored = current.get(&(type_code, Box::from(id)));
-            let step = self.step(wanted, stored, author).await.map_err(|refusal| CommitError::Refused(Some(place), refusal))?;
-            let mut result = step.done;
-            if let Some(mutation) = step.mutation {
-                if let (true, Change::Put { body, stamp_at, .. }) = (keep_bodies, &mutation.change) {
-                    result.body = Some(Bytes::copy_from_slice(body));
-                    stamps.push((place, *stamp_at));
-                }
-                mutations.push((place, mutation));
-            }
-            done.push(result);
-        }
-        if mutations.is_empty() && plan.jobs.is_empty() {
+        let Prepared { mut done, mutations, stamps } = self.prepare(plan.changes, author, keep_bodies).await?;
+        if mutations.is_empty() && plan.jobs.is_empty() && plan.visits.is_empty() {
             return Ok(done);
         }
         let (places, mutations): (Vec<usize>, Vec<Mutation>) = mutations.into_iter().unzip();
@@ -311,7 +382,7 @@ impl Writer {
         if !to_link.is_empty() {
             jobs.push(Registry::link_job(&to_link, now() + LINK_LATER));
         }
-        let unit = Unit { mutations, preconditions: plan.preconditions, jobs };
+        let unit = Unit { mutations, preconditions: plan.preconditions, unchanged: plan.unchanged, jobs, visits: plan.visits };
         let written = self.store.commit(unit).await.map_err(|error| match error {
             WriteError::Stale => CommitError::Stale,
             error => CommitError::Refused(None, error.into()),
@@ -334,6 +405,32 @@ impl Writer {
             }
         }
         Ok(done)
+    }
+
+    /// Holds wanted changes against what is there.
+    async fn prepare(&self, changes: Vec<Wanted>, author: &Author, keep_bodies: bool) -> Result<Prepared, CommitError> {
+        let current = self.current(&changes).await.map_err(|error| CommitError::Refused(None, error.into()))?;
+        let mut prepared = Prepared { done: Vec::with_capacity(changes.len()), mutations: Vec::new(), stamps: Vec::new() };
+        for (place, wanted) in changes.into_iter().enumerate() {
+            let (type_code, id) = wanted.target();
+            let stored = current.get(&(type_code, Box::from(id)));
+            if let Condition::Seen(version) = wanted.condition
+                && stored.is_none_or(|stored| stored.version != version)
+            {
+                return Err(CommitError::Stale);
+            }
+            let step = self.step(wanted, stored, author).await.map_err(|refusal| CommitError::Refused(Some(place), refusal))?;
+            let mut result = step.done;
+            if let Some(mutation) = step.mutation {
+                if let (true, Change::Put { body, stamp_at, .. }) = (keep_bodies, &mutation.change) {
+                    result.body = Some(Bytes::copy_from_slice(body));
+                    prepared.stamps.push((place, *stamp_at));
+                }
+                prepared.mutations.push((place, mutation));
+            }
+            prepared.done.push(result);
+        }
+        Ok(prepared)
     }
 
     /// Stores drafts as they are, trying again while others are quicker: for callers whose plan rests on nothing else.
@@ -385,9 +482,8 @@ impl Writer {
     }
 
     /// The current versions of what the plan changes; what is new is not looked for.
-    async fn current(&self, plan: &Plan) -> Result<HashMap<(TypeCode, Box<str>), Stored>, sqlx::Error> {
-        let targets: Vec<(TypeCode, String)> = plan
-            .changes
+    async fn current(&self, changes: &[Wanted]) -> Result<HashMap<(TypeCode, Box<str>), Stored>, sqlx::Error> {
+        let targets: Vec<(TypeCode, String)> = changes
             .iter()
             .filter(|wanted| wanted.condition != Condition::New)
             .map(|wanted| {
@@ -404,15 +500,24 @@ impl Writer {
 
     async fn step(&self, wanted: Wanted, stored: Option<&Stored>, author: &Author) -> Result<Step, Refusal> {
         let live = stored.filter(|stored| stored.body.is_some());
+        let type_name = definitions::r4().type_name(wanted.target().0);
         // Codes mean the same for everybody: one facility must not change how another's are translated or what they must meet.
-        let for_all = holds_for_all(wanted.target().0);
-        if for_all && !may_change(author, OPERATOR) {
+        let codes = holds_for_all(wanted.target().0);
+        let for_all = codes || (keeps_directory(author) && DIRECTORY.contains(&type_name));
+        if codes && !may_change(author, type_name, OPERATOR) {
             let words =
                 "ConceptMap, CodeSystem, ValueSet and StructureDefinition hold for all facilities: only the operator can change them.";
             return Err(Refusal::new(RefusalKind::Forbidden, Issue::error(IssueCode::Forbidden, words)));
         }
-        if let Some(foreign) = stored.filter(|stored| !may_change(author, stored.owner)) {
+        if type_name == "Consent" && author.caller.as_ref().is_some_and(|caller| !caller.has_role(Role::ConsentRecorder)) {
+            let words = "Only a client with the role consent-recorder writes Consents: ask the operator for it.";
+            return Err(Refusal::new(RefusalKind::Forbidden, Issue::error(IssueCode::Forbidden, words)));
+        }
+        if let Some(foreign) = stored.filter(|stored| !may_change(author, type_name, stored.owner)) {
             return self.step_on_foreign(&wanted.action, foreign, author).await;
+        }
+        if let Some(caller) = &author.caller {
+            self.check_reach(&wanted.action, live, caller)?;
         }
         match (wanted.condition, live) {
             (Condition::Version(version), Some(live)) if live.version == version => {}
@@ -424,6 +529,7 @@ impl Writer {
             (Condition::Absent, Some(_)) => {
                 return Err(Refusal::failed_precondition("If-None-Match: * demands that the resource does not exist, and it does."));
             }
+            (Condition::Known, _) if stored.is_none() => return Err(Refusal::no_update_as_create()),
             _ => {}
         }
         let base_version = stored.map_or(0, |stored| stored.version);
@@ -452,18 +558,48 @@ impl Writer {
             live.and_then(|live| live.body.as_ref()).map(|body| self.entries_of(type_code, body)).transpose()?.unwrap_or_default();
         let owner = if for_all { OPERATOR } else { stored.map_or(author.owner, |stored| stored.owner) };
         let id = Box::from(id);
-        let (patient, change) = match wanted.action {
+        let (about, traits, rules, change) = match wanted.action {
             Action::Put(draft) => {
                 let (body, stamp_at) = draft.body(base_version + 1);
-                (draft.patient, Change::Put { body, stamp_at, entries: draft.entries, old_entries })
+                let rules = match &draft.consent {
+                    Some(resource) => Some(self.consent_rules(resource).await?),
+                    None => None,
+                };
+                (draft.about, draft.traits, rules, Change::Put { body, stamp_at, entries: draft.entries, old_entries })
             }
             Action::Delete { .. } => {
-                let patient = live.and_then(|live| live.body.as_ref()).and_then(|body| self.patient_of(type_code, body));
-                (patient, Change::Delete { old_entries })
+                let about = live.and_then(|live| live.body.as_ref()).map(|body| self.about(type_code, body, &old_entries));
+                let rules = (definitions::r4().type_name(type_code) == "Consent").then(store_gate::Rules::default);
+                (about.transpose()?.unwrap_or(About::Unknown), Traits::default(), rules, Change::Delete { old_entries })
             }
         };
-        let mutation = Mutation { type_code, id, base_version, change, owner, listed: true, patient };
+        let mutation = Mutation { type_code, id, base_version, change, owner, listed: true, about, traits, rules };
         Ok(Step { done, mutation: Some(mutation) })
+    }
+
+    /// Granular scopes reach the resource as it is and as it will be.
+    fn check_reach(&self, action: &Action, live: Option<&Stored>, caller: &Caller) -> Result<(), Refusal> {
+        let (type_code, interaction) = match (action, live) {
+            (Action::Put(draft), None) => (draft.type_code, Interaction::Create),
+            (Action::Put(draft), Some(_)) => (draft.type_code, Interaction::Update),
+            (Action::Delete { type_code, .. }, _) => (*type_code, Interaction::Delete),
+        };
+        // A put that creates was asked for, and allowed, as an update.
+        let interactions =
+            if interaction == Interaction::Create { &[Interaction::Create, Interaction::Update][..] } else { &[interaction] };
+        let before = live.is_none_or(|live| caller.admits(live, interactions, &self.options));
+        let after = match action {
+            Action::Put(draft) => caller.admits_entries(type_code, &draft.id, &draft.entries, interactions, &self.options),
+            Action::Delete { .. } => true,
+        };
+        if before && after {
+            return Ok(());
+        }
+        let words = format!(
+            "The scopes of this client do not reach this {}: they allow {interaction} only with certain values, or of one patient.",
+            definitions::r4().type_name(type_code)
+        );
+        Err(Refusal::new(RefusalKind::Forbidden, Issue::error(IssueCode::Forbidden, words)))
     }
 
     /// What another facility contributed stays as it is. Its id cannot look free (the put would have to succeed), so the
@@ -497,10 +633,19 @@ impl Writer {
         Ok(extract::extract(type_code, &resource, &self.options))
     }
 
-    fn patient_of(&self, type_code: TypeCode, body: &[u8]) -> Option<Box<str>> {
-        let resource: Value = serde_json::from_slice(body).ok()?;
-        extract::patient_of(type_code, &resource).map(Into::into)
+    fn about(&self, type_code: TypeCode, body: &[u8], entries: &[IndexEntry]) -> Result<About, Refusal> {
+        let resource: Value = serde_json::from_slice(body).map_err(Refusal::internal)?;
+        Ok(extract::about(type_code, &resource, entries, &self.options.base))
     }
+}
+
+/// Changes held against what is there.
+struct Prepared {
+    done: Vec<Done>,
+    /// With their places among the changes.
+    mutations: Vec<(usize, Mutation)>,
+    /// Places of bodies that are kept, and where in them `meta.lastUpdated` stands.
+    stamps: Vec<(usize, usize)>,
 }
 
 struct Step {
@@ -508,11 +653,19 @@ struct Step {
     mutation: Option<Mutation>,
 }
 
-fn may_change(author: &Author, owner: FacilityKey) -> bool {
-    match &author.scope {
-        Scope::All => true,
-        Scope::Owners(owners) => owners.contains(&owner),
-    }
+fn may_change(author: &Author, type_name: &str, owner: FacilityKey) -> bool {
+    author.scope == Scope::All
+        || author.scope.owners().contains(&owner)
+        || owner == OPERATOR && keeps_directory(author) && DIRECTORY.contains(&type_name)
+}
+
+/// Types by which facilities and people are known. What those who keep the directory write of them is the operator's word, which
+/// consents and requesters are matched by.
+const DIRECTORY: [&str; 8] =
+    ["CareTeam", "Group", "HealthcareService", "Location", "Organization", "OrganizationAffiliation", "Practitioner", "PractitionerRole"];
+
+fn keeps_directory(author: &Author) -> bool {
+    author.caller.as_ref().is_some_and(|caller| caller.has_role(Role::Registry) || caller.has_role(Role::Operator))
 }
 
 fn stamped(body: &[u8], stamp_at: usize, updated: Micros) -> Bytes {

@@ -16,6 +16,7 @@ mod golden;
 
 use crate::definitions;
 use crate::search::extract;
+use crate::store::gate::{About, Traits};
 use crate::store::query::{SystemTest, Test};
 use crate::store::write::{Change, Mutation, NewJob, Unit, WriteError};
 use crate::store::{Filter, ParamId, Query, Scope, Store, Stored, TypeCode};
@@ -115,6 +116,23 @@ impl Registry {
         let golden = self.golden_of(patients.iter()).await?;
         let linked: BTreeSet<String> = golden.iter().filter_map(body).flat_map(|golden| golden::sources(&golden)).collect();
         Ok(patients.iter().filter(|id| linked.contains(*id)).cloned().collect())
+    }
+
+    /// The ids by which the person of this Patient is known: its own, those that it is linked to, and the golden one's.
+    pub async fn person(&self, patient: &str) -> Result<BTreeSet<String>, RegistryError> {
+        let mut ids = BTreeSet::from([patient.to_owned()]);
+        let mut golden = self.golden_of(std::iter::once(&patient.to_owned())).await?;
+        golden.extend(
+            self.store
+                .read(self.patient, patient, &Scope::All)
+                .await?
+                .filter(|stored| body(stored).is_some_and(|patient| golden::is_golden(&patient))),
+        );
+        for stored in &golden {
+            ids.insert(stored.id.to_string());
+            ids.extend(body(stored).iter().flat_map(golden::sources));
+        }
+        Ok(ids)
     }
 
     /// The golden Patients that link any of these sources.
@@ -289,7 +307,17 @@ impl Registry {
         let (bytes, stamp_at) = golden::stamped(&resource, base_version + 1);
         let old_entries = before.and_then(body).as_ref().map(&entries).unwrap_or_default();
         let change = Change::Put { body: bytes, stamp_at, entries: entries(&resource), old_entries };
-        Ok(Mutation { type_code: self.patient, id: id.into(), base_version, change, owner: 0, listed: false, patient: Some(id.into()) })
+        Ok(Mutation {
+            type_code: self.patient,
+            id: id.into(),
+            base_version,
+            change,
+            owner: 0,
+            listed: false,
+            about: About::Patient(id.into()),
+            traits: Traits::default(),
+            rules: None,
+        })
     }
 }
 

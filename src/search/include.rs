@@ -2,6 +2,7 @@
 //! (<https://hl7.org/fhir/R4/search.html#include>).
 
 use super::parse::{Include, SearchRequest};
+use super::respond::Admits;
 use crate::definitions::{self, Definitions, ParamKind};
 use crate::store::{ParamId, ResourceKey, Scope, Store, Stored, TypeCode};
 use std::collections::HashSet;
@@ -23,9 +24,9 @@ pub struct Included {
 }
 
 /// Follows the request's includes from `matches`.
-pub async fn collect(store: &Store, request: &SearchRequest, matches: &[Stored]) -> Result<Included, sqlx::Error> {
-    let mut walk =
-        Walk { store, scope: &request.query.scope, seen: matches.iter().map(|row| row.key).collect(), included: Included::default() };
+pub async fn collect(store: &Store, request: &SearchRequest, matches: &[Stored], admits: &dyn Admits) -> Result<Included, sqlx::Error> {
+    let seen = matches.iter().map(|row| row.key).collect();
+    let mut walk = Walk { store, scope: &request.query.scope, admits, seen, included: Included::default() };
     let mut frontier: Vec<(ResourceKey, TypeCode)> = matches.iter().map(|row| (row.key, row.type_code)).collect();
     for round in 0..=MAX_ROUNDS {
         let first = round == 0;
@@ -50,6 +51,7 @@ pub async fn collect(store: &Store, request: &SearchRequest, matches: &[Stored])
 struct Walk<'a> {
     store: &'a Store,
     scope: &'a Scope,
+    admits: &'a dyn Admits,
     seen: HashSet<ResourceKey>,
     included: Included,
 }
@@ -113,7 +115,7 @@ impl Walk<'_> {
 
     fn keep(&mut self, found: Vec<Stored>) {
         for row in found {
-            if !self.seen.insert(row.key) {
+            if !self.seen.insert(row.key) || !self.admits.admits(&row) {
                 continue;
             }
             if self.included.rows.len() >= MAX_INCLUDED {

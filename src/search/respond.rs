@@ -13,6 +13,11 @@ use crate::fhir::{Issue, IssueCode, outcome};
 use crate::store::{Store, Stored};
 use serde_json::{Value, json};
 
+/// Which included resources the caller's rights reach; the matches' own are conditions of the query.
+pub trait Admits: std::fmt::Debug + Sync {
+    fn admits(&self, row: &Stored) -> bool;
+}
+
 /// What an answer needs besides the request.
 #[derive(Clone, Copy, Debug)]
 pub struct RunContext<'a> {
@@ -21,6 +26,7 @@ pub struct RunContext<'a> {
     /// What the links point to after the base: `Observation`, `Patient/1/Observation`.
     pub path: &'a str,
     pub key: &'a CursorKey,
+    pub admits: &'a dyn Admits,
     pub now: Micros,
 }
 
@@ -65,7 +71,7 @@ pub async fn run(store: &Store, request: &SearchRequest, context: RunContext<'_>
             Some(store.count(&request.query, snapshot).await?)
         }
     };
-    let included = include::collect(store, request, &page.rows).await?;
+    let included = include::collect(store, request, &page.rows, context.admits).await?;
     let mut notes = request.warnings.clone();
     if included.cut {
         let words =

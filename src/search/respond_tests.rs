@@ -2,9 +2,19 @@ use super::*;
 use crate::fhir::time;
 use crate::search::extract::{self, Options};
 use crate::search::{ParseOptions, parse};
+use crate::store::gate::{About, Traits};
 use crate::store::write::Change;
 use crate::store::{Mutation, Scope, Unit};
 use jiff::tz::TimeZone;
+
+#[derive(Debug)]
+struct Everything;
+
+impl Admits for Everything {
+    fn admits(&self, _: &Stored) -> bool {
+        true
+    }
+}
 
 const BASE: &str = "http://localhost/fhir";
 
@@ -24,7 +34,7 @@ impl Server {
     }
 
     async fn put(&self, resources: &[Value]) {
-        let options = Options { base: BASE.into(), zone: TimeZone::UTC };
+        let options = Options { base: BASE.into(), zone: TimeZone::UTC, full_text: false };
         let mutations = resources.iter().map(|resource| {
             let type_code = definitions::r4().type_code(resource["resourceType"].as_str().unwrap()).unwrap();
             let mut stored = resource.clone();
@@ -34,7 +44,17 @@ impl Server {
             let stamp_at = body.windows(27).position(|window| window == stamp.as_bytes()).unwrap();
             let change = Change::Put { body, stamp_at, entries: extract::extract(type_code, resource, &options), old_entries: Vec::new() };
             let id = resource["id"].as_str().unwrap().into();
-            Mutation { type_code, id, base_version: 0, change, owner: 0, listed: true, patient: None }
+            Mutation {
+                type_code,
+                id,
+                base_version: 0,
+                change,
+                owner: 0,
+                listed: true,
+                about: About::Nobody,
+                traits: Traits::default(),
+                rules: None,
+            }
         });
         self.store.commit(Unit { mutations: mutations.collect(), ..Unit::default() }).await.unwrap();
     }
@@ -45,7 +65,8 @@ impl Server {
         let options = ParseOptions::new(BASE, TimeZone::UTC);
         let type_code = definitions::r4().type_code(type_name).unwrap();
         let request = parse(type_code, &pairs, Scope::All, &options).unwrap_or_else(|issues| panic!("{url}: {issues:?}"));
-        let bytes = run(&self.store, &request, RunContext { base_url: BASE, path: type_name, key: &self.key, now }).await?;
+        let bytes =
+            run(&self.store, &request, RunContext { base_url: BASE, path: type_name, key: &self.key, admits: &Everything, now }).await?;
         Ok(crate::fhir::json::parse(&bytes).expect(url))
     }
 

@@ -1,9 +1,12 @@
 //! A write being gathered: whole units turned into rows, ready for either database's bulk statements.
 
+use super::gate::{About, CONSENT, CONTRIBUTOR_ONLY, RuleRows};
+use super::packed;
 use super::rows::{self, Cell, Identity, Name, Row, Stamp};
 use super::write::{Change, Mutation, NewJob, Written};
 use super::{FacilityKey, IndexEntry, IndexValue, ResourceKey, TypeCode};
 use crate::fhir::time::{Micros, format_instant};
+use std::collections::BTreeMap;
 
 /// A resource row to insert or to update.
 #[derive(Clone, Debug)]
@@ -20,6 +23,11 @@ pub struct ResourceRow {
     pub created: Option<i64>,
     pub owner: FacilityKey,
     pub patient: ResourceKey,
+    /// What rules may ask: [`super::gate::Traits`].
+    pub class: i64,
+    pub low: i64,
+    pub high: i64,
+    /// As [`packed::pack`] left it.
     pub body: Option<Vec<u8>>,
 }
 
@@ -36,6 +44,11 @@ pub struct Batch {
     pub closings: Vec<Row>,
     /// Index rows that begin.
     pub rows: Vec<Row>,
+    /// The facts of the classes that resources are of.
+    pub classes: BTreeMap<i64, Vec<i64>>,
+    /// Consents whose rules of before end, and the rules that begin.
+    pub consents: Vec<ResourceKey>,
+    pub rules: RuleRows,
     pub jobs: Vec<NewJob>,
 }
 
@@ -61,7 +74,22 @@ impl Batch {
         target: &mut dyn FnMut(&str, &str) -> Option<ResourceKey>,
     ) -> (Written, Identity) {
         let key = place.key;
-        let patient = mutation.patient.as_deref().and_then(|id| target("Patient", id)).unwrap_or(0);
+        let patient = match &mutation.about {
+            About::Nobody => 0,
+            // A name that gives no key cannot be opened by anybody's rules.
+            About::Patient(id) => target("Patient", id).unwrap_or(CONTRIBUTOR_ONLY),
+            About::Unknown => CONTRIBUTOR_ONLY,
+            About::Consent => CONSENT,
+        };
+        let class = mutation.traits.class();
+        if class != 0 {
+            self.classes.entry(class).or_insert_with(|| mutation.traits.facts().to_vec());
+        }
+        let (low, high) = mutation.traits.bounds();
+        if let Some(rules) = &mutation.rules {
+            self.consents.push(key);
+            self.rules.add(key, updated, rules, target);
+        }
         let version = mutation.base_version + 1;
         let listed = mutation.listed;
         let was_live = place.identity.is_some_and(|identity| identity.live);
@@ -72,7 +100,7 @@ impl Batch {
                 if let Some(slot) = stamp_at.checked_add(text.len()).and_then(|end| body.get_mut(stamp_at..end)) {
                     slot.copy_from_slice(text.as_bytes());
                 }
-                (true, Some(body), entries, old_entries)
+                (true, Some(packed::pack(body)), entries, old_entries)
             }
             Change::Delete { old_entries } => (false, None, Vec::new(), old_entries),
         };
@@ -106,6 +134,9 @@ impl Batch {
             created: (live && !was_live).then_some(txn),
             owner: mutation.owner,
             patient,
+            class,
+            low,
+            high,
             body,
         };
         match place.identity {
@@ -133,6 +164,9 @@ impl Batch {
             created: Some(0),
             owner: 0,
             patient: 0,
+            class: 0,
+            low: 0,
+            high: 0,
             body: None,
         });
     }
@@ -146,7 +180,7 @@ impl Batch {
     }
 }
 
-/// The resources that a mutation's entries refer to, its Patient included.
+/// The resources that a mutation's entries and rules refer to, its Patient included.
 pub fn targets(mutation: &Mutation) -> impl Iterator<Item = (&str, &str)> {
     let (new, old): (&[IndexEntry], &[IndexEntry]) = match &mutation.change {
         Change::Put { entries, old_entries, .. } => (entries, old_entries),
@@ -156,7 +190,8 @@ pub fn targets(mutation: &Mutation) -> impl Iterator<Item = (&str, &str)> {
         IndexValue::Reference { type_name, id } => Some((&**type_name, &**id)),
         _ => None,
     });
-    referred.chain(mutation.patient.as_deref().map(|id| ("Patient", id)))
+    let covered = mutation.rules.iter().flat_map(|rules| rules.targets());
+    referred.chain(mutation.about.patient().map(|id| ("Patient", id))).chain(covered)
 }
 
 /// The cells of a closing row that find the row it ends: its primary key without `since`.

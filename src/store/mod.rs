@@ -16,19 +16,24 @@ pub mod api;
 mod batch;
 mod compile;
 pub mod facts;
+pub mod gate;
 pub mod index;
 mod jobs;
 mod migrations;
+mod packed;
 mod postgres;
 pub mod query;
+mod reads;
 mod rows;
 mod sql;
 mod sqlite;
 pub mod submissions;
+pub mod upkeep;
+pub mod visits;
 pub mod write;
 
 pub use api::*;
-pub use index::{IndexEntry, IndexValue};
+pub use index::{Facet, IndexEntry, IndexValue};
 pub use query::{Cursor, Filter, Query, Scope, SortKey};
 pub use write::{Mutation, Precondition, Unit, WriteError, Written};
 

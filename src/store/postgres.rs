@@ -3,47 +3,100 @@
 //! never sees it. Transactions are numbered by the server's own transaction ids.
 
 use super::batch::{self, Batch, Place, ResourceRow};
-use super::rows::{Cell, ColumnType, Identity, Name, Row, TABLES};
-use super::sql::{Dialect, bind_all};
+use super::reads::Reads;
+use super::rows::{self, Cell, ColumnType, Identity, IdentityRow, Name, Row, TABLES};
+use super::sql::{Dialect, Sql, bind_all};
 use super::write::{Precondition, Unit, WriteError, Written};
-use super::{ResourceKey, TypeCode, compile};
+use super::{ResourceKey, TypeCode, compile, gate};
 use crate::definitions;
 use crate::fhir::time::now;
-use sqlx::postgres::{PgConnectOptions, PgConnection, PgPoolOptions, PgRow};
-use sqlx::{AssertSqlSafe, PgPool, Row as _};
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgPoolOptions};
+use sqlx::{AssertSqlSafe, Connection as _, PgPool};
 use std::collections::{HashMap, HashSet};
 use std::str::FromStr;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 /// Tries of one unit before the caller hears that the database failed.
 const ATTEMPTS: u32 = 8;
+/// A connection that was used so recently is taken to be alive.
+const TRUSTED: Duration = Duration::from_secs(1);
+/// A plan for all values takes a code that thousands of rows have for one that few have. Compiling a plan takes longer than any search, and
+/// an index walk costs what the planner believes of a scan when the rows are in memory or on flash.
+const SEARCHING: &[&str] = &["SET plan_cache_mode = force_custom_plan", "SET jit = off", "SET random_page_cost = 1.1"];
+/// Classes remembered; forgotten all at once when full.
+const REMEMBERED: usize = 400_000;
 
 #[derive(Clone, Debug)]
 pub struct Postgres {
+    /// For statements that are the same every time: the server plans them once.
     pub pool: PgPool,
+    /// For searches, whose plan depends on the values: planned each time.
+    pub read: PgPool,
+    /// Reads by id.
+    pub reads: Reads,
     /// Added to the server's transaction ids; see `counter` in the migration.
     txn_base: i64,
+    /// Classes whose facts this process has committed or found committed.
+    classes: Arc<RwLock<HashSet<i64>>>,
+}
+
+/// A pool's share of what one process may open.
+fn connections() -> PgPoolOptions {
+    PgPoolOptions::new()
+        .max_connections(8)
+        .acquire_timeout(Duration::from_secs(30))
+        // A round trip to ask whether the server is there costs as much as the statement, so only after a pause.
+        .test_before_acquire(false)
+        .before_acquire(|connection, meta| {
+            Box::pin(async move {
+                if meta.idle_for < TRUSTED {
+                    return Ok(true);
+                }
+                connection.ping().await.map(|()| true)
+            })
+        })
 }
 
 impl Postgres {
     pub async fn open(url: &str) -> anyhow::Result<Postgres> {
         let options = PgConnectOptions::from_str(url)?.application_name("lango");
-        let pool = PgPoolOptions::new().max_connections(16).acquire_timeout(Duration::from_secs(30)).connect_with(options).await?;
+        let pool = connections().connect_with(options.clone()).await?;
         super::migrations::migrator(Dialect::Postgres).run(&pool).await?;
         let mut transaction = pool.begin().await?;
         let base: i64 = sqlx::query_scalar("SELECT txn_base FROM counter WHERE id = 1 FOR UPDATE").fetch_one(&mut *transaction).await?;
-        // After a restore into a younger server, stored numbers would lie in the future.
-        let newest: i64 =
-            sqlx::query_scalar("SELECT coalesce(max(txn), 0) FROM (SELECT txn FROM resource ORDER BY key DESC LIMIT 100000) r")
-                .fetch_one(&mut *transaction)
-                .await?;
+        // After a restore into a younger server, stored numbers would lie in the future. The newest rows of each type tell, by an index.
+        let newest: i64 = sqlx::query_scalar(
+            "SELECT coalesce(max(n.txn), 0) FROM generate_series(0, $1::bigint) t, \
+             LATERAL (SELECT r.txn FROM resource r WHERE r.type = t ORDER BY r.updated DESC LIMIT 20) n",
+        )
+        .bind(definitions::r4().resource_types().len() as i64)
+        .fetch_one(&mut *transaction)
+        .await?;
         let current: i64 = sqlx::query_scalar("SELECT pg_current_xact_id()::text::bigint").fetch_one(&mut *transaction).await?;
         let txn_base = if base + current <= newest { newest - current + 1 } else { base };
         if txn_base != base {
             sqlx::query("UPDATE counter SET txn_base = $1 WHERE id = 1").bind(txn_base).execute(&mut *transaction).await?;
         }
         transaction.commit().await?;
-        Ok(Postgres { pool, txn_base })
+        let read = connections()
+            .after_connect(|connection, _| {
+                Box::pin(async move {
+                    for setting in SEARCHING {
+                        sqlx::query(*setting).execute(&mut *connection).await?;
+                    }
+                    Ok(())
+                })
+            })
+            .connect_with(options)
+            .await?;
+        let reads = Reads::on_postgres(pool.clone());
+        Ok(Postgres { pool, read, reads, txn_base, classes: Arc::default() })
+    }
+
+    /// The number that [`Postgres::snapshot`] and every write add to the server's transaction ids.
+    pub fn txn_base(&self) -> i64 {
+        self.txn_base
     }
 
     pub async fn commit(&self, unit: Unit) -> Result<Vec<Written>, WriteError> {
@@ -92,10 +145,27 @@ impl Postgres {
                 return Err(WriteError::Stale);
             }
         }
+        if !unit.unchanged.is_empty() {
+            // Shared locks: many may rest on one resource at once, and nobody changes it until they are done.
+            let mut names: Vec<_> = unit.unchanged.iter().map(|(code, id, _)| (*code, &**id)).collect();
+            names.sort_unstable();
+            names.dedup();
+            let identities = select(&mut *connection, &names, " ORDER BY r.key FOR SHARE OF r").await?;
+            for (type_code, id, version) in &unit.unchanged {
+                let known = identities.get(&(*type_code, id.clone()) as &Name);
+                if known.is_none_or(|identity| !identity.live || identity.version != *version) {
+                    return Err(WriteError::Stale);
+                }
+            }
+        }
+        if !super::visits::write_postgres(&mut *connection, &unit.visits).await? {
+            return Err(WriteError::Stale);
+        }
         let txn: i64 = sqlx::query_scalar("SELECT pg_current_xact_id()::text::bigint").fetch_one(&mut *connection).await?;
         let txn = txn + self.txn_base;
-        let updated = now();
         let (identities, reserved) = locate(&mut *connection, &unit).await?;
+        // After the locks: whoever waited for another is later.
+        let updated = now();
         let definitions = definitions::r4();
         let mut batch = Batch::default();
         let mut written = Vec::with_capacity(unit.mutations.len());
@@ -117,11 +187,45 @@ impl Postgres {
         batch.jobs = unit.jobs;
         batch.sort();
         write(&mut *connection, &batch).await?;
+        let classes = self.write_gate(&mut *connection, &batch).await?;
         if !claims.is_empty() {
             sqlx::query("DELETE FROM claim WHERE key = ANY($1)").bind(&claims).execute(&mut *connection).await?;
         }
         transaction.commit().await?;
+        if !classes.is_empty() {
+            let mut known = self.classes.write().unwrap_or_else(PoisonError::into_inner);
+            if known.len() > REMEMBERED {
+                known.clear();
+            }
+            known.extend(classes);
+        }
         Ok(written)
+    }
+
+    /// New classes of resources (which it answers), and what patients allow from now on.
+    async fn write_gate(&self, connection: &mut PgConnection, batch: &Batch) -> Result<Vec<i64>, sqlx::Error> {
+        let new: Vec<(&i64, &Vec<i64>)> = {
+            let known = self.classes.read().unwrap_or_else(PoisonError::into_inner);
+            batch.classes.iter().filter(|(class, _)| !known.contains(class)).collect()
+        };
+        let mut statements = gate::class_statements(Dialect::Postgres, new.iter().copied());
+        if !batch.consents.is_empty() {
+            let former = "SELECT DISTINCT patient FROM rule WHERE consent = ANY($1)";
+            let mut patients: Vec<ResourceKey> = sqlx::query_scalar(former).bind(&batch.consents).fetch_all(&mut *connection).await?;
+            patients.extend(batch.rules.patients());
+            patients.sort_unstable();
+            patients.dedup();
+            // Which Consent supersedes which is decided among all of a patient's, so their writers go one after the other.
+            sqlx::query("SELECT pg_advisory_xact_lock(p) FROM (SELECT p FROM unnest($1::bigint[]) p ORDER BY p) o")
+                .bind(&patients)
+                .execute(&mut *connection)
+                .await?;
+            statements.extend(batch.rules.statements(Dialect::Postgres, &batch.consents, &patients));
+        }
+        for Sql { text, args, .. } in statements {
+            bind_all!(sqlx::query(AssertSqlSafe(text)).persistent(false), args).execute(&mut *connection).await?;
+        }
+        Ok(new.into_iter().map(|(class, _)| *class).collect())
     }
 }
 
@@ -179,45 +283,32 @@ async fn select(
     }
     let (types, ids) = columns(names);
     let text = format!(
-        "SELECT r.key, r.type, r.id, r.version, r.live, r.owner, r.patient FROM resource r \
-         JOIN unnest($1::bigint[], $2::text[]) AS u(t, i) ON r.type = u.t AND r.id = u.i{tail}"
+        "SELECT {} FROM resource r JOIN unnest($1::bigint[], $2::text[]) AS u(t, i) ON r.type = u.t AND r.id = u.i{tail}",
+        rows::IDENTITY
     );
-    let rows = sqlx::query(AssertSqlSafe(text)).bind(&types).bind(&ids).fetch_all(connection).await?;
-    rows.iter().map(identity).collect()
-}
-
-fn identity(row: &PgRow) -> Result<(Name, Identity), sqlx::Error> {
-    let type_code = TypeCode::try_from(row.try_get::<i64, _>(1)?).unwrap_or(TypeCode::MAX);
-    let identity = Identity {
-        key: row.try_get(0)?,
-        version: row.try_get(3)?,
-        live: row.try_get::<i64, _>(4)? > 0,
-        owner: row.try_get(5)?,
-        patient: row.try_get(6)?,
-    };
-    Ok(((type_code, row.try_get::<String, _>(2)?.into()), identity))
+    let found: Vec<IdentityRow> = sqlx::query_as(AssertSqlSafe(text)).bind(&types).bind(&ids).fetch_all(connection).await?;
+    Ok(found.into_iter().map(rows::identity).collect())
 }
 
 async fn holds(connection: &mut PgConnection, precondition: &Precondition) -> Result<bool, sqlx::Error> {
-    let mut sql = compile::keys(Dialect::Postgres, &precondition.query);
-    sql.text = format!("SELECT id FROM resource WHERE key IN ({}) ORDER BY key LIMIT 2", sql.text);
-    let rows = bind_all!(sqlx::query(AssertSqlSafe(sql.text)), sql.args).fetch_all(connection).await?;
-    let found: Vec<String> = rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?;
+    let Sql { text, args, .. } = compile::first_ids(Dialect::Postgres, &precondition.query);
+    let found: Vec<String> = bind_all!(sqlx::query_scalar(AssertSqlSafe(text)), args).fetch_all(connection).await?;
     Ok(found == precondition.expected)
 }
 
 async fn write(connection: &mut PgConnection, batch: &Batch) -> Result<(), sqlx::Error> {
     if !batch.inserts.is_empty() {
         // A name that another transaction made meanwhile fails on the unique key; the unit is then tried again and finds it.
-        let insert = "INSERT INTO resource (key, type, id, version, live, updated, created, txn, owner, patient, body) SELECT * FROM unnest(\
-             $1::bigint[], $2::bigint[], $3::text[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[], $8::bigint[], $9::bigint[], $10::bigint[], $11::bytea[])";
+        let insert = "INSERT INTO resource (key, type, id, version, live, updated, created, txn, owner, patient, class, low, high, body) SELECT * FROM unnest(\
+             $1::bigint[], $2::bigint[], $3::text[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[], $8::bigint[], $9::bigint[], $10::bigint[], \
+             $11::bigint[], $12::bigint[], $13::bigint[], $14::bytea[])";
         bind_resources(sqlx::query(insert), &batch.inserts).execute(&mut *connection).await?;
     }
     if !batch.superseded.is_empty() {
         let (keys, txns): (Vec<i64>, Vec<i64>) = batch.superseded.iter().copied().unzip();
         sqlx::query(
-            "INSERT INTO history (key, version, type, live, updated, txn, until, owner, patient, body) \
-             SELECT r.key, r.version, r.type, r.live, r.updated, r.txn, u.t, r.owner, r.patient, r.body \
+            "INSERT INTO history (key, version, type, live, updated, txn, until, owner, patient, class, low, high, body) \
+             SELECT r.key, r.version, r.type, r.live, r.updated, r.txn, u.t, r.owner, r.patient, r.class, r.low, r.high, r.body \
              FROM resource r JOIN unnest($1::bigint[], $2::bigint[]) AS u(k, t) ON r.key = u.k",
         )
         .bind(&keys)
@@ -227,9 +318,10 @@ async fn write(connection: &mut PgConnection, batch: &Batch) -> Result<(), sqlx:
     }
     if !batch.updates.is_empty() {
         let update = "UPDATE resource r SET version = u.v, live = u.l, updated = u.d, created = CASE WHEN u.c < 0 THEN r.created ELSE u.c END, \
-             txn = u.x, owner = u.o, patient = u.p, body = u.b FROM unnest(\
-             $1::bigint[], $2::bigint[], $3::text[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[], $8::bigint[], $9::bigint[], $10::bigint[], $11::bytea[]) \
-             AS u(k, t, i, v, l, d, c, x, o, p, b) WHERE r.key = u.k";
+             txn = u.x, owner = u.o, patient = u.p, class = u.s, low = u.f, high = u.g, body = u.b FROM unnest(\
+             $1::bigint[], $2::bigint[], $3::text[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[], $8::bigint[], $9::bigint[], $10::bigint[], \
+             $11::bigint[], $12::bigint[], $13::bigint[], $14::bytea[]) \
+             AS u(k, t, i, v, l, d, c, x, o, p, s, f, g, b) WHERE r.key = u.k";
         bind_resources(sqlx::query(update), &batch.updates).execute(&mut *connection).await?;
     }
     for of_table in batch.closings.chunk_by(|a, b| a.table == b.table) {
@@ -305,6 +397,9 @@ fn bind_resources<'q>(query: PgQuery<'q>, rows: &[ResourceRow]) -> PgQuery<'q> {
         .bind(ints(|row| row.txn))
         .bind(ints(|row| row.owner))
         .bind(ints(|row| row.patient))
+        .bind(ints(|row| row.class))
+        .bind(ints(|row| row.low))
+        .bind(ints(|row| row.high))
         .bind(rows.iter().map(|row| row.body.clone()).collect::<Vec<Option<Vec<u8>>>>())
 }
 

@@ -2,17 +2,20 @@
 //! (group commit, `synchronous=FULL`): an acknowledged write survives a power cut, and the cost of the cut is shared.
 
 use super::batch::{self, Batch, Place, ResourceRow};
-use super::rows::{Cell, Identity, Name, Row, TABLES};
+use super::reads::Reads;
+use super::rows::{self, Cell, Identity, IdentityRow, Name, Row, TABLES};
 use super::sql::{Arg, Dialect, Sql, bind_all};
 use super::write::{Precondition, Unit, WriteError, Written};
-use super::{ResourceKey, TypeCode, compile};
+use super::{ResourceKey, TypeCode, compile, gate};
 use crate::definitions;
 use crate::fhir::time::{Micros, now};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{AssertSqlSafe, Row as _, SqlitePool};
 use std::collections::{HashMap, HashSet};
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
@@ -22,18 +25,28 @@ const QUEUE: usize = 256;
 const GROUP: usize = 4_000;
 /// Rows per INSERT.
 const CHUNK: usize = 100;
+/// How long a statement waits for another process's write.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Bytes of a write-ahead log that is cut; what SQLite keeps of itself is 4,000 pages of 8 KiB.
+pub const LONG_LOG: u64 = 256 << 20;
 /// The resource table's place among the texts of [`Writer::inserts`].
 const RESOURCE: usize = usize::MAX;
 /// Identities remembered between groups; forgotten all at once when full.
 const REMEMBERED: usize = 400_000;
 
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Sqlite {
     /// Read-only connections.
     pub read: SqlitePool,
     /// One connection: whoever writes waits in turn for it.
     pub write: SqlitePool,
     queue: mpsc::Sender<Request>,
+    path: PathBuf,
+    /// Units since the last look of [`Sqlite::rest`], and whether it has done its work since.
+    commits: AtomicU64,
+    rested: AtomicBool,
+    /// Reads by id.
+    pub reads: Reads,
 }
 
 #[derive(Debug)]
@@ -49,15 +62,15 @@ impl Sqlite {
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Full)
             .foreign_keys(true)
-            .busy_timeout(Duration::from_secs(10))
+            .busy_timeout(PATIENCE)
             .page_size(8192)
             .pragma("cache_size", "-131072")
-            .pragma("mmap_size", "268435456")
             .pragma("temp_store", "MEMORY")
             .pragma("wal_autocheckpoint", "4000");
+        let path = options.get_filename().to_owned();
         let write = SqlitePoolOptions::new().max_connections(1).test_before_acquire(false).connect_with(options.clone()).await?;
         super::migrations::migrator(Dialect::Sqlite).run(&write).await?;
-        let reader = options.read_only(true).create_if_missing(false).pragma("cache_size", "-32768").row_buffer_size(1024);
+        let reader = options.read_only(true).create_if_missing(false).pragma("cache_size", "-16384").row_buffer_size(1024);
         let readers = std::thread::available_parallelism().map_or(4, |cores| cores.get() as u32 * 2).clamp(4, 16);
         let read = SqlitePoolOptions::new()
             .max_connections(readers)
@@ -67,10 +80,35 @@ impl Sqlite {
             .await?;
         let (queue, waiting) = mpsc::channel(QUEUE);
         tokio::spawn(Writer::new(write.clone()).run(waiting));
-        Ok(Sqlite { read, write, queue })
+        let reads = Reads::on_sqlite(read.clone());
+        Ok(Sqlite { read, write, queue, path, commits: AtomicU64::new(0), rested: AtomicBool::new(false), reads })
+    }
+
+    /// Gives the writer's page cache back when nothing was written since the last call.
+    pub async fn rest(&self) -> Result<(), sqlx::Error> {
+        if self.commits.swap(0, Ordering::Relaxed) == 0 && !self.rested.swap(true, Ordering::Relaxed) {
+            sqlx::query("PRAGMA shrink_memory").execute(&self.write).await?;
+        }
+        Ok(())
+    }
+
+    /// Moves what the write-ahead log holds into the database and empties it, when it has grown beyond `bytes`: as long as readers
+    /// follow one another without a gap, SQLite itself never starts it over. Writers wait meanwhile, but not long for a slow reader.
+    pub async fn cut_log(&self, bytes: u64) -> Result<(), sqlx::Error> {
+        let log = format!("{}-wal", self.path.display());
+        if tokio::fs::metadata(log).await.map_or(0, |file| file.len()) <= bytes {
+            return Ok(());
+        }
+        let mut connection = self.write.acquire().await?;
+        sqlx::query("PRAGMA busy_timeout = 1000").execute(&mut *connection).await?;
+        let cut = sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").execute(&mut *connection).await;
+        sqlx::query(AssertSqlSafe(format!("PRAGMA busy_timeout = {}", PATIENCE.as_millis()))).execute(&mut *connection).await?;
+        cut.map(|_| ())
     }
 
     pub async fn commit(&self, unit: Unit) -> Result<Vec<Written>, WriteError> {
+        self.commits.fetch_add(1, Ordering::Relaxed);
+        self.rested.store(false, Ordering::Relaxed);
         let (reply, answer) = oneshot::channel();
         self.queue.send(Request { unit, reply }).await.map_err(|_| WriteError::Busy)?;
         answer.await.map_err(|_| WriteError::Busy)?
@@ -87,6 +125,8 @@ struct Writer {
     updated: Micros,
     /// Where resources stand, as of `txn`.
     identities: HashMap<Name, Identity>,
+    /// Classes whose facts are written, as of `txn`.
+    classes: HashSet<i64>,
     /// INSERT texts by table and number of rows.
     inserts: HashMap<(usize, usize), Arc<str>>,
 }
@@ -99,7 +139,7 @@ enum Verdict {
 
 impl Writer {
     fn new(pool: SqlitePool) -> Self {
-        Writer { pool, txn: 0, next_key: 0, updated: 0, identities: HashMap::new(), inserts: HashMap::new() }
+        Writer { pool, txn: 0, next_key: 0, updated: 0, identities: HashMap::new(), classes: HashSet::new(), inserts: HashMap::new() }
     }
 
     async fn run(mut self, mut waiting: mpsc::Receiver<Request>) {
@@ -150,6 +190,7 @@ impl Writer {
     /// What was learned in a transaction that did not commit may be untrue.
     fn forget(&mut self) {
         self.identities.clear();
+        self.classes.clear();
         self.txn = 0;
     }
 
@@ -195,7 +236,16 @@ impl Writer {
                 }
             }
         }
+        if !super::visits::hold_sqlite(&mut *connection, &unit.visits).await? {
+            return Ok(Verdict::Stale);
+        }
         self.learn(&mut *connection, &unit).await?;
+        for (type_code, id, version) in &unit.unchanged {
+            let known = self.identities.get(&(*type_code, id.clone()) as &Name);
+            if known.is_none_or(|identity| !identity.live || identity.version != *version) {
+                return Ok(Verdict::Stale);
+            }
+        }
         for mutation in &unit.mutations {
             let known = self.identities.get(&(mutation.type_code, mutation.id.clone()) as &Name);
             if known.map_or(0, |identity| identity.version) != mutation.base_version {
@@ -208,6 +258,7 @@ impl Writer {
         }) {
             self.flush(&mut *connection, batch, pending).await?;
         }
+        super::visits::write_sqlite(&mut *connection, &unit.visits).await?;
         self.txn += 1;
         let txn = self.txn;
         // Never backwards, whatever the clock does, and never the same twice: history and `_lastUpdated` keep the order of commits.
@@ -271,7 +322,7 @@ impl Writer {
     /// Reads where the unit's resources and the targets of its references stand, as far as not known.
     async fn learn(&mut self, connection: &mut SqliteConnection, unit: &Unit) -> Result<(), sqlx::Error> {
         let definitions = definitions::r4();
-        let mut unknown: HashSet<(TypeCode, &str)> = HashSet::new();
+        let mut unknown: HashSet<(TypeCode, &str)> = unit.unchanged.iter().map(|(code, id, _)| (*code, &**id)).collect();
         for mutation in &unit.mutations {
             unknown.insert((mutation.type_code, &mutation.id));
             for (type_name, id) in batch::targets(mutation) {
@@ -283,23 +334,13 @@ impl Writer {
         unknown.sort_unstable();
         for chunk in unknown.chunks(CHUNK) {
             let mut sql = Sql::new(Dialect::Sqlite);
-            sql.push("SELECT r.key, r.type, r.id, r.version, r.live, r.owner, r.patient FROM (VALUES ");
+            sql.push("SELECT ").push(rows::IDENTITY).push(" FROM (VALUES ");
             sql.join(chunk, ", ", |sql, (code, id)| {
                 sql.push("(").int(i64::from(*code)).push(", ").str(id).push(")");
             });
             sql.push(") v CROSS JOIN resource r ON r.type = v.column1 AND r.id = v.column2");
-            let rows = bind_all!(sqlx::query(AssertSqlSafe(sql.text)), sql.args).fetch_all(&mut *connection).await?;
-            for row in rows {
-                let type_code = TypeCode::try_from(row.try_get::<i64, _>(1)?).unwrap_or(TypeCode::MAX);
-                let identity = Identity {
-                    key: row.try_get(0)?,
-                    version: row.try_get(3)?,
-                    live: row.try_get::<i64, _>(4)? > 0,
-                    owner: row.try_get(5)?,
-                    patient: row.try_get(6)?,
-                };
-                self.identities.insert((type_code, row.try_get::<String, _>(2)?.into()), identity);
-            }
+            let found: Vec<IdentityRow> = bind_all!(sqlx::query_as(AssertSqlSafe(sql.text)), sql.args).fetch_all(&mut *connection).await?;
+            self.identities.extend(found.into_iter().map(rows::identity));
         }
         Ok(())
     }
@@ -316,8 +357,8 @@ impl Writer {
         batch.sort();
         for chunk in batch.inserts.chunks(CHUNK) {
             let text = self.inserts.entry((RESOURCE, chunk.len())).or_insert_with(|| {
-                let rows = vec!["(?,?,?,?,?,?,?,?,?,?,?)"; chunk.len()].join(",");
-                let columns = "key, type, id, version, live, updated, created, txn, owner, patient, body";
+                let rows = vec!["(?,?,?,?,?,?,?,?,?,?,?,?,?,?)"; chunk.len()].join(",");
+                let columns = "key, type, id, version, live, updated, created, txn, owner, patient, class, low, high, body";
                 Arc::from(format!("INSERT INTO resource ({columns}) VALUES {rows}"))
             });
             let mut query = sqlx::query(AssertSqlSafe(text.clone()));
@@ -329,14 +370,17 @@ impl Writer {
                     .bind(row.txn)
                     .bind(row.owner)
                     .bind(row.patient)
+                    .bind(row.class)
+                    .bind(row.low)
+                    .bind(row.high)
                     .bind(row.body.as_deref());
             }
             query.execute(&mut *connection).await?;
         }
         for (key, txn) in &batch.superseded {
             sqlx::query(
-                "INSERT INTO history (key, version, type, live, updated, txn, until, owner, patient, body) \
-                 SELECT key, version, type, live, updated, txn, ?, owner, patient, body FROM resource WHERE key = ?",
+                "INSERT INTO history (key, version, type, live, updated, txn, until, owner, patient, class, low, high, body) \
+                 SELECT key, version, type, live, updated, txn, ?, owner, patient, class, low, high, body FROM resource WHERE key = ?",
             )
             .bind(txn)
             .bind(key)
@@ -354,11 +398,36 @@ impl Writer {
                 self.insert_rows(&mut *connection, chunk).await?;
             }
         }
+        self.write_gate(&mut *connection, batch).await?;
         for job in &batch.jobs {
             super::jobs::enqueue_sqlite(&mut *connection, job).await?;
         }
         *batch = Batch::default();
         pending.clear();
+        Ok(())
+    }
+
+    /// New classes of resources, and what patients allow from now on.
+    async fn write_gate(&mut self, connection: &mut SqliteConnection, batch: &Batch) -> Result<(), sqlx::Error> {
+        if self.classes.len() > REMEMBERED {
+            self.classes.clear();
+        }
+        let new: Vec<_> = batch.classes.iter().filter(|(class, _)| !self.classes.contains(class)).collect();
+        let mut statements = gate::class_statements(Dialect::Sqlite, new.iter().copied());
+        self.classes.extend(new.into_iter().map(|(class, _)| *class));
+        if !batch.consents.is_empty() {
+            let mut patients: Vec<ResourceKey> = batch.rules.patients().collect();
+            for consent in &batch.consents {
+                let former = sqlx::query_scalar::<_, ResourceKey>("SELECT DISTINCT patient FROM rule WHERE consent = ?").bind(consent);
+                patients.extend(former.fetch_all(&mut *connection).await?);
+            }
+            patients.sort_unstable();
+            patients.dedup();
+            statements.extend(batch.rules.statements(Dialect::Sqlite, &batch.consents, &patients));
+        }
+        for Sql { text, args, .. } in statements {
+            bind_all!(sqlx::query(AssertSqlSafe(text)).persistent(false), args).execute(&mut *connection).await?;
+        }
         Ok(())
     }
 
@@ -387,16 +456,15 @@ fn insert_text(table: usize, rows: usize) -> Arc<str> {
 }
 
 async fn holds(connection: &mut SqliteConnection, precondition: &Precondition) -> Result<bool, sqlx::Error> {
-    let mut sql = compile::keys(Dialect::Sqlite, &precondition.query);
-    sql.text = format!("SELECT id FROM resource WHERE key IN ({}) ORDER BY key LIMIT 2", sql.text);
-    let rows = bind_all!(sqlx::query(AssertSqlSafe(sql.text)), sql.args).fetch_all(connection).await?;
-    let found: Vec<String> = rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?;
+    let Sql { text, args, .. } = compile::first_ids(Dialect::Sqlite, &precondition.query);
+    let found: Vec<String> = bind_all!(sqlx::query_scalar(AssertSqlSafe(text)), args).fetch_all(connection).await?;
     Ok(found == precondition.expected)
 }
 
 async fn update(connection: &mut SqliteConnection, row: &ResourceRow) -> Result<(), sqlx::Error> {
     sqlx::query(
-        "UPDATE resource SET version = ?, live = ?, updated = ?, created = coalesce(?, created), txn = ?, owner = ?, patient = ?, body = ? WHERE key = ?",
+        "UPDATE resource SET version = ?, live = ?, updated = ?, created = coalesce(?, created), txn = ?, owner = ?, patient = ?, \
+         class = ?, low = ?, high = ?, body = ? WHERE key = ?",
     )
     .bind(row.version)
     .bind(row.live)
@@ -405,6 +473,9 @@ async fn update(connection: &mut SqliteConnection, row: &ResourceRow) -> Result<
     .bind(row.txn)
     .bind(row.owner)
     .bind(row.patient)
+    .bind(row.class)
+    .bind(row.low)
+    .bind(row.high)
     .bind(row.body.as_deref())
     .bind(row.key)
     .execute(connection)

@@ -1,5 +1,7 @@
 //! What can be written: units of mutations, applied whole or not at all.
 
+use super::gate::{About, Rules, Traits};
+use super::visits::Visit;
 use super::{FacilityKey, IndexEntry, Query, ResourceKey, TypeCode};
 use crate::fhir::time::Micros;
 
@@ -9,8 +11,12 @@ pub struct Unit {
     pub mutations: Vec<Mutation>,
     /// Searches whose answer the mutations rest on.
     pub preconditions: Vec<Precondition>,
+    /// Resources that the mutations rest on without changing them, each with the version that it must still be at, not deleted.
+    pub unchanged: Vec<(TypeCode, Box<str>, i64)>,
     /// Deliveries that this transaction causes; they become due when it commits.
     pub jobs: Vec<NewJob>,
+    /// What is remembered of visits from now on.
+    pub visits: Vec<Visit>,
 }
 
 /// The new state of one resource.
@@ -24,8 +30,12 @@ pub struct Mutation {
     pub owner: FacilityKey,
     /// `false`: read by id and found by its index entries, but left out where a search lists the type (golden Patients).
     pub listed: bool,
-    /// The Patient whose compartment the resource is in (a Patient names itself).
-    pub patient: Option<Box<str>>,
+    /// Whose record it is part of (a Patient is part of its own).
+    pub about: About,
+    /// What a patient's rules may ask of it; of a delete, those of the version before.
+    pub traits: Traits,
+    /// Of a Consent: what it allows from now on. `None` leaves the rules alone.
+    pub rules: Option<Rules>,
 }
 
 #[derive(Clone, Debug)]

@@ -14,6 +14,7 @@
 
 mod arguments;
 mod code_system;
+mod codes;
 mod concept_map;
 mod error;
 pub mod expand;
@@ -49,6 +50,12 @@ use value_set::ValueSet;
 #[derive(Clone, Default)]
 pub struct Terminology {
     loaded: Arc<ArcSwap<Loaded>>,
+}
+
+impl std::fmt::Debug for Terminology {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Terminology")
+    }
 }
 
 /// One consistent set of compiled resources.

@@ -3,8 +3,8 @@
 
 use super::xhtml;
 use crate::definitions::Primitive;
-use crate::fhir::IssueCode;
 use crate::fhir::reference::is_id;
+use crate::fhir::{IssueCode, decimal};
 use serde_json::Value;
 
 /// `string` and `markdown` end here, in bytes.
@@ -21,7 +21,11 @@ pub(super) fn check(primitive: Primitive, value: &Value) -> Result<(), Fault> {
         Integer => integer(value, i64::from(i32::MIN), "must be a whole number of 32 bits, without quotes or fraction"),
         UnsignedInt => integer(value, 0, "must be a whole number from 0 to 2147483647, without quotes or fraction"),
         PositiveInt => integer(value, 1, "must be a whole number from 1 to 2147483647, without quotes or fraction"),
-        Decimal => value.is_number().then_some(()).ok_or((IssueCode::Structure, "must be a number, without quotes")),
+        Decimal => match value {
+            Value::Number(number) if decimal::is_kept(number.as_str()) => Ok(()),
+            Value::Number(_) => Err((IssueCode::Value, decimal::LIMITS)),
+            _ => Err((IssueCode::Structure, "must be a number, without quotes")),
+        },
         _ => match value {
             Value::String(text) if text.is_empty() => Err((IssueCode::Value, "must not be empty; leave the element out")),
             Value::String(text) => text_format(primitive, text).map_err(|words| (IssueCode::Value, words)),

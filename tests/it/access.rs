@@ -11,6 +11,7 @@ use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use jsonwebtoken::jwk::Jwk;
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use lango::access::clients::{self, Client};
+use lango::access::consent::Deployment;
 use lango::access::{Access, AccessSettings, Caller, Interaction};
 use lango::config::AuthMode;
 use lango::http::auth;
@@ -36,16 +37,20 @@ struct Answer {
 impl Gate {
     async fn new(db: &TestDb, mode: AuthMode) -> Gate {
         let store = Store::open(&db.url).await.unwrap();
-        let settings = AccessSettings { mode, public_url: BASE.into(), operator_code: "MOH".into() };
+        let settings = AccessSettings {
+            mode,
+            public_url: BASE.into(),
+            operator_code: "MOH".into(),
+            facility_system: "urn:lango:facility".into(),
+            practitioner_system: "urn:lango:practitioner".into(),
+            deployment: Deployment::default(),
+        };
         let access = Arc::new(Access::open(store.clone(), settings).await.unwrap());
         let probe = |caller: Caller| async move {
             let all = [Interaction::Create, Interaction::Read, Interaction::Update, Interaction::Delete, Interaction::Search];
             let may: String =
                 all.iter().filter(|interaction| caller.allows("Patient", **interaction)).map(|interaction| interaction.letter()).collect();
-            let sees = match &caller.scope {
-                Scope::All => json!("all"),
-                Scope::Owners(owners) => json!(owners),
-            };
+            let sees = if caller.scope == Scope::All { json!("all") } else { json!(caller.scope.owners()) };
             let (client, facility, owner) = (&caller.client, &caller.facility_code, caller.owner);
             json!({ "client": client, "facility": facility, "owner": owner, "sees": sees, "may": may }).to_string()
         };

@@ -1,10 +1,7 @@
 //! Transactions and batches.
 
-use crate::support::server::answer;
 use crate::support::{TestServer, both_databases};
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
-use std::path::Path;
 
 fn transaction(entries: Vec<Value>) -> Value {
     json!({ "resourceType": "Bundle", "type": "transaction", "entry": entries })
@@ -159,33 +156,114 @@ both_databases!(
     }
 );
 
+/// Where an OperationOutcome's issues are, sorted.
+fn places(outcome: &Value) -> Vec<&str> {
+    assert_eq!(outcome["resourceType"], "OperationOutcome", "{outcome}");
+    let mut places: Vec<&str> =
+        outcome["issue"].as_array().unwrap().iter().map(|issue| issue["expression"][0].as_str().unwrap_or_default()).collect();
+    places.sort_unstable();
+    places
+}
+
 both_databases!(
-    async fn synthea_loads_as_it_is(db: &TestDb) {
+    async fn a_transaction_tells_every_problem_of_every_entry_at_once(db: &TestDb) {
         let server = TestServer::open(db).await;
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/synthea-hiv");
-        let mut names: Vec<String> =
-            std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
-        names.retain(|name| name.ends_with(".json.gz"));
-        names.sort();
-        // Organisations and practitioners first: the records refer to them by identifier.
-        let (mut chosen, patients): (Vec<String>, Vec<String>) = names.into_iter().partition(|name| name.contains("Information"));
-        chosen.extend(patients.into_iter().take(6));
-        let mut expected: BTreeMap<String, i64> = BTreeMap::new();
-        for name in chosen {
-            let bytes = std::fs::read(folder.join(&name)).unwrap();
-            let bundle: Value = serde_json::from_reader(flate2::read::GzDecoder::new(bytes.as_slice())).unwrap();
-            for entry in bundle["entry"].as_array().unwrap() {
-                *expected.entry(entry["resource"]["resourceType"].as_str().unwrap().to_owned()).or_default() += 1;
-            }
-            let post =
-                server.client.post(server.url("/fhir")).header("content-type", "application/fhir+json").header("content-encoding", "gzip");
-            let (status, response) = answer(post.body(bytes)).await;
-            assert_eq!(status, 200, "{name}: {}", response.to_string().chars().take(500).collect::<String>());
-            assert!(statuses(&response).iter().all(|status| *status == 201), "{name}");
-        }
-        for (type_name, expected) in expected {
-            assert_eq!(count(&server, &format!("{type_name}?_summary=count")).await, expected, "{type_name}");
-        }
+        let bundle = transaction(vec![
+            json!({ "fullUrl": "urn:uuid:1", "request": { "method": "FLY", "url": "Patient" }, "resource": { "resourceType": "Patient", "birthDate": "x" } }),
+            json!({ "fullUrl": "urn:uuid:2", "resource": { "resourceType": "Patient", "foo": 1 } }),
+            post("urn:uuid:3", json!({ "resourceType": "Observation", "code": { "text": "x" }, "subject": { "reference": "urn:uuid:1" } })),
+            json!({ "request": { "method": "PUT", "url": "Alien/1", "ifMatch": "x" } }),
+            json!({ "request": { "method": "PUT", "url": "Patient?idntifier=1" }, "resource": { "resourceType": "Patient", "gender": "x" } }),
+            post("urn:uuid:3", observation("urn:uuid:nobody")),
+            post("urn:uuid:6", json!({ "resourceType": "Patient" })),
+        ]);
+        let (status, outcome) = server.post("/fhir", &bundle).await;
+        assert_eq!(status, 400, "{outcome}");
+        assert_eq!(
+            places(&outcome),
+            [
+                "Bundle.entry[0].request.method",
+                "Bundle.entry[0].resource.birthDate",
+                "Bundle.entry[1].request",
+                "Bundle.entry[1].resource.foo",
+                "Bundle.entry[2].resource.status",
+                "Bundle.entry[3].request.ifMatch",
+                "Bundle.entry[3].request.url",
+                "Bundle.entry[4].request.url",
+                "Bundle.entry[4].resource.gender",
+                "Bundle.entry[5].fullUrl",
+                "Bundle.entry[5].resource.subject.reference",
+            ]
+        );
+        let order: Vec<&str> =
+            outcome["issue"].as_array().unwrap().iter().map(|issue| &issue["expression"][0].as_str().unwrap()[..15]).collect();
+        assert!(order.is_sorted(), "{order:?}");
+        assert_eq!(count(&server, "Patient").await + count(&server, "Observation").await, 0);
+        server.stop().await;
+    }
+);
+
+both_databases!(
+    async fn a_urn_that_is_no_entrys_is_refused(db: &TestDb) {
+        let server = TestServer::open(db).await;
+        let entries = vec![
+            post("urn:uuid:a", json!({ "resourceType": "Patient", "active": true })),
+            post("urn:uuid:b", observation("urn:uuid:c")),
+            json!({ "fullUrl": "urn:uuid:d", "request": { "method": "DELETE", "url": "Patient/none" } }),
+            post("urn:uuid:e", observation("urn:uuid:d")),
+        ];
+        let (status, outcome) = server.post("/fhir", &transaction(entries.clone())).await;
+        assert_eq!((status, &outcome["issue"][0]["code"]), (400, &json!("not-found")), "{outcome}");
+        assert_eq!(places(&outcome), ["Bundle.entry[1].resource.subject.reference", "Bundle.entry[3].resource.subject.reference"]);
+        assert_eq!(count(&server, "Patient").await, 0);
+        let (status, response) = server.post("/fhir", &json!({ "resourceType": "Bundle", "type": "batch", "entry": entries })).await;
+        assert_eq!((status, statuses(&response)), (200, vec![201, 400, 204, 400]), "{response}");
+        let refused = &response["entry"][1]["response"]["outcome"];
+        assert_eq!(places(refused), ["Bundle.entry[1].resource.subject.reference"]);
+        // A document that is kept as it is resolves its own.
+        let document = json!({
+            "resourceType": "Bundle", "type": "collection",
+            "entry": [{ "fullUrl": "urn:uuid:x", "resource": { "resourceType": "Patient" } }, { "fullUrl": "urn:uuid:y", "resource": observation("urn:uuid:x") }],
+        });
+        assert_eq!(server.post("/fhir", &transaction(vec![post("urn:uuid:z", document)])).await.0, 200);
+        server.stop().await;
+    }
+);
+
+both_databases!(
+    async fn conditional_references_mean_what_the_transaction_leaves(db: &TestDb) {
+        let server = TestServer::open(db).await;
+        let patient = |id: &str, value: &str| json!({ "resourceType": "Patient", "id": id, "identifier": [{ "system": "urn:s", "value": value }], "birthDate": "1990-05-01" });
+        let put = |resource: Value| {
+            let url = format!("Patient/{}", resource["id"].as_str().unwrap());
+            json!({ "resource": resource, "request": { "method": "PUT", "url": url } })
+        };
+        assert_eq!(server.put("/fhir/Patient/a", &patient("a", "1")).await.0, 201);
+        let refer = |criteria: &str| post("urn:uuid:o", observation(&format!("Patient?{criteria}")));
+
+        let (status, outcome) = server.post("/fhir", &transaction(vec![put(patient("a", "2")), refer("identifier=urn:s|1")])).await;
+        assert_eq!((status, places(&outcome)), (412, vec!["Bundle.entry[1].resource"]), "it will not match any more: {outcome}");
+        let delete = json!({ "request": { "method": "DELETE", "url": "Patient/a" } });
+        assert_eq!(server.post("/fhir", &transaction(vec![delete.clone(), refer("identifier=urn:s|1")])).await.0, 412, "it is deleted");
+        let create = json!({ "resource": patient("x", "1"), "request": { "method": "POST", "url": "Patient", "ifNoneExist": "identifier=urn:s|1" } });
+        assert_eq!(server.post("/fhir", &transaction(vec![delete, create])).await.0, 400, "it is there or not, by the order");
+
+        // Dates, texts and references are judged within the Bundle too.
+        let mut new = patient("n", "9");
+        new["name"] = json!([{ "family": "Mbeki" }]);
+        new["birthDate"] = json!("2001-02-03");
+        new["managingOrganization"] = json!({ "reference": "urn:uuid:org" });
+        let entries = vec![
+            post("urn:uuid:org", json!({ "resourceType": "Organization", "name": "x" })),
+            put(new),
+            refer("family:contains=bek&birthdate=ge2001-02&birthdate=lt2001-03&organization:missing=false"),
+        ];
+        let (status, response) = server.post("/fhir", &transaction(entries)).await;
+        assert_eq!(status, 200, "{response}");
+        assert_eq!(count(&server, "Observation?subject=Patient/n").await, 1);
+        let chained = vec![put(patient("m", "8")), refer("organization.name=x&identifier=urn:s|8")];
+        let (status, outcome) = server.post("/fhir", &transaction(chained)).await;
+        assert_eq!((status, &outcome["issue"][0]["code"]), (400, &json!("not-supported")), "{outcome}");
         server.stop().await;
     }
 );

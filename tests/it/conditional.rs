@@ -206,3 +206,62 @@ both_databases!(
         server.stop().await;
     }
 );
+
+both_databases!(
+    async fn what_criteria_found_is_still_there_when_the_transaction_is_done(db: &TestDb) {
+        let server = TestServer::open(db).await;
+        for round in 0..ROUNDS / 2 {
+            let value = format!("g{round}");
+            let (status, made) = server.put(&format!("/fhir/Patient?identifier=urn:s|{value}"), &patient(&value)).await;
+            assert_eq!(status, 201, "{made}");
+            let id = made["id"].as_str().unwrap();
+            // Even rounds delete the match, odd ones make it match no more.
+            let remove = async {
+                match round % 2 {
+                    0 => answer(server.client.delete(server.url(&format!("/fhir/Patient/{id}")))).await.0,
+                    _ => {
+                        let mut other = patient("other");
+                        other["id"] = json!(id);
+                        server.put(&format!("/fhir/Patient/{id}"), &other).await.0
+                    }
+                }
+            };
+            let observe = |n: usize| {
+                let (server, value) = (&server, &value);
+                let subject = format!("Patient?identifier=urn:s|{value}");
+                let condition = format!("identifier=urn:s|{value}");
+                let referred = if n % 2 == 0 { subject } else { "urn:uuid:p".to_owned() };
+                let observation = json!({
+                    "resourceType": "Observation", "status": "final", "code": { "text": "x" }, "subject": { "reference": referred },
+                    "category": [{ "coding": [{ "system": "urn:s", "code": value }] }],
+                });
+                let mut entries = vec![
+                    json!({ "fullUrl": "urn:uuid:o", "resource": observation, "request": { "method": "POST", "url": "Observation" } }),
+                ];
+                if n % 2 == 1 {
+                    let request = json!({ "method": "POST", "url": "Patient", "ifNoneExist": condition });
+                    entries.push(json!({ "fullUrl": "urn:uuid:p", "resource": patient(value), "request": request }));
+                }
+                async move { server.post("/fhir", &json!({ "resourceType": "Bundle", "type": "transaction", "entry": entries })).await }
+            };
+            let (removed, answers) = tokio::join!(remove, join_all((0..8).map(observe)));
+            assert!(matches!(removed, 200 | 204), "{removed}");
+            let mut written = 0;
+            for (status, response) in answers {
+                assert!(matches!(status, 200 | 412), "round {round}: {status} {response}");
+                written += usize::from(status == 200);
+            }
+            // Who refers to the patient that went was written before it went, in the order that the database gives.
+            let (_, history) = server.get(&format!("/fhir/Patient/{id}/_history?_count=1")).await;
+            let gone = history["entry"][0]["response"]["lastModified"].as_str().unwrap();
+            let (_, referring) = server.get(&format!("/fhir/Observation?subject=Patient/{id}&_count=50")).await;
+            for entry in referring["entry"].as_array().into_iter().flatten() {
+                let at = entry["resource"]["meta"]["lastUpdated"].as_str().unwrap();
+                assert!(at < gone, "round {round}: an Observation refers to a Patient that was gone");
+            }
+            assert_eq!(total(&server, &format!("Observation?category=urn:s|{value}")).await as usize, written, "round {round}");
+            assert!(total(&server, &format!("Patient?identifier=urn:s|{value}")).await <= 1, "round {round}");
+        }
+        server.stop().await;
+    }
+);

@@ -3,6 +3,7 @@
 use crate::support::both_databases;
 use lango::definitions;
 use lango::fhir::Interval;
+use lango::store::gate::{About, AudiencePart, Default as GateDefault, Gate, Precedence, Requester, Rule, Rules, Test as Asks, Traits};
 use lango::store::query::{DateOp, Kind, SortBy, SystemTest, Test};
 use lango::store::write::{Change, NewJob};
 use lango::store::*;
@@ -34,7 +35,17 @@ const STAMP: &str = "000000000000000000000000000";
 fn put(type_name: &str, id: &str, base_version: i64, old_entries: Vec<IndexEntry>, entries: Vec<IndexEntry>) -> Mutation {
     let body = format!(r#"{{"meta":{{"lastUpdated":"{STAMP}","versionId":"{}"}},"id":"{id}"}}"#, base_version + 1).into_bytes();
     let change = Change::Put { body, stamp_at: 24, entries, old_entries };
-    Mutation { type_code: type_code(type_name), id: id.into(), base_version, change, owner: 0, listed: true, patient: None }
+    Mutation {
+        type_code: type_code(type_name),
+        id: id.into(),
+        base_version,
+        change,
+        owner: 0,
+        listed: true,
+        about: About::Nobody,
+        traits: Traits::default(),
+        rules: None,
+    }
 }
 
 fn unit(mutations: Vec<Mutation>) -> Unit {
@@ -47,6 +58,11 @@ fn query(type_name: &str, filters: Vec<Filter>) -> Query {
 
 fn is(type_name: &str, code: &str, value: &str) -> Filter {
     Filter::Param { param: param(type_name, code), tests: vec![Test::Token { system: SystemTest::Any, code: Some(value.into()) }] }
+}
+
+fn refers(type_name: &str, code: &str, target: &str, id: &str) -> Filter {
+    let test = Test::Reference { type_codes: vec![type_code(target)], id: id.into() };
+    Filter::Param { param: param(type_name, code), tests: vec![test] }
 }
 
 async fn ids(store: &Store, query: &Query) -> BTreeSet<String> {
@@ -109,6 +125,7 @@ both_databases!(
                 system: Some("http://unitsofmeasure.org".into()),
                 code: Some(code.into()),
                 unit: Some(unit.into()),
+                amount: None,
             },
         };
         let date =
@@ -119,7 +136,7 @@ both_databases!(
             param: param("Observation", "code-value-quantity"),
             value: IndexValue::Composite(vec![
                 IndexValue::Token { system: Some("http://loinc.org".into()), code: code.into() },
-                IndexValue::Quantity { value, system: None, code: Some("/min".into()), unit: None },
+                IndexValue::Quantity { value, system: None, code: Some("/min".into()), unit: None, amount: None },
             ]),
         };
         let observations = [
@@ -200,7 +217,7 @@ both_databases!(
             filters: vec![is("Observation", "code", "8867-4")],
         };
         assert_eq!(ids(&store, &query("Patient", vec![has])).await, set(&["p1"]));
-        let missing = |missing| Filter::Missing { param: param("Patient", "family"), kinds: vec![Kind::String], missing };
+        let missing = |missing| Filter::Missing { places: vec![(param("Patient", "family"), Kind::String)], missing };
         assert_eq!(ids(&store, &query("Patient", vec![missing(false)])).await, set(&["p1"]));
         assert_eq!(ids(&store, &query("Patient", vec![missing(true)])).await, set(&[]));
         let not = Filter::NotParam {
@@ -224,13 +241,13 @@ both_databases!(
         for (id, owner) in [("a", ours), ("b", theirs)] {
             let mut patient = put("Patient", id, 0, vec![], vec![string("Patient", "family", "Mushi")]);
             patient.owner = owner;
-            patient.patient = Some(id.into());
+            patient.about = About::Patient(id.into());
             mutations.push(patient);
         }
         // Ours, but about their patient: the chain must not look through to what the caller may not see.
         let mut observation = put("Observation", "o", 0, vec![], vec![reference("Observation", "subject", "Patient", "b")]);
         observation.owner = ours;
-        observation.patient = Some("b".into());
+        observation.about = About::Patient("b".into());
         mutations.push(observation);
         store.commit(unit(mutations)).await.unwrap();
         let family = vec![Filter::Param { param: param("Patient", "family"), tests: vec![Test::StringStarts("mushi".into())] }];
@@ -251,6 +268,177 @@ both_databases!(
     }
 );
 
+const FOREVER: Interval = Interval { low: 0, high: Interval::MAX };
+
+/// A rule for everybody, about everything, always.
+fn rule(node: i64, parent: Option<i64>, permit: bool) -> Rule {
+    let precedence = if permit { Precedence::Permit } else { Precedence::Deny };
+    Rule {
+        node,
+        parent,
+        precedence,
+        audience: vec![],
+        period: FOREVER,
+        parts: vec![],
+        has_exceptions: false,
+        names_actor: false,
+        names_emergency: false,
+    }
+}
+
+fn audience(actors: &[&str], purposes: &[&str]) -> AudiencePart {
+    let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect();
+    AudiencePart { actors: words(actors), purposes: words(purposes) }
+}
+
+fn facts(words: &[&str]) -> Asks {
+    Asks::Facts(words.iter().map(|word| (*word).to_owned()).collect())
+}
+
+fn consent(id: &str, base_version: i64, rules: Vec<Rule>) -> Mutation {
+    let mut consent = put("Consent", id, base_version, vec![], vec![]);
+    consent.about = About::Unknown;
+    consent.rules = Some(Rules { patients: vec!["p".into()], series: None, stamp: 0, rules });
+    consent
+}
+
+both_databases!(
+    async fn the_gate_decides_by_the_rules_of_each_patient(db: &TestDb) {
+        let store = Store::open(&db.url).await.unwrap();
+        let theirs = store.facility_key("B").await.unwrap();
+        let mut mutations = Vec::new();
+        for (id, when, words) in [
+            ("plain", Some(Interval { low: 100, high: 200 }), vec!["type|Observation", "confidentiality|N"]),
+            ("hiv", Some(Interval { low: 100, high: 200 }), vec!["type|Observation", "label|HIV"]),
+            ("late", Some(Interval { low: 900, high: 950 }), vec!["type|Observation", "confidentiality|N"]),
+            ("undated", None, vec!["type|Observation", "confidentiality|N"]),
+        ] {
+            let entries = vec![reference("Observation", "subject", "Patient", "p"), reference("Observation", "encounter", "Encounter", id)];
+            let mut observation = put("Observation", id, 0, vec![], entries);
+            (observation.owner, observation.about) = (theirs, About::Patient("p".into()));
+            observation.traits = Traits::new(words, when);
+            mutations.push(observation);
+        }
+        let mut private = put("Observation", "private", 0, vec![], vec![]);
+        (private.owner, private.about) = (theirs, About::Unknown);
+        mutations.push(private);
+        store.commit(unit(mutations)).await.unwrap();
+
+        let gate = |purposes: &[&str], default: GateDefault, now: i64| {
+            let requester = |purpose: &&str| Requester::new(vec!["org|A"], vec![*purpose, "TREAT"], default.clone());
+            Scope::Gate(Gate { owners: vec![77], requesters: purposes.iter().map(requester).collect(), break_glass: None, now }.into())
+        };
+        let mut version = 0;
+        // What the rules of one Consent show, by every way in.
+        let mut shown = async |rules: Vec<Rule>, scope: Scope| {
+            store.commit(unit(vec![consent("c", version, rules)])).await.unwrap();
+            version += 1;
+            let mut listed = query("Observation", vec![]);
+            listed.scope = scope.clone();
+            let mut by_index = query("Observation", vec![refers("Observation", "subject", "Patient", "p")]);
+            by_index.scope = scope.clone();
+            let found = ids(&store, &listed).await;
+            assert_eq!(ids(&store, &by_index).await, found);
+            assert_eq!(store.count(&by_index, None).await.unwrap(), found.len() as u64);
+            for id in ["plain", "hiv", "late", "undated", "private"] {
+                let read = store.read(type_code("Observation"), id, &scope).await.unwrap();
+                assert_eq!(read.is_some(), found.contains(id), "{id}");
+                let history = store.history(type_code("Observation"), id, None, 5, &scope).await.unwrap();
+                assert_eq!(!history.is_empty(), found.contains(id), "{id}");
+            }
+            found
+        };
+        let treat = || gate(&["TREAT"], GateDefault::Hidden, 500);
+        let all = ["plain", "hiv", "late", "undated"];
+        assert_eq!(shown(vec![], treat()).await, set(&[]));
+        assert_eq!(shown(vec![rule(0, None, true)], treat()).await, set(&all));
+        assert_eq!(shown(vec![rule(0, None, true)], gate(&[], GateDefault::Hidden, 500)).await, set(&[]), "no purpose, no permit");
+        assert_eq!(shown(vec![rule(0, None, true), rule(1, None, false)], treat()).await, set(&[]), "deny wins");
+
+        let to = |actors: &[&str], purposes: &[&str]| Rule { audience: vec![audience(actors, purposes)], ..rule(0, None, true) };
+        assert_eq!(shown(vec![to(&["org|A"], &["TREAT"])], treat()).await, set(&all));
+        assert_eq!(shown(vec![to(&["org|Z"], &["TREAT"])], treat()).await, set(&[]));
+        assert_eq!(shown(vec![to(&["org|Z", "org|A"], &[])], treat()).await, set(&all));
+        assert_eq!(shown(vec![to(&[], &["HPAYMT"])], treat()).await, set(&[]));
+        let both = gate(&["HPAYMT", "TREAT"], GateDefault::Hidden, 500);
+        assert_eq!(shown(vec![to(&[], &["HPAYMT"])], both.clone()).await, set(&[]), "several purposes give no more than one would");
+        let twice = Rule { audience: vec![audience(&["org|A"], &[]), audience(&["org|Z"], &[])], ..rule(0, None, true) };
+        assert_eq!(shown(vec![twice], treat()).await, set(&[]), "both of a path's audiences must be met");
+        let twice = Rule { audience: vec![audience(&["org|A"], &[]), audience(&[], &["TREAT"])], ..rule(0, None, true) };
+        assert_eq!(shown(vec![twice], treat()).await, set(&all));
+
+        let period = |low, high| Rule { period: Interval { low, high }, ..rule(0, None, true) };
+        assert_eq!(shown(vec![period(0, 500)], treat()).await, set(&[]), "the upper bound is outside");
+        assert_eq!(shown(vec![period(500, 501)], treat()).await, set(&all));
+        assert_eq!(shown(vec![period(501, 600)], treat()).await, set(&[]));
+
+        let asks = |tests: Vec<Asks>| Rule { parts: vec![tests], ..rule(0, None, true) };
+        assert_eq!(shown(vec![asks(vec![facts(&["label|HIV", "label|PSY"])])], treat()).await, set(&["hiv"]));
+        assert_eq!(shown(vec![asks(vec![Asks::Within(Interval { low: 100, high: 200 })])], treat()).await, set(&["plain", "hiv"]));
+        assert_eq!(shown(vec![asks(vec![Asks::Within(Interval { low: 101, high: 200 })])], treat()).await, set(&[]));
+        assert_eq!(
+            shown(vec![asks(vec![Asks::Touches(Interval { low: 199, high: 900 })])], treat()).await,
+            set(&["plain", "hiv", "undated"])
+        );
+        assert_eq!(shown(vec![asks(vec![Asks::Instance("Observation".into(), "late".into())])], treat()).await, set(&["late"]));
+        assert_eq!(shown(vec![asks(vec![Asks::Refers("Encounter".into(), "hiv".into())])], treat()).await, set(&["hiv"]));
+        let two = Rule { parts: vec![vec![facts(&["type|Observation"])], vec![facts(&["label|HIV"])]], ..rule(0, None, true) };
+        assert_eq!(shown(vec![two], treat()).await, set(&["hiv"]), "every part must be met");
+
+        let root = |permit| Rule { has_exceptions: true, ..rule(0, None, permit) };
+        let except = |permit| Rule { parts: vec![vec![facts(&["label|HIV"])]], ..rule(1, Some(0), permit) };
+        assert_eq!(shown(vec![root(true), except(false)], treat()).await, set(&["plain", "late", "undated"]));
+        assert_eq!(shown(vec![root(false), except(true)], treat()).await, set(&["hiv"]));
+        let deeper = Rule {
+            parts: vec![vec![facts(&["label|HIV"])], vec![Asks::Instance("Observation".into(), "hiv".into())]],
+            ..rule(2, Some(1), true)
+        };
+        let middle = Rule { has_exceptions: true, ..except(false) };
+        assert_eq!(shown(vec![root(true), middle, deeper], treat()).await, set(&all));
+
+        let normal = |now| gate(&["TREAT"], GateDefault::ShownIf(vec![system_key("confidentiality|N")]), now);
+        assert_eq!(shown(vec![], normal(500)).await, set(&["plain", "late", "undated"]));
+        assert_eq!(shown(vec![asks(vec![Asks::Instance("Observation".into(), "hiv".into())])], normal(500)).await, set(&all));
+        let never = Rule { parts: vec![vec![Asks::Instance("Observation".into(), "plain".into())]], ..rule(0, None, false) };
+        assert_eq!(shown(vec![never], normal(500)).await, set(&["late", "undated"]));
+    }
+);
+
+both_databases!(
+    async fn the_newest_of_a_series_of_consents_counts_and_a_deleted_one_not_at_all(db: &TestDb) {
+        let store = Store::open(&db.url).await.unwrap();
+        let mut patient = put("Patient", "p", 0, vec![], vec![]);
+        (patient.owner, patient.about) = (5, About::Patient("p".into()));
+        store.commit(unit(vec![patient])).await.unwrap();
+        let scope = Scope::Gate(
+            Gate { owners: vec![], requesters: vec![Requester::new(vec!["a"], vec!["t"], GateDefault::Hidden)], break_glass: None, now: 9 }
+                .into(),
+        );
+        let of_series = |id: &str, base_version: i64, stamp: i64, permit: bool| {
+            let mut consent = consent(id, base_version, vec![rule(0, None, permit)]);
+            consent.rules = consent.rules.map(|rules| Rules { series: Some("s".into()), stamp, ..rules });
+            consent
+        };
+        let sees = async || store.read(type_code("Patient"), "p", &scope).await.unwrap().is_some();
+        store.commit(unit(vec![of_series("old", 0, 1, false)])).await.unwrap();
+        assert!(!sees().await);
+        store.commit(unit(vec![of_series("new", 0, 2, true)])).await.unwrap();
+        assert!(sees().await, "the newer permit stands in the place of the older denial");
+        store.commit(unit(vec![of_series("old", 1, 3, false)])).await.unwrap();
+        assert!(!sees().await, "the old one was renewed");
+        let mut gone = Mutation { change: Change::Delete { old_entries: vec![] }, ..of_series("old", 2, 0, true) };
+        gone.rules = Some(Rules::default());
+        store.commit(unit(vec![gone])).await.unwrap();
+        assert!(sees().await);
+        let mut deleted = Mutation { change: Change::Delete { old_entries: vec![] }, ..put("Patient", "p", 1, vec![], vec![]) };
+        (deleted.owner, deleted.about) = (5, About::Patient("p".into()));
+        store.commit(unit(vec![deleted])).await.unwrap();
+        assert!(!sees().await, "to others a deleted id never existed");
+        assert!(store.history(type_code("Patient"), "p", None, 5, &scope).await.unwrap().is_empty());
+        assert!(store.read(type_code("Patient"), "p", &Scope::Owners(vec![5])).await.unwrap().is_some_and(|gone| gone.body.is_none()));
+    }
+);
+
 both_databases!(
     async fn one_of_many_racing_conditional_creates_wins(db: &TestDb) {
         let store = Store::open(&db.url).await.unwrap();
@@ -265,7 +453,7 @@ both_databases!(
                         expected: vec![],
                         claims: vec![format!("Patient|identifier||{value}")],
                     };
-                    store.commit(Unit { mutations: vec![create], preconditions: vec![precondition], jobs: vec![] }).await
+                    store.commit(Unit { mutations: vec![create], preconditions: vec![precondition], ..Unit::default() }).await
                 })
             });
             let mut won = 0;

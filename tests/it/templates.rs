@@ -31,7 +31,7 @@ async fn settled(store: &Store) {
 }
 
 /// How many versions are superseded, golden Patients included.
-async fn superseded(store: &Store) -> i64 {
+pub async fn superseded(store: &Store) -> i64 {
     const SQL: &str = "SELECT count(*) FROM history";
     match store {
         Store::Sqlite(db) => sqlx::query_scalar(SQL).fetch_one(&db.read).await.unwrap(),
@@ -134,7 +134,7 @@ both_databases!(
 );
 
 /// The one resource that a search finds.
-async fn one(server: &TestServer, search: &str) -> Value {
+pub async fn one(server: &TestServer, search: &str) -> Value {
     let (status, body) = server.get(&format!("/fhir/{search}")).await;
     let entries = body["entry"].as_array().map(Vec::as_slice).unwrap_or_default();
     assert_eq!((status, entries.len()), (200, 1), "{search}: {body}");
@@ -142,7 +142,7 @@ async fn one(server: &TestServer, search: &str) -> Value {
 }
 
 /// Versions of an instance, newest first.
-async fn history(server: &TestServer, resource: &Value) -> Vec<Value> {
+pub async fn history(server: &TestServer, resource: &Value) -> Vec<Value> {
     let path = format!("/fhir/{}/{}/_history", resource["resourceType"].as_str().unwrap(), resource["id"].as_str().unwrap());
     let (status, body) = server.get(&path).await;
     assert_eq!(status, 200, "{body}");
@@ -154,7 +154,7 @@ fn is_outcome(body: &Value) -> bool {
 }
 
 /// The replies' sentences of warning.
-fn warnings(reply: &Value) -> String {
+pub fn warnings(reply: &Value) -> String {
     reply["warnings"].as_array().into_iter().flatten().map(|one| format!("{} {}\n", one["path"], one["message"])).collect()
 }
 
@@ -422,7 +422,7 @@ both_databases!(
 );
 
 /// `GET unmapped` as (facility, map's short name, code) and count.
-async fn unmapped(server: &TestServer) -> BTreeMap<(String, String, String), u64> {
+pub async fn unmapped(server: &TestServer) -> BTreeMap<(String, String, String), u64> {
     let (status, body) = server.get("/api/v1/hduApi/unmapped").await;
     assert_eq!(status, 200, "{body}");
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();

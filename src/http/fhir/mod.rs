@@ -21,7 +21,7 @@ use crate::access::{Caller, Interaction};
 use crate::definitions;
 use crate::fhir::{Issue, IssueCode, xml};
 use crate::ingest::Refusal;
-use crate::store::TypeCode;
+use crate::store::{Stored, TypeCode};
 use answer::Answer;
 use axum::Router;
 use axum::body::{Body, Bytes};
@@ -30,8 +30,13 @@ use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
 use axum::response::Response;
 use axum::routing::any;
 use target::Target;
+use tower_http::CompressionLevel;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::compression::CompressionLayer;
+use tower_http::compression::predicate::SizeAbove;
+
+/// An answer of fewer bytes goes in one packet; making it shorter gains nothing.
+const ONE_PACKET: u16 = 1_200;
 
 /// All routes of the FHIR API.
 pub fn routes(state: FhirState) -> Router {
@@ -42,7 +47,7 @@ pub fn routes(state: FhirState) -> Router {
         .route("/fhir/{type}/{id}", any(handle))
         .route("/fhir/{type}/{id}/{verb}", any(handle))
         .route("/fhir/{type}/{id}/_history/{version}", any(handle))
-        .layer(CompressionLayer::new())
+        .layer(CompressionLayer::new().quality(CompressionLevel::Fastest).compress_when(SizeAbove::new(ONE_PACKET)))
         .layer(CatchPanicLayer::custom(answer::panicked))
         .with_state(state)
 }
@@ -72,6 +77,23 @@ impl Call<'_> {
     /// The caller may do this with resources of this type.
     fn require(&self, type_code: TypeCode, interaction: Interaction) -> Result<(), Failure> {
         self.caller.require(definitions::r4().type_name(type_code), interaction).map_err(|forbidden| Refusal::from(forbidden).into())
+    }
+}
+
+impl Call<'_> {
+    /// Whether the caller's scopes reach this version for reading.
+    fn admits(&self, row: &Stored) -> bool {
+        self.caller.admits(row, &[Interaction::Read], self.state.writer.options())
+    }
+
+    /// The caller may do this with every resource of this type that its facility has.
+    fn require_all(&self, type_name: &str, interaction: Interaction) -> Result<(), Failure> {
+        self.caller.require_all(type_name, interaction).map_err(|forbidden| Refusal::from(forbidden).into())
+    }
+
+    /// The version, unless it is absent or the caller's scopes do not reach it, which look alike.
+    fn readable(&self, stored: Option<Stored>) -> Result<Stored, Failure> {
+        stored.filter(|stored| self.admits(stored)).ok_or_else(|| Refusal::not_found().into())
     }
 }
 
@@ -127,8 +149,14 @@ async fn carry_out(
         ("GET", Target::History(type_code, id)) => read::history(&call, type_code, &id).await,
         ("GET", Target::Operation(operation)) => operation::run(&call, operation, None).await,
         ("POST", Target::Operation(operation)) => {
-            let body = resource_body(state, headers, body).await?;
-            operation::run(&call, operation, Some(body)).await
+            if !negotiate::is_form(headers) {
+                let body = resource_body(state, headers, body).await?;
+                return operation::run(&call, operation, Some(body)).await;
+            }
+            // A form says what a URL could say; `curl -d ''` sends an empty one.
+            let form = body::read(headers, body, &state.settings.limits).await?;
+            let query = search::form_pairs(headers, &form, &call.query)?;
+            operation::run(&Call { query, ..call }, operation, Some(Bytes::new())).await
         }
         (_, target) => Err(Failure::method_not_allowed(target.methods())),
     }

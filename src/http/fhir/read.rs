@@ -6,7 +6,6 @@ use super::answer::Answer;
 use crate::access::Interaction;
 use crate::definitions;
 use crate::fhir::time::{Micros, format_instant, parse_interval};
-use crate::ingest::Refusal;
 use crate::store::{Stored, TypeCode};
 
 /// Versions of a history page when the request does not say, and at most.
@@ -15,14 +14,14 @@ const HISTORY_MOST: u32 = 200;
 
 pub async fn read(call: &Call<'_>, type_code: TypeCode, id: &str) -> Result<Answer, Failure> {
     call.require(type_code, Interaction::Read)?;
-    let stored = call.state.store.read(type_code, id, &call.caller.scope).await?.ok_or_else(Refusal::not_found)?;
-    Answer::of_stored(stored)
+    let stored = call.state.store.read(type_code, id, &call.caller.scope).await?;
+    Answer::of_stored(call.readable(stored)?)
 }
 
 pub async fn version(call: &Call<'_>, type_code: TypeCode, id: &str, version: i64) -> Result<Answer, Failure> {
     call.require(type_code, Interaction::Read)?;
-    let stored = call.state.store.read_version(type_code, id, version, &call.caller.scope).await?.ok_or_else(Refusal::not_found)?;
-    Answer::of_stored(stored)
+    let stored = call.state.store.read_version(type_code, id, version, &call.caller.scope).await?;
+    Answer::of_stored(call.readable(stored)?)
 }
 
 /// Newest first; `_count` versions a page, `_since` a time; a page continues by `_before`, a version.
@@ -40,14 +39,17 @@ pub async fn history(call: &Call<'_>, type_code: TypeCode, id: &str) -> Result<A
         }
     }
     let store = &call.state.store;
-    let newest = store.read(type_code, id, &call.caller.scope).await?.ok_or_else(Refusal::not_found)?;
+    let newest = call.readable(store.read(type_code, id, &call.caller.scope).await?)?;
     let mut rows = store.history(type_code, id, before, count + 1, &call.caller.scope).await?;
     if let Some(since) = since {
         rows.retain(|row| row.updated >= since);
     }
     let next = (rows.len() > count as usize).then(|| rows.get(count as usize - 1).map(|row| row.version)).flatten();
     rows.truncate(count as usize);
-    Ok(Answer::ok(bundle(call, &newest, &rows, count, since, next)))
+    // Old versions are judged by what they said; a total would tell of those that are left out.
+    let whole = call.caller.reaches_all(type_code, &[Interaction::Read]);
+    rows.retain(|row| call.admits(row));
+    Ok(Answer::ok(bundle(call, &newest, &rows, Page { count, since, next, whole })))
 }
 
 fn bad(name: &str) -> Failure {
@@ -56,12 +58,20 @@ fn bad(name: &str) -> Failure {
     ))
 }
 
-fn bundle(call: &Call<'_>, newest: &Stored, rows: &[Stored], count: u32, since: Option<Micros>, next: Option<i64>) -> Vec<u8> {
+/// What a history's page was asked for, and whether nothing was left out of it.
+struct Page {
+    count: u32,
+    since: Option<Micros>,
+    next: Option<i64>,
+    whole: bool,
+}
+
+fn bundle(call: &Call<'_>, newest: &Stored, rows: &[Stored], Page { count, since, next, whole }: Page) -> Vec<u8> {
     let type_name = definitions::r4().type_name(newest.type_code);
     let url = format!("{}/{type_name}/{}", call.state.base_url(), newest.id);
     let since_part = since.map(|since| format!("&_since={}", format_instant(since))).unwrap_or_default();
     let mut out = format!(r#"{{"resourceType":"Bundle","id":"{}","type":"history""#, uuid::Uuid::now_v7());
-    if since.is_none() {
+    if since.is_none() && whole {
         // Versions are numbered without gaps, deletes included.
         out.push_str(&format!(r#","total":{}"#, newest.version));
     }

@@ -3,13 +3,13 @@
 use super::super::error::Failure;
 use super::Call;
 use super::answer::Answer;
-use crate::access::Interaction;
+use crate::access::{Caller, Interaction};
 use crate::definitions;
 use crate::fhir::time::now;
 use crate::fhir::{Issue, IssueCode};
 use crate::ingest::Refusal;
-use crate::search::{self, CursorError, ParseOptions, RunContext, SearchError};
-use crate::store::TypeCode;
+use crate::search::{self, Admits, CursorError, ParseOptions, RunContext, SearchError, extract};
+use crate::store::{Stored, TypeCode};
 use axum::http::{HeaderMap, StatusCode, header};
 
 pub async fn search(call: &Call<'_>, type_code: TypeCode, pairs: Vec<(String, String)>) -> Result<Answer, Failure> {
@@ -20,18 +20,42 @@ pub async fn search(call: &Call<'_>, type_code: TypeCode, pairs: Vec<(String, St
         strict: call.prefer.strict,
         max_count: limits.page_max,
         default_count: limits.page_default,
+        terminology: state.terminology.clone(),
+        full_text: state.settings.search.full_text,
         ..ParseOptions::new(state.base_url(), state.zone.clone())
     };
-    let request = search::parse(type_code, &pairs, call.caller.scope.clone(), &options).map_err(|issues| Failure {
+    let mut request = search::parse(type_code, &pairs, call.caller.scope.clone(), &options).map_err(|issues| Failure {
         status: StatusCode::BAD_REQUEST,
         issues,
         allow: None,
     })?;
-    let context =
-        RunContext { base_url: state.base_url(), path: definitions::r4().type_name(type_code), key: &state.cursor_key, now: now() };
+    let index_options = state.writer.options();
+    call.caller.narrow(&mut request.query, index_options).map_err(Refusal::from)?;
+    // A page token is good for the rights that it was made under, and for no others.
+    request.binding.push_str(&format!("\n{:?}", call.caller.reach(definitions::r4().type_name(type_code), Interaction::Search)));
+    let context = RunContext {
+        base_url: state.base_url(),
+        path: definitions::r4().type_name(type_code),
+        key: &state.cursor_key,
+        admits: &Included { caller: call.caller, options: index_options },
+        now: now(),
+    };
     match search::run(&state.store, &request, context).await {
         Ok(bundle) => Ok(Answer::ok(bundle)),
         Err(error) => Err(failure(error)),
+    }
+}
+
+/// Included resources are within the scopes to read or search their type.
+#[derive(Debug)]
+struct Included<'a> {
+    caller: &'a Caller,
+    options: &'a extract::Options,
+}
+
+impl Admits for Included<'_> {
+    fn admits(&self, row: &Stored) -> bool {
+        self.caller.admits(row, &[Interaction::Read, Interaction::Search], self.options)
     }
 }
 

@@ -126,7 +126,7 @@ async fn instance(call: &Call<'_>, operation: &OperationTarget) -> Result<Value,
         return Err(Failure::bad_request("Give the resource to validate as the body, or name a stored one by its id."));
     };
     call.require(type_code, Interaction::Read)?;
-    let stored = call.state.store.read(type_code, id, &call.caller.scope).await?.ok_or_else(Refusal::not_found)?;
+    let stored = call.readable(call.state.store.read(type_code, id, &call.caller.scope).await?)?;
     let body = stored.body.ok_or_else(Refusal::gone)?;
     Ok(serde_json::from_slice(&body).map_err(Refusal::internal)?)
 }

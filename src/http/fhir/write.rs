@@ -3,6 +3,7 @@
 use super::super::error::Failure;
 use super::Call;
 use super::answer::Answer;
+use crate::access::Interaction;
 use crate::definitions;
 use crate::fhir::outcome::operation_outcome;
 use crate::fhir::{Issue, IssueCode, json};
@@ -75,7 +76,7 @@ async fn write(call: &Call<'_>, type_code: TypeCode, operation: Operation, body:
             None => None,
         };
         let entry = Entry { path: String::new(), full_url: None, type_code, operation: operation.clone(), resource };
-        match transaction::attempt(writer, vec![entry], call.caller, answer == Return::Representation).await {
+        match transaction::attempt(writer, vec![entry], Vec::new(), call.caller, answer == Return::Representation).await {
             Ok(mut outcomes) => break outcomes.pop().ok_or_else(|| Refusal::internal(anyhow::anyhow!("a write has no outcome")))?,
             Err(CommitError::Stale) => tries.pause().await?,
             Err(CommitError::Refused(_, refusal)) => return Err(refusal.into()),
@@ -89,9 +90,11 @@ fn answered(call: &Call<'_>, outcome: Outcome, answer: Return) -> Answer {
     let kept = matches!(outcome.effect, Effect::Created | Effect::Updated | Effect::Unchanged);
     let location = kept.then(|| format!("{}/{type_name}/{}/_history/{}", call.state.base_url(), outcome.id, outcome.version));
     let mut status = StatusCode::from_u16(outcome.status()).unwrap_or(StatusCode::OK);
+    // What was there before is told only to those who may read it.
+    let told = !matches!(outcome.effect, Effect::Unchanged) || call.caller.allows(type_name, Interaction::Read);
     let body = match answer {
         Return::Minimal => None,
-        Return::Representation => outcome.body,
+        Return::Representation => outcome.body.filter(|_| told),
         Return::OperationOutcome => {
             if status == StatusCode::NO_CONTENT {
                 status = StatusCode::OK;

@@ -10,17 +10,19 @@
 mod respond;
 mod split;
 
-use super::refusal::{self, Refusal, RefusalKind};
-use super::transaction::{self, Entry, Operation, Outcome};
+use super::refusal::{Refusal, RefusalKind};
+use super::transaction::{self, Broken, Entry, Operation, Outcome, Problems};
 use super::write::{CommitError, Condition, Tries, Writer};
 use crate::access::Caller;
 use crate::definitions;
 use crate::fhir::reference::is_type_name;
 use crate::fhir::{Issue, IssueCode, json};
+use crate::store::TypeCode;
+use crate::validate::Validator;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
-use serde_json::Value;
+use serde_json::{Value, json};
 use split::Kind;
 
 /// Entries of a batch that are worked on at the same time; the store gathers them into common commits.
@@ -82,32 +84,27 @@ pub async fn process(context: &Context<'_>, body: Bytes) -> Result<Vec<u8>, Refu
     Ok(respond::bundle(split.kind, &answers, context))
 }
 
-async fn read(context: &Context<'_>, entries: &[Bytes]) -> Result<Vec<Result<Asked, Refusal>>, Refusal> {
+async fn read(context: &Context<'_>, entries: &[Bytes]) -> Result<Vec<Result<Asked, Broken>>, Refusal> {
     let base_url = context.base_url.to_owned();
     let numbered: Vec<(usize, Bytes)> = entries.iter().cloned().enumerate().collect();
-    context.writer.workers().map(numbered, move |(number, bytes)| read_entry(number, &bytes, &base_url)).await
+    let validator = context.writer.validator().clone();
+    context.writer.workers().map(numbered, move |(number, bytes)| read_entry(number, &bytes, &base_url, &validator)).await
 }
 
 async fn transaction(context: &Context<'_>, entries: Vec<Bytes>) -> Result<Vec<Answer>, Refusal> {
     let mut tries = Tries::default();
     loop {
-        let (mut changes, mut reads, mut refusals) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut changes, mut reads, mut broken) = (Vec::new(), Vec::new(), Vec::new());
         for (place, asked) in read(context, &entries).await?.into_iter().enumerate() {
             match asked {
                 Ok(Asked::Change(entry)) => changes.push((place, entry)),
                 Ok(Asked::Read { path, url }) => reads.push((place, path, url)),
-                Err(refusal) => refusals.push(refusal),
+                Err(entry) => broken.push(entry),
             }
-        }
-        if let Some(first) = refusals.first() {
-            let kind = first.kind;
-            let mut issues: Vec<Issue> = refusals.into_iter().flat_map(|refusal| refusal.issues).collect();
-            refusal::keep_some(&mut issues);
-            return Err(Refusal::all(kind, issues));
         }
         let (places, changes): (Vec<usize>, Vec<Entry>) = changes.into_iter().unzip();
         let keep_bodies = context.answer == Return::Representation;
-        match transaction::attempt(context.writer, changes, context.caller, keep_bodies).await {
+        match transaction::attempt(context.writer, changes, broken, context.caller, keep_bodies).await {
             Ok(outcomes) => {
                 let mut answers: Vec<(usize, Answer)> = places.into_iter().zip(outcomes.into_iter().map(Answer::Changed)).collect();
                 for (place, path, url) in reads {
@@ -138,7 +135,7 @@ async fn batch(context: &Context<'_>, entries: Vec<Bytes>) -> Result<Vec<Answer>
                     turn.push((place, asked));
                 }
             }
-            Err(refusal) => answers.push((place, Answer::Refused(refusal))),
+            Err(entry) => answers.push((place, Answer::Refused(refusal_of(entry)))),
         }
     }
     for turn in waiting {
@@ -164,19 +161,19 @@ async fn one(context: &Context<'_>, place: usize, asked: Asked, entries: &[Bytes
             Asked::Change(entry) => entry,
         };
         let keep_bodies = context.answer == Return::Representation;
-        let refusal = match transaction::attempt(context.writer, vec![entry], context.caller, keep_bodies).await {
+        let refusal = match transaction::attempt(context.writer, vec![entry], Vec::new(), context.caller, keep_bodies).await {
             Ok(mut outcomes) => match outcomes.pop() {
                 Some(outcome) => return Answer::Changed(outcome),
                 None => Refusal::internal(anyhow::anyhow!("an entry has no outcome")),
             },
             Err(CommitError::Refused(_, refusal)) => refusal,
             Err(CommitError::Stale) => match tries.pause().await {
-                Ok(()) => match entries.get(place).map(|bytes| read_entry(place, bytes, context.base_url)) {
+                Ok(()) => match entries.get(place).map(|bytes| read_entry(place, bytes, context.base_url, context.writer.validator())) {
                     Some(Ok(again)) => {
                         asked = again;
                         continue;
                     }
-                    Some(Err(refusal)) => refusal,
+                    Some(Err(entry)) => refusal_of(entry),
                     None => Refusal::internal(anyhow::anyhow!("an entry is gone")),
                 },
                 Err(refusal) => refusal,
@@ -198,65 +195,136 @@ async fn fetch(context: &Context<'_>, path: &str, url: String) -> Answer {
     }
 }
 
-/// Reads one `Bundle.entry`.
-fn read_entry(number: usize, bytes: &[u8], base_url: &str) -> Result<Asked, Refusal> {
+fn refusal_of(entry: Broken) -> Refusal {
+    entry.problems.result().err().unwrap_or_else(|| Refusal::malformed("The entry cannot be carried out."))
+}
+
+/// Reads one `Bundle.entry`; when it cannot be carried out, with every problem of its request and of its resource.
+fn read_entry(number: usize, bytes: &[u8], base_url: &str, validator: &Validator) -> Result<Asked, Broken> {
     let path = format!("Bundle.entry[{number}]");
-    let refuse = |element: &str, words: &str| Refusal::malformed(words).within(&format!("{path}{element}"));
-    let mut entry = json::parse(bytes).map_err(|error| refuse("", &format!("The entry is no valid JSON: {}.", error.message)))?;
+    let mut problems = Problems::default();
+    let mut entry = match json::parse(bytes) {
+        Ok(entry) => entry,
+        Err(error) => {
+            problems.add(&path, Refusal::malformed(format!("The entry is no valid JSON: {}.", error.message)));
+            return Err(Broken { full_url: None, problems });
+        }
+    };
     let resource = entry.get_mut("resource").map(Value::take);
-    let text = |pointer: &str| entry.pointer(pointer).and_then(Value::as_str);
-    let Some(method) = text("/request/method") else {
-        return Err(refuse(".request.method", "Every entry of a transaction or batch needs request.method."));
-    };
-    let Some(url) = text("/request/url") else {
-        return Err(refuse(".request.url", "Every entry of a transaction or batch needs request.url."));
-    };
-    let url = url.strip_prefix(base_url).unwrap_or(url).trim_start_matches('/');
-    if matches!(method, "GET" | "HEAD") {
-        return Ok(Asked::Read { path, url: url.to_owned() });
+    if let Some(members) = entry.as_object_mut() {
+        members.shift_remove("resource");
     }
-    let (target, query) = match url.split_once('?') {
-        Some((target, query)) => (target, Some(query.to_owned())),
-        None => (url, None),
-    };
-    let (type_name, id) = match target.split_once('/') {
-        Some((type_name, id)) => (type_name, Some(id.to_owned())),
-        None => (target, None),
-    };
-    let Some(type_code) = definitions::r4().type_code(type_name).filter(|_| is_type_name(type_name)) else {
-        let issue = Issue::error(IssueCode::NotFound, "The URL names no resource type of FHIR R4.").at(format!("{path}.request.url"));
-        return Err(Refusal::new(RefusalKind::NotFound, issue));
-    };
-    let if_match = match text("/request/ifMatch") {
-        Some(tag) => match parse_etag(tag) {
-            Some(version) => Some(Condition::Version(version)),
-            None => return Err(refuse(".request.ifMatch", "ifMatch must be a version such as W/\"3\".")),
-        },
-        None => None,
-    };
-    let if_none_match = text("/request/ifNoneMatch").filter(|tag| *tag == "*").map(|_| Condition::Absent);
-    let condition = if_match.or(if_none_match).unwrap_or(Condition::Any);
-    let operation = match (method, id, query) {
-        ("POST", None, None) => Operation::Create { criteria: text("/request/ifNoneExist").map(|text| criteria_of(text, type_name)) },
-        ("PUT", Some(id), None) => Operation::Update { id, condition },
-        ("PUT", None, Some(criteria)) => Operation::UpdateWhere { criteria, condition },
-        ("DELETE", Some(id), None) => Operation::Delete { id, condition },
-        ("DELETE", None, Some(criteria)) => Operation::DeleteWhere { criteria },
-        ("POST" | "PUT" | "DELETE", ..) => {
-            return Err(refuse(
-                ".request.url",
-                "This method does not go with this URL: POST Type; PUT or DELETE Type/id or Type?criteria.",
-            ));
+    let entry = check_around(entry, &path, &mut problems);
+    let full_url = entry.get("fullUrl").and_then(Value::as_str).filter(|url| !url.is_empty()).map(str::to_owned);
+    let request = entry.get("request").unwrap_or(&Value::Null);
+    let asked = Request { path: &path, request, base_url }.read(&mut problems);
+    match asked {
+        Some(Wish::Read(url)) if problems.is_empty() => Ok(Asked::Read { path, url }),
+        Some(Wish::Change(type_code, operation)) if problems.is_empty() => {
+            let resource = if matches!(operation, Operation::Delete { .. } | Operation::DeleteWhere { .. }) { None } else { resource };
+            Ok(Asked::Change(Entry { path, full_url, type_code, operation, resource }))
         }
         _ => {
-            let issue =
-                Issue::error(IssueCode::NotSupported, "Entries may use GET, POST, PUT and DELETE.").at(format!("{path}.request.method"));
-            return Err(Refusal::new(RefusalKind::NotAllowed, issue));
+            if let Some(refusal) = resource.and_then(|resource| transaction::problems_of(&resource, &format!("{path}.resource"), validator)) {
+                problems.add_as_said(refusal);
+            }
+            Err(Broken { full_url, problems })
         }
-    };
-    let full_url = text("/fullUrl").filter(|url| !url.is_empty()).map(str::to_owned);
-    let resource = if matches!(operation, Operation::Delete { .. } | Operation::DeleteWhere { .. }) { None } else { resource };
-    Ok(Asked::Change(Entry { path, full_url, type_code, operation, resource }))
+    }
+}
+
+/// Holds what stands around the resource against R4, and gives it back.
+fn check_around(entry: Value, path: &str, problems: &mut Problems) -> Value {
+    let mut whole = json!({ "resourceType": "Bundle", "type": "batch", "entry": [entry] });
+    for issue in crate::validate::structure(&whole).into_iter().filter(|issue| issue.severity.is_error()) {
+        let place = match issue.expression.strip_prefix("Bundle.entry[0]") {
+            Some(rest) => format!("{path}{rest}"),
+            None => path.to_owned(),
+        };
+        problems.add_as_said(Refusal::new(RefusalKind::Malformed, issue.at(place)));
+    }
+    whole.pointer_mut("/entry/0").map(Value::take).unwrap_or_default()
+}
+
+/// What a request asks for.
+enum Wish {
+    Read(String),
+    Change(TypeCode, Operation),
+}
+
+/// `Bundle.entry.request` being read.
+struct Request<'a> {
+    path: &'a str,
+    request: &'a Value,
+    base_url: &'a str,
+}
+
+impl Request<'_> {
+    fn text(&self, element: &str) -> Option<&str> {
+        self.request.get(element).and_then(Value::as_str)
+    }
+
+    fn at(&self, element: &str) -> String {
+        format!("{}.request.{element}", self.path)
+    }
+
+    /// `None`: `problems` say why.
+    fn read(&self, problems: &mut Problems) -> Option<Wish> {
+        if self.request.is_null() {
+            let words = "Every entry of a transaction or batch needs a request.";
+            problems.add(&format!("{}.request", self.path), Refusal::malformed(words));
+        }
+        let condition = self.condition(problems);
+        let (method, url) = (self.text("method")?, self.text("url")?);
+        let url = url.strip_prefix(self.base_url).unwrap_or(url).trim_start_matches('/');
+        if matches!(method, "GET" | "HEAD") {
+            return Some(Wish::Read(url.to_owned()));
+        }
+        let (target, query) = match url.split_once('?') {
+            Some((target, query)) => (target, Some(query.to_owned())),
+            None => (url, None),
+        };
+        let (type_name, id) = match target.split_once('/') {
+            Some((type_name, id)) => (type_name, Some(id.to_owned())),
+            None => (target, None),
+        };
+        let type_code = definitions::r4().type_code(type_name).filter(|_| is_type_name(type_name));
+        if type_code.is_none() {
+            let issue = Issue::error(IssueCode::NotFound, "The URL names no resource type of FHIR R4.");
+            problems.add(&self.at("url"), Refusal::new(RefusalKind::NotFound, issue));
+        }
+        let operation = match (method, id, query) {
+            ("POST", None, None) => Operation::Create { criteria: self.text("ifNoneExist").map(|text| criteria_of(text, type_name)) },
+            ("PUT", Some(id), None) => Operation::Update { id, condition: condition? },
+            ("PUT", None, Some(criteria)) => Operation::UpdateWhere { criteria, condition: condition? },
+            ("DELETE", Some(id), None) => Operation::Delete { id, condition: condition? },
+            ("DELETE", None, Some(criteria)) => Operation::DeleteWhere { criteria },
+            ("POST" | "PUT" | "DELETE", ..) => {
+                let words = "This method does not go with this URL: POST Type; PUT or DELETE Type/id or Type?criteria.";
+                problems.add(&self.at("url"), Refusal::malformed(words));
+                return None;
+            }
+            ("PATCH", ..) => {
+                let issue = Issue::error(IssueCode::NotSupported, "Entries may use GET, POST, PUT and DELETE.");
+                problems.add(&self.at("method"), Refusal::new(RefusalKind::NotAllowed, issue));
+                return None;
+            }
+            // Not one of the codes that the method may have: said already.
+            _ => return None,
+        };
+        Some(Wish::Change(type_code?, operation))
+    }
+
+    fn condition(&self, problems: &mut Problems) -> Option<Condition> {
+        if let Some(tag) = self.text("ifMatch") {
+            let version = parse_etag(tag);
+            if version.is_none() {
+                problems.add(&self.at("ifMatch"), Refusal::malformed("ifMatch must be a version such as W/\"3\"."));
+            }
+            return version.map(Condition::Version);
+        }
+        Some(if self.text("ifNoneMatch") == Some("*") { Condition::Absent } else { Condition::Any })
+    }
 }
 
 /// `If-None-Exist` holds the query alone; some clients send it with the type or a question mark in front.
@@ -276,10 +344,13 @@ pub fn parse_etag(text: &str) -> Option<i64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::validate::{Level, Profiles};
     use serde_json::json;
+    use std::sync::Arc;
 
     fn read(entry: Value) -> Result<Asked, Refusal> {
-        read_entry(4, entry.to_string().as_bytes(), "http://lango/fhir")
+        let validator = Validator::new(Profiles::new(), Arc::new(()), Level::Structure);
+        read_entry(4, entry.to_string().as_bytes(), "http://lango/fhir", &validator).map_err(refusal_of)
     }
 
     fn operation(request: Value) -> Operation {
@@ -323,6 +394,18 @@ mod tests {
         assert_eq!(refused(json!({"method": "POST", "url": "Patient/1"})), (400, "Bundle.entry[4].request.url".into()));
         assert_eq!(refused(json!({"method": "PATCH", "url": "Patient/1"})), (405, "Bundle.entry[4].request.method".into()));
         assert_eq!(refused(json!({"method": "PUT", "url": "Patient/1", "ifMatch": "x"})), (400, "Bundle.entry[4].request.ifMatch".into()));
+    }
+
+    #[test]
+    fn every_problem_of_an_entry_is_told_at_once() {
+        let entry = json!({
+            "fullUrl": 5, "foo": true, "request": { "method": "PUT", "url": "Alien/1", "ifMatch": "x" },
+            "resource": { "resourceType": "Patient", "birthDate": "x", "gender": "x" },
+        });
+        let Err(refusal) = read(entry) else { panic!("accepted") };
+        let mut places: Vec<&str> = refusal.issues.iter().map(|issue| issue.expression.strip_prefix("Bundle.entry[4].").unwrap()).collect();
+        places.sort_unstable();
+        assert_eq!(places, ["foo", "fullUrl", "request.ifMatch", "request.url", "resource.birthDate", "resource.gender"]);
     }
 
     #[test]

@@ -155,6 +155,9 @@ fn elements(processed: &Processed) -> BTreeSet<(String, String)> {
 fn destinations(whole: &BTreeSet<(String, String)>, part: &BTreeSet<(String, String)>) -> Vec<String> {
     let paths: BTreeSet<&str> = whole.symmetric_difference(part).map(|(path, _)| path.as_str()).collect();
     let short = |path: &&str| {
+        // What stands beside an element belongs to it.
+        let element = path.split_once("._").map(|(before, rest)| format!("{before}.{}", rest.split('.').next().unwrap_or_default()));
+        let path = element.as_deref().unwrap_or(path);
         let cut = [".extension", ".component"].iter().filter_map(|step| path.find(step).map(|at| at + step.len())).min();
         let path = path.get(..cut.unwrap_or(path.len())).unwrap_or_default();
         ["coding.system", "coding.display", "coding.code"]

@@ -31,10 +31,14 @@ pub struct Definition {
     pub(super) examples: Vec<(String, Value)>,
     pub(super) select: Vec<Expr>,
     pub(super) records: Vec<String>,
+    /// Another place where a payload may have its records, each of them one block only: the path of the list, and the block's key.
+    pub(super) flat: Option<(Vec<String>, String)>,
     pub(super) facility: Part,
     pub(super) reported: Part,
     pub(super) label: Part,
     pub(super) visit: Part,
+    /// What makes a visit the same one next time; without it nothing is remembered of visits.
+    pub(super) visit_key: Option<Vec<Part>>,
     pub(super) identifiers: Part,
     pub(super) schema: Schema,
     pub(super) record: NodeId,
@@ -150,7 +154,7 @@ impl Files {
             mapping.submission.extend(compiler.productions(value.get("submission"), "/submission").map_err(at)?);
             then.extend(compiler.productions(value.get("record"), "/record").map_err(at)?);
         }
-        mapping.record.push(Production { pointer: "/let".into(), each: None, when: None, lets, resource: None, then });
+        mapping.record.push(Production { pointer: "/let".into(), each: None, when: None, lets, whole: None, resource: None, then });
 
         Ok(Definition {
             name: name.to_owned(),
@@ -159,10 +163,22 @@ impl Files {
             is_default: about.get("default") == Some(&Value::Bool(true)),
             select: texts("select").into_iter().map(|text| compiler.expr(text, "/select").map_err(in_about)).collect::<Result<_, _>>()?,
             records: records.split('.').map(str::to_owned).collect(),
+            flat: about.get("flat").and_then(Value::as_str).and_then(|path| {
+                let path: Vec<String> = path.split('.').map(str::to_owned).collect();
+                let block = path.last()?.clone();
+                Some((path, block))
+            }),
             facility: part("facility")?,
             reported: part("reported")?,
             label: part("label")?,
             visit: part("visit")?,
+            visit_key: match about.get("visitKey") {
+                None => None,
+                Some(_) => match part("visitKey")? {
+                    Part::List(parts) => Some(parts),
+                    _ => return Err(error(&about_file, "/visitKey", "must be a list of what makes a visit the same one next time")),
+                },
+            },
             identifiers: part("identifiers")?,
             rules: self.rules(name, &compiler)?,
             examples: self.examples(name)?,

@@ -3,29 +3,58 @@
 use crate::fhirpath::{Env, EvalError, Expression, Node, ParseError};
 use serde_json::Value;
 use std::borrow::Cow;
+use std::fmt::Write as _;
 
 /// What an expression sees: the item it is said of and the variables.
-#[derive(Clone)]
+#[derive(Clone, Copy)]
 pub(super) struct Scope<'a> {
     pub item: &'a Value,
-    pub vars: Vec<(&'a str, &'a Value)>,
-    /// Where the item stands in the payload, for reports.
-    pub path: &'a str,
+    pub vars: Option<&'a Var<'a>>,
+}
+
+/// A variable and those bound before it: a chain through the callers' stacks, so that binding one costs nothing.
+pub(super) struct Var<'a> {
+    name: &'a str,
+    value: &'a Value,
+    outer: Option<&'a Var<'a>>,
 }
 
 impl<'a> Scope<'a> {
-    pub fn with<'b>(&self, name: &'b str, value: &'b Value) -> Scope<'b>
+    pub fn of(item: &'a Value) -> Scope<'a> {
+        Scope { item, vars: None }
+    }
+
+    /// A variable bound inside this scope; [`Scope::within`] makes it seen.
+    pub fn var<'b>(&self, name: &'b str, value: &'b Value) -> Var<'b>
     where
         'a: 'b,
     {
-        let mut scope: Scope<'b> = self.clone();
-        scope.vars.push((name, value));
-        scope
+        Var { name, value, outer: self.vars }
     }
 
-    fn var(&self, name: &str) -> Option<&'a Value> {
-        self.vars.iter().rev().find(|(known, _)| *known == name).map(|(_, value)| *value)
+    pub fn within<'b>(&self, vars: &'b Var<'b>) -> Scope<'b>
+    where
+        'a: 'b,
+    {
+        Scope { item: self.item, vars: Some(vars) }
     }
+
+    fn vars(&self) -> impl Iterator<Item = &'a Var<'a>> + use<'a> {
+        std::iter::successors(self.vars, |var| var.outer)
+    }
+
+    fn find(&self, name: &str) -> Option<&'a Value> {
+        self.vars().find(|var| var.name == name).map(|var| var.value)
+    }
+}
+
+/// How a list stands in the item that should hold it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Presence {
+    Absent,
+    /// An entry of it could not be read: what it makes is not all that it says.
+    Partial,
+    Whole,
 }
 
 #[derive(Debug)]
@@ -46,7 +75,12 @@ impl Expr {
         })
     }
 
-    /// `a.b` when that is all the expression says: the source path relative to its item.
+    /// Whether the expression only walks members of `%name`, and so gives parts of it.
+    pub fn is_of(&self, name: &str) -> bool {
+        matches!(self, Expr::Path { root: Some(root), .. } if root == name)
+    }
+
+    /// `a.b` when the expression only walks members of its item.
     pub fn member(&self) -> Option<String> {
         match self {
             Expr::Path { root: None, steps } => Some(steps.join(".")),
@@ -54,21 +88,14 @@ impl Expr {
         }
     }
 
-    /// Where the `index`th result stands in the payload, as far as that can be said.
-    pub fn place(&self, scope: &Scope<'_>, index: usize) -> String {
-        let Expr::Path { root: None, steps } = self else { return scope.path.to_owned() };
-        let mut place = scope.path.to_owned();
-        let mut value = Some(scope.item);
-        for step in steps {
-            place.push('.');
-            place.push_str(step);
-            value = value.and_then(|value| value.get(step));
+    /// How the list that the expression names stands in the item. An empty list is there, and says that there is nothing.
+    pub fn presence(&self, scope: &Scope<'_>) -> Presence {
+        let Expr::Path { root: None, steps } = self else { return Presence::Absent };
+        match steps.iter().try_fold(scope.item, |value, step| value.get(step)) {
+            None | Some(Value::Null) => Presence::Absent,
+            Some(Value::Array(items)) if items.iter().any(Value::is_null) => Presence::Partial,
+            Some(_) => Presence::Whole,
         }
-        // A list on the way would need its own index; then the last step's list is the one meant.
-        if value.is_none_or(Value::is_array) {
-            place.push_str(&format!("[{index}]"));
-        }
-        place
     }
 
     pub fn eval<'a>(&self, scope: &Scope<'a>) -> Result<Vec<Cow<'a, Value>>, EvalError> {
@@ -76,7 +103,7 @@ impl Expr {
             Expr::Path { root, steps } => {
                 let start = match root {
                     None => Some(scope.item),
-                    Some(name) => Some(scope.var(name).ok_or_else(|| EvalError::Variable(name.clone()))?),
+                    Some(name) => Some(scope.find(name).ok_or_else(|| EvalError::Variable(name.clone()))?),
                 };
                 let mut found = Vec::new();
                 if let Some(start) = start {
@@ -106,7 +133,47 @@ impl Expr {
 }
 
 fn environment<'a>(scope: &Scope<'a>) -> Env<'a> {
-    scope.vars.iter().fold(Env::default(), |env, (name, value)| env.with_var(*name, value))
+    // The innermost binding of a name hides the others, so it is given last.
+    let vars: Vec<&Var<'a>> = scope.vars().collect();
+    vars.into_iter().rev().fold(Env::default(), |env, var| env.with_var(var.name, var.value))
+}
+
+/// Where `wanted` (an address, compared and never followed) stands below `root`, in the words of a path from `start`.
+pub(super) fn locate(root: &Value, start: &str, wanted: usize) -> Option<String> {
+    fn search(value: &Value, wanted: usize, path: &mut String) -> bool {
+        if std::ptr::from_ref(value).addr() == wanted {
+            return true;
+        }
+        let length = path.len();
+        match value {
+            Value::Array(items) => {
+                for (index, item) in items.iter().enumerate() {
+                    let _ = write!(path, "[{index}]");
+                    if search(item, wanted, path) {
+                        return true;
+                    }
+                    path.truncate(length);
+                }
+            }
+            Value::Object(map) => {
+                for (key, value) in map {
+                    // Below an object that the schema leaves open a key may hold anything.
+                    if super::schema::is_plain(key) {
+                        let dot = if path.is_empty() { "" } else { "." };
+                        let _ = write!(path, "{dot}{key}");
+                    }
+                    if search(value, wanted, path) {
+                        return true;
+                    }
+                    path.truncate(length);
+                }
+            }
+            _ => {}
+        }
+        false
+    }
+    let mut path = start.to_owned();
+    search(root, wanted, &mut path).then_some(path)
 }
 
 fn walk<'a>(value: &'a Value, steps: &[String], found: &mut Vec<&'a Value>) {

@@ -110,6 +110,8 @@ pub(super) struct Production {
     pub each: Option<Expr>,
     pub when: Option<Expr>,
     pub lets: Vec<(String, Part)>,
+    /// Names the list that `each` walks, within the visit: when it comes again, what it makes no longer is withdrawn.
+    pub whole: Option<Vec<Part>>,
     pub resource: Option<Resource>,
     pub then: Vec<Production>,
 }
@@ -154,7 +156,7 @@ impl Compiler<'_> {
 
     fn production(&self, value: &Value, pointer: &str) -> Compiled<Production> {
         let Value::Object(map) = value else { return fault(pointer, "a production must be an object") };
-        let known = ["for", "when", "let", "id", "update", "shared", "resource", "then", "//"];
+        let known = ["for", "whole", "when", "let", "id", "update", "shared", "resource", "then", "//"];
         if let Some(key) = map.keys().find(|key| !known.contains(&key.as_str())) {
             return fault(pointer, format!("{key} is no key of a production; those are {}", known.join(", ")));
         }
@@ -166,9 +168,19 @@ impl Compiler<'_> {
             }
             Some(_) => return fault(pointer, "let must be an object"),
         };
+        let each = self.optional_expr(map, "for", pointer)?;
+        let whole = match map.get("whole") {
+            None => None,
+            Some(_) if !each.as_ref().is_some_and(|each| each.member().is_some()) => {
+                return fault(pointer, "whole needs a for that is a plain path: the list that it names");
+            }
+            Some(Value::Array(parts)) => Some(self.parts(parts, &format!("{pointer}/whole"))?),
+            Some(part) => Some(vec![self.part(part, &format!("{pointer}/whole"))?]),
+        };
         Ok(Production {
             pointer: pointer.to_owned(),
-            each: self.optional_expr(map, "for", pointer)?,
+            each,
+            whole,
             when: self.optional_expr(map, "when", pointer)?,
             lets,
             resource: map.get("resource").map(|resource| self.resource(map, resource, pointer)).transpose()?,

@@ -27,6 +27,11 @@ fn join(stored: &Value, new: &Value, resource: bool) -> Value {
                     (Some(old), _) => join(old, value, false),
                 };
                 merged.insert(key.clone(), joined);
+                // What stood beside an element (`_gender`) was said of the element as it was.
+                let beside = format!("_{key}");
+                if !new.contains_key(&beside) {
+                    merged.shift_remove(&beside);
+                }
             }
             Value::Object(merged)
         }
@@ -101,6 +106,13 @@ mod tests {
         ]});
         assert_eq!(merge(&stored, &later), merged);
         assert_eq!(merge(&merged, &later), merged);
+    }
+
+    #[test]
+    fn what_stood_beside_an_element_goes_with_it() {
+        let stored = json!({"gender": "unknown", "_gender": {"extension": [{"url": "x", "valueString": "mume"}]}, "active": true});
+        assert_eq!(merge(&stored, &json!({"gender": "male"})), json!({"gender": "male", "active": true}));
+        assert_eq!(merge(&stored, &json!({"active": false})), json!({"gender": "unknown", "_gender": stored["_gender"], "active": false}));
     }
 
     #[test]

@@ -27,14 +27,16 @@ pub use mapping::Update;
 pub use merge::merge;
 
 use crate::access::MAX_FACILITY_CODE;
-use crate::fhir::{Issue, IssueCode};
+use crate::fhir::{Issue, IssueCode, Severity};
 use definition::Files;
 use expr::Scope;
 use jiff::tz::TimeZone;
+use mapping::Part;
 use produce::Run;
 use schema::Walk;
 use serde_json::{Map, Value, json};
 use std::path::Path;
+use uuid::Uuid;
 
 /// The templates that this deployment takes.
 #[derive(Debug)]
@@ -53,6 +55,8 @@ pub struct Options<'a> {
     pub zone: &'a TimeZone,
     /// Mandatory marks inside blocks reject a record; otherwise they are warnings, as in the original.
     pub strict_blocks: bool,
+    /// Rules and mandatory marks reject a record. Without it they are warnings, and only what cannot be read or has no identity is rejected.
+    pub judged: bool,
 }
 
 /// A code in a system.
@@ -109,9 +113,15 @@ pub struct Facility {
 #[derive(Debug)]
 pub struct Record {
     pub index: usize,
+    /// Where it stands in the payload, such as `listGrid[3]`: what the paths of its problems begin with.
+    pub path: String,
     /// How the reply names it, such as `MRN=…`. Patient data: for the sender only.
     pub label: String,
     pub visit_id: Option<String>,
+    /// Derived from the template, the facility and the visit's own id: the same whenever the visit comes again.
+    pub visit_key: Option<Uuid>,
+    /// The lists of the visit that the record speaks of.
+    pub lists: Vec<Listed>,
     /// The client's identifiers as (type, value), for the reply.
     pub identifiers: Vec<(String, String)>,
     pub verdict: Verdict,
@@ -121,10 +131,34 @@ pub struct Record {
     pub unmapped: Vec<Unmapped>,
 }
 
+impl Record {
+    /// The paths of a record that was an entry of a list of `block`s: `labRequestDetails[3].labRequestDetails[0].x` is the sender's
+    /// `labRequestDetails[3].x`.
+    fn flatten(&mut self, block: &str) {
+        let inner = format!("{}.{block}[0]", self.path);
+        let flat = |path: &mut String| {
+            if let Some(rest) = path.strip_prefix(&inner) {
+                *path = format!("{}{rest}", self.path);
+            }
+        };
+        self.errors.iter_mut().chain(&mut self.warnings).for_each(|issue| flat(&mut issue.expression));
+        self.unmapped.iter_mut().for_each(|code| flat(&mut code.path));
+    }
+}
+
 #[derive(Debug)]
 pub enum Verdict {
     Accepted { resources: Vec<Produced> },
     Rejected,
+}
+
+/// A list of a visit that a record holds, an empty one included.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listed {
+    /// Unlike any other list's of the same visit.
+    pub name: String,
+    /// It says all there is: what it made before and makes no longer is withdrawn. `false` when an entry could not be read.
+    pub whole: bool,
 }
 
 /// A resource with its id, and how it meets what is stored.
@@ -132,6 +166,8 @@ pub enum Verdict {
 pub struct Produced {
     pub resource: Value,
     pub update: Update,
+    /// The place in [`Record::lists`] of the list that made it.
+    pub list: Option<usize>,
     shared: bool,
 }
 
@@ -188,8 +224,7 @@ impl Templates {
 
 impl Definition {
     fn is_chosen_by(&self, payload: &Value) -> bool {
-        let nothing = Vec::new();
-        let scope = Scope { item: payload, vars: nothing, path: "" };
+        let scope = Scope::of(payload);
         self.select
             .iter()
             .filter_map(|select| select.eval(&scope).ok())
@@ -204,6 +239,7 @@ impl Definition {
 
     fn process(&self, mut payload: Value, options: &Options<'_>, translate: &dyn Translate) -> Result<Processed, EnvelopeError> {
         let (list_path, list) = self.take_records(&mut payload)?;
+        let flat = self.flat.as_ref().filter(|(path, _)| path.last().map(String::as_str) == Some(list_path));
         let mut walk = Walk::new(&self.schema, options.zone, options.strict_blocks, String::new());
         let envelope = walk.value(self.schema.root(), payload, true).unwrap_or_default();
         // The list was there, and was taken out.
@@ -214,11 +250,13 @@ impl Definition {
             return Err(EnvelopeError { issues: errors });
         }
 
-        let mut run = Run::new(&self.schema, translate);
-        let scope = Scope { item: &envelope, vars: vec![("payload", &envelope)], path: "" };
+        let mut run = Run::new(&self.schema, translate, &envelope, "");
+        let scope = Scope::of(&envelope);
+        let payload = scope.var("payload", &envelope);
+        let scope = scope.within(&payload);
         let said = run.one(&self.facility, &scope).unwrap_or_default();
         if said.get("code").and_then(Value::as_str).is_some_and(|code| code.len() > MAX_FACILITY_CODE) {
-            return Err(refused("", IssueCode::TooLong, "names a facility by a code that is longer than 128 bytes"));
+            return Err(refused(&self.facility_path(), IssueCode::TooLong, "names a facility by a code that is longer than 128 bytes"));
         }
         let reported = text(run.one(&self.reported, &scope));
         let facility = Facility {
@@ -227,19 +265,39 @@ impl Definition {
             system: text(said.get("system").cloned()),
         };
         let facility_json = json!({ "code": facility.code, "name": facility.name, "system": facility.system });
-        run.all(&self.mapping.submission, &scope.with("facility", &facility_json));
+        let var = scope.var("facility", &facility_json);
+        run.all(&self.mapping.submission, &scope.within(&var));
         envelope_warnings.append(&mut run.faults);
 
         let mut shared = Shared::default();
         run.produced.into_iter().for_each(|produced| shared.add(produced));
         let records = list.into_iter().enumerate();
-        let records =
-            records.map(|(index, value)| self.record(index, value, list_path, &facility_json, options, translate, &mut shared)).collect();
+        let records = records
+            .map(|(index, value)| match flat {
+                None => self.record(index, value, list_path, &facility_json, options, translate, &mut shared),
+                Some((_, block)) => {
+                    let mut record =
+                        self.record(index, json!({ block: [value] }), list_path, &facility_json, options, translate, &mut shared);
+                    record.flatten(block);
+                    record
+                }
+            })
+            .collect();
         Ok(Processed { template: self.name.clone(), facility, reported, envelope_warnings, shared: shared.list, records })
     }
 
     /// Takes the list of records out of the payload. Gives the list's key and its entries.
     fn take_records(&self, payload: &mut Value) -> Result<(&str, Vec<Value>), EnvelopeError> {
+        if let Some((path, _)) = &self.flat
+            && let Some((last, parents)) = path.split_last()
+            && let Some(map) = parents.iter().try_fold(&mut *payload, |place, step| place.get_mut(step)).and_then(Value::as_object_mut)
+            && self.records.last().is_some_and(|list| !map.contains_key(list))
+            && let Some(Value::Array(list)) = map.get_mut(last)
+        {
+            let list = std::mem::take(list);
+            map.shift_remove(last);
+            return Ok((last, list));
+        }
         let (last, parents) = self.records.split_last().map_or(("", &[][..]), |(last, parents)| (last.as_str(), parents));
         let (mut place, mut path) = (payload, String::new());
         for step in parents {
@@ -268,16 +326,29 @@ impl Definition {
         match (options.facility, claimed) {
             (Some(caller), Some(claimed)) if caller != claimed => {
                 let words = "the payload names another facility than the one that is sending; it is taken as the sender's own";
-                warnings.push(Issue::warning(IssueCode::Security, words));
+                warnings.push(Issue::warning(IssueCode::Security, words).at(self.facility_path()));
                 caller.to_owned()
             }
             (Some(caller), _) => caller.to_owned(),
             (None, Some(claimed)) => claimed.to_owned(),
             (None, None) => {
-                warnings.push(Issue::warning(IssueCode::Required, "the payload names no facility; it is taken as the operator's own"));
+                let words = "the payload names no facility; it is taken as the operator's own";
+                warnings.push(Issue::warning(IssueCode::Required, words).at(self.facility_path()));
                 options.operator.to_owned()
             }
         }
+    }
+
+    /// Where a payload names its facility.
+    fn facility_path(&self) -> String {
+        match &self.facility {
+            Part::Object { entries, .. } => entries.iter().find(|(key, _)| key == "code").and_then(|(_, part)| match part {
+                Part::Expr(expr) => expr.member(),
+                _ => None,
+            }),
+            _ => None,
+        }
+        .unwrap_or_default()
     }
 
     #[allow(clippy::too_many_arguments)]
@@ -299,8 +370,12 @@ impl Definition {
         if !is_object {
             issues.push(Issue::error(IssueCode::Structure, "must be an object").at(path.clone()));
         }
-        let scope = Scope { item: &record, vars: vec![("record", &record), ("facility", facility)], path: &path };
-        let mut run = Run::new(&self.schema, translate);
+        let scope = Scope::of(&record);
+        let of_record = scope.var("record", &record);
+        let scope = scope.within(&of_record);
+        let of_facility = scope.var("facility", facility);
+        let scope = scope.within(&of_facility);
+        let mut run = Run::new(&self.schema, translate, &record, &path);
         for rule in self.rules.iter().filter(|_| is_object) {
             match rule.expression.truth(&scope) {
                 // What the walk has already said of the same place need not be said twice.
@@ -330,15 +405,31 @@ impl Definition {
             }
             _ => Vec::new(),
         };
-        let (errors, mut warnings): (Vec<_>, Vec<_>) = issues.into_iter().partition(|issue| issue.severity.is_error());
-        if !errors.is_empty() {
-            return Record { index, label, visit_id, identifiers, verdict: Verdict::Rejected, errors, warnings, unmapped: Vec::new() };
+        if !options.judged {
+            for issue in issues.iter_mut().filter(|issue| matches!(issue.code, IssueCode::Required | IssueCode::BusinessRule)) {
+                issue.severity = Severity::Warning;
+            }
         }
-        run.all(&self.mapping.record, &scope);
-        warnings.extend(run.faults.into_iter().map(|issue| issue.at(path.clone())));
+        let (mut errors, mut warnings): (Vec<_>, Vec<_>) = issues.into_iter().partition(|issue| issue.severity.is_error());
+        let visit_key = self.visit_key.as_ref().and_then(|parts| run.key(&self.name, parts, &scope));
+        if errors.is_empty() {
+            run.all(&self.mapping.record, &scope);
+            let faults = std::mem::take(&mut run.faults).into_iter().map(|issue| issue.at(path.clone()));
+            // A record that no rule has judged may lack what its resources are known by: then nothing of it is stored.
+            if options.judged {
+                warnings.extend(faults)
+            } else {
+                errors.extend(faults.map(|issue| Issue { severity: Severity::Error, ..issue }))
+            }
+        }
+        if !errors.is_empty() {
+            let (verdict, lists, unmapped) = (Verdict::Rejected, Vec::new(), Vec::new());
+            return Record { index, path, label, visit_id, visit_key, lists, identifiers, verdict, errors, warnings, unmapped };
+        }
         let (common, resources) = run.produced.into_iter().partition(|produced| produced.shared);
         Vec::into_iter(common).for_each(|produced| shared.add(produced));
-        Record { index, label, visit_id, identifiers, verdict: Verdict::Accepted { resources }, errors, warnings, unmapped: run.unmapped }
+        let (verdict, lists, unmapped) = (Verdict::Accepted { resources }, run.lists, run.unmapped);
+        Record { index, path, label, visit_id, visit_key, lists, identifiers, verdict, errors, warnings, unmapped }
     }
 }
 

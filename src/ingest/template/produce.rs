@@ -1,11 +1,12 @@
 //! A mapping at work on one record.
 
-use super::expr::{Expr, Scope};
+use super::expr::{Expr, Presence, Scope, locate};
 use super::mapping::{Fields, Form, Part, Production, Resource, Translate as Translation, Update};
 use super::schema::{Leaf, NodeId, Schema};
-use super::{Produced, Translate, Unmapped};
+use super::{Listed, Produced, Translate, Unmapped};
 use crate::fhir::{Issue, IssueCode};
 use serde_json::{Map, Value, json};
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fmt::Write as _;
 use uuid::Uuid;
@@ -16,42 +17,89 @@ const NAMESPACE: Uuid = Uuid::from_u128(0x6c61_6e67_6f2e_5e6b_9b64_61e4_a1d5_1f0
 /// Keys that only say how their neighbours are to be read: an object with nothing else in it says nothing.
 const VOCABULARY: [&str; 2] = ["system", "use"];
 
+/// The word that an element was sent as, where FHIR allows only codes of its own (<https://hl7.org/fhir/R4/extension-originaltext.html>).
+const ORIGINAL_TEXT: &str = "http://hl7.org/fhir/StructureDefinition/originalText";
+const DATA_ABSENT: &str = "http://hl7.org/fhir/StructureDefinition/data-absent-reason";
+
 pub(super) struct Run<'r> {
     schema: &'r Schema,
     translate: &'r dyn Translate,
-    seen: HashMap<(String, String), usize>,
+    /// What is being mapped, and its path in the payload: where words that no map knows are looked for.
+    root: &'r Value,
+    path: &'r str,
+    seen: HashMap<(&'r str, Uuid), usize>,
+    /// The place in `lists` of the list that is being walked.
+    list: Option<usize>,
+    /// The address of the leaf that `%field` was made from.
+    field: Option<usize>,
+    /// The word that the last translation to a mere code had no code for.
+    original: Option<String>,
     pub produced: Vec<Produced>,
+    pub lists: Vec<Listed>,
     pub unmapped: Vec<Unmapped>,
     /// Expressions that failed on this record: the mapping's fault, not the facility's.
     pub faults: Vec<Issue>,
 }
 
 impl<'r> Run<'r> {
-    pub fn new(schema: &'r Schema, translate: &'r dyn Translate) -> Self {
-        Run { schema, translate, seen: HashMap::new(), produced: Vec::new(), unmapped: Vec::new(), faults: Vec::new() }
-    }
-
-    pub fn all(&mut self, productions: &[Production], scope: &Scope<'_>) {
-        productions.iter().for_each(|production| self.production(production, scope));
-    }
-
-    fn production(&mut self, production: &Production, scope: &Scope<'_>) {
-        let Some(each) = &production.each else { return self.item(production, &production.lets, scope) };
-        let items = self.eval(each, scope);
-        for (index, item) in items.iter().enumerate() {
-            let path = each.place(scope, index);
-            let index = Value::from(index);
-            let mut inner = scope.with("index", &index);
-            inner.item = item.as_ref();
-            inner.path = &path;
-            self.item(production, &production.lets, &inner);
+    pub fn new(schema: &'r Schema, translate: &'r dyn Translate, root: &'r Value, path: &'r str) -> Self {
+        Run {
+            schema,
+            translate,
+            root,
+            path,
+            seen: HashMap::new(),
+            list: None,
+            field: None,
+            original: None,
+            produced: Vec::new(),
+            lists: Vec::new(),
+            unmapped: Vec::new(),
+            faults: Vec::new(),
         }
     }
 
-    fn item(&mut self, production: &Production, lets: &[(String, Part)], scope: &Scope<'_>) {
+    pub fn all(&mut self, productions: &'r [Production], scope: &Scope<'_>) {
+        productions.iter().for_each(|production| self.production(production, scope));
+    }
+
+    fn production(&mut self, production: &'r Production, scope: &Scope<'_>) {
+        let Some(each) = &production.each else { return self.item(production, &production.lets, scope) };
+        let outer = self.list;
+        if let Some(name) = &production.whole {
+            self.list = self.begin_list(name, each.presence(scope), scope).or(outer);
+        }
+        for (index, item) in self.eval(each, scope).iter().enumerate() {
+            let index = Value::from(index);
+            let var = scope.var("index", &index);
+            let inner = Scope { item: item.as_ref(), ..scope.within(&var) };
+            self.item(production, &production.lets, &inner);
+        }
+        self.list = outer;
+    }
+
+    /// The place of the list with this name; `None` when the record does not speak of it.
+    fn begin_list(&mut self, name: &[Part], presence: Presence, scope: &Scope<'_>) -> Option<usize> {
+        if presence == Presence::Absent {
+            return None;
+        }
+        let parts: Vec<String> = name.iter().map(|part| self.one(part, scope).and_then(|value| scalar(&value))).collect::<Option<_>>()?;
+        let (name, whole) = (parts.join("/"), presence == Presence::Whole);
+        if let Some(place) = self.lists.iter().position(|known| known.name == name) {
+            if let Some(known) = self.lists.get_mut(place) {
+                known.whole &= whole;
+            }
+            return Some(place);
+        }
+        self.lists.push(Listed { name, whole });
+        Some(self.lists.len() - 1)
+    }
+
+    fn item(&mut self, production: &'r Production, lets: &[(String, Part)], scope: &Scope<'_>) {
         if let Some(((name, part), rest)) = lets.split_first() {
             let value = self.one(part, scope).unwrap_or(Value::Array(Vec::new()));
-            return self.item(production, rest, &scope.with(name, &value));
+            let var = scope.var(name, &value);
+            return self.item(production, rest, &scope.within(&var));
         }
         if let Some(condition) = &production.when {
             match condition.holds(scope) {
@@ -66,7 +114,7 @@ impl<'r> Run<'r> {
         self.all(&production.then, scope);
     }
 
-    fn resource(&mut self, resource: &Resource, pointer: &str, scope: &Scope<'_>) {
+    fn resource(&mut self, resource: &'r Resource, pointer: &str, scope: &Scope<'_>) {
         let Some(mut name) = self.name(&resource.type_name, &resource.id, scope) else {
             return self.fault(pointer, "a part of the id is empty");
         };
@@ -76,13 +124,16 @@ impl<'r> Run<'r> {
         self.entries(&resource.body, scope, &mut map);
         let mut occurrence = 1;
         loop {
-            let id = Uuid::new_v5(&NAMESPACE, name.as_bytes()).to_string();
-            map.insert("id".to_owned(), Value::String(id.clone()));
-            let key = (resource.type_name.clone(), id);
+            let id = Uuid::new_v5(&NAMESPACE, name.as_bytes());
+            if let Some(place) = map.get_mut("id") {
+                *place = Value::String(id.to_string());
+            }
+            let key = (resource.type_name.as_str(), id);
             match self.seen.get(&key) {
                 None => {
                     self.seen.insert(key, self.produced.len());
-                    self.produced.push(Produced { resource: Value::Object(map), update: resource.update, shared: resource.shared });
+                    let list = self.list.filter(|_| !resource.shared);
+                    self.produced.push(Produced { resource: Value::Object(map), update: resource.update, list, shared: resource.shared });
                     return;
                 }
                 Some(known) => {
@@ -96,6 +147,12 @@ impl<'r> Run<'r> {
             occurrence += 1;
             let _ = write!(name, "\u{1f}#{occurrence}");
         }
+    }
+
+    /// The key of a visit.
+    pub fn key(&mut self, template: &str, parts: &[Part], scope: &Scope<'_>) -> Option<Uuid> {
+        let name = self.name("", parts, scope)?;
+        Some(Uuid::new_v5(&NAMESPACE, format!("visit\u{1f}{template}{name}").as_bytes()))
     }
 
     /// What an id is made of; `None` when a part of it is empty.
@@ -118,7 +175,18 @@ impl<'r> Run<'r> {
     fn entries(&mut self, entries: &[(String, Part)], scope: &Scope<'_>, map: &mut Map<String, Value>) -> bool {
         let mut found = false;
         for (key, part) in entries {
-            if let Some(value) = self.one(part, scope) {
+            self.original = None;
+            let value = self.one(part, scope);
+            if let Some(word) = self.original.take() {
+                let element = json!({ "extension": [{ "url": ORIGINAL_TEXT, "valueString": word }] });
+                match (part, &value) {
+                    (Part::List(_), None) => drop(map.insert(format!("_{key}"), Value::Array(vec![element]))),
+                    (Part::List(_), Some(_)) => {}
+                    _ => drop(map.insert(format!("_{key}"), element)),
+                }
+                found |= !VOCABULARY.contains(&key.as_str());
+            }
+            if let Some(value) = value {
                 found |= !part.is_constant() && !VOCABULARY.contains(&key.as_str());
                 let value = if key == "code" { as_code(value) } else { value };
                 map.insert(key.clone(), value);
@@ -173,11 +241,9 @@ impl<'r> Run<'r> {
             Part::Expr(expr) => list.extend(self.eval(expr, scope).into_iter().map(|value| value.into_owned()).filter(is_something)),
             Part::For(each, value) => {
                 for (index, item) in self.eval(each, scope).iter().enumerate() {
-                    let path = each.place(scope, index);
                     let index = Value::from(index);
-                    let mut inner = scope.with("index", &index);
-                    inner.item = item.as_ref();
-                    inner.path = &path;
+                    let var = scope.var("index", &index);
+                    let inner = Scope { item: item.as_ref(), ..scope.within(&var) };
                     self.many(value, &inner, list);
                 }
             }
@@ -188,7 +254,8 @@ impl<'r> Run<'r> {
     }
 
     fn translation(&mut self, translation: &Translation, scope: &Scope<'_>) -> Option<Value> {
-        let code = self.eval(&translation.code, scope).first().and_then(|value| scalar(value));
+        let sent = self.eval(&translation.code, scope).into_iter().next();
+        let code = sent.as_deref().and_then(scalar);
         let text = translation.text.as_ref().and_then(|part| self.one(part, scope));
         let Some(code) = code else {
             return match translation.form {
@@ -206,18 +273,19 @@ impl<'r> Run<'r> {
         let display = translation.display.as_ref().and_then(|part| self.one(part, scope));
         let found = self.translate.translate(&map, system.as_deref(), &code).unwrap_or_default();
         if found.is_empty() && !translation.quiet {
-            let member = translation.code.member().unwrap_or_default();
-            let dot = if member.is_empty() { "" } else { "." };
-            self.unmapped.push(Unmapped {
-                map,
-                system: system.clone(),
-                code: code.clone(),
-                display: display.as_ref().and_then(scalar),
-                path: format!("{}{dot}{member}", scope.path),
-            });
+            let path = self.place(&translation.code, sent.as_ref(), scope);
+            let display = display.as_ref().and_then(scalar);
+            self.unmapped.push(Unmapped { map, system: system.clone(), code: code.clone(), display, path });
         }
-        if found.is_empty() && (translation.bound || translation.form == Form::Code) {
-            return translation.default.as_ref().and_then(|part| self.one(part, scope));
+        // The element takes only codes of its own: the word is kept beside what can be said.
+        if found.is_empty() && translation.form == Form::Code {
+            let default = translation.default.as_ref().and_then(|part| self.one(part, scope));
+            self.original = (!translation.quiet).then_some(code);
+            return default;
+        }
+        if found.is_empty() && translation.bound {
+            let default = translation.default.as_ref().and_then(|part| self.one(part, scope));
+            return default.or_else(|| Some(json!({ "extension": [{ "url": DATA_ABSENT, "valueCode": "as-text" }], "text": code })));
         }
         if translation.form == Form::Code {
             return found.into_iter().next().map(|coding| Value::String(coding.code));
@@ -244,10 +312,23 @@ impl<'r> Run<'r> {
         Some(Value::Object(concept))
     }
 
+    /// Where a word stands in the payload: the leaf itself, else the item that it was read from.
+    fn place(&self, code: &Expr, sent: Option<&Cow<'_, Value>>, scope: &Scope<'_>) -> String {
+        let leaf = match sent {
+            _ if code.is_of("field") => self.field,
+            Some(Cow::Borrowed(value)) => Some(std::ptr::from_ref(*value).addr()),
+            _ => None,
+        };
+        let item = Some(std::ptr::from_ref(scope.item).addr());
+        let places = [leaf, self.field, item].into_iter().flatten();
+        places.filter_map(|place| locate(self.root, self.path, place)).next().unwrap_or_else(|| self.path.to_owned())
+    }
+
     fn fields(&mut self, fields: &Fields, scope: &Scope<'_>, list: &mut Vec<Value>) {
         for item in &self.eval(&fields.item, scope) {
             self.leaves(fields, fields.node, item, &mut String::new(), scope, list);
         }
+        self.field = None;
     }
 
     fn leaves(&mut self, fields: &Fields, node: NodeId, value: &Value, below: &mut String, scope: &Scope<'_>, list: &mut Vec<Value>) {
@@ -274,12 +355,14 @@ impl<'r> Run<'r> {
             }
             value => {
                 let field = describe(&fields.block, below, leaf, value);
-                self.many(&fields.value, &scope.with("field", &field), list);
+                self.field = Some(std::ptr::from_ref(value).addr());
+                let var = scope.var("field", &field);
+                self.many(&fields.value, &scope.within(&var), list);
             }
         }
     }
 
-    fn eval<'a>(&mut self, expr: &Expr, scope: &Scope<'a>) -> Vec<std::borrow::Cow<'a, Value>> {
+    fn eval<'a>(&mut self, expr: &Expr, scope: &Scope<'a>) -> Vec<Cow<'a, Value>> {
         expr.eval(scope).unwrap_or_else(|error| {
             self.fault("an expression", &error.to_string());
             Vec::new()

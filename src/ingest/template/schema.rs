@@ -6,13 +6,15 @@
 //! warnings), `x-unit` (UCUM unit of a number), `x-map` (the ConceptMap of a word) and `x-coded` (an object that is one code; a bare string is taken for it).
 //!
 //! The normal form has the schema's spellings, enumerations in the schema's case, numeric ids as text, dates as
-//! `yyyy-MM-dd`, times with a zone, and no nulls, blanks or unknown keys: a mapping need not think of any of that.
+//! `yyyy-MM-dd`, times with a zone, and no blanks or unknown keys: a mapping need not think of any of that. An entry of a list
+//! that cannot be used leaves a null in its place, so that its neighbours keep their numbers and the list is known not to be whole.
 
 use super::moment;
 use crate::fhir::{Issue, IssueCode};
 use jiff::tz::TimeZone;
 use serde_json::{Map, Number, Value};
 use std::collections::HashMap;
+use std::fmt::Write as _;
 
 /// More problems than this in one record help nobody.
 const MOST_ISSUES: usize = 100;
@@ -349,14 +351,16 @@ impl<'a> Walk<'a> {
         let length = self.path.len();
         let mut kept = Vec::with_capacity(list.len());
         for (index, value) in list.into_iter().enumerate() {
-            self.path.push_str(&format!("[{index}]"));
-            kept.extend(self.value(item, value, enforced));
+            let _ = write!(self.path, "[{index}]");
+            kept.push(self.value(item, value, enforced).unwrap_or_default());
             self.path.truncate(length);
         }
-        if kept.len() < min {
+        let usable = kept.iter().filter(|value| !value.is_null()).count();
+        if usable < min {
             return self.refuse(enforced, "must not be empty");
         }
-        (!kept.is_empty()).then_some(Value::Array(kept))
+        // A list that was sent empty says that there is nothing; one of which nothing can be used says nothing.
+        (usable > 0 || kept.is_empty()).then_some(Value::Array(kept))
     }
 
     fn object(&mut self, object: &Object, map: Map<String, Value>) -> Map<String, Value> {
@@ -388,7 +392,8 @@ impl<'a> Walk<'a> {
             self.path.truncate(length);
         }
         for name in &object.required {
-            if kept.contains_key(name) || faulty.contains(name) {
+            let is_there = kept.get(name).is_some_and(|value| value.as_array().is_none_or(|list| !list.is_empty()));
+            if is_there || faulty.contains(name) {
                 continue;
             }
             let near = unknown.iter().find(|key| is_plain(key) && alike(name, key) > 0.7);

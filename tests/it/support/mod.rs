@@ -5,6 +5,7 @@ pub mod payloads;
 pub mod postgres;
 pub mod program;
 pub mod server;
+pub mod smart;
 
 pub use postgres::postgres_url;
 pub use server::{TestServer, answer};

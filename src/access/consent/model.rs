@@ -1,0 +1,226 @@
+//! A patient's consent as rules that lango understands.
+
+use super::vocabulary::Coding;
+use crate::fhir::time::{Interval, Micros};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
+
+/// Whether something holds. What cannot be told never opens and always closes: see [`Truth::suffices`]. `min` is "and", `max` is "or".
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Truth {
+    No,
+    Unknown,
+    Yes,
+}
+
+impl Truth {
+    pub fn of(holds: bool) -> Truth {
+        if holds { Truth::Yes } else { Truth::No }
+    }
+
+    /// Whether a rule with this effect applies: a permit only when its criteria surely hold, a deny also when they might.
+    pub fn suffices(self, effect: Effect) -> bool {
+        match effect {
+            Effect::Permit => self == Truth::Yes,
+            Effect::Deny => self != Truth::No,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Effect {
+    Deny,
+    Permit,
+}
+
+/// What decides when several rules are effective: the lowest. `as u8` is what a database may take the minimum of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum Precedence {
+    /// A rule of a patient.
+    Deny = 0,
+    Permit = 1,
+    /// `Consent.policyRule` opt-out: for what no rule of the patient speaks of.
+    DefaultDeny = 2,
+    /// `Consent.policyRule` opt-in.
+    DefaultPermit = 3,
+}
+
+impl Precedence {
+    pub fn of_rule(effect: Effect) -> Precedence {
+        match effect {
+            Effect::Deny => Precedence::Deny,
+            Effect::Permit => Precedence::Permit,
+        }
+    }
+
+    pub fn of_default(effect: Effect) -> Precedence {
+        match effect {
+            Effect::Deny => Precedence::DefaultDeny,
+            Effect::Permit => Precedence::DefaultPermit,
+        }
+    }
+
+    pub fn effect(self) -> Effect {
+        match self {
+            Precedence::Deny | Precedence::DefaultDeny => Effect::Deny,
+            Precedence::Permit | Precedence::DefaultPermit => Effect::Permit,
+        }
+    }
+}
+
+/// How a thing is called: `Type/id`, an absolute URL, or `system|value` of an identifier.
+pub type Name = String;
+
+/// One criterion: any of these values will do. `unknown` when it also has a value that is not understood.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AnyOf<T: Ord> {
+    pub values: BTreeSet<T>,
+    pub unknown: bool,
+}
+
+impl<T: Ord> AnyOf<T> {
+    /// Whether it holds, when `test` tells it of one value.
+    pub fn holds(&self, test: impl Fn(&T) -> Truth) -> Truth {
+        let unknown = if self.unknown { Truth::Unknown } else { Truth::No };
+        self.values.iter().map(test).fold(unknown, Truth::max)
+    }
+}
+
+/// Whom a rule is about. Both conditions must hold; an empty one is none.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Actor {
+    /// The person, organisation, device or group, by any of these names.
+    pub names: BTreeSet<Name>,
+    /// Who holds any of these roles.
+    pub roles: BTreeSet<Coding>,
+}
+
+/// What is done with the data (<http://terminology.hl7.org/CodeSystem/consentaction>).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Action {
+    /// Keep it.
+    Collect,
+    /// Read it: what every request to lango does that asks for data.
+    Access,
+    Use,
+    /// Hand it on to a third party.
+    Disclose,
+    Correct,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Class {
+    Type(String),
+    Profile(String),
+    /// Type or category of a document.
+    Document(Coding),
+}
+
+/// `Consent.provision.data` (<https://hl7.org/fhir/R4/valueset-consent-data-meaning.html>).
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Data {
+    Instance(Name),
+    /// The instance, what it refers to (known when the consent was read), and, as IHE PCF uses the word with encounters, what refers to it.
+    Related(Name, BTreeSet<Name>),
+    /// The instance and what refers to it.
+    Dependents(Name),
+    AuthoredBy(Name),
+}
+
+/// A rule, and the exceptions to it. Every criterion that is there must hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Provision {
+    pub precedence: Precedence,
+    /// Something about it is not understood: it cannot be told whether it holds.
+    pub unknown: bool,
+    pub period: Interval,
+    pub actors: Option<AnyOf<Actor>>,
+    pub actions: Option<AnyOf<Action>>,
+    pub purposes: Option<AnyOf<Coding>>,
+    pub classes: Option<AnyOf<Class>>,
+    pub codes: Option<AnyOf<Coding>>,
+    pub labels: Option<AnyOf<Coding>>,
+    pub data: Option<AnyOf<Data>>,
+    pub data_period: Option<Interval>,
+    pub exceptions: Vec<Provision>,
+}
+
+/// All time.
+pub const ALWAYS: Interval = Interval { low: Interval::MIN, high: Interval::MAX };
+
+impl Provision {
+    /// A rule without criteria.
+    pub fn new(precedence: Precedence) -> Provision {
+        Provision {
+            precedence,
+            unknown: false,
+            period: ALWAYS,
+            actors: None,
+            actions: None,
+            purposes: None,
+            classes: None,
+            codes: None,
+            labels: None,
+            data: None,
+            data_period: None,
+            exceptions: Vec::new(),
+        }
+    }
+}
+
+/// Whether a consent counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    InForce,
+    /// It was in force and was ended (`inactive`): it permits and denies nothing, and what it replaced stays replaced.
+    Withdrawn,
+    /// It never took effect; why.
+    Void(&'static str),
+}
+
+/// The `Consent` that a decision rests on.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ConsentVersion {
+    pub id: String,
+    /// `meta.versionId`; empty before it is stored.
+    pub version: String,
+}
+
+/// A `Consent`, read (<https://hl7.org/fhir/R4/consent.html>). See [`Consent::read`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Consent {
+    pub version: ConsentVersion,
+    pub standing: Standing,
+    /// Whose consent it is.
+    pub patient: Option<Name>,
+    /// When it was given (`dateTime`), else when it was last stored.
+    pub given: Micros,
+    pub updated: Micros,
+    /// `organization` and `policy`: of two with the same, the newer replaces the older.
+    pub organisations: BTreeSet<Name>,
+    pub policies: BTreeSet<String>,
+    /// A guardian gave it for a minor: it permits nothing from the day the patient is of age.
+    pub permits_until: Micros,
+    /// The patient's rule and the default by `policyRule`, each if there.
+    pub provisions: Vec<Provision>,
+}
+
+/// The consents that count: in force, and not replaced by a newer one with the same organisation and policy. Give all of one person that
+/// cover the data asked for.
+pub fn in_force(consents: &[Consent]) -> Vec<&Consent> {
+    let replaces = |newer: &Consent, older: &Consent| {
+        !matches!(newer.standing, Standing::Void(_))
+            && !newer.organisations.is_empty()
+            && !newer.policies.is_empty()
+            && newer.patient == older.patient
+            && newer.organisations == older.organisations
+            && newer.policies == older.policies
+            && newer.version.id != older.version.id
+            && (newer.given, newer.updated, &newer.version.id) > (older.given, older.updated, &older.version.id)
+    };
+    let current = consents.iter().filter(|consent| consent.standing == Standing::InForce);
+    current.filter(|older| !consents.iter().any(|newer| replaces(newer, older))).collect()
+}

@@ -1,0 +1,330 @@
+//! A `Consent` from JSON. What is not understood is kept as such, never passed over: see [`Truth`](super::Truth).
+
+use super::facts::{coding, items, period};
+use super::model::*;
+use super::vocabulary::{CONFIDENTIALITY, CONSENT_ACTION, Coding, Confidentiality, PARTICIPATION_TYPE};
+use crate::definitions;
+use crate::fhir::reference::Reference;
+use crate::fhir::time::{Interval, Micros, parse_interval};
+use jiff::tz::TimeZone;
+use serde_json::{Map, Value};
+use std::collections::BTreeSet;
+
+/// How deep provisions may nest; the root is 1.
+pub const MAX_DEPTH: usize = 32;
+/// How many provisions a consent may have.
+pub const MAX_PROVISIONS: usize = 512;
+/// How many values all its criteria may have, value sets expanded, counted once for each provision that inherits them.
+pub const MAX_VALUES: usize = 50_000;
+
+/// Why a consent cannot be read. It must not be stored; one that is stored all the same must close the patient's record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ConsentError {
+    #[error("not a Consent")]
+    NotAConsent,
+    #[error("Consent.provision is nested deeper than {MAX_DEPTH}")]
+    TooDeep,
+    #[error("Consent.provision has more than {MAX_PROVISIONS} provisions or more than {MAX_VALUES} values")]
+    TooLarge,
+}
+
+/// What is needed to read a consent.
+pub struct Reading<'a> {
+    /// For dates without a zone.
+    pub zone: &'a TimeZone,
+    /// The server's own base URL, without a slash at the end: absolute references under it are local.
+    pub base: &'a str,
+    /// The members of a value set by its canonical URL; `None` when they cannot be listed.
+    pub value_set: &'a dyn Fn(&str) -> Option<Vec<Coding>>,
+    /// What the resource of this name (`Type/id`) refers to now; for `data.meaning` `related`. When that changes, the consent is to be read again.
+    pub references_of: &'a dyn Fn(&str) -> Vec<Name>,
+    /// When the patient comes of age: a permit that a guardian gave before ends then ([`Consent::permits_until`]).
+    pub of_age: Option<Micros>,
+}
+
+impl Consent {
+    /// Reads a `Consent`. Anything that is no Consent or too large is refused; anything that is not understood closes.
+    pub fn read(resource: &Value, reading: &Reading<'_>) -> Result<Consent, ConsentError> {
+        let object = resource.as_object().ok_or(ConsentError::NotAConsent)?;
+        let text = |key: &str| object.get(key).and_then(Value::as_str);
+        if text("resourceType") != Some("Consent") {
+            return Err(ConsentError::NotAConsent);
+        }
+        let meta = |key: &str| resource.pointer(&format!("/meta/{key}")).and_then(Value::as_str).unwrap_or_default();
+        let low = |text: &str| parse_interval(text, reading.zone).map(|interval| interval.low);
+        let updated = low(meta("lastUpdated")).unwrap_or(Interval::MIN);
+        let given = text("dateTime").and_then(low).unwrap_or(updated);
+        let guardian = {
+            let performers: Vec<Name> = items(object.get("performer")).flat_map(|performer| names_of(performer, reading.base)).collect();
+            performers.iter().any(|name| name.starts_with("RelatedPerson/")) && !performers.iter().any(|name| name.starts_with("Patient/"))
+        };
+        let of_age = reading.of_age.filter(|of_age| guardian && given < *of_age);
+        Ok(Consent {
+            version: ConsentVersion { id: text("id").unwrap_or_default().to_owned(), version: meta("versionId").to_owned() },
+            standing: standing(object),
+            patient: object.get("patient").and_then(|patient| names_of(patient, reading.base).into_iter().next()),
+            given,
+            updated,
+            organisations: items(object.get("organization")).flat_map(|one| names_of(one, reading.base)).collect(),
+            policies: policies(object),
+            permits_until: of_age.unwrap_or(Interval::MAX),
+            provisions: provisions(object, reading)?,
+        })
+    }
+}
+
+fn standing(object: &Map<String, Value>) -> Standing {
+    let scope = items(object.get("scope").and_then(|scope| scope.get("coding"))).filter_map(coding);
+    let privacy = Coding::new("http://terminology.hl7.org/CodeSystem/consentscope", "patient-privacy");
+    let unverified = items(object.get("verification")).any(|one| one.get("verified") != Some(&Value::Bool(true)));
+    match object.get("status").and_then(Value::as_str) {
+        _ if !scope.into_iter().any(|one| one == privacy) => Standing::Void("its scope is not patient-privacy"),
+        _ if object.get("patient").is_none() => Standing::Void("it names no patient"),
+        Some("active") if unverified => Standing::Void("its verification failed"),
+        Some("active") => Standing::InForce,
+        Some("inactive") => Standing::Withdrawn,
+        _ => Standing::Void("its status is not active"),
+    }
+}
+
+/// The policies that a consent is given under, for which of two consents replaces the other.
+fn policies(object: &Map<String, Value>) -> BTreeSet<String> {
+    let uris = items(object.get("policy")).filter_map(|policy| policy.get("uri").and_then(Value::as_str)).map(str::to_owned);
+    let rules = items(object.get("policyRule").and_then(|rule| rule.get("coding"))).filter_map(coding);
+    uris.chain(rules.map(|rule| format!("{}|{}", rule.system, rule.code))).collect()
+}
+
+/// Opt-in or opt-out, by `policyRule` (<http://terminology.hl7.org/CodeSystem/v3-ActCode>).
+fn policy_rule(object: &Map<String, Value>) -> Option<Effect> {
+    let mut codings = items(object.get("policyRule").and_then(|rule| rule.get("coding"))).filter_map(coding);
+    codings.find_map(|rule| match rule.code.as_str() {
+        _ if rule.system != super::vocabulary::ACT_CODE => None,
+        "OPTIN" | "OPTINR" => Some(Effect::Permit),
+        "OPTOUT" | "OPTOUTE" => Some(Effect::Deny),
+        _ => None,
+    })
+}
+
+/// The patient's rule, and the default behind it. In R4 the root has no type: the policy says it. IHE PCF gives it one.
+fn provisions(object: &Map<String, Value>, reading: &Reading<'_>) -> Result<Vec<Provision>, ConsentError> {
+    let default = policy_rule(object);
+    let not_understood = object.contains_key("modifierExtension") || object.contains_key("implicitRules");
+    let mut reader = Reader { reading, provisions: 0, values: 0 };
+    let Some(root) = object.get("provision") else {
+        let mut roots: Vec<Provision> = default.map(|effect| Provision::new(Precedence::of_default(effect))).into_iter().collect();
+        roots.iter_mut().for_each(|root| root.unknown |= not_understood);
+        return Ok(roots);
+    };
+    let said = effect(root.get("type"));
+    let precedence = match (said, default) {
+        (Some(said), _) => Precedence::of_rule(said),
+        (None, _) if root.get("type").is_some() => Precedence::Deny,
+        (None, Some(default)) => Precedence::of_default(default),
+        // Nothing says what its rules are exceptions to: all but what they permit is closed. Without rules it says nothing.
+        (None, None) if root.get("provision").is_some() => Precedence::Deny,
+        (None, None) => return Ok(Vec::new()),
+    };
+    let mut root = reader.provision(root, precedence, 1, 0)?;
+    root.unknown |= not_understood;
+    let behind = default.filter(|_| matches!(root.precedence, Precedence::Deny | Precedence::Permit));
+    let behind =
+        behind.map(|effect| Provision { unknown: root.unknown, period: root.period, ..Provision::new(Precedence::of_default(effect)) });
+    Ok([root].into_iter().chain(behind).collect())
+}
+
+fn effect(value: Option<&Value>) -> Option<Effect> {
+    match value?.as_str()? {
+        "permit" => Some(Effect::Permit),
+        "deny" => Some(Effect::Deny),
+        _ => None,
+    }
+}
+
+struct Reader<'a> {
+    reading: &'a Reading<'a>,
+    provisions: usize,
+    values: usize,
+}
+
+impl Reader<'_> {
+    /// `inherited`: how many values the rules above have. Depth is bounded here.
+    fn provision(&mut self, value: &Value, precedence: Precedence, depth: usize, inherited: usize) -> Result<Provision, ConsentError> {
+        let mut provision = Provision::new(precedence);
+        let Some(object) = value.as_object() else {
+            return Ok(Provision { unknown: true, ..provision });
+        };
+        self.provisions += 1;
+        if depth > MAX_DEPTH {
+            return Err(ConsentError::TooDeep);
+        }
+        for (key, value) in object {
+            match key.as_str() {
+                "id" | "extension" | "type" | "provision" => {}
+                "period" => match period(value, self.reading.zone).filter(|_| is_plain(value)) {
+                    Some(period) => provision.period = period,
+                    None => provision.unknown = true,
+                },
+                "dataPeriod" => match period(value, self.reading.zone).filter(|_| is_plain(value)) {
+                    Some(period) => provision.data_period = Some(period),
+                    None => provision.unknown = true,
+                },
+                "actor" => provision.actors = Some(self.any_of(value, Self::actor)),
+                "action" => provision.actions = Some(self.any_of(value, Self::action)),
+                "purpose" => provision.purposes = Some(self.any_of(value, Self::code)),
+                "class" => provision.classes = Some(self.any_of(value, Self::class)),
+                "code" => provision.codes = Some(self.any_of(value, Self::concept)),
+                "securityLabel" => provision.labels = Some(self.any_of(value, Self::label)),
+                "data" => provision.data = Some(self.any_of(value, Self::data)),
+                // The sibling of a primitive holds extensions only.
+                _ if key.starts_with('_') => {}
+                _ => provision.unknown = true,
+            }
+        }
+        let counts = [
+            provision.actors.as_ref().map(|any| any.values.iter().map(|actor| actor.names.len() + actor.roles.len()).sum()),
+            provision.actions.as_ref().map(|any| any.values.len()),
+            provision.purposes.as_ref().map(|any| any.values.len()),
+            provision.classes.as_ref().map(|any| any.values.len()),
+            provision.codes.as_ref().map(|any| any.values.len()),
+            provision.labels.as_ref().map(|any| any.values.len()),
+            provision.data.as_ref().map(|any| any.values.iter().map(size_of_data).sum()),
+        ];
+        let inherited = inherited.saturating_add(counts.into_iter().flatten().sum::<usize>());
+        self.values = self.values.saturating_add(inherited);
+        if self.provisions > MAX_PROVISIONS || self.values > MAX_VALUES {
+            return Err(ConsentError::TooLarge);
+        }
+        for exception in items(object.get("provision")) {
+            // An exception must say what it is; one that does not closes.
+            let effect = effect(exception.get("type")).unwrap_or(Effect::Deny);
+            let exception = self.provision(exception, Precedence::of_rule(effect), depth + 1, inherited)?;
+            provision.exceptions.push(exception);
+        }
+        Ok(provision)
+    }
+
+    fn any_of<T: Ord>(&self, value: &Value, read: impl Fn(&Self, &Value) -> Option<Vec<T>>) -> AnyOf<T> {
+        let mut any = AnyOf { values: BTreeSet::new(), unknown: false };
+        for item in items(Some(value)) {
+            match read(self, item).filter(|values| !values.is_empty() && is_plain(item)) {
+                Some(values) => any.values.extend(values),
+                None => any.unknown = true,
+            }
+        }
+        any.unknown |= any.values.is_empty();
+        any
+    }
+
+    /// `role` says that the actor receives the data, or which role its holder has; any other part (custodian, author) is not understood.
+    fn actor(&self, value: &Value) -> Option<Vec<Actor>> {
+        let names = value.get("reference").map(|reference| names_of(reference, self.reading.base)).unwrap_or_default();
+        let codings: Vec<Coding> = items(value.get("role").and_then(|role| role.get("coding"))).filter_map(coding).collect();
+        let receives = codings.iter().any(|role| role.system == PARTICIPATION_TYPE && matches!(role.code.as_str(), "IRCP" | "PRCP"));
+        let roles: BTreeSet<Coding> = codings.into_iter().filter(|role| role.system != PARTICIPATION_TYPE).collect();
+        match (receives, value.get("reference").is_some(), names.is_empty()) {
+            // A reference that cannot be read must not widen the rule to everybody.
+            (_, true, true) => None,
+            (true, _, false) => Some(vec![Actor { names: names.into_iter().collect(), roles: BTreeSet::new() }]),
+            (false, ..) if !roles.is_empty() => Some(vec![Actor { names: names.into_iter().collect(), roles }]),
+            _ => None,
+        }
+    }
+
+    fn action(&self, value: &Value) -> Option<Vec<Action>> {
+        let actions = items(value.get("coding")).filter_map(coding).filter(|coding| coding.system == CONSENT_ACTION);
+        let actions = actions.filter_map(|coding| match coding.code.as_str() {
+            "collect" => Some(Action::Collect),
+            "access" => Some(Action::Access),
+            "use" => Some(Action::Use),
+            "disclose" => Some(Action::Disclose),
+            "correct" => Some(Action::Correct),
+            _ => None,
+        });
+        Some(actions.collect())
+    }
+
+    fn code(&self, value: &Value) -> Option<Vec<Coding>> {
+        coding(value).map(|coding| vec![coding])
+    }
+
+    fn label(&self, value: &Value) -> Option<Vec<Coding>> {
+        let label = coding(value)?;
+        (label.system != CONFIDENTIALITY || Confidentiality::of(&label).is_some()).then(|| vec![label])
+    }
+
+    /// Resource types, profiles (`urn:ietf:rfc:3986` and a URL), and otherwise types of documents.
+    fn class(&self, value: &Value) -> Option<Vec<Class>> {
+        let code = value.get("code").and_then(Value::as_str)?;
+        let system = value.get("system").and_then(Value::as_str);
+        let class = match system {
+            Some("http://hl7.org/fhir/resource-types" | "http://hl7.org/fhir/fhir-types" | "http://hl7.org/fhir/defined-types") | None => {
+                definitions::r4().type_code(code)?;
+                Class::Type(code.to_owned())
+            }
+            Some("urn:ietf:rfc:3986") => {
+                let base = code.strip_prefix("http://hl7.org/fhir/StructureDefinition/");
+                match base.filter(|name| definitions::r4().type_code(name).is_some()) {
+                    Some(name) => Class::Type(name.to_owned()),
+                    None => Class::Profile(code.split_once('|').map_or(code, |(url, _)| url).to_owned()),
+                }
+            }
+            Some("urn:ietf:bcp:13") => return None,
+            Some(_) => Class::Document(coding(value)?),
+        };
+        Some(vec![class])
+    }
+
+    /// A coding whose system is `urn:ietf:rfc:3986` names a value set.
+    fn concept(&self, value: &Value) -> Option<Vec<Coding>> {
+        let mut found = Vec::new();
+        for coding in items(value.get("coding")).filter_map(coding) {
+            if coding.system == "urn:ietf:rfc:3986" {
+                found.extend((self.reading.value_set)(&coding.code)?);
+            } else {
+                found.push(coding);
+            }
+        }
+        Some(found)
+    }
+
+    fn data(&self, value: &Value) -> Option<Vec<Data>> {
+        let names = names_of(value.get("reference")?, self.reading.base);
+        let meaning = value.get("meaning").and_then(Value::as_str)?;
+        let data = names.into_iter().map(|name| match meaning {
+            "instance" => Some(Data::Instance(name)),
+            "related" => {
+                let refers_to = (self.reading.references_of)(&name).into_iter().collect();
+                Some(Data::Related(name, refers_to))
+            }
+            "dependents" => Some(Data::Dependents(name)),
+            "authoredby" => Some(Data::AuthoredBy(name)),
+            _ => None,
+        });
+        data.collect()
+    }
+}
+
+fn size_of_data(data: &Data) -> usize {
+    match data {
+        Data::Related(_, refers_to) => refers_to.len().saturating_add(1),
+        _ => 1,
+    }
+}
+
+/// Whether no modifier changes what the element means.
+fn is_plain(value: &Value) -> bool {
+    value.get("modifierExtension").is_none()
+}
+
+/// How a `Reference` calls its target: `Type/id` without a version, an absolute URL as it is, `system|value` of its identifier; not a contained one.
+pub(super) fn names_of(reference: &Value, base: &str) -> Vec<Name> {
+    let text = |pointer: &str| reference.pointer(pointer).and_then(Value::as_str);
+    let written = text("/reference").and_then(|text| match Reference::parse_at(text, base)? {
+        Reference::Local { type_name, id, .. } => Some(format!("{type_name}/{id}")),
+        Reference::Absolute(url) => Some(url.to_owned()),
+        Reference::Urn(urn) => Some(urn.to_owned()),
+        Reference::Contained(_) | Reference::Conditional { .. } => None,
+    });
+    let identifier = text("/identifier/system").zip(text("/identifier/value")).map(|(system, value)| format!("{system}|{value}"));
+    written.into_iter().chain(identifier).collect()
+}

@@ -1,0 +1,177 @@
+//! Between the consent engine, which speaks in words, and the store's gate, which decides in numbers inside each query.
+//!
+//! What a consent can ask of a resource goes on the resource's row ([`traits`]), what a Consent says becomes rules ([`rules`]), and
+//! who asks becomes a [`gate::Requester`] for each purpose of use ([`requesters`]). The meaning is the engine's
+//! ([`super::consent::evaluate_rules`]); tests hold the answers of the two against each other.
+
+use super::consent::vocabulary::{self, Coding};
+use super::consent::{self, Action, Consent, Deployment, Effect, ImplicitPolicy, ResourceFacts, Standing};
+use crate::definitions;
+use crate::fhir::Interval;
+use crate::store::gate::{self, AudiencePart, Precedence, Rule, Rules, Test, Traits};
+use std::collections::BTreeSet;
+
+/// What rules may ask of a resource with these facts. References are left out: the store has them as index rows.
+pub fn traits(facts: &ResourceFacts) -> Traits {
+    let words: Vec<String> =
+        facts.flatten().iter().map(consent::Fact::as_str).filter(|word| place(word).is_none()).map(str::to_owned).collect();
+    Traits::new(words, facts.time)
+}
+
+/// A fact that the store does not keep in words.
+enum Place<'a> {
+    /// It is, or refers to, this resource (type, id).
+    Instance(&'a str, &'a str),
+    Refers(&'a str, &'a str),
+    /// It is, and what that is lies elsewhere.
+    Elsewhere,
+}
+
+/// `None`: a fact in words.
+fn place(word: &str) -> Option<Place<'_>> {
+    let (kind, name) = word.split_once('|')?;
+    match (kind, local(name)) {
+        ("self", Some((type_name, id))) => Some(Place::Instance(type_name, id)),
+        ("self", None) => Some(Place::Elsewhere),
+        ("ref", Some((type_name, id))) => Some(Place::Refers(type_name, id)),
+        // Each patient an author of their own would make each patient's resources a class of their own.
+        ("author", Some(("Patient", id))) => Some(Place::Refers("Patient", id)),
+        _ => None,
+    }
+}
+
+/// The type and id of a name that means a resource of this server.
+fn local(name: &str) -> Option<(&str, &str)> {
+    let (type_name, id) = name.split_once('/')?;
+    definitions::r4().type_code(type_name)?;
+    (!id.contains('/')).then_some((type_name, id))
+}
+
+/// The rules that `consent` sets for `patients` (ids), all of whom it covers.
+pub fn rules(consent: &Consent, patients: Vec<Box<str>>) -> Rules {
+    let series = (!consent.organisations.is_empty() && !consent.policies.is_empty())
+        .then(|| format!("{:?}|{:?}|{:?}", consent.patient, consent.organisations, consent.policies));
+    let rules = match consent.standing {
+        Standing::InForce => consent::compile(consent).rules.iter().filter_map(rule).collect(),
+        // It allows and denies nothing any more, and what it took the place of stays replaced.
+        Standing::Withdrawn => vec![Rule {
+            node: 0,
+            parent: None,
+            precedence: Precedence::Deny,
+            audience: Vec::new(),
+            period: Interval { low: 0, high: 0 },
+            parts: Vec::new(),
+            has_exceptions: false,
+            names_actor: false,
+            names_emergency: false,
+        }],
+        Standing::Void(_) => Vec::new(),
+    };
+    let mut rules = Rules { patients, series, stamp: consent.given, rules };
+    let parents: BTreeSet<i64> = rules.rules.iter().filter_map(|rule| rule.parent).collect();
+    for rule in &mut rules.rules {
+        rule.has_exceptions = parents.contains(&rule.node);
+    }
+    rules
+}
+
+/// `None` when it can never match a request for data.
+fn rule(compiled: &consent::Rule) -> Option<Rule> {
+    let effect = compiled.precedence.effect();
+    let reads = |action: &Action| match (effect, action) {
+        (_, Action::Access) => true,
+        // Reading lies so near to using and disclosing that a denial of one may be meant for another.
+        (Effect::Deny, Action::Use | Action::Disclose) => true,
+        _ => false,
+    };
+    if !compiled.audience.actions.iter().all(|set| set.iter().any(reads)) {
+        return None;
+    }
+    let whom = compiled
+        .audience
+        .actors
+        .iter()
+        .map(|set| AudiencePart { actors: set.iter().flat_map(actor_words).collect(), purposes: Vec::new() });
+    let why =
+        compiled.audience.purposes.iter().map(|set| AudiencePart { actors: Vec::new(), purposes: set.iter().map(coding_word).collect() });
+    let audience: Vec<AudiencePart> = whom.chain(why).collect();
+    let when = compiled.data_period.map(|period| match effect {
+        Effect::Permit => vec![Test::Within(period)],
+        Effect::Deny => vec![Test::Touches(period)],
+    });
+    let what = compiled.clauses.iter().map(|clause| tests(clause));
+    Some(Rule {
+        node: i64::from(compiled.number),
+        parent: compiled.parent.map(i64::from),
+        precedence: match compiled.precedence {
+            consent::Precedence::Deny => Precedence::Deny,
+            consent::Precedence::Permit => Precedence::Permit,
+            consent::Precedence::DefaultDeny => Precedence::DefaultDeny,
+            consent::Precedence::DefaultPermit => Precedence::DefaultPermit,
+        },
+        names_actor: effect == Effect::Permit && compiled.audience.actors.iter().any(|set| set.iter().any(|actor| !actor.names.is_empty())),
+        audience,
+        period: Interval { low: compiled.from, high: compiled.until },
+        parts: when.into_iter().chain(what).collect(),
+        has_exceptions: false,
+        names_emergency: compiled.names_emergency,
+    })
+}
+
+/// The tests for "one of these facts". An empty list is met by nothing.
+fn tests(clause: &BTreeSet<consent::Fact>) -> Vec<Test> {
+    let mut words = Vec::new();
+    let mut tests = Vec::new();
+    for fact in clause {
+        match place(fact.as_str()) {
+            None => words.push(fact.as_str().to_owned()),
+            Some(Place::Instance(type_name, id)) => tests.push(Test::Instance(type_name.into(), id.into())),
+            Some(Place::Refers(type_name, id)) => tests.push(Test::Refers(type_name.into(), id.into())),
+            Some(Place::Elsewhere) => {}
+        }
+    }
+    if !words.is_empty() {
+        tests.push(Test::Facts(words));
+    }
+    tests
+}
+
+fn coding_word(coding: &Coding) -> String {
+    format!("{}|{}", coding.system, coding.code)
+}
+
+/// What a requester must be called to be this actor: by a name, a role, or both at once.
+fn actor_words(actor: &consent::Actor) -> Vec<String> {
+    let roles = || actor.roles.iter().map(|role| format!("role {}", coding_word(role)));
+    match (actor.names.is_empty(), actor.roles.is_empty()) {
+        (true, true) => vec!["anybody".to_owned()],
+        (true, false) => roles().collect(),
+        (false, true) => actor.names.iter().map(|name| format!("name {name}")).collect(),
+        (false, false) => actor.names.iter().flat_map(|name| roles().map(move |role| format!("name {name} {role}"))).collect(),
+    }
+}
+
+/// The requester for every purpose that it names; none without a purpose.
+pub fn requesters(requester: &consent::Requester, deployment: &Deployment) -> Vec<gate::Requester> {
+    let names: Vec<&String> =
+        [&requester.organisations, &requester.people, &requester.devices, &requester.groups].into_iter().flatten().collect();
+    let roles: Vec<String> = requester.roles.iter().map(|role| format!("role {}", coding_word(role))).collect();
+    let both = names.iter().flat_map(|name| roles.iter().map(move |role| format!("name {name} {role}")));
+    let actors: Vec<String> =
+        names.iter().map(|name| format!("name {name}")).chain(both).chain(roles.iter().cloned()).chain(["anybody".to_owned()]).collect();
+    let for_purpose = |purpose: &Coding| {
+        let alone = consent::Requester { purposes: BTreeSet::from([purpose.clone()]), ..requester.clone() };
+        let default = if deployment.implicit.admits(&alone) {
+            gate::Default::ShownIf(numbers(&ImplicitPolicy::clause()))
+        } else {
+            gate::Default::Hidden
+        };
+        gate::Requester::new(actors.clone(), vocabulary::purpose_and_above(purpose).iter().map(coding_word).collect(), default)
+    };
+    requester.purposes.iter().map(for_purpose).collect()
+}
+
+/// Facts as the store has them.
+pub fn numbers(facts: &BTreeSet<consent::Fact>) -> Vec<i64> {
+    Traits::new(facts.iter().map(consent::Fact::as_str), None).facts().to_vec()
+}

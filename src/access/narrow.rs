@@ -1,0 +1,249 @@
+//! Scopes inside the query: what granular scopes and a patient's context leave of a search, and whether they reach one resource.
+//!
+//! [`Caller::narrow`] adds conditions to a query, to the chains and `_has` within it too, so that a total, a page or a chain never
+//! tells of what the scopes do not reach. [`Caller::admits`] judges one resource at hand (a read, an old version, an include), and
+//! [`Caller::admits_entries`] one that is about to be written. What cannot be judged is not reached.
+
+use super::Interaction;
+use super::caller::{Bound, Caller, Forbidden, Reach};
+use crate::definitions;
+use crate::search::ParseOptions;
+use crate::search::extract;
+use crate::search::matches::{conditions, satisfies};
+use crate::store::query::Test;
+use crate::store::{Filter, IndexEntry, Query, Stored, TypeCode};
+use serde_json::Value;
+
+/// Ways in which scopes reach a type, times their conditions; more than this make a query that costs too much to be worth it.
+const MOST_CLAUSES: usize = 256;
+
+/// What no patient's compartment holds and a patient may see all the same: it is about nobody.
+const ABOUT_NOBODY: [&str; 30] = [
+    "ActivityDefinition",
+    "CodeSystem",
+    "CompartmentDefinition",
+    "ConceptMap",
+    "Endpoint",
+    "EventDefinition",
+    "Evidence",
+    "EvidenceVariable",
+    "GraphDefinition",
+    "HealthcareService",
+    "ImplementationGuide",
+    "InsurancePlan",
+    "Library",
+    "Location",
+    "Measure",
+    "Medication",
+    "MedicationKnowledge",
+    "NamingSystem",
+    "ObservationDefinition",
+    "OperationDefinition",
+    "Organization",
+    "OrganizationAffiliation",
+    "PlanDefinition",
+    "Practitioner",
+    "PractitionerRole",
+    "Questionnaire",
+    "SearchParameter",
+    "StructureDefinition",
+    "StructureMap",
+    "ValueSet",
+];
+
+impl Caller {
+    /// Adds to `query` what the scopes demand of every type that it looks at. Refused when a type is not within the scopes at all;
+    /// of several possible targets of a chain those that are not are left out.
+    pub fn narrow(&self, query: &mut Query, options: &extract::Options) -> Result<(), Forbidden> {
+        if self.is_unrestricted() {
+            return Ok(());
+        }
+        let options = ParseOptions::new(options.base.as_str(), options.zone.clone());
+        self.narrow_nested(&mut query.filters, &options)?;
+        query.filters.extend(self.demands(query.type_code, &options)?);
+        Ok(())
+    }
+
+    fn narrow_nested(&self, filters: &mut [Filter], options: &ParseOptions) -> Result<(), Forbidden> {
+        for filter in filters {
+            match filter {
+                Filter::Chain { targets, .. } => {
+                    let mut kept = Vec::with_capacity(targets.len());
+                    let mut refused = None;
+                    for (type_code, mut filters) in std::mem::take(targets) {
+                        let added = self.narrow_nested(&mut filters, options).and_then(|()| self.demands(type_code, options));
+                        match added {
+                            Ok(added) => {
+                                filters.extend(added);
+                                kept.push((type_code, filters));
+                            }
+                            Err(forbidden) => refused = Some(forbidden),
+                        }
+                    }
+                    if let (true, Some(forbidden)) = (kept.is_empty(), refused) {
+                        return Err(forbidden);
+                    }
+                    *targets = kept;
+                }
+                Filter::Has { source, filters, .. } => {
+                    self.narrow_nested(filters, options)?;
+                    filters.extend(self.demands(*source, options)?);
+                }
+                Filter::Any(filters) | Filter::All(filters) => self.narrow_nested(filters, options)?,
+                Filter::Not(filter) => self.narrow_nested(std::slice::from_mut(filter), options)?,
+                Filter::Param { .. }
+                | Filter::NotParam { .. }
+                | Filter::Missing { .. }
+                | Filter::Id(_)
+                | Filter::LastUpdated { .. }
+                | Filter::Nothing => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// The conditions that the scopes put on a search of this type.
+    fn demands(&self, type_code: TypeCode, options: &ParseOptions) -> Result<Vec<Filter>, Forbidden> {
+        let type_name = definitions::r4().type_name(type_code);
+        match self.reach(type_name, Interaction::Search) {
+            Reach::Everything => Ok(Vec::new()),
+            Reach::Nothing => Err(self.forbidden(type_name, Interaction::Search)),
+            Reach::Within(bounds) => Ok(any_of_all(bounds.iter().map(|bound| bound.filters(type_code, options)).collect())),
+        }
+    }
+
+    /// Whether the scopes reach this version of a resource for any of these interactions.
+    pub fn admits(&self, row: &Stored, interactions: &[Interaction], options: &extract::Options) -> bool {
+        if self.reaches_all(row.type_code, interactions) {
+            return true;
+        }
+        let Some(body) = &row.body else {
+            // A delete has no content left to judge, so only whoever reaches everything learns of it.
+            return false;
+        };
+        let Ok(resource) = serde_json::from_slice::<Value>(body) else { return false };
+        self.admits_entries(row.type_code, &row.id, &extract::extract(row.type_code, &resource, options), interactions, options)
+    }
+
+    /// Whether the scopes reach a resource with this id and these index entries for any of these interactions.
+    pub fn admits_entries(
+        &self,
+        type_code: TypeCode,
+        id: &str,
+        entries: &[IndexEntry],
+        interactions: &[Interaction],
+        options: &extract::Options,
+    ) -> bool {
+        let type_name = definitions::r4().type_name(type_code);
+        let options = ParseOptions::new(options.base.as_str(), options.zone.clone());
+        interactions.iter().any(|interaction| match self.reach(type_name, *interaction) {
+            Reach::Everything => true,
+            Reach::Nothing => false,
+            Reach::Within(bounds) => bounds.iter().any(|bound| {
+                let filters = bound.filters(type_code, &options);
+                filters.iter().all(|filter| satisfies(filter, id, entries) == Some(true))
+            }),
+        })
+    }
+
+    /// Whether one of these interactions is allowed on every resource of the type, so that none need be judged.
+    pub fn reaches_all(&self, type_code: TypeCode, interactions: &[Interaction]) -> bool {
+        let type_name = definitions::r4().type_name(type_code);
+        self.is_unrestricted() || interactions.iter().any(|interaction| self.reach(type_name, *interaction) == Reach::Everything)
+    }
+}
+
+impl Bound {
+    /// What a resource of this type must satisfy, all of it.
+    fn filters(&self, type_code: TypeCode, options: &ParseOptions) -> Vec<Filter> {
+        let mut filters = conditions(type_code, &self.params, options).unwrap_or_else(|| vec![Filter::Nothing]);
+        if let Some(patient) = &self.patient {
+            filters.extend(in_compartment(type_code, patient));
+        }
+        filters
+    }
+}
+
+/// The condition that a resource is in the patient's compartment; `None`: it is of a type that is about nobody.
+fn in_compartment(type_code: TypeCode, patient: &str) -> Option<Filter> {
+    let definitions = definitions::r4();
+    let type_name = definitions.type_name(type_code);
+    if ABOUT_NOBODY.contains(&type_name) {
+        return None;
+    }
+    if type_name == "Patient" {
+        return Some(Filter::Id(vec![patient.to_owned()]));
+    }
+    let Some(patient_code) = definitions.type_code("Patient") else { return Some(Filter::Nothing) };
+    let params = definitions.patient_compartment(type_code).iter().filter_map(|code| definitions.param(type_code, code));
+    let tests = params.map(|param| Filter::Param {
+        param: param.id,
+        tests: vec![Test::Reference { type_codes: vec![patient_code], id: patient.to_owned() }],
+    });
+    let tests: Vec<Filter> = tests.collect();
+    Some(if tests.is_empty() { Filter::Nothing } else { Filter::Any(tests) })
+}
+
+/// Any of several lists of conditions, as one list of conditions: each picks one condition of every list.
+fn any_of_all(lists: Vec<Vec<Filter>>) -> Vec<Filter> {
+    let mut clauses: Vec<Vec<Filter>> = vec![Vec::new()];
+    for list in lists {
+        // A list without conditions always holds.
+        if list.is_empty() {
+            return Vec::new();
+        }
+        if clauses.len().saturating_mul(list.len()) > MOST_CLAUSES {
+            return vec![Filter::Nothing];
+        }
+        let extended = clauses.iter().flat_map(|clause| {
+            list.iter().map(move |filter| {
+                let mut clause = clause.clone();
+                if !clause.contains(filter) {
+                    clause.push(filter.clone());
+                }
+                clause
+            })
+        });
+        clauses = extended.collect();
+    }
+    let one = |mut clause: Vec<Filter>| match clause.len() {
+        1 => clause.pop(),
+        _ => Some(Filter::Any(clause)),
+    };
+    clauses.into_iter().filter_map(one).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn id(n: u8) -> Filter {
+        Filter::Id(vec![n.to_string()])
+    }
+
+    proptest! {
+        /// Against the plain meaning: a resource whose id is `at` satisfies any list all of whose filters name it.
+        #[test]
+        fn any_of_all_means_what_it_says(lists in proptest::collection::vec(proptest::collection::vec(proptest::collection::vec(0u8..5, 1..4), 0..3), 1..4), at in 0u8..5) {
+            let lists: Vec<Vec<Filter>> =
+                lists.into_iter().map(|list| list.into_iter().map(|ids| Filter::Any(ids.into_iter().map(id).collect())).collect()).collect();
+            let at = at.to_string();
+            let holds = |filter: &Filter| satisfies(filter, &at, &[]) == Some(true);
+            let expected = lists.iter().any(|list| list.iter().all(holds));
+            prop_assert_eq!(any_of_all(lists).iter().all(holds), expected);
+        }
+    }
+
+    #[test]
+    fn a_patients_compartment_covers_every_type_one_way_or_another() {
+        let definitions = definitions::r4();
+        for (type_code, name) in definitions.resource_types().iter().enumerate() {
+            let type_code = TypeCode::try_from(type_code).unwrap();
+            let condition = in_compartment(type_code, "p");
+            assert_eq!(condition.is_none(), ABOUT_NOBODY.contains(name), "{name}");
+            let shut = ["Binary", "Bundle", "Parameters", "MessageHeader", "Subscription"].contains(name);
+            assert!(!shut || condition == Some(Filter::Nothing), "{name} could hold anybody's data");
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! A Consent becomes rules with the write that stores it: from its acknowledgement on every query decides by them.
+//!
+//! It covers the Patient that it names and those linked to the same person *now*: one that is linked later is not covered before
+//! the Consent is written again, so that a wrong link opens nothing by itself.
+
+use super::refusal::{Refusal, RefusalKind};
+use super::write::Writer;
+use crate::access::consent::vocabulary::Coding;
+use crate::access::consent::{self, Consent, Name, Reading};
+use crate::access::gate;
+use crate::definitions;
+use crate::fhir::time::{Micros, parse_interval};
+use crate::fhir::{Issue, IssueCode};
+use crate::store::TypeCode;
+use crate::store::gate::Rules;
+use jiff::ToSpan as _;
+use serde_json::Value;
+use std::collections::{BTreeSet, HashMap};
+
+/// From this age on a permit that a guardian gave no longer holds.
+const OF_AGE: i64 = 18;
+
+impl Writer {
+    /// What `resource`, a Consent, allows whom, and of whose records.
+    pub(super) async fn consent_rules(&self, resource: &Value) -> Result<Rules, Refusal> {
+        let references = self.referred(resource).await?;
+        let consent = self.read_consent(resource, &references, None)?;
+        let Some(patient) = consent.patient.as_deref().and_then(|name| name.strip_prefix("Patient/")) else {
+            return Ok(Rules::default());
+        };
+        let of_age = self.of_age(patient).await?;
+        let person = self.registry().person(patient).await.map_err(Refusal::internal)?;
+        let consent = self.read_consent(resource, &references, of_age)?;
+        Ok(gate::rules(&consent, person.into_iter().map(Into::into).collect()))
+    }
+
+    fn read_consent(&self, resource: &Value, references: &HashMap<Name, Vec<Name>>, of_age: Option<Micros>) -> Result<Consent, Refusal> {
+        let members = |url: &str| -> Option<Vec<Coding>> {
+            let members = self.terminology().members(url)?;
+            Some(members.iter().map(|member| Coding::new(&member.system, &member.code)).collect())
+        };
+        let references_of = |name: &str| references.get(name).cloned().unwrap_or_default();
+        let options = self.options();
+        let reading = Reading { zone: &options.zone, base: &options.base, value_set: &members, references_of: &references_of, of_age };
+        Consent::read(resource, &reading).map_err(|error| {
+            Refusal::new(RefusalKind::Invalid, Issue::error(IssueCode::TooLong, error.to_string()).at("Consent.provision"))
+        })
+    }
+
+    /// What the resources that the Consent's data criteria name refer to.
+    async fn referred(&self, resource: &Value) -> Result<HashMap<Name, Vec<Name>>, Refusal> {
+        let mut wanted: BTreeSet<(TypeCode, String)> = BTreeSet::new();
+        let mut waiting = vec![resource];
+        while let Some(value) = waiting.pop() {
+            match value {
+                Value::Array(list) => waiting.extend(list),
+                Value::Object(members) => {
+                    let related = members.get("meaning").and_then(Value::as_str) == Some("related");
+                    let name = related.then(|| value.pointer("/reference/reference").and_then(Value::as_str)).flatten();
+                    if let Some((type_name, id)) = name.and_then(|name| name.split_once('/'))
+                        && let Some(type_code) = definitions::r4().type_code(type_name)
+                    {
+                        wanted.insert((type_code, id.to_owned()));
+                    }
+                    waiting.extend(members.values());
+                }
+                _ => {}
+            }
+        }
+        let options = self.options();
+        let stored = self.store().read_many(&wanted.into_iter().collect::<Vec<_>>()).await?;
+        let of = |body: &bytes::Bytes| -> Option<Vec<Name>> {
+            let resource: Value = serde_json::from_slice(body).ok()?;
+            Some(consent::facts(&resource, &options.zone, &options.base).references.into_iter().collect())
+        };
+        let named = stored.iter().filter_map(|stored| {
+            let name = format!("{}/{}", definitions::r4().type_name(stored.type_code), stored.id);
+            Some((name, of(stored.body.as_ref()?)?))
+        });
+        Ok(named.collect())
+    }
+
+    /// When the patient comes of age, if the day of birth is known.
+    async fn of_age(&self, patient: &str) -> Result<Option<Micros>, Refusal> {
+        let Some(type_code) = definitions::r4().type_code("Patient") else { return Ok(None) };
+        let stored = self.store().read_many(&[(type_code, patient.to_owned())]).await?;
+        let resource = stored.first().and_then(|stored| serde_json::from_slice::<Value>(stored.body.as_ref()?).ok());
+        let zone = &self.options().zone;
+        let born = resource.as_ref().and_then(|patient| patient.get("birthDate")?.as_str());
+        let Some(born) = born.and_then(|text| parse_interval(text, zone)) else { return Ok(None) };
+        let day = jiff::Timestamp::from_microsecond(born.low).map(|instant| instant.to_zoned(zone.clone()));
+        let of_age = day.and_then(|day| day.checked_add(OF_AGE.years())).map(|day| day.timestamp().as_microsecond());
+        Ok(of_age.ok())
+    }
+}

@@ -1,0 +1,87 @@
+//! The resources of a transaction, checked and made ready to be written.
+
+use super::super::refusal::{Refusal, RefusalKind, within};
+use super::super::write::{Action, Draft, Plan, Wanted, Writer};
+use super::targets::{Target, TargetKind};
+use super::{Entry, Problems, Rest};
+use crate::definitions;
+use crate::fhir::{Issue, IssueCode};
+use crate::ingest::write::Condition;
+use crate::store::TypeCode;
+use crate::validate::Validator;
+use serde_json::Value;
+use std::sync::Arc;
+
+/// Checks every resource and makes the plan; with it, for each change the place of its entry.
+pub async fn plan(
+    writer: &Writer,
+    entries: Vec<Entry>,
+    targets: &[Target],
+    rest: Rest,
+    mut problems: Problems,
+) -> Result<(Plan, Vec<usize>), Refusal> {
+    let mut work = Vec::with_capacity(entries.len());
+    let (mut places, mut changes) = (Vec::with_capacity(entries.len()), Vec::with_capacity(entries.len()));
+    for (place, (entry, target)) in entries.into_iter().zip(targets).enumerate() {
+        let mut delete = |id: &str, condition| {
+            places.push(place);
+            changes.push(Wanted { action: Action::Delete { type_code: target.type_code, id: id.into() }, condition });
+        };
+        match &target.kind {
+            TargetKind::Put(condition) => work.push((place, *condition, entry, target.id.clone())),
+            // Its request has a problem; its resource may have more.
+            TargetKind::Nothing => problems
+                .extend(entry.resource.as_ref().and_then(|resource| problems_of(resource, &entry.resource_path(), writer.validator()))),
+            TargetKind::Delete(condition) => delete(&target.id, *condition),
+            TargetKind::DeleteAll(all) => all.iter().for_each(|(id, version)| delete(id, Condition::Seen(*version))),
+            TargetKind::Existing(_) | TargetKind::SameAs => {}
+        }
+    }
+    let options = Arc::clone(writer.options());
+    let validator = writer.validator().clone();
+    let drafts = writer
+        .workers()
+        .map(work, move |(place, condition, entry, id)| {
+            let draft = check(entry, &validator).map(|(type_code, resource)| Draft::new(type_code, &id, resource, &options));
+            (place, condition, draft)
+        })
+        .await?;
+    for (place, condition, draft) in drafts {
+        match draft {
+            Ok(draft) => {
+                places.push(place);
+                changes.push(Wanted { action: Action::Put(draft), condition });
+            }
+            Err(refusal) => problems.add_as_said(refusal),
+        }
+    }
+    problems.result()?;
+    Ok((Plan { changes, preconditions: rest.preconditions, unchanged: rest.unchanged, ..Plan::default() }, places))
+}
+
+/// The resource is there, of the type that the URL says, and well built. Issues carry the entry's path.
+fn check(entry: Entry, validator: &Validator) -> Result<(TypeCode, Value), Refusal> {
+    let path = entry.resource_path();
+    let Some(resource) = entry.resource else {
+        return Err(Refusal::malformed("The resource is missing.").within(&path));
+    };
+    let type_name = definitions::r4().type_name(entry.type_code);
+    if resource.get("resourceType").and_then(Value::as_str) != Some(type_name) {
+        let issue =
+            Issue::error(IssueCode::Invalid, format!("The URL asks for a resource of type {type_name}; the resource says otherwise."));
+        return Err(Refusal::new(RefusalKind::Malformed, issue.at(format!("{path}.resourceType"))));
+    }
+    match problems_of(&resource, &path, validator) {
+        Some(refusal) => Err(refusal),
+        None => Ok((entry.type_code, resource)),
+    }
+}
+
+/// How the resource at `path` breaks the rules that are held against what is written, if it does.
+pub fn problems_of(resource: &Value, path: &str, validator: &Validator) -> Option<Refusal> {
+    let mut issues = validator.on_write(resource);
+    for issue in &mut issues {
+        issue.expression = within(path, &issue.expression);
+    }
+    (!issues.is_empty()).then(|| Refusal::all(RefusalKind::Invalid, issues))
+}

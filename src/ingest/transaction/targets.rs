@@ -1,0 +1,299 @@
+//! What each entry is about: its criteria searched, its id settled, its conditions collected.
+
+use super::super::criteria::Criteria;
+use super::super::refusal::{Refusal, RefusalKind};
+use super::super::write::{Condition, Writer};
+use super::{Entry, Operation, Problems, Rest};
+use crate::access::{Caller, Interaction};
+use crate::definitions;
+use crate::fhir::reference::is_id;
+use crate::fhir::{Issue, IssueCode, Reference};
+use crate::store::{Stored, TypeCode};
+use futures_util::StreamExt;
+use std::collections::{HashMap, HashSet};
+
+/// Searches of one transaction that run at the same time.
+const SEARCHES_AT_ONCE: usize = 4;
+
+/// What an entry is about, once its criteria are settled.
+pub struct Target {
+    pub path: String,
+    pub type_code: TypeCode,
+    /// Empty when criteria matched nothing, or several to delete.
+    pub id: String,
+    pub kind: TargetKind,
+}
+
+pub enum TargetKind {
+    Put(Condition),
+    Delete(Condition),
+    /// A conditional delete of these, each at the version that matched.
+    DeleteAll(Vec<(Box<str>, i64)>),
+    /// A conditional create that found this.
+    Existing(Stored),
+    /// A conditional create with the criteria of an earlier entry: it is that entry's resource.
+    SameAs,
+    /// A conditional delete that found nothing.
+    Nothing,
+}
+
+/// A type and the text of criteria.
+pub type Key = (TypeCode, String);
+
+/// What criteria mean in the store.
+pub struct Found {
+    pub criteria: Criteria,
+    pub matched: Vec<Stored>,
+}
+
+/// A transaction while it is settled what it means.
+pub struct Settling<'a> {
+    pub writer: &'a Writer,
+    caller: &'a Caller,
+    pub problems: Problems,
+    pub rest: Rest,
+    pub found: HashMap<Key, Found>,
+}
+
+impl<'a> Settling<'a> {
+    pub fn new(writer: &'a Writer, caller: &'a Caller) -> Settling<'a> {
+        Settling { writer, caller, problems: Problems::default(), rest: Rest::default(), found: HashMap::new() }
+    }
+
+    pub fn check_rights(&mut self, entry: &Entry) {
+        let needed: &[Interaction] = match &entry.operation {
+            Operation::Create { .. } => &[Interaction::Create],
+            Operation::Update { .. } => &[Interaction::Update],
+            Operation::UpdateWhere { .. } => &[Interaction::Update, Interaction::Search],
+            Operation::Delete { .. } => &[Interaction::Delete],
+            Operation::DeleteWhere { .. } => &[Interaction::Delete, Interaction::Search],
+        };
+        let type_name = definitions::r4().type_name(entry.type_code);
+        for interaction in needed {
+            if let Err(forbidden) = self.caller.require(type_name, *interaction) {
+                self.problems.add(&entry.path, forbidden.into());
+            }
+        }
+    }
+
+    /// Looks up the criteria of all requests, each once.
+    pub async fn search_requests(&mut self, entries: &[Entry]) -> Result<(), Refusal> {
+        let mut wanted = Vec::new();
+        for entry in entries {
+            let (text, element, most) = match &entry.operation {
+                Operation::Create { criteria: Some(text) } => (text, "ifNoneExist", 2),
+                Operation::UpdateWhere { criteria, .. } => (criteria, "url", 2),
+                Operation::DeleteWhere { criteria } => (criteria, "url", self.writer.policy().delete_most.saturating_add(1)),
+                _ => continue,
+            };
+            wanted.push(((entry.type_code, text.clone()), entry.request_path(element), most));
+        }
+        self.search(wanted).await
+    }
+
+    /// Looks up the conditional references, each with the path that it stands at.
+    pub async fn search_references(&mut self, references: &[(String, String)]) -> Result<(), Refusal> {
+        let mut wanted = Vec::new();
+        for (reference, path) in references {
+            if let Some(Reference::Conditional { type_name, query }) = Reference::parse(reference) {
+                match definitions::r4().type_code(type_name) {
+                    Some(type_code) => wanted.push(((type_code, query.to_owned()), path.clone(), 2)),
+                    None => self.problems.add(path, Refusal::malformed("The conditional reference names no resource type of FHIR R4.")),
+                }
+            }
+        }
+        self.search(wanted).await
+    }
+
+    async fn search(&mut self, wanted: Vec<(Key, String, u32)>) -> Result<(), Refusal> {
+        let mut seen = HashSet::new();
+        let mut searches = Vec::new();
+        for (key, path, most) in wanted {
+            if self.found.get(&key).is_some_and(|found| found.matched.len() < 2) || !seen.insert((key.clone(), most)) {
+                continue;
+            }
+            match Criteria::parse(key.0, &key.1, &self.caller.scope, &self.writer.criteria_options()) {
+                Ok(mut criteria) => {
+                    // Without the right to search, criteria still find what a create must not double.
+                    let type_name = definitions::r4().type_name(key.0);
+                    if self.caller.allows(type_name, Interaction::Search)
+                        && let Err(forbidden) = self.caller.narrow(&mut criteria.query, self.writer.options())
+                    {
+                        self.problems.add(&path, forbidden.into());
+                        continue;
+                    }
+                    searches.push((key, criteria, most));
+                }
+                Err(mut issues) => {
+                    // What the search room names is a parameter of the criteria; in a Bundle, the entry's element says more.
+                    for issue in issues.iter_mut().filter(|_| !path.is_empty()) {
+                        issue.expression.clone_from(&path);
+                    }
+                    self.problems.add_as_said(Refusal::all(RefusalKind::Malformed, issues));
+                }
+            }
+        }
+        let store = self.writer.store();
+        let mut results =
+            futures_util::stream::iter(searches)
+                .map(|(key, criteria, most)| async move {
+                    criteria.matches(store, most).await.map(|matched| (key, Found { criteria, matched }))
+                })
+                .buffer_unordered(SEARCHES_AT_ONCE);
+        while let Some(result) = results.next().await {
+            let (key, one) = result?;
+            if self.found.get(&key).is_none_or(|found| found.matched.len() < one.matched.len()) {
+                self.found.insert(key, one);
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives every entry its id, and notes what the ids rest on.
+    pub fn targets(&mut self, entries: &[Entry]) -> Vec<Target> {
+        let mut created: HashMap<Key, String> = HashMap::new();
+        let targets: Vec<Target> = entries
+            .iter()
+            .map(|entry| {
+                let (id, kind) = self.target(entry, &mut created).unwrap_or((String::new(), TargetKind::Nothing));
+                Target { path: entry.path.clone(), type_code: entry.type_code, id, kind }
+            })
+            .collect();
+        let mut changed: HashSet<(TypeCode, &str)> = HashSet::new();
+        for target in &targets {
+            let ids: Vec<&str> = match &target.kind {
+                TargetKind::Put(_) | TargetKind::Delete(_) => vec![&target.id],
+                TargetKind::DeleteAll(all) => all.iter().map(|(id, _)| &**id).collect(),
+                _ => continue,
+            };
+            if ids.into_iter().filter(|id| !changed.insert((target.type_code, *id))).count() > 0 {
+                let words = "Another entry changes the same resource: a transaction may change a resource once.";
+                self.problems.add(&target.path, Refusal::new(RefusalKind::Malformed, Issue::error(IssueCode::Duplicate, words)));
+            }
+        }
+        for target in &targets {
+            let TargetKind::Existing(stored) = &target.kind else { continue };
+            if changed.contains(&(target.type_code, target.id.as_str())) {
+                let words = "The criteria match a resource that another entry changes: whether it is there depends on their order.";
+                self.problems.add(&target.path, Refusal::new(RefusalKind::Malformed, Issue::error(IssueCode::Duplicate, words)));
+            } else {
+                self.rest.on(stored);
+            }
+        }
+        targets
+    }
+
+    /// `None`: there is nothing to do, or a problem that is noted.
+    fn target(&mut self, entry: &Entry, created: &mut HashMap<Key, String>) -> Option<(String, TargetKind)> {
+        let policy = self.writer.policy();
+        match &entry.operation {
+            Operation::Create { criteria: None } => Some((new_id(), TargetKind::Put(Condition::New))),
+            Operation::Create { criteria: Some(criteria) } => {
+                let key = (entry.type_code, criteria.clone());
+                if let Some(id) = created.get(&key) {
+                    return Some((id.clone(), TargetKind::SameAs));
+                }
+                let found = self.found.get(&key)?;
+                match found.matched.as_slice() {
+                    [] => {
+                        let id = new_id();
+                        self.rest.preconditions.push(found.criteria.clone().precondition(&[]));
+                        created.insert(key, id.clone());
+                        Some((id, TargetKind::Put(Condition::New)))
+                    }
+                    [one] => Some((one.id.to_string(), TargetKind::Existing(one.clone()))),
+                    _ => self.refuse(entry, "ifNoneExist", Refusal::several_matches()),
+                }
+            }
+            Operation::Update { id, condition } => {
+                self.check_id(entry, Some(id));
+                let condition = match condition {
+                    Condition::Absent if !policy.update_create => return self.refuse(entry, "url", Refusal::no_update_as_create()),
+                    Condition::Any if !policy.update_create => Condition::Known,
+                    condition => *condition,
+                };
+                Some((id.clone(), TargetKind::Put(condition)))
+            }
+            Operation::UpdateWhere { criteria, condition } => {
+                let found = self.found.get(&(entry.type_code, criteria.clone()))?;
+                self.rest.preconditions.push(found.criteria.clone().precondition(&found.matched));
+                match (found.matched.as_slice(), entry.own_id()) {
+                    ([], None) => Some((new_id(), TargetKind::Put(unless_versioned(*condition, Condition::New)))),
+                    ([], Some(_)) if !policy.update_create => {
+                        let words = "Nothing matches, and this server gives the ids: leave the id out of the resource.";
+                        let issue = Issue::error(IssueCode::NotSupported, words);
+                        self.problems.add(&format!("{}.id", entry.resource_path()), Refusal::new(RefusalKind::NotAllowed, issue));
+                        None
+                    }
+                    ([], Some(id)) => {
+                        self.check_id(entry, None);
+                        Some((id.to_owned(), TargetKind::Put(unless_versioned(*condition, Condition::Absent))))
+                    }
+                    ([one], own_id) => {
+                        let id = one.id.to_string();
+                        if own_id.is_some_and(|own_id| own_id != id) {
+                            let words = "The criteria match a resource with another id: leave the id out, or mend the criteria.";
+                            self.problems.add(&format!("{}.id", entry.resource_path()), Refusal::malformed(words));
+                        }
+                        Some((id, TargetKind::Put(*condition)))
+                    }
+                    _ => self.refuse(entry, "url", Refusal::several_matches()),
+                }
+            }
+            Operation::Delete { id, condition } => Some((id.clone(), TargetKind::Delete(*condition))),
+            Operation::DeleteWhere { criteria } => {
+                let found = self.found.get(&(entry.type_code, criteria.clone()))?;
+                match found.matched.as_slice() {
+                    [] => None,
+                    [one] => {
+                        self.rest.preconditions.push(found.criteria.clone().precondition(&found.matched));
+                        Some((one.id.to_string(), TargetKind::Delete(Condition::Seen(one.version))))
+                    }
+                    all if all.len() <= usize::try_from(policy.delete_most).unwrap_or(usize::MAX) => {
+                        let all = all.iter().map(|stored| (stored.id.clone(), stored.version)).collect();
+                        Some((String::new(), TargetKind::DeleteAll(all)))
+                    }
+                    _ if policy.delete_most > 1 => {
+                        let words = format!(
+                            "The criteria match more than {} resources, which is the most that one request may delete.",
+                            policy.delete_most
+                        );
+                        let issue = Issue::error(IssueCode::MultipleMatches, words);
+                        self.refuse(entry, "url", Refusal::new(RefusalKind::PreconditionFailed, issue))
+                    }
+                    _ => self.refuse(entry, "url", Refusal::several_matches()),
+                }
+            }
+        }
+    }
+
+    fn refuse<T>(&mut self, entry: &Entry, element: &str, refusal: Refusal) -> Option<T> {
+        self.problems.add(&entry.request_path(element), refusal);
+        None
+    }
+
+    /// The id in the URL (or, without one, in the resource) is an id, and the resource says the same.
+    fn check_id(&mut self, entry: &Entry, url_id: Option<&str>) {
+        let own_id = entry.own_id();
+        let resource_id = format!("{}.id", entry.resource_path());
+        if !url_id.or(own_id).is_some_and(is_id) {
+            let words = "An id has 1 to 64 letters, digits, hyphens and dots.";
+            let path = if url_id.is_some() { entry.request_path("url") } else { resource_id };
+            self.problems.add(&path, Refusal::malformed(words));
+        } else if url_id.is_some() && own_id.is_none() {
+            let words = "An update needs the resource's id in the resource too.";
+            self.problems.add(&resource_id, Refusal::malformed(words));
+        } else if url_id.is_some() && own_id != url_id {
+            let words = "The id in the resource is not the id in the URL.";
+            self.problems.add(&resource_id, Refusal::malformed(words));
+        }
+    }
+}
+
+fn unless_versioned(condition: Condition, otherwise: Condition) -> Condition {
+    if matches!(condition, Condition::Version(_)) { condition } else { otherwise }
+}
+
+fn new_id() -> String {
+    uuid::Uuid::now_v7().to_string()
+}

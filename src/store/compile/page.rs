@@ -1,0 +1,192 @@
+//! Pages: the order of the matches, and what comes after a cursor.
+
+use super::{Compiler, holds, scope_condition, version_condition, visible};
+use crate::store::query::*;
+
+impl Compiler<'_> {
+    pub(super) fn page(&mut self, cursor: Option<&Cursor>, limit: u32) {
+        let query = self.query;
+        let sort = &query.sort[..];
+        if let [SortKey { by: SortBy::LastUpdated, descending }] = sort
+            && query.filters.is_empty()
+        {
+            return self.page_by_last_updated(*descending, cursor, limit);
+        }
+        self.sql.push("SELECT DISTINCT p.key");
+        for place in 0..sort.len() {
+            self.sql.push(&format!(", p.s{place}"));
+        }
+        self.sql.push(" FROM (SELECT m.key");
+        for (place, key) in sort.iter().enumerate() {
+            self.sql.push(", ");
+            self.sort_value(key, place);
+            self.sql.push(&format!(" AS s{place}"));
+        }
+        self.sql.push(" FROM (");
+        self.matches();
+        self.sql.push(") m");
+        for (place, key) in sort.iter().enumerate() {
+            self.sort_join(key, place);
+        }
+        self.sql.push(") p WHERE 1 = 1");
+        if let Some(cursor) = cursor {
+            self.sql.push(" AND (");
+            self.after(sort, cursor, 0);
+            self.sql.push(")");
+        }
+        self.sql.push(" ORDER BY ");
+        for (place, key) in sort.iter().enumerate() {
+            let direction = if key.descending { " DESC" } else { "" };
+            self.sql.push(&format!("p.s{place}{direction} NULLS LAST, "));
+        }
+        self.sql.push("p.key LIMIT ");
+        self.sql.literal(i64::from(limit));
+    }
+
+    /// The commonest listing of all, served by its own index. A page of the past also sees what changed since at its old place.
+    fn page_by_last_updated(&mut self, descending: bool, cursor: Option<&Cursor>, limit: u32) {
+        let query = self.query;
+        self.sql.push("SELECT p.key, p.updated AS s0 FROM (SELECT r.key, r.updated FROM resource r WHERE r.type = ");
+        self.sql.literal(i64::from(query.type_code));
+        self.sql.push(" AND r.live = 1");
+        if let Some(snapshot) = self.seen {
+            self.sql.push(" AND ");
+            visible(self.sql, "r.txn", snapshot);
+        }
+        version_condition(self.sql, "r", &query.scope);
+        if let Some(snapshot) = self.seen {
+            self.sql.push(" UNION ALL SELECT h.key, h.updated FROM history h WHERE h.until >= ");
+            let floor = snapshot.except.iter().copied().min().unwrap_or(snapshot.below).min(snapshot.below);
+            self.sql.int(floor);
+            self.sql.push(" AND h.live = 1 AND h.type = ");
+            self.sql.literal(i64::from(query.type_code));
+            self.sql.push(" AND ");
+            visible(self.sql, "h.txn", snapshot);
+            self.sql.push(" AND NOT ");
+            visible(self.sql, "h.until", snapshot);
+            version_condition(self.sql, "h", &query.scope);
+        }
+        self.sql.push(") p");
+        if let Some(cursor) = cursor
+            && let Some(SortValue::Int(updated)) = cursor.after.first()
+        {
+            let beyond = if descending { "<" } else { ">" };
+            self.sql.push(&format!(" WHERE (p.updated {beyond} "));
+            self.sql.int(*updated);
+            self.sql.push(" OR (p.updated = ");
+            self.sql.int(*updated);
+            self.sql.push(" AND p.key > ");
+            self.sql.int(cursor.after_key);
+            self.sql.push("))");
+        }
+        self.sql.push(if descending { " ORDER BY p.updated DESC, p.key LIMIT " } else { " ORDER BY p.updated, p.key LIMIT " });
+        self.sql.literal(i64::from(limit));
+    }
+
+    /// The rows after the cursor, in an order where missing values come last.
+    fn after(&mut self, sort: &[SortKey], cursor: &Cursor, place: usize) {
+        let (Some(key), Some(value)) = (sort.get(place), cursor.after.get(place)) else {
+            self.sql.push("p.key > ");
+            self.sql.int(cursor.after_key);
+            return;
+        };
+        let column = format!("p.s{place}");
+        if *value == SortValue::Missing {
+            self.sql.push(&format!("{column} IS NULL AND ("));
+            self.after(sort, cursor, place + 1);
+            self.sql.push(")");
+            return;
+        }
+        let beyond = if key.descending { "<" } else { ">" };
+        self.sql.push(&format!("{column} IS NULL OR {column} {beyond} "));
+        self.sort_arg(value);
+        self.sql.push(&format!(" OR ({column} = "));
+        self.sort_arg(value);
+        self.sql.push(" AND (");
+        self.after(sort, cursor, place + 1);
+        self.sql.push("))");
+    }
+
+    fn sort_arg(&mut self, value: &SortValue) {
+        match value {
+            SortValue::Missing => self.sql.push("NULL"),
+            SortValue::Int(value) => self.sql.int(*value),
+            SortValue::Real(value) => self.sql.real(*value),
+            SortValue::Text(value) => self.sql.str(value),
+        };
+    }
+
+    /// What the resources are sorted by, where no index leads from a resource to it: read once for all of them.
+    fn sort_join(&mut self, key: &SortKey, place: usize) {
+        if let SortBy::Param { param, kind } = &key.by
+            && let (table, column, false) = sort_column(*kind)
+        {
+            let aggregate = if key.descending { "max" } else { "min" };
+            self.sql.push(&format!(" LEFT JOIN (SELECT x.key, {aggregate}(x.{column}) AS v FROM {table} x WHERE x.param = "));
+            self.sql.literal(i64::from(*param));
+            self.sql.push(" AND ");
+            holds(self.sql, "x", self.seen);
+            scope_condition(self.sql, "x", &self.query.scope);
+            self.sql.push(&format!(" GROUP BY x.key) g{place} ON g{place}.key = m.key"));
+        }
+    }
+
+    fn sort_value(&mut self, key: &SortKey, place: usize) {
+        let aggregate = if key.descending { "max" } else { "min" };
+        match &key.by {
+            SortBy::Id => {
+                self.sql.push("(SELECT r.id FROM resource r WHERE r.key = m.key)");
+            }
+            SortBy::LastUpdated => match self.seen {
+                None => {
+                    self.sql.push("(SELECT r.updated FROM resource r WHERE r.key = m.key)");
+                }
+                Some(snapshot) => {
+                    self.sql.push("(SELECT CASE WHEN ");
+                    visible(self.sql, "r.txn", snapshot);
+                    self.sql.push(" THEN r.updated ELSE (SELECT max(h.updated) FROM history h WHERE h.key = r.key AND ");
+                    visible(self.sql, "h.txn", snapshot);
+                    self.sql.push(") END FROM resource r WHERE r.key = m.key)");
+                }
+            },
+            SortBy::Param { kind, .. } if !sort_column(*kind).2 => {
+                self.sql.push(&format!("g{place}.v"));
+            }
+            SortBy::Param { param, kind: Kind::Reference } => {
+                // The id stands in the resource itself, so it tells nothing of a target that the caller may not see.
+                self.sql.push(&format!(
+                    "(SELECT {aggregate}(t.id) FROM reference o JOIN resource t ON t.key = o.target WHERE o.key = m.key AND o.param = "
+                ));
+                self.sql.literal(i64::from(*param));
+                self.sql.push(" AND ");
+                holds(self.sql, "o", self.seen);
+                self.sql.push(")");
+            }
+            SortBy::Param { param, kind } => {
+                let (table, column, _) = sort_column(*kind);
+                let alias = self.alias("o");
+                self.sql.push(&format!(
+                    "(SELECT {aggregate}({alias}.{column}) FROM {table} {alias} WHERE {alias}.key = m.key AND {alias}.param = "
+                ));
+                self.sql.literal(i64::from(*param));
+                self.sql.push(" AND ");
+                holds(self.sql, &alias, self.seen);
+                self.sql.push(")");
+            }
+        }
+    }
+}
+
+/// Table and column of a kind's sort value, and whether an index leads there from a resource.
+fn sort_column(kind: Kind) -> (&'static str, &'static str, bool) {
+    match kind {
+        Kind::Token => ("token", "code", false),
+        Kind::String => ("string", "folded", true),
+        Kind::Reference => ("reference", "target", true),
+        Kind::Uri => ("uri", "uri", false),
+        Kind::Date => ("date", "low", true),
+        Kind::Number => ("number", "value", true),
+        Kind::Quantity => ("quantity", "value", true),
+        Kind::Composite => ("composite", "code1", false),
+    }
+}

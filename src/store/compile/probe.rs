@@ -1,0 +1,143 @@
+//! Filters as conditions on a row that another filter found.
+
+use super::condition::{instant_test, test_table};
+use super::{Compiler, holds, scope_condition};
+use crate::store::ParamId;
+use crate::store::query::*;
+
+impl Compiler<'_> {
+    /// A condition on `outer.key`.
+    pub(super) fn probe(&mut self, filter: &Filter, outer: &str) {
+        match filter {
+            Filter::Nothing => {
+                self.sql.push("1 = 0");
+            }
+            Filter::Id(ids) => {
+                self.sql.push(&format!("{outer}.key IN (SELECT r.key FROM resource r WHERE r.type = "));
+                self.sql.literal(i64::from(self.query.type_code));
+                self.sql.push(" AND r.id IN (");
+                self.sql.join(ids, ", ", |sql, id| {
+                    sql.str(id);
+                });
+                self.sql.push("))");
+            }
+            Filter::LastUpdated { ranges } => {
+                let alias = self.alias("r");
+                self.sql.push(&format!("EXISTS (SELECT 1 FROM resource {alias} WHERE {alias}.key = {outer}.key"));
+                for (op, interval) in ranges {
+                    self.sql.push(" AND ");
+                    instant_test(self.sql, &format!("{alias}.updated"), *op, *interval);
+                }
+                self.sql.push(")");
+            }
+            Filter::Param { param, tests } => self.param_probe(*param, tests, outer),
+            Filter::NotParam { param, tests } => {
+                self.sql.push("NOT ");
+                self.param_probe(*param, tests, outer);
+            }
+            Filter::Missing { places, missing } => {
+                if *missing {
+                    self.sql.push("NOT ");
+                }
+                self.sql.push("(");
+                for (place, (param, kind)) in places.iter().enumerate() {
+                    if place > 0 {
+                        self.sql.push(" OR ");
+                    }
+                    let (table, by_key) = kind_table(*kind);
+                    let alias = self.alias("x");
+                    if by_key {
+                        self.sql
+                            .push(&format!("EXISTS (SELECT 1 FROM {table} {alias} WHERE {alias}.key = {outer}.key AND {alias}.param = "));
+                    } else {
+                        self.sql.push(&format!("{outer}.key IN (SELECT {alias}.key FROM {table} {alias} WHERE {alias}.param = "));
+                    }
+                    self.sql.literal(i64::from(*param));
+                    self.sql.push(" AND ");
+                    holds(self.sql, &alias, self.seen);
+                    self.sql.push(")");
+                }
+                self.sql.push(if places.is_empty() { "1 = 0)" } else { ")" });
+            }
+            Filter::Chain { param, targets } => {
+                let alias = self.alias("x");
+                self.sql.push(&format!("EXISTS (SELECT 1 FROM reference {alias} WHERE {alias}.key = {outer}.key AND {alias}.param = "));
+                self.sql.literal(i64::from(*param));
+                self.sql.push(" AND ");
+                holds(self.sql, &alias, self.seen);
+                self.sql.push(&format!(" AND {alias}.target IN ("));
+                self.targets(targets);
+                self.sql.push("))");
+            }
+            Filter::Has { source, param, filters } => {
+                let alias = self.alias("x");
+                self.sql.push(&format!("{outer}.key IN (SELECT {alias}.target FROM reference {alias} WHERE {alias}.param = "));
+                self.sql.literal(i64::from(*param));
+                self.sql.push(" AND ");
+                holds(self.sql, &alias, self.seen);
+                scope_condition(self.sql, &alias, &self.query.scope);
+                self.sql.push(&format!(" AND {alias}.key IN ("));
+                self.nested(*source, filters);
+                self.sql.push("))");
+            }
+            Filter::Any(filters) => self.probe_each(filters, outer, " OR ", "1 = 0"),
+            Filter::All(filters) => self.probe_each(filters, outer, " AND ", "1 = 1"),
+            Filter::Not(filter) => {
+                self.sql.push("NOT (");
+                self.probe(filter, outer);
+                self.sql.push(")");
+            }
+        }
+    }
+
+    fn probe_each(&mut self, filters: &[Filter], outer: &str, between: &str, without: &str) {
+        self.sql.push("(");
+        for (place, filter) in filters.iter().enumerate() {
+            if place > 0 {
+                self.sql.push(between);
+            }
+            self.probe(filter, outer);
+        }
+        self.sql.push(if filters.is_empty() { without } else { "" }).push(")");
+    }
+
+    /// By the row's key where an index leads there, else as a set computed once.
+    fn param_probe(&mut self, param: ParamId, tests: &[Test], outer: &str) {
+        let table = tests.first().map_or("token", test_table);
+        let alias = self.alias("x");
+        if tests.iter().all(probed_by_key) {
+            self.sql.push(&format!("EXISTS (SELECT 1 FROM {table} {alias} WHERE {alias}.key = {outer}.key AND "));
+        } else {
+            self.sql.push(&format!("{outer}.key IN (SELECT {alias}.key FROM {table} {alias} WHERE "));
+        }
+        self.tests(param, tests, &alias);
+        self.sql.push(" AND ");
+        holds(self.sql, &alias, self.seen);
+        self.sql.push(")");
+    }
+}
+
+/// Whether (parameter, resource key) leads to the rows that the test looks at.
+fn probed_by_key(test: &Test) -> bool {
+    match test {
+        Test::Token { code, .. } => code.is_some(),
+        Test::Uri(_) | Test::Canonical(_) | Test::UriAbove(_) => true,
+        Test::TokenIn { .. } | Test::UriBelow(_) | Test::TextStarts(_) | Test::Composite(_) | Test::Near { .. } => false,
+        Test::NoneOf(tests) => !matches!(test_table(test), "token" | "uri" | "composite") && tests.iter().all(probed_by_key),
+        _ => true,
+    }
+}
+
+/// The table of a kind, and whether it has an index by resource key.
+fn kind_table(kind: Kind) -> (&'static str, bool) {
+    match kind {
+        Kind::Token => ("token", false),
+        Kind::String => ("string", true),
+        Kind::Reference => ("reference", true),
+        Kind::Uri => ("uri", false),
+        Kind::Date => ("date", true),
+        Kind::Number => ("number", true),
+        Kind::Quantity => ("quantity", true),
+        Kind::Composite => ("composite", false),
+    }
+}

@@ -1,0 +1,281 @@
+//! What a facility sees of another's records: what the patient's Consents allow, by every way in, and nothing else.
+
+use crate::support::server::answer;
+use crate::support::smart::{add_signing_client, signed_token};
+use crate::support::{TestDb, TestServer, both_databases};
+use serde_json::{Value, json};
+use std::collections::BTreeSet;
+
+/// HF-A holds the records of Patient/a and Patient/b; HF-B asks for treatment; the desk records consents.
+struct World {
+    server: TestServer,
+    holder: String,
+    asker: String,
+    desk: String,
+}
+
+impl World {
+    async fn new(db: &TestDb) -> World {
+        add_signing_client(db, "holder", "HF-A", "").await;
+        add_signing_client(db, "asker", "HF-B", "facility clinician").await;
+        add_signing_client(db, "desk", "DESK", "consent-recorder").await;
+        add_signing_client(db, "registry", "MOH", "registry").await;
+        let server = TestServer::smart(db).await;
+        let none = json!({});
+        let holder = signed_token(&server, "holder", &none).await;
+        let asker = signed_token(&server, "asker", &json!({ "purpose_of_use": "TREAT" })).await;
+        let desk = signed_token(&server, "desk", &none).await;
+        let world = World { server, holder, asker, desk };
+        let registry = signed_token(&world.server, "registry", &none).await;
+        world.put(&registry, &organization("hf-b", "HF-B", Some("district"))).await;
+        world.put(&registry, &organization("district", "D-1", None)).await;
+        for patient in ["a", "b"] {
+            world.put(&world.holder, &json!({ "resourceType": "Patient", "id": patient, "name": [{ "family": "Mushi" }] })).await;
+            world.put(&world.holder, &encounter(patient)).await;
+            world.put(&world.holder, &observation(&format!("{patient}-hr"), patient, "8867-4", "2026-03-05", None)).await;
+            world.put(&world.holder, &observation(&format!("{patient}-hiv"), patient, "75622-1", "2026-05-01", Some("HIV"))).await;
+        }
+        world
+    }
+
+    async fn send(&self, token: &str, method: &str, path: &str, body: &Value) -> (u16, Value) {
+        let request = self.server.client.request(method.parse().unwrap(), self.server.url(path)).bearer_auth(token);
+        answer(request.header("content-type", "application/fhir+json").body(body.to_string())).await
+    }
+
+    async fn get(&self, token: &str, path: &str) -> (u16, Value) {
+        answer(self.server.client.get(self.server.url(path)).bearer_auth(token)).await
+    }
+
+    async fn put(&self, token: &str, body: &Value) {
+        let path = format!("/fhir/{}/{}", body["resourceType"].as_str().unwrap(), body["id"].as_str().unwrap());
+        let (status, answer) = self.send(token, "PUT", &path, body).await;
+        assert!(matches!(status, 200 | 201), "{path}: {answer}");
+    }
+
+    /// The ids in a searchset; the total, when it is there, counts the matches.
+    async fn ids(&self, token: &str, path: &str) -> BTreeSet<String> {
+        let (status, bundle) = self.get(token, path).await;
+        assert_eq!(status, 200, "{path}: {bundle}");
+        let entries = bundle["entry"].as_array().cloned().unwrap_or_default();
+        let matches = entries.iter().filter(|entry| entry["search"]["mode"] == "match").count() as u64;
+        if let Some(total) = bundle["total"].as_u64() {
+            assert_eq!(matches, total, "{path}");
+        }
+        entries.iter().filter_map(|entry| entry["resource"]["id"].as_str()).map(str::to_owned).collect()
+    }
+
+    /// The Observations that the asker sees, which every way in must agree on.
+    async fn sees(&self, token: &str) -> BTreeSet<String> {
+        let seen = self.ids(token, "/fhir/Observation").await;
+        for path in ["/fhir/Observation?_sort=-date", "/fhir/Observation?_sort=code&_count=1000", "/fhir/Observation?status=final"] {
+            assert_eq!(self.ids(token, path).await, seen, "{path}");
+        }
+        let chained = self.ids(token, "/fhir/Observation?encounter.status=finished").await;
+        let encounters = self.ids(token, "/fhir/Encounter").await;
+        for id in ["a-hr", "a-hiv", "b-hr", "b-hiv"] {
+            let patient = &id[..1];
+            let read = self.get(token, &format!("/fhir/Observation/{id}")).await.0;
+            assert_eq!(read, if seen.contains(id) { 200 } else { 404 }, "{id}");
+            assert_eq!(self.get(token, &format!("/fhir/Observation/{id}/_history/1")).await.0, read, "{id}");
+            assert_eq!(self.get(token, &format!("/fhir/Observation/{id}/_history")).await.0, read, "{id}");
+            let encounter = encounters.contains(&format!("{patient}-visit"));
+            assert_eq!(chained.contains(id), seen.contains(id) && encounter, "{id}");
+            if !seen.contains(id) {
+                let ghost = self.get(token, "/fhir/Observation/nobody-was-here").await;
+                let hidden = self.get(token, &format!("/fhir/Observation/{id}")).await;
+                assert_eq!(hidden, ghost, "hidden and never existed look the same");
+            }
+        }
+        let has = self.ids(token, "/fhir/Encounter?_has:Observation:encounter:code=75622-1").await;
+        let hiv_patients: BTreeSet<String> =
+            seen.iter().filter(|id| id.ends_with("-hiv")).map(|id| format!("{}-visit", &id[..1])).collect();
+        assert_eq!(has, hiv_patients.intersection(&encounters).cloned().collect());
+        let included = self.ids(token, "/fhir/Encounter?_revinclude=Observation:encounter").await;
+        let by_encounter = seen.iter().filter(|id| encounters.contains(&format!("{}-visit", &id[..1]))).cloned();
+        assert_eq!(included, encounters.iter().cloned().chain(by_encounter).collect());
+        seen
+    }
+
+    async fn consent(&self, id: &str, provision: Value) {
+        self.put(&self.desk, &consent(id, "a", provision)).await;
+    }
+}
+
+fn organization(id: &str, code: &str, parent: Option<&str>) -> Value {
+    let mut organization = json!({
+        "resourceType": "Organization", "id": id, "active": true, "name": code,
+        "identifier": [{ "system": "urn:lango:facility", "value": code }],
+    });
+    if let Some(parent) = parent {
+        organization["partOf"] = json!({ "reference": format!("Organization/{parent}") });
+    }
+    organization
+}
+
+fn encounter(patient: &str) -> Value {
+    json!({
+        "resourceType": "Encounter", "id": format!("{patient}-visit"), "status": "finished",
+        "class": { "system": "http://terminology.hl7.org/CodeSystem/v3-ActCode", "code": "AMB" },
+        "subject": { "reference": format!("Patient/{patient}") }, "period": { "start": "2026-03-05", "end": "2026-03-05" },
+    })
+}
+
+fn observation(id: &str, patient: &str, code: &str, date: &str, label: Option<&str>) -> Value {
+    let mut observation = json!({
+        "resourceType": "Observation", "id": id, "status": "final",
+        "code": { "coding": [{ "system": "http://loinc.org", "code": code }] },
+        "subject": { "reference": format!("Patient/{patient}") }, "encounter": { "reference": format!("Encounter/{patient}-visit") },
+        "effectiveDateTime": date, "valueString": "x",
+    });
+    if let Some(label) = label {
+        observation["meta"] = json!({ "security": [{ "system": "http://terminology.hl7.org/CodeSystem/v3-ActCode", "code": label }] });
+    }
+    observation
+}
+
+fn consent(id: &str, patient: &str, provision: Value) -> Value {
+    json!({
+        "resourceType": "Consent", "id": id, "status": "active",
+        "scope": { "coding": [{ "system": "http://terminology.hl7.org/CodeSystem/consentscope", "code": "patient-privacy" }] },
+        "category": [{ "coding": [{ "system": "http://loinc.org", "code": "59284-0" }] }],
+        "patient": { "reference": format!("Patient/{patient}") }, "dateTime": "2026-01-01",
+        "policy": [{ "uri": "https://hie.example.org/policy" }],
+        "provision": provision,
+    })
+}
+
+fn to(organization: &str) -> Value {
+    let role = json!({ "coding": [{ "system": "http://terminology.hl7.org/CodeSystem/v3-ParticipationType", "code": "IRCP" }] });
+    json!([{ "role": role, "reference": { "reference": organization } }])
+}
+
+fn purpose(code: &str) -> Value {
+    json!([{ "system": "http://terminology.hl7.org/CodeSystem/v3-ActReason", "code": code }])
+}
+
+fn set(ids: &[&str]) -> BTreeSet<String> {
+    ids.iter().map(|id| (*id).to_owned()).collect()
+}
+
+both_databases!(
+    async fn a_facility_sees_what_the_consent_allows_by_every_way_in(db: &TestDb) {
+        let world = World::new(db).await;
+        let all_of_a = set(&["a-hr", "a-hiv"]);
+        let everything = set(&["a-hr", "a-hiv", "b-hr", "b-hiv"]);
+        assert_eq!(world.sees(&world.holder).await, everything, "a facility sees what it contributed");
+        assert_eq!(world.sees(&world.asker).await, set(&[]));
+        assert_eq!(world.ids(&world.asker, "/fhir/Patient").await, set(&[]));
+        assert_eq!(world.ids(&world.asker, "/fhir/Organization").await, set(&["district", "hf-b"]), "the directory is open");
+
+        world.consent("c", json!({ "type": "permit", "actor": to("Organization/hf-b"), "purpose": purpose("TREAT") })).await;
+        assert_eq!(world.sees(&world.asker).await, all_of_a);
+        assert_eq!(world.ids(&world.asker, "/fhir/Patient?family=mushi").await, set(&["a"]));
+        // The purpose comes from what was signed, and an emergency is treatment too.
+        for (extension, seen) in [
+            (json!({}), set(&[])),
+            (json!({ "purpose_of_use": "HPAYMT" }), set(&[])),
+            (json!({ "purpose_of_use": "ETREAT" }), all_of_a.clone()),
+            (json!({ "purpose_of_use": ["TREAT", "HPAYMT"] }), set(&[])),
+        ] {
+            let token = signed_token(&world.server, "asker", &extension).await;
+            assert_eq!(world.sees(&token).await, seen, "{extension}");
+        }
+        // Parts of an organisation are meant with it.
+        world.consent("c", json!({ "type": "permit", "actor": to("Organization/district") })).await;
+        assert_eq!(world.sees(&world.asker).await, all_of_a);
+        world.consent("c", json!({ "type": "permit", "actor": to("Organization/elsewhere") })).await;
+        assert_eq!(world.sees(&world.asker).await, set(&[]));
+        // Narrowed: labels, codes, dates, one visit.
+        let except = |exception: Value| json!({ "type": "permit", "provision": [exception] });
+        let label = json!([{ "system": "http://terminology.hl7.org/CodeSystem/v3-ActCode", "code": "HIV" }]);
+        world.consent("c", except(json!({ "type": "deny", "securityLabel": label }))).await;
+        assert_eq!(world.sees(&world.asker).await, set(&["a-hr"]));
+        let code = json!([{ "coding": [{ "system": "http://loinc.org", "code": "8867-4" }] }]);
+        world.consent("c", except(json!({ "type": "deny", "code": code }))).await;
+        assert_eq!(world.sees(&world.asker).await, set(&["a-hiv"]));
+        world.consent("c", json!({ "type": "permit", "dataPeriod": { "start": "2026-03-05", "end": "2026-03-05" } })).await;
+        assert_eq!(world.sees(&world.asker).await, set(&["a-hr"]));
+        let visit = json!([{ "meaning": "dependents", "reference": { "reference": "Encounter/a-visit" } }]);
+        world.consent("c", json!({ "type": "permit", "data": visit })).await;
+        assert_eq!(world.sees(&world.asker).await, all_of_a);
+        assert_eq!(world.ids(&world.asker, "/fhir/Patient").await, set(&[]), "the visit was opened, the patient was not");
+        // A second Consent that denies wins; withdrawn, it is as if it were not there.
+        world.consent("d", json!({ "type": "deny", "actor": to("Organization/hf-b") })).await;
+        assert_eq!(world.sees(&world.asker).await, set(&[]));
+        let mut withdrawn = consent("d", "a", json!({ "type": "deny" }));
+        withdrawn["status"] = json!("inactive");
+        world.put(&world.desk, &withdrawn).await;
+        assert_eq!(world.sees(&world.asker).await, all_of_a);
+        // Expired, deleted.
+        world.consent("c", json!({ "type": "permit", "period": { "end": "2026-01-31" } })).await;
+        assert_eq!(world.sees(&world.asker).await, set(&[]));
+        world.consent("c", json!({ "type": "permit" })).await;
+        assert_eq!(world.sees(&world.asker).await, all_of_a);
+        assert_eq!(world.send(&world.desk, "DELETE", "/fhir/Consent/c", &Value::Null).await.0, 204);
+        assert_eq!(world.sees(&world.asker).await, set(&[]));
+    }
+);
+
+both_databases!(
+    async fn consents_are_written_by_recorders_and_read_by_whom_they_name(db: &TestDb) {
+        let world = World::new(db).await;
+        let permit = json!({ "type": "permit", "actor": to("Organization/hf-b"), "purpose": purpose("TREAT") });
+        for token in [&world.holder, &world.asker] {
+            let (status, outcome) = world.send(token, "PUT", "/fhir/Consent/own", &consent("own", "a", permit.clone())).await;
+            assert_eq!(status, 403, "{outcome}");
+        }
+        world.consent("names", permit).await;
+        world.consent("all", json!({ "type": "permit" })).await;
+        world.consent("denies", json!({ "type": "deny", "actor": to("Organization/other") })).await;
+        assert_eq!(world.ids(&world.asker, "/fhir/Consent").await, set(&["names"]));
+        assert_eq!(world.ids(&world.asker, "/fhir/Consent?patient=Patient/a").await, set(&["names"]));
+        assert_eq!(world.ids(&world.holder, "/fhir/Consent").await, set(&[]), "not even of its own patients");
+        assert_eq!(world.ids(&world.desk, "/fhir/Consent").await, set(&["names", "all", "denies"]));
+        assert_eq!(world.get(&world.asker, "/fhir/Consent/denies").await.0, 404);
+    }
+);
+
+both_databases!(
+    async fn a_withdrawal_empties_pages_that_were_handed_out(db: &TestDb) {
+        let world = World::new(db).await;
+        world.consent("c", json!({ "type": "permit" })).await;
+        let (_, first) = world.get(&world.asker, "/fhir/Observation?patient=Patient/a&_count=1").await;
+        let links = first["link"].as_array().unwrap();
+        let next = links.iter().find(|link| link["relation"] == "next").unwrap()["url"].as_str().unwrap();
+        let next = next.strip_prefix(&world.server.base).unwrap();
+        assert_eq!(world.ids(&world.asker, next).await.len(), 1);
+        assert_eq!(world.get(&world.holder, next).await.0, 400, "a page is the caller's alone");
+        assert_eq!(world.send(&world.desk, "DELETE", "/fhir/Consent/c", &Value::Null).await.0, 204);
+        assert_eq!(world.ids(&world.asker, next).await, set(&[]));
+    }
+);
+
+both_databases!(
+    async fn what_cannot_be_tied_to_one_patient_is_its_contributors_alone(db: &TestDb) {
+        let world = World::new(db).await;
+        for patient in ["a", "b"] {
+            world.put(&world.desk, &consent(&format!("c-{patient}"), patient, json!({ "type": "permit" }))).await;
+        }
+        let resources = [
+            json!({ "resourceType": "Binary", "id": "bin", "contentType": "text/plain", "data": "aGVsbG8=" }),
+            json!({ "resourceType": "List", "id": "list", "status": "current", "mode": "working" }),
+            json!({ "resourceType": "Group", "id": "group", "type": "person", "actual": true, "member": [{ "entity": { "reference": "Patient/a" } }] }),
+            json!({ "resourceType": "Appointment", "id": "both", "status": "booked", "participant": [
+                { "actor": { "reference": "Patient/a" }, "status": "accepted" }, { "actor": { "reference": "Patient/b" }, "status": "accepted" }] }),
+        ];
+        for resource in &resources {
+            world.put(&world.holder, resource).await;
+            let (name, id) = (resource["resourceType"].as_str().unwrap(), resource["id"].as_str().unwrap());
+            assert_eq!(world.get(&world.asker, &format!("/fhir/{name}/{id}")).await.0, 404, "{name}");
+            assert_eq!(world.ids(&world.asker, &format!("/fhir/{name}")).await, set(&[]), "{name}");
+            assert_eq!(world.get(&world.holder, &format!("/fhir/{name}/{id}")).await.0, 200, "{name}");
+        }
+        // Deleted is told to its contributor only.
+        assert_eq!(world.send(&world.holder, "DELETE", "/fhir/Observation/a-hr", &Value::Null).await.0, 204);
+        assert_eq!(world.get(&world.holder, "/fhir/Observation/a-hr").await.0, 410);
+        let ghost = world.get(&world.asker, "/fhir/Observation/ghost").await;
+        assert_eq!(world.get(&world.asker, "/fhir/Observation/a-hr").await, ghost);
+        assert_eq!(world.get(&world.asker, "/fhir/Observation/a-hr/_history/1").await.0, 404);
+    }
+);

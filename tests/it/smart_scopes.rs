@@ -1,0 +1,213 @@
+//! Scopes on every interaction: types, granular parameters, includes, chains, history, writes and Bundles.
+
+use crate::support::server::answer;
+use crate::support::{TestDb, TestServer, add_client, both_databases};
+use serde_json::{Value, json};
+
+const LOINC: &str = "http://loinc.org";
+const CATEGORY: &str = "http://terminology.hl7.org/CodeSystem/observation-category";
+
+/// A server with one facility's records: two patients, laboratory results and vital signs of both.
+struct World {
+    server: TestServer,
+    all: String,
+}
+
+fn observation(id: &str, patient: &str, category: &str, code: &str) -> Value {
+    json!({
+        "resourceType": "Observation", "id": id, "status": "final",
+        "category": [{ "coding": [{ "system": CATEGORY, "code": category }] }],
+        "code": { "coding": [{ "system": LOINC, "code": code }] },
+        "subject": { "reference": format!("Patient/{patient}") },
+        "valueString": "x",
+    })
+}
+
+impl World {
+    async fn new(db: &TestDb) -> World {
+        let secret = add_client(db, "all", "HF-1", "system/*.cruds").await;
+        let server = TestServer::smart(db).await;
+        let all = server.token("all", &secret).await;
+        let world = World { server, all };
+        for (patient, family) in [("a", "Asha"), ("b", "Baraka")] {
+            let body = json!({ "resourceType": "Patient", "id": patient, "name": [{ "family": family }] });
+            assert_eq!(world.put(&world.all, &body).await.0, 201);
+            for (category, code) in [("laboratory", "718-7"), ("vital-signs", "8867-4")] {
+                let body = observation(&format!("{patient}-{category}"), patient, category, code);
+                assert_eq!(world.put(&world.all, &body).await.0, 201);
+            }
+        }
+        world
+    }
+
+    /// A token of a new client of the same facility with these scopes.
+    async fn token(&self, db: &TestDb, id: &str, scopes: &str) -> String {
+        let secret = add_client(db, id, "HF-1", scopes).await;
+        self.server.token(id, &secret).await
+    }
+
+    async fn get(&self, token: &str, path: &str) -> (u16, Value) {
+        answer(self.server.client.get(self.server.url(path)).bearer_auth(token)).await
+    }
+
+    async fn send(&self, token: &str, method: &str, path: &str, body: &Value) -> (u16, Value) {
+        let request = self.server.client.request(method.parse().unwrap(), self.server.url(path)).bearer_auth(token);
+        answer(request.header("content-type", "application/fhir+json").body(body.to_string())).await
+    }
+
+    async fn put(&self, token: &str, body: &Value) -> (u16, Value) {
+        let path = format!("/fhir/{}/{}", body["resourceType"].as_str().unwrap(), body["id"].as_str().unwrap());
+        self.send(token, "PUT", &path, body).await
+    }
+
+    /// The ids of a searchset, sorted; what its total says must agree when it is there.
+    async fn ids(&self, token: &str, path: &str) -> Vec<String> {
+        let (status, bundle) = self.get(token, path).await;
+        assert_eq!(status, 200, "{path}: {bundle}");
+        let entries = bundle["entry"].as_array().cloned().unwrap_or_default();
+        let mut ids: Vec<String> = entries.iter().filter_map(|entry| entry["resource"]["id"].as_str()).map(str::to_owned).collect();
+        if let Some(total) = bundle["total"].as_u64() {
+            assert_eq!(entries.iter().filter(|entry| entry["search"]["mode"] == "match").count() as u64, total, "{path}");
+        }
+        ids.sort();
+        ids
+    }
+}
+
+both_databases!(
+    async fn a_granular_scope_is_a_condition_of_every_interaction(db: &TestDb) {
+        let world = World::new(db).await;
+        let laboratory = format!("system/Observation.cruds?category={CATEGORY}|laboratory");
+        let token = world.token(db, "lab", &laboratory).await;
+        // Search, counts, pages and POST.
+        assert_eq!(world.ids(&token, "/fhir/Observation").await, ["a-laboratory", "b-laboratory"]);
+        assert_eq!(world.ids(&token, "/fhir/Observation?subject=Patient/a").await, ["a-laboratory"]);
+        assert_eq!(world.ids(&token, "/fhir/Observation?category=vital-signs").await, [""; 0]);
+        assert_eq!(world.ids(&token, "/fhir/Observation?_id=a-vital-signs").await, [""; 0]);
+        assert_eq!(world.get(&token, "/fhir/Observation?_summary=count").await.1["total"], json!(2));
+        assert_eq!(world.get(&token, "/fhir/Observation?_count=1&_total=accurate").await.1["total"], json!(2));
+        assert_eq!(world.ids(&token, "/fhir/Observation?_sort=-_lastUpdated").await, ["a-laboratory", "b-laboratory"]);
+        // Read, vread and history: what is not reached looks as if it never was.
+        assert_eq!(world.get(&token, "/fhir/Observation/a-laboratory").await.0, 200);
+        for path in ["Observation/a-vital-signs", "Observation/a-vital-signs/_history/1", "Observation/a-vital-signs/_history"] {
+            let hidden = world.get(&token, &format!("/fhir/{path}")).await;
+            let absent = world.get(&token, &format!("/fhir/{}", path.replace("a-vital-signs", "nobody"))).await;
+            assert_eq!(hidden, absent, "{path}");
+            assert_eq!(hidden.0, 404);
+        }
+        // Writes are judged before and after.
+        let good = observation("new", "a", "laboratory", "718-7");
+        let bad = observation("new", "a", "vital-signs", "718-7");
+        assert_eq!(world.put(&token, &bad).await.0, 403);
+        assert_eq!(world.send(&token, "POST", "/fhir/Observation", &bad).await.0, 403);
+        assert_eq!(world.put(&token, &good).await.0, 201);
+        assert_eq!(world.put(&token, &bad).await.0, 403, "it may not be changed into what is out of reach");
+        assert_eq!(world.put(&token, &observation("a-vital-signs", "a", "laboratory", "1")).await.0, 403, "nor taken over");
+        assert_eq!(world.send(&token, "DELETE", "/fhir/Observation/a-vital-signs", &Value::Null).await.0, 403);
+        assert_eq!(world.get(&world.all, "/fhir/Observation/a-vital-signs").await.0, 200);
+        // Conditions find only what may be searched, and Bundles are no way around.
+        let bundle = json!({ "resourceType": "Bundle", "type": "batch", "entry": [
+            { "request": { "method": "GET", "url": "Observation/b-vital-signs" } },
+            { "request": { "method": "GET", "url": "Observation?code=8867-4" } },
+            { "request": { "method": "DELETE", "url": "Observation?code=8867-4" } },
+            { "request": { "method": "PUT", "url": "Observation/c" }, "resource": observation("c", "a", "vital-signs", "1") },
+        ]});
+        let (status, answered) = world.send(&token, "POST", "/fhir", &bundle).await;
+        assert_eq!(status, 200, "{answered}");
+        let of = |place: usize| answered["entry"][place]["response"]["status"].as_str().unwrap()[..3].to_owned();
+        assert_eq!((of(0), of(2), of(3)), ("404".into(), "204".into(), "403".into()), "{answered}");
+        assert_eq!(answered["entry"][1]["resource"]["total"], json!(0), "{answered}");
+        assert_eq!(world.get(&world.all, "/fhir/Observation/b-vital-signs").await.0, 200);
+        // An old version is judged by what it said.
+        assert_eq!(world.put(&world.all, &observation("b-laboratory", "b", "vital-signs", "1")).await.0, 200);
+        assert_eq!(world.put(&world.all, &observation("b-laboratory", "b", "laboratory", "2")).await.0, 200);
+        let (status, history) = world.get(&token, "/fhir/Observation/b-laboratory/_history").await;
+        let versions: Vec<&str> =
+            history["entry"].as_array().unwrap().iter().map(|entry| entry["resource"]["meta"]["versionId"].as_str().unwrap()).collect();
+        assert_eq!((status, versions, &history["total"]), (200, vec!["3", "1"], &Value::Null), "{history}");
+        assert_eq!(world.get(&token, "/fhir/Observation/b-laboratory/_history/2").await.0, 404);
+        world.server.stop().await;
+    }
+);
+
+both_databases!(
+    async fn several_granular_scopes_add_up_and_registered_and_granted_ones_narrow_each_other(db: &TestDb) {
+        let world = World::new(db).await;
+        let two = world.token(db, "two", "system/Observation.s?code=718-7&subject=Patient/a system/Observation.rs?code=8867-4").await;
+        assert_eq!(world.ids(&two, "/fhir/Observation").await, ["a-laboratory", "a-vital-signs", "b-vital-signs"]);
+        assert_eq!(world.get(&two, "/fhir/Observation/b-vital-signs").await.0, 200);
+        assert_eq!(world.get(&two, "/fhir/Observation/a-laboratory").await.0, 404, "the letters of one scope are not the other's");
+        let without = world.token(db, "without", "system/Observation.rs?code:not=718-7").await;
+        assert_eq!(world.ids(&without, "/fhir/Observation").await, ["a-vital-signs", "b-vital-signs"]);
+        let secret = add_client(db, "narrower", "HF-1", "system/Observation.rs?code=718-7").await;
+        let form = format!(
+            "grant_type=client_credentials&client_id=narrower&client_secret={secret}&scope={}",
+            percent_encoding::utf8_percent_encode(
+                "system/Observation.rs?code=718-7&subject=Patient/b system/Observation.rs",
+                percent_encoding::NON_ALPHANUMERIC
+            )
+        );
+        let request = world.server.client.post(world.server.url("/auth/token"));
+        let (_, granted) = answer(request.header("content-type", "application/x-www-form-urlencoded").body(form)).await;
+        assert_eq!(granted["scope"], json!("system/Observation.rs?code=718-7&subject=Patient/b"), "{granted}");
+        assert_eq!(world.ids(granted["access_token"].as_str().unwrap(), "/fhir/Observation").await, ["b-laboratory"]);
+        world.server.stop().await;
+    }
+);
+
+both_databases!(
+    async fn includes_chains_and_has_stay_within_the_scopes(db: &TestDb) {
+        let world = World::new(db).await;
+        let observations = world.token(db, "observations", "system/Observation.rs").await;
+        let included = world.ids(&observations, "/fhir/Observation?code=718-7&_include=Observation:subject").await;
+        assert_eq!(included, ["a-laboratory", "b-laboratory"], "without a scope on Patient none comes along");
+        for path in ["/fhir/Observation?subject:Patient.family=Asha", "/fhir/Observation?subject.family=Asha", "/fhir/Patient"] {
+            let (status, refused) = world.get(&observations, path).await;
+            assert_eq!((status, &refused["issue"][0]["code"]), (403, &json!("forbidden")), "{path}: {refused}");
+        }
+        let patients = world.token(db, "patients", "system/Patient.rs").await;
+        assert_eq!(world.get(&patients, "/fhir/Patient?_has:Observation:subject:code=718-7").await.0, 403);
+        assert_eq!(world.ids(&patients, "/fhir/Patient?_revinclude=Observation:subject").await, ["a", "b"]);
+        let both = world.token(db, "both", "system/Patient.rs system/Observation.rs?code=718-7&subject=Patient/a").await;
+        assert_eq!(world.ids(&both, "/fhir/Patient?_revinclude=Observation:subject").await, ["a", "a-laboratory", "b"]);
+        assert_eq!(world.ids(&both, "/fhir/Patient?_revinclude=*").await, ["a", "a-laboratory", "b"]);
+        assert_eq!(world.ids(&both, "/fhir/Patient?_has:Observation:subject:category=laboratory").await, ["a"]);
+        assert_eq!(world.ids(&both, "/fhir/Patient?_has:Observation:subject:code=8867-4").await, [""; 0]);
+        let one = world.token(db, "one", "system/Patient.rs?family=Asha system/Observation.rs").await;
+        assert_eq!(world.ids(&one, "/fhir/Observation?subject:Patient.active:missing=true").await, ["a-laboratory", "a-vital-signs"]);
+        assert_eq!(
+            world.ids(&one, "/fhir/Observation?code=718-7&_include=Observation:subject").await,
+            ["a", "a-laboratory", "b-laboratory"]
+        );
+        world.server.stop().await;
+    }
+);
+
+both_databases!(
+    async fn operations_and_the_hdu_door_need_whole_scopes(db: &TestDb) {
+        let world = World::new(db).await;
+        let secret = add_client(db, "part", "HF-1", "system/Patient.cruds?family=Asha system/Encounter.c system/Measure.r?name=x").await;
+        let token = world.server.token("part", &secret).await;
+        let request = world.server.client.post(world.server.url("/api/v1/hduApi/dataTemplates")).basic_auth("part", Some(&secret));
+        assert_eq!(answer(request.header("content-type", "application/json").body("{}")).await.0, 403);
+        assert_eq!(world.get(&token, "/fhir/Measure/opd-diagnoses/$evaluate-measure?periodStart=2026-09&periodEnd=2026-09").await.0, 403);
+        assert_eq!(world.get(&token, "/fhir/Patient/b/$validate").await.0, 404, "$validate of a stored resource is a read");
+        assert_eq!(world.get(&token, "/fhir/Patient/a/$validate").await.0, 200);
+        assert_eq!(world.get(&token, "/fhir/ConceptMap/$translate?code=x").await.0, 403);
+        world.server.stop().await;
+    }
+);
+
+both_databases!(
+    async fn a_page_token_is_good_for_the_rights_it_was_made_under(db: &TestDb) {
+        let world = World::new(db).await;
+        let (_, first) = world.get(&world.all, "/fhir/Observation?_count=1").await;
+        let links = first["link"].as_array().unwrap();
+        let next = links.iter().find(|link| link["relation"] == "next").unwrap()["url"].as_str().unwrap().to_owned();
+        let next = &next[world.server.base.len()..];
+        assert_eq!(world.get(&world.all, next).await.0, 200);
+        let token = world.token(db, "lab", "system/Observation.rs?code=718-7").await;
+        assert_eq!(world.get(&token, next).await.0, 400);
+        world.server.stop().await;
+    }
+);

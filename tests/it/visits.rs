@@ -1,0 +1,325 @@
+//! Visits that come several times through the Data Template door: what stays, what is withdrawn, what a replay makes of it.
+
+use crate::support::payloads::{measured, payload, record, send, total, totals};
+use crate::support::{TestServer, both_databases, program};
+use crate::templates::{history, one, superseded, unmapped, warnings};
+use lango::store::Store;
+use lango::store::visits::Visit;
+use lango::store::{Unit, WriteError};
+use serde_json::{Value, json};
+
+fn diagnosis(code: &str) -> Value {
+    json!({ "diagnosisDate": "2026-09-07", "certainty": "CONFIRMED", "diagnosis": "said", "diagnosisCode": code })
+}
+
+fn medicine(code: &str) -> Value {
+    json!({ "orderDate": "2026-09-07", "code": code, "name": code, "codeStandard": "MSD CODE" })
+}
+
+/// The visit V-1 of M-1 with these blocks instead of the usual ones.
+fn visit(blocks: Value) -> Value {
+    let mut record = record("M-1", "V-1");
+    for (key, value) in blocks.as_object().unwrap() {
+        record[key] = value.clone();
+    }
+    record
+}
+
+async fn sent(server: &TestServer, facility: &str, record: Value) -> Value {
+    let (status, reply) = send(server, &payload(facility, vec![record])).await;
+    assert_eq!((status, &reply["invalidClients"], &reply["failedClients"]), (200, &json!(0), &json!(0)), "{reply}");
+    reply
+}
+
+/// Conditions and medicines of the visit by code.
+async fn codes(server: &TestServer, kind: &str, path: &str) -> Vec<String> {
+    let (_, body) = server.get(&format!("/fhir/{kind}?_count=100")).await;
+    let entries = body["entry"].as_array().cloned().unwrap_or_default();
+    let mut found: Vec<String> =
+        entries.iter().map(|entry| entry["resource"][path]["coding"][0]["code"].as_str().unwrap().to_owned()).collect();
+    found.sort();
+    found
+}
+
+both_databases!(
+    async fn a_list_that_comes_again_withdraws_what_it_makes_no_longer(db: &TestDb) {
+        let server = TestServer::open(db).await;
+        let first = visit(
+            json!({ "diagnosisDetails": [diagnosis("B54"), diagnosis("A09")], "medicationDetails": [medicine("D-1"), medicine("D-2")] }),
+        );
+        sent(&server, "HF-1", first.clone()).await;
+        sent(&server, "HF-2", first.clone()).await;
+        assert_eq!(total(&server, "Condition").await, 4);
+        let wrong = one(&server, "Condition?code=A09&_source=urn:lango:facility:HF-1").await;
+        let counted = measured(&server).await.values().sum::<u64>();
+
+        // One diagnosis is corrected, one medicine dropped; the other facility's visit of the same id is another one.
+        let mut corrected =
+            visit(json!({ "diagnosisDetails": [diagnosis("B54"), diagnosis("J18.9")], "medicationDetails": [medicine("D-2")] }));
+        let reply = sent(&server, "HF-1", corrected.clone()).await;
+        assert_eq!(reply["updatedClients"], 1, "{reply}");
+        assert!(warnings(&reply).contains(r#""listGrid[0]" "was sent before with more in its lists: 2 resources"#), "{reply}");
+        assert_eq!(codes(&server, "Condition", "code").await, ["A09", "B54", "B54", "J18.9"]);
+        assert_eq!(codes(&server, "MedicationRequest", "medicationCodeableConcept").await, ["D-1", "D-2", "D-2"]);
+        assert_eq!(measured(&server).await.values().sum::<u64>(), counted, "the withdrawn diagnosis is not counted");
+        let encounter = one(&server, "Encounter?_source=urn:lango:facility:HF-1").await;
+        assert!(!encounter.to_string().contains(wrong["id"].as_str().unwrap()), "{encounter}");
+        let (status, _) = server.get(&format!("/fhir/Condition/{}", wrong["id"].as_str().unwrap())).await;
+        assert_eq!(status, 410, "withdrawn, and its history stays");
+        let (_, before) = server.get(&format!("/fhir/Condition/{}/_history/1", wrong["id"].as_str().unwrap())).await;
+        assert_eq!(before["code"], wrong["code"]);
+
+        // The same again changes nothing.
+        let store = Store::open(&db.url).await.unwrap();
+        let versions = superseded(&store).await;
+        let reply = sent(&server, "HF-1", corrected.clone()).await;
+        assert_eq!((&reply["ignoredClients"], &reply["warnings"]), (&json!(1), &Value::Null), "{reply}");
+        assert_eq!(superseded(&store).await, versions);
+
+        // Blocks that stay away stay as they are; an empty list says that there is nothing; null says nothing.
+        let update =
+            json!({ "mrn": "M-1", "visitDetails": { "id": "V-1" }, "outcomeDetails": { "isAlive": true }, "medicationDetails": null });
+        sent(&server, "HF-1", update.clone()).await;
+        assert_eq!(codes(&server, "Condition", "code").await.len(), 4);
+        assert_eq!(total(&server, "MedicationRequest").await, 3);
+        let mut emptied = update;
+        emptied["diagnosisDetails"] = json!([]);
+        sent(&server, "HF-1", emptied).await;
+        assert_eq!(codes(&server, "Condition", "code").await, ["A09", "B54"], "the other facility's");
+        let encounter = one(&server, "Encounter?_source=urn:lango:facility:HF-1").await;
+        assert_eq!((&encounter["diagnosis"], &encounter["period"]["start"]), (&Value::Null, &json!("2026-09-07")), "{encounter}");
+
+        // A list with an entry that says nothing withdraws nothing.
+        corrected["medicationDetails"] = json!([medicine("D-9"), null]);
+        sent(&server, "HF-1", corrected).await;
+        assert_eq!(codes(&server, "MedicationRequest", "medicationCodeableConcept").await, ["D-1", "D-2", "D-2", "D-9"]);
+        // What was withdrawn comes back when it is said again.
+        sent(&server, "HF-1", first).await;
+        assert_eq!(codes(&server, "MedicationRequest", "medicationCodeableConcept").await, ["D-1", "D-1", "D-2", "D-2"]);
+        assert_eq!(history(&server, &wrong).await.len(), 3);
+        server.stop().await;
+    }
+);
+
+both_databases!(
+    async fn measurements_and_specimens_of_other_moments_stay(db: &TestDb) {
+        let server = TestServer::open(db).await;
+        let vital = |day: u32, signs: Value| {
+            let mut signs = signs;
+            signs["dateTime"] = json!(format!("2026-09-{day:02}T08:00:00Z"));
+            json!({ "clinicalInformation": { "vitalSigns": [signs] } })
+        };
+        let sample = |id: &str, results: Value| json!({ "labRequestDetails": [{ "specimenID": id, "dateOccurred": "2026-09-07", "labTestResults": results }] });
+        let result = |set: u32| json!({ "obrSetId": set, "typeOfTest": { "code": "718-7", "codeType": "LOINC" }, "results": [{ "obxSetId": 1, "result": "9.8", "unit": "g/dL" }] });
+        sent(&server, "HF-1", visit(vital(7, json!({ "weight": 60, "temperature": 37 })))).await;
+        sent(&server, "HF-1", visit(vital(8, json!({ "weight": 61 })))).await;
+        assert_eq!(total(&server, "Observation?category=vital-signs").await, 3);
+        sent(&server, "HF-1", visit(vital(7, json!({ "weight": 62 })))).await;
+        assert_eq!(total(&server, "Observation?category=vital-signs").await, 2, "the temperature of that moment is withdrawn");
+        sent(&server, "HF-1", visit(sample("S-1", json!([result(1), result(2)])))).await;
+        sent(&server, "HF-1", visit(sample("S-2", json!([result(1)])))).await;
+        assert_eq!((total(&server, "Specimen").await, total(&server, "DiagnosticReport").await), (2, 3));
+        sent(&server, "HF-1", visit(sample("S-1", json!([result(2)])))).await;
+        assert_eq!((total(&server, "Specimen").await, total(&server, "DiagnosticReport").await), (2, 2));
+        assert_eq!(total(&server, "Observation?category=laboratory").await, 2, "with what it reported");
+        server.stop().await;
+    }
+);
+
+both_databases!(
+    async fn an_older_submission_that_is_carried_out_late_undoes_nothing(db: &TestDb) {
+        let server = TestServer::open(db).await;
+        // Kept, and not carried out: as if the process had died.
+        let store = Store::open(&db.url).await.unwrap();
+        let mut older = visit(json!({ "diagnosisDetails": [diagnosis("A09")], "medicationDetails": [medicine("D-1")] }));
+        older["visitDetails"]["visitDate"] = json!("2026-09-06");
+        older["demographicDetails"]["occupation"] = json!("Fisher");
+        store.keep_submission("template", 0, payload("HF-1", vec![older]).to_string().as_bytes()).await.unwrap();
+        sent(&server, "HF-1", visit(json!({ "diagnosisDetails": [diagnosis("B54")] }))).await;
+        server.stop().await;
+
+        let server = TestServer::open(db).await;
+        assert!(store.submissions(&["template"], true, 0, 10).await.unwrap().is_empty(), "it was carried out at the start");
+        assert_eq!(codes(&server, "Condition", "code").await, ["B54"], "the newer list stands");
+        assert_eq!(
+            codes(&server, "MedicationRequest", "medicationCodeableConcept").await,
+            ["D-1"],
+            "what the newer does not speak of is filled in"
+        );
+        assert_eq!(one(&server, "Encounter").await["period"]["start"], "2026-09-07");
+        assert!(one(&server, "Patient").await.to_string().contains("Fisher"));
+        let before = totals(&server).await;
+        let (_, said, _) = program::output(db, &["template", "replay"]);
+        assert!(said.contains("2 submissions translated again"), "{said}");
+        assert_eq!(totals(&server).await, before);
+        assert_eq!(codes(&server, "Condition", "code").await, ["B54"]);
+        store.close().await;
+        server.stop().await;
+    }
+);
+
+both_databases!(
+    async fn clients_that_send_a_visit_at_once_leave_one_of_their_lists(db: &TestDb) {
+        let server = TestServer::open(db).await;
+        sent(&server, "HF-1", visit(json!({ "medicationDetails": [medicine("D-0")] }))).await;
+        for round in 0..4 {
+            let senders = (1..=8).map(|n| {
+                let lists = json!({ "medicationDetails": [medicine(&format!("D-{round}-{n}")), medicine(&format!("E-{round}-{n}"))] });
+                sent(&server, "HF-1", visit(lists))
+            });
+            futures_util::future::join_all(senders).await;
+            let left = codes(&server, "MedicationRequest", "medicationCodeableConcept").await;
+            assert!(left.len() == 2 && left[0][1..] == left[1][1..], "one sender's list, whole: {left:?}");
+        }
+        server.stop().await;
+    }
+);
+
+both_databases!(
+    async fn a_unit_made_on_an_older_memory_of_a_visit_is_stale(db: &TestDb) {
+        let store = Store::open(&db.url).await.unwrap();
+        let visit = |revision, submission| Visit { id: "v".into(), revision, submission, lists: "{}".into() };
+        let unit = |visit: Visit| Unit { visits: vec![visit], ..Unit::default() };
+        store.commit(unit(visit(0, 7))).await.unwrap();
+        assert!(matches!(store.commit(unit(visit(0, 8))).await, Err(WriteError::Stale)));
+        store.commit(unit(visit(1, 9))).await.unwrap();
+        assert!(matches!(store.commit(unit(visit(1, 10))).await, Err(WriteError::Stale)));
+        assert_eq!(store.visits(&["v", "w"]).await.unwrap().into_values().collect::<Vec<_>>(), [visit(2, 9)]);
+        store.close().await;
+    }
+);
+
+both_databases!(
+    async fn a_replay_passes_through_no_old_state(db: &TestDb) {
+        let server = TestServer::open(db).await;
+        let said = |code: &str, occupation: &str, day: &str| {
+            let mut record = visit(json!({ "diagnosisDetails": [diagnosis(code)] }));
+            record["demographicDetails"]["occupation"] = json!(occupation);
+            record["visitDetails"]["closedDate"] = json!(day);
+            record
+        };
+        sent(&server, "HF-1", said("A09", "Fisher", "2026-09-07")).await;
+        sent(&server, "HF-1", said("MAFUA", "Farmer", "2026-09-08")).await;
+        sent(&server, "HF-1", json!({ "mrn": "M-1", "visitDetails": { "id": "V-1", "closedDate": "2026-09-09" } })).await;
+        sent(&server, "HF-2", said("MAFUA", "Farmer", "2026-09-07")).await;
+        let other = record("M-2", "V-2");
+        sent(&server, "HF-1", other).await;
+        let store = Store::open(&db.url).await.unwrap();
+        let (before, versions) = (totals(&server).await, superseded(&store).await);
+        let replay = |arguments: &[&str]| {
+            let (code, said, words) = program::output(db, &[&["template", "replay"], arguments].concat());
+            assert_eq!(code, Some(0), "{words}");
+            said
+        };
+        assert!(replay(&[]).contains("5 submissions translated again, 0 records changed"));
+        assert_eq!((totals(&server).await, superseded(&store).await), (before.clone(), versions), "nothing was mended");
+
+        let (_, mut map) = server.get("/fhir/ConceptMap/hdu-diagnosis").await;
+        let elements = map["group"][0]["element"].as_array_mut().unwrap();
+        elements.push(json!({ "code": "MAFUA", "target": [{ "code": "J06.9", "equivalence": "equivalent" }] }));
+        assert_eq!(server.put("/fhir/ConceptMap/hdu-diagnosis", &map).await.0, 200);
+        let versions = superseded(&store).await;
+        let dry = replay(&["--dry-run"]);
+        assert!(
+            dry.contains("Condition: 0 would be created, 2 would be updated, 0 would be withdrawn") && dry.contains("Nothing was stored"),
+            "{dry}"
+        );
+        assert_eq!(superseded(&store).await, versions);
+        assert_eq!(unmapped(&server).await.iter().filter(|((_, _, code), _)| code == "MAFUA").count(), 2);
+
+        let done = replay(&[]);
+        assert!(done.contains("Condition: 0 created, 2 updated, 0 withdrawn"), "{done}");
+        assert_eq!(superseded(&store).await, versions + 2, "one new version of each changed resource");
+        assert_eq!(codes(&server, "Condition", "code").await, ["B54", "J06.9", "J06.9"]);
+        assert_eq!(totals(&server).await, before);
+        assert!(unmapped(&server).await.iter().all(|((_, _, code), _)| code != "MAFUA"));
+        let again = replay(&[]);
+        assert!(again.contains("0 records changed") && !again.contains("Condition"), "{again}");
+        assert_eq!(superseded(&store).await, versions + 2);
+        let (encounter, patient) = (
+            one(&server, "Encounter?_source=urn:lango:facility:HF-1&identifier=V-1").await,
+            one(&server, "Patient?_source=urn:lango:facility:HF-1&identifier=M-1").await,
+        );
+        assert_eq!(encounter["period"]["end"], "2026-09-09");
+        assert!(patient.to_string().contains("Farmer"), "{patient}");
+        store.close().await;
+        server.stop().await;
+    }
+);
+
+both_databases!(
+    async fn a_word_that_fhir_has_no_code_for_stays_in_the_resource(db: &TestDb) {
+        let server = TestServer::open(db).await;
+        let mut record =
+            visit(json!({ "diagnosisDetails": [{ "diagnosisDate": "2026-09-07", "certainty": "HAKIKA", "diagnosisCode": "B54" }] }));
+        record["demographicDetails"]["gender"] = json!("mwanamke");
+        record["demographicDetails"]["identifiers"] =
+            json!([null, { "type": "MRN", "id": "M-1", "preferred": true }, { "type": "CLAN BOOK", "id": "7" }]);
+        record["allergies"] = json!([{ "code": "A-1", "name": "Karanga", "category": "KARANGA", "criticality": "KALI" }]);
+        let medicines = json!([{ "orderDate": "2026-09-07", "code": "D-9", "codeStandard": "HOUSE LIST", "refillStatus": "IMEISHA" }]);
+        record["medicationDetails"] = medicines;
+        let reply = sent(&server, "HF-1", record.clone()).await;
+        let paths: Vec<(&str, &str)> = reply["unmapped"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|one| (one["code"].as_str().unwrap(), one["path"].as_str().unwrap()))
+            .collect();
+        for (code, path) in [
+            ("HAKIKA", "listGrid[0].diagnosisDetails[0].certainty"),
+            ("mwanamke", "listGrid[0].demographicDetails.gender"),
+            ("CLAN BOOK", "listGrid[0].demographicDetails.identifiers[2].type"),
+            ("KARANGA", "listGrid[0].allergies[0].category"),
+            ("KALI", "listGrid[0].allergies[0].criticality"),
+            ("HOUSE LIST", "listGrid[0].medicationDetails[0].codeStandard"),
+            ("IMEISHA", "listGrid[0].medicationDetails[0].refillStatus"),
+        ] {
+            assert!(paths.contains(&(code, path)), "{code}: {paths:?}");
+        }
+        let original = |element: &Value| element["extension"][0]["valueString"].as_str().map(str::to_owned);
+        let patient = one(&server, "Patient").await;
+        assert_eq!((&patient["gender"], original(&patient["_gender"])), (&json!("unknown"), Some("mwanamke".into())));
+        assert_eq!(patient["_gender"]["extension"][0]["url"], "http://hl7.org/fhir/StructureDefinition/originalText");
+        let condition = one(&server, "Condition").await;
+        assert_eq!(
+            (&condition["verificationStatus"]["text"], &condition["verificationStatus"]["coding"]),
+            (&json!("HAKIKA"), &Value::Null)
+        );
+        let allergy = one(&server, "AllergyIntolerance").await;
+        assert_eq!((original(&allergy["_category"][0]), original(&allergy["_criticality"])), (Some("KARANGA".into()), Some("KALI".into())));
+        let medicine = one(&server, "MedicationRequest").await;
+        assert_eq!((&medicine["status"], original(&medicine["_status"])), (&json!("active"), Some("IMEISHA".into())));
+        assert_eq!(original(&medicine["medicationCodeableConcept"]["coding"][0]["_system"]), Some("HOUSE LIST".into()));
+        for resource in [&patient, &condition, &allergy, &medicine] {
+            let kind = resource["resourceType"].as_str().unwrap();
+            let (status, outcome) = server.post(&format!("/fhir/{kind}/$validate"), resource).await;
+            let told = outcome["issue"].as_array().unwrap();
+            assert!(status == 200 && told.iter().all(|issue| issue["severity"] != "error"), "{kind}: {outcome}");
+        }
+        // Said in words that are known, nothing of the old word is left.
+        record["demographicDetails"]["gender"] = json!("female");
+        sent(&server, "HF-1", record).await;
+        let patient = one(&server, "Patient").await;
+        assert_eq!((&patient["gender"], &patient["_gender"]), (&json!("female"), &Value::Null));
+        server.stop().await;
+    }
+);
+
+both_databases!(
+    async fn dates_to_come_and_missing_facilities_are_told_with_their_path(db: &TestDb) {
+        let server = TestServer::open(db).await;
+        let (mut unborn, mut odd) = (record("M-1", "V-1"), record("M-2", "V-2"));
+        unborn["demographicDetails"]["dateOfBirth"] = json!("2199-01-01");
+        odd["demographicDetails"]["dateOfBirth"] = json!("2026-09-08");
+        let mut body = payload("HF-1", vec![unborn, odd]);
+        body["data"].as_object_mut().unwrap().remove("facilityDetails");
+        let (status, reply) = send(&server, &body).await;
+        assert_eq!((status, &reply["newClients"], &reply["invalidClients"]), (200, &json!(1), &json!(1)), "{reply}");
+        let told = reply["invalidClientsSummary"][0]["validationIssues"].to_string();
+        assert!(told.contains("Field 'demographicDetails.dateOfBirth': is in the future"), "{told}");
+        let told = warnings(&reply);
+        assert!(told.contains(r#""data.facilityDetails.code" "the payload names no facility"#), "{told}");
+        assert!(told.contains(r#""listGrid[1].demographicDetails.dateOfBirth" "is after visitDate"#), "{told}");
+        server.stop().await;
+    }
+);
