@@ -36,7 +36,7 @@ fn entries(is: &str) -> Vec<IndexEntry> {
         entry("_profile", IndexValue::Uri(is.into())),
         entry("birthdate", IndexValue::Date(Interval { low: is.len() as i64, high: 100 })),
         entry("phone", IndexValue::Number(number)),
-        entry("email", IndexValue::Quantity { value: number, system: None, code: None, unit: None }),
+        entry("email", IndexValue::Quantity { value: number, system: None, code: None, unit: None, amount: None }),
         entry("address", IndexValue::Composite(vec![token(is), token("x")])),
     ]
 }
