@@ -9,6 +9,7 @@ mod dhis2;
 mod dhis2_double;
 mod fhir_rest;
 mod fixtures;
+mod fuzz;
 mod hdu;
 mod hostile;
 mod house;

@@ -2,6 +2,7 @@
 
 use crate::support::{TestServer, both_databases};
 use flate2::{Compression, write::GzEncoder};
+use lango::config::AuthMode;
 use lango::validate::Level;
 use serde_json::{Value, json};
 
@@ -91,7 +92,7 @@ both_databases!(
         let broken = patient(|p| p["birthDate"] = json!("x"));
         let cases = [(Level::Off, [201, 201, 201]), (Level::Structure, [201, 201, 422]), (Level::Profile, [422, 422, 422])];
         for (level, expected) in cases {
-            let server = TestServer::start(db, |settings| settings.validation = level).await;
+            let server = TestServer::start(db, |settings| (settings.auth, settings.validation) = (AuthMode::Open, level)).await;
             server.put("/fhir/StructureDefinition/named-patient", &profile(1)).await;
             for (resource, expected) in [&contact, &claimed, &broken].into_iter().zip(expected) {
                 let (status, outcome) = server.post("/fhir/Patient", resource).await;
@@ -140,7 +141,8 @@ both_databases!(
             ]),
         )
         .unwrap();
-        let start = async || TestServer::start(db, |settings| settings.packages = vec![file.clone()]).await;
+        let start =
+            async || TestServer::start(db, |settings| (settings.auth, settings.packages) = (AuthMode::Open, vec![file.clone()])).await;
         let server = start().await;
         let against = format!("/fhir/Patient/$validate?profile={PROFILE}");
         assert_eq!(severities(&server.post(&against, &patient(|_| ())).await.1), ["error"]);
