@@ -35,6 +35,8 @@ pub const KEYS: &[Key] = &[
     Key { path: "templates_dir", default: "" },
     Key { path: "strict_templates", default: "false" },
     Key { path: "update_create", default: "true" },
+    Key { path: "validation", default: "\"structure\"" },
+    Key { path: "packages", default: "[]" },
     Key { path: "log_format", default: "\"text\"" },
     Key { path: "operator.code", default: "\"operator\"" },
     Key { path: "operator.name", default: "\"Operator\"" },

@@ -45,6 +45,10 @@ pub struct Settings {
     pub strict_templates: bool,
     /// A PUT to an id that was never used creates the resource; otherwise the server gives all ids.
     pub update_create: bool,
+    /// How much is checked of what is written.
+    pub validation: crate::validate::Level,
+    /// FHIR packages (`.tgz`) and folders whose profiles and terminology are loaded at start.
+    pub packages: Vec<PathBuf>,
     pub log_format: LogFormat,
     pub operator: Operator,
     pub limits: Limits,
@@ -154,6 +158,8 @@ impl Default for Settings {
             templates_dir: None,
             strict_templates: false,
             update_create: true,
+            validation: crate::validate::Level::Structure,
+            packages: Vec::new(),
             log_format: LogFormat::Text,
             operator: Operator::default(),
             limits: Limits::default(),
