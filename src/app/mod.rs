@@ -78,8 +78,7 @@ impl App {
         terminology.load(&required_value_sets());
         let policy = Policy { update_create: settings.update_create, delete_most: settings.limits.delete_matches };
         let validator = Validator::new(Profiles::new(), Arc::new(terminology.clone()), settings.validation);
-        let writer =
-            Writer::new(store.clone(), options, registry.clone(), terminology.clone(), validator).with_policy(policy);
+        let writer = Writer::new(store.clone(), options, registry.clone(), terminology.clone(), validator).with_policy(policy);
         let rules = Rules { operator: settings.operator.code.clone(), zone: zone.clone(), strict_blocks: settings.strict_templates };
         let submitter =
             Submitter { writer: writer.clone(), templates: Arc::new(templates), terminology: terminology.clone(), rules: Arc::new(rules) };

@@ -23,8 +23,8 @@ use crate::store::visits::Visit;
 use crate::store::write::{Change, NewJob};
 use crate::store::{FacilityKey, IndexEntry, IndexValue, Mutation, Precondition, Scope, Store, Stored, TypeCode, Unit, WriteError};
 use crate::terminology::Terminology;
-use arc_swap::ArcSwap;
 use crate::validate::{Profiles, Validator};
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use serde_json::{Value, json};
 use std::collections::{BTreeSet, HashMap};
@@ -745,7 +745,6 @@ fn stamped(body: &[u8], stamp_at: usize, updated: Micros) -> Bytes {
 #[cfg(test)]
 mod tests {
     use super::*;
-
 
     fn draft(resource: Value) -> Draft {
         let type_code = definitions::r4().type_code("Patient").unwrap();

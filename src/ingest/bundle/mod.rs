@@ -19,8 +19,8 @@ use crate::definitions;
 use crate::fhir::reference::is_type_name;
 use crate::fhir::{Issue, IssueCode, json};
 use crate::store::TypeCode;
-use base64::Engine as _;
 use crate::validate::Validator;
+use base64::Engine as _;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
@@ -230,7 +230,8 @@ fn read_entry(number: usize, bytes: &[u8], base_url: &str, validator: &Validator
             Ok(Asked::Change(Entry { path, full_url, type_code, operation, resource }))
         }
         _ => {
-            if let Some(refusal) = resource.and_then(|resource| transaction::problems_of(&resource, &format!("{path}.resource"), validator)) {
+            if let Some(refusal) = resource.and_then(|resource| transaction::problems_of(&resource, &format!("{path}.resource"), validator))
+            {
                 problems.add_as_said(refusal);
             }
             Err(Broken { full_url, problems })
