@@ -25,6 +25,7 @@ mod import;
 mod keys;
 mod measure;
 mod outbox;
+mod reindex;
 mod run;
 mod serve;
 mod template;
@@ -87,6 +88,8 @@ enum Command {
     /// See and repeat deliveries
     #[command(subcommand)]
     Outbox(outbox::Outbox),
+    /// Index again what is stored, after a change of settings that decides what searches find
+    Reindex(reindex::ReindexArgs),
     /// Look at settings, database, clocks and destinations, and say what to do
     Doctor(doctor::Doctor),
     /// Copy the embedded database to a file, also while it is served
@@ -111,6 +114,7 @@ pub fn main() -> ExitCode {
             Command::Template(template) => template.run(&cli.common).await,
             Command::Measure(measure) => measure.run(&cli.common).await,
             Command::Outbox(outbox) => outbox.run(&cli.common).await,
+            Command::Reindex(reindex) => reindex.run(&cli.common).await,
             Command::Doctor(doctor) => doctor.run(&cli.common).await,
             Command::Backup(backup) => backup.run(&cli.common).await,
         }

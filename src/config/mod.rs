@@ -45,6 +45,12 @@ pub struct Settings {
     pub templates_dir: Option<PathBuf>,
     /// Mandatory marks inside the blocks of a Data Template refuse a record; otherwise they only warn.
     pub strict_templates: bool,
+    /// A PUT to an id that was never used creates the resource; otherwise the server gives all ids.
+    pub update_create: bool,
+    /// How much is checked of what is written.
+    pub validation: crate::validate::Level,
+    /// FHIR packages (`.tgz`) and folders whose profiles and terminology are loaded at start.
+    pub packages: Vec<PathBuf>,
     pub log_format: LogFormat,
     pub operator: Operator,
     pub limits: Limits,
@@ -120,6 +126,8 @@ pub struct Limits {
     pub page_default: u32,
     /// Entries of a search page at most.
     pub page_max: u32,
+    /// Resources that one conditional delete may delete; 1: one that matches several is refused.
+    pub delete_matches: u32,
     /// Requests a second of one client, averaged; 0: any number.
     pub requests_per_second: u32,
     /// Requests of one client at once; 0: any number.
@@ -181,6 +189,9 @@ impl Default for Settings {
             zone: "UTC".to_owned(),
             templates_dir: None,
             strict_templates: false,
+            update_create: true,
+            validation: crate::validate::Level::Structure,
+            packages: Vec::new(),
             log_format: LogFormat::Text,
             operator: Operator::default(),
             limits: Limits::default(),
@@ -209,6 +220,7 @@ impl Default for Limits {
             bundle_entries: 50_000,
             page_default: 20,
             page_max: 1000,
+            delete_matches: 1,
             requests_per_second: 0,
             requests_at_once: 0,
             request_s: 0,
@@ -278,6 +290,7 @@ impl Settings {
             ("limits.bundle_entries", limits.bundle_entries),
             ("limits.page_default", limits.page_default),
             ("limits.page_max", limits.page_max),
+            ("limits.delete_matches", limits.delete_matches),
         ];
         if let Some((key, _)) = counts.iter().find(|(_, count)| *count == 0) {
             return Err((key, "write a number of 1 or more".into()));

@@ -68,7 +68,7 @@ fn wrong_words_end_with_code_2_and_what_to_do() {
         (&["serve", "--auth", "none"], "--auth"),
         (&["serve", "--config", "/nonexistent/lango.toml"], "/nonexistent/lango.toml"),
         (&["client", "add", "a b", "--facility", "F", "--scope", "system/*.rs"], "client id"),
-        (&["client", "add", "a", "--facility", "F", "--scope", "patient/*.rs"], "system/TYPE.LETTERS"),
+        (&["client", "add", "a", "--facility", "F", "--scope", "Patient.read"], "TYPE.LETTERS"),
         (&["client", "disable", "nobody"], "no such client"),
     ] {
         let (code, _, words) = program::output(&db, arguments);

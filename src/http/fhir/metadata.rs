@@ -28,6 +28,10 @@ pub fn statement(state: &FhirState) -> Answer {
             .map(|(_, name, definition)| json!({ "name": name, "definition": definition }))
             .collect();
         if let Some(members) = resource.as_object_mut() {
+            members.insert("updateCreate".to_owned(), json!(state.settings.update_create));
+            if state.settings.limits.delete_matches > 1 {
+                members.insert("conditionalDelete".to_owned(), json!("multiple"));
+            }
             members.insert("operation".to_owned(), Value::Array(operations));
         }
     }
@@ -39,7 +43,7 @@ pub fn statement(state: &FhirState) -> Answer {
     if let Some(members) = rest.as_object_mut() {
         members.insert("security".to_owned(), security(state));
         members.insert("resource".to_owned(), Value::Array(resources));
-        members.insert("interaction".to_owned(), json!([{ "code": "transaction" }, { "code": "batch" }]));
+        members.insert("interaction".to_owned(), json!([{ "code": "transaction" }, { "code": "batch" }, { "code": "history-system" }]));
     }
     let statement = json!({
         "resourceType": "CapabilityStatement",
@@ -51,6 +55,7 @@ pub fn statement(state: &FhirState) -> Answer {
         "implementation": { "description": format!("lango at {}", operator.name), "url": state.base_url() },
         "fhirVersion": "4.0.1",
         "format": ["application/fhir+json", "application/fhir+xml", "json", "xml"],
+        "patchFormat": ["application/json-patch+json", "application/fhir+json", "application/fhir+xml"],
         "rest": [rest],
     });
     Answer::ok(statement.to_string())
