@@ -4,7 +4,7 @@
 
 use flate2::read::GzDecoder;
 use lango::definitions;
-use lango::search::extract::{Options, extract, patient_of};
+use lango::search::extract::{Options, about, extract};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::hint::black_box;
@@ -36,8 +36,8 @@ fn main() {
         let start = Instant::now();
         for _ in 0..ROUNDS {
             for resource in resources {
-                black_box(extract(type_code, black_box(resource), &options));
-                black_box(patient_of(type_code, black_box(resource)));
+                let entries = extract(type_code, black_box(resource), &options);
+                black_box(about(type_code, black_box(resource), &entries, &options.base));
             }
         }
         let spent = start.elapsed() / ROUNDS;

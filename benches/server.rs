@@ -1,7 +1,10 @@
 //! The server end to end, over HTTP, with durable writes: ingest, reads, searches, templates, measures, start.
 //!
 //!     cargo bench --bench server            # both databases, every row of docs/performance.md
-//!     cargo bench --bench server -- sqlite  # one of them
+//!     cargo bench --bench server -- sqlite        # one of them
+//!     cargo bench --bench server -- postgres reads  # after loading, only this: reads, searches, measures, start
+//!     cargo bench --bench server -- sqlite:/tmp/big.db million start searches
+//!                                             # fills this database up to a million resources first, and keeps it
 //!
 //! Prints a Markdown table. Clients and server share the machine; ratios between rows of one run mean more than the figures.
 
@@ -34,16 +37,22 @@ const VISITS_PER_PAYLOAD: usize = 100;
 #[tokio::main]
 async fn main() {
     let wanted: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
+    let (databases, parts): (Vec<String>, Vec<String>) =
+        wanted.into_iter().partition(|word| word.starts_with("sqlite") || word.starts_with("postgres"));
+    let on = |name: &str| databases.is_empty() || databases.iter().any(|database| database == name);
     println!("| database | work | result |\n|---|---|---|");
-    if wanted.is_empty() || wanted.iter().any(|name| name == "sqlite") {
+    for url in databases.iter().filter(|database| database.contains(':')) {
+        measure(if url.starts_with("sqlite") { "SQLite" } else { "PostgreSQL" }, url, &parts).await;
+    }
+    if on("sqlite") {
         let folder = tempfile::tempdir().expect("a folder for the database");
         let url = format!("sqlite:{}", folder.path().join("lango.db").display());
-        measure("SQLite", &url).await;
+        measure("SQLite", &url, &parts).await;
     }
-    if wanted.is_empty() || wanted.iter().any(|name| name == "postgres") {
+    if on("postgres") {
         let cluster = Cluster::start(Durability::Durable);
         let url = cluster.new_database().await;
-        measure("PostgreSQL", &url).await;
+        measure("PostgreSQL", &url, &parts).await;
     }
 }
 
@@ -67,12 +76,56 @@ async fn start(url: &str) -> Running {
     Running { base, client, stop, serving }
 }
 
-async fn measure(database: &str, url: &str) {
+/// `parts`: which of `reads`, `searches`, `measures` and `start` to measure; none: all.
+async fn measure(database: &str, url: &str, parts: &[String]) {
+    let on = |part: &str| parts.is_empty() || parts.iter().any(|wanted| wanted == part);
     let say = |work: &str, result: String| println!("| {database} | {work} | {result} |");
     let server = start(url).await;
+    if parts.iter().any(|wanted| wanted == "million") {
+        fill(&server).await;
+    } else {
+        ingest(&server, &say).await;
+    }
+    if on("reads") {
+        read_by_id(&server, &say).await;
+    }
+    if on("searches") {
+        searches(&server, &say).await;
+    }
+    if on("measures") {
+        let begun = Instant::now();
+        let report = format!("{}/fhir/Measure/opd-diagnoses/$evaluate-measure?periodStart=2026-09&periodEnd=2026-09", server.base);
+        let report: Value = server.client.get(report).send().await.expect("an answer").json().await.expect("JSON");
+        let facilities = report["entry"].as_array().map_or(1, Vec::len);
+        say(
+            &format!("measure of {VISITS} visits, 54 groups, {facilities} facilities"),
+            format!("{:.0} ms", begun.elapsed().as_secs_f64() * 1e3),
+        );
+    }
+    drop(server.stop);
+    server.serving.await.expect("no panic").expect("a clean end");
+    if on("start") {
+        let begun = Instant::now();
+        let (process, base) = program(url);
+        let took = begun.elapsed();
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        let rest = resident_mib(&process.0.id().to_string());
+        say("the program's start on this database", format!("{:.0} ms; memory at rest {rest} MiB", took.as_secs_f64() * 1e3));
+        let client = reqwest::Client::builder().no_proxy().no_gzip().build().expect("a client");
+        let page: Value =
+            client.get(format!("{base}/fhir/Observation?_count=500")).send().await.expect("an answer").json().await.expect("JSON");
+        let ids = page["entry"].as_array().into_iter().flatten().filter_map(|entry| entry["fullUrl"].as_str());
+        let urls: Vec<String> = ids.map(str::to_owned).collect();
+        rate(&client, &urls, CLIENTS).await;
+        say("memory after reads by id", format!("{} MiB", resident_mib(&process.0.id().to_string())));
+    }
+}
+
+/// Transactions of real records, then visits through the whole pipeline.
+async fn ingest(server: &Running, say: &impl Fn(&str, String)) {
     let (first, rest) = bundles();
     for bundle in first {
-        post(&server, "/fhir", bundle).await;
+        post(server, "/fhir", bundle).await;
     }
     let entries: usize = rest.iter().map(|(_, entries)| entries).sum();
     let bodies: Vec<String> = rest.into_iter().map(|(body, _)| body).collect();
@@ -100,21 +153,86 @@ async fn measure(database: &str, url: &str) {
         &format!("template visits, {VISITS} in payloads of {VISITS_PER_PAYLOAD}"),
         format!("{:.0} visits/s", VISITS as f64 / begun.elapsed().as_secs_f64()),
     );
+}
 
-    let page = get(&server, "/fhir/Patient?_count=50&gender=female").await;
+/// Copies of the Synthea records as other people, until there are a million resources.
+async fn fill(server: &Running) {
+    let uuid = regex::Regex::new(r"(Organization\?identifier=[^\x22]*)?\b([0-9a-f]{8})-([0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})")
+        .expect("a pattern");
+    let (first, rest) = bundles();
+    let entries: usize = rest.iter().map(|(_, entries)| entries).sum();
+    let observations = get(server, "/fhir/Observation?_summary=count").await["total"].as_u64().unwrap_or(0);
+    if observations > 100_000 {
+        return; // Filled by an earlier run.
+    }
+    for bundle in first {
+        post(server, "/fhir", bundle).await;
+    }
+    for copy in 0..1_000_000u32.div_ceil(entries as u32) {
+        let bodies = rest.iter().map(|(body, _)| {
+            let other = uuid.replace_all(body, |found: &regex::Captures<'_>| match found.get(1) {
+                Some(_) => found[0].to_owned(),
+                None => format!("{:08x}-{}", u32::from_str_radix(&found[2], 16).expect("eight digits") ^ copy, &found[3]),
+            });
+            other.into_owned()
+        });
+        shared(bodies.collect(), |body| {
+            let (client, base) = (server.client.clone(), server.base.clone());
+            async move { send(&client, &format!("{base}/fhir"), body).await }
+        })
+        .await;
+    }
+}
+
+/// The program itself, so that its memory is its own; killed when dropped.
+struct Process(std::process::Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
+}
+
+/// Starts the program on `url` and waits until it listens; its base URL.
+fn program(url: &str) -> (Process, String) {
+    let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_lango"))
+        .args(["serve", "--auth", "open", "--listen", "127.0.0.1:0", "--database", url])
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .expect("the program starts");
+    let mut line = String::new();
+    let output = child.stdout.take().expect("a pipe");
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(output), &mut line).expect("a line");
+    let base = line.trim().rsplit(' ').next().unwrap_or_default().to_owned();
+    (Process(child), base)
+}
+
+/// Clients and the yardstick's server are the same program, so what they cost is on both sides of the ratio.
+async fn read_by_id(server: &Running, say: &impl Fn(&str, String)) {
+    let page = get(server, "/fhir/Patient?_count=50&gender=female").await;
     let ids: Vec<String> =
         page["entry"].as_array().into_iter().flatten().filter_map(|entry| entry["resource"]["id"].as_str().map(str::to_owned)).collect();
     let urls: Vec<String> = ids.iter().map(|id| format!("{}/fhir/Patient/{id}", server.base)).collect();
-    let reads = rate(&server.client, &urls).await;
-    let sample = server.client.get(&urls[0]).send().await.expect("a read").bytes().await.expect("a body");
-    let bare = bare_handler(sample).await;
-    let plain = rate(&server.client, &[bare]).await;
-    say(
-        &format!("read by id, {CLIENTS} clients"),
-        format!("{reads:.0}/s; an axum handler with the same bytes from memory: {plain:.0}/s ({:.0} %)", 100.0 * reads / plain),
-    );
+    let plain = reqwest::Client::builder().no_proxy().no_gzip().pool_max_idle_per_host(64).build().expect("a client");
+    let sample = plain.get(&urls[0]).send().await.expect("a read").bytes().await.expect("a body");
+    let bare = bare_handler(sample.clone()).await;
+    for clients in [1, CLIENTS] {
+        let yardstick = rate(&plain, std::slice::from_ref(&bare), clients).await;
+        let reads = rate(&plain, &urls, clients).await;
+        let share = 100.0 * reads.each_second / yardstick.each_second;
+        say(
+            &format!("read by id, {clients} clients ({} bytes)", sample.len()),
+            format!("{reads}; an axum handler with the same bytes from memory: {yardstick} ({share:.0} %)"),
+        );
+    }
+    let packed = rate(&server.client, &urls, CLIENTS).await;
+    say(&format!("read by id, {CLIENTS} clients, gzip"), packed.to_string());
+}
 
-    let observation = get(&server, "/fhir/Observation?code=http://loinc.org|8867-4&_count=1").await;
+async fn searches(server: &Running, say: &impl Fn(&str, String)) {
+    let observation = get(server, "/fhir/Observation?code=http://loinc.org|8867-4&_count=1").await;
     let subject = observation["entry"][0]["resource"]["subject"]["reference"].as_str().unwrap_or("Patient/none").to_owned();
     let shapes = [
         ("Observation by code", "/fhir/Observation?code=http://loinc.org|8867-4&_count=20".to_owned()),
@@ -148,24 +266,6 @@ async fn measure(database: &str, url: &str) {
             format!("p50 {:.1} ms, p95 {:.1} ms, p99 {:.1} ms ({} kB)", at(0.5), at(0.95), at(0.99), total / 1000),
         );
     }
-
-    let begun = Instant::now();
-    let report = format!("{}/fhir/Measure/opd-diagnoses/$evaluate-measure?periodStart=2026-09&periodEnd=2026-09", server.base);
-    let report: Value = server.client.get(report).send().await.expect("an answer").json().await.expect("JSON");
-    let facilities = report["entry"].as_array().map_or(1, Vec::len);
-    say(
-        &format!("measure of {VISITS} visits, 54 groups, {facilities} facilities"),
-        format!("{:.0} ms", begun.elapsed().as_secs_f64() * 1e3),
-    );
-    say("memory, server and clients of this bench", format!("{} MiB", resident_mib()));
-
-    drop(server.stop);
-    server.serving.await.expect("no panic").expect("a clean end");
-    let begun = Instant::now();
-    let again = start(url).await;
-    say("start on this database", format!("{:.0} ms", begun.elapsed().as_secs_f64() * 1e3));
-    drop(again.stop);
-    again.serving.await.expect("no panic").expect("a clean end");
 }
 
 /// The hospitals and practitioners, then the patients with their numbers of entries.
@@ -253,10 +353,23 @@ async fn get(server: &Running, path: &str) -> Value {
     server.client.get(format!("{}{path}", server.base)).send().await.expect("an answer").json().await.expect("JSON")
 }
 
-/// Answers per second over [`READ_TIME`].
-async fn rate(client: &reqwest::Client, urls: &[String]) -> f64 {
+/// What came of asking for [`READ_TIME`].
+struct Rate {
+    each_second: f64,
+    /// Of this process, so of client and server, and not of a database server; what else the machine does changes it little.
+    processor_micros: f64,
+}
+
+impl std::fmt::Display for Rate {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:.0}/s, {:.0} µs of processor each", self.each_second, self.processor_micros)
+    }
+}
+
+async fn rate(client: &reqwest::Client, urls: &[String], clients: usize) -> Rate {
     let until = Instant::now() + READ_TIME;
-    let clients = (0..CLIENTS).map(|number| {
+    let before = processor_seconds();
+    let clients = (0..clients).map(|number| {
         let (client, urls) = (client.clone(), urls.to_vec());
         tokio::spawn(async move {
             let mut done = 0usize;
@@ -270,7 +383,17 @@ async fn rate(client: &reqwest::Client, urls: &[String]) -> f64 {
         })
     });
     let done: usize = futures_util::future::join_all(clients).await.into_iter().map(|done| done.expect("no panic")).sum();
-    done as f64 / READ_TIME.as_secs_f64()
+    let spent = processor_seconds() - before;
+    Rate { each_second: done as f64 / READ_TIME.as_secs_f64(), processor_micros: spent * 1e6 / done as f64 }
+}
+
+/// Of this process so far, in user and system mode.
+fn processor_seconds() -> f64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let ticks = |text: &str| text.parse::<u64>().unwrap_or(0);
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+    // A tick is a hundredth of a second on every Linux that is in use.
+    (fields.get(11).map_or(0, |text| ticks(text)) + fields.get(12).map_or(0, |text| ticks(text))) as f64 / 100.0
 }
 
 /// The yardstick for reads.
@@ -282,8 +405,8 @@ async fn bare_handler(body: bytes::Bytes) -> String {
     url
 }
 
-fn resident_mib() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+fn resident_mib(process: &str) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
     line.and_then(|line| line.split_whitespace().next()).and_then(|kib| kib.parse::<u64>().ok()).unwrap_or(0) / 1024
 }

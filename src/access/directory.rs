@@ -119,7 +119,14 @@ impl Directory {
     }
 
     /// The resources that refer to one by `param`, as far as they are believed of `owner`.
-    async fn referring(&self, type_name: &str, param: &str, target: &str, id: &str, owner: FacilityKey) -> Result<Vec<Stored>, sqlx::Error> {
+    async fn referring(
+        &self,
+        type_name: &str,
+        param: &str,
+        target: &str,
+        id: &str,
+        owner: FacilityKey,
+    ) -> Result<Vec<Stored>, sqlx::Error> {
         let type_codes = definitions::r4().type_code(target).into_iter().collect();
         self.find(type_name, param, Test::Reference { type_codes, id: id.to_owned() }, owner).await
     }

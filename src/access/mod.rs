@@ -36,8 +36,8 @@ pub use secrets::{generate_secret, hash_secret};
 
 use crate::config::{AuthMode, Secret};
 use crate::fhir::time::Micros;
-use crate::store::{FacilityKey, Scope, Store};
 use crate::store::gate::Gate;
+use crate::store::{FacilityKey, Scope, Store};
 use caller::Presented;
 use clients::Client;
 use consent::Deployment;

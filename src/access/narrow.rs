@@ -89,7 +89,8 @@ impl Caller {
                     self.narrow_nested(filters, options)?;
                     filters.extend(self.demands(*source, options)?);
                 }
-                Filter::Any(filters) => self.narrow_nested(filters, options)?,
+                Filter::Any(filters) | Filter::All(filters) => self.narrow_nested(filters, options)?,
+                Filter::Not(filter) => self.narrow_nested(std::slice::from_mut(filter), options)?,
                 Filter::Param { .. }
                 | Filter::NotParam { .. }
                 | Filter::Missing { .. }

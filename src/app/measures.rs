@@ -88,7 +88,7 @@ impl App {
         let mapping = self.mapping().await?;
         let client = dhis2::Client::new(&destination)?;
         let metadata = dhis2::metadata_for(&client, &destination, reports, &mapping).await?;
-        Ok(dhis2::plan(reports, &metadata, &mapping, self.today()))
+        Ok(dhis2::plan(reports, &metadata, &mapping, destination.attribute_option_combo.as_deref(), self.today()))
     }
 
     /// Enqueues the push of these kept reports; the number of jobs. The outbox of a serving process carries them out.
@@ -115,7 +115,7 @@ impl App {
             (Ok(None), _) => return Outcome::dead("the report was deleted: evaluate the measure again"),
             _ => return Outcome::retry("the database failed"),
         };
-        dhis2::deliver(&destination, &report, &mapping, self.today()).await
+        dhis2::deliver(&destination, &report, &mapping, self.today(), &self.dhis2).await
     }
 
     fn today(&self) -> jiff::civil::Date {

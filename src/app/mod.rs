@@ -8,14 +8,14 @@ mod measures;
 
 use crate::access::Caller;
 use crate::config::Settings;
-use crate::definitions;
-use crate::destinations::dhis2::JOB_KIND;
+use crate::definitions::{self, CodeSet};
+use crate::destinations::dhis2::{JOB_KIND, MetadataCache};
 use crate::fhir::time::now;
 use crate::ingest::load::Loader;
 use crate::ingest::submit::{Rules, SubmitError, Submitter};
 use crate::ingest::template::Templates;
 use crate::ingest::write::{Author, Policy, Writer};
-use crate::outbox::{Outbox, Outcome};
+use crate::outbox::{Outbox, Outcome, Pulse};
 use crate::registry::{LINK_JOB, Registry};
 use crate::search::extract;
 use crate::store::query::{DateOp, SortBy};
@@ -45,6 +45,10 @@ pub struct App {
     pub terminology: Terminology,
     pub registry: Registry,
     pub submitter: Submitter,
+    /// Beats while this process's outbox works.
+    pub pulse: Pulse,
+    /// What was read of DHIS2 servers a short while ago.
+    dhis2: MetadataCache,
 }
 
 impl App {
@@ -53,21 +57,33 @@ impl App {
         let database = &settings.database;
         let store = Store::open(database.expose()).await.with_context(|| format!("the database {database} cannot be opened"))?;
         let zone = TimeZone::get(&settings.zone).with_context(|| format!("zone: {} is no time zone", settings.zone))?;
-        let options = extract::Options { zone: zone.clone(), base: format!("{base_url}/fhir") };
+        let options = extract::Options { zone: zone.clone(), base: format!("{base_url}/fhir"), full_text: settings.search.full_text };
         let templates = match &settings.templates_dir {
             Some(folder) => Templates::load(folder).with_context(|| format!("templates_dir: {}", folder.display()))?,
             None => Templates::shipped().context("the shipped templates are broken")?,
         };
         let registry = Registry::new(store.clone(), settings.systems.strong.iter().cloned())?;
         let terminology = Terminology::new();
+        // Before what is stored, which replaces one of the same id.
+        terminology.load(&required_value_sets());
         let policy = Policy { update_create: settings.update_create, delete_most: settings.limits.delete_matches };
         let writer = Writer::new(store.clone(), options, registry.clone(), terminology.clone()).with_policy(policy);
         let rules = Rules { operator: settings.operator.code.clone(), zone: zone.clone(), strict_blocks: settings.strict_templates };
         let submitter =
             Submitter { writer: writer.clone(), templates: Arc::new(templates), terminology: terminology.clone(), rules: Arc::new(rules) };
-        let app = App { settings: Arc::new(settings), zone, store, writer, terminology, registry, submitter };
+        let app = App {
+            settings: Arc::new(settings),
+            zone,
+            store,
+            writer,
+            terminology,
+            registry,
+            submitter,
+            pulse: Pulse::default(),
+            dhis2: MetadataCache::default(),
+        };
         app.put_shipped().await.context("what lango ships could not be stored")?;
-        app.load_terminology(None).await.context("the terminology could not be loaded")?;
+        load_terminology(&app.store, &app.terminology, None).await.context("the terminology could not be loaded")?;
         Ok(app)
     }
 
@@ -85,14 +101,15 @@ impl App {
         Caller::unrestricted(0, None)
     }
 
-    /// Runs until `shutdown`: deliveries, linking that a crash left undone, terminology that another process changed.
+    /// Runs until `shutdown`: deliveries, linking that a crash left undone, terminology that another process changed, upkeep.
     pub async fn background(self, shutdown: CancellationToken) {
-        tokio::join!(self.outbox().run(shutdown.clone()), self.refresh(shutdown));
+        tokio::join!(self.outbox().run(shutdown.clone()), self.refresh(shutdown.clone()), self.store.upkeep(shutdown));
     }
 
     fn outbox(&self) -> Outbox {
         let (linking, pushing) = (self.clone(), self.clone());
         Outbox::new(self.store.clone())
+            .with_pulse(self.pulse.clone())
             .register(LINK_JOB, move |job| {
                 let app = linking.clone();
                 async move {
@@ -117,7 +134,7 @@ impl App {
             }
             let before = now();
             // A little overlap: another process's clock, and commits that took a while.
-            match self.load_terminology(Some(since.saturating_sub(10_000_000))).await {
+            match load_terminology(&self.store, &self.terminology, Some(since.saturating_sub(10_000_000))).await {
                 Ok(()) => since = before,
                 Err(error) => tracing::warn!(%error, "terminology was not refreshed"),
             }
@@ -172,27 +189,46 @@ impl App {
         Ok(())
     }
 
-    /// Reads every terminology resource, or those changed since, into memory.
-    async fn load_terminology(&self, since: Option<i64>) -> anyhow::Result<()> {
-        for name in ["CodeSystem", "ValueSet", "ConceptMap"] {
-            let Some(type_code) = definitions::r4().type_code(name) else { continue };
-            let changed = since.map(|low| Filter::LastUpdated { ranges: vec![(DateOp::Ge, crate::fhir::Interval { low, high: low + 1 })] });
-            let sort = if since.is_some() { vec![SortKey { by: SortBy::LastUpdated, descending: false }] } else { Vec::new() };
-            let query = Query { type_code, filters: changed.into_iter().collect(), scope: Scope::All, sort };
-            let mut cursor = None;
-            loop {
-                let page = self.store.search(&query, LOAD_PAGE, cursor.as_ref()).await?;
-                for resource in page.rows.iter().filter_map(|row| serde_json::from_slice::<Value>(row.body.as_ref()?).ok()) {
-                    self.terminology.upsert(&resource);
-                }
-                cursor = page.next;
-                if cursor.is_none() {
-                    break;
-                }
+    /// The terminology of a database, for a command that needs nothing else.
+    pub async fn terminology_of(store: &Store) -> anyhow::Result<Terminology> {
+        let terminology = Terminology::new();
+        load_terminology(store, &terminology, None).await?;
+        Ok(terminology)
+    }
+}
+
+/// Reads every terminology resource, or those changed since, into memory.
+async fn load_terminology(store: &Store, terminology: &Terminology, since: Option<i64>) -> anyhow::Result<()> {
+    for name in ["CodeSystem", "ValueSet", "ConceptMap"] {
+        let Some(type_code) = definitions::r4().type_code(name) else { continue };
+        let changed = since.map(|low| Filter::LastUpdated { ranges: vec![(DateOp::Ge, crate::fhir::Interval { low, high: low + 1 })] });
+        let sort = if since.is_some() { vec![SortKey { by: SortBy::LastUpdated, descending: false }] } else { Vec::new() };
+        let query = Query { type_code, filters: changed.into_iter().collect(), scope: Scope::All, sort };
+        let mut cursor = None;
+        loop {
+            let page = store.search(&query, LOAD_PAGE, cursor.as_ref()).await?;
+            for resource in page.rows.iter().filter_map(|row| serde_json::from_slice::<Value>(row.body.as_ref()?).ok()) {
+                terminology.upsert(&resource);
+            }
+            cursor = page.next;
+            if cursor.is_none() {
+                break;
             }
         }
-        Ok(())
     }
+    Ok(())
+}
+
+/// The value sets that R4 itself requires somewhere, as ValueSets that operations can be asked of. They are known and not stored.
+fn required_value_sets() -> Vec<Value> {
+    let concepts = |codes: &[&str]| codes.iter().map(|code| json!({ "code": code })).collect::<Vec<_>>();
+    let value_set = |set: &CodeSet| {
+        let groups = set.groups().iter();
+        let include: Vec<Value> = groups.map(|group| json!({ "system": group.system, "concept": concepts(&group.codes) })).collect();
+        let id = set.url.rsplit('/').next().unwrap_or_default();
+        json!({ "resourceType": "ValueSet", "id": id, "url": set.url, "version": "4.0.1", "status": "active", "compose": { "include": include } })
+    };
+    definitions::r4().code_sets().iter().map(value_set).collect()
 }
 
 /// The hash of what a shipped resource says, whatever its version and tags.

@@ -14,13 +14,9 @@ pub struct Backup {
 
 impl Backup {
     pub(super) async fn run(self, common: &Common) -> anyhow::Result<ExitCode> {
-        let settings = common.settings(Default::default())?;
-        let Some(path) = settings.database.expose().strip_prefix("sqlite:") else {
+        let settings = common.settings_of_existing()?;
+        if super::sqlite_file(&settings).is_none() {
             bail!("PostgreSQL makes its own backups: pg_dump --format=custom --file={} {}", self.file.display(), settings.database);
-        };
-        let path = path.trim_start_matches("//").split('?').next().unwrap_or_default();
-        if !std::path::Path::new(path).exists() {
-            bail!("there is no database {path}: name it with --database");
         }
         if self.file.exists() {
             bail!("{} exists: name another file", self.file.display());

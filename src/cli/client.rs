@@ -3,7 +3,7 @@
 use super::Common;
 use crate::access::clients::{self, Client as Row};
 use crate::access::{Role, generate_secret, hash_secret};
-use crate::config::Secret;
+use crate::config::{Overrides, Secret};
 use anyhow::{Context, bail};
 use clap::Subcommand;
 use std::io::Read;
@@ -56,7 +56,17 @@ pub struct Add {
 
 impl Client {
     pub(super) async fn run(self, common: &Common) -> anyhow::Result<ExitCode> {
-        let (_, store) = common.open().await?;
+        let store = match &self {
+            // The first client may come before the first start of the server; nobody should make a database without noticing.
+            Client::Add(_) => {
+                let settings = common.settings(Overrides::default())?;
+                if let Some(path) = super::sqlite_file(&settings).filter(|path| !path.exists()) {
+                    eprintln!("{} is a new database: serve with the same --database", path.display());
+                }
+                super::open_store(&settings).await?
+            }
+            _ => common.open().await?.1,
+        };
         match self {
             Client::Add(add) => {
                 let mut row = Row { roles: add.role.iter().map(Role::to_string).collect(), ..Row::new(&add.id, &add.facility, &add.scope) };

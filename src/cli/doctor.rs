@@ -1,5 +1,7 @@
 //! `lango doctor`: looks at everything that must be right for the server to work, and says what to do about what is not.
 
+mod explain;
+
 use super::Common;
 use crate::access::clients;
 use crate::config::{AuthMode, Destination, Settings};
@@ -18,6 +20,17 @@ pub struct Doctor {
     /// Do not ask the destinations
     #[arg(long)]
     offline: bool,
+    #[command(subcommand)]
+    command: Option<DoctorCommand>,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum DoctorCommand {
+    /// How a search is carried out: plan, statement and row counts
+    Explain {
+        /// Such as "Observation?code=8867-4&date=ge2026"
+        search: String,
+    },
 }
 
 /// What was found, line by line.
@@ -46,6 +59,9 @@ impl Doctor {
     pub(super) async fn run(self, common: &Common) -> anyhow::Result<ExitCode> {
         // Settings that cannot be read or a database that cannot be opened end it here, in their own words.
         let (settings, store) = common.open().await?;
+        if let Some(DoctorCommand::Explain { search }) = &self.command {
+            return explain::run(&settings, &store, search).await;
+        }
         let mut findings = Findings::default();
         configuration(&settings, &mut findings);
         findings.ok("database", format_args!("{} answers, and its tables are up to date", settings.database));

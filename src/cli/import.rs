@@ -4,7 +4,7 @@ use super::Common;
 use crate::access::Caller;
 use crate::app::App;
 use crate::config::Overrides;
-use crate::ingest::load::{self, Verdict};
+use crate::ingest::load::{self, Total, Verdict};
 use anyhow::Context;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::path::PathBuf;
@@ -37,19 +37,42 @@ impl Import {
         };
         let total = app
             .loader(caller)
-            .load(files, |file, verdict, resources| {
-                bar.set_message(format!("{resources} resources"));
+            .load(files, |file, verdict, total| {
+                bar.set_message(format!("{} resources, {} records", total.resources, total.records));
                 bar.inc(1);
-                if let Verdict::Refused(words) = verdict {
-                    for line in words {
-                        bar.suspend(|| eprintln!("{}: {line}", file.display()));
-                    }
-                }
+                let (fate, problems) = match verdict {
+                    Verdict::Loaded => return,
+                    Verdict::Partly { stored, problems } => (format!("{stored} stored, the rest not"), problems),
+                    Verdict::Refused(problems) => ("nothing of it was stored".to_owned(), problems),
+                };
+                bar.suspend(|| {
+                    eprintln!("{}: {fate}:", file.display());
+                    problems.iter().for_each(|line| eprintln!("  {line}"));
+                });
             })
             .await;
         bar.finish_and_clear();
-        say!("{} resources from {} files; {} files refused", total.resources, total.files, total.refused);
+        say!("{}", summary(&total));
         app.store.close().await;
-        Ok(if total.refused == 0 { ExitCode::SUCCESS } else { ExitCode::from(1) })
+        Ok(if total.refused == 0 && total.partly == 0 { ExitCode::SUCCESS } else { ExitCode::from(1) })
     }
+}
+
+/// What is in the database now, and what is not.
+fn summary(total: &Total) -> String {
+    let counted = |count: u64, one: &str| format!("{count} {one}{}", if count == 1 { "" } else { "s" });
+    let stored: Vec<String> = [(total.resources, "resource"), (total.records, "template record")]
+        .into_iter()
+        .filter(|(count, _)| *count > 0)
+        .map(|(count, one)| counted(count, one))
+        .collect();
+    let stored = if stored.is_empty() { "nothing".to_owned() } else { stored.join(" and ") };
+    let mut words = format!("stored {stored} from {}", counted(total.files - total.refused, "file"));
+    if total.partly > 0 {
+        words.push_str(&format!("; {} of these only in part, {} left out", total.partly, total.left_out));
+    }
+    if total.refused > 0 {
+        words.push_str(&format!("; nothing of {}", counted(total.refused, "more file")));
+    }
+    words
 }

@@ -2,7 +2,6 @@
 
 use super::Common;
 use crate::app::App;
-use crate::config::Overrides;
 use crate::measure::ReportPeriod;
 use crate::measure::run::Request;
 use crate::store::Scope;
@@ -37,7 +36,7 @@ pub struct Run {
 impl Measure {
     pub(super) async fn run(self, common: &Common) -> anyhow::Result<ExitCode> {
         let Measure::Run(run) = self;
-        let settings = common.settings(Overrides::default())?;
+        let settings = common.settings_of_existing()?;
         let base = settings.public_url(settings.listen);
         let app = App::open(settings, &base).await?;
         let done = run.evaluate(&app).await;

@@ -126,12 +126,35 @@ impl Common {
         Ok(loaded.settings)
     }
 
-    /// The settings and the database that they name.
-    async fn open(&self) -> anyhow::Result<(Settings, Store)> {
+    /// The settings of a command that works on a database that is there already.
+    fn settings_of_existing(&self) -> anyhow::Result<Settings> {
         let settings = self.settings(Overrides::default())?;
+        if let Some(path) = sqlite_file(&settings)
+            && !path.exists()
+        {
+            anyhow::bail!(
+                "there is no database {}: correct --database or `database` in lango.toml, or make it with `lango serve` or `lango import`",
+                path.display()
+            );
+        }
+        Ok(settings)
+    }
+
+    /// The settings and the database that they name, which must be there.
+    async fn open(&self) -> anyhow::Result<(Settings, Store)> {
+        let settings = self.settings_of_existing()?;
         let store = open_store(&settings).await?;
         Ok((settings, store))
     }
+}
+
+/// The file of an embedded database; `None` for PostgreSQL and for a database in memory.
+fn sqlite_file(settings: &Settings) -> Option<PathBuf> {
+    let rest = settings.database.expose().strip_prefix("sqlite:")?;
+    let (path, options) = rest.split_once('?').unwrap_or((rest, ""));
+    let path = path.strip_prefix("//").unwrap_or(path);
+    let in_memory = path.is_empty() || path == ":memory:" || options.contains("mode=memory");
+    (!in_memory).then(|| PathBuf::from(path))
 }
 
 async fn open_store(settings: &Settings) -> anyhow::Result<Store> {

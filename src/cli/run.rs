@@ -38,15 +38,14 @@ impl Server {
         let app = App::open(settings.clone(), &settings.public_url(address)).await?;
         app.recover().await.context("interrupted submissions could not be finished")?;
         let store = app.store.clone();
-        let access_settings =
-            AccessSettings {
-                mode: settings.auth,
-                public_url: settings.public_url(address),
-                operator_code: settings.operator.code.clone(),
-                facility_system: settings.systems.facility.clone(),
-                practitioner_system: settings.systems.practitioner.clone(),
-                deployment: settings.consent.deployment(),
-            };
+        let access_settings = AccessSettings {
+            mode: settings.auth,
+            public_url: settings.public_url(address),
+            operator_code: settings.operator.code.clone(),
+            facility_system: settings.systems.facility.clone(),
+            practitioner_system: settings.systems.practitioner.clone(),
+            deployment: settings.consent.deployment(),
+        };
         let access = Arc::new(Access::open(store.clone(), access_settings).await.context("the signing keys cannot be read")?);
         let metrics = Arc::new(http::ops::Metrics::default());
         let cursor_key = CursorKey::new(&access.secret("lango 2026 page tokens")?);
@@ -54,7 +53,7 @@ impl Server {
             .merge(http::auth::routes(Arc::clone(&access)))
             .merge(http::fhir::routes(FhirState { app: app.clone(), cursor_key }))
             .merge(http::hdu::routes(app.clone()))
-            .merge(http::ops::routes(Arc::clone(&metrics), store.clone()))
+            .merge(http::ops::routes(Arc::clone(&metrics), store.clone(), app.pulse.clone()))
             .fallback(http::fhir::nowhere)
             .method_not_allowed_fallback(http::fhir::not_so)
             .layer(axum::middleware::from_fn_with_state(access, http::auth::authenticate))

@@ -50,7 +50,8 @@ fn check(common: &Common, files: &[PathBuf]) -> anyhow::Result<ExitCode> {
         None => Templates::shipped()?,
     };
     let terminology = Terminology::with_shipped();
-    let options = Options { facility: None, operator: &settings.operator.code, zone: &zone, strict_blocks: settings.strict_templates };
+    let options =
+        Options { facility: None, operator: &settings.operator.code, zone: &zone, strict_blocks: settings.strict_templates, judged: true };
     let mut bad = 0;
     for file in files {
         let name = file.display();
@@ -87,7 +88,7 @@ fn check(common: &Common, files: &[PathBuf]) -> anyhow::Result<ExitCode> {
 }
 
 async fn replay(common: &Common, dry_run: bool) -> anyhow::Result<ExitCode> {
-    let settings = common.settings(Overrides::default())?;
+    let settings = common.settings_of_existing()?;
     let base = settings.public_url(settings.listen);
     let app = App::open(settings, &base).await?;
     let bar = ProgressBar::new_spinner();

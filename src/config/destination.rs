@@ -27,6 +27,12 @@ pub struct Destination {
     /// DHIS2: the data set that values of a measure belong to, by the measure's id.
     #[serde(default)]
     pub data_sets: BTreeMap<String, String>,
+    /// DHIS2: after a push that was taken whole, register the data set as complete for the org unit and period.
+    #[serde(default)]
+    pub complete: bool,
+    /// DHIS2: the uid of the attribute option combo that values are stored under; without it, the default one.
+    #[serde(default)]
+    pub attribute_option_combo: Option<String>,
     /// Seconds that one request may take.
     #[serde(default = "sixty")]
     pub timeout_s: u32,

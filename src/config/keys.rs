@@ -43,6 +43,7 @@ pub const KEYS: &[Key] = &[
     Key { path: "limits.bundle_entries", default: "50000" },
     Key { path: "limits.page_default", default: "20" },
     Key { path: "limits.page_max", default: "1000" },
+    Key { path: "search.full_text", default: "false" },
     Key { path: "limits.delete_matches", default: "1" },
     Key { path: "systems.facility", default: "\"urn:lango:facility\"" },
     Key { path: "systems.practitioner", default: "\"urn:lango:practitioner\"" },

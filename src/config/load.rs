@@ -306,6 +306,8 @@ mod tests {
             token_env: Some("t".into()),
             token_file: Some("t".into()),
             data_sets: [("m".to_owned(), "d".to_owned())].into(),
+            complete: false,
+            attribute_option_combo: None,
             timeout_s: 1,
         };
         let Value::Table(table) = Value::try_from(destination).unwrap() else { panic!("a table") };

@@ -48,6 +48,7 @@ pub struct Settings {
     pub log_format: LogFormat,
     pub operator: Operator,
     pub limits: Limits,
+    pub search: Search,
     pub systems: Systems,
     pub consent: ConsentSettings,
     pub destinations: Vec<Destination>,
@@ -99,6 +100,14 @@ pub struct Limits {
     pub delete_matches: u32,
 }
 
+/// What searches are offered.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Search {
+    /// Index the words of narratives and contents, for `_text` and `_content`.
+    pub full_text: bool,
+}
+
 /// Identifier systems that lango gives to codes that arrive bare.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
@@ -148,6 +157,7 @@ impl Default for Settings {
             log_format: LogFormat::Text,
             operator: Operator::default(),
             limits: Limits::default(),
+            search: Search::default(),
             systems: Systems::default(),
             consent: ConsentSettings::default(),
             destinations: Vec::new(),

@@ -23,7 +23,7 @@ mod operators;
 mod parser;
 mod quantity;
 mod temporal;
-mod ucum;
+pub mod ucum;
 mod value;
 
 #[cfg(test)]

@@ -93,6 +93,12 @@ pub fn sent(headers: &HeaderMap) -> Result<Format, Failure> {
     })
 }
 
+/// Whether the body is an HTML form.
+pub fn is_form(headers: &HeaderMap) -> bool {
+    let media_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    media_type.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("application/x-www-form-urlencoded")
+}
+
 /// What `Prefer` asks for (<https://hl7.org/fhir/R4/http.html#return>).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Prefer {

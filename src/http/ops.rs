@@ -3,6 +3,7 @@
 //! Metrics carry route templates, methods and status codes; never an id, an address or a word of a request.
 
 use super::auth::json_body;
+use crate::outbox::Pulse;
 use crate::store::Store;
 use axum::Router;
 use axum::extract::{MatchedPath, Request, State};
@@ -21,6 +22,8 @@ use std::time::{Duration, Instant};
 const BUCKETS: [f64; 13] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 /// A database that takes longer than this cannot serve.
 const PING: Duration = Duration::from_secs(1);
+/// An outbox looks for work every few seconds; one that is silent for so long is stuck.
+const SILENCE: Duration = Duration::from_secs(30);
 
 /// Counts requests; one per process.
 #[derive(Debug, Default)]
@@ -39,23 +42,37 @@ struct Route {
 }
 
 /// `/livez`, `/readyz`, `/metrics`.
-pub fn routes<S: Clone + Send + Sync + 'static>(metrics: Arc<Metrics>, store: Store) -> Router<S> {
+pub fn routes<S: Clone + Send + Sync + 'static>(metrics: Arc<Metrics>, store: Store, pulse: Pulse) -> Router<S> {
     Router::new()
         .route("/livez", get(|| async { json_body(json!({ "status": "alive" })) }))
-        .route("/readyz", get(ready).with_state(store))
+        .route("/readyz", get(ready).with_state((store, pulse)))
         .route("/metrics", get(render).with_state(metrics))
 }
 
-async fn ready(State(store): State<Store>) -> Response {
-    let database = match tokio::time::timeout(PING, store.ping()).await {
-        Ok(Ok(())) => return json_body(json!({ "status": "ready", "database": "ok" })).into_response(),
+/// Ready means: the database answers, its tables are this version's, and the outbox looks for work. Each is told in words.
+async fn ready(State((store, pulse)): State<(Store, Pulse)>) -> Response {
+    let (database, migrations) = match tokio::time::timeout(PING, asked(&store)).await {
+        Ok(Ok(true)) => ("ok", "ok"),
+        Ok(Ok(false)) => ("ok", "the tables are another version's: run one version of lango on this database, and restart it"),
         Ok(Err(error)) => {
             tracing::error!(%error, "not ready");
-            "the database fails: see the log"
+            ("the database fails: see the log", "not known")
         }
-        Err(_) => "the database does not answer within a second",
+        Err(_) => ("the database does not answer within a second", "not known"),
     };
-    (StatusCode::SERVICE_UNAVAILABLE, json_body(json!({ "status": "not ready", "database": database }))).into_response()
+    let outbox = match pulse.silence() {
+        silence if silence < SILENCE => "ok".to_owned(),
+        silence => format!("it has not looked for work for {} s: deliveries wait; see the log, and restart lango", silence.as_secs()),
+    };
+    let is_ready = database == "ok" && migrations == "ok" && outbox == "ok";
+    let (code, status) = if is_ready { (StatusCode::OK, "ready") } else { (StatusCode::SERVICE_UNAVAILABLE, "not ready") };
+    (code, json_body(json!({ "status": status, "database": database, "migrations": migrations, "outbox": outbox }))).into_response()
+}
+
+/// Whether the tables are those that this program works with.
+async fn asked(store: &Store) -> Result<bool, sqlx::Error> {
+    store.ping().await?;
+    store.migrated().await
 }
 
 async fn render(State(metrics): State<Arc<Metrics>>) -> Response {

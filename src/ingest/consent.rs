@@ -22,7 +22,7 @@ const OF_AGE: i64 = 18;
 
 impl Writer {
     /// What `resource`, a Consent, allows whom, and of whose records.
-    pub(super) async fn rules(&self, resource: &Value) -> Result<Rules, Refusal> {
+    pub(super) async fn consent_rules(&self, resource: &Value) -> Result<Rules, Refusal> {
         let references = self.referred(resource).await?;
         let consent = self.read_consent(resource, &references, None)?;
         let Some(patient) = consent.patient.as_deref().and_then(|name| name.strip_prefix("Patient/")) else {

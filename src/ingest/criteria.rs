@@ -52,7 +52,11 @@ fn judge(filter: &Filter, id: &str, entries: &[IndexEntry]) -> Option<bool> {
         Filter::NotParam { param, tests } => {
             judge(&Filter::Param { param: *param, tests: tests.clone() }, id, entries).map(|passed| !passed)
         }
-        Filter::Missing { param, missing, .. } => Some(entries.iter().any(|entry| entry.param == *param) != *missing),
+        Filter::Missing { places, missing } => {
+            Some(entries.iter().any(|entry| places.iter().any(|(param, _)| entry.param == *param)) != *missing)
+        }
+        Filter::Not(filter) => judge(filter, id, entries).map(|passed| !passed),
+        Filter::All(filters) => any(filters.iter().map(|filter| judge(filter, id, entries).map(|passed| !passed))).map(|failed| !failed),
         Filter::Any(filters) => any(filters.iter().map(|filter| judge(filter, id, entries))),
         Filter::Nothing => Some(false),
         _ => None,

@@ -6,7 +6,7 @@
 
 use super::bundle::{self, Fetch, Fetched, Return};
 use super::refusal::{Refusal, RefusalKind};
-use super::submit::{Door, SubmitError, Submitter};
+use super::submit::{Door, Outcome, SubmitError, Submitter};
 use super::write::{Author, Writer};
 use crate::access::Caller;
 use crate::definitions;
@@ -31,7 +31,12 @@ const NDJSON_GROUP: usize = 500;
 #[derive(Debug)]
 pub enum Verdict {
     Loaded,
-    /// Why nothing of it, or not all of it, was taken.
+    /// Some of it was stored, and why the rest was not.
+    Partly {
+        stored: u64,
+        problems: Vec<String>,
+    },
+    /// Nothing of it was stored, and why.
     Refused(Vec<String>),
 }
 
@@ -39,9 +44,29 @@ pub enum Verdict {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Total {
     pub files: u64,
+    /// Files of which nothing was stored.
     pub refused: u64,
-    /// Resources and records that were sent, refused ones apart.
+    /// Files of which some was stored.
+    pub partly: u64,
+    /// Resources of Bundles and NDJSON that were stored or were there already.
     pub resources: u64,
+    /// Records of template payloads that were stored or were there already.
+    pub records: u64,
+    /// Records and resources that were refused beside others of their file that were stored.
+    pub left_out: u64,
+}
+
+impl Total {
+    fn add(&mut self, outcome: &Try) {
+        match outcome.verdict() {
+            Verdict::Loaded => {}
+            Verdict::Partly { .. } => self.partly += 1,
+            Verdict::Refused(_) => self.refused += 1,
+        }
+        self.resources += outcome.resources;
+        self.records += outcome.records;
+        self.left_out += outcome.left_out;
+    }
 }
 
 /// Loads files for one caller.
@@ -99,15 +124,29 @@ pub fn read(path: &Path) -> Result<Vec<u8>, String> {
 }
 
 /// One file's outcome; `later`: it may succeed when others are loaded.
+#[derive(Default)]
 struct Try {
     resources: u64,
+    records: u64,
+    /// Records or resources that were refused.
+    left_out: u64,
     problems: Vec<String>,
     later: bool,
 }
 
+impl Try {
+    fn verdict(&self) -> Verdict {
+        match self.resources + self.records {
+            _ if self.problems.is_empty() => Verdict::Loaded,
+            0 => Verdict::Refused(self.problems.clone()),
+            stored => Verdict::Partly { stored, problems: self.problems.clone() },
+        }
+    }
+}
+
 impl Loader {
-    /// Loads `files`; `each` hears of every one, with the number of resources so far.
-    pub async fn load(&self, files: Vec<PathBuf>, mut each: impl FnMut(&Path, Verdict, u64)) -> Total {
+    /// Loads `files`; `each` hears of every one, with what it came to so far.
+    pub async fn load(&self, files: Vec<PathBuf>, mut each: impl FnMut(&Path, Verdict, &Total)) -> Total {
         let mut total = Total { files: files.len() as u64, ..Total::default() };
         let mut waiting = files;
         loop {
@@ -121,20 +160,18 @@ impl Loader {
                 .buffer_unordered(AT_ONCE);
             while let Some((path, outcome)) = tries.next().await {
                 if outcome.later {
-                    later.push((path, outcome.problems));
+                    later.push((path, outcome));
                     continue;
                 }
-                total.resources += outcome.resources;
-                total.refused += u64::from(!outcome.problems.is_empty());
-                let verdict = if outcome.problems.is_empty() { Verdict::Loaded } else { Verdict::Refused(outcome.problems) };
-                each(&path, verdict, total.resources);
+                total.add(&outcome);
+                each(&path, outcome.verdict(), &total);
             }
             drop(tries);
             if later.len() == before {
                 // Nothing that came since has helped.
-                for (path, problems) in later {
-                    total.refused += 1;
-                    each(&path, Verdict::Refused(problems), total.resources);
+                for (path, outcome) in later {
+                    total.add(&outcome);
+                    each(&path, outcome.verdict(), &total);
                 }
                 return total;
             }
@@ -150,7 +187,7 @@ impl Loader {
         let owned = path.to_owned();
         let bytes = match self.writer.workers().run(move || self::read(&owned)).await {
             Ok(Ok(bytes)) => bytes,
-            Ok(Err(words)) => return Try { resources: 0, problems: vec![words], later: false },
+            Ok(Err(words)) => return Try { problems: vec![words], ..Try::default() },
             Err(refusal) => return refused(refusal),
         };
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
@@ -181,63 +218,95 @@ impl Loader {
                     fetch,
                 };
                 bundle::process(&context, bytes).await?;
-                Ok(Try { resources: entries, problems: Vec::new(), later: false })
+                Ok(Try { resources: entries, ..Try::default() })
             }
             Kind::Template => match self.submitter.submit(Door::Named, bytes.to_vec(), &self.caller).await {
                 Ok(report) => {
-                    let taken = report.outcomes.len() - report.rejected();
-                    let problems = report.processed.records.iter().flat_map(|record| &record.errors).map(words).collect();
-                    Ok(Try { resources: taken as u64, problems, later: false })
+                    let left_out = report.rejected() as u64;
+                    let problems = report.processed.records.iter().zip(&report.outcomes).flat_map(|(record, outcome)| {
+                        let issues: &[Issue] = match outcome {
+                            Outcome::Invalid(issues) | Outcome::Failed(issues) => issues,
+                            _ => &[],
+                        };
+                        issues.iter().map(|issue| match issue.expression.starts_with(&record.path) {
+                            true => words(issue),
+                            false => format!("{}: {}", record.path, words(issue)),
+                        })
+                    });
+                    let records = report.outcomes.len() as u64 - left_out;
+                    Ok(Try { records, left_out, problems: problems.collect(), ..Try::default() })
                 }
-                Err(SubmitError::Envelope(error)) => {
-                    Ok(Try { resources: 0, problems: error.issues.iter().map(words).collect(), later: false })
-                }
+                Err(SubmitError::Envelope(error)) => Ok(Try { problems: error.issues.iter().map(words).collect(), ..Try::default() }),
                 Err(SubmitError::Refused(refusal)) => Err(refusal),
             },
             Kind::Resource => {
                 let resource = json::parse(&bytes).map_err(|error| Refusal::malformed(error.to_string()))?;
-                self.put(vec![resource]).await
+                self.put(vec![(String::new(), resource)]).await
             }
         }
     }
 
     async fn load_ndjson(&self, bytes: &[u8]) -> Result<Try, Refusal> {
-        let mut done = Try { resources: 0, problems: Vec::new(), later: false };
-        let lines: Vec<&[u8]> = bytes.split(|byte| *byte == b'\n').filter(|line| !line.iter().all(u8::is_ascii_whitespace)).collect();
+        let mut done = Try::default();
+        let lines = bytes.split(|byte| *byte == b'\n').enumerate().filter(|(_, line)| !line.iter().all(u8::is_ascii_whitespace));
+        let lines: Vec<(usize, &[u8])> = lines.collect();
         for group in lines.chunks(NDJSON_GROUP) {
             let mut resources = Vec::with_capacity(group.len());
-            for line in group {
+            for (number, line) in group {
                 match json::parse(line) {
-                    Ok(resource) => resources.push(resource),
-                    Err(error) => done.problems.push(error.to_string()),
+                    Ok(resource) => resources.push((format!("line {}", number + 1), resource)),
+                    Err(error) => {
+                        done.left_out += 1;
+                        done.problems.push(format!("line {}: {error}", number + 1));
+                    }
                 }
             }
-            let part = self.put(resources).await?;
-            done.resources += part.resources;
-            done.problems.extend(part.problems);
+            match self.put(resources).await {
+                Ok(part) => {
+                    done.resources += part.resources;
+                    done.left_out += part.left_out;
+                    done.problems.extend(part.problems);
+                }
+                Err(refusal) if refusal.status() >= 500 => return Err(refusal),
+                // What was stored before stays stored; this stretch of lines is one transaction.
+                Err(refusal) => {
+                    let place = |at: Option<&(usize, &[u8])>| at.map_or(0, |(number, _)| number + 1);
+                    let stretch = format!("lines {} to {}", place(group.first()), place(group.last()));
+                    done.left_out += group.len() as u64;
+                    done.problems
+                        .extend(refusal.issues.iter().map(|issue| format!("{stretch}, none of which was stored: {}", words(issue))));
+                }
+            }
         }
         Ok(done)
     }
 
-    /// Resources with ids of their own, as updates.
-    async fn put(&self, resources: Vec<Value>) -> Result<Try, Refusal> {
+    /// Resources with ids of their own, as updates, each with its place in the file.
+    async fn put(&self, resources: Vec<(String, Value)>) -> Result<Try, Refusal> {
         let mut problems = Vec::new();
+        let mut left_out = 0;
         let mut drafts = Vec::with_capacity(resources.len());
-        for resource in resources {
+        for (place, resource) in resources {
+            let told = |words: String| if place.is_empty() { words } else { format!("{place}: {words}") };
             let issues: Vec<Issue> = validate::structure(&resource).into_iter().filter(|issue| issue.severity.is_error()).collect();
             let name = resource.get("resourceType").and_then(Value::as_str).and_then(|name| definitions::r4().type_code(name));
             let id = resource.get("id").and_then(Value::as_str).filter(|id| crate::fhir::reference::is_id(id)).map(str::to_owned);
             match (issues.is_empty(), name, id) {
                 (true, Some(type_code), Some(id)) => drafts.push(self.writer.draft(type_code, &id, resource)),
-                (true, ..) => problems.push("a resource without resourceType or id: give it both".to_owned()),
-                (false, ..) => problems.extend(issues.iter().map(words)),
+                (good, ..) => {
+                    left_out += 1;
+                    match good {
+                        true => problems.push(told("a resource without resourceType or id: give it both".to_owned())),
+                        false => problems.extend(issues.iter().map(words).map(told)),
+                    }
+                }
             }
         }
         let taken = drafts.len() as u64;
         if !drafts.is_empty() {
             self.writer.put_all(drafts, &Author::from(&self.caller)).await?;
         }
-        Ok(Try { resources: taken, problems, later: false })
+        Ok(Try { resources: taken, left_out, problems, ..Try::default() })
     }
 }
 
@@ -276,5 +345,5 @@ fn words(issue: &Issue) -> String {
 fn refused(refusal: Refusal) -> Try {
     // What is missing now may be in a file that comes later.
     let later = refusal.issues.iter().any(|issue| issue.code == IssueCode::NotFound);
-    Try { resources: 0, problems: refusal.issues.iter().map(words).collect(), later }
+    Try { problems: refusal.issues.iter().map(words).collect(), later, ..Try::default() }
 }

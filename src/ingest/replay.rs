@@ -279,7 +279,7 @@ impl Replay<'_> {
         let written = self.submitter.write(told, &own(owner), Some(self.dry_run)).await?;
         for (outcome, _) in &written.records {
             match outcome {
-                Outcome::New | Outcome::Updated => self.sum.changed += 1,
+                Outcome::New | Outcome::Added | Outcome::Updated => self.sum.changed += 1,
                 Outcome::Failed(_) | Outcome::Invalid(_) => self.sum.failed += 1,
                 Outcome::Unchanged => {}
             }

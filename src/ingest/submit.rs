@@ -28,14 +28,34 @@ pub enum Door {
     Named,
     /// The laboratory's, whatever the payload names.
     Lab,
+    /// As `Named`, from a sender that switched the rules off (`validation=false`).
+    NamedUnjudged,
+    /// As `Lab`, from a sender that switched the rules off.
+    LabUnjudged,
 }
 
 impl Door {
-    pub(super) const ALL: [Door; 2] = [Door::Named, Door::Lab];
+    pub(super) const ALL: [Door; 4] = [Door::Named, Door::Lab, Door::NamedUnjudged, Door::LabUnjudged];
 
     /// The door of kept submissions of this kind.
     pub(super) fn of(kind: &str) -> Door {
         Door::ALL.into_iter().find(|door| door.kind() == kind).unwrap_or(Door::Named)
+    }
+
+    /// The same door with the rules switched off.
+    pub fn unjudged(self) -> Door {
+        match self {
+            Door::Named | Door::NamedUnjudged => Door::NamedUnjudged,
+            Door::Lab | Door::LabUnjudged => Door::LabUnjudged,
+        }
+    }
+
+    fn is_lab(self) -> bool {
+        matches!(self, Door::Lab | Door::LabUnjudged)
+    }
+
+    pub(super) fn judges(self) -> bool {
+        matches!(self, Door::Named | Door::Lab)
     }
 
     /// The `kind` of kept submissions that came this way.
@@ -43,6 +63,8 @@ impl Door {
         match self {
             Door::Named => "template",
             Door::Lab => "template-lab",
+            Door::NamedUnjudged => "template-unjudged",
+            Door::LabUnjudged => "template-lab-unjudged",
         }
     }
 }
@@ -91,6 +113,8 @@ impl From<sqlx::Error> for SubmitError {
 pub enum Outcome {
     /// The client was new.
     New,
+    /// The record names no client that is new, and everything that it brought is.
+    Added,
     /// Something of the client or the visit is new or changed.
     Updated,
     /// Everything was there already.
@@ -155,8 +179,14 @@ impl Submitter {
     }
 
     fn process(&self, door: Door, payload: &[u8], facility: Option<&str>) -> Result<Processed, EnvelopeError> {
-        let options = Options { facility, operator: &self.rules.operator, zone: &self.rules.zone, strict_blocks: self.rules.strict_blocks };
-        match self.templates.get(LAB).filter(|_| door == Door::Lab) {
+        let options = Options {
+            facility,
+            operator: &self.rules.operator,
+            zone: &self.rules.zone,
+            strict_blocks: self.rules.strict_blocks,
+            judged: door.judges(),
+        };
+        match self.templates.get(LAB).filter(|_| door.is_lab()) {
             Some(lab) => lab.process_bytes(payload, &options, &Translations(&self.terminology)),
             None => self.templates.process(payload, &options, &Translations(&self.terminology)),
         }
@@ -372,15 +402,20 @@ pub(super) fn never_sent() -> Issue {
 }
 
 fn outcome<'a>(done: impl Iterator<Item = &'a Done>, patient: Option<u16>) -> Outcome {
-    let mut outcome = Outcome::Unchanged;
+    let (mut created, mut changed, mut known) = (false, false, false);
     for done in done {
         match done.effect {
             Effect::Created if Some(done.type_code) == patient => return Outcome::New,
-            Effect::Unchanged | Effect::Absent => {}
-            Effect::Created | Effect::Updated | Effect::Deleted => outcome = Outcome::Updated,
+            Effect::Created => created = true,
+            Effect::Updated | Effect::Deleted => changed = true,
+            Effect::Unchanged | Effect::Absent => known = true,
         }
     }
-    outcome
+    match (created, changed, known) {
+        (true, false, false) => Outcome::Added,
+        (false, false, _) => Outcome::Unchanged,
+        _ => Outcome::Updated,
+    }
 }
 
 /// A refusal for the record's own sake becomes its outcome; one for the server's sake ends the submission.

@@ -46,14 +46,23 @@ pub struct Counted {
 impl Request {
     /// Reads the parameters of `$evaluate-measure` (<https://hl7.org/fhir/R4/measure-operation-evaluate-measure.html>) as names
     /// and values. `subject` (or `reporter`) names a facility: `SYSTEM|CODE`, its code, or `Organization/…` is refused, since a
-    /// facility is known by its identifier. Only population reports are made.
+    /// facility is known by its identifier. Only population reports are made. `measure` is for whoever looks the Measure up. A name may
+    /// come twice when it says the same.
     pub fn from_parameters<'p>(
         parameters: impl IntoIterator<Item = (&'p str, &'p str)>,
         facility_system: &str,
     ) -> Result<Request, Vec<Issue>> {
         let (mut start, mut end, mut facility) = (None, None, None);
         let mut issues = Vec::new();
+        let mut given: BTreeMap<&str, &str> = BTreeMap::new();
         for (name, value) in parameters {
+            match given.insert(name, value) {
+                Some(before) if before == value => continue,
+                Some(_) => {
+                    issues.push(Issue::error(IssueCode::Duplicate, format!("{name} is given twice and says different things.")).at(name))
+                }
+                None => {}
+            }
             match name {
                 "periodStart" => start = Some(value),
                 "periodEnd" => end = Some(value),
@@ -69,7 +78,7 @@ impl Request {
                 "reportType" => {
                     issues.push(Issue::error(IssueCode::NotSupported, "Only reports of type population are made.").at("reportType"));
                 }
-                "_format" | "_pretty" => {}
+                "measure" | "_format" | "_pretty" => {}
                 other => {
                     let words = format!("The parameter {other} is not supported; leave it out.");
                     issues.push(Issue::error(IssueCode::NotSupported, words).at(other));
@@ -93,22 +102,24 @@ impl Request {
             _ => Err(issues),
         }
     }
-
-    /// Reads the same from a Parameters resource.
-    pub fn from_resource(parameters: &Value, facility_system: &str) -> Result<Request, Vec<Issue>> {
-        if text(parameters, "resourceType") != Some("Parameters") {
-            return Err(vec![Issue::error(IssueCode::Structure, "The body must be a Parameters resource.").at("Parameters")]);
-        }
-        let pairs: Vec<(&str, &str)> =
-            list(parameters, "parameter").iter().filter_map(|p| Some((text(p, "name")?, parameter_value(p).unwrap_or_default()))).collect();
-        Request::from_parameters(pairs, facility_system)
-    }
 }
 
-/// `value[x]` as text; a reference by what it says.
-fn parameter_value(parameter: &Value) -> Option<&str> {
+/// The names and values of a Parameters resource, references by what they say. Other parts (lists, resources) come as empty text.
+pub fn named_values(parameters: &Value) -> Result<Vec<(String, String)>, Vec<Issue>> {
+    if text(parameters, "resourceType") != Some("Parameters") {
+        return Err(vec![Issue::error(IssueCode::Structure, "The body must be a Parameters resource.").at("Parameters")]);
+    }
+    let named =
+        list(parameters, "parameter").iter().filter_map(|p| Some((text(p, "name")?.to_owned(), parameter_value(p).unwrap_or_default())));
+    Ok(named.collect())
+}
+
+/// `value[x]` as text; a reference by its address, or `SYSTEM|VALUE` of its identifier.
+fn parameter_value(parameter: &Value) -> Option<String> {
     let (_, value) = parameter.as_object()?.iter().find(|(key, _)| key.starts_with("value"))?;
-    value.as_str().or_else(|| text(value, "reference"))
+    let identifier = value.get("identifier").unwrap_or(value);
+    let identified = || Some(format!("{}|{}", text(identifier, "system")?, text(identifier, "value")?));
+    value.as_str().or_else(|| text(value, "reference")).map(str::to_owned).or_else(identified)
 }
 
 /// What `$evaluate-measure` answers: the report of the one facility asked for, or a collection of all.
@@ -184,7 +195,9 @@ async fn registered(setting: &Setting<'_>, code: Option<&str>) -> Result<BTreeMa
                     continue;
                 }
                 // The operator's own organisation has no number but 0, whatever its code.
-                let key = if value == setting.operator_code { 0 } else { setting.store.facility_key(value).await? };
+                let known = if value == setting.operator_code { Some(0) } else { setting.store.known_facility(value).await? };
+                // Nobody ever sent anything in its name: it has no number, and its report would belong to nobody.
+                let Some(key) = known else { continue };
                 let visible = *setting.scope == Scope::All || setting.scope.owners().contains(&key);
                 if visible {
                     let name = text(&organization, "name").map(str::to_owned);
@@ -237,9 +250,16 @@ mod tests {
     #[test]
     fn a_parameters_resource_says_the_same() {
         let resource = json!({"resourceType": "Parameters", "parameter": [
-            {"name": "periodStart", "valueDate": "2026-09-01"}, {"name": "periodEnd", "valueDate": "2026-09-30"}, {"name": "subject", "valueString": "100000-0"}]});
-        let request = Request::from_resource(&resource, SYSTEM).unwrap();
-        assert_eq!(request.facility.as_deref(), Some("100000-0"));
-        assert!(Request::from_resource(&json!({"resourceType": "Patient"}), SYSTEM).is_err());
+            {"name": "periodStart", "valueDate": "2026-09-01"}, {"name": "periodEnd", "valueDate": "2026-09-30"},
+            {"name": "subject", "valueReference": {"identifier": {"system": SYSTEM, "value": "100000-0"}}}]});
+        let named = named_values(&resource).unwrap();
+        let pairs: Vec<(&str, &str)> = named.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        let mut twice = pairs.clone();
+        twice.extend([("subject", "urn:lango:facility|100000-0"), ("measure", "opd")]);
+        assert_eq!(read(&pairs).unwrap().facility.as_deref(), Some("100000-0"));
+        assert_eq!(read(&twice), read(&pairs), "the same said twice");
+        twice.push(("periodEnd", "2026-10"));
+        assert_eq!(read(&twice), Err(vec!["periodEnd".into()]), "two different ends");
+        assert!(named_values(&json!({"resourceType": "Patient"})).is_err());
     }
 }

@@ -13,7 +13,7 @@ mod backoff;
 mod runner;
 
 pub use backoff::Backoff;
-pub use runner::{JobStore, Outbox, Settings};
+pub use runner::{JobStore, Outbox, Pulse, Settings};
 
 use serde_json::Value;
 use std::time::Duration;

@@ -10,6 +10,7 @@ use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -19,6 +20,8 @@ pub trait JobStore: Clone + Send + Sync + 'static {
     type Error: std::fmt::Display + Send;
     fn claim(&self, kinds: &[&str], limit: u32, lease: Duration) -> impl Future<Output = Result<Vec<ClaimedJob>, Self::Error>> + Send;
     fn end(&self, id: i64, token: i64, end: JobEnd) -> impl Future<Output = Result<bool, Self::Error>> + Send;
+    /// Holds a running job for another `lease`; `false` when it is lost.
+    fn renew(&self, id: i64, token: i64, lease: Duration) -> impl Future<Output = Result<bool, Self::Error>> + Send;
     fn enqueued(&self) -> impl Future<Output = ()> + Send;
 }
 
@@ -33,6 +36,10 @@ impl JobStore for Store {
         self.end_job(id, token, end).await
     }
 
+    async fn renew(&self, id: i64, token: i64, lease: Duration) -> Result<bool, sqlx::Error> {
+        self.renew_job(id, token, lease).await
+    }
+
     async fn enqueued(&self) {
         self.job_enqueued().await
     }
@@ -43,9 +50,10 @@ impl JobStore for Store {
 pub struct Settings {
     /// Jobs that run at once in this process.
     pub concurrency: u32,
-    /// How long a claim holds.
+    /// How long a claim holds without a word. A running job's is renewed every third of it, so that a job of a process that died is taken
+    /// up soon, and a slow one is not run twice.
     pub lease: Duration,
-    /// A handler that takes longer is stopped and its job retried; shorter than `lease`, so that nobody else has the job yet.
+    /// A handler that takes longer is stopped and its job retried.
     pub handler_timeout: Duration,
     /// How often to look for jobs that became due or that another process enqueued.
     pub poll: Duration,
@@ -58,12 +66,33 @@ impl Default for Settings {
     fn default() -> Self {
         Settings {
             concurrency: 4,
-            lease: Duration::from_secs(120),
+            lease: Duration::from_secs(12),
             handler_timeout: Duration::from_secs(100),
             poll: Duration::from_secs(3),
             max_attempts: 20,
             backoff: Backoff::default(),
         }
+    }
+}
+
+/// When an outbox last looked for work, shared with whoever watches it.
+#[derive(Clone, Debug)]
+pub struct Pulse(Arc<AtomicI64>);
+
+impl Default for Pulse {
+    fn default() -> Self {
+        Pulse(Arc::new(AtomicI64::new(time::now())))
+    }
+}
+
+impl Pulse {
+    /// How long it has been silent: since its last look, or since it was made.
+    pub fn silence(&self) -> Duration {
+        Duration::from_micros(u64::try_from(time::now().saturating_sub(self.0.load(Ordering::Relaxed))).unwrap_or(0))
+    }
+
+    fn beat(&self) {
+        self.0.store(time::now(), Ordering::Relaxed);
     }
 }
 
@@ -74,11 +103,18 @@ pub struct Outbox<S: JobStore = Store> {
     store: S,
     handlers: HashMap<&'static str, Handler>,
     settings: Settings,
+    pulse: Pulse,
 }
 
 impl<S: JobStore> Outbox<S> {
     pub fn new(store: S) -> Self {
-        Outbox { store, handlers: HashMap::new(), settings: Settings::default() }
+        Outbox { store, handlers: HashMap::new(), settings: Settings::default(), pulse: Pulse::default() }
+    }
+
+    /// Tells `pulse` of every look for work.
+    pub fn with_pulse(mut self, pulse: Pulse) -> Self {
+        self.pulse = pulse;
+        self
     }
 
     pub fn with_settings(mut self, settings: Settings) -> Self {
@@ -106,6 +142,7 @@ impl<S: JobStore> Outbox<S> {
             if wanted > 0 && !kinds.is_empty() {
                 match self.store.claim(&kinds, wanted, self.settings.lease).await {
                     Ok(jobs) => {
+                        self.pulse.beat();
                         claimed = jobs.len();
                         for job in jobs {
                             self.start(job, &mut running);
@@ -113,6 +150,9 @@ impl<S: JobStore> Outbox<S> {
                     }
                     Err(error) => tracing::warn!(%error, "the outbox could not claim jobs"),
                 }
+            }
+            if wanted == 0 {
+                self.pulse.beat();
             }
             if claimed > 0 && running.len() < self.settings.concurrency as usize {
                 continue;
@@ -137,7 +177,15 @@ impl<S: JobStore> Outbox<S> {
                 Outcome::dead("every try ended without a word; the last may have stopped the process")
             } else {
                 let handled = AssertUnwindSafe(async move { handler(job).await }).catch_unwind();
-                match tokio::time::timeout(settings.handler_timeout, handled).await {
+                let limited = tokio::time::timeout(settings.handler_timeout, handled);
+                let ended = tokio::select! {
+                    ended = limited => ended,
+                    // Another process has the job; what this one would say of it counts no more.
+                    () = lost(&store, id, token, settings.lease) => {
+                        return tracing::warn!(job = id, kind, "the lease was lost; another process has the job");
+                    }
+                };
+                match ended {
                     Ok(Ok(outcome)) => outcome,
                     Ok(Err(_)) => Outcome::retry("the handler failed by an error in the program"),
                     Err(_) => Outcome::retry("the handler took too long"),
@@ -171,6 +219,18 @@ impl Settings {
     }
 }
 
+/// Renews a job's lease for as long as this is polled; ends when the lease is lost. A database that is away for a moment is asked again.
+async fn lost<S: JobStore>(store: &S, id: i64, token: i64, lease: Duration) {
+    loop {
+        tokio::time::sleep(lease / 3).await;
+        match store.renew(id, token, lease).await {
+            Ok(true) => {}
+            Ok(false) => return,
+            Err(error) => tracing::warn!(job = id, %error, "a lease could not be renewed"),
+        }
+    }
+}
+
 /// Tells the store; a database that is away for a moment is asked again, since otherwise the whole job would be done again.
 async fn finish<S: JobStore>(store: &S, id: i64, token: i64, end: JobEnd) {
     for wait in [100, 1_000, 5_000, 0] {
@@ -189,7 +249,7 @@ mod tests {
     use serde_json::json;
     use std::collections::VecDeque;
     use std::sync::Mutex;
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::atomic::{AtomicBool, AtomicUsize};
     use tokio::sync::Notify;
 
     #[derive(Clone, Default)]
@@ -201,6 +261,9 @@ mod tests {
         ended: Mutex<Vec<(i64, JobEnd)>>,
         /// How many words on a job's end the database refuses.
         failing: AtomicUsize,
+        renewed: AtomicUsize,
+        /// Whether another process has taken the jobs.
+        taken: AtomicBool,
         wake: Notify,
         ended_wake: Notify,
     }
@@ -248,6 +311,12 @@ mod tests {
             self.0.ended.lock().unwrap().push((id, end));
             self.0.ended_wake.notify_one();
             Ok(true)
+        }
+
+        async fn renew(&self, id: i64, token: i64, _: Duration) -> Result<bool, String> {
+            assert_eq!(token, id * 10, "every word on a job carries its token");
+            self.0.renewed.fetch_add(1, Ordering::SeqCst);
+            Ok(!self.0.taken.load(Ordering::SeqCst))
         }
 
         async fn enqueued(&self) {
@@ -300,6 +369,44 @@ mod tests {
         assert!(ended.iter().all(|(_, end)| matches!(end, JobEnd::Retry { .. })), "{ended:?}");
         shutdown.cancel();
         task.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_slow_job_keeps_its_lease_and_one_that_was_taken_is_let_go() {
+        let store = Memory::default();
+        let shutdown = CancellationToken::new();
+        let settings = Settings { lease: Duration::from_millis(15), handler_timeout: Duration::from_secs(30), ..Settings::default() };
+        let (waiting, letting_go) = (store.clone(), Arc::new(AtomicBool::new(false)));
+        let dropped = letting_go.clone();
+        struct Told(Arc<AtomicBool>);
+        impl Drop for Told {
+            fn drop(&mut self) {
+                self.0.store(true, Ordering::SeqCst);
+            }
+        }
+        let outbox = Outbox::new(store.clone()).with_settings(settings);
+        let outbox = outbox.register("slow", move |job| {
+            let (store, told) = (waiting.clone(), Told(dropped.clone()));
+            async move {
+                let _told = (job.id == 2).then_some(told);
+                while store.0.renewed.load(Ordering::SeqCst) < 3 || job.id == 2 {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+                Outcome::Done(Value::Null)
+            }
+        });
+        let task = tokio::spawn(outbox.run(shutdown.clone()));
+        store.put(1, "slow", 1);
+        assert!(matches!(store.ended(1).await[0], (1, JobEnd::Done { .. })));
+        store.0.taken.store(true, Ordering::SeqCst);
+        letting_go.store(false, Ordering::SeqCst);
+        store.put(2, "slow", 1);
+        while !letting_go.load(Ordering::SeqCst) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        shutdown.cancel();
+        task.await.unwrap();
+        assert_eq!(store.0.ended.lock().unwrap().len(), 1, "whoever lost a job says nothing of it");
     }
 
     #[tokio::test]

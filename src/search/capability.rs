@@ -43,7 +43,7 @@ pub fn rest_resources() -> Vec<Value> {
 
 /// The parameters of a type that a search may name.
 pub fn searchable(type_code: TypeCode) -> impl Iterator<Item = &'static SearchParam> {
-    definitions::r4().params(type_code).iter().filter(|param| !index_kinds(param.kind).is_empty())
+    definitions::r4().params(type_code).iter().filter(|param| !index_kinds(param.kind).is_empty() || param.code == "near")
 }
 
 fn search_param(type_name: &str, param: &SearchParam) -> Value {
@@ -54,9 +54,11 @@ fn search_param(type_name: &str, param: &SearchParam) -> Value {
 fn modifiers(type_name: &str, param: &SearchParam) -> String {
     let more = match param.kind {
         ParamKind::String => ", :exact, :contains",
-        ParamKind::Token if param.code != "_id" => ", :not",
-        ParamKind::Reference => ", :[type], :below; chains",
-        ParamKind::Uri => ", :below, :above",
+        ParamKind::Token if param.code == "_id" => ", :not",
+        ParamKind::Token => ", :not, :text, :in, :not-in, :above, :below, :of-type",
+        ParamKind::Reference => ", :[type], :identifier, :text, :above, :below; chains",
+        ParamKind::Uri => ", :above, :below",
+        ParamKind::Special => return format!("{type_name}: latitude|longitude|distance|units"),
         ParamKind::Date | ParamKind::Number | ParamKind::Quantity => "; prefixes eq, ne, gt, lt, ge, le, sa, eb, ap",
         _ => "",
     };
@@ -86,7 +88,9 @@ mod tests {
     use super::*;
     use crate::search::{ParseOptions, parse};
     use crate::store::Scope;
+    use crate::terminology::Terminology;
     use jiff::tz::TimeZone;
+    use std::sync::LazyLock;
 
     /// A value that any parameter of the kind takes.
     fn example(param: &SearchParam) -> String {
@@ -94,6 +98,7 @@ mod tests {
             ParamKind::Number | ParamKind::Quantity => "1",
             ParamKind::Date => "2026",
             ParamKind::Reference => "http://elsewhere.example/fhir/Basic/1",
+            ParamKind::Special => "1|2",
             _ => "x",
         };
         match param.kind {
@@ -102,8 +107,22 @@ mod tests {
         }
     }
 
+    fn type_code_name(type_code: TypeCode) -> &'static str {
+        definitions::r4().type_name(type_code)
+    }
+
     fn accepts(type_code: TypeCode, key: &str, value: &str) -> bool {
-        let options = ParseOptions { strict: true, ..ParseOptions::new("http://localhost/fhir", TimeZone::UTC) };
+        static TERMINOLOGY: LazyLock<Terminology> = LazyLock::new(|| {
+            let terminology = Terminology::new();
+            let concept = json!([{ "code": "a" }]);
+            terminology.load(&[
+                json!({ "resourceType": "CodeSystem", "id": "tree", "url": "urn:tree", "content": "complete", "concept": concept }),
+                json!({ "resourceType": "ValueSet", "id": "set", "url": "urn:set", "compose": { "include": [{ "system": "urn:tree" }] } }),
+            ]);
+            terminology
+        });
+        let terminology = TERMINOLOGY.clone();
+        let options = ParseOptions { strict: true, terminology, ..ParseOptions::new("http://localhost/fhir", TimeZone::UTC) };
         parse(type_code, &[(key.to_owned(), value.to_owned())], Scope::All, &options).is_ok()
     }
 
@@ -116,7 +135,26 @@ mod tests {
             for param in definitions::r4().params(type_code) {
                 let accepted = accepts(type_code, &param.code, &example(param));
                 assert_eq!(accepted, listed.contains(&param.code.as_str()), "{} {}", resource["type"], param.code);
-                assert_eq!(accepted, accepts(type_code, &format!("{}:missing", param.code), "true"));
+                assert_eq!(
+                    accepted && param.kind != ParamKind::Special,
+                    accepts(type_code, &format!("{}:missing", param.code), "true"),
+                    "{}:missing",
+                    param.code
+                );
+                for modifier in modifiers(type_code_name(type_code), param).split([',', ' ', ';']).filter_map(|word| word.strip_prefix(':'))
+                {
+                    let value = match modifier {
+                        "missing" => "true",
+                        "of-type" => "a|b|c",
+                        "in" | "not-in" => "urn:set",
+                        "above" | "below" if param.kind == ParamKind::Token => "urn:tree|a",
+                        _ if param.kind == ParamKind::Reference => "http://elsewhere.example/fhir/Basic/1",
+                        _ => "x",
+                    };
+                    if modifier != "[type]" {
+                        assert!(accepts(type_code, &format!("{}:{modifier}", param.code), value), "{}:{modifier}={value}", param.code);
+                    }
+                }
             }
             for (key, list) in [("_include", "searchInclude"), ("_revinclude", "searchRevInclude")] {
                 for value in resource[list].as_array().unwrap().iter().take(20) {

@@ -5,7 +5,8 @@
 //! the resource serves them all and prefixes are walked once. The few others are evaluated by [`crate::fhirpath`].
 
 mod plan;
-mod values;
+pub(super) mod values;
+pub(super) mod words;
 
 #[cfg(test)]
 mod tests;
@@ -14,7 +15,7 @@ use crate::definitions;
 use crate::fhir::Reference;
 use crate::fhirpath::{Env, Node};
 use crate::store::gate::About;
-use crate::store::{IndexEntry, IndexValue, ParamId, TypeCode};
+use crate::store::{Facet, IndexEntry, IndexValue, ParamId, TypeCode};
 use jiff::tz::TimeZone;
 use plan::{Composite, Emit, General, Part, Plan, Target};
 use serde_json::Value;
@@ -29,11 +30,13 @@ pub struct Options {
     pub base: String,
     /// Where dates without a zone are read.
     pub zone: TimeZone,
+    /// Whether the words of narratives and contents are indexed, for `_text` and `_content`.
+    pub full_text: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Options { base: String::new(), zone: TimeZone::UTC }
+        Options { base: String::new(), zone: TimeZone::UTC, full_text: false }
     }
 }
 
@@ -152,12 +155,19 @@ fn plan_of(type_code: TypeCode) -> Option<&'static Plan> {
     Some(PLANS.get(usize::from(type_code))?.get_or_init(|| Plan::compile(type_code, true)))
 }
 
+/// The numbers under which the further indexes of a parameter are kept ([`Facet::of`] makes them the facet's).
+pub(in crate::search) fn facet_places(type_code: TypeCode, param: ParamId) -> Vec<ParamId> {
+    plan_of(type_code).and_then(|plan| plan.facets.get(&param).cloned()).unwrap_or_else(|| vec![param])
+}
+
 fn extract_by(plan: &Plan, resource: &Value, options: &Options) -> Vec<IndexEntry> {
     let mut entries = Vec::with_capacity(32);
     plan.trie.walk(resource, &mut |emit: &Emit, value| match &emit.target {
-        Target::Value(kind, shape) => {
-            values::read(*kind, *shape, value, options, &mut |value| entries.push(IndexEntry { param: emit.param, value }))
-        }
+        Target::Value(kind, shape) => values::read(*kind, *shape, value, options, &mut |facet, value| {
+            if facet == Facet::Value || emit.facets {
+                entries.push(IndexEntry { param: facet.of(emit.param), value });
+            }
+        }),
         Target::Composite(composite) => combine(emit.param, composite, value, resource, options, &mut entries),
     });
     if !plan.general.is_empty() {
@@ -165,6 +175,12 @@ fn extract_by(plan: &Plan, resource: &Value, options: &Options) -> Vec<IndexEntr
         for general in &plan.general {
             evaluate(general, resource, &env, options, &mut entries);
         }
+    }
+    if let Some((param, value)) = plan.near.zip(resource.get("position").and_then(values::position)) {
+        entries.push(IndexEntry { param, value });
+    }
+    if let (true, Some((text, content))) = (options.full_text, plan.words) {
+        words::extract(text, content, resource, &mut entries);
     }
     entries.sort_unstable_by(|a, b| a.param.cmp(&b.param).then_with(|| order(&a.value, &b.value)));
     entries.dedup();
@@ -190,9 +206,20 @@ fn combine(param: ParamId, composite: &Composite, base: &Value, resource: &Value
 fn part_values(part: &Part, base: &Value, resource: &Value, options: &Options) -> Vec<IndexValue> {
     let mut found = Vec::new();
     part.paths.walk(if part.from_resource { resource } else { base }, &mut |shape: &Shape, value| {
-        values::read(part.kind, *shape, value, options, &mut |value| found.push(value));
+        values::read(part.kind, *shape, value, options, &mut |facet, value| push_part(&mut found, facet, value));
     });
     found
+}
+
+/// A component's value. What it is in base units goes with it.
+fn push_part(found: &mut Vec<IndexValue>, facet: Facet, value: IndexValue) {
+    match (facet, value, found.last_mut()) {
+        (Facet::Value, value, _) => found.push(value),
+        (Facet::Amount, IndexValue::Quantity { value, code: Some(dimension), .. }, Some(IndexValue::Quantity { amount, .. })) => {
+            *amount = Some(Box::new((dimension, value)))
+        }
+        _ => {}
+    }
 }
 
 fn push_product(param: ParamId, values: &[Vec<IndexValue>], entries: &mut Vec<IndexEntry>) {
@@ -209,7 +236,7 @@ fn evaluate<'a>(general: &General, resource: &'a Value, env: &Env<'a>, options: 
     let Ok(nodes) = general.expression.evaluate(resource, env) else { return };
     for node in nodes {
         if general.parts.is_empty() {
-            let mut push = |value| entries.push(IndexEntry { param: general.param, value });
+            let mut push = |facet: Facet, value| entries.push(IndexEntry { param: facet.of(general.param), value });
             values::read(general.kind, Shape::of(node.type_name()), &node.as_json(), options, &mut push);
             continue;
         }
@@ -221,7 +248,9 @@ fn evaluate<'a>(general: &General, resource: &'a Value, env: &Env<'a>, options: 
                 let mut found = Vec::new();
                 for node in expression.evaluate_on(node.clone(), &env).unwrap_or_default() {
                     let node: Node = node;
-                    values::read(*kind, Shape::of(node.type_name()), &node.as_json(), options, &mut |value| found.push(value));
+                    values::read(*kind, Shape::of(node.type_name()), &node.as_json(), options, &mut |facet, value| {
+                        push_part(&mut found, facet, value)
+                    });
                 }
                 found
             })
@@ -254,16 +283,18 @@ fn order(a: &IndexValue, b: &IndexValue) -> Ordering {
             Number(_) => 5,
             Quantity { .. } => 6,
             Composite(_) => 7,
+            Text(_) => 8,
         }
     }
     match (a, b) {
         (Token { system: s, code: c }, Token { system: t, code: d }) => c.cmp(d).then_with(|| s.cmp(t)),
         (String { text: s }, String { text: t }) => s.cmp(t),
         (IndexValue::Reference { type_name: t, id: i }, IndexValue::Reference { type_name: u, id: j }) => i.cmp(j).then_with(|| t.cmp(u)),
-        (Uri(s), Uri(t)) => s.cmp(t),
+        (Uri(s), Uri(t)) | (Text(s), Text(t)) => s.cmp(t),
         (Date(i), Date(j)) => i.cmp(j),
         (Number(x), Number(y)) => x.total_cmp(y),
-        (Quantity { value: x, system: s, code: c, unit: u }, Quantity { value: y, system: t, code: d, unit: v }) => {
+        // What it is in base units follows from the rest.
+        (Quantity { value: x, system: s, code: c, unit: u, .. }, Quantity { value: y, system: t, code: d, unit: v, .. }) => {
             x.total_cmp(y).then_with(|| (s, c, u).cmp(&(t, d, v)))
         }
         (Composite(v), Composite(w)) => {

@@ -1,24 +1,32 @@
 //! One parameter of a query string to filters: modifiers, chains and `_has` (<https://hl7.org/fhir/R4/search.html>).
 
+use super::expression::Operator;
+use super::extract::facet_places;
 use super::parse::ParseOptions;
 use super::value::{Reading, Values};
 use super::{lex, suggest};
 use crate::definitions::{self, Definitions, ParamKind, SearchParam};
 use crate::fhir::{Issue, IssueCode, reference};
-use crate::store::TypeCode;
 use crate::store::query::{Filter, Kind, Test};
+use crate::store::{Facet, ParamId, TypeCode};
 
 /// Hops of one chain or `_has`.
-const MAX_DEPTH: usize = 4;
+const MAX_DEPTH: usize = 8;
 /// Parameters that all chains of one request may come to, every possible target type counted: each is a part of the plan.
 const MAX_NODES: usize = 400;
-
-/// Parameters that R4 knows and lango cannot search by yet; ignoring them would widen the answer.
-const NOT_YET: [&str; 5] = ["_list", "_text", "_content", "_filter", "_query"];
 
 /// All modifiers of R4, to tell a mistyped one from one that does not apply.
 const MODIFIERS: [&str; 12] =
     ["missing", "exact", "contains", "text", "not", "in", "not-in", "above", "below", "of-type", "identifier", "iterate"];
+
+/// What a parameter is held against.
+#[derive(Clone, Copy, Debug)]
+pub enum Operand<'v> {
+    /// The value of a query string: commas, escapes and prefixes in it.
+    Query(&'v str),
+    /// One comparison of `_filter`.
+    Operator { operator: Operator, value: &'v str },
+}
 
 /// Why a parameter gave no filter.
 #[derive(Debug)]
@@ -28,7 +36,7 @@ pub struct Refusal {
     pub ignorable: bool,
 }
 
-fn bad(code: IssueCode, words: impl Into<String>) -> Refusal {
+pub(super) fn bad(code: IssueCode, words: impl Into<String>) -> Refusal {
     Refusal { issue: Issue::error(code, words), ignorable: false }
 }
 
@@ -38,8 +46,8 @@ fn unknown(words: impl Into<String>) -> Refusal {
 
 /// Reads the filters of one request.
 pub struct Reader<'a> {
-    definitions: &'static Definitions,
-    options: &'a ParseOptions,
+    pub(super) definitions: &'static Definitions,
+    pub(super) options: &'a ParseOptions,
     nodes: usize,
 }
 
@@ -54,10 +62,11 @@ impl<'a> Reader<'a> {
     /// other server's extension could be meant.
     pub fn filters(&mut self, type_code: TypeCode, key: &str, value: &str) -> Result<Vec<Filter>, Refusal> {
         let leads_away = key.contains('.') || key == "_has" || key.starts_with("_has:");
-        self.at_depth(type_code, key, value, 0).map_err(|refusal| Refusal { ignorable: refusal.ignorable && !leads_away, ..refusal })
+        self.at_depth(type_code, key, Operand::Query(value), 0)
+            .map_err(|refusal| Refusal { ignorable: refusal.ignorable && !leads_away, ..refusal })
     }
 
-    fn at_depth(&mut self, type_code: TypeCode, key: &str, value: &str, depth: usize) -> Result<Vec<Filter>, Refusal> {
+    pub(super) fn at_depth(&mut self, type_code: TypeCode, key: &str, operand: Operand<'_>, depth: usize) -> Result<Vec<Filter>, Refusal> {
         if depth > MAX_DEPTH {
             return Err(bad(IssueCode::TooCostly, format!("a chain has {MAX_DEPTH} hops at most")));
         }
@@ -65,7 +74,7 @@ impl<'a> Reader<'a> {
             return Err(bad(IssueCode::Invalid, "_has is written _has:Type:reference-parameter:parameter"));
         }
         if let Some(rest) = key.strip_prefix("_has:") {
-            return self.has(type_code, rest, value, depth);
+            return self.has(type_code, rest, operand, depth);
         }
         let (head, chain) = match key.split_once('.') {
             Some((head, chain)) => (head, Some(chain)),
@@ -75,7 +84,6 @@ impl<'a> Reader<'a> {
             Some((code, modifier)) => (code, Some(modifier)),
             None => (head, None),
         };
-        let param = self.param(type_code, code)?;
         self.nodes += 1;
         if self.nodes > MAX_NODES {
             return Err(bad(
@@ -83,22 +91,27 @@ impl<'a> Reader<'a> {
                 "the chains of this search lead to too many types; name a type at each hop, as in subject:Patient.name",
             ));
         }
-        match chain {
-            Some(chain) => self.chain(type_code, param, modifier, chain, value, depth),
-            None => self.leaf(type_code, param, modifier, value),
+        if let (Operand::Query(value), None) = (operand, chain)
+            && let Some(special) = self.special(type_code, code, modifier, value)
+        {
+            return special;
+        }
+        let param = self.param(type_code, code)?;
+        match (chain, operand) {
+            (Some(chain), _) => self.chain(type_code, param, modifier, chain, operand, depth),
+            (None, Operand::Query(value)) => self.leaf(type_code, param, modifier, value),
+            (None, Operand::Operator { operator, value }) => self.compared(type_code, param, operator, value),
         }
     }
 
-    fn param(&self, type_code: TypeCode, code: &str) -> Result<&'static SearchParam, Refusal> {
+    pub(super) fn param(&self, type_code: TypeCode, code: &str) -> Result<&'a SearchParam, Refusal> {
         let type_name = self.definitions.type_name(type_code);
-        if NOT_YET.contains(&code) {
-            return Err(bad(IssueCode::NotSupported, format!("{code} is not supported by this server")));
-        }
-        match self.definitions.param(type_code, code) {
+        match self.options.param(type_code, code) {
             Some(param) if param.kind == ParamKind::Special => {
-                Err(bad(IssueCode::NotSupported, format!("{type_name}.{code} is not supported by this server")))
+                Err(bad(IssueCode::NotSupported, format!("{type_name}.{code} cannot be used here")))
             }
             Some(param) => Ok(param),
+            None if code == "_query" => Err(bad(IssueCode::NotSupported, "this server has no named queries")),
             None => {
                 let known = self.definitions.params(type_code).iter().map(|param| param.code.as_str());
                 let (shown, hint) = (shown(code), suggest::hint(code, known));
@@ -115,7 +128,7 @@ impl<'a> Reader<'a> {
     }
 
     /// `_has:Type:param:key`, without the `_has:`.
-    fn has(&mut self, type_code: TypeCode, rest: &str, value: &str, depth: usize) -> Result<Vec<Filter>, Refusal> {
+    fn has(&mut self, type_code: TypeCode, rest: &str, operand: Operand<'_>, depth: usize) -> Result<Vec<Filter>, Refusal> {
         let mut parts = rest.splitn(3, ':');
         let (Some(source), Some(code), Some(key)) = (parts.next(), parts.next(), parts.next()) else {
             return Err(bad(IssueCode::Invalid, "_has is written _has:Type:reference-parameter:parameter"));
@@ -126,7 +139,7 @@ impl<'a> Reader<'a> {
             let (from, to) = (self.definitions.type_name(source), self.definitions.type_name(type_code));
             return Err(bad(IssueCode::Invalid, format!("{from}.{code} does not refer to {to}")));
         }
-        let filters = self.at_depth(source, key, value, depth + 1)?;
+        let filters = self.at_depth(source, key, operand, depth + 1)?;
         Ok(vec![Filter::Has { source, param: param.id, filters }])
     }
 
@@ -137,7 +150,7 @@ impl<'a> Reader<'a> {
         param: &SearchParam,
         modifier: Option<&str>,
         key: &str,
-        value: &str,
+        operand: Operand<'_>,
         depth: usize,
     ) -> Result<Vec<Filter>, Refusal> {
         let name = format!("{}.{}", self.definitions.type_name(type_code), param.code);
@@ -146,12 +159,12 @@ impl<'a> Reader<'a> {
         }
         if let Some(modifier) = modifier {
             let target = self.target(&name, param, modifier)?;
-            let filters = self.at_depth(target, key, value, depth + 1)?;
+            let filters = self.at_depth(target, key, operand, depth + 1)?;
             return Ok(vec![Filter::Chain { param: param.id, targets: vec![(target, filters)] }]);
         }
         let (mut targets, mut refusal): (Vec<_>, Option<Refusal>) = (Vec::new(), None);
         for target in &param.targets {
-            match self.at_depth(*target, key, value, depth + 1) {
+            match self.at_depth(*target, key, operand, depth + 1) {
                 Ok(filters) => targets.push((*target, filters)),
                 Err(error) if error.issue.code == IssueCode::TooCostly => return Err(error),
                 // What is wrong with the value says more than that a type lacks the parameter.
@@ -197,59 +210,62 @@ impl<'a> Reader<'a> {
                 // Every resource has both.
                 "_id" | "_lastUpdated" if missing => vec![Filter::Nothing],
                 "_id" | "_lastUpdated" => Vec::new(),
-                _ => vec![Filter::Missing { param: param.id, kinds: index_kinds(param.kind).to_vec(), missing }],
+                _ => vec![Filter::Missing { places: places(type_code, param), missing }],
             });
         }
         let (reading, negated) = self.reading(&name, param, modifier)?;
         let values = lex::split(value, ',');
-        let reader = Values { definitions: self.definitions, options: self.options, type_code };
         let wrong = |place: usize, words: String| {
             let which = if values.len() > 1 { format!("value {} of {}: ", place + 1, values.len()) } else { String::new() };
             bad(IssueCode::Value, format!("{which}{words}"))
         };
+        let mut filters = Vec::with_capacity(values.len());
         match param.code.as_str() {
-            "_id" if negated => Err(bad(IssueCode::NotSupported, ":not on _id is not supported by this server")),
             "_id" => {
                 let ids: Vec<String> = values.iter().map(|id| lex::unescape(id)).collect();
                 match ids.iter().position(|id| !reference::is_id(id)) {
-                    Some(place) => Err(wrong(place, "not an id; ids have 1 to 64 letters, digits, - and .".into())),
-                    None => Ok(vec![Filter::Id(ids)]),
+                    Some(place) => return Err(wrong(place, "not an id; ids have 1 to 64 letters, digits, - and .".into())),
+                    None => filters.push(Filter::Id(ids)),
                 }
             }
             "_lastUpdated" => {
-                let mut ranges = Vec::with_capacity(values.len());
                 for (place, value) in values.iter().enumerate() {
-                    let range = reader.date(value).map_err(|words| wrong(place, words))?;
-                    ranges.push(Filter::LastUpdated { ranges: vec![range] });
+                    let range = self.values(type_code).date(value).map_err(|words| wrong(place, words))?;
+                    filters.push(Filter::LastUpdated { ranges: vec![range] });
                 }
-                Ok(vec![any(ranges)])
             }
             _ => {
                 let mut tests = Vec::with_capacity(values.len());
                 for (place, value) in values.iter().enumerate() {
-                    tests.extend(reader.tests(param, reading, value).map_err(|words| wrong(place, words))?);
+                    tests.extend(self.values(type_code).tests(param, reading, value).map_err(|words| wrong(place, words))?);
                 }
-                let groups = by_index(tests);
-                if negated {
-                    return Ok(groups.into_iter().map(|tests| Filter::NotParam { param: param.id, tests }).collect());
-                }
-                Ok(vec![any(groups.into_iter().map(|tests| Filter::Param { param: param.id, tests }).collect())])
+                filters = indexed(type_code, param, reading, tests);
             }
         }
+        Ok(if negated { filters.into_iter().map(negate).collect() } else { vec![any(filters)] })
+    }
+
+    pub(super) fn values(&self, type_code: TypeCode) -> Values<'a> {
+        Values { definitions: self.definitions, options: self.options, type_code }
     }
 
     /// What the modifier makes of the values, and whether it negates them.
     fn reading(&self, name: &str, param: &SearchParam, modifier: Option<&str>) -> Result<(Reading, bool), Refusal> {
         let Some(modifier) = modifier else { return Ok((Reading::Plain, false)) };
-        let not_yet = || bad(IssueCode::NotSupported, format!("the modifier :{modifier} on {name} is not supported by this server"));
         match (param.kind, modifier) {
             (ParamKind::String, "exact") => Ok((Reading::Exact, false)),
             (ParamKind::String, "contains") => Ok((Reading::Contains, false)),
             (ParamKind::Token, "not") => Ok((Reading::Plain, true)),
-            (ParamKind::Uri, "below") | (ParamKind::Reference, "below") => Ok((Reading::Below, false)),
-            (ParamKind::Uri, "above") => Ok((Reading::Above, false)),
-            (ParamKind::Token, "text" | "in" | "not-in" | "above" | "below" | "of-type") => Err(not_yet()),
-            (ParamKind::String, "text") | (ParamKind::Reference, "identifier" | "above" | "text" | "in" | "not-in") => Err(not_yet()),
+            (ParamKind::Token, _) if param.code == "_id" && MODIFIERS.contains(&modifier) => {
+                Err(bad(IssueCode::Invalid, format!("the modifier :{modifier} does not apply to {name}, which is compared as it is")))
+            }
+            (ParamKind::Token | ParamKind::Reference, "text") => Ok((Reading::Text, false)),
+            (ParamKind::Token, "in") => Ok((Reading::In, false)),
+            (ParamKind::Token, "not-in") => Ok((Reading::In, true)),
+            (ParamKind::Token, "of-type") => Ok((Reading::TypedIdentifier, false)),
+            (ParamKind::Token | ParamKind::Uri | ParamKind::Reference, "below") => Ok((Reading::Below, false)),
+            (ParamKind::Token | ParamKind::Uri | ParamKind::Reference, "above") => Ok((Reading::Above, false)),
+            (ParamKind::Reference, "identifier") => Ok((Reading::Identifier, false)),
             (ParamKind::Reference, _) if reference::is_type_name(modifier) => {
                 Ok((Reading::OfType(self.target(name, param, modifier)?), false))
             }
@@ -281,14 +297,53 @@ pub fn index_kinds(kind: ParamKind) -> &'static [Kind] {
     }
 }
 
-/// Tests that look into one index together: a reference may be local or a uri.
-fn by_index(tests: Vec<Test>) -> Vec<Vec<Test>> {
-    let (uris, others): (Vec<Test>, Vec<Test>) =
-        tests.into_iter().partition(|test| matches!(test, Test::Uri(_) | Test::Canonical(_) | Test::UriBelow(_) | Test::UriAbove(_)));
-    [others, uris].into_iter().filter(|group| !group.is_empty()).collect()
+/// Everything under which a value of the parameter is kept, a text without a code and a reference by identifier among it.
+fn places(type_code: TypeCode, param: &SearchParam) -> Vec<(ParamId, Kind)> {
+    let further: &[(Facet, Kind)] = match param.kind {
+        ParamKind::Token => &[(Facet::Text, Kind::Uri)],
+        ParamKind::Reference => &[(Facet::Text, Kind::Uri), (Facet::Identifier, Kind::Token)],
+        _ => &[],
+    };
+    let mut places: Vec<(ParamId, Kind)> = index_kinds(param.kind).iter().map(|kind| (param.id, *kind)).collect();
+    for (facet, kind) in further {
+        places.extend(facet_places(type_code, param.id).into_iter().map(|place| (facet.of(place), *kind)));
+    }
+    places
 }
 
-fn any(mut filters: Vec<Filter>) -> Filter {
+/// Filters for tests of one parameter, any of which may hold: one for each index that they look into.
+pub(super) fn indexed(type_code: TypeCode, param: &SearchParam, reading: Reading, tests: Vec<Test>) -> Vec<Filter> {
+    let is_uri = |test: &Test| matches!(test, Test::Uri(_) | Test::Canonical(_) | Test::UriBelow(_) | Test::UriAbove(_));
+    let mut groups: Vec<((Facet, bool), Vec<Test>)> = Vec::new();
+    for test in tests {
+        // A reference may be local or a uri.
+        let index = (reading.facet(&test), is_uri(&test));
+        match groups.iter_mut().find(|(known, _)| *known == index) {
+            Some((_, group)) => group.push(test),
+            None => groups.push((index, vec![test])),
+        }
+    }
+    groups.sort_by_key(|((_, uri), _)| *uri);
+    let mut filters = Vec::with_capacity(groups.len());
+    for ((facet, _), tests) in groups {
+        match facet {
+            Facet::Value => filters.push(Filter::Param { param: param.id, tests }),
+            facet => filters.extend(
+                facet_places(type_code, param.id).into_iter().map(|place| Filter::Param { param: facet.of(place), tests: tests.clone() }),
+            ),
+        }
+    }
+    filters
+}
+
+pub(super) fn negate(filter: Filter) -> Filter {
+    match filter {
+        Filter::Param { param, tests } => Filter::NotParam { param, tests },
+        filter => Filter::Not(Box::new(filter)),
+    }
+}
+
+pub(super) fn any(mut filters: Vec<Filter>) -> Filter {
     match (filters.len(), filters.pop()) {
         (1, Some(filter)) => filter,
         (_, None) => Filter::Nothing,

@@ -32,7 +32,10 @@ pub fn satisfies(filter: &Filter, id: &str, entries: &[IndexEntry]) -> Option<bo
     match filter {
         Filter::Param { param, tests } => any(*param, tests),
         Filter::NotParam { param, tests } => any(*param, tests).map(|found| !found),
-        Filter::Missing { param, missing, .. } => Some(entries.iter().any(|entry| entry.param == *param) != *missing),
+        Filter::Missing { places, missing } => {
+            let has = |entry: &IndexEntry| places.iter().any(|(param, _)| *param == entry.param);
+            Some(entries.iter().any(has) != *missing)
+        }
         Filter::Id(ids) => Some(ids.iter().any(|one| one == id)),
         Filter::Any(filters) => {
             let mut found = false;
@@ -41,6 +44,14 @@ pub fn satisfies(filter: &Filter, id: &str, entries: &[IndexEntry]) -> Option<bo
             }
             Some(found)
         }
+        Filter::All(filters) => {
+            let mut all = true;
+            for filter in filters {
+                all &= satisfies(filter, id, entries)?;
+            }
+            Some(all)
+        }
+        Filter::Not(filter) => satisfies(filter, id, entries).map(|holds| !holds),
         Filter::Nothing => Some(false),
         _ => None,
     }

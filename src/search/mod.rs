@@ -15,6 +15,7 @@
 pub mod capability;
 pub mod conditional;
 pub mod cursor;
+mod expression;
 pub mod extract;
 mod filter;
 mod include;
@@ -22,6 +23,7 @@ mod lex;
 pub mod matches;
 pub mod parse;
 pub mod respond;
+mod special;
 mod subset;
 mod suggest;
 mod value;

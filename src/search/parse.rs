@@ -2,10 +2,11 @@
 
 use super::filter::{Reader, index_kinds, shown};
 use super::{lex, suggest};
-use crate::definitions::{self, Definitions, ParamKind};
+use crate::definitions::{self, Definitions, ParamKind, SearchParam};
 use crate::fhir::{Issue, IssueCode, time};
 use crate::store::query::SortBy;
 use crate::store::{ParamId, Query, Scope, SortKey, TypeCode};
+use crate::terminology::Terminology;
 use jiff::tz::TimeZone;
 
 /// Parameters of one request.
@@ -53,12 +54,32 @@ pub struct ParseOptions {
     pub default_count: u32,
     /// The moment that `ap` on dates measures from.
     pub now: time::Micros,
+    /// What `:in`, `:not-in`, `:above` and `:below` on tokens are decided by.
+    pub terminology: Terminology,
+    /// Whether the words of resources are indexed, for `_text` and `_content`.
+    pub full_text: bool,
 }
 
 impl ParseOptions {
     /// Lenient, pages of 20 and at most 1,000.
     pub fn new(base_url: impl Into<String>, zone: TimeZone) -> Self {
-        ParseOptions { zone, base_url: base_url.into(), strict: false, max_count: 1_000, default_count: 20, now: time::now() }
+        ParseOptions {
+            zone,
+            base_url: base_url.into(),
+            strict: false,
+            max_count: 1_000,
+            default_count: 20,
+            now: time::now(),
+            terminology: Terminology::new(),
+            full_text: false,
+        }
+    }
+}
+
+impl ParseOptions {
+    /// The search parameter of a type.
+    pub fn param(&self, type_code: TypeCode, code: &str) -> Option<&SearchParam> {
+        definitions::r4().param(type_code, code)
     }
 }
 

@@ -1,4 +1,5 @@
 use super::*;
+use crate::store::Facet;
 use crate::store::query::{DateOp, Filter, Kind, SystemTest, Test};
 use proptest::prelude::*;
 
@@ -54,8 +55,12 @@ fn commas_are_or_and_repetition_is_and() {
 fn not_and_missing_look_at_the_whole_resource() {
     let id = param("Patient", "gender");
     assert_eq!(filters("Patient?gender:not=male"), [Filter::NotParam { param: id, tests: vec![token("male")] }]);
-    assert_eq!(filters("Patient?gender:missing=true"), [Filter::Missing { param: id, kinds: vec![Kind::Token], missing: true }]);
-    let subject = Filter::Missing { param: param("Observation", "subject"), kinds: vec![Kind::Reference, Kind::Uri], missing: false };
+    let words = |param| (Facet::Text.of(param), Kind::Uri);
+    let places = vec![(id, Kind::Token), words(id)];
+    assert_eq!(filters("Patient?gender:missing=true"), [Filter::Missing { places, missing: true }]);
+    let id = param("Observation", "subject");
+    let places = vec![(id, Kind::Reference), (id, Kind::Uri), words(id), (Facet::Identifier.of(id), Kind::Token)];
+    let subject = Filter::Missing { places, missing: false };
     assert_eq!(filters("Observation?subject:missing=false"), [subject]);
     assert_eq!(filters("Patient?_id:missing=true"), [Filter::Nothing]);
     assert_eq!(filters("Patient?_lastUpdated:missing=false"), []);
@@ -69,7 +74,7 @@ fn ids_and_instants_have_filters_of_their_own() {
     assert_eq!(filters("Patient?_lastUpdated=gt2026"), [Filter::LastUpdated { ranges: vec![(DateOp::Gt, year)] }]);
     assert!(matches!(&filters("Patient?_lastUpdated=lt2026,gt2027")[..], [Filter::Any(either)] if either.len() == 2));
     refused("Patient?_id=a/b");
-    refused("Patient?_id:not=a");
+    assert_eq!(filters("Patient?_id:not=a"), [Filter::Not(Box::new(Filter::Id(vec!["a".into()])))]);
 }
 
 #[test]
@@ -106,7 +111,7 @@ fn has_filters_what_refers_here() {
 
 #[test]
 fn chains_have_limits_with_reasons() {
-    let deep = format!("Observation?{}status=final", "has-member:Observation.".repeat(5));
+    let deep = format!("Observation?{}status=final", "has-member:Observation.".repeat(9));
     assert_eq!(refused(&deep)[0].code, IssueCode::TooCostly);
     assert_eq!(refused("Observation?focus.focus.focus._id=1")[0].code, IssueCode::TooCostly);
     let many: Vec<String> = (0..101).map(|n| format!("code={n}")).collect();
@@ -170,24 +175,25 @@ fn a_mistyped_modifier_is_always_an_error() {
 
 #[test]
 fn what_is_known_but_not_supported_is_always_an_error() {
-    for url in [
-        "Patient?name:text=x",
-        "Observation?code:in=http://v",
-        "Observation?code:not-in=http://v",
-        "Observation?code:above=1",
-        "Observation?code:below=1",
-        "Patient?identifier:of-type=a|b|c",
-        "Observation?subject:identifier=1",
-        "Patient?_text=x",
-        "Patient?_content=x",
-        "Patient?_filter=name eq x",
-        "Patient?_list=1",
-        "Location?near=1|2",
-        "Patient?_contained=true",
-    ] {
+    for url in ["Patient?_text=x", "Patient?_content=x", "Patient?_list=$current-problems", "Patient?_contained=true", "Patient?_query=x"] {
         assert_eq!(refused(url)[0].code, IssueCode::NotSupported, "{url}");
     }
     for url in [
+        "Observation?code:in=http://v",
+        "Observation?code:below=1",
+        "Observation?code:above=http://nowhere|1",
+        "Patient?identifier:of-type=a|c",
+        "Observation?subject:below=Patient/1",
+        "Location?near=91|2",
+        "Location?near=1",
+        "Location?near=1|2|3|furlong",
+        "Patient?_list=a/b/c",
+    ] {
+        assert_eq!(refused(url)[0].code, IssueCode::Value, "{url}");
+    }
+    for url in [
+        "Patient?name:text=x",
+        "Patient?_list:missing=true",
         "Patient?name:below=x",
         "Patient?birthdate:exact=1990",
         "Observation?subject:Practitioner=1",
@@ -196,6 +202,72 @@ fn what_is_known_but_not_supported_is_always_an_error() {
     ] {
         assert_eq!(refused(url)[0].code, IssueCode::Invalid, "{url}");
     }
+}
+
+#[test]
+fn a_modifier_looks_into_an_index_of_its_own() {
+    let one = |url: &str| match filters(url).as_slice() {
+        [Filter::Param { param, tests }] if tests.len() == 1 => (*param, tests[0].clone()),
+        other => panic!("{url}: {other:?}"),
+    };
+    let code = param("Observation", "code");
+    assert_eq!(one("Observation?code:text=Héart"), (Facet::Text.of(code), Test::TextStarts("heart".into())));
+    // `combo-code` reads two elements, whose words are kept under the parameters that read one of them each.
+    let [Filter::Any(either)] = &filters("Observation?combo-code:text=heart")[..] else { panic!() };
+    let places: Vec<ParamId> = either.iter().map(|filter| if let Filter::Param { param, .. } = filter { *param } else { 0 }).collect();
+    assert_eq!(places, [code, param("Observation", "component-code")].map(|param| Facet::Text.of(param)));
+    let identifier = |value: &str, system| Test::Token { system, code: Some(value.into()) };
+    let (subject, id) = (param("Observation", "subject"), param("Patient", "identifier"));
+    let system = SystemTest::Is("urn:x".into());
+    assert_eq!(one("Observation?subject:identifier=urn:x|7"), (Facet::Identifier.of(subject), identifier("7", system)));
+    let typed = SystemTest::Is("http://v2|MR".into());
+    assert_eq!(one("Patient?identifier:of-type=http://v2|MR|7"), (Facet::OfType.of(id), identifier("7", typed)));
+    let (value, amount) = one("Observation?value-quantity=5.4|http://unitsofmeasure.org|mg");
+    let all = crate::search::extract::facet_places(type_code("Observation"), param("Observation", "value-quantity"));
+    assert!(all.iter().any(|place| Facet::Amount.of(*place) == value));
+    assert!(matches!(amount, Test::Amount { low, high, dimension, .. } if (low, high) == (0.00535, 0.00545) && dimension == "g"));
+}
+
+#[test]
+fn a_filter_expression_is_read_with_its_precedence() {
+    let name = |test| Filter::Param { param: param("Patient", "family"), tests: vec![test] };
+    let filter = |text: &str| match filters(&format!("Patient?_filter={}", text.replace('"', "%22"))).as_slice() {
+        [filter] => filter.clone(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(filter(r#"family eq "Ma, ssawe""#), name(Test::StringIs("ma, ssawe".into())));
+    assert_eq!(filter("(family sw a)"), name(Test::StringStarts("a".into())));
+    let (a, b, c) = (gender("male"), name(Test::StringContains("b".into())), name(Test::StringEnds("c".into())));
+    assert_eq!(
+        filter("gender eq male or family co b and not (family ew c)"),
+        Filter::Any(vec![
+            a.clone(),
+            Filter::All(vec![b.clone(), Filter::NotParam { param: param("Patient", "family"), tests: vec![Test::StringEnds("c".into())] }])
+        ])
+    );
+    assert_eq!(filter("(gender eq male or family co b) and family ew c"), Filter::All(vec![Filter::Any(vec![a, b]), c]));
+    assert!(matches!(filter("organization.name eq x"), Filter::Chain { .. }));
+    assert!(matches!(filter("gender ne male"), Filter::Param { tests, .. } if matches!(tests[0], Test::NoneOf(_))));
+    assert!(matches!(filter("gender pr false"), Filter::Missing { missing: true, .. }));
+    assert!(matches!(filter("birthdate ge 2014-10-10"), Filter::Param { .. }));
+    for text in [
+        "family",
+        "family eq",
+        "family xx a",
+        "family eq a or",
+        "(family eq a",
+        "family eq a)",
+        r#"family eq "a"#,
+        "famly eq a",
+        "gender gt 1",
+        "name[family eq a].given eq b",
+    ] {
+        refused(&format!("Patient?_filter={}", text.replace('"', "%22")));
+    }
+    let deep = format!("Patient?_filter={}family eq a{}", "(".repeat(40), ")".repeat(40));
+    assert_eq!(refused(&deep)[0].code, IssueCode::TooCostly);
+    let long = format!("Patient?_filter={}", ["family eq a"; 101].join(" or "));
+    assert_eq!(refused(&long)[0].code, IssueCode::TooCostly);
 }
 
 #[test]
@@ -278,7 +350,7 @@ fn a_page_token_is_bound_to_what_is_found_and_not_to_how_much_is_shown() {
 
 proptest! {
     #[test]
-    fn nothing_panics(key in "[_a-zA-Z:.*é-]{0,40}|(subject|code|date|_has:Observation:subject|value-quantity|_include|_sort)([:.][a-zA-Z:.]{0,20})?", value in ".{0,40}", strict: bool) {
+    fn nothing_panics(key in "[_a-zA-Z:.*é-]{0,40}|(subject|code|date|_has:Observation:subject|value-quantity|_include|_sort|_filter|near|_list)([:.][a-zA-Z:.]{0,20})?", value in ".{0,40}", strict: bool) {
         for type_name in ["Observation", "Patient", "Bundle"] {
             let pairs = [(key.clone(), value.clone())];
             if let Err(issues) = parse(type_code(type_name), &pairs, Scope::All, &options(strict)) {

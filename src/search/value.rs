@@ -2,14 +2,22 @@
 
 use super::lex;
 use super::parse::ParseOptions;
-use crate::definitions::{Definitions, ElementKind, ParamKind, Primitive, SearchParam};
+use crate::definitions::{CodeSet, Definitions, ElementKind, ParamKind, Primitive, SearchParam};
 use crate::fhir::{Interval, Reference, decimal, reference, text, time};
-use crate::store::TypeCode;
+use crate::fhirpath::ucum;
+use crate::store::index::typed_system;
 use crate::store::query::{DateOp, NumberOp, SystemTest, Test, UnitTest};
+use crate::store::{Facet, ParamId, TypeCode};
 use rust_decimal::Decimal;
+use std::sync::Arc;
 
 /// The system by which R4 lets a boolean be searched as a token.
 const SPECIAL_VALUES: &str = "http://hl7.org/fhir/special-values";
+
+const UCUM: &str = "http://unitsofmeasure.org";
+
+/// Codes that a value set or a hierarchy may come to in a search.
+const MAX_CODES: usize = 50_000;
 
 /// What a modifier makes of a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,8 +27,35 @@ pub enum Reading {
     Contains,
     Below,
     Above,
+    /// `:text` on a token or a reference.
+    Text,
+    /// `:in` on a token; the caller negates for `:not-in`.
+    In,
+    /// `:of-type` on an identifier.
+    TypedIdentifier,
+    /// `:identifier` on a reference.
+    Identifier,
     /// `:Patient` on a reference.
     OfType(TypeCode),
+    /// `eq` of `_filter` on a string: the whole, folded.
+    Whole,
+    /// `ew` of `_filter` on a string.
+    Ends,
+    /// `po` of `_filter` on a date.
+    Overlaps,
+}
+
+impl Reading {
+    /// Which index of the parameter a test so read looks at.
+    pub fn facet(self, test: &Test) -> Facet {
+        match (self, test) {
+            (Reading::Text, _) => Facet::Text,
+            (Reading::Identifier, _) => Facet::Identifier,
+            (Reading::TypedIdentifier, _) => Facet::OfType,
+            (_, Test::Amount { .. }) => Facet::Amount,
+            _ => Facet::Value,
+        }
+    }
 }
 
 /// What reading a value needs to know.
@@ -38,7 +73,25 @@ impl Values<'_> {
         if raw.is_empty() {
             return Err("a value is empty; leave out the parameter, or the comma, or use :missing".into());
         }
-        match param.kind {
+        match (param.kind, reading) {
+            (_, Reading::Text) => match text::fold(&lex::unescape(raw)) {
+                folded if folded.is_empty() => Err("the text holds nothing to compare".into()),
+                folded => Ok(vec![Test::TextStarts(folded)]),
+            },
+            (_, Reading::Identifier) => Ok(vec![token(raw)?]),
+            (_, Reading::TypedIdentifier) => typed_identifier(raw).map(|test| vec![test]),
+            (ParamKind::Token, Reading::In) => self.members(param, &lex::unescape(raw)),
+            (ParamKind::Token, Reading::Above | Reading::Below) => self.hierarchy(param, reading == Reading::Below, raw),
+            (ParamKind::Date, Reading::Overlaps) => match self.date(raw)? {
+                (DateOp::Eq, interval) => Ok(vec![Test::Date { op: DateOp::Ap, interval }]),
+                _ => Err("no eq, ne, gt, lt, ge, le, sa, eb or ap may stand here before the date".into()),
+            },
+            (kind, reading) => self.plain(kind, param, reading, raw),
+        }
+    }
+
+    fn plain(&self, kind: ParamKind, param: &SearchParam, reading: Reading, raw: &str) -> Result<Vec<Test>, String> {
+        match kind {
             ParamKind::Composite => self.composite(param, raw),
             ParamKind::Reference => self.reference(&param.targets, reading, &lex::unescape(raw)),
             ParamKind::Token => Ok(self.implied(param, token(raw)?)),
@@ -50,7 +103,7 @@ impl Values<'_> {
     /// (<https://hl7.org/fhir/R4/search.html#token>).
     fn implied(&self, param: &SearchParam, test: Test) -> Vec<Test> {
         if let Test::Token { system: SystemTest::Is(system), code: Some(code) } = &test
-            && param.expression.split('|').any(|path| self.implies(path.trim(), system, code))
+            && self.code_sets(param).any(|codes| codes.contains(system, code))
         {
             let bare = Test::Token { system: SystemTest::Absent, code: Some(code.clone()) };
             return vec![test, bare];
@@ -58,8 +111,12 @@ impl Values<'_> {
         vec![test]
     }
 
-    /// Whether a plain path leads to a `code` whose value set holds the code in that system.
-    fn implies(&self, path: &str, system: &str, code: &str) -> bool {
+    /// The value sets of the elements of type `code` that the parameter's plain paths lead to.
+    fn code_sets(&self, param: &SearchParam) -> impl Iterator<Item = &'static CodeSet> {
+        param.expression.split('|').filter_map(|path| self.code_set(path.trim()))
+    }
+
+    fn code_set(&self, path: &str) -> Option<&'static CodeSet> {
         let mut names = path.split('.');
         let mut structure = names.next().and_then(|name| self.definitions.structure(name));
         let mut last = None;
@@ -72,7 +129,33 @@ impl Values<'_> {
         }
         last.filter(|element| matches!(element.types.as_slice(), [of] if matches!(of.kind, ElementKind::Primitive(Primitive::Code))))
             .and_then(|element| self.definitions.code_set(element.binding?))
-            .is_some_and(|codes| codes.contains(system, code))
+    }
+
+    /// The codes of a value set, as this parameter's elements may say them.
+    fn members(&self, param: &SearchParam, set: &str) -> Result<Vec<Test>, String> {
+        let set = set.strip_prefix(self.options.base_url.as_str()).and_then(|rest| rest.strip_prefix('/')).unwrap_or(set);
+        let lists = self.options.terminology.codes_of_set(set, MAX_CODES).map_err(|error| error.to_string())?;
+        Ok(lists.into_iter().flat_map(|(system, codes)| self.any_code(param, &system, codes)).collect())
+    }
+
+    /// What is above or below a code of a known system, the code itself among it.
+    fn hierarchy(&self, param: &SearchParam, below: bool, raw: &str) -> Result<Vec<Test>, String> {
+        let Test::Token { system: SystemTest::Is(system), code: Some(code) } = token(raw)? else {
+            return Err("write system|code, so that it is known which code system's hierarchy is meant".into());
+        };
+        let codes = self.options.terminology.codes_by_hierarchy(&system, &code, below, MAX_CODES).map_err(|error| error.to_string())?;
+        Ok(self.any_code(param, &system, codes))
+    }
+
+    /// Any of the codes: with the system, and bare where the element is of type `code`.
+    fn any_code(&self, param: &SearchParam, system: &str, codes: Vec<String>) -> Vec<Test> {
+        let sets: Vec<&CodeSet> = self.code_sets(param).collect();
+        let bare: Arc<[String]> = codes.iter().filter(|code| sets.iter().any(|set| set.contains(system, code))).cloned().collect();
+        let mut tests = vec![Test::TokenIn { system: SystemTest::Is(system.to_owned()), codes: codes.into() }];
+        if !bare.is_empty() {
+            tests.push(Test::TokenIn { system: SystemTest::Absent, codes: bare });
+        }
+        tests
     }
 
     fn simple(&self, kind: ParamKind, reading: Reading, raw: &str) -> Result<Test, String> {
@@ -116,11 +199,8 @@ impl Values<'_> {
     }
 
     fn reference(&self, targets: &[TypeCode], reading: Reading, value: &str) -> Result<Vec<Test>, String> {
-        if reading == Reading::Below {
-            return match Reference::parse(value) {
-                Some(Reference::Absolute(url)) => Ok(vec![Test::UriBelow(url.to_owned())]),
-                _ => Err(":below on a reference takes a canonical URL".into()),
-            };
+        if matches!(reading, Reading::Below | Reading::Above) {
+            return self.reference_tree(targets, reading == Reading::Below, value);
         }
         let types = match reading {
             Reading::OfType(type_code) => vec![type_code],
@@ -150,6 +230,29 @@ impl Values<'_> {
             tests.push(canonical(value));
         }
         Ok(tests)
+    }
+
+    /// `:above` and `:below`: of a canonical by its URL or version, of another resource by the reference to its own parent.
+    fn reference_tree(&self, targets: &[TypeCode], below: bool, value: &str) -> Result<Vec<Test>, String> {
+        const WORDS: &str = "write Type/id of a type that has parents of its own, such as Location/1, or a canonical URL";
+        match Reference::parse_at(value, &self.options.base_url) {
+            Some(Reference::Absolute(url) | Reference::Urn(url)) => {
+                let url = url.to_owned();
+                Ok(vec![if below { Test::UriBelow(url) } else { Test::UriAbove(url) }])
+            }
+            Some(Reference::Local { type_name, id, version: None }) => {
+                let type_code = self.definitions.type_code(type_name).filter(|code| targets.contains(code)).ok_or(WORDS)?;
+                let parent = parent_param(self.definitions, type_code).ok_or(WORDS)?;
+                Ok(vec![Test::ReferenceTree { type_code, id: id.to_owned(), parent, below }])
+            }
+            None if reference::is_id(value) => {
+                let trees = targets.iter().filter_map(|type_code| Some((*type_code, parent_param(self.definitions, *type_code)?)));
+                let tests: Vec<Test> =
+                    trees.map(|(type_code, parent)| Test::ReferenceTree { type_code, id: value.to_owned(), parent, below }).collect();
+                if tests.is_empty() { Err(WORDS.into()) } else { Ok(tests) }
+            }
+            _ => Err(WORDS.into()),
+        }
     }
 
     fn composite(&self, param: &SearchParam, raw: &str) -> Result<Vec<Test>, String> {
@@ -216,11 +319,17 @@ fn string(reading: Reading, value: &str) -> Result<Test, String> {
     if reading == Reading::Exact {
         return Ok(Test::StringExact(value.to_owned()));
     }
+
     let folded = text::fold(value);
     if folded.is_empty() {
         return Err("the text holds nothing to compare".into());
     }
-    Ok(if reading == Reading::Contains { Test::StringContains(folded) } else { Test::StringStarts(folded) })
+    Ok(match reading {
+        Reading::Contains => Test::StringContains(folded),
+        Reading::Whole => Test::StringIs(folded),
+        Reading::Ends => Test::StringEnds(folded),
+        _ => Test::StringStarts(folded),
+    })
 }
 
 fn token(raw: &str) -> Result<Test, String> {
@@ -240,6 +349,25 @@ fn token(raw: &str) -> Result<Test, String> {
     }
 }
 
+/// `system|code|value`: all three must be there (<https://hl7.org/fhir/R4/search.html#token>).
+fn typed_identifier(raw: &str) -> Result<Test, String> {
+    let parts = lex::split(raw, '|');
+    let [system, code, value] = parts.as_slice() else { return Err(OF_TYPE.into()) };
+    if system.is_empty() || code.is_empty() || value.is_empty() {
+        return Err(OF_TYPE.into());
+    }
+    let system = typed_system(&lex::unescape(system), &lex::unescape(code));
+    Ok(Test::Token { system: SystemTest::Is(system), code: Some(lex::unescape(value)) })
+}
+
+const OF_TYPE: &str = "write system|code|value, all three: the coding of the identifier's type and the identifier's value";
+
+/// The reference by which resources of a type name the one that they are part of.
+fn parent_param(definitions: &Definitions, type_code: TypeCode) -> Option<ParamId> {
+    let part_of = ["partof", "part-of"].into_iter().find_map(|code| definitions.param(type_code, code));
+    part_of.filter(|param| param.kind == ParamKind::Reference && param.targets.contains(&type_code)).map(|param| param.id)
+}
+
 fn uri(reading: Reading, value: String) -> Test {
     match reading {
         Reading::Below => Test::UriBelow(value),
@@ -253,11 +381,27 @@ fn canonical(value: &str) -> Test {
     if value.contains('|') { Test::Uri(value.to_owned()) } else { Test::Canonical(value.to_owned()) }
 }
 
+/// A number with its comparison and the bounds that its digits or `ap` imply.
 struct Amount {
     op: NumberOp,
-    low: f64,
-    value: f64,
-    high: f64,
+    low: Decimal,
+    value: Decimal,
+    high: Decimal,
+}
+
+impl Amount {
+    /// Low bound, value and high bound as the index has them. The high bound is open, but a tenth more is still near.
+    fn bounds(&self) -> (f64, f64, f64) {
+        let high = decimal::to_f64(self.high);
+        let high = if self.op == NumberOp::Ap { high.next_up() } else { high };
+        (decimal::to_f64(self.low), decimal::to_f64(self.value), high)
+    }
+
+    /// The same in a unit of which this one is `factor`.
+    fn times(&self, factor: Decimal) -> Option<Amount> {
+        let times = |value: Decimal| value.checked_mul(factor);
+        Some(Amount { op: self.op, low: times(self.low)?, value: times(self.value)?, high: times(self.high)? })
+    }
 }
 
 /// A number with its prefix. `eq` and `ne` compare with the interval that the digits imply, `ap` with a tenth each way, the
@@ -286,12 +430,7 @@ fn amount(raw: &str) -> Result<Amount, String> {
     };
     let around = |slack: Decimal| Some((value.checked_sub(slack)?, value.checked_add(slack)?));
     let (low, high) = around(if op == NumberOp::Ap { tenth.max(half) } else { half }).ok_or(DIGITS)?;
-    let (low, mut high) = (decimal::to_f64(low), decimal::to_f64(high));
-    if op == NumberOp::Ap {
-        // A tenth more is still near; the store compares with an open upper bound.
-        high = high.next_up();
-    }
-    Ok(Amount { op, low, value: decimal::to_f64(value), high })
+    Ok(Amount { op, low, value, high })
 }
 
 fn is_decimal(text: &str) -> bool {
@@ -306,8 +445,9 @@ fn is_decimal(text: &str) -> bool {
 }
 
 fn number(raw: &str) -> Result<Test, String> {
-    let Amount { op, low, value, high } = amount(raw)?;
-    Ok(Test::Number { op, low, value, high })
+    let amount = amount(raw)?;
+    let (low, value, high) = amount.bounds();
+    Ok(Test::Number { op: amount.op, low, value, high })
 }
 
 fn quantity(raw: &str) -> Result<Test, String> {
@@ -320,7 +460,18 @@ fn quantity(raw: &str) -> Result<Test, String> {
         }
         _ => return Err("a quantity is number, number|system|code or number||unit".into()),
     };
-    let Amount { op, low, value, high } = amount(number)?;
+    let amount = amount(number)?;
+    let op = amount.op;
+    // A UCUM unit that is known is compared across units, any other as it is written.
+    if let Some(UnitTest { system: Some(system), code }) = &unit
+        && system == UCUM
+        && let Some(measure) = ucum::measure(code)
+        && let Some(amount) = amount.times(measure.factor)
+    {
+        let (low, value, high) = amount.bounds();
+        return Ok(Test::Amount { op, low, value, high, dimension: measure.dimension.code() });
+    }
+    let (low, value, high) = amount.bounds();
     Ok(Test::Quantity { op, low, value, high, unit })
 }
 

@@ -126,10 +126,10 @@ fn quantities_may_name_a_unit() {
     let mg = |system: Option<&str>| Some(UnitTest { system: system.map(str::to_owned), code: "mg".into() });
     assert_eq!(plain("Observation", "value-quantity", "gt5.4"), quantity(None));
     assert_eq!(plain("Observation", "value-quantity", "gt5.4||mg"), quantity(mg(None)));
-    assert_eq!(
-        plain("Observation", "value-quantity", "gt5.4|http://unitsofmeasure.org|mg"),
-        quantity(mg(Some("http://unitsofmeasure.org")))
-    );
+    assert_eq!(plain("Observation", "value-quantity", "gt5.4|urn:mine|mg"), quantity(mg(Some("urn:mine"))));
+    // A unit that UCUM knows is compared in base units.
+    let grams = Test::Amount { op: NumberOp::Gt, low: 0.00535, value: 0.0054, high: 0.00545, dimension: "g".into() };
+    assert_eq!(plain("Observation", "value-quantity", "gt5.4|http://unitsofmeasure.org|mg"), [grams]);
     for bad in ["5.4|mg", "5.4|http://unitsofmeasure.org|", "|a|b", "5.4|a|b|c", "mg"] {
         refused("Observation", "value-quantity", bad);
     }

@@ -44,6 +44,22 @@ pub struct Page {
     pub next: Option<Cursor>,
 }
 
+/// What [`Store::explain`] tells.
+#[derive(Clone, Debug)]
+pub struct Explanation {
+    /// For each filter of the query, the rows that its index gives; `None`: not counted, because there is nothing to choose or it
+    /// holds a search of its own.
+    pub filters: Vec<Option<i64>>,
+    /// Where counting stops.
+    pub counted: i64,
+    /// The place of the filter that drives; `None`: all resources of the type are read.
+    pub driver: Option<usize>,
+    /// With placeholders, so it holds nothing of the request.
+    pub statement: String,
+    /// The database's plan, a line each.
+    pub plan: Vec<String>,
+}
+
 /// A job that this process may work on until its lease ends.
 #[derive(Clone, Debug)]
 pub struct ClaimedJob {
@@ -116,18 +132,17 @@ pub enum FactValue {
 /// Columns of a version, in the order that [`stored`] reads them.
 const VERSION: &str = "key, type, id, version, live, updated, owner, body";
 
-type VersionRow = (i64, i64, String, i64, i64, i64, i64, Option<Vec<u8>>);
+/// The same, in a statement that has more than one table.
+pub(super) const VERSION_OF_R: &str = "r.key, r.type, r.id, r.version, r.live, r.updated, r.owner, r.body";
 
-fn stored((key, type_code, id, version, live, updated, owner, body): VersionRow) -> Stored {
-    Stored {
-        key,
-        type_code: TypeCode::try_from(type_code).unwrap_or(TypeCode::MAX),
-        id: id.into(),
-        version,
-        updated,
-        owner,
-        body: if live > 0 { body.map(Bytes::from) } else { None },
-    }
+pub(super) type VersionRow = (i64, i64, String, i64, i64, i64, i64, Option<Vec<u8>>);
+
+pub(super) fn stored((key, type_code, id, version, live, updated, owner, body): VersionRow) -> Result<Stored, sqlx::Error> {
+    let body = match body.filter(|_| live > 0) {
+        Some(kept) => Some(packed::unpack(kept).map_err(|error| sqlx::Error::Decode(error.into()))?.into()),
+        None => None,
+    };
+    Ok(Stored { key, type_code: TypeCode::try_from(type_code).unwrap_or(TypeCode::MAX), id: id.into(), version, updated, owner, body })
 }
 
 impl Store {
@@ -149,7 +164,10 @@ impl Store {
                 db.read.close().await;
                 db.write.close().await;
             }
-            Store::Postgres(db) => db.pool.close().await,
+            Store::Postgres(db) => {
+                db.read.close().await;
+                db.pool.close().await;
+            }
         }
     }
 
@@ -165,6 +183,13 @@ impl Store {
         let mut sql = Sql::new(self.dialect());
         sql.push("SELECT id FROM counter");
         self.integers(sql).await.map(|_| ())
+    }
+
+    /// Whether the tables are those of this program's migrations, no fewer and no more.
+    pub async fn migrated(&self) -> Result<bool, sqlx::Error> {
+        let mut sql = Sql::new(self.dialect());
+        sql.push("SELECT version FROM _sqlx_migrations WHERE success ORDER BY version");
+        Ok(self.integers(sql).await? == super::migrations::versions())
     }
 
     /// Applies a unit; answers one [`Written`] per mutation when it is durable.
@@ -187,6 +212,15 @@ impl Store {
 
     /// The current version, a delete included. `None`: never existed, or hidden by `scope`.
     pub async fn read(&self, type_code: TypeCode, id: &str, scope: &Scope) -> Result<Option<Stored>, sqlx::Error> {
+        let reads = match self {
+            Store::Sqlite(db) => &db.reads,
+            Store::Postgres(db) => &db.reads,
+        };
+        if !matches!(scope, Scope::Gate(_))
+            && let Ok(found) = reads.read(type_code, id, scope).await
+        {
+            return Ok(found);
+        }
         let mut sql = Sql::new(self.dialect());
         sql.push("SELECT ").push(VERSION).push(" FROM resource r WHERE type = ").literal(i64::from(type_code)).push(" AND id = ").str(id);
         sql.push(" AND version > 0");
@@ -255,7 +289,8 @@ impl Store {
             Some(cursor) => Some(cursor.snapshot.clone()),
             None => Some(self.snapshot().await?),
         };
-        let sql = compile::page(self.dialect(), query, cursor, limit.saturating_add(1));
+        let driver = self.driver(query, cursor.map(|cursor| &cursor.snapshot)).await?;
+        let sql = compile::page(self.dialect(), query, cursor, limit.saturating_add(1), driver);
         let mut found = self.page_rows(sql, query.sort.len()).await?;
         let more = found.len() > limit as usize;
         found.truncate(limit as usize);
@@ -281,8 +316,47 @@ impl Store {
 
     /// How many resources a search finds; with `snapshot`, as of then.
     pub async fn count(&self, query: &Query, snapshot: Option<&Snapshot>) -> Result<u64, sqlx::Error> {
-        let found = self.integers(compile::count(self.dialect(), query, snapshot)).await?;
+        let driver = self.driver(query, snapshot).await?;
+        let found = self.integers(compile::count(self.dialect(), query, snapshot, driver)).await?;
         Ok(found.first().map_or(0, |n| n.unsigned_abs()))
+    }
+
+    /// Which filter's index is read, the others being probed for each of its rows.
+    async fn driver(&self, query: &Query, snapshot: Option<&Snapshot>) -> Result<Option<usize>, sqlx::Error> {
+        match compile::row_counts(self.dialect(), query, snapshot) {
+            Some(sql) => Ok(compile::driver(query, &self.integers(sql).await?)),
+            None => Ok(None),
+        }
+    }
+
+    /// How a search is carried out, for the operator: the filters in the order of the query with what their indexes give
+    /// (counting stops at a limit), the filter that drives, the statement, and the database's own plan of it.
+    pub async fn explain(&self, query: &Query, limit: u32) -> Result<Explanation, sqlx::Error> {
+        let counts = match compile::row_counts(self.dialect(), query, None) {
+            Some(sql) => self.integers(sql).await?,
+            None => Vec::new(),
+        };
+        let driver = if counts.is_empty() { compile::driver(query, &[]) } else { compile::driver(query, &counts) };
+        let rows = |place: usize| {
+            let own = counts.iter().find(|count| usize::try_from(**count / compile::COUNT_PLACE) == Ok(place));
+            own.map(|count| count % compile::COUNT_PLACE)
+        };
+        let filters = (0..query.filters.len()).map(rows).collect();
+        let sql = compile::page(self.dialect(), query, None, limit.saturating_add(1), driver);
+        let statement = sql.text.clone();
+        let Sql { text, args, .. } = sql;
+        let plan: Vec<String> = match self {
+            Store::Sqlite(db) => {
+                let text = format!("EXPLAIN QUERY PLAN {text}");
+                let rows: Vec<(i64, i64, i64, String)> = bind_all!(sqlx::query_as(AssertSqlSafe(text)), args).fetch_all(&db.read).await?;
+                rows.into_iter().map(|(.., detail)| detail).collect()
+            }
+            Store::Postgres(db) => {
+                let text = format!("EXPLAIN {text}");
+                bind_all!(sqlx::query_scalar(AssertSqlSafe(text)), args).fetch_all(&db.pool).await?
+            }
+        };
+        Ok(Explanation { filters, counted: compile::COUNTED, driver, statement, plan })
     }
 
     /// `_include`: the resources that `from` refer to by `param` (of type `target`, if given) and `scope` shows.
@@ -343,7 +417,7 @@ impl Store {
         type Columns = (i64, String, i64, String);
         let rows: Vec<Columns> = match self {
             Store::Sqlite(db) => bind_all!(sqlx::query_as(AssertSqlSafe(text)), args).fetch_all(&db.read).await?,
-            Store::Postgres(db) => bind_all!(sqlx::query_as(AssertSqlSafe(text)), args).fetch_all(&db.pool).await?,
+            Store::Postgres(db) => bind_all!(sqlx::query_as(AssertSqlSafe(text)), args).fetch_all(&db.read).await?,
         };
         let code = |n: i64| TypeCode::try_from(n).unwrap_or(TypeCode::MAX);
         Ok(rows.into_iter().map(|(a, b, c, d)| (code(a), b, code(c), d)).collect())
@@ -354,15 +428,20 @@ impl Store {
         if code.is_empty() {
             return Ok(0);
         }
-        let mut find = Sql::new(self.dialect());
-        find.push("SELECT key FROM facility WHERE code = ").str(code);
-        if let Some(key) = self.integers(find.clone()).await?.first() {
-            return Ok(*key);
+        if let Some(key) = self.known_facility(code).await? {
+            return Ok(key);
         }
         let mut insert = Sql::new(self.dialect());
         insert.push("INSERT INTO facility (code) VALUES (").str(code).push(") ON CONFLICT (code) DO NOTHING");
         self.execute(insert).await?;
-        self.integers(find).await?.first().copied().ok_or(sqlx::Error::RowNotFound)
+        self.known_facility(code).await?.ok_or(sqlx::Error::RowNotFound)
+    }
+
+    /// The number of the facility with this code, if it has one; writes nothing.
+    pub async fn known_facility(&self, code: &str) -> Result<Option<FacilityKey>, sqlx::Error> {
+        let mut find = Sql::new(self.dialect());
+        find.push("SELECT key FROM facility WHERE code = ").str(code);
+        Ok(self.integers(find).await?.first().copied())
     }
 
     /// The code of a facility; `None` for the operator's own organisation and unknown numbers.
@@ -372,7 +451,7 @@ impl Store {
         let Sql { text, args, .. } = sql;
         match self {
             Store::Sqlite(db) => bind_all!(sqlx::query_scalar(AssertSqlSafe(text)), args).fetch_optional(&db.read).await,
-            Store::Postgres(db) => bind_all!(sqlx::query_scalar(AssertSqlSafe(text)), args).fetch_optional(&db.pool).await,
+            Store::Postgres(db) => bind_all!(sqlx::query_scalar(AssertSqlSafe(text)), args).fetch_optional(&db.read).await,
         }
     }
 
@@ -419,16 +498,16 @@ impl Store {
         let Sql { text, args, .. } = sql;
         let rows: Vec<VersionRow> = match self {
             Store::Sqlite(db) => bind_all!(sqlx::query_as(AssertSqlSafe(text)), args).fetch_all(&db.read).await?,
-            Store::Postgres(db) => bind_all!(sqlx::query_as(AssertSqlSafe(text)), args).fetch_all(&db.pool).await?,
+            Store::Postgres(db) => bind_all!(sqlx::query_as(AssertSqlSafe(text)), args).fetch_all(&db.read).await?,
         };
-        Ok(rows.into_iter().map(stored).collect())
+        rows.into_iter().map(stored).collect()
     }
 
     pub(super) async fn integers(&self, sql: Sql) -> Result<Vec<i64>, sqlx::Error> {
         let Sql { text, args, .. } = sql;
         match self {
             Store::Sqlite(db) => bind_all!(sqlx::query_scalar(AssertSqlSafe(text)), args).fetch_all(&db.read).await,
-            Store::Postgres(db) => bind_all!(sqlx::query_scalar(AssertSqlSafe(text)), args).fetch_all(&db.pool).await,
+            Store::Postgres(db) => bind_all!(sqlx::query_scalar(AssertSqlSafe(text)), args).fetch_all(&db.read).await,
         }
     }
 
@@ -457,7 +536,7 @@ impl Store {
         }
         match self {
             Store::Sqlite(db) => read!(&db.read),
-            Store::Postgres(db) => read!(&db.pool),
+            Store::Postgres(db) => read!(&db.read),
         }
     }
 }

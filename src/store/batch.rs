@@ -1,6 +1,7 @@
 //! A write being gathered: whole units turned into rows, ready for either database's bulk statements.
 
 use super::gate::{About, CONSENT, CONTRIBUTOR_ONLY, RuleRows};
+use super::packed;
 use super::rows::{self, Cell, Identity, Name, Row, Stamp};
 use super::write::{Change, Mutation, NewJob, Written};
 use super::{FacilityKey, IndexEntry, IndexValue, ResourceKey, TypeCode};
@@ -26,6 +27,7 @@ pub struct ResourceRow {
     pub class: i64,
     pub low: i64,
     pub high: i64,
+    /// As [`packed::pack`] left it.
     pub body: Option<Vec<u8>>,
 }
 
@@ -98,7 +100,7 @@ impl Batch {
                 if let Some(slot) = stamp_at.checked_add(text.len()).and_then(|end| body.get_mut(stamp_at..end)) {
                     slot.copy_from_slice(text.as_bytes());
                 }
-                (true, Some(body), entries, old_entries)
+                (true, Some(packed::pack(body)), entries, old_entries)
             }
             Change::Delete { old_entries } => (false, None, Vec::new(), old_entries),
         };

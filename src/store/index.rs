@@ -10,6 +10,40 @@ pub struct IndexEntry {
     pub value: IndexValue,
 }
 
+/// Which of a parameter's indexes: its values, or what a modifier asks of them. Each has a parameter number of its own, so that
+/// all share the tables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u32)]
+pub enum Facet {
+    /// What a search without a modifier looks at.
+    Value = 0,
+    /// `:text`: the words that go with a code, an identifier's type or a reference.
+    Text = 1,
+    /// `:identifier`: `Reference.identifier`, as a token.
+    Identifier = 2,
+    /// `:of-type`: an identifier's value; its system is that of [`typed_system`].
+    OfType = 3,
+    /// Quantities in base units: the code is the dimension's.
+    Amount = 4,
+}
+
+impl Facet {
+    /// The number under which this index of `param` is kept; parameters have 24 bits.
+    pub fn of(self, param: ParamId) -> ParamId {
+        param | (self as u32) << 24
+    }
+}
+
+/// What stands as the system of an [`Facet::OfType`] token: the code of the identifier's type.
+pub fn typed_system(system: &str, code: &str) -> String {
+    format!("{system}|{code}")
+}
+
+/// What stands as the system of a composite's quantity that is also known in base units.
+pub fn dimension_system(dimension: &str) -> String {
+    format!("http://unitsofmeasure.org#{dimension}")
+}
+
 /// A value, by the kind of index that holds it.
 #[derive(Clone, Debug, PartialEq)]
 pub enum IndexValue {
@@ -20,6 +54,8 @@ pub enum IndexValue {
     String { text: Box<str> },
     /// A local reference, whether or not the target exists yet.
     Reference { type_name: Box<str>, id: Box<str> },
+    /// Words for `:text`, folded and clipped; kept beside the uris, since both are only walked by their beginnings.
+    Text(Box<str>),
     /// A uri, url, canonical (with `|version` as it stands), oid, or a reference to elsewhere (absolute URL, urn).
     Uri(Box<str>),
     /// date, dateTime, instant, Period, Timing.
@@ -27,7 +63,8 @@ pub enum IndexValue {
     /// integer, decimal: exact value as its nearest double.
     Number(f64),
     /// Quantity, Money, Age …; Range gives two entries (low, high). `system` and `code` are the unit's; `unit` its words.
-    Quantity { value: f64, system: Option<Box<str>>, code: Option<Box<str>>, unit: Option<Box<str>> },
+    /// In a composite, `amount` is the dimension and the value in its base units.
+    Quantity { value: f64, system: Option<Box<str>>, code: Option<Box<str>>, unit: Option<Box<str>>, amount: Option<Box<(Box<str>, f64)>> },
     /// Components of one element that belong together, in the parameter's order; two or three.
     Composite(Vec<IndexValue>),
 }

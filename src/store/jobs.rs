@@ -61,6 +61,15 @@ impl Store {
         }
     }
 
+    /// Holds a running job for `lease` from now; `false` when the lease was lost and nothing changed.
+    pub async fn renew_job(&self, id: i64, token: i64, lease: Duration) -> Result<bool, sqlx::Error> {
+        let until = now().saturating_add(i64::try_from(lease.as_micros()).unwrap_or(i64::MAX));
+        let mut sql = Sql::new(self.dialect());
+        sql.push("UPDATE job SET lease_until = ").int(until).push(" WHERE state = 'running' AND id = ").int(id);
+        sql.push(" AND token = ").int(token);
+        Ok(self.execute(sql).await? > 0)
+    }
+
     /// Ends a try; `false` when the lease was lost and nothing changed.
     pub async fn end_job(&self, id: i64, token: i64, end: JobEnd) -> Result<bool, sqlx::Error> {
         let mut sql = Sql::new(self.dialect());

@@ -10,6 +10,7 @@ const ALL: &[(i64, &str, &str, &str)] = &[
     (2, "access", include_str!("../../migrations/sqlite/0002_access.sql"), include_str!("../../migrations/postgres/0002_access.sql")),
     (3, "consent", include_str!("../../migrations/sqlite/0003_consent.sql"), include_str!("../../migrations/postgres/0003_consent.sql")),
     (4, "visits", include_str!("../../migrations/sqlite/0004_visits.sql"), include_str!("../../migrations/postgres/0004_visits.sql")),
+    (9, "upkeep", include_str!("../../migrations/sqlite/0009_upkeep.sql"), include_str!("../../migrations/postgres/0009_upkeep.sql")),
     (11, "history", include_str!("../../migrations/sqlite/0011_history.sql"), include_str!("../../migrations/postgres/0011_history.sql")),
 ];
 
@@ -19,6 +20,11 @@ pub fn migrator(dialect: Dialect) -> Migrator {
         Migration::new(*version, (*title).into(), MigrationType::Simple, text.into_sql_str(), false)
     };
     Migrator::with_migrations(ALL.iter().map(migration).collect())
+}
+
+/// The versions that a database of this program has, in order.
+pub fn versions() -> Vec<i64> {
+    ALL.iter().map(|(version, ..)| *version).collect()
 }
 
 #[cfg(test)]

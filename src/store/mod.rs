@@ -21,17 +21,20 @@ pub mod history;
 pub mod index;
 mod jobs;
 mod migrations;
+mod packed;
 mod postgres;
 pub mod query;
+mod reads;
 mod rows;
 mod sql;
 mod sqlite;
 pub mod submissions;
+pub mod upkeep;
 pub mod visits;
 pub mod write;
 
 pub use api::*;
-pub use index::{IndexEntry, IndexValue};
+pub use index::{Facet, IndexEntry, IndexValue};
 pub use query::{Cursor, Filter, Query, Scope, SortKey};
 pub use write::{Mutation, Precondition, Unit, WriteError, Written};
 

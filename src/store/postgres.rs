@@ -3,14 +3,15 @@
 //! never sees it. Transactions are numbered by the server's own transaction ids.
 
 use super::batch::{self, Batch, Place, ResourceRow};
-use super::rows::{Cell, ColumnType, Identity, Name, Row, TABLES};
+use super::reads::Reads;
+use super::rows::{self, Cell, ColumnType, Identity, IdentityRow, Name, Row, TABLES};
 use super::sql::{Dialect, Sql, bind_all};
 use super::write::{Precondition, Unit, WriteError, Written};
 use super::{ResourceKey, TypeCode, compile, gate};
 use crate::definitions;
 use crate::fhir::time::now;
-use sqlx::postgres::{PgConnectOptions, PgConnection, PgPoolOptions, PgRow};
-use sqlx::{AssertSqlSafe, PgPool, Row as _};
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgPoolOptions};
+use sqlx::{AssertSqlSafe, Connection as _, PgPool};
 use std::collections::{HashMap, HashSet};
 use std::str::FromStr;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -18,37 +19,84 @@ use std::time::Duration;
 
 /// Tries of one unit before the caller hears that the database failed.
 const ATTEMPTS: u32 = 8;
+/// A connection that was used so recently is taken to be alive.
+const TRUSTED: Duration = Duration::from_secs(1);
+/// A plan for all values takes a code that thousands of rows have for one that few have. Compiling a plan takes longer than any search, and
+/// an index walk costs what the planner believes of a scan when the rows are in memory or on flash.
+const SEARCHING: &[&str] = &["SET plan_cache_mode = force_custom_plan", "SET jit = off", "SET random_page_cost = 1.1"];
 /// Classes remembered; forgotten all at once when full.
 const REMEMBERED: usize = 400_000;
 
 #[derive(Clone, Debug)]
 pub struct Postgres {
+    /// For statements that are the same every time: the server plans them once.
     pub pool: PgPool,
+    /// For searches, whose plan depends on the values: planned each time.
+    pub read: PgPool,
+    /// Reads by id.
+    pub reads: Reads,
     /// Added to the server's transaction ids; see `counter` in the migration.
     txn_base: i64,
     /// Classes whose facts this process has committed or found committed.
     classes: Arc<RwLock<HashSet<i64>>>,
 }
 
+/// A pool's share of what one process may open.
+fn connections() -> PgPoolOptions {
+    PgPoolOptions::new()
+        .max_connections(8)
+        .acquire_timeout(Duration::from_secs(30))
+        // A round trip to ask whether the server is there costs as much as the statement, so only after a pause.
+        .test_before_acquire(false)
+        .before_acquire(|connection, meta| {
+            Box::pin(async move {
+                if meta.idle_for < TRUSTED {
+                    return Ok(true);
+                }
+                connection.ping().await.map(|()| true)
+            })
+        })
+}
+
 impl Postgres {
     pub async fn open(url: &str) -> anyhow::Result<Postgres> {
         let options = PgConnectOptions::from_str(url)?.application_name("lango");
-        let pool = PgPoolOptions::new().max_connections(16).acquire_timeout(Duration::from_secs(30)).connect_with(options).await?;
+        let pool = connections().connect_with(options.clone()).await?;
         super::migrations::migrator(Dialect::Postgres).run(&pool).await?;
         let mut transaction = pool.begin().await?;
         let base: i64 = sqlx::query_scalar("SELECT txn_base FROM counter WHERE id = 1 FOR UPDATE").fetch_one(&mut *transaction).await?;
-        // After a restore into a younger server, stored numbers would lie in the future.
-        let newest: i64 =
-            sqlx::query_scalar("SELECT coalesce(max(txn), 0) FROM (SELECT txn FROM resource ORDER BY key DESC LIMIT 100000) r")
-                .fetch_one(&mut *transaction)
-                .await?;
+        // After a restore into a younger server, stored numbers would lie in the future. The newest rows of each type tell, by an index.
+        let newest: i64 = sqlx::query_scalar(
+            "SELECT coalesce(max(n.txn), 0) FROM generate_series(0, $1::bigint) t, \
+             LATERAL (SELECT r.txn FROM resource r WHERE r.type = t ORDER BY r.updated DESC LIMIT 20) n",
+        )
+        .bind(definitions::r4().resource_types().len() as i64)
+        .fetch_one(&mut *transaction)
+        .await?;
         let current: i64 = sqlx::query_scalar("SELECT pg_current_xact_id()::text::bigint").fetch_one(&mut *transaction).await?;
         let txn_base = if base + current <= newest { newest - current + 1 } else { base };
         if txn_base != base {
             sqlx::query("UPDATE counter SET txn_base = $1 WHERE id = 1").bind(txn_base).execute(&mut *transaction).await?;
         }
         transaction.commit().await?;
-        Ok(Postgres { pool, txn_base, classes: Arc::default() })
+        let read = connections()
+            .after_connect(|connection, _| {
+                Box::pin(async move {
+                    for setting in SEARCHING {
+                        sqlx::query(*setting).execute(&mut *connection).await?;
+                    }
+                    Ok(())
+                })
+            })
+            .connect_with(options)
+            .await?;
+        let reads = Reads::on_postgres(pool.clone());
+        Ok(Postgres { pool, read, reads, txn_base, classes: Arc::default() })
+    }
+
+    /// The number that [`Postgres::snapshot`] and every write add to the server's transaction ids.
+    pub fn txn_base(&self) -> i64 {
+        self.txn_base
     }
 
     pub async fn commit(&self, unit: Unit) -> Result<Vec<Written>, WriteError> {
@@ -235,30 +283,16 @@ async fn select(
     }
     let (types, ids) = columns(names);
     let text = format!(
-        "SELECT r.key, r.type, r.id, r.version, r.live, r.owner, r.patient FROM resource r \
-         JOIN unnest($1::bigint[], $2::text[]) AS u(t, i) ON r.type = u.t AND r.id = u.i{tail}"
+        "SELECT {} FROM resource r JOIN unnest($1::bigint[], $2::text[]) AS u(t, i) ON r.type = u.t AND r.id = u.i{tail}",
+        rows::IDENTITY
     );
-    let rows = sqlx::query(AssertSqlSafe(text)).bind(&types).bind(&ids).fetch_all(connection).await?;
-    rows.iter().map(identity).collect()
-}
-
-fn identity(row: &PgRow) -> Result<(Name, Identity), sqlx::Error> {
-    let type_code = TypeCode::try_from(row.try_get::<i64, _>(1)?).unwrap_or(TypeCode::MAX);
-    let identity = Identity {
-        key: row.try_get(0)?,
-        version: row.try_get(3)?,
-        live: row.try_get::<i64, _>(4)? > 0,
-        owner: row.try_get(5)?,
-        patient: row.try_get(6)?,
-    };
-    Ok(((type_code, row.try_get::<String, _>(2)?.into()), identity))
+    let found: Vec<IdentityRow> = sqlx::query_as(AssertSqlSafe(text)).bind(&types).bind(&ids).fetch_all(connection).await?;
+    Ok(found.into_iter().map(rows::identity).collect())
 }
 
 async fn holds(connection: &mut PgConnection, precondition: &Precondition) -> Result<bool, sqlx::Error> {
-    let mut sql = compile::keys(Dialect::Postgres, &precondition.query);
-    sql.text = format!("SELECT id FROM resource WHERE key IN ({}) ORDER BY key LIMIT 2", sql.text);
-    let rows = bind_all!(sqlx::query(AssertSqlSafe(sql.text)), sql.args).fetch_all(connection).await?;
-    let found: Vec<String> = rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?;
+    let Sql { text, args, .. } = compile::first_ids(Dialect::Postgres, &precondition.query);
+    let found: Vec<String> = bind_all!(sqlx::query_scalar(AssertSqlSafe(text)), args).fetch_all(connection).await?;
     Ok(found == precondition.expected)
 }
 

@@ -54,8 +54,9 @@ pub enum Filter {
     Param { param: ParamId, tests: Vec<Test> },
     /// Not one of its values satisfies any of `tests`; a resource without the parameter passes too (`:not`).
     NotParam { param: ParamId, tests: Vec<Test> },
-    /// `:missing=true` when `missing`, else the parameter has a value. `kind` says which index to look in.
-    Missing { param: ParamId, kinds: Vec<Kind>, missing: bool },
+    /// `:missing=true` when `missing`, else the parameter has a value. `places` says under which numbers and in which indexes
+    /// its values are.
+    Missing { places: Vec<(ParamId, Kind)>, missing: bool },
     /// `_id`.
     Id(Vec<String>),
     /// `_lastUpdated`: bounds on `meta.lastUpdated`, all of them.
@@ -67,6 +68,10 @@ pub enum Filter {
     Has { source: TypeCode, param: ParamId, filters: Vec<Filter> },
     /// Any of these.
     Any(Vec<Filter>),
+    /// All of these.
+    All(Vec<Filter>),
+    /// Not this: the resources of the type that it does not find.
+    Not(Box<Filter>),
     /// Matches no resource; an honest answer to a search for something that cannot exist.
     Nothing,
 }
@@ -91,24 +96,42 @@ pub enum Test {
         system: SystemTest,
         code: Option<String>,
     },
+    /// Any of these codes: a value set, or what is above or below a code.
+    TokenIn {
+        system: SystemTest,
+        codes: Arc<[String]>,
+    },
+    /// The words of a token or a reference begin with the folded text (`:text`).
+    TextStarts(String),
     /// Default: the folded value starts with the folded text.
     StringStarts(String),
     /// `:contains`, folded.
     StringContains(String),
     /// `:exact`, as written.
     StringExact(String),
+    /// The folded value ends with the folded text (`ew` of `_filter`).
+    StringEnds(String),
+    /// The folded value is the folded text (`eq` of `_filter`).
+    StringIs(String),
     /// Any of the target types when `type_codes` holds several (`subject=123`).
     Reference {
         type_codes: Vec<TypeCode>,
         id: String,
     },
+    /// The resource itself, or what is below it (or above it) by the reference `parent`, which leads to its own type.
+    ReferenceTree {
+        type_code: TypeCode,
+        id: String,
+        parent: ParamId,
+        below: bool,
+    },
     /// Equal, as written.
     Uri(String),
     /// Equal, or this followed by `|version`.
     Canonical(String),
-    /// `:below`: equal, or this followed by `/…`; for canonicals also `|…`.
+    /// `:below`: equal, or this followed by `/…` or `|…`; with a version, that version or one that begins with it and a dot.
     UriBelow(String),
-    /// `:above`: the stored uri is a prefix of this one.
+    /// `:above`: the stored uri (or, with a version, the stored version) is above this one.
     UriAbove(String),
     Date {
         op: DateOp,
@@ -127,7 +150,22 @@ pub enum Test {
         high: f64,
         unit: Option<UnitTest>,
     },
+    /// A quantity in the base units of `dimension`, whatever unit it was written in.
+    Amount {
+        op: NumberOp,
+        low: f64,
+        value: f64,
+        high: f64,
+        dimension: String,
+    },
     Composite(Vec<Test>),
+    /// A value that satisfies none of these tests, all on the same index (`ne` of `_filter`).
+    NoneOf(Vec<Test>),
+    /// Positions on the unit sphere at most a chord of `chord` away from `centre`.
+    Near {
+        centre: [f64; 3],
+        chord: f64,
+    },
 }
 
 /// The `system|` part of a token.

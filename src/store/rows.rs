@@ -3,7 +3,7 @@
 //! A table's columns begin with its primary key in key order, so rows sorted by their cells go into the B-tree in order,
 //! which is what makes bulk inserts fast.
 
-use super::index::IndexValue;
+use super::index::{IndexValue, dimension_system};
 use super::{FacilityKey, IndexEntry, ResourceKey, TypeCode, system_key};
 use crate::fhir::text::{clip, fold};
 use std::cmp::Ordering;
@@ -185,12 +185,13 @@ pub fn row(entry: &IndexEntry, stamp: Stamp, target: &mut dyn FnMut(&str, &str) 
         }
         IndexValue::Reference { type_name, id } => (2, vec![param, Cell::Int(target(type_name, id)?), key]),
         IndexValue::Uri(uri) => (3, vec![param, Cell::Text(uri.clone()), key]),
+        IndexValue::Text(text) => (3, vec![param, Cell::Text(text.clone()), key]),
         IndexValue::Date(interval) => {
             let wide = i64::from(interval.high - interval.low > NARROW);
             (4, vec![param, Cell::Int(wide), Cell::Int(interval.low), key, Cell::Int(interval.high)])
         }
         IndexValue::Number(value) => (5, vec![param, Cell::Real(*value), key]),
-        IndexValue::Quantity { value, system, code, unit } => {
+        IndexValue::Quantity { value, system, code, unit, .. } => {
             let code: Box<str> = code.clone().unwrap_or_default();
             let unit = unit.clone().filter(|unit| **unit != *code).unwrap_or_default();
             (6, vec![param, Cell::Text(code), Cell::Real(*value), key, Cell::Int(system_cell(system.as_deref())), Cell::Text(unit)])
@@ -219,11 +220,16 @@ fn component(value: &IndexValue) -> (Box<str>, i64, f64, f64) {
         IndexValue::String { text } => (clip(&fold(text)).into(), 0, 0.0, 0.0),
         IndexValue::Reference { type_name, id } => (format!("{type_name}/{id}").into(), 0, 0.0, 0.0),
         IndexValue::Uri(uri) => (uri.clone(), 0, 0.0, 0.0),
+        IndexValue::Text(_) => Default::default(),
         IndexValue::Date(interval) => (Box::default(), 0, interval.low as f64, interval.high as f64),
         IndexValue::Number(value) => (Box::default(), 0, *value, *value),
-        IndexValue::Quantity { value, system, code, unit } => {
+        IndexValue::Quantity { value, system, code, unit, amount } => {
             // A unit without a code is found by its own words.
-            (code.clone().or_else(|| unit.clone()).unwrap_or_default(), system_cell(system.as_deref()), *value, *value)
+            let code = code.clone().or_else(|| unit.clone()).unwrap_or_default();
+            match amount.as_deref() {
+                Some((dimension, amount)) => (code, system_key(&dimension_system(dimension)), *value, *amount),
+                None => (code, system_cell(system.as_deref()), *value, *value),
+            }
         }
         IndexValue::Composite(_) => Default::default(),
     }
@@ -241,6 +247,16 @@ pub struct Identity {
     pub live: bool,
     pub owner: FacilityKey,
     pub patient: ResourceKey,
+}
+
+/// The columns that [`identity`] reads, of the table `r`.
+pub const IDENTITY: &str = "r.key, r.type, r.id, r.version, r.live, r.owner, r.patient";
+
+pub type IdentityRow = (i64, i64, String, i64, i64, i64, i64);
+
+pub fn identity((key, type_code, id, version, live, owner, patient): IdentityRow) -> (Name, Identity) {
+    let type_code = TypeCode::try_from(type_code).unwrap_or(TypeCode::MAX);
+    ((type_code, id.into()), Identity { key, version, live: live > 0, owner, patient })
 }
 
 /// A resource's type and id, as a map key.

@@ -2,7 +2,8 @@
 //! (group commit, `synchronous=FULL`): an acknowledged write survives a power cut, and the cost of the cut is shared.
 
 use super::batch::{self, Batch, Place, ResourceRow};
-use super::rows::{Cell, Identity, Name, Row, TABLES};
+use super::reads::Reads;
+use super::rows::{self, Cell, Identity, IdentityRow, Name, Row, TABLES};
 use super::sql::{Arg, Dialect, Sql, bind_all};
 use super::write::{Precondition, Unit, WriteError, Written};
 use super::{ResourceKey, TypeCode, compile, gate};
@@ -11,8 +12,10 @@ use crate::fhir::time::{Micros, now};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{AssertSqlSafe, Row as _, SqlitePool};
 use std::collections::{HashMap, HashSet};
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
@@ -22,18 +25,28 @@ const QUEUE: usize = 256;
 const GROUP: usize = 4_000;
 /// Rows per INSERT.
 const CHUNK: usize = 100;
+/// How long a statement waits for another process's write.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Bytes of a write-ahead log that is cut; what SQLite keeps of itself is 4,000 pages of 8 KiB.
+pub const LONG_LOG: u64 = 256 << 20;
 /// The resource table's place among the texts of [`Writer::inserts`].
 const RESOURCE: usize = usize::MAX;
 /// Identities remembered between groups; forgotten all at once when full.
 const REMEMBERED: usize = 400_000;
 
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Sqlite {
     /// Read-only connections.
     pub read: SqlitePool,
     /// One connection: whoever writes waits in turn for it.
     pub write: SqlitePool,
     queue: mpsc::Sender<Request>,
+    path: PathBuf,
+    /// Units since the last look of [`Sqlite::rest`], and whether it has done its work since.
+    commits: AtomicU64,
+    rested: AtomicBool,
+    /// Reads by id.
+    pub reads: Reads,
 }
 
 #[derive(Debug)]
@@ -49,15 +62,15 @@ impl Sqlite {
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Full)
             .foreign_keys(true)
-            .busy_timeout(Duration::from_secs(10))
+            .busy_timeout(PATIENCE)
             .page_size(8192)
             .pragma("cache_size", "-131072")
-            .pragma("mmap_size", "268435456")
             .pragma("temp_store", "MEMORY")
             .pragma("wal_autocheckpoint", "4000");
+        let path = options.get_filename().to_owned();
         let write = SqlitePoolOptions::new().max_connections(1).test_before_acquire(false).connect_with(options.clone()).await?;
         super::migrations::migrator(Dialect::Sqlite).run(&write).await?;
-        let reader = options.read_only(true).create_if_missing(false).pragma("cache_size", "-32768").row_buffer_size(1024);
+        let reader = options.read_only(true).create_if_missing(false).pragma("cache_size", "-16384").row_buffer_size(1024);
         let readers = std::thread::available_parallelism().map_or(4, |cores| cores.get() as u32 * 2).clamp(4, 16);
         let read = SqlitePoolOptions::new()
             .max_connections(readers)
@@ -67,10 +80,35 @@ impl Sqlite {
             .await?;
         let (queue, waiting) = mpsc::channel(QUEUE);
         tokio::spawn(Writer::new(write.clone()).run(waiting));
-        Ok(Sqlite { read, write, queue })
+        let reads = Reads::on_sqlite(read.clone());
+        Ok(Sqlite { read, write, queue, path, commits: AtomicU64::new(0), rested: AtomicBool::new(false), reads })
+    }
+
+    /// Gives the writer's page cache back when nothing was written since the last call.
+    pub async fn rest(&self) -> Result<(), sqlx::Error> {
+        if self.commits.swap(0, Ordering::Relaxed) == 0 && !self.rested.swap(true, Ordering::Relaxed) {
+            sqlx::query("PRAGMA shrink_memory").execute(&self.write).await?;
+        }
+        Ok(())
+    }
+
+    /// Moves what the write-ahead log holds into the database and empties it, when it has grown beyond `bytes`: as long as readers
+    /// follow one another without a gap, SQLite itself never starts it over. Writers wait meanwhile, but not long for a slow reader.
+    pub async fn cut_log(&self, bytes: u64) -> Result<(), sqlx::Error> {
+        let log = format!("{}-wal", self.path.display());
+        if tokio::fs::metadata(log).await.map_or(0, |file| file.len()) <= bytes {
+            return Ok(());
+        }
+        let mut connection = self.write.acquire().await?;
+        sqlx::query("PRAGMA busy_timeout = 1000").execute(&mut *connection).await?;
+        let cut = sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").execute(&mut *connection).await;
+        sqlx::query(AssertSqlSafe(format!("PRAGMA busy_timeout = {}", PATIENCE.as_millis()))).execute(&mut *connection).await?;
+        cut.map(|_| ())
     }
 
     pub async fn commit(&self, unit: Unit) -> Result<Vec<Written>, WriteError> {
+        self.commits.fetch_add(1, Ordering::Relaxed);
+        self.rested.store(false, Ordering::Relaxed);
         let (reply, answer) = oneshot::channel();
         self.queue.send(Request { unit, reply }).await.map_err(|_| WriteError::Busy)?;
         answer.await.map_err(|_| WriteError::Busy)?
@@ -296,23 +334,13 @@ impl Writer {
         unknown.sort_unstable();
         for chunk in unknown.chunks(CHUNK) {
             let mut sql = Sql::new(Dialect::Sqlite);
-            sql.push("SELECT r.key, r.type, r.id, r.version, r.live, r.owner, r.patient FROM (VALUES ");
+            sql.push("SELECT ").push(rows::IDENTITY).push(" FROM (VALUES ");
             sql.join(chunk, ", ", |sql, (code, id)| {
                 sql.push("(").int(i64::from(*code)).push(", ").str(id).push(")");
             });
             sql.push(") v CROSS JOIN resource r ON r.type = v.column1 AND r.id = v.column2");
-            let rows = bind_all!(sqlx::query(AssertSqlSafe(sql.text)), sql.args).fetch_all(&mut *connection).await?;
-            for row in rows {
-                let type_code = TypeCode::try_from(row.try_get::<i64, _>(1)?).unwrap_or(TypeCode::MAX);
-                let identity = Identity {
-                    key: row.try_get(0)?,
-                    version: row.try_get(3)?,
-                    live: row.try_get::<i64, _>(4)? > 0,
-                    owner: row.try_get(5)?,
-                    patient: row.try_get(6)?,
-                };
-                self.identities.insert((type_code, row.try_get::<String, _>(2)?.into()), identity);
-            }
+            let found: Vec<IdentityRow> = bind_all!(sqlx::query_as(AssertSqlSafe(sql.text)), sql.args).fetch_all(&mut *connection).await?;
+            self.identities.extend(found.into_iter().map(rows::identity));
         }
         Ok(())
     }
@@ -428,10 +456,8 @@ fn insert_text(table: usize, rows: usize) -> Arc<str> {
 }
 
 async fn holds(connection: &mut SqliteConnection, precondition: &Precondition) -> Result<bool, sqlx::Error> {
-    let mut sql = compile::keys(Dialect::Sqlite, &precondition.query);
-    sql.text = format!("SELECT id FROM resource WHERE key IN ({}) ORDER BY key LIMIT 2", sql.text);
-    let rows = bind_all!(sqlx::query(AssertSqlSafe(sql.text)), sql.args).fetch_all(connection).await?;
-    let found: Vec<String> = rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?;
+    let Sql { text, args, .. } = compile::first_ids(Dialect::Sqlite, &precondition.query);
+    let found: Vec<String> = bind_all!(sqlx::query_scalar(AssertSqlSafe(text)), args).fetch_all(connection).await?;
     Ok(found == precondition.expected)
 }
 

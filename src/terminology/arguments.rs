@@ -53,6 +53,12 @@ impl Arguments {
         Arguments { list: pairs.into_iter().map(|(name, value)| (name.into(), Value::String(value.into()))).collect() }
     }
 
+    /// The same inputs, and after them those of `other`: of two with one name the first counts.
+    pub fn and(mut self, other: Arguments) -> Arguments {
+        self.list.extend(other.list);
+        self
+    }
+
     /// The same inputs and one more: what the path of the request said.
     pub fn with(mut self, name: &str, value: impl Into<Value>) -> Arguments {
         self.list.push((name.to_owned(), value.into()));

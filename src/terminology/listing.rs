@@ -20,6 +20,8 @@ pub const MAX_PAGE_SIZE: usize = 1_000;
 pub struct Page {
     /// Words that must all occur in the name or begin the code.
     pub q: Option<String>,
+    /// Exactly this code, in any case.
+    pub code: Option<String>,
     /// From 1.
     pub page: usize,
     pub page_size: usize,
@@ -27,18 +29,19 @@ pub struct Page {
 
 impl Default for Page {
     fn default() -> Self {
-        Page { q: None, page: 1, page_size: 10 }
+        Page { q: None, code: None, page: 1, page_size: 10 }
     }
 }
 
 impl Page {
-    /// Reads `q`, `page` and `pageSize`; what is no positive number counts as not given, as the original does.
+    /// Reads `q`, `code`, `page` and `pageSize`; what is no positive number counts as not given, as the original does.
     pub fn from_query<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> Page {
         let mut page = Page::default();
         let number = |text: &str| text.parse::<usize>().ok().filter(|number| *number > 0);
         for (name, value) in pairs {
             match name {
                 "q" => page.q = Some(value.to_owned()).filter(|text| !text.trim().is_empty()),
+                "code" => page.code = Some(value.trim().to_owned()).filter(|code| !code.is_empty()),
                 "page" => page.page = number(value).unwrap_or(page.page),
                 "pageSize" => page.page_size = number(value).unwrap_or(page.page_size).min(MAX_PAGE_SIZE),
                 _ => {}
@@ -52,12 +55,15 @@ impl Page {
         let wanted = self.q.as_deref().map(fold).unwrap_or_default();
         let fits = |entry: &T| {
             let (code, name) = words(entry);
+            if self.code.as_ref().is_some_and(|asked| !asked.eq_ignore_ascii_case(&code)) {
+                return false;
+            }
             let (code, name) = (fold(&code), fold(&name));
-            wanted.split(' ').all(|word| name.contains(word) || code.starts_with(word))
+            wanted.is_empty() || wanted.split(' ').all(|word| name.contains(word) || code.starts_with(word))
         };
         let first = (self.page.saturating_sub(1)).saturating_mul(self.page_size);
         let (mut total, mut results) = (0usize, Vec::new());
-        for entry in entries.filter(|entry| wanted.is_empty() || fits(entry)) {
+        for entry in entries.filter(|entry| wanted.is_empty() && self.code.is_none() || fits(entry)) {
             if total >= first && results.len() < self.page_size {
                 results.push(write(entry));
             }

@@ -10,8 +10,8 @@ use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use jsonwebtoken::jwk::Jwk;
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
-use lango::access::consent::Deployment;
 use lango::access::clients::{self, Client};
+use lango::access::consent::Deployment;
 use lango::access::{Access, AccessSettings, Caller, Interaction};
 use lango::config::AuthMode;
 use lango::http::auth;
@@ -37,7 +37,10 @@ struct Answer {
 impl Gate {
     async fn new(db: &TestDb, mode: AuthMode) -> Gate {
         let store = Store::open(&db.url).await.unwrap();
-        let settings = AccessSettings { mode, public_url: BASE.into(), operator_code: "MOH".into(),
+        let settings = AccessSettings {
+            mode,
+            public_url: BASE.into(),
+            operator_code: "MOH".into(),
             facility_system: "urn:lango:facility".into(),
             practitioner_system: "urn:lango:practitioner".into(),
             deployment: Deployment::default(),

@@ -3,7 +3,7 @@
 use crate::dhis2_double::{Double, Fault, Setup};
 use jiff::civil::{Date, date};
 use lango::config::{Credentials, Destination, Secret};
-use lango::destinations::dhis2::{Client, Dhis2Destination, Mapping, Metadata, PushPlan, deliver, metadata_for, plan};
+use lango::destinations::dhis2::{Client, Dhis2Destination, Mapping, Metadata, MetadataCache, PushPlan, deliver, metadata_for, plan};
 use lango::fhir::Issue;
 use lango::outbox::Outcome;
 use serde_json::{Value, json};
@@ -77,14 +77,14 @@ fn at(url: &str, credentials: Credentials) -> Dhis2Destination {
 }
 
 async fn push(double: &Double) -> Outcome {
-    deliver(&destination(double), &report(), &mapping(), today()).await
+    deliver(&destination(double), &report(), &mapping(), today(), &MetadataCache::default()).await
 }
 
 async fn planned(double: &Double, report: &Value, mapping: &Mapping) -> Result<PushPlan, Vec<Issue>> {
     let destination = destination(double);
     let client = Client::new(&destination).unwrap();
     let metadata = metadata_for(&client, &destination, std::slice::from_ref(report), mapping).await.unwrap();
-    plan(std::slice::from_ref(report), &metadata, mapping, today())
+    plan(std::slice::from_ref(report), &metadata, mapping, None, today())
 }
 
 #[tokio::test]
@@ -119,6 +119,85 @@ async fn a_request_is_one_data_set_one_org_unit_one_period_with_uids_and_schemes
     );
 }
 
+/// With more settings, before `[data_sets]`.
+fn with(double: &Double, more: &str) -> Dhis2Destination {
+    let settings =
+        format!("id = \"hmis\"\nkind = \"dhis2\"\nurl = \"{}\"\ntimeout_s = 1\n{more}\n[data_sets]\nmalaria = \"{SET}\"", double.url);
+    let settings: Destination = toml::from_str(&settings).unwrap();
+    Dhis2Destination::new(&settings, Credentials::Basic { username: "lango".into(), password: Secret::new("district") }).unwrap()
+}
+
+#[tokio::test]
+async fn a_data_set_is_completed_when_asked_and_only_after_a_push_that_was_taken_whole() {
+    let key = (SET.to_owned(), "202609".to_owned(), UNIT.to_owned());
+    for version in DIALECTS {
+        let double = Double::start(Setup::new(version)).await;
+        let cache = MetadataCache::default();
+        deliver(&with(&double, "complete = false"), &report(), &mapping(), today(), &cache).await;
+        assert!(double.server().completed.is_empty(), "{version}: nobody asked");
+        let asking = with(&double, "complete = true");
+        for fault in [Fault::Status(503, None), Fault::DropAfterApply] {
+            double.fail("completeDataSetRegistrations", fault);
+            let outcome = deliver(&asking, &report(), &mapping(), today(), &cache).await;
+            assert!(matches!(outcome, Outcome::Retry { .. }), "{version}: {outcome:?}");
+        }
+        let outcome = deliver(&asking, &report(), &mapping(), today(), &cache).await;
+        let Outcome::Done(result) = outcome else { panic!("{version}: {outcome:?}") };
+        assert_eq!(result["completed"], json!(true));
+        assert_eq!(double.server().completed.get(&key).map(String::as_str), Some("2026-10-15"));
+
+        // A refused push completes nothing.
+        let double = Double::start(Setup::new(version)).await;
+        double.server().edit("dataSets", SET, |set| set["expiryDays"] = json!(5));
+        let outcome = deliver(&with(&double, "complete = true"), &report(), &mapping(), today(), &cache).await;
+        assert!(matches!(outcome, Outcome::Dead { .. }), "{version}: {outcome:?}");
+        assert!(double.server().completed.is_empty());
+    }
+}
+
+#[tokio::test]
+async fn what_is_the_same_for_every_facility_is_read_once_and_again_when_it_does_not_fit() {
+    let double = Double::start(Setup::new("2.41.3")).await;
+    let (cache, destination) = (MetadataCache::default(), destination(&double));
+    let reads = || double.asked().iter().filter(|asked| asked.target.contains("dataSets/")).count();
+    for _ in 0..5 {
+        assert!(matches!(deliver(&destination, &report(), &mapping(), today(), &cache).await, Outcome::Done(_)));
+    }
+    assert_eq!(reads(), 1);
+    // The operator adds in DHIS2 what was missing, and requeues: no need to wait until the cache is old.
+    double.server().edit("dataSets", SET, |set| set["periodType"] = json!("Quarterly"));
+    let quarter = |report: &mut Value| report["period"] = json!({"start": "2026-07-01", "end": "2026-09-30"});
+    let mut quarterly = report();
+    quarter(&mut quarterly);
+    assert!(matches!(deliver(&destination, &quarterly, &mapping(), today(), &cache).await, Outcome::Done(_)));
+    assert_eq!(reads(), 2);
+}
+
+#[tokio::test]
+async fn an_attribute_option_combo_is_sent_when_it_is_set_and_checked_before() {
+    const COMBO: &str = "BwnnrV1AkNj";
+    for version in ["2.41.3", "2.43.0"] {
+        let double = Double::start(Setup::new(version)).await;
+        double.server().edit("dataSets", SET, |set| set["categoryCombo"] = json!({ "id": COMBO }));
+        let attribute = {
+            let server = double.server();
+            let combos = server.package["categoryOptionCombos"].as_array().unwrap();
+            combos.iter().find(|one| one["categoryCombo"]["id"] == COMBO).unwrap()["id"].as_str().unwrap().to_owned()
+        };
+        let cache = MetadataCache::default();
+        let outcome = deliver(&destination(&double), &report(), &mapping(), today(), &cache).await;
+        let Outcome::Dead { error, .. } = outcome else { panic!("{version}: {outcome:?}") };
+        assert!(error.contains("attribute_option_combo"), "{error}");
+        let wrong = with(&double, &format!("attribute_option_combo = \"{DEFAULT}\""));
+        assert!(matches!(deliver(&wrong, &report(), &mapping(), today(), &cache).await, Outcome::Dead { .. }), "{version}");
+        assert!(double.imports().is_empty());
+        let right = with(&double, &format!("complete = true\nattribute_option_combo = \"{attribute}\""));
+        let outcome = deliver(&right, &report(), &mapping(), today(), &cache).await;
+        assert!(matches!(outcome, Outcome::Done(_)), "{version}: {outcome:?}");
+        assert!(double.server().values.keys().all(|key| key.attribute_combo == attribute));
+    }
+}
+
 #[tokio::test]
 async fn a_wrong_mapping_is_found_before_anything_is_sent() {
     let good = [("positive", POSITIVE), ("treated", TREATED), ("ignored", "")];
@@ -148,7 +227,7 @@ async fn a_wrong_mapping_is_found_before_anything_is_sent() {
             for issue in issues.iter().take(3) {
                 said += &format!("- {} [{}]\n", issue.diagnostics, issue.expression);
             }
-            let outcome = deliver(&destination(&double), &report(), mapping, today()).await;
+            let outcome = deliver(&destination(&double), &report(), mapping, today(), &MetadataCache::default()).await;
             let Outcome::Dead { result, .. } = outcome else { panic!("{case}: {outcome:?}") };
             assert_eq!(result["problems"].as_array().unwrap().len(), issues.len());
         }
@@ -261,7 +340,7 @@ async fn what_needs_a_person_is_not_tried_again_and_says_no_secret() {
     let double = Double::start(Setup::new("2.41.3")).await;
     let wrong = at(&double.url, Credentials::Basic { username: "lango".into(), password: Secret::new("mistyped-secret") });
     let no_right = || double.server().user.may_import = false;
-    let mut outcomes = vec![deliver(&wrong, &report(), &mapping(), today()).await];
+    let mut outcomes = vec![deliver(&wrong, &report(), &mapping(), today(), &MetadataCache::default()).await];
     for fault in [Fault::Status(413, None), Fault::Status(404, None), Fault::Status(415, None), Fault::Status(409, None)] {
         double.fail("dataValueSets", fault);
         outcomes.push(push(&double).await);
@@ -292,7 +371,7 @@ async fn a_personal_access_token_works_like_a_password() {
     let token = setup.user.token;
     let double = Double::start(setup).await;
     let destination = at(&double.url, Credentials::Token(Secret::new(token)));
-    assert!(matches!(deliver(&destination, &report(), &mapping(), today()).await, Outcome::Done(_)));
+    assert!(matches!(deliver(&destination, &report(), &mapping(), today(), &MetadataCache::default()).await, Outcome::Done(_)));
 }
 
 /// A report of the shipped measure with every cell 1.
@@ -328,13 +407,13 @@ async fn the_shipped_measure_maps_and_metadata_package_fit_each_other() {
     let package: Value = serde_json::from_str(include_str!("../../profiles/dhis2/opd-diagnoses.json")).unwrap();
     for version in ["2.41.3", "2.43.0"] {
         let double = Double::start(Setup { package: package.clone(), ..Setup::new(version) }).await;
-        let outcome = deliver(&destination(&double), &shipped_report(), &shipped_mapping(), today()).await;
+        let outcome = deliver(&destination(&double), &shipped_report(), &shipped_mapping(), today(), &MetadataCache::default()).await;
         let Outcome::Done(result) = &outcome else { panic!("{outcome:?}") };
         assert_eq!((double.server().values.len(), &result["warnings"]), (540, &json!([])));
     }
     // The same plan without a server, for a dry run: the org unit stays a code.
     let metadata = Metadata::from_package(&package, "LangoOpdDx1", "2.41.3");
-    let plan = plan(&[shipped_report()], &metadata, &shipped_mapping(), today()).unwrap();
+    let plan = plan(&[shipped_report()], &metadata, &shipped_mapping(), None, today()).unwrap();
     let request = &plan.requests[0];
     assert_eq!((&request.body["orgUnit"], request.cells.len()), (&json!("100000-0"), 540));
     assert!(request.query.contains(&("orgUnitIdScheme", "CODE")));

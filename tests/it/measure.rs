@@ -1,7 +1,8 @@
 //! One number all the way: template payloads in, cells counted, data values in DHIS2; on both databases, in both dialects.
 
 use crate::dhis2_double::{Double, Fault, Setup};
-use crate::support::{TestDb, TestServer, both_databases};
+use crate::support::server::answer;
+use crate::support::{TestDb, TestServer, both_databases, program};
 use lango::app::App;
 use lango::config::{AuthMode, Destination, Settings};
 use serde_json::{Value, json};
@@ -196,5 +197,108 @@ both_databases!(
 both_databases!(
     async fn counts_arrive_in_dhis2_from_2_43(db: &TestDb) {
         all_the_way(db, "2.43.0").await;
+    }
+);
+
+both_databases!(
+    async fn parameters_may_stand_in_the_url_the_body_or_a_form(db: &TestDb) {
+        const AT: &str = "/fhir/Measure/$evaluate-measure";
+        let server = TestServer::open(db).await;
+        submit(&server, FACILITIES[0], &visits()).await;
+        let (_, whole) = server.get(&format!("{AT}?measure=opd-diagnoses&periodStart=2026-09&periodEnd=2026-09&subject=100000-0")).await;
+        assert_eq!(whole["resourceType"], "MeasureReport", "{whole}");
+        let (_, kept) = server.get("/fhir/MeasureReport?_summary=count").await;
+        assert_eq!(kept["total"], 0, "a GET keeps nothing");
+
+        let form = |body: &'static str| (Some("application/x-www-form-urlencoded"), body.to_owned());
+        let parameters =
+            |list: Value| (Some("application/fhir+json"), json!({ "resourceType": "Parameters", "parameter": list }).to_string());
+        let month = json!([{ "name": "periodStart", "valueDate": "2026-09" }, { "name": "periodEnd", "valueDate": "2026-09" }]);
+        let mut more = month.clone();
+        more.as_array_mut().unwrap().push(json!({ "name": "measure", "valueString": "https://lango.health/fhir/Measure/opd-diagnoses" }));
+        let all = "?measure=opd-diagnoses&periodStart=2026-09&periodEnd=2026-09&subject=100000-0";
+        for (query, (media_type, body)) in [
+            (all, form("")),
+            (all, (None, String::new())),
+            (all, (Some("application/fhir+json"), String::new())),
+            ("?subject=100000-0", form("measure=opd-diagnoses&periodStart=2026-09&periodEnd=2026-09")),
+            ("?measure=opd-diagnoses&subject=100000-0", parameters(month.clone())),
+            ("?subject=urn:lango:facility%7C100000-0&periodStart=2026-09", parameters(more)),
+        ] {
+            let mut request = server.client.post(server.url(&format!("{AT}{query}"))).body(body);
+            if let Some(media_type) = media_type {
+                request = request.header("content-type", media_type);
+            }
+            let (status, report) = answer(request).await;
+            assert_eq!((status, &report["group"]), (200, &whole["group"]), "{query}: {report}");
+        }
+        let (status, twice) = server
+            .post(&format!("{AT}?measure=opd-diagnoses&periodStart=2026-08"), &json!({ "resourceType": "Parameters", "parameter": month }))
+            .await;
+        assert_eq!((status, &twice["issue"][0]["expression"][0]), (400, &json!("periodStart")), "{twice}");
+        let typed = server.client.post(server.url(&format!("{AT}{all}"))).header("content-type", "text/csv").body("a,b");
+        assert_eq!(answer(typed).await.0, 415);
+        server.stop().await;
+    }
+);
+
+both_databases!(
+    async fn evaluating_writes_no_facility(db: &TestDb) {
+        let server = TestServer::open(db).await;
+        submit(&server, FACILITIES[0], &visits()).await;
+        let organization = json!({ "resourceType": "Organization", "name": "Registered, and silent", "identifier": [{ "system": "urn:lango:facility", "value": "999999-9" }] });
+        assert_eq!(server.post("/fhir/Organization", &organization).await.0, 201);
+        let period = "periodStart=2026-09&periodEnd=2026-09";
+        let (status, reports) = server.get(&format!("/fhir/Measure/opd-diagnoses/$evaluate-measure?{period}")).await;
+        assert_eq!((status, reports["entry"].as_array().unwrap().len()), (200, 1), "{reports}");
+        let (status, refused) = server.get(&format!("/fhir/Measure/opd-diagnoses/$evaluate-measure?{period}&subject=999999-9")).await;
+        assert_eq!((status, &refused["issue"][0]["expression"][0]), (422, &json!("subject")), "{refused}");
+        let store = lango::store::Store::open(&db.url).await.unwrap();
+        assert_eq!(store.known_facility("999999-9").await.unwrap(), None);
+        assert!(store.known_facility(FACILITIES[0]).await.unwrap().is_some());
+        server.stop().await;
+    }
+);
+
+#[test]
+fn a_mistyped_database_is_not_made() {
+    let db = TestDb::sqlite();
+    let path = std::path::Path::new(db.url.strip_prefix("sqlite:").unwrap());
+    let commands: [&[&str]; 6] = [
+        &["measure", "run", "opd-diagnoses", "--period", "2026-09"],
+        &["outbox", "list"],
+        &["doctor", "--offline"],
+        &["template", "replay"],
+        &["client", "list"],
+        &["backup", "/nowhere/copy.db"],
+    ];
+    for arguments in commands {
+        let (code, said, words) = program::output(&db, arguments);
+        assert_eq!((code, said.as_str()), (Some(2), ""), "{arguments:?}: {words}");
+        assert!(words.contains("there is no database") && words.contains("lango serve"), "{words}");
+    }
+    assert_eq!(std::fs::read_dir(path.parent().unwrap()).unwrap().count(), 0);
+}
+
+both_databases!(
+    async fn an_import_says_what_was_stored_and_what_was_not(db: &TestDb) {
+        let folder = tempfile::TempDir::new().unwrap();
+        let write = |name: &str, text: String| std::fs::write(folder.path().join(name), text).unwrap();
+        let mut records = payload(FACILITIES[0], &visits()[..4]);
+        let count = records["data"]["listGrid"].as_array().unwrap().len();
+        records["data"]["listGrid"][0].as_object_mut().unwrap().remove("outcomeDetails");
+        write("a.json", records.to_string());
+        write("b.ndjson", "{\"resourceType\":\"Patient\",\"id\":\"p1\"}\n\nno json\n{\"resourceType\":\"Patient\"}\n".into());
+        write("c.json", "{}".into());
+        let (code, said, words) = program::output(db, &["import", folder.path().to_str().unwrap()]);
+        let records = if count == 2 { "1 template record".to_owned() } else { format!("{} template records", count - 1) };
+        let expected =
+            format!("stored 1 resource and {records} from 2 files; 2 of these only in part, 3 left out; nothing of 1 more file\n");
+        assert_eq!((code, said.as_str()), (Some(1), expected.as_str()), "{words}");
+        for line in
+            ["listGrid[0].outcomeDetails: ", "line 3: ", "line 4: ", "b.ndjson: 1 stored, the rest not", "c.json: nothing of it was stored"]
+        {
+            assert!(words.contains(line), "{line}: {words}");
+        }
     }
 );

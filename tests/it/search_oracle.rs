@@ -6,7 +6,10 @@ use serde_json::{Value, json};
 use std::collections::BTreeSet;
 
 const RESOURCES: usize = 60;
-const CASES: usize = 500;
+/// Per database; two databases make ten thousand.
+const CASES: usize = 5_000;
+/// Requests at a time.
+const WAVE: usize = 8;
 
 /// Numbers by chance, the same in every run.
 struct Chance(u64);
@@ -35,6 +38,19 @@ const UCUM: &str = "http://unitsofmeasure.org";
 /// In thousandths, so that the oracle counts without rounding.
 const VALUES: [&str; 12] = ["1", "1.0", "1.00", "0.5", "0.50", "99.5", "100", "100.4", "100.5", "-1", "2.345", "0"];
 const PREFIXES: [&str; 9] = ["", "eq", "ne", "gt", "lt", "ge", "le", "sa", "eb"];
+/// Also "about", which for dates depends on the moment of asking.
+const NUMBER_PREFIXES: [&str; 10] = ["", "eq", "ne", "gt", "lt", "ge", "le", "sa", "eb", "ap"];
+const WORDS: [&str; 5] = ["Body weight", "body Height", "Fièvre", "fever", "weight of body"];
+/// A code system of the test's own: each code and the one that it is below.
+const TREE: [(&str, &str); 6] = [("a", ""), ("b", "a"), ("c", "b"), ("d", "a"), ("e", ""), ("f", "e")];
+const TREE_SYSTEM: &str = "urn:tree";
+/// A value set of the test's own.
+const MEMBERS: [(&str, &str); 3] = [("urn:tree", "c"), ("urn:tree", "e"), ("http://loinc.org", "8867-4")];
+const ID_TYPES: [(&str, &str); 3] = [("urn:types", "MR"), ("urn:types", "SS"), ("urn:other", "MR")];
+const CANONICALS: [&str; 5] =
+    ["http://x.org/plan", "http://x.org/plan|1", "http://x.org/plan|1.2", "http://x.org/plan|1.2.3", "http://x.org/plan|12"];
+/// Degrees; near each other, across the date line and at a pole.
+const PLACES: [(f64, f64); 6] = [(-6.8, 39.28), (-6.81, 39.3), (-6.2, 39.2), (0.0, 179.9), (0.1, -179.8), (89.9, 10.0)];
 const DATES: [&str; 14] = [
     "2025",
     "2026",
@@ -54,6 +70,13 @@ const DATES: [&str; 14] = [
 
 fn coding(chance: &mut Chance) -> Value {
     let mut coding = json!({ "code": chance.pick(&CODES) });
+    if chance.one_in(3) {
+        coding["display"] = json!(chance.pick(&WORDS));
+    }
+    if chance.one_in(3) {
+        (coding["system"], coding["code"]) = (json!(TREE_SYSTEM), json!(chance.pick(&TREE).0));
+        return coding;
+    }
     match *chance.pick(&SYSTEMS) {
         "" => {}
         system => coding["system"] = json!(system),
@@ -84,8 +107,16 @@ fn quantity(chance: &mut Chance) -> Value {
 
 fn observation(chance: &mut Chance, n: usize) -> Value {
     let mut resource = json!({ "resourceType": "Observation", "id": format!("o{n}"), "status": chance.pick(&["final", "amended"]), "code": concept(chance) });
-    if !chance.one_in(4) {
-        resource["subject"] = json!({ "reference": format!("Patient/p{}", chance.below(5)) });
+    match chance.below(5) {
+        0 => {}
+        1 => {
+            resource["subject"] =
+                json!({ "identifier": { "system": "urn:mrn", "value": chance.pick(&CODES) }, "display": chance.pick(&WORDS) })
+        }
+        _ => resource["subject"] = json!({ "reference": format!("Patient/p{}", chance.below(8)) }),
+    }
+    if chance.one_in(3) {
+        resource["identifier"] = json!([identifier(chance)]);
     }
     match chance.below(5) {
         0 => {}
@@ -115,6 +146,49 @@ fn observation(chance: &mut Chance, n: usize) -> Value {
     resource
 }
 
+fn identifier(chance: &mut Chance) -> Value {
+    let mut identifier = json!({ "value": chance.pick(&CODES) });
+    match *chance.pick(&SYSTEMS) {
+        "" => {}
+        system => identifier["system"] = json!(system),
+    }
+    if chance.one_in(2) {
+        let (system, code) = *chance.pick(&ID_TYPES);
+        identifier["type"] = json!({ "coding": [{ "system": system, "code": code }], "text": chance.pick(&WORDS) });
+    }
+    identifier
+}
+
+fn location(chance: &mut Chance, n: usize) -> Value {
+    let mut resource = json!({ "resourceType": "Location", "id": format!("l{n}"), "name": chance.pick(&NAMES) });
+    if n > 0 && !chance.one_in(3) {
+        resource["partOf"] = json!({ "reference": format!("Location/l{}", chance.below(n)) });
+    }
+    if !chance.one_in(4) {
+        let (latitude, longitude) = *chance.pick(&PLACES);
+        resource["position"] = json!({ "latitude": latitude, "longitude": longitude });
+    }
+    resource
+}
+
+fn care_plan(chance: &mut Chance, n: usize) -> Value {
+    let mut resource = json!({ "resourceType": "CarePlan", "id": format!("c{n}"), "status": "active", "intent": "plan", "subject": { "reference": "Patient/p1" } });
+    if !chance.one_in(4) {
+        resource["instantiatesCanonical"] = json!([chance.pick(&CANONICALS)]);
+    }
+    resource
+}
+
+fn list_of(chance: &mut Chance, n: usize) -> Value {
+    let items: Vec<Value> = (0..1 + chance.below(9))
+        .map(|_| {
+            let (kind, letter) = *chance.pick(&[("Patient", "p"), ("Observation", "o")]);
+            json!({ "item": { "reference": format!("{kind}/{letter}{}", chance.below(RESOURCES)) } })
+        })
+        .collect();
+    json!({ "resourceType": "List", "id": format!("i{n}"), "status": "current", "mode": "working", "entry": items })
+}
+
 fn patient(chance: &mut Chance, n: usize) -> Value {
     let mut resource = json!({ "resourceType": "Patient", "id": format!("p{n}") });
     if !chance.one_in(5) {
@@ -127,11 +201,7 @@ fn patient(chance: &mut Chance, n: usize) -> Value {
         resource["active"] = json!(chance.one_in(2));
     }
     if !chance.one_in(3) {
-        let identifier = coding(chance);
-        resource["identifier"] = json!([{ "value": identifier["code"] }]);
-        if let Some(system) = identifier.get("system") {
-            resource["identifier"][0]["system"] = system.clone();
-        }
+        resource["identifier"] = json!([identifier(chance), identifier(chance)]);
     }
     if !chance.one_in(4) {
         resource["birthDate"] = json!(chance.pick(&["1990", "1990-02", "1990-02-28", "2026-01-01", "2024-02-29"]));
@@ -167,6 +237,28 @@ fn codings(concept: &Value) -> Vec<(&str, &str)> {
     list(&concept["coding"]).iter().map(|coding| (coding["system"].as_str().unwrap_or(""), coding["code"].as_str().unwrap())).collect()
 }
 
+/// Whether words go with the code: its text, or the display of a coding.
+fn says(concept: &Value, wanted: &str) -> bool {
+    let displays = list(&concept["coding"]).iter().map(|coding| &coding["display"]);
+    displays.chain([&concept["text"]]).filter_map(Value::as_str).any(|words| folded(words).starts_with(&folded(wanted)))
+}
+
+/// The code itself and all that is above it.
+fn tree_above(code: &str) -> Vec<&'static str> {
+    let mut above: Vec<&'static str> = TREE.iter().filter(|(own, _)| *own == code).map(|(own, _)| *own).collect();
+    while let Some((_, parent)) = above.last().and_then(|last| TREE.iter().find(|(own, parent)| own == last && !parent.is_empty())) {
+        above.push(*parent);
+    }
+    above
+}
+
+/// Kilometres over the surface, by the haversine formula.
+fn kilometres((lat1, lon1): (f64, f64), (lat2, lon2): (f64, f64)) -> f64 {
+    let half = |degrees: f64| (degrees.to_radians() / 2.0).sin().powi(2);
+    let h = half(lat2 - lat1) + lat1.to_radians().cos() * lat2.to_radians().cos() * half(lon2 - lon1);
+    2.0 * 6_371.008_8 * h.sqrt().min(1.0).asin()
+}
+
 /// Thousandths, and half of the last digit's worth in ten-thousandths (both exact).
 fn exact(text: &str) -> (i64, i64) {
     let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
@@ -177,8 +269,14 @@ fn exact(text: &str) -> (i64, i64) {
 }
 
 fn compares(prefix: &str, value: &Value, wanted: &str) -> bool {
+    in_unit(prefix, value, 1, wanted, 1)
+}
+
+/// The same where both are counted in units, each so many of the smallest.
+fn in_unit(prefix: &str, value: &Value, unit: i128, wanted: &str, wanted_unit: i128) -> bool {
     let (value, _) = exact(&value.to_string());
     let (wanted, half) = exact(wanted);
+    let (value, wanted, half) = (i128::from(value) * unit, i128::from(wanted) * wanted_unit, i128::from(half) * wanted_unit);
     let equal = wanted - half <= value && value < wanted + half;
     match prefix {
         "" | "eq" => equal,
@@ -187,6 +285,18 @@ fn compares(prefix: &str, value: &Value, wanted: &str) -> bool {
         "lt" | "eb" => value < wanted,
         "ge" => value >= wanted,
         "le" => value <= wanted,
+        // A tenth each way, and never less than what the digits leave open.
+        "ap" if wanted.abs() >= 10 * half => (value - wanted).abs() * 10 <= wanted.abs(),
+        "ap" => (value - wanted).abs() <= half,
+        other => panic!("{other}"),
+    }
+}
+
+fn milligrams(unit: &str) -> i128 {
+    match unit {
+        "mg" => 1,
+        "g" => 1_000,
+        "kg" => 1_000_000,
         other => panic!("{other}"),
     }
 }
@@ -225,9 +335,9 @@ fn dates(prefix: &str, (low, high): (i64, i64), wanted: &str) -> bool {
         "ne" => !equal,
         "gt" => high > to,
         "lt" => low < from,
-        // "The range above the search value" begins where the value begins: what overlaps with it is not less.
-        "ge" => high > from,
-        "le" => low < to,
+        // "… or the range of the search value fully contains the range of the target value."
+        "ge" => high > to || equal,
+        "le" => low < from || equal,
         "sa" => low >= to,
         "eb" => high <= from,
         other => panic!("{other}"),
@@ -241,6 +351,7 @@ fn folded(text: &str) -> String {
         .map(|c| match c {
             'ó' | 'ö' => 'o',
             'å' => 'a',
+            'è' => 'e',
             c => c,
         })
         .collect()
@@ -323,21 +434,251 @@ fn effective(resource: &Value) -> Option<(i64, i64)> {
 
 /// `prefix value[|system|code]`, and whether a quantity meets it.
 fn quantity_test(chance: &mut Chance) -> (String, Holds) {
-    let (prefix, value, unit) = (*chance.pick(&PREFIXES), *chance.pick(&VALUES), *chance.pick(&UNITS));
+    let (prefix, value, unit) = (*chance.pick(&NUMBER_PREFIXES), *chance.pick(&VALUES), *chance.pick(&UNITS));
     match chance.below(3) {
         0 => (format!("{prefix}{value}"), Box::new(move |quantity| compares(prefix, &quantity["value"], value))),
         1 => (format!("{prefix}{value}||{unit}"), {
             Box::new(move |quantity| compares(prefix, &quantity["value"], value) && (quantity["code"] == unit || quantity["unit"] == unit))
         }),
         _ => (format!("{prefix}{value}|{UCUM}|{unit}"), {
-            Box::new(move |quantity| compares(prefix, &quantity["value"], value) && quantity["code"] == unit && quantity["system"] == UCUM)
+            Box::new(move |quantity| {
+                let own = quantity["code"].as_str().filter(|_| quantity["system"] == UCUM);
+                own.is_some_and(|own| in_unit(prefix, &quantity["value"], milligrams(own), value, milligrams(unit)))
+            })
         }),
     }
 }
 
+/// Everything that was sent, by type.
+type World = std::rc::Rc<std::collections::BTreeMap<&'static str, Vec<Value>>>;
+
+fn with_id<'w>(world: &'w World, type_name: &str, id: &str) -> Option<&'w Value> {
+    world[type_name].iter().find(|resource| resource["id"] == id)
+}
+
+/// What a modifier, a chain, a `_has`, a list or an expression finds.
+fn deep_case(chance: &mut Chance, type_name: &str, world: &World) -> (String, String, Holds) {
+    let word = {
+        let words = *chance.pick(&WORDS);
+        words.chars().take(1 + chance.below(words.chars().count())).collect::<String>().trim().to_owned()
+    };
+    match (type_name, chance.below(12)) {
+        ("Observation" | "Patient", 0) => {
+            let lists: Vec<usize> = (0..1 + chance.below(2)).map(|_| chance.below(RESOURCES)).collect();
+            let named: BTreeSet<String> = lists
+                .iter()
+                .flat_map(|n| list(&world["List"][*n]["entry"]))
+                .map(|entry| entry["item"]["reference"].as_str().unwrap().to_owned())
+                .collect();
+            let type_name = type_name.to_owned();
+            let value = lists.iter().map(|n| format!("i{n}")).collect::<Vec<_>>().join(",");
+            ("_list".into(), value, Box::new(move |resource| named.contains(&format!("{type_name}/{}", resource["id"].as_str().unwrap()))))
+        }
+        ("Observation" | "Patient", 1 | 2) => {
+            // Two plain comparisons joined by an expression; a Patient's gender and birth date suffice to have something to say.
+            let ((left, l), (right, r)) = (comparison(chance, type_name), comparison(chance, type_name));
+            match chance.below(4) {
+                0 => ("_filter".into(), format!("{left} and {right}"), Box::new(move |resource| l(resource) && r(resource))),
+                1 => ("_filter".into(), format!("{left} or {right}"), Box::new(move |resource| l(resource) || r(resource))),
+                2 => ("_filter".into(), format!("not ({left}) and ({right} or {right})"), {
+                    Box::new(move |resource| !l(resource) && r(resource))
+                }),
+                _ => ("_filter".into(), format!("not({left} or {right})"), Box::new(move |resource| !(l(resource) || r(resource)))),
+            }
+        }
+        ("Observation", 3) => ("code:text".into(), escaped(&word), Box::new(move |resource| says(&resource["code"], &word))),
+        ("Observation", 4) => {
+            let not = chance.one_in(3);
+            let holds = move |resource: &Value| codings(&resource["code"]).iter().any(|coding| MEMBERS.contains(coding)) != not;
+            (if not { "code:not-in" } else { "code:in" }.into(), "urn:set".into(), Box::new(holds))
+        }
+        ("Observation", 5) => {
+            let (code, below) = (chance.pick(&TREE).0, chance.one_in(2));
+            let holds = move |resource: &Value| {
+                codings(&resource["code"]).iter().any(|(system, own)| {
+                    *system == TREE_SYSTEM && if below { tree_above(own).contains(&code) } else { tree_above(code).contains(own) }
+                })
+            };
+            (if below { "code:below" } else { "code:above" }.into(), format!("{TREE_SYSTEM}|{code}"), Box::new(holds))
+        }
+        ("Observation", 6) => {
+            let code = *chance.pick(&CODES);
+            let (key, value) = match chance.below(2) {
+                0 => ("subject:identifier", format!("urn:mrn|{}", escaped(code))),
+                _ => ("subject:identifier", escaped(code)),
+            };
+            (key.into(), value, Box::new(move |resource| resource["subject"]["identifier"]["value"] == code))
+        }
+        ("Observation", 7) => ("subject:text".into(), escaped(&word), {
+            Box::new(move |resource| resource["subject"]["display"].as_str().is_some_and(|own| folded(own).starts_with(&folded(&word))))
+        }),
+        ("Observation", 8 | 9) => {
+            // A chain with any test of a Patient's.
+            let (key, value, holds) = case(chance, "Patient", world);
+            let world = world.clone();
+            let holds = move |resource: &Value| {
+                let subject = resource["subject"]["reference"].as_str().and_then(|reference| reference.strip_prefix("Patient/"));
+                subject.and_then(|id| with_id(&world, "Patient", id)).is_some_and(&holds)
+            };
+            (format!("subject:Patient.{key}"), value, Box::new(holds))
+        }
+        ("Observation", 10) => {
+            let missing = chance.one_in(2);
+            let holds = move |resource: &Value| {
+                let code = &resource["code"];
+                (list(&code["coding"]).is_empty() && code.get("text").is_none()) == missing
+            };
+            ("code:missing".into(), missing.to_string(), Box::new(holds))
+        }
+        ("Observation" | "Patient", 11) => {
+            let ((system, code), value) = (*chance.pick(&ID_TYPES), *chance.pick(&CODES));
+            let holds = move |resource: &Value| {
+                list(&resource["identifier"]).iter().any(|one| {
+                    one["value"] == value && list(&one["type"]["coding"]).iter().any(|own| own["system"] == system && own["code"] == code)
+                })
+            };
+            ("identifier:of-type".into(), format!("{system}|{code}|{}", escaped(value)), Box::new(holds))
+        }
+        ("Observation", _) => case(chance, type_name, world),
+        ("Patient", 3..=5) => {
+            let (key, value, holds) = case(chance, "Observation", world);
+            let world = world.clone();
+            let holds = move |resource: &Value| {
+                let own = format!("Patient/{}", resource["id"].as_str().unwrap());
+                world["Observation"].iter().any(|observation| observation["subject"]["reference"] == own && holds(observation))
+            };
+            (format!("_has:Observation:{}:{key}", chance.pick(&["subject", "patient"])), value, Box::new(holds))
+        }
+        ("Patient", 6) => {
+            // Named together with another Observation that a List names.
+            let n = chance.below(RESOURCES);
+            let listed: BTreeSet<String> =
+                list(&world["List"][n]["entry"]).iter().map(|entry| entry["item"]["reference"].as_str().unwrap().to_owned()).collect();
+            let world = world.clone();
+            let holds = move |resource: &Value| {
+                let own = format!("Patient/{}", resource["id"].as_str().unwrap());
+                world["Observation"].iter().any(|observation| {
+                    observation["subject"]["reference"] == own
+                        && listed.contains(&format!("Observation/{}", observation["id"].as_str().unwrap()))
+                })
+            };
+            ("_has:Observation:patient:_has:List:item:_id".into(), format!("i{n}"), Box::new(holds))
+        }
+        ("Patient", 7) => ("identifier:text".into(), escaped(&word), {
+            Box::new(move |resource| {
+                let mut texts = list(&resource["identifier"]).iter().filter_map(|one| one["type"]["text"].as_str());
+                texts.any(|own| folded(own).starts_with(&folded(&word)))
+            })
+        }),
+        _ => case(chance, type_name, world),
+    }
+}
+
+/// One comparison of `_filter`.
+fn comparison(chance: &mut Chance, type_name: &str) -> (String, Holds) {
+    let name = *chance.pick(&NAMES);
+    let quoted = format!("\"{name}\"");
+    let families = |resource: &Value| -> Vec<String> {
+        list(&resource["name"]).iter().filter_map(|name| name["family"].as_str()).map(folded).collect()
+    };
+    match (type_name, chance.below(5)) {
+        ("Patient", 0) => (format!("family eq {quoted}"), Box::new(move |resource| families(resource).contains(&folded(name)))),
+        ("Patient", 1) => {
+            let part: String = folded(name).chars().skip(1).take(3).collect();
+            let part = part.trim().to_owned();
+            let (quoted, operator) = (format!("\"{part}\""), *chance.pick(&["co", "sw", "ew"]));
+            let holds = move |resource: &Value| {
+                families(resource).iter().any(|family| match operator {
+                    "co" => family.contains(&part),
+                    "sw" => family.starts_with(&part),
+                    _ => family.ends_with(&part),
+                })
+            };
+            (format!("family {operator} {quoted}"), Box::new(holds))
+        }
+        ("Patient", 2) => {
+            (format!("family ne {quoted}"), { Box::new(move |resource| families(resource).iter().any(|family| *family != folded(name))) })
+        }
+        ("Patient", 3) => {
+            let present = chance.one_in(2);
+            (format!("birthdate pr {present}"), Box::new(move |resource| resource.get("birthDate").is_some() == present))
+        }
+        ("Patient", _) => {
+            let (operator, gender) = (*chance.pick(&["eq", "ne"]), *chance.pick(&["male", "female"]));
+            let holds = move |resource: &Value| resource["gender"].as_str().is_some_and(|own| (own == gender) == (operator == "eq"));
+            (format!("gender {operator} {gender}"), Box::new(holds))
+        }
+        (_, 0 | 1) => {
+            let (operator, wanted) = (*chance.pick(&["eq", "gt", "lt", "ge", "le", "sa", "eb"]), *chance.pick(&DATES));
+            (format!("date {operator} {wanted}"), {
+                Box::new(move |resource| effective(resource).is_some_and(|span| dates(operator, span, wanted)))
+            })
+        }
+        (_, 2) => {
+            let wanted = *chance.pick(&DATES);
+            (format!("date po {wanted}"), {
+                Box::new(move |resource| effective(resource).is_some_and(|(low, high)| high > span(wanted).0 && low < span(wanted).1))
+            })
+        }
+        (_, 3) => {
+            let (operator, wanted) = (*chance.pick(&["eq", "gt", "le"]), *chance.pick(&VALUES));
+            (format!("value-quantity {operator} {wanted}"), {
+                Box::new(move |resource| resource.get("valueQuantity").is_some_and(|own| compares(operator, &own["value"], wanted)))
+            })
+        }
+        _ => {
+            let status = *chance.pick(&["final", "amended"]);
+            (format!("status eq {status}"), Box::new(move |resource| resource["status"] == status))
+        }
+    }
+}
+
 /// Parameter, value, and whether a resource should be found.
-fn case(chance: &mut Chance, type_name: &str) -> (String, String, Holds) {
+fn case(chance: &mut Chance, type_name: &str, world: &World) -> (String, String, Holds) {
     match (type_name, chance.below(6)) {
+        ("Location", 0 | 1) => {
+            let (n, below) = (chance.below(RESOURCES), chance.one_in(2));
+            let world = world.clone();
+            // Oneself and those above, for a Location.
+            let above = move |id: &str| {
+                let (mut line, mut at) = (vec![id.to_owned()], id.to_owned());
+                while let Some(parent) = with_id(&world, "Location", &at).and_then(|own| own["partOf"]["reference"].as_str()) {
+                    at = parent.trim_start_matches("Location/").to_owned();
+                    line.push(at.clone());
+                }
+                line
+            };
+            let holds = move |resource: &Value| {
+                let Some(parent) = resource["partOf"]["reference"].as_str().map(|parent| parent.trim_start_matches("Location/")) else {
+                    return false;
+                };
+                let wanted = format!("l{n}");
+                if below { above(parent).contains(&wanted) } else { above(&wanted).iter().any(|own| own == parent) }
+            };
+            (if below { "partof:below" } else { "partof:above" }.into(), format!("Location/l{n}"), Box::new(holds))
+        }
+        ("Location", 2..=4) => {
+            let (centre, distance) = (*chance.pick(&PLACES), *chance.pick(&[0.5, 3.0, 100.0, 20_100.0]));
+            let (text, kilometres_each) = *chance.pick(&[("km", 1.0), ("m", 0.001), ("[mi_i]", 1.609_344)]);
+            let holds = move |resource: &Value| {
+                let own = (resource["position"]["latitude"].as_f64(), resource["position"]["longitude"].as_f64());
+                matches!(own, (Some(latitude), Some(longitude)) if kilometres(centre, (latitude, longitude)) <= distance)
+            };
+            let value = format!("{}|{}|{}|{text}", centre.0, centre.1, distance / kilometres_each);
+            ("near".into(), value, Box::new(holds))
+        }
+        ("Location", _) => string_case(chance, "name", |resource| resource["name"].as_str().map(str::to_owned).into_iter().collect()),
+        ("CarePlan", _) => {
+            let wanted = *chance.pick(&CANONICALS);
+            let own = |resource: &Value| resource["instantiatesCanonical"][0].as_str().map(str::to_owned);
+            let (modifier, test): (&str, fn(&str, &str) -> bool) = match chance.below(3) {
+                0 => ("", |own, wanted| own == wanted || !wanted.contains('|') && own.split('|').next() == Some(wanted)),
+                1 => (":below", |own, wanted| version_below(own, wanted)),
+                _ => (":above", |own, wanted| version_below(wanted, own)),
+            };
+            let holds = move |resource: &Value| own(resource).is_some_and(|own| test(&own, wanted));
+            (format!("instantiates-canonical{modifier}"), wanted.replace('|', "|"), Box::new(holds))
+        }
         ("Observation", 0) => token_case(chance, "code", |resource| owned(codings(&resource["code"])), false),
         ("Observation", 1) => match chance.below(5) {
             0 => {
@@ -345,7 +686,7 @@ fn case(chance: &mut Chance, type_name: &str) -> (String, String, Holds) {
                 ("subject:missing".into(), missing.to_string(), Box::new(move |resource| resource.get("subject").is_none() == missing))
             }
             n => {
-                let id = format!("p{}", chance.below(5));
+                let id = format!("p{}", chance.below(8));
                 let (key, value) = match n {
                     1 => ("subject", format!("Patient/{id}")),
                     2 => ("subject", id.clone()),
@@ -441,7 +782,7 @@ fn case(chance: &mut Chance, type_name: &str) -> (String, String, Holds) {
             ("birthdate".into(), format!("{prefix}{wanted}"), Box::new(holds))
         }
         ("RiskAssessment", _) => {
-            let (prefix, wanted) = (*chance.pick(&PREFIXES), *chance.pick(&VALUES));
+            let (prefix, wanted) = (*chance.pick(&NUMBER_PREFIXES), *chance.pick(&VALUES));
             let holds = move |resource: &Value| {
                 let mut values = list(&resource["prediction"]).iter().map(|prediction| &prediction["probabilityDecimal"]);
                 values.any(|value| compares(prefix, value, wanted))
@@ -463,75 +804,145 @@ fn case(chance: &mut Chance, type_name: &str) -> (String, String, Holds) {
     }
 }
 
+/// Whether a canonical is of the version or a part of it; one without a version is above all.
+fn version_below(own: &str, wanted: &str) -> bool {
+    let ((url, version), (wanted_url, wanted_version)) =
+        (own.split_once('|').unwrap_or((own, "")), wanted.split_once('|').unwrap_or((wanted, "")));
+    url == wanted_url && (wanted_version.is_empty() || version == wanted_version || version.starts_with(&format!("{wanted_version}.")))
+}
+
 fn is_at_or_below(url: &str, above: &str) -> bool {
     url == above || url.strip_prefix(above).is_some_and(|rest| rest.starts_with('/'))
+}
+
+/// What the test's resources are made of and hang together by.
+fn world(chance: &mut Chance) -> World {
+    type Maker = fn(&mut Chance, usize) -> Value;
+    let makers: [(&'static str, Maker); 7] = [
+        ("Observation", observation),
+        ("Patient", patient),
+        ("RiskAssessment", risk),
+        ("ValueSet", value_set),
+        ("Location", location),
+        ("CarePlan", care_plan),
+        ("List", list_of),
+    ];
+    makers
+        .into_iter()
+        .map(|(name, make)| (name, (0..RESOURCES).map(|n| make(chance, n)).collect()))
+        .collect::<std::collections::BTreeMap<_, _>>()
+        .into()
+}
+
+async fn load(server: &TestServer, world: &World) {
+    let concepts: Vec<Value> = TREE
+        .iter()
+        .map(|(code, parent)| {
+            let mut concept = json!({ "code": code });
+            if !parent.is_empty() {
+                concept["property"] = json!([{ "code": "parent", "valueCode": parent }]);
+            }
+            concept
+        })
+        .collect();
+    let system = json!({
+        "resourceType": "CodeSystem", "id": "tree", "url": TREE_SYSTEM, "status": "active", "content": "complete",
+        "property": [{ "code": "parent", "uri": "http://hl7.org/fhir/concept-properties#parent", "type": "code" }], "concept": concepts
+    });
+    let include = |(system, code): &(&str, &str)| json!({ "system": system, "concept": [{ "code": code }] });
+    let set = json!({
+        "resourceType": "ValueSet", "id": "set", "url": "urn:set", "status": "active",
+        "compose": { "include": MEMBERS.iter().map(include).collect::<Vec<_>>() }
+    });
+    let entries: Vec<Value> = world
+        .values()
+        .flatten()
+        .chain([&system, &set])
+        .map(|resource| {
+            let url = format!("{}/{}", resource["resourceType"].as_str().unwrap(), resource["id"].as_str().unwrap());
+            json!({ "resource": resource, "request": { "method": "PUT", "url": url } })
+        })
+        .collect();
+    let (status, response) = server.post("/fhir", &json!({ "resourceType": "Bundle", "type": "transaction", "entry": entries })).await;
+    assert_eq!(status, 200, "{response}");
 }
 
 both_databases!(
     async fn searches_find_what_a_slow_scan_finds(db: &TestDb) {
         let server = TestServer::open(db).await;
         let mut chance = Chance(20_261_121);
-        let types = ["Observation", "Patient", "RiskAssessment", "ValueSet"];
-        let makers = [observation, patient, risk, value_set];
-        let mut resources: Vec<Vec<Value>> = Vec::new();
-        for maker in makers {
-            resources.push((0..RESOURCES).map(|n| maker(&mut chance, n)).collect());
-        }
-        for list in resources.chunks(1) {
-            let entries: Vec<Value> = list
-                .iter()
-                .flatten()
-                .map(|resource| {
-                    let url = format!("{}/{}", resource["resourceType"].as_str().unwrap(), resource["id"].as_str().unwrap());
-                    json!({ "resource": resource, "request": { "method": "PUT", "url": url } })
+        let world = world(&mut chance);
+        load(&server, &world).await;
+        // Observations and Patients have the most parameters.
+        let types = [
+            "Observation",
+            "Patient",
+            "Observation",
+            "Observation",
+            "Patient",
+            "RiskAssessment",
+            "ValueSet",
+            "Location",
+            "CarePlan",
+            "Observation",
+        ];
+        let (mut wrong, mut found_some) = (Vec::new(), 0);
+        for wave in 0..CASES / WAVE {
+            let cases: Vec<(&str, String, String, BTreeSet<&str>)> = (0..WAVE)
+                .map(|n| {
+                    let type_name = types[(wave * WAVE + n) % types.len()];
+                    let draw = |chance: &mut Chance| match chance.one_in(2) {
+                        true => deep_case(chance, type_name, &world),
+                        false => case(chance, type_name, &world),
+                    };
+                    let mut tests = vec![draw(&mut chance)];
+                    while tests.len() < 3 && chance.one_in(4) {
+                        tests.push(draw(&mut chance));
+                    }
+                    let mut query = form_urlencoded::Serializer::new(String::new());
+                    tests.iter().for_each(|(key, value, _)| {
+                        query.append_pair(key, value);
+                    });
+                    let shown: Vec<String> = tests.iter().map(|(key, value, _)| format!("{key}={value}")).collect();
+                    let expected = world[type_name]
+                        .iter()
+                        .filter(|resource| tests.iter().all(|(_, _, holds)| holds(resource)))
+                        .map(|resource| resource["id"].as_str().unwrap())
+                        .collect();
+                    (type_name, query.finish(), format!("{type_name}?{}", shown.join("&")), expected)
                 })
                 .collect();
-            let (status, response) =
-                server.post("/fhir", &json!({ "resourceType": "Bundle", "type": "transaction", "entry": entries })).await;
-            assert_eq!(status, 200, "{response}");
-        }
-        let (mut wrong, mut found_some) = (Vec::new(), 0);
-        for number in 0..CASES {
-            // Observations have the most parameters.
-            let which = [0, 0, 0, 1, 1, 2, 3][number % 7];
-            let mut tests = vec![case(&mut chance, types[which])];
-            if chance.one_in(4) {
-                tests.push(case(&mut chance, types[which]));
-            }
-            let mut query = form_urlencoded::Serializer::new(String::new());
-            tests.iter().for_each(|(key, value, _)| {
-                query.append_pair(key, value);
-            });
-            let shown: Vec<String> = tests.iter().map(|(key, value, _)| format!("{key}={value}")).collect();
-            let own = |id: &str| id.get(1..).is_some_and(|number| number.parse::<usize>().is_ok());
-            let (status, bundle) = server.get(&format!("/fhir/{}?{}&_count=1000", types[which], query.finish())).await;
-            if status != 200 || list(&bundle["entry"]).iter().any(|entry| entry["search"]["mode"] == "outcome") {
-                wrong.push(format!("{}?{}: {status} {bundle:.300}", types[which], shown.join("&")));
-                continue;
-            }
-            let ids = list(&bundle["entry"]).iter().map(|entry| entry["resource"]["id"].as_str().unwrap());
-            // lango ships ValueSets of its own.
-            let found: BTreeSet<&str> = ids.filter(|id| own(id)).collect();
-            let expected: BTreeSet<&str> = resources[which]
-                .iter()
-                .filter(|resource| tests.iter().all(|(_, _, holds)| holds(resource)))
-                .map(|resource| resource["id"].as_str().unwrap())
-                .collect();
-            found_some += usize::from(!expected.is_empty());
-            if found != expected {
-                let one = |ids: &mut dyn Iterator<Item = &&str>| {
-                    ids.next().and_then(|id| resources[which].iter().find(|resource| resource["id"] == **id)).map(Value::to_string)
-                };
-                wrong.push(format!(
-                    "{}?{}\n  too many: {:?}\n  too few: {:?}",
-                    types[which],
-                    shown.join("&"),
-                    one(&mut found.difference(&expected)),
-                    one(&mut expected.difference(&found)),
-                ));
+            let paths: Vec<String> =
+                cases.iter().map(|(name, query, ..)| format!("/fhir/{name}?{query}&_count=1000&_elements=id")).collect();
+            let answers = futures_util::future::join_all(paths.iter().map(|path| server.get(path))).await;
+            for ((type_name, _, shown, expected), (status, bundle)) in cases.iter().zip(answers) {
+                if status != 200 || list(&bundle["entry"]).iter().any(|entry| entry["search"]["mode"] == "outcome") {
+                    wrong.push(format!("{shown}: {status} {bundle:.300}"));
+                    continue;
+                }
+                let ids = list(&bundle["entry"]).iter().map(|entry| entry["resource"]["id"].as_str().unwrap());
+                // lango ships ValueSets of its own.
+                let own = |id: &&str| id.get(1..).is_some_and(|number| number.parse::<usize>().is_ok());
+                let found: BTreeSet<&str> = ids.filter(own).collect();
+                found_some += usize::from(!expected.is_empty());
+                if found != *expected {
+                    let one = |ids: &mut dyn Iterator<Item = &&str>| {
+                        ids.next().and_then(|id| with_id(&world, type_name, id)).map(Value::to_string)
+                    };
+                    wrong.push(format!(
+                        "{shown}\n  too many: {:?}\n  too few: {:?}",
+                        one(&mut found.difference(expected)),
+                        one(&mut expected.difference(&found)),
+                    ));
+                }
             }
         }
-        assert!(wrong.is_empty(), "{} of {CASES} are wrong:\n{}", wrong.len(), wrong.join("\n"));
+        assert!(
+            wrong.is_empty(),
+            "{} of {CASES} are wrong:\n{}",
+            wrong.len(),
+            wrong.iter().take(20).cloned().collect::<Vec<_>>().join("\n")
+        );
         assert!(found_some > CASES / 2, "only {found_some} searches find anything");
         server.stop().await;
     }

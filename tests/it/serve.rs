@@ -2,8 +2,11 @@
 
 use crate::support::program::{self, Running};
 use crate::support::{TestDb, TestServer, both_databases};
+use lango::store::write::NewJob;
+use lango::store::{JobEnd, Store, Unit};
 use std::io::Write;
 use std::process::Stdio;
+use std::time::Duration;
 
 both_databases!(
     async fn serve_says_one_line_answers_and_ends_well_on_either_signal(db: &TestDb) {
@@ -23,7 +26,7 @@ both_databases!(
     async fn clients_are_managed_while_the_server_runs(db: &TestDb) {
         let server = TestServer::smart(db).await;
         let (code, secret, words) =
-            program::output(db, &["client", "add", "emr-1", "--facility", "HF-1", "--scope", "system/*.cruds", "--role", "emr"]);
+            program::output(db, &["client", "add", "emr-1", "--facility", "HF-1", "--scope", "system/*.cruds", "--role", "facility"]);
         assert_eq!(code, Some(0), "{words}");
         let secret = secret.trim_end();
         assert!(!words.contains(secret), "the secret is on standard output alone");
@@ -32,7 +35,7 @@ both_databases!(
         assert_eq!(code, Some(2));
         assert!(words.contains("exists already"), "{words}");
         let (_, list, _) = program::output(db, &["client", "list"]);
-        assert!(list.lines().nth(1).unwrap().contains("emr-1") && list.contains("HF-1") && list.contains("roles: emr"), "{list}");
+        assert!(list.lines().nth(1).unwrap().contains("emr-1") && list.contains("HF-1") && list.contains("roles: facility"), "{list}");
         assert!(!list.contains("argon2"), "{list}");
 
         let mut child = program::command(db, &["client", "secret", "emr-1", "--secret-stdin"]).stdin(Stdio::piped()).spawn().unwrap();
@@ -59,12 +62,13 @@ fn open_access_is_refused_beyond_loopback() {
 #[test]
 fn wrong_words_end_with_code_2_and_what_to_do() {
     let db = TestDb::sqlite();
+    assert_eq!(program::output(&db, &["client", "add", "first", "--facility", "F", "--scope", "system/*.rs"]).0, Some(0));
     for (arguments, expected) in [
         (&["serve", "--listen", "nowhere"][..], "--listen"),
         (&["serve", "--auth", "none"], "--auth"),
         (&["serve", "--config", "/nonexistent/lango.toml"], "/nonexistent/lango.toml"),
         (&["client", "add", "a b", "--facility", "F", "--scope", "system/*.rs"], "client id"),
-        (&["client", "add", "a", "--facility", "F", "--scope", "patient/*.rs"], "system/TYPE.LETTERS"),
+        (&["client", "add", "a", "--facility", "F", "--scope", "Patient.read"], "TYPE.LETTERS"),
         (&["client", "disable", "nobody"], "no such client"),
     ] {
         let (code, _, words) = program::output(&db, arguments);
@@ -101,6 +105,7 @@ fn a_backup_of_nothing_is_refused() {
 
 both_databases!(
     async fn doctor_finds_what_is_missing_and_says_what_to_do(db: &TestDb) {
+        lango::store::Store::open(&db.url).await.unwrap().close().await;
         let (code, out, words) = program::output(db, &["doctor"]);
         assert_eq!(code, Some(0), "{out}{words}");
         assert!(out.contains("note  clients: nobody can log in yet: lango client add"), "{out}");
@@ -114,5 +119,46 @@ both_databases!(
         assert_eq!(code, Some(1), "{out}");
         assert!(out.contains("ok    clients: 1 can log in"), "{out}");
         assert!(out.contains("BAD   destination moh: ") && out.contains("NOT_SET_ANYWHERE"), "{out}");
+    }
+);
+
+both_databases!(
+    async fn readiness_is_the_database_its_tables_and_the_outbox(db: &TestDb) {
+        let server = TestServer::open(db).await;
+        let whole = serde_json::json!({ "status": "ready", "database": "ok", "migrations": "ok", "outbox": "ok" });
+        assert_eq!(server.get("/readyz").await, (200, whole));
+        let store = Store::open(&db.url).await.unwrap();
+        const SQL: &str = "UPDATE _sqlx_migrations SET version = version + 1000 WHERE version = 2";
+        match &store {
+            Store::Sqlite(db) => drop(sqlx::query(SQL).execute(&db.write).await.unwrap()),
+            Store::Postgres(db) => drop(sqlx::query(SQL).execute(&db.pool).await.unwrap()),
+        }
+        let (status, body) = server.get("/readyz").await;
+        assert_eq!(
+            (status, &body["status"], &body["database"]),
+            (503, &serde_json::json!("not ready"), &serde_json::json!("ok")),
+            "{body}"
+        );
+        assert!(body["migrations"].as_str().unwrap().contains("another version"), "{body}");
+        store.close().await;
+        server.stop().await;
+    }
+);
+
+both_databases!(
+    async fn a_renewed_lease_holds_and_a_lost_one_cannot_be_renewed(db: &TestDb) {
+        let store = Store::open(&db.url).await.unwrap();
+        let job = NewJob { kind: "slow".into(), payload: serde_json::json!({}), dedup_key: None, run_at: 0 };
+        store.commit(Unit { jobs: vec![job], ..Unit::default() }).await.unwrap();
+        let none = Duration::ZERO;
+        let (claimed, long) = (store.claim_jobs(&["slow"], 1, none).await.unwrap().remove(0), Duration::from_secs(60));
+        assert!(store.renew_job(claimed.id, claimed.token, long).await.unwrap());
+        assert!(store.claim_jobs(&["slow"], 1, long).await.unwrap().is_empty(), "it is held, though the claim's own lease has ended");
+        assert!(store.renew_job(claimed.id, claimed.token, none).await.unwrap());
+        let other = store.claim_jobs(&["slow"], 1, long).await.unwrap().remove(0);
+        assert!(!store.renew_job(claimed.id, claimed.token, long).await.unwrap(), "another process has it");
+        assert!(store.end_job(other.id, other.token, JobEnd::Done { result: serde_json::json!(1) }).await.unwrap());
+        assert!(!store.renew_job(other.id, other.token, long).await.unwrap(), "it is done");
+        store.close().await;
     }
 );

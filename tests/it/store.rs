@@ -125,6 +125,7 @@ both_databases!(
                 system: Some("http://unitsofmeasure.org".into()),
                 code: Some(code.into()),
                 unit: Some(unit.into()),
+                amount: None,
             },
         };
         let date =
@@ -135,7 +136,7 @@ both_databases!(
             param: param("Observation", "code-value-quantity"),
             value: IndexValue::Composite(vec![
                 IndexValue::Token { system: Some("http://loinc.org".into()), code: code.into() },
-                IndexValue::Quantity { value, system: None, code: Some("/min".into()), unit: None },
+                IndexValue::Quantity { value, system: None, code: Some("/min".into()), unit: None, amount: None },
             ]),
         };
         let observations = [
@@ -216,7 +217,7 @@ both_databases!(
             filters: vec![is("Observation", "code", "8867-4")],
         };
         assert_eq!(ids(&store, &query("Patient", vec![has])).await, set(&["p1"]));
-        let missing = |missing| Filter::Missing { param: param("Patient", "family"), kinds: vec![Kind::String], missing };
+        let missing = |missing| Filter::Missing { places: vec![(param("Patient", "family"), Kind::String)], missing };
         assert_eq!(ids(&store, &query("Patient", vec![missing(false)])).await, set(&["p1"]));
         assert_eq!(ids(&store, &query("Patient", vec![missing(true)])).await, set(&[]));
         let not = Filter::NotParam {

@@ -5,6 +5,7 @@ use super::mapping::list;
 use super::metadata::{DataSet, Metadata};
 use super::plan::PlannedRequest;
 use super::verdict::Verdict;
+use jiff::civil::Date;
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue, RETRY_AFTER};
 use reqwest::{Response, StatusCode, Url, redirect};
 use serde_json::Value;
@@ -36,6 +37,15 @@ impl Failure {
     fn transient(words: impl Into<String>) -> Failure {
         Failure::Transient { words: words.into(), after: None }
     }
+}
+
+/// What the server says of itself, a data set and the user: the same for every facility.
+#[derive(Debug)]
+pub(super) struct Frame {
+    info: Value,
+    data_set: Option<Value>,
+    combos: Value,
+    me: Value,
 }
 
 /// A connection to one destination. It follows no redirect, so credentials go to the configured host only.
@@ -73,6 +83,22 @@ impl Client {
 
     /// Reads what a plan needs: the data set, its combinations, and the org units with these codes or uids.
     pub async fn metadata(&self, data_set: &str, org_units: &[&str]) -> Result<Metadata, Failure> {
+        let frame = self.frame(data_set).await?;
+        self.metadata_in(&frame, org_units).await
+    }
+
+    /// The same with what is known of the server and the data set; only the org units are asked for.
+    pub(super) async fn metadata_in(&self, frame: &Frame, org_units: &[&str]) -> Result<Metadata, Failure> {
+        // A name that would end the filter's list cannot be a DHIS2 code that this filter finds.
+        let names = || org_units.iter().copied().filter(|name| !name.is_empty() && !name.contains([',', '[', ']', ':']));
+        let mut units = self.org_units("code", names().collect()).await?;
+        units.extend(self.org_units("id", names().filter(|name| is_uid(name)).collect()).await?);
+        let units = serde_json::json!({ "organisationUnits": units });
+        Ok(Metadata::from_server(&frame.info, frame.data_set.as_ref(), &frame.combos, &units, &frame.me))
+    }
+
+    /// Reads what is the same for every facility.
+    pub(super) async fn frame(&self, data_set: &str) -> Result<Frame, Failure> {
         let info = self.get(&["system", "info"], &[]).await?.ok_or_else(|| {
             Failure::permanent("There is no DHIS2 at the destination's url: api/system/info was not found. Check url in lango.toml.")
         })?;
@@ -88,13 +114,8 @@ impl Client {
             }
             None => None,
         };
-        // A name that would end the filter's list cannot be a DHIS2 code that this filter finds.
-        let names = || org_units.iter().copied().filter(|name| !name.is_empty() && !name.contains([',', '[', ']', ':']));
-        let mut units = self.org_units("code", names().collect()).await?;
-        units.extend(self.org_units("id", names().filter(|name| is_uid(name)).collect()).await?);
         let me = self.get(&["me"], &[("fields", "organisationUnits[id]")]).await?;
-        let units = serde_json::json!({ "organisationUnits": units });
-        Ok(Metadata::from_server(&info, data_set.as_ref(), &combos.unwrap_or_default(), &units, &me.unwrap_or_default()))
+        Ok(Frame { info, data_set, combos: combos.unwrap_or_default(), me: me.unwrap_or_default() })
     }
 
     async fn org_units(&self, property: &str, names: Vec<&str>) -> Result<Vec<Value>, Failure> {
@@ -127,6 +148,40 @@ impl Client {
             }
             status => refused(status, after, &message_of(&body)),
         })
+    }
+
+    /// Registers the data set of a request as complete for its org unit and period
+    /// (`POST /api/completeDataSetRegistrations`). Doing it again changes nothing.
+    pub async fn complete(&self, request: &PlannedRequest, day: Date) -> Result<(), Failure> {
+        let part = |key: &str| request.body.get(key).cloned().unwrap_or_default();
+        let mut registration = serde_json::json!({
+            "dataSet": part("dataSet"), "period": part("period"), "organisationUnit": part("orgUnit"), "date": day.to_string(), "completed": true,
+        });
+        if let Some(combo) = request.body.get("attributeOptionCombo") {
+            registration["attributeOptionCombo"] = combo.clone();
+        }
+        let of_values = request.query.iter().copied().filter(|(name, _)| *name == "orgUnitIdScheme");
+        let query = of_values.chain([("dataSetIdScheme", "UID"), ("attributeOptionComboIdScheme", "UID")]);
+        let url = self.url(&["completeDataSetRegistrations"], query)?;
+        let body = serde_json::json!({ "completeDataSetRegistrations": [registration] });
+        let response = self.http.post(url).json(&body).send().await.map_err(no_answer)?;
+        let (status, after) = (response.status(), retry_after(response.headers()));
+        let body = read(response, MOST_VERDICT).await?;
+        if !status.is_success() && status != StatusCode::CONFLICT {
+            return Err(refused(status, after, &message_of(&body)));
+        }
+        let answer: Value = serde_json::from_slice(&body).unwrap_or_default();
+        // Bare up to 2.36, in a WebMessage from 2.37.
+        let summary = answer.get("response").unwrap_or(&answer);
+        match (status.is_success(), summary.get("status").and_then(Value::as_str), list(summary, "conflicts").first()) {
+            (true, Some("SUCCESS" | "OK"), None) => Ok(()),
+            (_, _, conflict) => {
+                let why =
+                    conflict.and_then(|conflict| conflict.get("value")).and_then(Value::as_str).map(|why| why.chars().take(300).collect());
+                let why: String = why.unwrap_or_else(|| message_of(&body));
+                Err(Failure::permanent(format!("The values were stored, but DHIS2 did not register the data set as complete: {why}")))
+            }
+        }
     }
 
     /// `None` for 404.

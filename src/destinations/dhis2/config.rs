@@ -25,6 +25,8 @@ pub enum DestinationError {
     NoDataSet { id: String, measure: String },
     #[error("destination {id}: the data set of measure {measure} must be a DHIS2 uid: a letter, then ten letters or digits")]
     DataSet { id: String, measure: String },
+    #[error("destination {id}: attribute_option_combo must be a DHIS2 uid: a letter, then ten letters or digits")]
+    AttributeOptionCombo { id: String },
 }
 
 /// The value of the `Authorization` header, in parts.
@@ -44,6 +46,10 @@ pub struct Dhis2Destination {
     pub(super) login: Login,
     /// Data set uid by measure id.
     data_sets: BTreeMap<String, String>,
+    /// Whether a push that was taken whole is followed by a registration of completeness.
+    pub(super) complete: bool,
+    /// Uid of the attribute option combo; `None`: the default one.
+    pub attribute_option_combo: Option<String>,
     /// For a whole request, its answer included.
     pub(super) timeout: Duration,
 }
@@ -63,11 +69,16 @@ impl Dhis2Destination {
         if let Some((measure, _)) = settings.data_sets.iter().find(|(_, uid)| !is_uid(uid)) {
             return Err(DestinationError::DataSet { id: id(), measure: measure.clone() });
         }
+        if settings.attribute_option_combo.as_deref().is_some_and(|uid| !is_uid(uid)) {
+            return Err(DestinationError::AttributeOptionCombo { id: id() });
+        }
         Ok(Dhis2Destination {
             id: id(),
             base: base_url(&settings.url).ok_or_else(|| DestinationError::Url { id: id() })?,
             login,
             data_sets: settings.data_sets.clone(),
+            complete: settings.complete,
+            attribute_option_combo: settings.attribute_option_combo.clone(),
             timeout: Duration::from_secs(u64::from(settings.timeout_s.clamp(1, LONGEST_S))),
         })
     }

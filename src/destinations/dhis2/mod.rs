@@ -21,7 +21,7 @@ pub mod verdict;
 
 pub use client::Client;
 pub use config::{CATEGORY_OPTION_MAP, DATA_ELEMENT_MAP, DestinationError, Dhis2Destination, ORG_UNIT_MAP};
-pub use deliver::{JOB_KIND, deliver, metadata_for, push_job, read_job};
+pub use deliver::{JOB_KIND, MetadataCache, deliver, metadata_for, push_job, read_job};
 pub use mapping::Mapping;
 pub use metadata::{Dialect, Metadata};
 pub use plan::{Cell, PlannedRequest, PushPlan, plan};

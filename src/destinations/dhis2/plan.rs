@@ -40,12 +40,18 @@ pub struct PushPlan {
     pub warnings: Vec<Issue>,
 }
 
-/// Turns reports into requests, one for each. `today` decides whether a period is open.
+/// Turns reports into requests, one for each. `attribute` is the attribute option combo where it is not the default one. `today` decides whether a period is open.
 ///
 /// # Errors
 /// Every problem found, each with its place in the report or the name of the thing in DHIS2, and what to do. Then nothing may be sent.
-pub fn plan(reports: &[Value], metadata: &Metadata, mapping: &Mapping, today: Date) -> Result<PushPlan, Vec<Issue>> {
-    let mut planner = Planner { metadata, mapping, today, problems: Vec::new(), warnings: Vec::new() };
+pub fn plan(
+    reports: &[Value],
+    metadata: &Metadata,
+    mapping: &Mapping,
+    attribute: Option<&str>,
+    today: Date,
+) -> Result<PushPlan, Vec<Issue>> {
+    let mut planner = Planner { metadata, mapping, attribute, today, problems: Vec::new(), warnings: Vec::new() };
     let Some(data_set) = planner.check_server() else { return Err(planner.problems) };
     let requests = reports.iter().filter_map(|report| planner.request(report, data_set)).collect();
     match planner.problems.is_empty() {
@@ -57,6 +63,8 @@ pub fn plan(reports: &[Value], metadata: &Metadata, mapping: &Mapping, today: Da
 struct Planner<'a> {
     metadata: &'a Metadata,
     mapping: &'a Mapping,
+    /// Uid of the attribute option combo; `None`: the default one.
+    attribute: Option<&'a str>,
     today: Date,
     problems: Vec<Issue>,
     warnings: Vec<Issue>,
@@ -139,12 +147,22 @@ impl<'a> Planner<'a> {
             self.problem(IssueCode::NotSupported, words, "");
         }
         let combo = data_set.combo.as_deref().and_then(|id| metadata.combo(id));
-        if combo.is_some_and(|combo| !combo.is_default) {
-            let words = format!(
-                "Data set {} asks for an attribute option combo, which lango does not send. Use a data set with the default category combination.",
-                data_set.id
-            );
-            self.problem(IssueCode::NotSupported, words, "");
+        match self.attribute {
+            None if combo.is_some_and(|combo| !combo.is_default) => {
+                let words = format!(
+                    "Data set {} asks for an attribute option combo. Name one as attribute_option_combo of the destination in lango.toml.",
+                    data_set.id
+                );
+                self.problem(IssueCode::Required, words, "");
+            }
+            Some(uid) if combo.is_some_and(|combo| !combo.option_combos.iter().any(|one| one.id == uid)) => {
+                let words = format!(
+                    "Attribute option combo {uid} is none of data set {}. Correct attribute_option_combo of the destination in lango.toml.",
+                    data_set.id
+                );
+                self.problem(IssueCode::CodeInvalid, words, "");
+            }
+            _ => {}
         }
         if data_set.has_approval {
             self.warn(format!(
@@ -196,15 +214,20 @@ impl<'a> Planner<'a> {
             .iter()
             .map(|cell| json!({"dataElement": cell.data_element, "categoryOptionCombo": cell.category_option_combo, "value": cell.value}))
             .collect();
+        let mut body = json!({"dataSet": data_set.id, "period": period, "orgUnit": org_unit, "dataValues": values});
+        if let Some(attribute) = self.attribute {
+            body["attributeOptionCombo"] = json!(attribute);
+        }
         Some(PlannedRequest {
             query: vec![
                 ("dataSetIdScheme", "UID"),
                 ("dataElementIdScheme", "UID"),
                 ("categoryOptionComboIdScheme", "UID"),
                 ("orgUnitIdScheme", scheme),
+                ("attributeOptionComboIdScheme", "UID"),
                 ("importStrategy", "CREATE_AND_UPDATE"),
             ],
-            body: json!({"dataSet": data_set.id, "period": period, "orgUnit": org_unit, "dataValues": values}),
+            body,
             cells,
         })
     }

@@ -30,8 +30,13 @@ use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
 use axum::response::Response;
 use axum::routing::any;
 use target::Target;
+use tower_http::CompressionLevel;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::compression::CompressionLayer;
+use tower_http::compression::predicate::SizeAbove;
+
+/// An answer of fewer bytes goes in one packet; making it shorter gains nothing.
+const ONE_PACKET: u16 = 1_200;
 
 /// All routes of the FHIR API.
 pub fn routes(state: FhirState) -> Router {
@@ -43,7 +48,7 @@ pub fn routes(state: FhirState) -> Router {
         .route("/fhir/{type}/{id}/{verb}", any(handle))
         .route("/fhir/{type}/{id}/_history/{version}", any(handle))
         .route("/fhir/{type}/{id}/{member}/_search", any(handle))
-        .layer(CompressionLayer::new())
+        .layer(CompressionLayer::new().quality(CompressionLevel::Fastest).compress_when(SizeAbove::new(ONE_PACKET)))
         .layer(CatchPanicLayer::custom(answer::panicked))
         .with_state(state)
 }
@@ -156,8 +161,14 @@ async fn carry_out(
         ("GET", Target::SystemHistory) => history::of_system(&call).await,
         ("GET", Target::Operation(operation)) => operation::run(&call, operation, None).await,
         ("POST", Target::Operation(operation)) => {
-            let body = resource_body(state, headers, body).await?;
-            operation::run(&call, operation, Some(body)).await
+            if !negotiate::is_form(headers) {
+                let body = resource_body(state, headers, body).await?;
+                return operation::run(&call, operation, Some(body)).await;
+            }
+            // A form says what a URL could say; `curl -d ''` sends an empty one.
+            let form = body::read(headers, body, &state.settings.limits).await?;
+            let query = search::form_pairs(headers, &form, &call.query)?;
+            operation::run(&Call { query, ..call }, operation, Some(Bytes::new())).await
         }
         (_, target) => Err(Failure::method_not_allowed(target.methods())),
     }

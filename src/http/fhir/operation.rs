@@ -10,7 +10,7 @@ use crate::fhir::outcome::operation_outcome;
 use crate::fhir::{Issue, IssueCode, json};
 use crate::ingest::refusal::within;
 use crate::ingest::{Refusal, RefusalKind};
-use crate::measure::run::{Request, answer};
+use crate::measure::run::{Request, answer, named_values};
 use crate::terminology::{Arguments, Terminology, TerminologyError};
 use crate::validate;
 use axum::body::Bytes;
@@ -39,10 +39,11 @@ async fn terminology(
     if let Some(type_code) = operation.type_code {
         call.require(type_code, Interaction::Read)?;
     }
-    let arguments = match body {
+    let said_in_body = match body {
         Some(body) if !body.is_empty() => Arguments::from_parameters(&parsed(call, body).await?).map_err(failure)?,
-        _ => Arguments::from_query(call.query.iter().cloned()),
+        _ => Arguments::default(),
     };
+    let arguments = said_in_body.and(Arguments::from_query(call.query.iter().cloned()));
     let terminology = call.state.terminology.clone();
     let (id, name) = (operation.id.clone(), operation.name.clone());
     let answer = call.state.writer.workers().run(move || terminology.operate(type_name, id.as_deref(), &name, &arguments)).await?;
@@ -50,7 +51,7 @@ async fn terminology(
 }
 
 /// `Measure/$evaluate-measure` (<https://hl7.org/fhir/R4/measure-operation-evaluate-measure.html>). A POST keeps the reports, a GET
-/// only answers them.
+/// only answers them. Parameters may stand in the body, in the URL, or some here and some there.
 async fn evaluate_measure(call: &Call<'_>, operation: &OperationTarget, body: Option<Bytes>) -> Result<Answer, Failure> {
     // It counts over everything that the caller's facility has.
     call.require_all("Measure", Interaction::Read)?;
@@ -63,24 +64,20 @@ async fn evaluate_measure(call: &Call<'_>, operation: &OperationTarget, body: Op
         Some(body) => Some(parsed(call, body).await?),
         None => None,
     };
-    let named = |name: &str| {
-        let in_body = sent.as_ref().and_then(|sent| parameter(sent, name)).and_then(text_of);
-        in_body.or_else(|| call.query.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone()))
+    let mut given = match &sent {
+        Some(parameters) => named_values(parameters).map_err(|issues| Refusal::all(RefusalKind::Malformed, issues))?,
+        None => Vec::new(),
     };
+    given.extend(call.query.iter().cloned());
+    let measure = given.iter().find(|(name, _)| name == "measure").map(|(_, value)| value.clone());
     let measure =
-        operation.id.clone().or_else(|| named("measure")).ok_or_else(|| {
+        operation.id.clone().or(measure).ok_or_else(|| {
             Failure::bad_request("Name the measure: POST /fhir/Measure/ID/$evaluate-measure, or the parameter `measure`.")
         })?;
     // A canonical ends with the id.
     let id = measure.split('|').next().and_then(|url| url.rsplit('/').next()).unwrap_or_default();
-    let request = match &sent {
-        Some(parameters) => Request::from_resource(parameters, facility_system),
-        None => {
-            let given = call.query.iter().filter(|(name, _)| name != "measure");
-            Request::from_parameters(given.map(|(name, value)| (name.as_str(), value.as_str())), facility_system)
-        }
-    };
-    let request = request.map_err(|issues| Refusal::all(RefusalKind::Malformed, issues))?;
+    let pairs = given.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+    let request = Request::from_parameters(pairs, facility_system).map_err(|issues| Refusal::all(RefusalKind::Malformed, issues))?;
     let counted = call.state.evaluate(id, &request, &call.caller.scope, keep).await?;
     let reports = counted.into_iter().map(|counted| counted.report).collect();
     Ok(Answer::ok(answer(&request, reports).to_string()))

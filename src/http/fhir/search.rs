@@ -22,6 +22,8 @@ pub async fn search(call: &Call<'_>, type_code: TypeCode, patient: Option<&str>,
         strict: call.prefer.strict,
         max_count: limits.page_max,
         default_count: limits.page_default,
+        terminology: state.terminology.clone(),
+        full_text: state.settings.search.full_text,
         ..ParseOptions::new(state.base_url(), state.zone.clone())
     };
     let mut request = search::parse(type_code, &pairs, call.caller.scope.clone(), &options).map_err(|issues| Failure {

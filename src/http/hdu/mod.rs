@@ -4,6 +4,7 @@
 //! original's JSON form (`status`, `error`, `message`, `path`) and an OperationOutcome, so that both kinds of client can read it.
 
 mod codes;
+mod lab_data;
 mod meta;
 mod reply;
 mod templates;
@@ -11,10 +12,11 @@ mod templates;
 use crate::app::App;
 use crate::fhir::outcome::operation_outcome;
 use crate::fhir::time::{format_instant, now};
+use crate::fhir::{Issue, IssueCode};
 use crate::http::error::Failure;
 use crate::ingest::refusal::{Refusal, RefusalKind};
 use axum::Router;
-use axum::http::StatusCode;
+use axum::http::{StatusCode, Uri};
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::get;
 use serde_json::{Value, json};
@@ -28,6 +30,8 @@ pub fn routes(app: App) -> Router {
         .route(&at("dataTemplates"), get(templates::definitions).post(templates::submit))
         .route(&at("dataTemplates/examples"), get(templates::examples))
         .route(&at("dataTemplates/metaData"), get(templates::meta_data))
+        .route(&at("dataTemplates/trigger"), axum::routing::post(templates::submit))
+        .route(&at("labData"), get(lab_data::answer))
         .route(&at("labDataTemplates"), get(templates::lab_definitions).post(templates::submit_lab))
         .route(&at("unmapped"), get(templates::unmapped))
         .route(&at("codeSystems/icd"), get(codes::icd))
@@ -37,7 +41,19 @@ pub fn routes(app: App) -> Router {
         .route(&at("generalCodes/{namespace}"), get(codes::general_of))
         .route(&at("standardCodes"), get(codes::standard))
         .route(&at("standardCodes/{namespace}"), get(codes::standard_of))
+        .route(&at("{*rest}"), axum::routing::any(nowhere))
+        .method_not_allowed_fallback(not_so)
         .with_state(app)
+}
+
+async fn nowhere(uri: Uri) -> Response {
+    let words = "lango has no such address of the HDU API: docs/hdu.md lists those there are.";
+    form(Refusal::new(RefusalKind::NotFound, Issue::error(IssueCode::NotFound, words)), uri.path().to_owned())
+}
+
+async fn not_so(uri: Uri) -> Response {
+    let words = "This address does not take this method: the header Allow says which it takes.";
+    form(Refusal::new(RefusalKind::NotAllowed, Issue::error(IssueCode::NotSupported, words)), uri.path().to_owned())
 }
 
 /// An error in both forms.
@@ -65,17 +81,23 @@ impl IntoResponse for HduError {
         if let Some(cause) = &self.refusal.cause {
             tracing::error!(error = format!("{cause:#}"), path = self.path, "a request failed");
         }
-        let status = StatusCode::from_u16(self.refusal.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        let mut body: Value = operation_outcome(&self.refusal.issues);
-        body["timestamp"] = json!(format_instant(now()));
-        body["status"] = json!(status.as_u16());
-        body["error"] = json!(status.canonical_reason().unwrap_or_default());
-        body["message"] = json!(self.refusal.issues.first().map(|issue| issue.diagnostics.as_str()));
-        body["path"] = json!(format!("{BASE}/{}", self.path));
-        let mut response = (status, Json(body)).into_response();
-        if status == StatusCode::SERVICE_UNAVAILABLE {
-            response.headers_mut().insert(axum::http::header::RETRY_AFTER, axum::http::HeaderValue::from_static("5"));
-        }
-        response
+        form(self.refusal, format!("{BASE}/{}", self.path))
     }
+}
+
+fn form(refusal: Refusal, path: String) -> Response {
+    let status = StatusCode::from_u16(refusal.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let mut body: Value = operation_outcome(&refusal.issues);
+    body["timestamp"] = json!(format_instant(now()));
+    // What went wrong inside has its own form in the original.
+    body["status"] = if status == StatusCode::INTERNAL_SERVER_ERROR { json!("ERROR") } else { json!(status.as_u16()) };
+    body["statusCode"] = json!(status.as_u16());
+    body["error"] = json!(status.canonical_reason().unwrap_or_default());
+    body["message"] = json!(refusal.issues.first().map(|issue| issue.diagnostics.as_str()));
+    body["path"] = json!(path);
+    let mut response = (status, Json(body)).into_response();
+    if status == StatusCode::SERVICE_UNAVAILABLE {
+        response.headers_mut().insert(axum::http::header::RETRY_AFTER, axum::http::HeaderValue::from_static("5"));
+    }
+    response
 }

@@ -3,90 +3,84 @@
 use crate::fhir::{Issue, Severity};
 use crate::ingest::submit::{Outcome, Report};
 use crate::ingest::template::{Processed, Record, Verdict};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
+
+/// How a door speaks of its records: the general one of clients, the laboratory's of requests.
+pub struct Words {
+    /// What the counts end with, as in `newClients`.
+    what: &'static str,
+    created: &'static str,
+    updated: &'static str,
+    unchanged: &'static str,
+    failed: &'static str,
+    line: fn(&Record, bool, &str) -> Value,
+    /// Whether a record counts as new that brought only new things, whoever its client is.
+    new_without_client: bool,
+}
+
+pub static CLIENTS: Words = Words {
+    what: "Clients",
+    created: "Client created successfully",
+    updated: "Client updated successfully",
+    unchanged: "Client data unchanged",
+    failed: "Client data could not be stored",
+    line: client_line,
+    new_without_client: false,
+};
+
+pub static REQUESTS: Words = Words {
+    what: "Requests",
+    created: "Lab details created successfully",
+    updated: "Lab details updated successfully",
+    unchanged: "Lab details unchanged",
+    failed: "Lab details could not be stored",
+    line: request_line,
+    new_without_client: true,
+};
 
 /// The reply to a payload that was carried out; 400 when every record is bad.
-pub fn report(report: &Report) -> (u16, Value) {
-    let (mut new, mut updated, mut failed, mut ignored) = (0, 0, 0, 0);
+pub fn report(report: &Report, words: &Words) -> (u16, Value) {
+    let (mut new, mut updated, mut failed, mut ignored) = (0u64, 0u64, 0u64, 0u64);
     let mut summary = Vec::new();
     let mut invalid = Vec::new();
     for (record, outcome) in report.processed.records.iter().zip(&report.outcomes) {
-        match outcome {
-            Outcome::New => {
-                new += 1;
-                summary.push(line(record, true, "Client created successfully"));
+        let (count, message) = match outcome {
+            Outcome::New => (&mut new, words.created),
+            Outcome::Added if words.new_without_client => (&mut new, words.created),
+            Outcome::Added | Outcome::Updated => (&mut updated, words.updated),
+            Outcome::Unchanged => (&mut ignored, words.unchanged),
+            Outcome::Failed(_) => (&mut failed, words.failed),
+            Outcome::Invalid(issues) => {
+                invalid.push(invalid_line(record, issues));
+                continue;
             }
-            Outcome::Updated => {
-                updated += 1;
-                summary.push(line(record, true, "Client updated successfully"));
-            }
-            Outcome::Unchanged => {
-                ignored += 1;
-                summary.push(line(record, true, "Client data unchanged"));
-            }
-            Outcome::Failed(issues) => {
-                failed += 1;
-                let mut line = line(record, false, "Client data could not be stored");
-                line["validationIssues"] = sentences(issues, record.index);
-                summary.push(line);
-            }
-            Outcome::Invalid(issues) => invalid.push(invalid_line(record, issues)),
+        };
+        *count += 1;
+        let mut line = (words.line)(record, !matches!(outcome, Outcome::Failed(_)), message);
+        if let Outcome::Failed(issues) = outcome {
+            line["validationIssues"] = sentences(issues, &record.path);
         }
+        summary.push(line);
     }
     let all_bad = !invalid.is_empty() && invalid.len() == report.processed.records.len();
     let status = if all_bad { 400 } else { 200 };
-    let mut body = json!({
-        "status": if all_bad { "VALIDATION_ERROR" } else { "SUCCESS" },
-        "statusCode": status,
-        "newClients": new,
-        "updatedClients": updated,
-        "failedClients": failed,
-        "ignoredClients": ignored,
-        "summary": summary,
-        "invalidClients": invalid.len(),
-        "invalidClientsSummary": invalid,
-    });
-    add_advice(&mut body, &report.processed);
-    (status, body)
-}
-
-/// The same in the words of the laboratory endpoint.
-pub fn lab_report(report: &Report) -> (u16, Value) {
-    let (status, body) = self::report(report);
-    let take = |key: &str| body.get(key).cloned().unwrap_or_default();
-    let mut lab = json!({
-        "status": take("status"),
-        "statusCode": take("statusCode"),
-        "newRequests": 0,
-        "updatedRequests": 0,
-        "failedRequests": take("failedClients"),
-        "ignoredRequests": take("ignoredClients"),
-        "invalidRequests": take("invalidClients"),
-        "invalidRequestsSummary": take("invalidClientsSummary"),
-    });
-    // A laboratory request has no client that could be new: what was stored for the first time is.
-    let count = |key: &str| body.get(key).and_then(Value::as_u64).unwrap_or_default();
-    lab["newRequests"] = json!(count("newClients") + count("updatedClients"));
-    let told = report.processed.records.iter().zip(&report.outcomes).filter_map(|(record, outcome)| {
-        let message = match outcome {
-            Outcome::New | Outcome::Updated => "Request stored successfully",
-            Outcome::Unchanged => "Request data unchanged",
-            Outcome::Failed(_) => "Request data could not be stored",
-            Outcome::Invalid(_) => return None,
-        };
-        Some(json!({ "specimen": record.label, "message": message }))
-    });
-    lab["summary"] = told.collect();
-    for key in ["warnings", "unmapped"] {
-        if let Some(advice) = body.get(key) {
-            lab[key] = advice.clone();
-        }
+    let mut body = Map::new();
+    body.insert("status".to_owned(), json!(if all_bad { "VALIDATION_ERROR" } else { "SUCCESS" }));
+    body.insert("statusCode".to_owned(), json!(status));
+    if all_bad {
+        body.insert("message".to_owned(), json!(format!("All records failed validation: see invalid{}Summary.", words.what)));
     }
-    (status, lab)
+    for (name, count) in [("new", new), ("updated", updated), ("failed", failed), ("ignored", ignored)] {
+        body.insert(format!("{name}{}", words.what), json!(count));
+    }
+    body.insert("summary".to_owned(), Value::Array(summary));
+    add_invalid(&mut body, words, invalid);
+    add_advice(&mut body, &report.processed);
+    (status, Value::Object(body))
 }
 
 /// The reply to a dry run.
-pub fn checked(processed: &Processed) -> (u16, Value) {
+pub fn checked(processed: &Processed, words: &Words) -> (u16, Value) {
     let invalid: Vec<Value> = processed
         .records
         .iter()
@@ -95,29 +89,38 @@ pub fn checked(processed: &Processed) -> (u16, Value) {
         .collect();
     let total = processed.records.len();
     let all_bad = !invalid.is_empty() && invalid.len() == total;
-    let mut body = if invalid.is_empty() {
-        json!({
-            "statusDetails": "Completed testing data",
-            "message": format!("{total} records passed through all data validation rules. Nothing was stored."),
-        })
-    } else {
-        json!({
-            "status": "VALIDATION_ERROR",
-            "statusCode": if all_bad { 400 } else { 200 },
-            "statusDetails": "Completed testing data",
-            "message": format!("{} of {total} records break data validation rules. Nothing was stored.", invalid.len()),
-            "invalidClients": invalid.len(),
-            "invalidClientsSummary": invalid,
-        })
+    let status = if all_bad { 400 } else { 200 };
+    let mut body = Map::new();
+    if !invalid.is_empty() {
+        body.insert("status".to_owned(), json!("VALIDATION_ERROR"));
+        body.insert("statusCode".to_owned(), json!(status));
+    }
+    body.insert("statusDetails".to_owned(), json!("Completed testing data"));
+    let message = match invalid.len() {
+        0 => format!("{total} records passed through all data validation rules. Nothing was stored."),
+        bad => format!("{bad} of {total} records break data validation rules. Nothing was stored."),
     };
+    body.insert("message".to_owned(), json!(message));
+    if !invalid.is_empty() {
+        add_invalid(&mut body, words, invalid);
+    }
     add_advice(&mut body, processed);
-    (if all_bad { 400 } else { 200 }, body)
+    (status, Value::Object(body))
 }
 
-fn line(record: &Record, success: bool, message: &str) -> Value {
+fn add_invalid(body: &mut Map<String, Value>, words: &Words, invalid: Vec<Value>) {
+    body.insert(format!("invalid{}", words.what), json!(invalid.len()));
+    body.insert(format!("invalid{}Summary", words.what), Value::Array(invalid));
+}
+
+fn client_line(record: &Record, success: bool, message: &str) -> Value {
     let hcr = record.identifiers.iter().find(|(kind, _)| kind.eq_ignore_ascii_case("HCRCODE")).map(|(_, value)| value);
     let identifiers: Vec<Value> = record.identifiers.iter().map(|(kind, value)| json!({ "type": kind, "value": value })).collect();
     json!({ "hcrCode": hcr, "success": success, "message": message, "visitId": record.visit_id, "identifiers": identifiers })
+}
+
+fn request_line(record: &Record, _: bool, message: &str) -> Value {
+    json!({ "specimen": record.label, "message": message })
 }
 
 fn invalid_line(record: &Record, issues: &[Issue]) -> Value {
@@ -125,24 +128,26 @@ fn invalid_line(record: &Record, issues: &[Issue]) -> Value {
         "index": record.index,
         "identifier": record.label,
         "visitId": record.visit_id,
-        "validationIssues": sentences(issues, record.index),
+        "validationIssues": sentences(issues, &record.path),
     })
 }
 
 /// `Field 'demographicDetails.firstName': is mandatory`, the path within the record.
-fn sentences(issues: &[Issue], index: usize) -> Value {
-    let prefix = format!("listGrid[{index}].");
+fn sentences(issues: &[Issue], record: &str) -> Value {
     issues
         .iter()
         .map(|issue| {
-            let path = issue.expression.find(&prefix).and_then(|at| issue.expression.get(at + prefix.len()..)).unwrap_or(&issue.expression);
-            if path.is_empty() { issue.diagnostics.clone() } else { format!("Field '{path}': {}", issue.diagnostics) }
+            let within = issue.expression.strip_prefix(record).map(|rest| rest.trim_start_matches('.'));
+            match within.unwrap_or(&issue.expression) {
+                "" => issue.diagnostics.clone(),
+                path => format!("Field '{path}': {}", issue.diagnostics),
+            }
         })
         .collect()
 }
 
 /// What does not stop a record and should be known all the same: unknown keys, codes that no map knows.
-fn add_advice(body: &mut Value, processed: &Processed) {
+fn add_advice(body: &mut Map<String, Value>, processed: &Processed) {
     let of_envelope = processed.envelope_warnings.iter().map(|issue| (None, issue));
     let of_records = processed.records.iter().flat_map(|record| record.warnings.iter().map(move |issue| (Some(record), issue)));
     let warnings: Vec<Value> = of_envelope
@@ -166,9 +171,9 @@ fn add_advice(body: &mut Value, processed: &Processed) {
         )
         .collect();
     if !warnings.is_empty() {
-        body["warnings"] = Value::Array(warnings);
+        body.insert("warnings".to_owned(), Value::Array(warnings));
     }
     if !unmapped.is_empty() {
-        body["unmapped"] = Value::Array(unmapped);
+        body.insert("unmapped".to_owned(), Value::Array(unmapped));
     }
 }

@@ -27,14 +27,20 @@ pub struct Which {
     uuid: Option<String>,
 }
 
-/// `GET dataTemplates`: the templates that this server takes.
+/// `GET dataTemplates`: the templates that this server takes. Asked for one by `id` or `uuid`, the original answers the template itself
+/// and its documentation a list: the reply is both.
 pub async fn definitions(State(app): State<App>, which: Result<Query<Which>, QueryRejection>) -> Response {
     let which = match which {
         Ok(Query(which)) => which,
         Err(rejected) => return unclear_query(PATH)(rejected).into_response(),
     };
-    let all = app.submitter.templates.definitions().filter(|template| which.means(template)).map(description);
-    Json(json!({ "results": all.collect::<Vec<_>>() })).into_response()
+    let all: Vec<Value> = app.submitter.templates.definitions().filter(|template| which.means(template)).map(description).collect();
+    let mut reply = match all.first() {
+        Some(first) if which.id.is_some() || which.uuid.is_some() => first.clone(),
+        _ => json!({}),
+    };
+    reply["results"] = Value::Array(all);
+    Json(reply).into_response()
 }
 
 fn unclear_query(path: &'static str) -> impl Fn(QueryRejection) -> HduError {
@@ -60,16 +66,22 @@ fn description(template: &Definition) -> Value {
         "code": template.codes().first(),
         "codes": template.codes(),
         "name": template.title(),
+        "templateDetails": { "id": template.name(), "code": template.codes().first(), "name": template.title() },
         "schema": template.schema(),
     })
 }
 
-/// `GET dataTemplates/examples`.
-pub async fn examples(State(app): State<App>) -> Json<Value> {
+/// `GET dataTemplates/examples`: all, or those of one template.
+pub async fn examples(State(app): State<App>, which: Result<Query<Which>, QueryRejection>) -> Response {
+    let which = match which {
+        Ok(Query(which)) => which,
+        Err(rejected) => return unclear_query("dataTemplates/examples")(rejected).into_response(),
+    };
     let of = |template: &Definition| -> Vec<Value> {
         template.examples().map(|(name, example)| json!({ "template": template.name(), "name": name, "payload": example })).collect()
     };
-    Json(json!({ "results": app.submitter.templates.definitions().flat_map(of).collect::<Vec<_>>() }))
+    let asked = app.submitter.templates.definitions().filter(|template| which.means(template));
+    Json(json!({ "results": asked.flat_map(of).collect::<Vec<_>>() })).into_response()
 }
 
 /// `GET dataTemplates/metaData`: blocks and fields with their types and marks.
@@ -83,25 +95,37 @@ pub struct How {
     /// `true`: judge, and store nothing.
     #[serde(default)]
     test_data_validity: Option<String>,
+    /// `false`: rules and mandatory marks warn instead of rejecting.
+    #[serde(default)]
+    validation: Option<String>,
 }
 
 impl How {
-    /// A value that is neither true nor false is refused: who asks for a dry run in other words must not find the data stored.
     fn is_dry_run(&self) -> Result<bool, Refusal> {
-        match self.test_data_validity.as_deref().map(str::to_ascii_lowercase).as_deref() {
-            None | Some("false") => Ok(false),
-            Some("true") => Ok(true),
-            Some(_) => Err(Refusal::new(
-                RefusalKind::Malformed,
-                Issue::error(IssueCode::Value, "testDataValidity must be true or false").at("testDataValidity"),
-            )),
+        flag("testDataValidity", &self.test_data_validity, false)
+    }
+
+    fn judges(&self) -> Result<bool, Refusal> {
+        flag("validation", &self.validation, true)
+    }
+}
+
+/// A yes or no in the words that the original takes. Another word is refused: who asks for a dry run in other words must not find the data
+/// stored.
+fn flag(name: &'static str, given: &Option<String>, default: bool) -> Result<bool, Refusal> {
+    match given.as_deref().map(str::to_ascii_lowercase).as_deref() {
+        None | Some("") => Ok(default),
+        Some("true" | "on" | "yes" | "1") => Ok(true),
+        Some("false" | "off" | "no" | "0") => Ok(false),
+        Some(_) => {
+            Err(Refusal::new(RefusalKind::Malformed, Issue::error(IssueCode::Value, format!("{name} must be true or false")).at(name)))
         }
     }
 }
 
 /// `POST dataTemplates`.
 pub async fn submit(state: State<App>, caller: Extension<Caller>, how: Result<Query<How>, QueryRejection>, request: Request) -> Response {
-    answer(state, caller, how, request, PATH, Door::Named, reply::report).await.unwrap_or_else(IntoResponse::into_response)
+    answer(state, caller, how, request, PATH, Door::Named, &reply::CLIENTS).await.unwrap_or_else(IntoResponse::into_response)
 }
 
 /// `POST labDataTemplates`.
@@ -111,7 +135,7 @@ pub async fn submit_lab(
     how: Result<Query<How>, QueryRejection>,
     request: Request,
 ) -> Response {
-    answer(state, caller, how, request, LAB_PATH, Door::Lab, reply::lab_report).await.unwrap_or_else(IntoResponse::into_response)
+    answer(state, caller, how, request, LAB_PATH, Door::Lab, &reply::REQUESTS).await.unwrap_or_else(IntoResponse::into_response)
 }
 
 async fn answer(
@@ -121,10 +145,12 @@ async fn answer(
     request: Request,
     path: &'static str,
     door: Door,
-    words: fn(&crate::ingest::submit::Report) -> (u16, Value),
+    words: &reply::Words,
 ) -> Result<Response, HduError> {
     let error = HduError::at(path);
     let Query(how) = how.map_err(unclear_query(path))?;
+    let (dry_run, judges) = (how.is_dry_run().map_err(&error)?, how.judges().map_err(&error)?);
+    let door = if judges { door } else { door.unjudged() };
     let allowed = ["Patient", "Encounter"].iter().try_for_each(|name| caller.require_all(name, Interaction::Create));
     allowed.map_err(|forbidden| error(Refusal::new(RefusalKind::Forbidden, Issue::error(IssueCode::Forbidden, forbidden.to_string()))))?;
     let payload = {
@@ -135,12 +161,12 @@ async fn answer(
         app.submitter.writer.workers().run(move || body::check_values(&checked, Format::Json)).await.map_err(&error)?.map_err(of)?;
         payload
     };
-    let (status, reply) = if how.is_dry_run().map_err(&error)? {
+    let (status, reply) = if dry_run {
         let processed = app.submitter.check(door, payload.to_vec(), caller.facility_code.clone()).await.map_err(|e| error(refusal(e)))?;
-        reply::checked(&processed)
+        reply::checked(&processed, words)
     } else {
         let report = app.submitter.submit(door, payload.to_vec(), &caller).await.map_err(|e| error(refusal(e)))?;
-        words(&report)
+        reply::report(&report, words)
     };
     Ok((StatusCode::from_u16(status).unwrap_or(StatusCode::OK), Json(reply)).into_response())
 }

@@ -31,6 +31,8 @@ pub struct Definition {
     pub(super) examples: Vec<(String, Value)>,
     pub(super) select: Vec<Expr>,
     pub(super) records: Vec<String>,
+    /// Another place where a payload may have its records, each of them one block only: the path of the list, and the block's key.
+    pub(super) flat: Option<(Vec<String>, String)>,
     pub(super) facility: Part,
     pub(super) reported: Part,
     pub(super) label: Part,
@@ -161,6 +163,11 @@ impl Files {
             is_default: about.get("default") == Some(&Value::Bool(true)),
             select: texts("select").into_iter().map(|text| compiler.expr(text, "/select").map_err(in_about)).collect::<Result<_, _>>()?,
             records: records.split('.').map(str::to_owned).collect(),
+            flat: about.get("flat").and_then(Value::as_str).and_then(|path| {
+                let path: Vec<String> = path.split('.').map(str::to_owned).collect();
+                let block = path.last()?.clone();
+                Some((path, block))
+            }),
             facility: part("facility")?,
             reported: part("reported")?,
             label: part("label")?,

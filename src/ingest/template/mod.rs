@@ -27,7 +27,7 @@ pub use mapping::Update;
 pub use merge::merge;
 
 use crate::access::MAX_FACILITY_CODE;
-use crate::fhir::{Issue, IssueCode};
+use crate::fhir::{Issue, IssueCode, Severity};
 use definition::Files;
 use expr::Scope;
 use jiff::tz::TimeZone;
@@ -55,6 +55,8 @@ pub struct Options<'a> {
     pub zone: &'a TimeZone,
     /// Mandatory marks inside blocks reject a record; otherwise they are warnings, as in the original.
     pub strict_blocks: bool,
+    /// Rules and mandatory marks reject a record. Without it they are warnings, and only what cannot be read or has no identity is rejected.
+    pub judged: bool,
 }
 
 /// A code in a system.
@@ -111,7 +113,7 @@ pub struct Facility {
 #[derive(Debug)]
 pub struct Record {
     pub index: usize,
-    /// Where it stands in the payload.
+    /// Where it stands in the payload, such as `listGrid[3]`: what the paths of its problems begin with.
     pub path: String,
     /// How the reply names it, such as `MRN=…`. Patient data: for the sender only.
     pub label: String,
@@ -127,6 +129,21 @@ pub struct Record {
     pub errors: Vec<Issue>,
     pub warnings: Vec<Issue>,
     pub unmapped: Vec<Unmapped>,
+}
+
+impl Record {
+    /// The paths of a record that was an entry of a list of `block`s: `labRequestDetails[3].labRequestDetails[0].x` is the sender's
+    /// `labRequestDetails[3].x`.
+    fn flatten(&mut self, block: &str) {
+        let inner = format!("{}.{block}[0]", self.path);
+        let flat = |path: &mut String| {
+            if let Some(rest) = path.strip_prefix(&inner) {
+                *path = format!("{}{rest}", self.path);
+            }
+        };
+        self.errors.iter_mut().chain(&mut self.warnings).for_each(|issue| flat(&mut issue.expression));
+        self.unmapped.iter_mut().for_each(|code| flat(&mut code.path));
+    }
 }
 
 #[derive(Debug)]
@@ -222,6 +239,7 @@ impl Definition {
 
     fn process(&self, mut payload: Value, options: &Options<'_>, translate: &dyn Translate) -> Result<Processed, EnvelopeError> {
         let (list_path, list) = self.take_records(&mut payload)?;
+        let flat = self.flat.as_ref().filter(|(path, _)| path.last().map(String::as_str) == Some(list_path));
         let mut walk = Walk::new(&self.schema, options.zone, options.strict_blocks, String::new());
         let envelope = walk.value(self.schema.root(), payload, true).unwrap_or_default();
         // The list was there, and was taken out.
@@ -254,13 +272,32 @@ impl Definition {
         let mut shared = Shared::default();
         run.produced.into_iter().for_each(|produced| shared.add(produced));
         let records = list.into_iter().enumerate();
-        let records =
-            records.map(|(index, value)| self.record(index, value, list_path, &facility_json, options, translate, &mut shared)).collect();
+        let records = records
+            .map(|(index, value)| match flat {
+                None => self.record(index, value, list_path, &facility_json, options, translate, &mut shared),
+                Some((_, block)) => {
+                    let mut record =
+                        self.record(index, json!({ block: [value] }), list_path, &facility_json, options, translate, &mut shared);
+                    record.flatten(block);
+                    record
+                }
+            })
+            .collect();
         Ok(Processed { template: self.name.clone(), facility, reported, envelope_warnings, shared: shared.list, records })
     }
 
     /// Takes the list of records out of the payload. Gives the list's key and its entries.
     fn take_records(&self, payload: &mut Value) -> Result<(&str, Vec<Value>), EnvelopeError> {
+        if let Some((path, _)) = &self.flat
+            && let Some((last, parents)) = path.split_last()
+            && let Some(map) = parents.iter().try_fold(&mut *payload, |place, step| place.get_mut(step)).and_then(Value::as_object_mut)
+            && self.records.last().is_some_and(|list| !map.contains_key(list))
+            && let Some(Value::Array(list)) = map.get_mut(last)
+        {
+            let list = std::mem::take(list);
+            map.shift_remove(last);
+            return Ok((last, list));
+        }
         let (last, parents) = self.records.split_last().map_or(("", &[][..]), |(last, parents)| (last.as_str(), parents));
         let (mut place, mut path) = (payload, String::new());
         for step in parents {
@@ -368,30 +405,31 @@ impl Definition {
             }
             _ => Vec::new(),
         };
-        let (errors, mut warnings): (Vec<_>, Vec<_>) = issues.into_iter().partition(|issue| issue.severity.is_error());
+        if !options.judged {
+            for issue in issues.iter_mut().filter(|issue| matches!(issue.code, IssueCode::Required | IssueCode::BusinessRule)) {
+                issue.severity = Severity::Warning;
+            }
+        }
+        let (mut errors, mut warnings): (Vec<_>, Vec<_>) = issues.into_iter().partition(|issue| issue.severity.is_error());
         let visit_key = self.visit_key.as_ref().and_then(|parts| run.key(&self.name, parts, &scope));
+        if errors.is_empty() {
+            run.all(&self.mapping.record, &scope);
+            let faults = std::mem::take(&mut run.faults).into_iter().map(|issue| issue.at(path.clone()));
+            // A record that no rule has judged may lack what its resources are known by: then nothing of it is stored.
+            if options.judged {
+                warnings.extend(faults)
+            } else {
+                errors.extend(faults.map(|issue| Issue { severity: Severity::Error, ..issue }))
+            }
+        }
         if !errors.is_empty() {
             let (verdict, lists, unmapped) = (Verdict::Rejected, Vec::new(), Vec::new());
-            return Record {
-                index,
-                path: path.clone(),
-                label,
-                visit_id,
-                visit_key,
-                lists,
-                identifiers,
-                verdict,
-                errors,
-                warnings,
-                unmapped,
-            };
+            return Record { index, path, label, visit_id, visit_key, lists, identifiers, verdict, errors, warnings, unmapped };
         }
-        run.all(&self.mapping.record, &scope);
-        warnings.extend(run.faults.into_iter().map(|issue| issue.at(path.clone())));
         let (common, resources) = run.produced.into_iter().partition(|produced| produced.shared);
         Vec::into_iter(common).for_each(|produced| shared.add(produced));
         let (verdict, lists, unmapped) = (Verdict::Accepted { resources }, run.lists, run.unmapped);
-        Record { index, path: path.clone(), label, visit_id, visit_key, lists, identifiers, verdict, errors, warnings, unmapped }
+        Record { index, path, label, visit_id, visit_key, lists, identifiers, verdict, errors, warnings, unmapped }
     }
 }
 

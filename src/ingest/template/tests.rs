@@ -43,7 +43,7 @@ impl Translate for Shipped {
 }
 
 fn options() -> Options<'static> {
-    Options { facility: None, operator: "000000-0", zone: &ZONE, strict_blocks: false }
+    Options { facility: None, operator: "000000-0", zone: &ZONE, strict_blocks: false, judged: true }
 }
 
 pub(super) fn try_process(payload: &Value) -> Option<Processed> {

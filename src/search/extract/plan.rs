@@ -5,11 +5,19 @@ use crate::definitions::{self, ParamKind, SearchParam};
 use crate::fhirpath::{Expression, KeyPath, KeyStep, refers_to};
 use crate::store::{ParamId, TypeCode};
 use serde_json::Value;
+use std::collections::HashMap;
 
 /// What extraction does for one resource type.
 pub(super) struct Plan {
     pub trie: Trie<Emit>,
     pub general: Vec<General>,
+    /// The parameters under whose numbers the further indexes ([`crate::store::Facet`]) of a parameter are kept, where that is not
+    /// just its own: R4 gives several parameters the same element (`code` and `combo-code`), and its words are kept once.
+    pub facets: HashMap<ParamId, Vec<ParamId>>,
+    /// `near`: the position on earth.
+    pub near: Option<ParamId>,
+    /// `_text` and `_content`: the words.
+    pub words: Option<(ParamId, ParamId)>,
     /// To the references that decide whose compartment the resource is in; the leaf is the parameter's rank.
     pub patient: Trie<usize>,
 }
@@ -17,6 +25,8 @@ pub(super) struct Plan {
 /// What is indexed at a place of the trie.
 pub(super) struct Emit {
     pub param: ParamId,
+    /// Whether the element's further indexes are kept under this parameter's number.
+    pub facets: bool,
     pub target: Target,
 }
 
@@ -48,7 +58,17 @@ impl Plan {
     pub fn compile(type_code: TypeCode, fast: bool) -> Plan {
         let definitions = definitions::r4();
         let type_name = definitions.type_name(type_code);
-        let mut plan = Plan { trie: Trie::default(), general: Vec::new(), patient: Trie::default() };
+        let special =
+            |code: &str| definitions.param(type_code, code).filter(|param| param.kind == ParamKind::Special).map(|param| param.id);
+        let mut plan = Plan {
+            trie: Trie::default(),
+            general: Vec::new(),
+            facets: HashMap::new(),
+            near: special("near"),
+            words: special("_text").zip(special("_content")),
+            patient: Trie::default(),
+        };
+        let mut walks: Vec<(ParamId, Vec<(KeyPath, Emit)>)> = Vec::new();
         for param in definitions.params(type_code) {
             if param.kind == ParamKind::Special || matches!(param.code.as_str(), "_id" | "_lastUpdated") {
                 continue;
@@ -57,13 +77,17 @@ impl Plan {
             let Ok(expression) = Expression::parse(&param.expression) else { continue };
             let walked = if fast { emits(param, &expression, type_name) } else { None };
             match walked {
-                Some(emits) => emits.into_iter().for_each(|(path, emit)| plan.trie.insert(&path.steps, emit)),
+                Some(emits) => walks.push((param.id, emits)),
                 None => {
                     let parts = param.components.iter().map(|part| Some((part.kind, Expression::parse(&part.expression).ok()?)));
                     let Some(parts) = parts.collect() else { continue };
                     plan.general.push(General { param: param.id, kind: param.kind, expression, parts });
                 }
             }
+        }
+        plan.facets = share_facets(&mut walks);
+        for (path, emit) in walks.into_iter().flat_map(|(_, emits)| emits) {
+            plan.trie.insert(&path.steps, emit);
         }
         for (rank, code) in definitions.patient_compartment(type_code).iter().enumerate() {
             let param = definitions.param(type_code, code);
@@ -74,6 +98,37 @@ impl Plan {
         }
         plan
     }
+}
+
+/// Keeps each element's further indexes once: under the number of a parameter that reads this element and nothing else, if there
+/// is one. Gives the numbers for the parameters that so lose some of their own.
+fn share_facets(walks: &mut [(ParamId, Vec<(KeyPath, Emit)>)]) -> HashMap<ParamId, Vec<ParamId>> {
+    let kind = |emit: &Emit| match emit.target {
+        Target::Value(kind, _) => Some(kind),
+        Target::Composite(_) => None,
+    };
+    let single: Vec<(ParamId, Vec<KeyStep>, Option<ParamKind>)> = walks
+        .iter()
+        .filter_map(|(param, emits)| match emits.as_slice() {
+            [(path, emit)] => Some((*param, path.steps.clone(), kind(emit))),
+            _ => None,
+        })
+        .collect();
+    let mut shared = HashMap::new();
+    for (param, emits) in walks {
+        let mut places = Vec::new();
+        for (path, emit) in emits {
+            let place = single.iter().find(|(_, steps, of)| *steps == path.steps && *of == kind(emit)).map_or(*param, |(place, ..)| *place);
+            emit.facets = place == *param;
+            if !places.contains(&place) {
+                places.push(place);
+            }
+        }
+        if !places.is_empty() && places != [*param] {
+            shared.insert(*param, places);
+        }
+    }
+    shared
 }
 
 /// What a parameter indexes along which ways; `None` when it must be evaluated.
@@ -91,7 +146,7 @@ fn emits(param: &SearchParam, expression: &Expression, type_name: &str) -> Optio
                 shape => Target::Value(kind, shape),
             },
         };
-        found.push((path, Emit { param: param.id, target }));
+        found.push((path, Emit { param: param.id, facets: true, target }));
     }
     Some(found)
 }

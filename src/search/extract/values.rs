@@ -3,10 +3,14 @@
 
 use super::Options;
 use crate::definitions::ParamKind;
+use crate::fhir::text::fold;
 use crate::fhir::text::{MOST_INDEXED, clip};
 use crate::fhir::time::parse_interval;
-use crate::fhir::{Interval, Reference};
-use crate::store::IndexValue;
+use crate::fhir::{Interval, Reference, decimal};
+use crate::fhirpath::ucum;
+use crate::store::index::typed_system;
+use crate::store::{Facet, IndexValue};
+use rust_decimal::Decimal;
 use serde_json::{Map, Value};
 
 /// Types that are read alike.
@@ -22,6 +26,7 @@ pub(super) enum Shape {
     Quantity,
     Money,
     Range,
+    SampledData,
     Period,
     Timing,
     Boolean,
@@ -48,6 +53,7 @@ impl Shape {
             "Quantity" | "Age" | "Count" | "Distance" | "Duration" => Shape::Quantity,
             "Money" => Shape::Money,
             "Range" => Shape::Range,
+            "SampledData" => Shape::SampledData,
             "Period" => Shape::Period,
             "Timing" => Shape::Timing,
             "boolean" | "Boolean" => Shape::Boolean,
@@ -62,8 +68,8 @@ impl Shape {
     }
 }
 
-/// Gives every index value of one element to `push`.
-pub(super) fn read(kind: ParamKind, shape: Shape, value: &Value, options: &Options, push: &mut impl FnMut(IndexValue)) {
+/// Gives every index value of one element to `push`, with the index that it belongs to.
+pub(super) fn read(kind: ParamKind, shape: Shape, value: &Value, options: &Options, push: &mut impl FnMut(Facet, IndexValue)) {
     if shape == Shape::Other {
         return;
     }
@@ -79,9 +85,17 @@ pub(super) fn read(kind: ParamKind, shape: Shape, value: &Value, options: &Optio
     }
 }
 
-fn push_some(value: Option<IndexValue>, push: &mut impl FnMut(IndexValue)) {
+fn push_some(value: Option<IndexValue>, push: &mut impl FnMut(Facet, IndexValue)) {
     if let Some(value) = value {
-        push(value);
+        push(Facet::Value, value);
+    }
+}
+
+/// Words for `:text`, folded here so that two spellings of one text are one entry.
+fn push_words(text: Option<&str>, push: &mut impl FnMut(Facet, IndexValue)) {
+    let folded = text.map(fold).unwrap_or_default();
+    if !folded.is_empty() {
+        push(Facet::Text, IndexValue::Text(clip(&folded).into()));
     }
 }
 
@@ -103,15 +117,30 @@ fn token(system: Option<&str>, code: Option<&str>) -> Option<IndexValue> {
     Some(IndexValue::Token { system, code: code.into() })
 }
 
-fn tokens(shape: Shape, value: &Value, push: &mut impl FnMut(IndexValue)) {
+fn tokens(shape: Shape, value: &Value, push: &mut impl FnMut(Facet, IndexValue)) {
     match (shape, value) {
         (Shape::CodeableConcept, Value::Object(concept)) => {
+            push_words(text(concept, "text"), push);
             for coding in concept.get("coding").and_then(Value::as_array).into_iter().flatten() {
                 tokens(Shape::Coding, coding, push);
             }
         }
-        (Shape::Coding, Value::Object(coding)) => push_some(token(text(coding, "system"), text(coding, "code")), push),
-        (Shape::Identifier, Value::Object(identifier)) => push_some(token(text(identifier, "system"), text(identifier, "value")), push),
+        (Shape::Coding, Value::Object(coding)) => {
+            push_words(text(coding, "display"), push);
+            push_some(token(text(coding, "system"), text(coding, "code")), push);
+        }
+        (Shape::Identifier, Value::Object(identifier)) => {
+            push_some(token(text(identifier, "system"), text(identifier, "value")), push);
+            let Some(Value::Object(of_type)) = identifier.get("type") else { return };
+            push_words(text(of_type, "text"), push);
+            for coding in of_type.get("coding").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_object) {
+                let Some(code) = text(coding, "code") else { continue };
+                let typed = typed_system(text(coding, "system").unwrap_or_default(), code);
+                if let Some(value) = token(Some(&typed), text(identifier, "value")) {
+                    push(Facet::OfType, value);
+                }
+            }
+        }
         (Shape::ContactPoint, Value::Object(contact)) => push_some(token(None, text(contact, "value")), push),
         (_, Value::Bool(value)) => push_some(token(None, Some(if *value { "true" } else { "false" })), push),
         (_, Value::String(text)) => push_some(token(None, Some(text)), push),
@@ -124,7 +153,7 @@ fn string(text: &str) -> Option<IndexValue> {
     Some(clip(text)).filter(|text| !text.trim().is_empty()).map(|text| IndexValue::String { text: text.into() })
 }
 
-fn strings(shape: Shape, value: &Value, push: &mut impl FnMut(IndexValue)) {
+fn strings(shape: Shape, value: &Value, push: &mut impl FnMut(Facet, IndexValue)) {
     let keys: &[&str] = match shape {
         Shape::HumanName => &["text", "family", "given", "prefix", "suffix"],
         Shape::Address => &["text", "line", "city", "district", "state", "postalCode", "country"],
@@ -157,13 +186,19 @@ pub(super) fn parse_reference<'v>(text: &'v str, base: &str) -> Option<Reference
     if base.is_empty() { Reference::parse(text) } else { Reference::parse_at(text, base) }
 }
 
-fn references(shape: Shape, value: &Value, options: &Options, push: &mut impl FnMut(IndexValue)) {
+fn references(shape: Shape, value: &Value, options: &Options, push: &mut impl FnMut(Facet, IndexValue)) {
     let local = |type_name: &str, id: &str| IndexValue::Reference { type_name: type_name.into(), id: id.into() };
     match (shape, value) {
         (Shape::Reference, Value::Object(object)) => {
+            push_words(text(object, "display"), push);
+            if let Some(Value::Object(identifier)) = object.get("identifier")
+                && let Some(value) = token(text(identifier, "system"), text(identifier, "value"))
+            {
+                push(Facet::Identifier, value);
+            }
             let Some(text) = text(object, "reference") else { return };
             match parse_reference(text, &options.base) {
-                Some(Reference::Local { type_name, id, .. }) => push(local(type_name, id)),
+                Some(Reference::Local { type_name, id, .. }) => push(Facet::Value, local(type_name, id)),
                 Some(Reference::Urn(text) | Reference::Absolute(text)) => push_some(uri(text), push),
                 Some(Reference::Contained(_) | Reference::Conditional { .. }) | None => {}
             }
@@ -173,7 +208,7 @@ fn references(shape: Shape, value: &Value, options: &Options, push: &mut impl Fn
             if let (Some(type_name), Some(id)) = (text(object, "resourceType"), text(object, "id"))
                 && let Some(Reference::Local { type_name, id, .. }) = Reference::parse(&format!("{type_name}/{id}"))
             {
-                push(local(type_name, id));
+                push(Facet::Value, local(type_name, id));
             }
         }
         (_, Value::String(text)) => push_some(uri(text), push),
@@ -209,20 +244,20 @@ fn number(value: &Value) -> Option<f64> {
     number.as_str().parse().ok().filter(|value: &f64| value.is_finite())
 }
 
-fn quantities(shape: Shape, value: &Value, push: &mut impl FnMut(IndexValue)) {
+fn quantities(shape: Shape, value: &Value, push: &mut impl FnMut(Facet, IndexValue)) {
     let Value::Object(object) = value else { return };
     let short = |key: &str| text(object, key).filter(|text| fits(text)).map(Box::from);
     match shape {
         Shape::Quantity => {
-            if let Some(value) = object.get("value").and_then(number) {
-                push(IndexValue::Quantity { value, system: short("system"), code: short("code"), unit: short("unit") });
+            if let Some(value) = object.get("value") {
+                quantity(value, short("system"), short("code"), short("unit"), push);
             }
         }
         Shape::Money => {
-            if let Some(value) = object.get("value").and_then(number) {
+            if let Some(value) = object.get("value") {
                 let code: Option<Box<str>> = short("currency");
                 let system = code.is_some().then(|| "urn:iso:std:iso:4217".into());
-                push(IndexValue::Quantity { value, system, code, unit: None });
+                quantity(value, system, code, None, push);
             }
         }
         Shape::Range => {
@@ -232,6 +267,73 @@ fn quantities(shape: Shape, value: &Value, push: &mut impl FnMut(IndexValue)) {
                 }
             }
         }
+        Shape::SampledData => sampled(object, push),
         _ => {}
     }
+}
+
+/// One value, as it is written and, in a unit that is known, in base units.
+fn quantity(
+    value: &Value,
+    system: Option<Box<str>>,
+    code: Option<Box<str>>,
+    unit: Option<Box<str>>,
+    push: &mut impl FnMut(Facet, IndexValue),
+) {
+    let Some(written) = number(value) else { return };
+    let exact = if let Value::Number(number) = value { decimal::parse(number.as_str()) } else { None };
+    let amount = exact.and_then(|exact| amount(exact, system.as_deref()?, code.as_deref()?));
+    push(Facet::Value, IndexValue::Quantity { value: written, system, code, unit, amount: None });
+    if let Some((dimension, amount)) = amount {
+        let code = Some(dimension.into());
+        push(Facet::Amount, IndexValue::Quantity { value: amount, system: None, code, unit: None, amount: None });
+    }
+}
+
+/// The dimension and the value in its base units, of a quantity in a UCUM unit that is known.
+pub(in crate::search) fn amount(value: Decimal, system: &str, code: &str) -> Option<(String, f64)> {
+    if system != "http://unitsofmeasure.org" {
+        return None;
+    }
+    let measure = ucum::measure(code)?;
+    Some((measure.dimension.code(), decimal::to_f64(value.checked_mul(measure.factor)?)))
+}
+
+/// The least and the greatest of the samples, in the unit of the origin
+/// (<https://hl7.org/fhir/R4/datatypes.html#SampledData>).
+fn sampled(object: &Map<String, Value>, push: &mut impl FnMut(Facet, IndexValue)) {
+    let Some(Value::Object(origin)) = object.get("origin") else { return };
+    let read = |value: Option<&Value>| if let Some(Value::Number(number)) = value { decimal::parse(number.as_str()) } else { None };
+    let (base, factor) = (read(origin.get("value")).unwrap_or_default(), read(object.get("factor")).unwrap_or(Decimal::ONE));
+    let bound = |limit: &str| read(object.get(limit));
+    let samples = text(object, "data").unwrap_or_default().split_whitespace().filter_map(|sample| match sample {
+        "L" => bound("lowerLimit"),
+        "U" => bound("upperLimit"),
+        sample => decimal::parse(sample)?.checked_mul(factor)?.checked_add(base),
+    });
+    let ends = samples.fold(None, |ends: Option<(Decimal, Decimal)>, sample| {
+        Some(ends.map_or((sample, sample), |(low, high)| (low.min(sample), high.max(sample))))
+    });
+    let short = |key: &str| text(origin, key).filter(|text| fits(text)).map(Box::from);
+    for end in ends.into_iter().flat_map(|(low, high)| [low, high]) {
+        if let Ok(number) = end.normalize().to_string().parse::<serde_json::Number>() {
+            quantity(&Value::Number(number), short("system"), short("code"), short("unit"), push);
+        }
+    }
+}
+
+/// A point of the earth on the unit sphere, from degrees. Between two such points the straight line is longer exactly when the
+/// way over the surface is.
+pub(in crate::search) fn on_sphere(latitude: f64, longitude: f64) -> Option<[f64; 3]> {
+    if !(-90.0..=90.0).contains(&latitude) || !(-180.0..=180.0).contains(&longitude) {
+        return None;
+    }
+    let (latitude, longitude) = (latitude.to_radians(), longitude.to_radians());
+    Some([latitude.cos() * longitude.cos(), latitude.cos() * longitude.sin(), latitude.sin()])
+}
+
+/// `Location.position`, for `near`.
+pub(super) fn position(value: &Value) -> Option<IndexValue> {
+    let point = on_sphere(number(value.get("latitude")?)?, number(value.get("longitude")?)?)?;
+    Some(IndexValue::Composite(point.into_iter().map(IndexValue::Number).collect()))
 }

@@ -1,7 +1,8 @@
 //! The condition that a [`Test`] puts on one index row.
 
-use super::Compiler;
+use super::{Compiler, holds, scope_condition};
 use crate::fhir::Interval;
+use crate::store::index::dimension_system;
 use crate::store::query::*;
 use crate::store::rows::NARROW;
 use crate::store::sql::{Dialect, Sql};
@@ -39,12 +40,26 @@ impl Compiler<'_> {
                 };
                 self.sql.push(")");
             }
-            Test::StringStarts(folded) => {
-                sql.push(&format!("({alias}.folded >= "))
-                    .str(folded)
-                    .push(&format!(" AND {alias}.folded < "))
-                    .str(&after_prefix(folded))
-                    .push(")");
+            Test::TokenIn { system, codes } => {
+                sql.push(&format!("({alias}.code "));
+                one_of(sql, codes);
+                match system {
+                    SystemTest::Any => sql,
+                    SystemTest::Absent => sql.push(&format!(" AND {alias}.system = 0")),
+                    SystemTest::Is(system) => sql.push(&format!(" AND {alias}.system = ")).int(system_key(system)),
+                };
+                self.sql.push(")");
+            }
+            Test::TextStarts(folded) => starts_with(sql, &format!("{alias}.uri"), folded),
+            Test::StringStarts(folded) => starts_with(sql, &format!("{alias}.folded"), folded),
+            Test::StringIs(folded) => {
+                sql.push(&format!("{alias}.folded = ")).str(folded);
+            }
+            Test::StringEnds(folded) => {
+                sql.push(&format!("substr({alias}.folded, length({alias}.folded) - "))
+                    .literal(i64::try_from(folded.chars().count()).unwrap_or(i64::MAX).saturating_sub(1))
+                    .push(") = ")
+                    .str(folded);
             }
             Test::StringContains(folded) => {
                 sql.push(if sql.dialect == Dialect::Sqlite { "instr(" } else { "strpos(" });
@@ -75,6 +90,7 @@ impl Compiler<'_> {
                 }
                 self.sql.push(")");
             }
+            Test::ReferenceTree { type_code, id, parent, below } => self.tree(alias, *type_code, id, *parent, *below),
             Test::Uri(uri) => {
                 sql.push(&format!("{alias}.uri = ")).str(uri);
             }
@@ -85,24 +101,19 @@ impl Compiler<'_> {
             }
             Test::UriBelow(uri) => {
                 sql.push(&format!("({alias}.uri = ")).str(uri);
-                for separator in ["/", "|"] {
-                    let prefix = format!("{}{separator}", uri.trim_end_matches('/'));
-                    self.sql
-                        .push(&format!(" OR ({alias}.uri >= "))
-                        .str(&prefix)
-                        .push(&format!(" AND {alias}.uri < "))
-                        .str(&after_prefix(&prefix))
-                        .push(")");
+                let beginnings = match uri.contains('|') {
+                    true => vec![format!("{uri}.")],
+                    false => ["/", "|"].map(|separator| format!("{}{separator}", uri.trim_end_matches('/'))).to_vec(),
+                };
+                for prefix in beginnings {
+                    self.sql.push(" OR ");
+                    starts_with(self.sql, &format!("{alias}.uri"), &prefix);
                 }
                 self.sql.push(")");
             }
             Test::UriAbove(uri) => {
-                let mut above = vec![uri.clone()];
-                for (place, _) in uri.match_indices('/') {
-                    above.extend([uri[..place].to_owned(), uri[..=place].to_owned()]);
-                }
                 sql.push(&format!("{alias}.uri IN ("));
-                sql.join(&above, ", ", |sql, uri| {
+                sql.join(&above(uri), ", ", |sql, uri| {
                     sql.str(uri);
                 });
                 self.sql.push(")");
@@ -130,6 +141,32 @@ impl Compiler<'_> {
                     }
                 }
                 self.sql.push(")");
+            }
+            Test::Amount { op, low, value, high, dimension } => {
+                sql.push(&format!("({alias}.code = ")).str(dimension).push(" AND ");
+                number_test(sql, &format!("{alias}.value"), *op, *low, *value, *high);
+                self.sql.push(")");
+            }
+            Test::NoneOf(tests) => {
+                sql.push("NOT (1 = 0");
+                for test in tests {
+                    self.sql.push(" OR ");
+                    self.test(test, alias);
+                }
+                self.sql.push(")");
+            }
+            Test::Near { centre: [x, y, z], chord } => {
+                sql.push("(");
+                for (n, place) in [(1, x), (2, y), (3, z)] {
+                    let difference = |sql: &mut Sql| {
+                        sql.push(&format!("({alias}.low{n} - ")).real(*place).push(")");
+                    };
+                    difference(sql);
+                    sql.push(" * ");
+                    difference(sql);
+                    sql.push(if n < 3 { " + " } else { " <= " });
+                }
+                sql.real(chord * chord).push(")");
             }
             Test::Composite(parts) => {
                 sql.push("(1 = 1");
@@ -160,7 +197,7 @@ impl Compiler<'_> {
                 self.sql.push(")");
             }
             Test::StringStarts(folded) => {
-                sql.push(&format!("({code} >= ")).str(folded).push(&format!(" AND {code} < ")).str(&after_prefix(folded)).push(")");
+                starts_with(sql, &code, folded);
             }
             Test::StringContains(folded) => {
                 sql.push(if sql.dialect == Dialect::Sqlite { "instr(" } else { "strpos(" });
@@ -197,11 +234,71 @@ impl Compiler<'_> {
                 }
                 self.sql.push(")");
             }
-            Test::Composite(_) => {
+            Test::Amount { op, low, value, high, dimension } => {
+                sql.push(&format!("({system} = ")).int(system_key(&dimension_system(dimension))).push(" AND ");
+                number_test(sql, &format!("{alias}.high{n}"), *op, *low, *value, *high);
+                self.sql.push(")");
+            }
+            Test::StringIs(folded) => {
+                sql.push(&format!("{code} = ")).str(folded);
+            }
+            // No component is asked so.
+            Test::TokenIn { .. }
+            | Test::TextStarts(_)
+            | Test::StringEnds(_)
+            | Test::ReferenceTree { .. }
+            | Test::Near { .. }
+            | Test::NoneOf(_)
+            | Test::Composite(_) => {
                 sql.push("1 = 0");
             }
         }
     }
+
+    /// The resource and what is below (or above) it by the reference `parent`, as far as the caller sees the way there.
+    fn tree(&mut self, alias: &str, type_code: TypeCode, id: &str, parent: ParamId, below: bool) {
+        let (from, to) = if below { ("target", "key") } else { ("key", "target") };
+        self.sql.push(&format!("{alias}.target IN (WITH RECURSIVE tree (key, depth) AS (SELECT t.key, 0 FROM resource t WHERE t.type = "));
+        self.sql.literal(i64::from(type_code)).push(" AND t.id = ").str(id);
+        self.sql.push(&format!(" UNION SELECT g.{to}, tree.depth + 1 FROM tree JOIN reference g ON g.{from} = tree.key AND g.param = "));
+        self.sql.literal(i64::from(parent)).push(" AND ");
+        holds(self.sql, "g", self.seen);
+        scope_condition(self.sql, "g", &self.query.scope);
+        self.sql.push(" WHERE tree.depth < ").literal(MAX_TREE).push(") SELECT key FROM tree)");
+    }
+}
+
+/// Generations that `:above` and `:below` on a reference follow.
+const MAX_TREE: i64 = 32;
+
+/// `IN` a list that may be long: it is bound as one value.
+fn one_of(sql: &mut Sql, codes: &[String]) {
+    let list = serde_json::Value::from(codes.to_vec()).to_string();
+    match sql.dialect {
+        Dialect::Sqlite => sql.push("IN (SELECT value FROM json_each(").str(&list).push("))"),
+        Dialect::Postgres => sql.push("= ANY (ARRAY(SELECT jsonb_array_elements_text(CAST(").str(&list).push(" AS jsonb))))"),
+    };
+}
+
+fn starts_with(sql: &mut Sql, column: &str, prefix: &str) {
+    sql.push(&format!("({column} >= ")).str(prefix).push(&format!(" AND {column} < ")).str(&after_prefix(prefix)).push(")");
+}
+
+/// What a uri is below, itself first: without its last segments, or with a version, without the version's last parts.
+fn above(uri: &str) -> Vec<String> {
+    let mut above = vec![uri.to_owned()];
+    match uri.split_once('|') {
+        Some((url, version)) => {
+            above.push(url.to_owned());
+            above.extend(version.match_indices('.').map(|(place, _)| format!("{url}|{}", &version[..place])));
+        }
+        None => {
+            for (place, _) in uri.match_indices('/') {
+                above.extend([uri[..place].to_owned(), uri[..=place].to_owned()]);
+            }
+        }
+    }
+    above
 }
 
 /// The type Patient and its parameter `link`.
@@ -213,14 +310,15 @@ fn golden_link() -> Option<(TypeCode, ParamId)> {
 
 pub(super) fn test_table(test: &Test) -> &'static str {
     match test {
-        Test::Token { .. } => "token",
-        Test::StringStarts(_) | Test::StringContains(_) | Test::StringExact(_) => "string",
-        Test::Reference { .. } => "reference",
-        Test::Uri(_) | Test::Canonical(_) | Test::UriBelow(_) | Test::UriAbove(_) => "uri",
+        Test::Token { .. } | Test::TokenIn { .. } => "token",
+        Test::StringStarts(_) | Test::StringContains(_) | Test::StringExact(_) | Test::StringEnds(_) | Test::StringIs(_) => "string",
+        Test::Reference { .. } | Test::ReferenceTree { .. } => "reference",
+        Test::Uri(_) | Test::Canonical(_) | Test::UriBelow(_) | Test::UriAbove(_) | Test::TextStarts(_) => "uri",
         Test::Date { .. } => "date",
         Test::Number { .. } => "number",
-        Test::Quantity { .. } => "quantity",
-        Test::Composite(_) => "composite",
+        Test::Quantity { .. } | Test::Amount { .. } => "quantity",
+        Test::Composite(_) | Test::Near { .. } => "composite",
+        Test::NoneOf(tests) => tests.first().map_or("token", test_table),
     }
 }
 
@@ -241,22 +339,28 @@ fn date_test(sql: &mut Sql, alias: &str, op: DateOp, interval: Interval) {
         DateOp::Ne => {
             sql.push(&format!("({alias}.low < ")).int(low).push(&format!(" OR {alias}.high > ")).int(high).push(")");
         }
-        DateOp::Gt | DateOp::Ge | DateOp::Ap => {
+        DateOp::Gt | DateOp::Ap => {
             let beyond = if op == DateOp::Gt { high } else { low };
             sql.push(&format!("({alias}.high > ")).int(beyond);
-            sql.push(&format!(" AND ({alias}.wide = 1 OR ({alias}.wide = 0 AND {alias}.low > "))
-                .int(beyond.saturating_sub(NARROW))
-                .push("))");
+            begins_after(sql, alias, beyond.saturating_sub(NARROW));
             if op == DateOp::Ap {
                 sql.push(&format!(" AND {alias}.low < ")).int(high);
             }
             sql.push(")");
         }
+        // Greater, or within what was asked for.
+        DateOp::Ge => {
+            sql.push(&format!("(({alias}.high > ")).int(high).push(&format!(" OR {alias}.low >= ")).int(low).push(")");
+            begins_after(sql, alias, high.saturating_sub(NARROW).min(low.saturating_sub(1)));
+            sql.push(")");
+        }
         DateOp::Lt => {
             sql.push(&format!("({alias}.wide IN (0, 1) AND {alias}.low < ")).int(low).push(")");
         }
+        // Less, or within what was asked for; whatever ends in time also begins in time.
         DateOp::Le => {
-            sql.push(&format!("({alias}.wide IN (0, 1) AND {alias}.low < ")).int(high).push(")");
+            sql.push(&format!("({alias}.wide IN (0, 1) AND {alias}.low < ")).int(high);
+            sql.push(&format!(" AND ({alias}.low < ")).int(low).push(&format!(" OR {alias}.high <= ")).int(high).push("))");
         }
         DateOp::Sa => {
             sql.push(&format!("({alias}.wide IN (0, 1) AND {alias}.low >= ")).int(high).push(")");
@@ -271,16 +375,21 @@ fn date_test(sql: &mut Sql, alias: &str, op: DateOp, interval: Interval) {
     }
 }
 
+/// Bounds the walk of a search for what ends late: `low` from `beyond` on, and the few wide intervals.
+fn begins_after(sql: &mut Sql, alias: &str, beyond: i64) {
+    sql.push(&format!(" AND ({alias}.wide = 1 OR ({alias}.wide = 0 AND {alias}.low > ")).int(beyond).push("))");
+}
+
 /// The same comparisons on two plain columns.
 fn interval_test(sql: &mut Sql, low_column: &str, high_column: &str, op: DateOp, low: f64, high: f64) {
     match op {
         DateOp::Eq => sql.push(&format!("({low_column} >= ")).real(low).push(&format!(" AND {high_column} <= ")).real(high),
         DateOp::Ne => sql.push(&format!("({low_column} < ")).real(low).push(&format!(" OR {high_column} > ")).real(high),
         DateOp::Gt => sql.push(&format!("({high_column} > ")).real(high),
-        DateOp::Ge => sql.push(&format!("({high_column} > ")).real(low),
+        DateOp::Ge => sql.push(&format!("({high_column} > ")).real(high).push(&format!(" OR {low_column} >= ")).real(low),
         DateOp::Ap => sql.push(&format!("({high_column} > ")).real(low).push(&format!(" AND {low_column} < ")).real(high),
         DateOp::Lt => sql.push(&format!("({low_column} < ")).real(low),
-        DateOp::Le => sql.push(&format!("({low_column} < ")).real(high),
+        DateOp::Le => sql.push(&format!("({low_column} < ")).real(low).push(&format!(" OR {high_column} <= ")).real(high),
         DateOp::Sa => sql.push(&format!("({low_column} >= ")).real(high),
         DateOp::Eb => sql.push(&format!("({high_column} <= ")).real(low),
     };

@@ -9,8 +9,7 @@ impl Compiler<'_> {
     /// `SELECT d.key …` of everything that satisfies all filters.
     pub(super) fn matches(&mut self) {
         let query = self.query;
-        let driver =
-            query.filters.iter().enumerate().filter_map(|(place, filter)| Some((rank(filter)?, place))).min().map(|(_, place)| place);
+        let driver = self.driver.or_else(|| super::driver(query, &[]));
         let alias = self.alias("d");
         match driver.and_then(|place| query.filters.get(place)) {
             Some(filter) => {
@@ -52,6 +51,12 @@ impl Compiler<'_> {
         version_condition(self.sql, alias, &query.scope);
     }
 
+    /// The rows of the filter's own index.
+    pub(super) fn rows_of(&mut self, filter: &Filter) {
+        let alias = self.alias("d");
+        self.drive(filter, &alias);
+    }
+
     /// A select from the filter's own index.
     fn drive(&mut self, filter: &Filter, alias: &str) {
         let query = self.query;
@@ -81,6 +86,17 @@ impl Compiler<'_> {
                 holds(self.sql, alias, self.seen);
                 scope_condition(self.sql, alias, &query.scope);
             }
+            Filter::Any(filters) if !filters.is_empty() => {
+                self.sql.push(&format!("SELECT {alias}.key FROM ("));
+                for (place, filter) in filters.iter().enumerate() {
+                    if place > 0 {
+                        self.sql.push(" UNION ALL ");
+                    }
+                    let inner = self.alias("d");
+                    self.drive(filter, &inner);
+                }
+                self.sql.push(&format!(") {alias} WHERE 1 = 1"));
+            }
             // `rank` offers no other filter as a driver.
             _ => self.scan(alias),
         }
@@ -102,19 +118,31 @@ impl Compiler<'_> {
     /// A whole search inside another, in the same scope and at the same moment.
     pub(super) fn nested(&mut self, type_code: TypeCode, filters: &[Filter]) {
         let query = Query { type_code, filters: filters.to_vec(), scope: self.query.scope.clone(), sort: Vec::new() };
-        let mut inner = Compiler { sql: self.sql, query: &query, seen: self.seen, aliases: self.aliases };
+        let mut inner = Compiler { sql: self.sql, query: &query, seen: self.seen, driver: None, aliases: self.aliases };
         inner.matches();
         self.aliases = inner.aliases;
     }
 }
 
+/// Whether its rows can be counted without running a search within it.
+pub(super) fn is_countable(filter: &Filter) -> bool {
+    match filter {
+        Filter::Id(_) | Filter::Param { .. } => rank(filter).is_some(),
+        Filter::Any(filters) => rank(filter).is_some() && filters.iter().all(is_countable),
+        _ => false,
+    }
+}
+
 /// How few rows a filter's index is likely to give; `None`: it cannot drive.
-fn rank(filter: &Filter) -> Option<u8> {
+pub(super) fn rank(filter: &Filter) -> Option<u8> {
     match filter {
         Filter::Id(_) => Some(0),
         Filter::Param { tests, .. } => Some(match tests.first()? {
             Test::Reference { .. } => 2,
             Test::Uri(_) | Test::Canonical(_) | Test::UriAbove(_) => 4,
+            Test::StringIs(_) => 4,
+            Test::ReferenceTree { .. } | Test::TextStarts(_) => 6,
+            Test::TokenIn { .. } | Test::Amount { .. } => 8,
             Test::Token { system: SystemTest::Is(_), code: Some(_) } => 3,
             Test::StringExact(_) => 4,
             Test::StringStarts(_) => 5,
@@ -122,9 +150,10 @@ fn rank(filter: &Filter) -> Option<u8> {
             Test::Token { code: Some(_), .. } => 7,
             Test::UriBelow(_) => 8,
             Test::Number { .. } | Test::Quantity { .. } | Test::Date { .. } => 9,
-            Test::Token { .. } | Test::StringContains(_) => 10,
+            Test::Token { .. } | Test::StringContains(_) | Test::StringEnds(_) | Test::Near { .. } | Test::NoneOf(_) => 10,
         }),
         Filter::Chain { .. } => Some(6),
+        Filter::Any(filters) if !filters.is_empty() => filters.iter().map(rank).max_by_key(|rank| rank.unwrap_or(u8::MAX))?,
         _ => None,
     }
 }

@@ -20,19 +20,52 @@ use super::sql::{Dialect, Sql};
 type Seen<'a> = Option<&'a Snapshot>;
 
 /// `SELECT key, s1, s2 … ` of one page, `limit` rows at most.
-pub fn page(dialect: Dialect, query: &Query, cursor: Option<&Cursor>, limit: u32) -> Sql {
+pub fn page(dialect: Dialect, query: &Query, cursor: Option<&Cursor>, limit: u32, driver: Option<usize>) -> Sql {
     let seen = cursor.map(|cursor| &cursor.snapshot);
     let mut sql = Sql::new(dialect);
-    let mut compiler = Compiler { sql: &mut sql, query, seen, aliases: 0 };
+    let mut compiler = Compiler { sql: &mut sql, query, seen, driver, aliases: 0 };
     compiler.page(cursor, limit);
     sql
 }
 
+/// How many rows each filter's own index gives, as `place * `[`COUNT_PLACE`]` + rows`; `None` when there is nothing to choose.
+/// Counting stops at [`COUNTED`], so it costs as much as reading a small page.
+pub fn row_counts(dialect: Dialect, query: &Query, seen: Seen) -> Option<Sql> {
+    let places: Vec<usize> = query.filters.iter().enumerate().filter(|(_, filter)| drive::is_countable(filter)).map(|(at, _)| at).collect();
+    if query.filters.iter().filter(|filter| drive::rank(filter).is_some()).count() < 2 || places.is_empty() {
+        return None;
+    }
+    let mut sql = Sql::new(dialect);
+    for (n, place) in places.into_iter().enumerate() {
+        let (Ok(offset), Some(filter)) = (i64::try_from(place), query.filters.get(place)) else { continue };
+        sql.push(if n > 0 { " UNION ALL SELECT " } else { "SELECT " });
+        sql.literal(offset.saturating_mul(COUNT_PLACE)).push(" + count(*) FROM (");
+        Compiler { sql: &mut sql, query, seen, driver: None, aliases: 0 }.rows_of(filter);
+        sql.push(" LIMIT ").literal(COUNTED).push(&format!(") c{n}"));
+    }
+    Some(sql)
+}
+
+/// Where a count stops: what is more frequent is chosen by its kind.
+pub const COUNTED: i64 = 500;
+/// See [`row_counts`].
+pub const COUNT_PLACE: i64 = 1_000_000;
+
+/// Which filter is to drive, by what [`row_counts`] found: the rarest, and among the frequent ones the most selective kind.
+pub fn driver(query: &Query, counts: &[i64]) -> Option<usize> {
+    let counted = |place: usize| {
+        let own = counts.iter().find(|count| usize::try_from(**count / COUNT_PLACE) == Ok(place));
+        own.map_or(COUNTED, |count| count % COUNT_PLACE)
+    };
+    let choices = query.filters.iter().enumerate().filter_map(|(place, filter)| Some((counted(place), drive::rank(filter)?, place)));
+    choices.min().map(|(.., place)| place)
+}
+
 /// `SELECT count(*)`.
-pub fn count(dialect: Dialect, query: &Query, seen: Seen) -> Sql {
+pub fn count(dialect: Dialect, query: &Query, seen: Seen, driver: Option<usize>) -> Sql {
     let mut sql = Sql::new(dialect);
     sql.push("SELECT count(DISTINCT m.key) AS n FROM (");
-    Compiler { sql: &mut sql, query, seen, aliases: 0 }.matches();
+    Compiler { sql: &mut sql, query, seen, driver, aliases: 0 }.matches();
     sql.push(") m");
     sql
 }
@@ -40,7 +73,14 @@ pub fn count(dialect: Dialect, query: &Query, seen: Seen) -> Sql {
 /// `SELECT key` of every match, unordered and perhaps repeated.
 pub fn keys(dialect: Dialect, query: &Query) -> Sql {
     let mut sql = Sql::new(dialect);
-    Compiler { sql: &mut sql, query, seen: None, aliases: 0 }.matches();
+    Compiler { sql: &mut sql, query, seen: None, driver: None, aliases: 0 }.matches();
+    sql
+}
+
+/// `SELECT id` of the first two matches.
+pub fn first_ids(dialect: Dialect, query: &Query) -> Sql {
+    let mut sql = keys(dialect, query);
+    sql.text = format!("SELECT id FROM resource WHERE key IN ({}) ORDER BY key LIMIT 2", sql.text);
     sql
 }
 
@@ -77,6 +117,8 @@ struct Compiler<'a> {
     sql: &'a mut Sql,
     query: &'a Query,
     seen: Seen<'a>,
+    /// The filter to drive; `None`: by its kind.
+    driver: Option<usize>,
     aliases: usize,
 }
 

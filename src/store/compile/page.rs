@@ -1,6 +1,6 @@
 //! Pages: the order of the matches, and what comes after a cursor.
 
-use super::{Compiler, holds, version_condition, visible};
+use super::{Compiler, holds, scope_condition, version_condition, visible};
 use crate::store::query::*;
 
 impl Compiler<'_> {
@@ -19,12 +19,16 @@ impl Compiler<'_> {
         self.sql.push(" FROM (SELECT m.key");
         for (place, key) in sort.iter().enumerate() {
             self.sql.push(", ");
-            self.sort_value(key);
+            self.sort_value(key, place);
             self.sql.push(&format!(" AS s{place}"));
         }
         self.sql.push(" FROM (");
         self.matches();
-        self.sql.push(") m) p WHERE 1 = 1");
+        self.sql.push(") m");
+        for (place, key) in sort.iter().enumerate() {
+            self.sort_join(key, place);
+        }
+        self.sql.push(") p WHERE 1 = 1");
         if let Some(cursor) = cursor {
             self.sql.push(" AND (");
             self.after(sort, cursor, 0);
@@ -40,7 +44,7 @@ impl Compiler<'_> {
     }
 
     /// The commonest listing of all, served by its own index. A page of the past also sees what changed since at its old place.
-    pub(super) fn page_by_last_updated(&mut self, descending: bool, cursor: Option<&Cursor>, limit: u32) {
+    fn page_by_last_updated(&mut self, descending: bool, cursor: Option<&Cursor>, limit: u32) {
         let query = self.query;
         self.sql.push("SELECT p.key, p.updated AS s0 FROM (SELECT r.key, r.updated FROM resource r WHERE r.type = ");
         self.sql.literal(i64::from(query.type_code));
@@ -80,7 +84,7 @@ impl Compiler<'_> {
     }
 
     /// The rows after the cursor, in an order where missing values come last.
-    pub(super) fn after(&mut self, sort: &[SortKey], cursor: &Cursor, place: usize) {
+    fn after(&mut self, sort: &[SortKey], cursor: &Cursor, place: usize) {
         let (Some(key), Some(value)) = (sort.get(place), cursor.after.get(place)) else {
             self.sql.push("p.key > ");
             self.sql.int(cursor.after_key);
@@ -103,7 +107,7 @@ impl Compiler<'_> {
         self.sql.push("))");
     }
 
-    pub(super) fn sort_arg(&mut self, value: &SortValue) {
+    fn sort_arg(&mut self, value: &SortValue) {
         match value {
             SortValue::Missing => self.sql.push("NULL"),
             SortValue::Int(value) => self.sql.int(*value),
@@ -112,7 +116,22 @@ impl Compiler<'_> {
         };
     }
 
-    pub(super) fn sort_value(&mut self, key: &SortKey) {
+    /// What the resources are sorted by, where no index leads from a resource to it: read once for all of them.
+    fn sort_join(&mut self, key: &SortKey, place: usize) {
+        if let SortBy::Param { param, kind } = &key.by
+            && let (table, column, false) = sort_column(*kind)
+        {
+            let aggregate = if key.descending { "max" } else { "min" };
+            self.sql.push(&format!(" LEFT JOIN (SELECT x.key, {aggregate}(x.{column}) AS v FROM {table} x WHERE x.param = "));
+            self.sql.literal(i64::from(*param));
+            self.sql.push(" AND ");
+            holds(self.sql, "x", self.seen);
+            scope_condition(self.sql, "x", &self.query.scope);
+            self.sql.push(&format!(" GROUP BY x.key) g{place} ON g{place}.key = m.key"));
+        }
+    }
+
+    fn sort_value(&mut self, key: &SortKey, place: usize) {
         let aggregate = if key.descending { "max" } else { "min" };
         match &key.by {
             SortBy::Id => {
@@ -130,8 +149,21 @@ impl Compiler<'_> {
                     self.sql.push(") END FROM resource r WHERE r.key = m.key)");
                 }
             },
+            SortBy::Param { kind, .. } if !sort_column(*kind).2 => {
+                self.sql.push(&format!("g{place}.v"));
+            }
+            SortBy::Param { param, kind: Kind::Reference } => {
+                // The id stands in the resource itself, so it tells nothing of a target that the caller may not see.
+                self.sql.push(&format!(
+                    "(SELECT {aggregate}(t.id) FROM reference o JOIN resource t ON t.key = o.target WHERE o.key = m.key AND o.param = "
+                ));
+                self.sql.literal(i64::from(*param));
+                self.sql.push(" AND ");
+                holds(self.sql, "o", self.seen);
+                self.sql.push(")");
+            }
             SortBy::Param { param, kind } => {
-                let (table, column) = sort_column(*kind);
+                let (table, column, _) = sort_column(*kind);
                 let alias = self.alias("o");
                 self.sql.push(&format!(
                     "(SELECT {aggregate}({alias}.{column}) FROM {table} {alias} WHERE {alias}.key = m.key AND {alias}.param = "
@@ -145,15 +177,16 @@ impl Compiler<'_> {
     }
 }
 
-fn sort_column(kind: Kind) -> (&'static str, &'static str) {
+/// Table and column of a kind's sort value, and whether an index leads there from a resource.
+fn sort_column(kind: Kind) -> (&'static str, &'static str, bool) {
     match kind {
-        Kind::Token => ("token", "code"),
-        Kind::String => ("string", "folded"),
-        Kind::Reference => ("reference", "target"),
-        Kind::Uri => ("uri", "uri"),
-        Kind::Date => ("date", "low"),
-        Kind::Number => ("number", "value"),
-        Kind::Quantity => ("quantity", "value"),
-        Kind::Composite => ("composite", "code1"),
+        Kind::Token => ("token", "code", false),
+        Kind::String => ("string", "folded", true),
+        Kind::Reference => ("reference", "target", true),
+        Kind::Uri => ("uri", "uri", false),
+        Kind::Date => ("date", "low", true),
+        Kind::Number => ("number", "value", true),
+        Kind::Quantity => ("quantity", "value", true),
+        Kind::Composite => ("composite", "code1", false),
     }
 }

@@ -35,12 +35,12 @@ impl Compiler<'_> {
                 self.sql.push("NOT ");
                 self.param_probe(*param, tests, outer);
             }
-            Filter::Missing { param, kinds, missing } => {
+            Filter::Missing { places, missing } => {
                 if *missing {
                     self.sql.push("NOT ");
                 }
                 self.sql.push("(");
-                for (place, kind) in kinds.iter().enumerate() {
+                for (place, (param, kind)) in places.iter().enumerate() {
                     if place > 0 {
                         self.sql.push(" OR ");
                     }
@@ -57,7 +57,7 @@ impl Compiler<'_> {
                     holds(self.sql, &alias, self.seen);
                     self.sql.push(")");
                 }
-                self.sql.push(if kinds.is_empty() { "1 = 0)" } else { ")" });
+                self.sql.push(if places.is_empty() { "1 = 0)" } else { ")" });
             }
             Filter::Chain { param, targets } => {
                 let alias = self.alias("x");
@@ -80,17 +80,25 @@ impl Compiler<'_> {
                 self.nested(*source, filters);
                 self.sql.push("))");
             }
-            Filter::Any(filters) => {
-                self.sql.push("(");
-                for (place, filter) in filters.iter().enumerate() {
-                    if place > 0 {
-                        self.sql.push(" OR ");
-                    }
-                    self.probe(filter, outer);
-                }
-                self.sql.push(if filters.is_empty() { "1 = 0)" } else { ")" });
+            Filter::Any(filters) => self.probe_each(filters, outer, " OR ", "1 = 0"),
+            Filter::All(filters) => self.probe_each(filters, outer, " AND ", "1 = 1"),
+            Filter::Not(filter) => {
+                self.sql.push("NOT (");
+                self.probe(filter, outer);
+                self.sql.push(")");
             }
         }
+    }
+
+    fn probe_each(&mut self, filters: &[Filter], outer: &str, between: &str, without: &str) {
+        self.sql.push("(");
+        for (place, filter) in filters.iter().enumerate() {
+            if place > 0 {
+                self.sql.push(between);
+            }
+            self.probe(filter, outer);
+        }
+        self.sql.push(if filters.is_empty() { without } else { "" }).push(")");
     }
 
     /// By the row's key where an index leads there, else as a set computed once.
@@ -114,7 +122,8 @@ fn probed_by_key(test: &Test) -> bool {
     match test {
         Test::Token { code, .. } => code.is_some(),
         Test::Uri(_) | Test::Canonical(_) | Test::UriAbove(_) => true,
-        Test::UriBelow(_) | Test::Composite(_) => false,
+        Test::TokenIn { .. } | Test::UriBelow(_) | Test::TextStarts(_) | Test::Composite(_) | Test::Near { .. } => false,
+        Test::NoneOf(tests) => !matches!(test_table(test), "token" | "uri" | "composite") && tests.iter().all(probed_by_key),
         _ => true,
     }
 }

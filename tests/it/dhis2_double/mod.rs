@@ -168,6 +168,7 @@ fn serve(server: &mut Server, method: &Method, uri: &Uri, headers: &HeaderMap, b
     let parts: Vec<&str> = path.trim_end_matches(".json").split('/').collect();
     match (method.as_str(), parts.as_slice()) {
         ("POST", ["dataValueSets"]) => import(server, &query, headers, body),
+        ("POST", ["completeDataSetRegistrations"]) => complete(server, &query, headers, body),
         ("GET", ["dataValueSets"]) => reply(200, &read::data_values(server, &query)),
         ("GET", ["system", "tasks", "DATAVALUE_IMPORT", id]) => match server.poll(id) {
             Some(notes) => reply(200, &notes),
@@ -209,6 +210,61 @@ fn import(server: &mut Server, query: &[(String, String)], headers: &HeaderMap, 
         );
     }
     summary_reply(server, &summary)
+}
+
+/// Registrations of completeness: the field is `organisationUnit`, what does not exist or is not the user's is a conflict.
+fn complete(server: &mut Server, query: &[(String, String)], headers: &HeaderMap, body: &Bytes) -> Response<Body> {
+    let kind = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    if kind.split(';').next().map(str::trim) != Some("application/json") {
+        return message(415, &format!("Content type '{kind}' not supported"));
+    }
+    if !server.user.may_import {
+        return message(403, "Access is denied");
+    }
+    let Ok(payload) = serde_json::from_slice::<Value>(body) else { return message(409, "The payload cannot be read") };
+    let query: HashMap<&str, &str> = query.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+    let options = Options::read(&query, &payload);
+    let mut conflicts = Vec::new();
+    let mut imported = 0;
+    for registration in payload["completeDataSetRegistrations"].as_array().into_iter().flatten() {
+        let named = |key: &str| registration[key].as_str().unwrap_or_default();
+        let find = |scheme: &str, list: &str, key: &str| options.find(server, scheme, list, named(key));
+        let (set, unit) =
+            (find("dataSetIdScheme", "dataSets", "dataSet"), find("orgUnitIdScheme", "organisationUnits", "organisationUnit"));
+        let assigned = |set: &Value, unit: &Value| set["organisationUnits"].as_array().unwrap().iter().any(|one| one["id"] == unit["id"]);
+        let combo = registration["attributeOptionCombo"].as_str();
+        let combo_known = combo.is_none() || find("attributeOptionComboIdScheme", "categoryOptionCombos", "attributeOptionCombo").is_some();
+        let why = match (set, unit) {
+            (None, _) => Some("Data set not found or not accessible"),
+            (_, None) => Some("Organisation unit not found or not accessible"),
+            _ if model::Period::parse(named("period")).is_none() => Some("Period not valid"),
+            _ if !combo_known => Some("Attribute option combo not found or not accessible"),
+            (_, Some(unit)) if !server.below_user(unit) => Some("Organisation unit not in hierarchy of current user"),
+            (Some(set), Some(unit)) if !assigned(set, unit) => Some("Data set is not assigned to the organisation unit"),
+            _ => None,
+        };
+        match (why, set, unit) {
+            (None, Some(set), Some(unit)) => {
+                let id = |one: &Value| one["id"].as_str().unwrap().to_owned();
+                let key = (id(set), named("period").to_owned(), id(unit));
+                server.completed.insert(key, named("date").to_owned());
+                imported += 1;
+            }
+            (why, ..) => conflicts.push(json!({"object": named("organisationUnit"), "value": why.unwrap_or_default()})),
+        }
+    }
+    let status = if conflicts.is_empty() { "SUCCESS" } else { "WARNING" };
+    let bare = json!({"responseType": "ImportSummary", "status": status, "conflicts": conflicts,
+        "importCount": {"imported": imported, "updated": 0, "ignored": conflicts.len(), "deleted": 0}});
+    match (server.minor() <= 36, status) {
+        (true, _) => reply(200, &bare),
+        (_, "SUCCESS") => reply(200, &json!({"httpStatus": "OK", "httpStatusCode": 200, "status": "OK", "response": bare})),
+        _ => reply(
+            409,
+            &json!({"httpStatus": "Conflict", "httpStatusCode": 409, "status": "WARNING",
+            "message": "One more conflicts encountered, please check import summary.", "response": bare}),
+        ),
+    }
 }
 
 /// The summary as this version sends it: bare and always 200 up to 2.36, a 409 on warnings up to 2.42, a 200 on warnings from 2.43.

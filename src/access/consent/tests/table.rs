@@ -401,7 +401,7 @@ fn security_label() {
 #[test]
 fn a_label_is_inherited_from_what_the_resource_came_in() {
     let restricted: BTreeSet<Coding> = [Coding::confidentiality("R"), Coding::sensitivity("HIV")].into();
-    let added = labels_on_arrival(&observation(), &restricted, &|_, _, _| false);
+    let added = labels_on_arrival(&observation(), &restricted, &Sensitive::default());
     assert_eq!(added, restricted);
     let mut resource = facts(&observation(), &ZONE, BASE);
     resource.labels.extend(added);

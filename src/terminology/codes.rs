@@ -1,0 +1,54 @@
+//! Codes for searches: those of a value set, and those above or below another.
+
+use super::expand::{Walk, named_set};
+use super::{Terminology, TerminologyError};
+use std::collections::HashSet;
+use std::sync::Arc;
+
+impl Terminology {
+    /// The codes of a value set by system, inactive ones among them unless the set leaves them out. `set` is its URL, with or
+    /// without `|version`, or `ValueSet/id`. More than `limit` are refused.
+    pub fn codes_of_set(&self, set: &str, limit: usize) -> Result<Vec<(Arc<str>, Vec<String>)>, TerminologyError> {
+        let loaded = self.loaded.load();
+        let (id, url) = match set.strip_prefix("ValueSet/") {
+            Some(id) => (Some(id), None),
+            None => (None, Some(set)),
+        };
+        let set = named_set(&loaded, id, url, None, None)?;
+        let mut lists: Vec<(Arc<str>, Vec<String>)> = Vec::new();
+        let mut count = 0usize;
+        Walk::new(&loaded).each(&set, 0, &mut |member| {
+            count += 1;
+            if count > limit {
+                return Err(TerminologyError::TooManyCodes { limit });
+            }
+            match lists.iter_mut().find(|(system, _)| *system == member.system) {
+                Some((_, codes)) => codes.push(member.code.to_string()),
+                None => lists.push((member.system, vec![member.code.to_string()])),
+            }
+            Ok(())
+        })?;
+        Ok(lists)
+    }
+
+    /// A code and everything below it, or above it, in its system. More than `limit` are refused.
+    pub fn codes_by_hierarchy(&self, system: &str, code: &str, below: bool, limit: usize) -> Result<Vec<String>, TerminologyError> {
+        let loaded = self.loaded.load();
+        let what = || format!("url {system}");
+        let known =
+            loaded.systems.canonical(system).ok_or_else(|| TerminologyError::NotLoaded { type_name: "CodeSystem", what: what() })?;
+        let place = known.place(code).ok_or_else(|| TerminologyError::UnknownCode { system: system.to_owned() })?;
+        let mut seen = HashSet::from([place]);
+        let mut waiting = vec![place];
+        let mut codes = Vec::new();
+        while let Some(concept) = waiting.pop().and_then(|place| known.at(place)) {
+            if codes.len() >= limit {
+                return Err(TerminologyError::TooManyCodes { limit });
+            }
+            codes.push(concept.code.to_string());
+            let next = if below { &concept.children } else { &concept.parents };
+            waiting.extend(next.iter().copied().filter(|place| seen.insert(*place)));
+        }
+        Ok(codes)
+    }
+}

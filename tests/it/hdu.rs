@@ -1,0 +1,236 @@
+//! The wire of the HDU API: parameters, replies and errors as programs that speak to the original expect them.
+
+use crate::support::payloads::{DOOR, payload, record, send, send_bytes};
+use crate::support::server::answer;
+use crate::support::{TestServer, add_client, both_databases};
+use serde_json::{Value, json};
+
+const LAB: &str = "/api/v1/hduApi/labDataTemplates";
+
+async fn post(server: &TestServer, path: &str, body: &Value) -> (u16, Value) {
+    send_bytes(server, path, body.to_string().into_bytes()).await
+}
+
+/// A laboratory payload as the original documents it: a list of requests, and no list of records around it.
+fn requests(requests: Value) -> Value {
+    json!({ "templateDetails": { "code": "LABORATORY_CODE", "id": "laboratory_id", "name": "Laboratory" },
+        "data": { "facilityDetails": { "code": "109601-5", "name": "A laboratory", "system": { "name": "LIMS", "version": "1" } },
+            "labRequestDetails": requests, "reportDetails": { "reportingDateTime": "2024-08-07T00:00:00Z" } } })
+}
+
+fn request(specimen: &str, result: &str) -> Value {
+    json!({ "dateOccurred": "2024-08-03", "specimenID": specimen, "specimenCollectedFrom": "Patient", "specimenRegisteredBy": "JDR",
+        "typeOfSpecimen": { "code": "119297000", "codeType": "SNOMED" },
+        "requestedLabTests": [{ "obrSetId": 1, "typeOfTest": { "code": "718-7", "codeType": "LOINC" } }],
+        "labTestResults": [{ "obrSetId": 3, "typeOfTest": { "code": "718-7", "codeType": "LOINC" }, "testResultDate": "2024-08-03T10:00:00Z",
+            "results": [{ "obrSetId": 3, "obxSetId": 1, "result": result, "unit": "g/dL", "lowRange": 11.5, "highRange": 16 }] }] })
+}
+
+both_databases!(
+    async fn validation_false_turns_rules_into_warnings_and_keeps_what_cannot_be_read_out(db: &TestDb) {
+        let server = TestServer::open(db).await;
+        let mut nameless = record("M-1", "V-1");
+        nameless["demographicDetails"].as_object_mut().unwrap().remove("firstName");
+        let mut dead = record("M-2", "V-2");
+        dead["outcomeDetails"] = json!({ "isAlive": false });
+        let mut unreadable = record("M-3", "V-3");
+        unreadable["visitDetails"]["visitType"] = json!("General");
+        let mut nobody = record("M-4", "V-4");
+        nobody["visitDetails"].as_object_mut().unwrap().remove("id");
+        let spoiled = payload("HF-1", vec![nameless, dead, unreadable, nobody]);
+        for judged in ["", "?validation=true", "?validation=yes"] {
+            let (status, reply) = post(&server, &format!("{DOOR}{judged}"), &spoiled).await;
+            assert_eq!((status, &reply["status"], &reply["invalidClients"]), (400, &json!("VALIDATION_ERROR"), &json!(4)), "{reply}");
+        }
+        let (status, reply) = post(&server, &format!("{DOOR}?validation=false&testDataValidity=true"), &spoiled).await;
+        assert_eq!((status, &reply["invalidClients"]), (200, &json!(2)), "{reply}");
+        let (status, reply) = post(&server, &format!("{DOOR}?validation=false"), &spoiled).await;
+        assert_eq!((status, &reply["status"]), (200, &json!("SUCCESS")), "{reply}");
+        assert_eq!((&reply["newClients"], &reply["failedClients"], &reply["invalidClients"]), (&json!(2), &json!(0), &json!(2)), "{reply}");
+        let named: Vec<u64> = reply["invalidClientsSummary"].as_array().unwrap().iter().filter_map(|line| line["index"].as_u64()).collect();
+        assert_eq!(named, [2, 3], "a code that is none, and a visit without identity");
+        let warned = reply["warnings"].to_string();
+        assert!(warned.contains("demographicDetails.firstName") && warned.contains("outcomeDetails.deathDate"), "{warned}");
+        let (_, found) = server.get("/fhir/Patient?identifier=M-1").await;
+        assert_eq!(found["total"], 1, "{found}");
+
+        for unclear in ["validation=maybe", "testDataValidity=perhaps", "validation=true&validation=false"] {
+            let (status, reply) = post(&server, &format!("{DOOR}?{unclear}"), &spoiled).await;
+            assert_eq!((status, &reply["status"], &reply["statusCode"]), (400, &json!(400), &json!(400)), "{unclear}: {reply}");
+        }
+        server.stop().await;
+    }
+);
+
+both_databases!(
+    async fn a_problem_is_told_by_its_path_within_the_record_in_every_template(db: &TestDb) {
+        let server = TestServer::open(db).await;
+        let visit = |person: &str| json!({ "household": "H-1", "person": person, "date": "2026-09-07", "age": "old", "sex": "female" });
+        let (_, definitions) = server.get(&format!("{DOOR}?id=community-screening")).await;
+        assert_eq!(
+            (&definitions["id"], &definitions["templateDetails"]["id"], definitions["results"].as_array().map(Vec::len)),
+            (&json!("community-screening"), &json!("community-screening"), Some(1))
+        );
+        let (_, examples) = server.get(&format!("{DOOR}/examples?id=community-screening")).await;
+        let mut form = examples["results"][0]["payload"].clone();
+        form["visits"] = json!([visit("1"), { "household": "H-1" }]);
+        let (status, reply) = send(&server, &form).await;
+        let problems: Vec<&Value> =
+            reply["invalidClientsSummary"].as_array().unwrap().iter().map(|line| &line["validationIssues"]).collect();
+        assert!(status == 400 || status == 200, "{reply}");
+        let said = json!(problems).to_string();
+        assert!(said.contains("Field '") && !said.contains("visits["), "{said}");
+        server.stop().await;
+    }
+);
+
+both_databases!(
+    async fn laboratory_requests_are_counted_and_read_back(db: &TestDb) {
+        let server = TestServer::open(db).await;
+        let both = requests(json!([request("S-1", "9.80"), request("S-2", "12.1")]));
+        let (status, reply) = post(&server, LAB, &both).await;
+        assert_eq!((status, &reply["status"], &reply["statusCode"]), (200, &json!("SUCCESS"), &json!(200)), "{reply}");
+        let counts =
+            |reply: &Value| ["new", "updated", "failed", "ignored", "invalid"].map(|name| reply[format!("{name}Requests")].as_u64());
+        assert_eq!(counts(&reply), [2, 0, 0, 0, 0].map(Some), "{reply}");
+        assert_eq!(reply["summary"][0], json!({ "specimen": "S-1", "message": "Lab details created successfully" }));
+        let again = requests(json!([request("S-1", "9.80"), request("S-2", "12.4"), request("S-3", "10"), { "labTestResults": "none" }]));
+        let (_, reply) = post(&server, LAB, &again).await;
+        assert_eq!(counts(&reply), [1, 1, 0, 1, 1].map(Some), "{reply}");
+        assert_eq!(
+            (&reply["summary"][1]["specimen"], &reply["summary"][1]["message"]),
+            (&json!("S-2"), &json!("Lab details updated successfully"))
+        );
+        assert!(!reply.to_string().contains("labRequestDetails[3].labRequestDetails"), "{reply}");
+        let mut more = request("S-1", "9.80");
+        more["labTestResults"][0]["results"].as_array_mut().unwrap().push(json!({ "obrSetId": 3, "obxSetId": 2, "result": "high" }));
+        let (_, reply) = post(&server, LAB, &requests(json!([more]))).await;
+        assert_eq!(counts(&reply), [0, 1, 0, 0, 0].map(Some), "a result for a known specimen: {reply}");
+
+        // Read back: newest first, one page at a time, by facility and specimen.
+        let data = |query: &'static str| {
+            let server = &server;
+            async move { server.get(&format!("/api/v1/hduApi/labData{query}")).await }
+        };
+        let (status, all) = data("").await;
+        assert_eq!((status, &all["pager"]), (200, &json!({ "page": 1, "pageSize": 10, "total": 3, "totalPages": 1 })), "{all}");
+        let (_, second) = data("?page=2&pageSize=1").await;
+        assert_eq!(
+            (&second["results"][0]["specimenID"], &second["results"][1]),
+            (&all["results"][1]["specimenID"], &Value::Null),
+            "{second}"
+        );
+        let (_, one) = data("?facility=109601-5&specimenId=S-1").await;
+        let told = &one["results"][0];
+        assert_eq!(
+            (&one["pager"]["total"], &told["specimenID"], &told["specimenRegisteredBy"]),
+            (&json!(1), &json!("S-1"), &json!("JDR")),
+            "{one}"
+        );
+        assert_eq!(told["typeOfSpecimen"], json!({ "code": "119297000", "codeType": "SNOMED" }));
+        let report = &told["labTestResults"][0];
+        assert_eq!((&report["obrSetId"], &report["typeOfTest"]), (&json!(3), &json!({ "code": "718-7", "codeType": "LOINC" })), "{report}");
+        let result = &report["results"][0];
+        assert_eq!(
+            (&result["result"], &result["unit"], &result["obxSetId"], &result["lowRange"]),
+            (&json!("9.80"), &json!("g/dL"), &json!(1), &json!(11.5)),
+            "{result}"
+        );
+        for nothing in ["?facility=000000-0", "?specimenId=S-9", "?specimenId=S-1,S-2", "?facility=109601-5&specimenId=S%7C1"] {
+            let (status, none) = data(nothing).await;
+            assert_eq!((status, &none["pager"]["total"]), (200, &json!(0)), "{nothing}: {none}");
+        }
+        assert_eq!(data("?page=100000").await.0, 400);
+
+        // What was read back can be sent again and is the same.
+        let mut same = told.clone();
+        same["dateOccurred"] = json!("2024-08-03");
+        let (status, reply) = post(&server, &format!("{LAB}?testDataValidity=true"), &requests(json!([same]))).await;
+        assert_eq!((status, &reply["invalidRequests"]), (200, &Value::Null), "{reply}");
+        server.stop().await;
+    }
+);
+
+both_databases!(
+    async fn another_facilitys_laboratory_data_is_not_read_back(db: &TestDb) {
+        let server = TestServer::smart(db).await;
+        let scopes = "system/*.cruds";
+        let ours = add_client(db, "lab-a", "109601-5", scopes).await;
+        let theirs = add_client(db, "lab-b", "200000-1", scopes).await;
+        let ask =
+            |client: &'static str, secret: &str| server.client.get(server.url("/api/v1/hduApi/labData")).basic_auth(client, Some(secret));
+        let sent = server.client.post(server.url(LAB)).basic_auth("lab-a", Some(&ours)).header("content-type", "application/json");
+        let (status, reply) = answer(sent.body(requests(json!([request("S-1", "9")])).to_string())).await;
+        assert_eq!((status, &reply["newRequests"]), (200, &json!(1)), "{reply}");
+        assert_eq!(answer(ask("lab-a", &ours)).await.1["pager"]["total"], 1);
+        assert_eq!(
+            answer(ask("lab-b", &theirs)).await.1,
+            json!({ "results": [], "pager": { "page": 1, "pageSize": 10, "total": 0, "totalPages": 0 } })
+        );
+        server.stop().await;
+    }
+);
+
+both_databases!(
+    async fn errors_have_the_originals_form(db: &TestDb) {
+        let server = TestServer::open(db).await;
+        let whole = |body: &Value, path: &str, status: u16| {
+            assert_eq!((&body["status"], &body["path"]), (&json!(status), &json!(path)), "{body}");
+            assert!(body["timestamp"].is_string() && body["error"].is_string() && body["message"].is_string(), "{body}");
+            assert_eq!(body["resourceType"], "OperationOutcome");
+        };
+        let (status, body) = server.get("/api/v1/hduApi/nowhere/at/all").await;
+        assert_eq!(status, 404);
+        whole(&body, "/api/v1/hduApi/nowhere/at/all", 404);
+        let (status, body) = answer(server.client.delete(server.url(DOOR))).await;
+        assert_eq!(status, 405);
+        whole(&body, DOOR, 405);
+        let (status, body) = post(&server, DOOR, &json!({ "templateDetails": { "code": "GENERAL" } })).await;
+        assert_eq!(status, 400);
+        whole(&body, DOOR, 400);
+
+        // The documented door for updates by block, and a zero report.
+        send(&server, &payload("HF-1", vec![record("M-1", "V-1")])).await;
+        let block = json!({ "mrn": "M-1", "visitDetails": { "id": "V-1" }, "admissionDetails": { "dischargedOn": "2026-09-09", "dischargeStatus": "DISCHARGED" } });
+        let (status, reply) = post(&server, &format!("{DOOR}/trigger"), &payload("HF-1", vec![block])).await;
+        assert_eq!((status, &reply["updatedClients"]), (200, &json!(1)), "{reply}");
+        let (status, reply) = send(&server, &payload("HF-1", vec![])).await;
+        assert_eq!(
+            (status, &reply["status"], &reply["newClients"], &reply["summary"]),
+            (200, &json!("SUCCESS"), &json!(0), &json!([])),
+            "{reply}"
+        );
+        let (_, found) = server.get("/api/v1/hduApi/generalCodes/visit-type?code=OPD").await;
+        assert_eq!(found["pager"]["total"], 1, "{found}");
+        server.stop().await;
+    }
+);
+
+both_databases!(
+    async fn the_value_sets_that_r4_requires_can_be_asked(db: &TestDb) {
+        const GENDER: &str = "http://hl7.org/fhir/ValueSet/administrative-gender";
+        let server = TestServer::open(db).await;
+        for path in ["/fhir/ValueSet/administrative-gender/$expand".to_owned(), format!("/fhir/ValueSet/$expand?url={GENDER}")] {
+            let (status, set) = server.get(&path).await;
+            let codes: Vec<&str> =
+                set["expansion"]["contains"].as_array().into_iter().flatten().filter_map(|one| one["code"].as_str()).collect();
+            assert_eq!((status, codes), (200, vec!["male", "female", "other", "unknown"]), "{set}");
+        }
+        let system = "http://hl7.org/fhir/administrative-gender";
+        for (code, found) in [("female", true), ("F", false)] {
+            let (status, body) = server.get(&format!("/fhir/ValueSet/$validate-code?url={GENDER}&system={system}&code={code}")).await;
+            assert_eq!((status, &body["parameter"][0]["valueBoolean"]), (200, &json!(found)), "{body}");
+        }
+        for required in ["observation-status", "encounter-status", "name-use", "identifier-use", "contact-point-system", "bundle-type"] {
+            let (status, set) = server.get(&format!("/fhir/ValueSet/{required}/$expand")).await;
+            assert!(status == 200 && set["expansion"]["contains"].as_array().is_some_and(|all| all.len() > 2), "{required}: {set}");
+        }
+        // One that the operator stores under the same id takes its place.
+        let own = json!({ "resourceType": "ValueSet", "id": "administrative-gender", "url": GENDER, "status": "active",
+            "compose": { "include": [{ "system": system, "concept": [{ "code": "female" }] }] } });
+        assert_eq!(server.put("/fhir/ValueSet/administrative-gender", &own).await.0, 201);
+        let (_, set) = server.get("/fhir/ValueSet/administrative-gender/$expand").await;
+        assert_eq!(set["expansion"]["contains"].as_array().map(Vec::len), Some(1), "{set}");
+        server.stop().await;
+    }
+);
