@@ -2,6 +2,7 @@
 
 use crate::support::{TestServer, answer, both_databases};
 use futures_util::future::join_all;
+use lango::config::AuthMode;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 
@@ -269,6 +270,7 @@ both_databases!(
 both_databases!(
     async fn the_operator_decides_who_gives_ids_and_how_much_a_delete_may_match(db: &TestDb) {
         let server = TestServer::start(db, |settings| {
+            settings.auth = AuthMode::Open;
             settings.update_create = false;
             settings.limits.delete_matches = 2;
         })
