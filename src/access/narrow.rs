@@ -90,6 +90,7 @@ impl Caller {
                     filters.extend(self.demands(*source, options)?);
                 }
                 Filter::Any(filters) | Filter::All(filters) => self.narrow_nested(filters, options)?,
+                // What the scopes hide within counts as not there, here as everywhere.
                 Filter::Not(filter) => self.narrow_nested(std::slice::from_mut(filter), options)?,
                 Filter::Param { .. }
                 | Filter::NotParam { .. }
