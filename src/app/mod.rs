@@ -6,22 +6,27 @@
 
 mod audit;
 mod measures;
+mod reindex;
+
+pub use reindex::{REINDEX_JOB, Reindex};
 
 use crate::access::Caller;
 use crate::config::Settings;
-use crate::definitions;
+use crate::definitions::{self, CodeSet};
 use crate::destinations::dhis2::{JOB_KIND, MetadataCache};
 use crate::fhir::time::now;
 use crate::ingest::load::Loader;
 use crate::ingest::submit::{Rules, SubmitError, Submitter};
 use crate::ingest::template::Templates;
-use crate::ingest::write::{Author, Writer};
+use crate::ingest::write::{Author, Policy, Writer};
 use crate::outbox::{Outbox, Outcome, Pulse};
 use crate::registry::{LINK_JOB, Registry};
 use crate::search::extract;
+use crate::search::own::OwnParams;
 use crate::store::query::{DateOp, SortBy};
 use crate::store::{Filter, Query, Scope, SortKey, Store, Stored, TypeCode};
 use crate::terminology::{self, Terminology};
+use crate::validate::{Profiles, Validator, package, structure};
 use anyhow::Context;
 use jiff::tz::TimeZone;
 use serde_json::{Value, json};
@@ -58,14 +63,23 @@ impl App {
         let database = &settings.database;
         let store = Store::open(database.expose()).await.with_context(|| format!("the database {database} cannot be opened"))?;
         let zone = TimeZone::get(&settings.zone).with_context(|| format!("zone: {} is no time zone", settings.zone))?;
-        let options = extract::Options { zone: zone.clone(), base: format!("{base_url}/fhir"), full_text: settings.search.full_text };
+        let options = extract::Options {
+            zone: zone.clone(),
+            base: format!("{base_url}/fhir"),
+            full_text: settings.search.full_text,
+            own: OwnParams::default(),
+        };
         let templates = match &settings.templates_dir {
             Some(folder) => Templates::load(folder).with_context(|| format!("templates_dir: {}", folder.display()))?,
             None => Templates::shipped().context("the shipped templates are broken")?,
         };
         let registry = Registry::new(store.clone(), settings.systems.strong.iter().cloned())?;
         let terminology = Terminology::new();
-        let writer = Writer::new(store.clone(), options, registry.clone(), terminology.clone());
+        // Before what is stored, which replaces one of the same id.
+        terminology.load(&required_value_sets());
+        let policy = Policy { update_create: settings.update_create, delete_most: settings.limits.delete_matches };
+        let validator = Validator::new(Profiles::new(), Arc::new(terminology.clone()), settings.validation);
+        let writer = Writer::new(store.clone(), options, registry.clone(), terminology.clone(), validator).with_policy(policy);
         let rules = Rules { operator: settings.operator.code.clone(), zone: zone.clone(), strict_blocks: settings.strict_templates };
         let submitter =
             Submitter { writer: writer.clone(), templates: Arc::new(templates), terminology: terminology.clone(), rules: Arc::new(rules) };
@@ -81,7 +95,9 @@ impl App {
             dhis2: MetadataCache::default(),
         };
         app.put_shipped().await.context("what lango ships could not be stored")?;
-        load_terminology(&app.store, &app.terminology, None).await.context("the terminology could not be loaded")?;
+        app.put_packages().await?;
+        app.load_definitions(None).await.context("the terminology and profiles could not be loaded")?;
+        app.load_parameters(true).await.context("the search parameters could not be loaded")?;
         Ok(app)
     }
 
@@ -105,7 +121,7 @@ impl App {
     }
 
     fn outbox(&self) -> Outbox {
-        let (linking, pushing) = (self.clone(), self.clone());
+        let (linking, pushing, indexing) = (self.clone(), self.clone(), self.clone());
         Outbox::new(self.store.clone())
             .with_pulse(self.pulse.clone())
             .register(LINK_JOB, move |job| {
@@ -116,6 +132,10 @@ impl App {
                         Err(error) => Outcome::retry(format!("{error:#}")),
                     }
                 }
+            })
+            .register(REINDEX_JOB, move |job| {
+                let app = indexing.clone();
+                async move { app.reindex(&job.payload).await }
             })
             .register(JOB_KIND, move |job| {
                 let app = pushing.clone();
@@ -132,9 +152,12 @@ impl App {
             }
             let before = now();
             // A little overlap: another process's clock, and commits that took a while.
-            match load_terminology(&self.store, &self.terminology, Some(since.saturating_sub(10_000_000))).await {
+            match self.load_definitions(Some(since.saturating_sub(10_000_000))).await {
                 Ok(()) => since = before,
-                Err(error) => tracing::warn!(%error, "terminology was not refreshed"),
+                Err(error) => tracing::warn!(%error, "terminology and profiles were not refreshed"),
+            }
+            if let Err(error) = self.load_parameters(false).await {
+                tracing::warn!(%error, "search parameters were not refreshed");
             }
         }
     }
@@ -158,10 +181,15 @@ impl App {
     }
 
     async fn put_shipped(&self) -> anyhow::Result<()> {
-        let r4 = definitions::r4();
         let shipped = terminology::shipped().into_iter().chain(crate::validate::shipped_profiles()).chain(crate::measure::shipped());
+        self.put_missing(shipped).await
+    }
+
+    /// Stores resources that are missing, or there from an earlier release and not edited since.
+    async fn put_missing(&self, resources: impl Iterator<Item = Value>) -> anyhow::Result<()> {
+        let r4 = definitions::r4();
         let mut wanted: Vec<(TypeCode, String, Value)> = Vec::new();
-        for mut resource in shipped {
+        for mut resource in resources {
             let type_code = resource.get("resourceType").and_then(Value::as_str).and_then(|name| r4.type_code(name));
             let id = resource.get("id").and_then(Value::as_str).map(str::to_owned);
             let (Some(type_code), Some(id)) = (type_code, id) else { continue };
@@ -187,17 +215,43 @@ impl App {
         Ok(())
     }
 
+    /// Stores what the configured packages hold; what an operator edited or deleted since is left alone.
+    async fn put_packages(&self) -> anyhow::Result<()> {
+        for path in &self.settings.packages {
+            let from = path.clone();
+            let read = tokio::task::spawn_blocking(move || package::read(&from)).await?;
+            let resources = read.with_context(|| format!("packages: {}", path.display()))?;
+            let (usable, broken): (Vec<Value>, Vec<Value>) =
+                resources.into_iter().partition(|resource| !structure(resource).iter().any(|issue| issue.severity.is_error()));
+            for resource in &broken {
+                let url = resource.get("url").and_then(Value::as_str).unwrap_or_default();
+                tracing::warn!(url, "a resource of a package is not valid FHIR R4 and was left out");
+            }
+            tracing::info!(path = %path.display(), resources = usable.len(), "read a package");
+            for part in usable.chunks(LOAD_PAGE as usize) {
+                self.put_missing(part.iter().cloned())
+                    .await
+                    .with_context(|| format!("packages: {} could not be stored", path.display()))?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn load_definitions(&self, since: Option<i64>) -> anyhow::Result<()> {
+        load_definitions(&self.store, &self.terminology, self.writer.validator().profiles(), since).await
+    }
+
     /// The terminology of a database, for a command that needs nothing else.
     pub async fn terminology_of(store: &Store) -> anyhow::Result<Terminology> {
         let terminology = Terminology::new();
-        load_terminology(store, &terminology, None).await?;
+        load_definitions(store, &terminology, &Profiles::new(), None).await?;
         Ok(terminology)
     }
 }
 
-/// Reads every terminology resource, or those changed since, into memory.
-async fn load_terminology(store: &Store, terminology: &Terminology, since: Option<i64>) -> anyhow::Result<()> {
-    for name in ["CodeSystem", "ValueSet", "ConceptMap"] {
+/// Reads every terminology resource and profile, or those changed since, into memory.
+async fn load_definitions(store: &Store, terminology: &Terminology, profiles: &Profiles, since: Option<i64>) -> anyhow::Result<()> {
+    for name in ["CodeSystem", "ValueSet", "ConceptMap", "StructureDefinition"] {
         let Some(type_code) = definitions::r4().type_code(name) else { continue };
         let changed = since.map(|low| Filter::LastUpdated { ranges: vec![(DateOp::Ge, crate::fhir::Interval { low, high: low + 1 })] });
         let sort = if since.is_some() { vec![SortKey { by: SortBy::LastUpdated, descending: false }] } else { Vec::new() };
@@ -205,8 +259,11 @@ async fn load_terminology(store: &Store, terminology: &Terminology, since: Optio
         let mut cursor = None;
         loop {
             let page = store.search(&query, LOAD_PAGE, cursor.as_ref()).await?;
-            for resource in page.rows.iter().filter_map(|row| serde_json::from_slice::<Value>(row.body.as_ref()?).ok()) {
-                terminology.upsert(&resource);
+            let read = |body: &[u8]| serde_json::from_slice::<Value>(body).ok();
+            let resources: Vec<Value> = page.rows.iter().filter_map(|row| read(row.body.as_ref()?)).collect();
+            match Profiles::holds(name) {
+                true => profiles.load(&resources),
+                false => resources.iter().for_each(|resource| terminology.upsert(resource)),
             }
             cursor = page.next;
             if cursor.is_none() {
@@ -215,6 +272,18 @@ async fn load_terminology(store: &Store, terminology: &Terminology, since: Optio
         }
     }
     Ok(())
+}
+
+/// The value sets that R4 itself requires somewhere, as ValueSets that operations can be asked of. They are known and not stored.
+fn required_value_sets() -> Vec<Value> {
+    let concepts = |codes: &[&str]| codes.iter().map(|code| json!({ "code": code })).collect::<Vec<_>>();
+    let value_set = |set: &CodeSet| {
+        let groups = set.groups().iter();
+        let include: Vec<Value> = groups.map(|group| json!({ "system": group.system, "concept": concepts(&group.codes) })).collect();
+        let id = set.url.rsplit('/').next().unwrap_or_default();
+        json!({ "resourceType": "ValueSet", "id": id, "url": set.url, "version": "4.0.1", "status": "active", "compose": { "include": include } })
+    };
+    definitions::r4().code_sets().iter().map(value_set).collect()
 }
 
 /// The hash of what a shipped resource says, whatever its version and tags.

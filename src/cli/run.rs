@@ -1,10 +1,12 @@
 //! One server, from settings to the last answer; what `lango serve` and the tests run.
 
-use crate::access::{Access, AccessSettings};
+use crate::access::{Access, AccessSettings, BETWEEN_FETCHES};
 use crate::app::App;
 use crate::config::{AuthMode, Settings};
 use crate::http::audit::Auditor;
 use crate::http::connections::Patience;
+use crate::http::limits::Limiter;
+use crate::http::tls::{Files, Tls};
 use crate::http::{self, FhirState};
 use crate::search::CursorKey;
 use anyhow::Context;
@@ -20,6 +22,7 @@ pub struct Server {
     address: SocketAddr,
     router: Router,
     app: App,
+    tls: Option<Tls>,
 }
 
 /// Serves until `shutdown`, then answers what is in flight and closes the database.
@@ -36,6 +39,13 @@ impl Server {
                 "--auth open gives every caller full rights, so it is refused on {address}: listen on 127.0.0.1, or use --auth smart"
             );
         }
+        let tls = match (&settings.tls.certificate, &settings.tls.key) {
+            (Some(certificate), Some(key)) => {
+                let files = Files { certificate: certificate.clone(), key: key.clone(), client_ca: settings.tls.client_ca.clone() };
+                Some(Tls::open(files)?)
+            }
+            _ => None,
+        };
         let app = App::open(settings.clone(), &settings.public_url(address)).await?;
         app.recover().await.context("interrupted submissions could not be finished")?;
         let store = app.store.clone();
@@ -43,6 +53,8 @@ impl Server {
             mode: settings.auth,
             public_url: settings.public_url(address),
             operator_code: settings.operator.code.clone(),
+            issuers: settings.issuers.clone(),
+            between_fetches: BETWEEN_FETCHES,
             facility_system: settings.systems.facility.clone(),
             practitioner_system: settings.systems.practitioner.clone(),
             deployment: settings.consent.deployment(),
@@ -51,12 +63,14 @@ impl Server {
         let metrics = Arc::new(http::ops::Metrics::default());
         let cursor_key = CursorKey::new(&access.secret("lango 2026 page tokens")?);
         let mut router = Router::new()
-            .merge(http::auth::routes(Arc::clone(&access)))
+            .merge(http::oauth::routes(Arc::clone(&access)))
+            .merge(http::login::routes(Arc::clone(&access)))
             .merge(http::fhir::routes(FhirState { app: app.clone(), cursor_key }))
             .merge(http::hdu::routes(app.clone()))
             .merge(http::ops::routes(Arc::clone(&metrics), store.clone(), app.pulse.clone()))
             .fallback(http::fhir::nowhere)
-            .method_not_allowed_fallback(http::fhir::not_so);
+            .method_not_allowed_fallback(http::fhir::not_so)
+            .layer(axum::middleware::from_fn_with_state(Limiter::new(&settings.limits), http::limits::limit));
         let auditor = settings.records().then(|| Auditor::new(store.clone()));
         if let Some(auditor) = &auditor {
             router = router.layer(axum::middleware::from_fn_with_state(auditor.clone(), http::audit::follow));
@@ -66,9 +80,15 @@ impl Server {
             router = router.layer(axum::middleware::from_fn_with_state(auditor, http::audit::refused));
         }
         let router = router
+            .layer(http::limits::cors(&settings.cors.origins))
             .layer(axum::middleware::from_fn_with_state(metrics, http::ops::measure));
         tracing::info!(%address, database = %settings.database, auth = ?settings.auth, "ready");
-        Ok(Server { listener, address, router, app })
+        Ok(Server { listener, address, router, app, tls })
+    }
+
+    /// `https` when it has a certificate, else `http`.
+    pub fn scheme(&self) -> &'static str {
+        if self.tls.is_some() { "https" } else { "http" }
     }
 
     /// Where the server listens, with its real port.
@@ -81,7 +101,11 @@ impl Server {
         let stop = CancellationToken::new();
         let background = tokio::spawn(self.app.clone().background(stop.clone()));
         let patience = Patience::default();
-        http::connections::serve(self.listener, self.router, patience, shutdown).await;
+        let watching = self.tls.clone().map(|tls| tokio::spawn(tls.watch()));
+        http::connections::serve(self.listener, self.router, self.tls, patience, shutdown).await;
+        if let Some(watching) = watching {
+            watching.abort();
+        }
         stop.cancel();
         // A delivery in flight ends by its own time-out; what is cut is tried again by the next process.
         if tokio::time::timeout(patience.drain, background).await.is_err() {

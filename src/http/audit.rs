@@ -3,6 +3,7 @@
 //! Routes of FHIR settle their trail themselves, since they know what the answer holds ([`super::fhir`]). Any other answer is
 //! settled here on its way out, so that a route cannot forget.
 
+use super::connections::PeerAddress;
 use super::error::Failure;
 use crate::access::Caller;
 use crate::access::audit::{Action, Recorder, Shape, Trail};
@@ -14,7 +15,6 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::Response;
 use std::collections::HashSet;
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 /// What tells nobody anything about anybody.
@@ -52,7 +52,7 @@ impl Auditor {
         let caller = request.extensions().get::<Caller>();
         let path = request.uri().path_and_query().map_or_else(|| request.uri().path(), |both| both.as_str());
         let id = request.headers().get("x-request-id").and_then(|id| id.to_str().ok());
-        let address = request.extensions().get::<SocketAddr>().map(|address| address.ip().to_string());
+        let address = request.extensions().get::<PeerAddress>().map(|PeerAddress(address)| address.to_string());
         Arc::new(Trail::new(self.recorder.clone(), caller, &format!("{} {path}", request.method()), id, address))
     }
 

@@ -18,6 +18,7 @@ mod batch;
 mod compile;
 pub mod facts;
 pub mod gate;
+pub mod history;
 pub mod index;
 mod jobs;
 mod migrations;
@@ -25,6 +26,7 @@ mod packed;
 mod postgres;
 pub mod query;
 mod reads;
+mod reindex;
 mod rows;
 mod sql;
 mod sqlite;
@@ -37,6 +39,7 @@ pub use api::*;
 pub use audit::{AuditRow, Sealed, Subject};
 pub use index::{Facet, IndexEntry, IndexValue};
 pub use query::{Cursor, Filter, Query, Scope, SortKey};
+pub use reindex::NumberedParameter;
 pub use write::{Mutation, Precondition, Unit, WriteError, Written};
 
 /// A resource type's number: its place in [`crate::definitions`]' frozen list.

@@ -80,7 +80,9 @@ pub async fn disclosures(call: &Call<'_>, type_code: TypeCode, id: &str) -> Resu
     let base = state.base_url();
     let mut entries = Vec::new();
     let mut next = None;
-    for row in state.store.sealed_about(&keys, before, MOST_ROWS).await? {
+    let rows = state.store.sealed_about(&keys, before, MOST_ROWS).await?;
+    let cut = rows.last().filter(|_| rows.len() >= MOST_ROWS as usize).map(|row| row.position);
+    for row in rows {
         let event: Event = serde_json::from_str(&row.event).map_err(Refusal::internal)?;
         let looked = matches!(event.action, Action::Read | Action::Execute) && event.interaction != Event::DECISION;
         if !looked || event.outcome() != "0" {
@@ -96,6 +98,7 @@ pub async fn disclosures(call: &Call<'_>, type_code: TypeCode, id: &str) -> Resu
         let full_url = format!("{base}/AuditEvent/{}", resource::id(&row));
         entries.push(json!({ "fullUrl": full_url, "resource": resource, "search": { "mode": "match" } }));
     }
+    let next = next.or(cut);
     let url = format!("{base}/Patient/{id}/$disclosures?_count={count}");
     let mut links = vec![json!({ "relation": "self", "url": url })];
     links.extend(next.map(|before| json!({ "relation": "next", "url": format!("{url}&_before={before}") })));
@@ -128,14 +131,15 @@ fn shape(method: &Method, uri: &Uri, held: &Held<'_>) -> Shape {
         ("GET" | "HEAD", Some(Target::Instance(..))) => (Read, "read"),
         ("GET" | "HEAD", Some(Target::Version(..))) => (Read, "vread"),
         ("GET" | "HEAD", Some(Target::History(..))) => (Read, "history-instance"),
-        ("GET" | "HEAD", Some(Target::Type(_))) | ("POST", Some(Target::Search(_))) => (Execute, "search-type"),
+        ("GET" | "HEAD", Some(Target::Type(_) | Target::Compartment(..))) | ("POST", Some(Target::Search(_) | Target::CompartmentSearch(..))) => (Execute, "search-type"),
         ("POST", Some(Target::Type(_))) => (Create, "create"),
         ("PUT", Some(Target::Type(_) | Target::Instance(..))) => (Update, "update"),
         ("PATCH", Some(Target::Type(_) | Target::Instance(..))) => (Update, "patch"),
         ("DELETE", Some(Target::Type(_) | Target::Instance(..))) => (Delete, "delete"),
         ("POST", Some(Target::System)) if held.kind.as_ref().and_then(Kind::as_deref) == Some("batch-response") => (Execute, "batch"),
         ("POST", Some(Target::System)) => (Execute, "transaction"),
-        _ if path.ends_with("/_history") => (Execute, "history"),
+        (_, Some(Target::TypeHistory(_))) => (Execute, "history-type"),
+        (_, Some(Target::SystemHistory)) => (Execute, "history-system"),
         _ => (Execute, "operation"),
     };
     let named = match target {

@@ -8,8 +8,8 @@ use crate::definitions;
 use crate::fhir::{Issue, IssueCode};
 use crate::ingest::write::Condition;
 use crate::store::TypeCode;
+use crate::validate::Validator;
 use serde_json::Value;
-use std::sync::Arc;
 
 /// Checks every resource and makes the plan; with it, for each change the place of its entry.
 pub async fn plan(
@@ -29,19 +29,19 @@ pub async fn plan(
         match &target.kind {
             TargetKind::Put(condition) => work.push((place, *condition, entry, target.id.clone())),
             // Its request has a problem; its resource may have more.
-            TargetKind::Nothing => {
-                problems.extend(entry.resource.as_ref().and_then(|resource| problems_of(resource, &entry.resource_path())))
-            }
+            TargetKind::Nothing => problems
+                .extend(entry.resource.as_ref().and_then(|resource| problems_of(resource, &entry.resource_path(), writer.validator()))),
             TargetKind::Delete(condition) => delete(&target.id, *condition),
             TargetKind::DeleteAll(all) => all.iter().for_each(|(id, version)| delete(id, Condition::Seen(*version))),
             TargetKind::Existing(_) | TargetKind::SameAs => {}
         }
     }
-    let options = Arc::clone(writer.options());
+    let making = writer.making();
+    let validator = writer.validator().clone();
     let drafts = writer
         .workers()
         .map(work, move |(place, condition, entry, id)| {
-            let draft = check(entry, &options.base).map(|(type_code, resource)| Draft::new(type_code, &id, resource, &options));
+            let draft = check(entry, &validator, &making.options.base).map(|(type_code, resource)| Draft::new(type_code, &id, resource, &making));
             (place, condition, draft)
         })
         .await?;
@@ -59,7 +59,7 @@ pub async fn plan(
 }
 
 /// The resource is there, of the type that the URL says, and well built. Issues carry the entry's path.
-fn check(entry: Entry, base: &str) -> Result<(TypeCode, Value), Refusal> {
+fn check(entry: Entry, validator: &Validator, base: &str) -> Result<(TypeCode, Value), Refusal> {
     let path = entry.resource_path();
     let Some(resource) = entry.resource else {
         return Err(Refusal::malformed("The resource is missing.").within(&path));
@@ -75,16 +75,15 @@ fn check(entry: Entry, base: &str) -> Result<(TypeCode, Value), Refusal> {
         let issue = Issue::error(IssueCode::Forbidden, words).at(format!("{path}.source.observer"));
         return Err(Refusal::new(RefusalKind::Forbidden, issue));
     }
-    match problems_of(&resource, &path) {
+    match problems_of(&resource, &path, validator) {
         Some(refusal) => Err(refusal),
         None => Ok((entry.type_code, resource)),
     }
 }
 
-/// How the resource at `path` breaks the rules of R4, if it does.
-pub fn problems_of(resource: &Value, path: &str) -> Option<Refusal> {
-    let mut issues = crate::validate::structure(resource);
-    issues.retain(|issue| issue.severity.is_error());
+/// How the resource at `path` breaks the rules that are held against what is written, if it does.
+pub fn problems_of(resource: &Value, path: &str, validator: &Validator) -> Option<Refusal> {
+    let mut issues = validator.on_write(resource);
     for issue in &mut issues {
         issue.expression = within(path, &issue.expression);
     }
