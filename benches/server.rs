@@ -222,7 +222,7 @@ async fn read_by_id(server: &Running, say: &impl Fn(&str, String)) {
     let plain = reqwest::Client::builder().no_proxy().no_gzip().pool_max_idle_per_host(64).build().expect("a client");
     let sample = plain.get(&urls[0]).send().await.expect("a read").bytes().await.expect("a body");
     let bare = bare_handler(sample.clone()).await;
-    for clients in [1, CLIENTS] {
+    for clients in [1, CLIENTS, 8 * CLIENTS] {
         let yardstick = rate(&plain, std::slice::from_ref(&bare), clients).await;
         let reads = rate(&plain, &urls, clients).await;
         let share = 100.0 * reads.each_second / yardstick.each_second;

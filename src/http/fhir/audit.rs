@@ -6,9 +6,9 @@ use super::super::state::FhirState;
 use super::Call;
 use super::answer::Answer;
 use super::target::Target;
-use crate::access::Role;
 use crate::access::audit::resource::{self, audit_event};
 use crate::access::audit::{self, Action, Event, Shape};
+use crate::access::{Interaction, Role};
 use crate::definitions;
 use crate::fhir::{Issue, IssueCode};
 use crate::ingest::{Refusal, RefusalKind};
@@ -54,10 +54,15 @@ const MOST_ROWS: u32 = 10_000;
 /// `Patient/[id]/$disclosures`: who got data of this person from lango, when, what of it, for what purpose, and which Consents allowed
 /// it; newest first. For the person and for the privacy officer. `_count` events a page, `_before` a place, from the next link.
 pub async fn disclosures(call: &Call<'_>, type_code: TypeCode, id: &str) -> Result<Answer, Failure> {
-    let own = call.caller.person.is_some() && call.caller.patient.as_deref() == Some(id);
-    if !(own || call.caller.has_role(Role::Operator)) {
+    let caller = call.caller;
+    // A practitioner's token may have a patient in context, who is somebody else.
+    let own = caller.person.is_some() && caller.claimed.practitioner.is_none() && caller.patient.as_deref() == Some(id);
+    if !(own || caller.has_role(Role::Operator)) {
         let words = "Who saw a record is told to the person whom it is about and to the privacy officer (role operator).";
         return Err(Refusal::new(RefusalKind::Forbidden, Issue::error(IssueCode::Forbidden, words)).into());
+    }
+    if !own {
+        call.caller.require("AuditEvent", Interaction::Read).map_err(Refusal::from)?;
     }
     let (mut count, mut before) = (DEFAULT_COUNT, i64::MAX);
     for (name, value) in &call.query {
