@@ -5,19 +5,23 @@
 //! the requests (deliveries, linking, other processes' changes of terminology) is [`App::background`].
 
 mod measures;
+mod reindex;
+
+pub use reindex::{REINDEX_JOB, Reindex};
 
 use crate::access::Caller;
 use crate::config::Settings;
-use crate::definitions;
+use crate::definitions::{self, CodeSet};
 use crate::destinations::dhis2::{JOB_KIND, MetadataCache};
 use crate::fhir::time::now;
 use crate::ingest::load::Loader;
 use crate::ingest::submit::{Rules, SubmitError, Submitter};
 use crate::ingest::template::Templates;
-use crate::ingest::write::{Author, Writer};
+use crate::ingest::write::{Author, Policy, Writer};
 use crate::outbox::{Outbox, Outcome, Pulse};
 use crate::registry::{LINK_JOB, Registry};
 use crate::search::extract;
+use crate::search::own::OwnParams;
 use crate::store::query::{DateOp, SortBy};
 use crate::store::{Filter, Query, Scope, SortKey, Store, Stored, TypeCode};
 use crate::terminology::{self, Terminology};
@@ -58,15 +62,23 @@ impl App {
         let database = &settings.database;
         let store = Store::open(database.expose()).await.with_context(|| format!("the database {database} cannot be opened"))?;
         let zone = TimeZone::get(&settings.zone).with_context(|| format!("zone: {} is no time zone", settings.zone))?;
-        let options = extract::Options { zone: zone.clone(), base: format!("{base_url}/fhir"), full_text: settings.search.full_text };
+        let options = extract::Options {
+            zone: zone.clone(),
+            base: format!("{base_url}/fhir"),
+            full_text: settings.search.full_text,
+            own: OwnParams::default(),
+        };
         let templates = match &settings.templates_dir {
             Some(folder) => Templates::load(folder).with_context(|| format!("templates_dir: {}", folder.display()))?,
             None => Templates::shipped().context("the shipped templates are broken")?,
         };
         let registry = Registry::new(store.clone(), settings.systems.strong.iter().cloned())?;
         let terminology = Terminology::new();
+        // Before what is stored, which replaces one of the same id.
+        terminology.load(&required_value_sets());
+        let policy = Policy { update_create: settings.update_create, delete_most: settings.limits.delete_matches };
         let validator = Validator::new(Profiles::new(), Arc::new(terminology.clone()), settings.validation);
-        let writer = Writer::new(store.clone(), options, registry.clone(), terminology.clone(), validator);
+        let writer = Writer::new(store.clone(), options, registry.clone(), terminology.clone(), validator).with_policy(policy);
         let rules = Rules { operator: settings.operator.code.clone(), zone: zone.clone(), strict_blocks: settings.strict_templates };
         let submitter =
             Submitter { writer: writer.clone(), templates: Arc::new(templates), terminology: terminology.clone(), rules: Arc::new(rules) };
@@ -84,6 +96,7 @@ impl App {
         app.put_shipped().await.context("what lango ships could not be stored")?;
         app.put_packages().await?;
         app.load_definitions(None).await.context("the terminology and profiles could not be loaded")?;
+        app.load_parameters(true).await.context("the search parameters could not be loaded")?;
         Ok(app)
     }
 
@@ -107,7 +120,7 @@ impl App {
     }
 
     fn outbox(&self) -> Outbox {
-        let (linking, pushing) = (self.clone(), self.clone());
+        let (linking, pushing, indexing) = (self.clone(), self.clone(), self.clone());
         Outbox::new(self.store.clone())
             .with_pulse(self.pulse.clone())
             .register(LINK_JOB, move |job| {
@@ -118,6 +131,10 @@ impl App {
                         Err(error) => Outcome::retry(format!("{error:#}")),
                     }
                 }
+            })
+            .register(REINDEX_JOB, move |job| {
+                let app = indexing.clone();
+                async move { app.reindex(&job.payload).await }
             })
             .register(JOB_KIND, move |job| {
                 let app = pushing.clone();
@@ -137,6 +154,9 @@ impl App {
             match self.load_definitions(Some(since.saturating_sub(10_000_000))).await {
                 Ok(()) => since = before,
                 Err(error) => tracing::warn!(%error, "terminology and profiles were not refreshed"),
+            }
+            if let Err(error) = self.load_parameters(false).await {
+                tracing::warn!(%error, "search parameters were not refreshed");
             }
         }
     }
@@ -251,6 +271,18 @@ async fn load_definitions(store: &Store, terminology: &Terminology, profiles: &P
         }
     }
     Ok(())
+}
+
+/// The value sets that R4 itself requires somewhere, as ValueSets that operations can be asked of. They are known and not stored.
+fn required_value_sets() -> Vec<Value> {
+    let concepts = |codes: &[&str]| codes.iter().map(|code| json!({ "code": code })).collect::<Vec<_>>();
+    let value_set = |set: &CodeSet| {
+        let groups = set.groups().iter();
+        let include: Vec<Value> = groups.map(|group| json!({ "system": group.system, "concept": concepts(&group.codes) })).collect();
+        let id = set.url.rsplit('/').next().unwrap_or_default();
+        json!({ "resourceType": "ValueSet", "id": id, "url": set.url, "version": "4.0.1", "status": "active", "compose": { "include": include } })
+    };
+    definitions::r4().code_sets().iter().map(value_set).collect()
 }
 
 /// The hash of what a shipped resource says, whatever its version and tags.

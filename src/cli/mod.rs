@@ -22,11 +22,14 @@ mod client;
 mod demo;
 mod doctor;
 mod import;
+mod keys;
 mod measure;
 mod outbox;
+mod reindex;
 mod run;
 mod serve;
 mod template;
+mod user;
 
 pub use run::{Server, run};
 
@@ -68,6 +71,12 @@ enum Command {
     /// Add, list and disable the programs that may call
     #[command(subcommand)]
     Client(client::Client),
+    /// Add, list and disable people who log in
+    #[command(subcommand)]
+    User(user::User),
+    /// The keys that sign access tokens
+    #[command(subcommand)]
+    Keys(keys::Keys),
     /// Load Bundles, NDJSON or template payloads (also .gz) into the database
     Import(import::Import),
     /// Check and replay Data Templates
@@ -79,6 +88,8 @@ enum Command {
     /// See and repeat deliveries
     #[command(subcommand)]
     Outbox(outbox::Outbox),
+    /// Index again what is stored, after a change of settings that decides what searches find
+    Reindex(reindex::ReindexArgs),
     /// Look at settings, database, clocks and destinations, and say what to do
     Doctor(doctor::Doctor),
     /// Copy the embedded database to a file, also while it is served
@@ -97,10 +108,13 @@ pub fn main() -> ExitCode {
             Command::Serve(serve) => serve.run(&cli.common).await,
             Command::Demo(demo) => demo.run().await,
             Command::Client(client) => client.run(&cli.common).await,
+            Command::User(user) => user.run(&cli.common).await,
+            Command::Keys(keys) => keys.run(&cli.common).await,
             Command::Import(import) => import.run(&cli.common).await,
             Command::Template(template) => template.run(&cli.common).await,
             Command::Measure(measure) => measure.run(&cli.common).await,
             Command::Outbox(outbox) => outbox.run(&cli.common).await,
+            Command::Reindex(reindex) => reindex.run(&cli.common).await,
             Command::Doctor(doctor) => doctor.run(&cli.common).await,
             Command::Backup(backup) => backup.run(&cli.common).await,
         }

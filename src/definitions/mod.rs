@@ -107,6 +107,11 @@ impl Definitions {
         self.code_set_places.get(url).and_then(|place| self.code_sets.get(*place))
     }
 
+    /// Every code list of a required binding.
+    pub fn code_sets(&self) -> &[CodeSet] {
+        &self.code_sets
+    }
+
     /// The code list that [`Element::code_set`] names.
     pub fn code_set_at(&self, place: usize) -> Option<&CodeSet> {
         self.code_sets.get(place)

@@ -10,6 +10,7 @@
 
 pub mod decimal;
 pub mod json;
+pub mod json_patch;
 pub mod outcome;
 pub mod reference;
 pub mod text;

@@ -76,6 +76,14 @@ fn quality(range: &str) -> f32 {
 /// The form that a body is in; without a `Content-Type`, JSON.
 pub fn sent(headers: &HeaderMap) -> Result<Format, Failure> {
     let Some(value) = headers.get(header::CONTENT_TYPE) else { return Ok(Format::Json) };
+    let parameters = value.to_str().unwrap_or_default().split(';').skip(1);
+    let charset =
+        parameters.filter_map(|parameter| parameter.split_once('=')).find(|(name, _)| name.trim().eq_ignore_ascii_case("charset"));
+    let charset = charset.map(|(_, value)| value.trim().trim_matches('"').to_ascii_lowercase());
+    if charset.is_some_and(|charset| !matches!(charset.as_str(), "utf-8" | "utf8" | "us-ascii")) {
+        let issue = Issue::error(IssueCode::NotSupported, "FHIR is written in UTF-8: send the body so, or leave the charset out.");
+        return Err(Failure::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, issue));
+    }
     Format::of_media_type(value.to_str().unwrap_or_default()).ok_or_else(|| {
         let issue = Issue::error(
             IssueCode::NotSupported,
@@ -151,6 +159,8 @@ mod tests {
     fn bodies_of_other_types_are_refused() {
         let mut headers = HeaderMap::new();
         headers.insert(header::CONTENT_TYPE, "text/csv".parse().unwrap());
+        assert_eq!(sent(&headers).unwrap_err().status, StatusCode::UNSUPPORTED_MEDIA_TYPE);
+        headers.insert(header::CONTENT_TYPE, "application/fhir+json; charset=utf-16".parse().unwrap());
         assert_eq!(sent(&headers).unwrap_err().status, StatusCode::UNSUPPORTED_MEDIA_TYPE);
         headers.insert(header::CONTENT_TYPE, "application/fhir+json; charset=UTF-8".parse().unwrap());
         assert_eq!(sent(&headers).unwrap(), Format::Json);

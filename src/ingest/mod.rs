@@ -13,6 +13,7 @@ pub mod criteria;
 mod fold;
 pub mod identities;
 pub mod load;
+pub mod patch;
 pub mod refusal;
 pub mod replay;
 pub mod submit;

@@ -62,6 +62,11 @@ impl Refusal {
         Refusal::new(RefusalKind::PreconditionFailed, Issue::error(IssueCode::Conflict, words))
     }
 
+    /// `If-Match` names a version that is not the current one.
+    pub fn other_version() -> Refusal {
+        Refusal::failed_precondition("The resource is not at the version that If-Match names: read it again and repeat the change on that.")
+    }
+
     pub fn several_matches() -> Refusal {
         Refusal::new(
             RefusalKind::PreconditionFailed,

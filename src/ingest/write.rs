@@ -10,21 +10,24 @@
 
 use super::refusal::{Refusal, RefusalKind};
 use super::workers::Workers;
+use crate::access::consent::Sensitive;
+use crate::access::consent::vocabulary::Coding;
 use crate::access::{Caller, Interaction, Role, consent, gate};
 use crate::definitions;
 use crate::fhir::time::{Micros, format_instant, now};
 use crate::fhir::{Issue, IssueCode};
 use crate::registry::Registry;
-use crate::search::{ParseOptions, extract};
+use crate::search::{ParseOptions, extract, own};
 use crate::store::gate::{self as store_gate, About, Traits};
 use crate::store::visits::Visit;
 use crate::store::write::{Change, NewJob};
 use crate::store::{FacilityKey, IndexEntry, IndexValue, Mutation, Precondition, Scope, Store, Stored, TypeCode, Unit, WriteError};
 use crate::terminology::Terminology;
 use crate::validate::{Profiles, Validator};
+use arc_swap::ArcSwap;
 use bytes::Bytes;
-use serde_json::Value;
-use std::collections::HashMap;
+use serde_json::{Value, json};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Mutex;
@@ -33,6 +36,9 @@ use tokio::sync::Mutex;
 const LINK_LATER: Micros = 10_000_000;
 /// Stands where the store will write `meta.lastUpdated`.
 const STAMP: &[u8; 27] = b"0001-01-01T00:00:00.000000Z";
+
+/// What defines an own search parameter.
+const PARAMETER: &str = "SearchParameter";
 
 /// The operator's own organisation.
 const OPERATOR: FacilityKey = 0;
@@ -57,18 +63,22 @@ pub struct Draft {
 impl Draft {
     /// Makes a draft of `resource`, which is stored under `id` whatever id it carries. `meta.versionId` and `meta.lastUpdated`
     /// are the server's and are dropped; the rest of `meta` stays.
-    pub fn new(type_code: TypeCode, id: &str, mut resource: Value, options: &extract::Options) -> Draft {
+    pub fn new(type_code: TypeCode, id: &str, mut resource: Value, making: &Making) -> Draft {
         if let Some(members) = resource.as_object_mut() {
             members.insert("id".to_owned(), Value::from(id));
             if let Some(Value::Object(fields)) = members.get_mut("meta") {
                 fields.retain(|key, _| !matches!(key.trim_start_matches('_'), "versionId" | "lastUpdated"));
             }
         }
-        Draft::of(type_code, id, &resource, options)
+        Draft::of(type_code, id, &resource, making)
     }
 
     /// The same of a resource that carries this id, and neither `meta.versionId` nor `meta.lastUpdated`.
-    pub fn of(type_code: TypeCode, id: &str, resource: &Value, options: &extract::Options) -> Draft {
+    pub fn of(type_code: TypeCode, id: &str, resource: &Value, making: &Making) -> Draft {
+        let Making { options, sensitive } = making;
+        let labels = consent::labels_on_arrival(resource, &BTreeSet::new(), sensitive);
+        let labelled = (!labels.is_empty()).then(|| with_labels(resource, &labels));
+        let resource = labelled.as_ref().unwrap_or(resource);
         let type_name = definitions::r4().type_name(type_code);
         let entries = extract::extract(type_code, resource, options);
         let mut about = extract::about(type_code, resource, &entries, &options.base);
@@ -104,6 +114,26 @@ impl Draft {
         let rest = stored.body.as_ref().and_then(|body| body.strip_prefix(head.as_slice())).and_then(|rest| rest.get(STAMP.len()..));
         rest == Some(self.tail.as_slice())
     }
+}
+
+/// What drafts are made with.
+#[derive(Clone, Debug, Default)]
+pub struct Making {
+    /// How index entries are read: the deployment's time zone and base URL.
+    pub options: Arc<extract::Options>,
+    /// What gives a sensitive matter away, and is labelled so on arrival.
+    pub sensitive: Arc<Sensitive>,
+}
+
+fn with_labels(resource: &Value, labels: &BTreeSet<Coding>) -> Value {
+    let mut resource = resource.clone();
+    let Some(members) = resource.as_object_mut() else { return resource };
+    let meta = members.entry("meta").or_insert_with(|| Value::Object(serde_json::Map::new()));
+    let security = meta.as_object_mut().map(|meta| meta.entry("security").or_insert_with(|| Value::Array(Vec::new())));
+    if let Some(Value::Array(security)) = security {
+        security.extend(labels.iter().map(|label| json!({ "system": label.system, "code": label.code })));
+    }
+    resource
 }
 
 fn head(type_name: &str, id: &str, version: i64) -> Vec<u8> {
@@ -273,6 +303,8 @@ pub struct Writer {
     /// Links Patients that are written with a strong identifier.
     registry: Registry,
     terminology: Terminology,
+    /// What is labelled on arrival, as of that many changes of the terminology.
+    sensitive: Arc<ArcSwap<(Option<u64>, Arc<Sensitive>)>>,
     validator: Validator,
     /// Held while terminology is read back, so that the last version written is the last one loaded.
     refreshing: Arc<Mutex<()>>,
@@ -303,6 +335,7 @@ impl Writer {
             options: Arc::new(options),
             registry,
             terminology,
+            sensitive: Arc::default(),
             validator,
             refreshing: Arc::default(),
             workers: Workers::default(),
@@ -348,21 +381,41 @@ impl Writer {
     pub fn criteria_options(&self) -> ParseOptions {
         ParseOptions {
             terminology: self.terminology.clone(),
+            own: self.options.own.load(),
             full_text: self.options.full_text,
             ..ParseOptions::new(self.options.base.as_str(), self.options.zone.clone())
         }
     }
 
+    /// What drafts are made with, as things stand.
+    pub fn making(&self) -> Making {
+        let changes = self.terminology.changes();
+        let known = self.sensitive.load();
+        if known.0 == Some(changes) {
+            return Making { options: Arc::clone(&self.options), sensitive: Arc::clone(&known.1) };
+        }
+        let members = |url: &str| {
+            let members = self.terminology.members(url)?;
+            Some(members.iter().map(|member| Coding::new(&member.system, &member.code)).collect())
+        };
+        let sensitive = Arc::new(Sensitive::new(members));
+        if known.0.is_some() && !sensitive.unreadable.is_empty() {
+            tracing::warn!(value_sets = ?sensitive.unreadable, "a value set of sensitive codes cannot be listed: nothing is labelled by it");
+        }
+        self.sensitive.store(Arc::new((Some(changes), Arc::clone(&sensitive))));
+        Making { options: Arc::clone(&self.options), sensitive }
+    }
+
     /// A draft of `resource` under `id`.
     pub fn draft(&self, type_code: TypeCode, id: &str, resource: Value) -> Draft {
-        Draft::new(type_code, id, resource, &self.options)
+        Draft::new(type_code, id, resource, &self.making())
     }
 
     /// A draft of a resource that carries this id already.
     pub fn draft_of(&self, type_code: TypeCode, id: &str, resource: &Value) -> Draft {
         // What is merged with what is stored still has that version's number.
         let stamped = resource.get("meta").is_some_and(|meta| meta.get("versionId").is_some() || meta.get("lastUpdated").is_some());
-        if stamped { self.draft(type_code, id, resource.clone()) } else { Draft::of(type_code, id, resource, &self.options) }
+        if stamped { self.draft(type_code, id, resource.clone()) } else { Draft::of(type_code, id, resource, &self.making()) }
     }
 
     /// What [`Writer::commit`] would do. Nothing is written.
@@ -391,6 +444,11 @@ impl Writer {
             tracing::warn!(%error, "linking is left to its job");
         }
         // What was written stays written; the periodic refresh makes up for a failure here.
+        if done.iter().any(|done| definitions::r4().type_name(done.type_code) == PARAMETER)
+            && let Err(error) = own::refresh(&self.store, &self.options.own).await
+        {
+            tracing::warn!(%error, "the search parameters in memory are behind");
+        }
         if let Err(error) = self.refresh_definitions(places.iter().filter_map(|place| done.get(*place))).await {
             tracing::warn!(%error, "the terminology or profiles in memory are behind");
         }
@@ -477,6 +535,7 @@ impl Writer {
         let (now, before) = match &mutation.change {
             Change::Put { entries, old_entries, .. } => (entries.as_slice(), old_entries),
             Change::Delete { old_entries, .. } => (&[][..], old_entries),
+            Change::Reindex { .. } => return false,
         };
         definitions::r4().type_name(mutation.type_code) == "Patient" && now.iter().chain(before).any(strong)
     }
@@ -501,12 +560,11 @@ impl Writer {
     async fn step(&self, wanted: Wanted, stored: Option<&Stored>, author: &Author) -> Result<Step, Refusal> {
         let live = stored.filter(|stored| stored.body.is_some());
         let type_name = definitions::r4().type_name(wanted.target().0);
-        // Codes mean the same for everybody: one facility must not change how another's are translated or what they must meet.
-        let codes = holds_for_all(wanted.target().0);
+        // Codes mean the same for everybody: one facility must not change how another's are translated, found, or what they must meet.
+        let codes = holds_for_all(wanted.target().0) || type_name == PARAMETER;
         let for_all = codes || (keeps_directory(author) && DIRECTORY.contains(&type_name));
         if codes && !may_change(author, type_name, OPERATOR) {
-            let words =
-                "ConceptMap, CodeSystem, ValueSet and StructureDefinition hold for all facilities: only the operator can change them.";
+            let words = "ConceptMap, CodeSystem, ValueSet, StructureDefinition and SearchParameter hold for all facilities: only the operator can change them.";
             return Err(Refusal::new(RefusalKind::Forbidden, Issue::error(IssueCode::Forbidden, words)));
         }
         if type_name == "Consent" && author.caller.as_ref().is_some_and(|caller| !caller.has_role(Role::ConsentRecorder)) {
@@ -522,9 +580,7 @@ impl Writer {
         match (wanted.condition, live) {
             (Condition::Version(version), Some(live)) if live.version == version => {}
             (Condition::Version(_), _) => {
-                return Err(Refusal::failed_precondition(
-                    "The resource is not at the version that If-Match names: read it again and repeat the change on that.",
-                ));
+                return Err(Refusal::other_version());
             }
             (Condition::Absent, Some(_)) => {
                 return Err(Refusal::failed_precondition("If-None-Match: * demands that the resource does not exist, and it does."));
@@ -561,6 +617,13 @@ impl Writer {
         let (about, traits, rules, change) = match wanted.action {
             Action::Put(draft) => {
                 let (body, stamp_at) = draft.body(base_version + 1);
+                if type_name == PARAMETER {
+                    let definition = serde_json::from_slice(&body).map_err(Refusal::internal)?;
+                    own::Definition::read(&definition).map_err(|error| {
+                        let path = format!("{PARAMETER}.{}", error.element);
+                        Refusal::new(RefusalKind::Invalid, Issue::error(error.code, error.words).at(path))
+                    })?;
+                }
                 let rules = match &draft.consent {
                     Some(resource) => Some(self.consent_rules(resource).await?),
                     None => None,
@@ -682,11 +745,10 @@ fn stamped(body: &[u8], stamp_at: usize, updated: Micros) -> Bytes {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
 
     fn draft(resource: Value) -> Draft {
         let type_code = definitions::r4().type_code("Patient").unwrap();
-        Draft::new(type_code, "p1", resource, &extract::Options::default())
+        Draft::new(type_code, "p1", resource, &Making::default())
     }
 
     #[test]

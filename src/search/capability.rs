@@ -6,7 +6,7 @@ use crate::store::TypeCode;
 use serde_json::{Value, json};
 
 /// The interactions that every type has.
-const INTERACTIONS: [&str; 7] = ["read", "vread", "update", "delete", "history-instance", "create", "search-type"];
+const INTERACTIONS: [&str; 9] = ["read", "vread", "update", "patch", "delete", "history-instance", "history-type", "create", "search-type"];
 
 /// `CapabilityStatement.rest.resource`: every type, in alphabetical order.
 pub fn rest_resources() -> Vec<Value> {
@@ -29,9 +29,9 @@ pub fn rest_resources() -> Vec<Value> {
                 "readHistory": true,
                 "updateCreate": true,
                 "conditionalCreate": true,
-                "conditionalRead": "not-supported",
+                "conditionalRead": "full-support",
                 "conditionalUpdate": true,
-                "conditionalDelete": "not-supported",
+                "conditionalDelete": "single",
                 "referencePolicy": ["literal", "logical", "local"],
                 "searchInclude": includes,
                 "searchRevInclude": referring.get(usize::from(type_code)).cloned().unwrap_or_default(),

@@ -11,6 +11,7 @@ pub(super) mod words;
 #[cfg(test)]
 mod tests;
 
+use super::own::OwnParams;
 use crate::definitions;
 use crate::fhir::Reference;
 use crate::fhirpath::{Env, Node};
@@ -30,13 +31,15 @@ pub struct Options {
     pub base: String,
     /// Where dates without a zone are read.
     pub zone: TimeZone,
+    /// The operator's own search parameters.
+    pub own: OwnParams,
     /// Whether the words of narratives and contents are indexed, for `_text` and `_content`.
     pub full_text: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Options { base: String::new(), zone: TimeZone::UTC, full_text: false }
+        Options { base: String::new(), zone: TimeZone::UTC, own: OwnParams::default(), full_text: false }
     }
 }
 
@@ -47,7 +50,21 @@ const MAX_COMBINATIONS: usize = 64;
 /// store has them as columns), nor are parameters that no element holds (`_text`, `near`).
 pub fn extract(type_code: TypeCode, resource: &Value, options: &Options) -> Vec<IndexEntry> {
     let Some(plan) = plan_of(type_code) else { return Vec::new() };
-    extract_by(plan, resource, options)
+    let mut entries = extract_by(plan, resource, options);
+    let own = options.own.load();
+    for own in own.of(type_code) {
+        let general = General { param: own.param.id, kind: own.param.kind, expression: own.expression.clone(), parts: Vec::new() };
+        evaluate(&general, resource, &Env::default(), options, &mut entries);
+    }
+    if !own.of(type_code).is_empty() {
+        sort(&mut entries);
+    }
+    entries
+}
+
+/// The numbers that [`extract`] may give for one parameter, its further indexes among them.
+pub fn is_of(entry: &IndexEntry, param: ParamId) -> bool {
+    entry.param & 0xff_ffff == param
 }
 
 /// Whose record the resource is part of (docs/access.md): a Patient's own, else the Patient's that the parameters of the patient
@@ -182,10 +199,14 @@ fn extract_by(plan: &Plan, resource: &Value, options: &Options) -> Vec<IndexEntr
     if let (true, Some((text, content))) = (options.full_text, plan.words) {
         words::extract(text, content, resource, &mut entries);
     }
-    entries.sort_unstable_by(|a, b| a.param.cmp(&b.param).then_with(|| order(&a.value, &b.value)));
-    entries.dedup();
+    sort(&mut entries);
     limit_composites(&mut entries);
     entries
+}
+
+fn sort(entries: &mut Vec<IndexEntry>) {
+    entries.sort_unstable_by(|a, b| a.param.cmp(&b.param).then_with(|| order(&a.value, &b.value)));
+    entries.dedup();
 }
 
 /// Pairs up the values of a composite's parts, all found below `base` (or from the resource).

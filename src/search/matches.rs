@@ -33,8 +33,7 @@ pub fn satisfies(filter: &Filter, id: &str, entries: &[IndexEntry]) -> Option<bo
         Filter::Param { param, tests } => any(*param, tests),
         Filter::NotParam { param, tests } => any(*param, tests).map(|found| !found),
         Filter::Missing { places, missing } => {
-            let has = |entry: &IndexEntry| places.iter().any(|(param, _)| *param == entry.param);
-            Some(entries.iter().any(has) != *missing)
+            Some(entries.iter().any(|entry| places.iter().any(|(param, _)| entry.param == *param)) != *missing)
         }
         Filter::Id(ids) => Some(ids.iter().any(|one| one == id)),
         Filter::Any(filters) => {
@@ -67,6 +66,13 @@ fn passes(test: &Test, value: &IndexValue) -> Option<bool> {
             };
             system_fits && code.as_deref().is_none_or(|code| code == &**has_code)
         }
+        (Test::TokenIn { system, codes }, IndexValue::Token { code, .. }) => {
+            let one = Test::Token { system: system.clone(), code: None };
+            codes.iter().any(|own| **own == **code) && passes(&one, value)?
+        }
+        (Test::TextStarts(start), IndexValue::Text(text)) => text.starts_with(start.as_str()),
+        (Test::StringIs(whole), IndexValue::String { text }) => fold(text) == *whole,
+        (Test::StringEnds(end), IndexValue::String { text }) => fold(text).ends_with(end.as_str()),
         (Test::StringStarts(start), IndexValue::String { text }) => fold(text).starts_with(start.as_str()),
         (Test::StringContains(part), IndexValue::String { text }) => fold(text).contains(part.as_str()),
         (Test::StringExact(whole), IndexValue::String { text }) => **text == **whole,
@@ -92,9 +98,9 @@ fn date(op: DateOp, interval: Interval, has: Interval) -> Option<bool> {
         DateOp::Eq => has.low >= low && has.high <= high,
         DateOp::Ne => has.low < low || has.high > high,
         DateOp::Gt => has.high > high,
-        DateOp::Ge => has.high > low,
+        DateOp::Ge => has.high > high || has.low >= low,
         DateOp::Lt => has.low < low,
-        DateOp::Le => has.low < high,
+        DateOp::Le => has.low < low || has.high <= high,
         DateOp::Sa => has.low >= high,
         DateOp::Eb => has.high <= low,
         // Measured from now, which a right must not be.

@@ -21,6 +21,7 @@ mod filter;
 mod include;
 mod lex;
 pub mod matches;
+pub mod own;
 pub mod parse;
 pub mod respond;
 mod special;

@@ -1,6 +1,7 @@
 //! The parameters of a search request, read into a [`SearchRequest`] or refused with every problem at once.
 
 use super::filter::{Reader, index_kinds, shown};
+use super::own::Own;
 use super::{lex, suggest};
 use crate::definitions::{self, Definitions, ParamKind, SearchParam};
 use crate::fhir::{Issue, IssueCode, time};
@@ -8,6 +9,7 @@ use crate::store::query::SortBy;
 use crate::store::{ParamId, Query, Scope, SortKey, TypeCode};
 use crate::terminology::Terminology;
 use jiff::tz::TimeZone;
+use std::sync::Arc;
 
 /// Parameters of one request.
 pub const MAX_PARAMS: usize = 100;
@@ -56,6 +58,8 @@ pub struct ParseOptions {
     pub now: time::Micros,
     /// What `:in`, `:not-in`, `:above` and `:below` on tokens are decided by.
     pub terminology: Terminology,
+    /// The operator's own search parameters.
+    pub own: Arc<Own>,
     /// Whether the words of resources are indexed, for `_text` and `_content`.
     pub full_text: bool,
 }
@@ -71,6 +75,7 @@ impl ParseOptions {
             default_count: 20,
             now: time::now(),
             terminology: Terminology::new(),
+            own: Arc::default(),
             full_text: false,
         }
     }
@@ -79,7 +84,8 @@ impl ParseOptions {
 impl ParseOptions {
     /// The search parameter of a type.
     pub fn param(&self, type_code: TypeCode, code: &str) -> Option<&SearchParam> {
-        definitions::r4().param(type_code, code)
+        let own = || self.own.find(type_code, code).filter(|own| own.ready).map(|own| &own.param);
+        definitions::r4().param(type_code, code).or_else(own)
     }
 }
 
@@ -315,7 +321,7 @@ fn control(
             request.elements.extend(elements);
             Used::Yes
         }),
-        ("_sort", None) => sort(definitions, type_code, value).map(|keys| {
+        ("_sort", None) => sort(definitions, options, type_code, value).map(|keys| {
             request.query.sort = keys;
             Used::Yes
         }),
@@ -347,7 +353,7 @@ fn elements(definitions: &Definitions, type_code: TypeCode, value: &str) -> Resu
     Ok(names)
 }
 
-fn sort(definitions: &Definitions, type_code: TypeCode, value: &str) -> Result<Vec<SortKey>, Wrong> {
+fn sort(definitions: &Definitions, options: &ParseOptions, type_code: TypeCode, value: &str) -> Result<Vec<SortKey>, Wrong> {
     let type_name = definitions.type_name(type_code);
     let mut keys = Vec::new();
     for name in value.split(',').map(str::trim) {
@@ -355,7 +361,7 @@ fn sort(definitions: &Definitions, type_code: TypeCode, value: &str) -> Result<V
             Some(name) => (name, true),
             None => (name, false),
         };
-        let by = match (name, definitions.param(type_code, name)) {
+        let by = match (name, options.param(type_code, name)) {
             ("_id", _) => SortBy::Id,
             ("_lastUpdated", _) => SortBy::LastUpdated,
             (_, Some(param)) if !matches!(param.kind, ParamKind::Composite | ParamKind::Special) => {

@@ -34,7 +34,7 @@ impl Server {
     }
 
     async fn put(&self, resources: &[Value]) {
-        let options = Options { base: BASE.into(), zone: TimeZone::UTC, full_text: false };
+        let options = Options { base: BASE.into(), zone: TimeZone::UTC, ..Options::default() };
         let mutations = resources.iter().map(|resource| {
             let type_code = definitions::r4().type_code(resource["resourceType"].as_str().unwrap()).unwrap();
             let mut stored = resource.clone();

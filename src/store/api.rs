@@ -130,7 +130,7 @@ pub enum FactValue {
 }
 
 /// Columns of a version, in the order that [`stored`] reads them.
-const VERSION: &str = "key, type, id, version, live, updated, owner, body";
+pub(super) const VERSION: &str = "key, type, id, version, live, updated, owner, body";
 
 /// The same, in a statement that has more than one table.
 pub(super) const VERSION_OF_R: &str = "r.key, r.type, r.id, r.version, r.live, r.updated, r.owner, r.body";
@@ -271,16 +271,23 @@ impl Store {
         self.versions(sql).await
     }
 
+    /// Everything that is committed by now.
+    pub(super) async fn snapshot(&self) -> Result<Snapshot, sqlx::Error> {
+        match self {
+            Store::Postgres(db) => db.snapshot().await,
+            Store::Sqlite(_) => {
+                let last = self.integers(counter(self.dialect())).await?;
+                Ok(Snapshot { below: last.first().map_or(i64::MAX, |txn| txn + 1), except: Vec::new() })
+            }
+        }
+    }
+
     /// One page of at most `limit` rows.
     pub async fn search(&self, query: &Query, limit: u32, cursor: Option<&Cursor>) -> Result<Page, sqlx::Error> {
         // Taken before the first page is read: what commits in between shows on the first page or on none.
-        let snapshot = match (cursor, self) {
-            (Some(cursor), _) => Some(cursor.snapshot.clone()),
-            (None, Store::Postgres(db)) => Some(db.snapshot().await?),
-            (None, Store::Sqlite(_)) => Some(Snapshot {
-                below: self.integers(counter(self.dialect())).await?.first().map_or(i64::MAX, |txn| txn + 1),
-                except: Vec::new(),
-            }),
+        let snapshot = match cursor {
+            Some(cursor) => Some(cursor.snapshot.clone()),
+            None => Some(self.snapshot().await?),
         };
         let driver = self.driver(query, cursor.map(|cursor| &cursor.snapshot)).await?;
         let sql = compile::page(self.dialect(), query, cursor, limit.saturating_add(1), driver);
@@ -487,7 +494,7 @@ impl Store {
         Ok(in_order(keys, self.versions(sql).await?))
     }
 
-    async fn versions(&self, sql: Sql) -> Result<Vec<Stored>, sqlx::Error> {
+    pub(super) async fn versions(&self, sql: Sql) -> Result<Vec<Stored>, sqlx::Error> {
         let Sql { text, args, .. } = sql;
         let rows: Vec<VersionRow> = match self {
             Store::Sqlite(db) => bind_all!(sqlx::query_as(AssertSqlSafe(text)), args).fetch_all(&db.read).await?,

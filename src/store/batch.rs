@@ -74,6 +74,14 @@ impl Batch {
         target: &mut dyn FnMut(&str, &str) -> Option<ResourceKey>,
     ) -> (Written, Identity) {
         let key = place.key;
+        if let (Change::Reindex { entries, old_entries }, Some(identity)) = (&mutation.change, place.identity) {
+            let stamp = Stamp { key, since: txn, owner: identity.owner, patient: identity.patient };
+            if identity.live {
+                self.closings.extend(old_entries.iter().filter_map(|entry| rows::row(entry, stamp, target)));
+                self.rows.extend(entries.iter().filter_map(|entry| rows::row(entry, stamp, target)));
+            }
+            return (Written { key, version: identity.version, updated }, identity);
+        }
         let patient = match &mutation.about {
             About::Nobody => 0,
             // A name that gives no key cannot be opened by anybody's rules.
@@ -102,7 +110,7 @@ impl Batch {
                 }
                 (true, Some(packed::pack(body)), entries, old_entries)
             }
-            Change::Delete { old_entries } => (false, None, Vec::new(), old_entries),
+            Change::Delete { old_entries } | Change::Reindex { old_entries, .. } => (false, None, Vec::new(), old_entries),
         };
         if was_live {
             let same_stamp = place.identity.is_some_and(|old| old.owner == mutation.owner && old.patient == patient);
@@ -183,7 +191,7 @@ impl Batch {
 /// The resources that a mutation's entries and rules refer to, its Patient included.
 pub fn targets(mutation: &Mutation) -> impl Iterator<Item = (&str, &str)> {
     let (new, old): (&[IndexEntry], &[IndexEntry]) = match &mutation.change {
-        Change::Put { entries, old_entries, .. } => (entries, old_entries),
+        Change::Put { entries, old_entries, .. } | Change::Reindex { entries, old_entries } => (entries, old_entries),
         Change::Delete { old_entries } => (&[], old_entries),
     };
     let referred = new.iter().chain(old).filter_map(|entry| match &entry.value {

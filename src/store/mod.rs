@@ -17,6 +17,7 @@ mod batch;
 mod compile;
 pub mod facts;
 pub mod gate;
+pub mod history;
 pub mod index;
 mod jobs;
 mod migrations;
@@ -24,6 +25,7 @@ mod packed;
 mod postgres;
 pub mod query;
 mod reads;
+mod reindex;
 mod rows;
 mod sql;
 mod sqlite;
@@ -35,6 +37,7 @@ pub mod write;
 pub use api::*;
 pub use index::{Facet, IndexEntry, IndexValue};
 pub use query::{Cursor, Filter, Query, Scope, SortKey};
+pub use reindex::NumberedParameter;
 pub use write::{Mutation, Precondition, Unit, WriteError, Written};
 
 /// A resource type's number: its place in [`crate::definitions`]' frozen list.

@@ -53,6 +53,11 @@ pub enum Change {
     Delete {
         old_entries: Vec<IndexEntry>,
     },
+    /// The resource stays as it is; these of its index rows end, and those begin. What is in both is written anew.
+    Reindex {
+        entries: Vec<IndexEntry>,
+        old_entries: Vec<IndexEntry>,
+    },
 }
 
 /// A search that must still give `expected` when the unit is applied.

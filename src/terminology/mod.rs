@@ -44,12 +44,15 @@ use concept_map::ConceptMap;
 use serde_json::Value;
 use shelf::Shelf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use value_set::ValueSet;
 
 /// Every terminology resource that is loaded. Cloning shares it.
 #[derive(Clone, Default)]
 pub struct Terminology {
     loaded: Arc<ArcSwap<Loaded>>,
+    /// Changes so far: what is made from the terminology is made again when this moved.
+    changes: Arc<AtomicU64>,
 }
 
 impl std::fmt::Debug for Terminology {
@@ -109,6 +112,11 @@ impl Terminology {
         terminology
     }
 
+    /// How often it changed since this process began.
+    pub fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Acquire)
+    }
+
     /// Whether resources of this type belong here.
     pub fn holds(type_name: &str) -> bool {
         matches!(type_name, "CodeSystem" | "ConceptMap" | "ValueSet")
@@ -123,6 +131,7 @@ impl Terminology {
                 next.put(compiled.clone());
                 next
             });
+            self.changes.fetch_add(1, Ordering::Release);
         }
     }
 
@@ -138,6 +147,7 @@ impl Terminology {
             }
             next
         });
+        self.changes.fetch_add(1, Ordering::Release);
     }
 
     /// Takes in many resources with one swap, as [`Terminology::upsert`] does one by one.
@@ -148,6 +158,7 @@ impl Terminology {
             compiled.iter().cloned().for_each(|one| next.put(one));
             next
         });
+        self.changes.fetch_add(1, Ordering::Release);
     }
 
     /// Where `code` (of `system`, or of any source system when `None`) leads in the map at `map_url`: the targets that mean something, so neither

@@ -218,6 +218,35 @@ both_databases!(
 );
 
 both_databases!(
+    async fn what_gives_a_sensitive_matter_away_is_labelled_on_arrival(db: &TestDb) {
+        let world = World::new(db).await;
+        let condition = |id: &str, code: &str| {
+            json!({
+                "resourceType": "Condition", "id": id, "subject": { "reference": "Patient/a" },
+                "code": { "coding": [{ "system": "http://hl7.org/fhir/sid/icd-10", "code": code }] },
+            })
+        };
+        world.put(&world.holder, &condition("plain", "J18.9")).await;
+        world.put(&world.holder, &condition("hiv", "B20.1")).await;
+        let labels = |resource: &Value| -> BTreeSet<String> {
+            let list = resource["meta"]["security"].as_array().cloned().unwrap_or_default();
+            list.iter().map(|label| label["code"].as_str().unwrap().to_owned()).collect()
+        };
+        assert_eq!(labels(&world.get(&world.holder, "/fhir/Condition/plain").await.1), set(&[]));
+        assert_eq!(labels(&world.get(&world.holder, "/fhir/Condition/hiv").await.1), set(&["HIV", "R"]));
+        assert_eq!(world.ids(&world.holder, "/fhir/Condition?_security=HIV").await, set(&["hiv"]));
+        let label = json!([{ "system": "http://terminology.hl7.org/CodeSystem/v3-ActCode", "code": "HIV" }]);
+        world.consent("c", json!({ "type": "permit", "provision": [{ "type": "deny", "securityLabel": label }] })).await;
+        assert_eq!(world.ids(&world.asker, "/fhir/Condition").await, set(&["plain"]));
+        // The same again changes nothing; another code takes the label with it.
+        world.put(&world.holder, &condition("hiv", "B20.1")).await;
+        assert_eq!(world.get(&world.holder, "/fhir/Condition/hiv").await.1["meta"]["versionId"], json!("1"));
+        world.put(&world.holder, &condition("hiv", "J18.9")).await;
+        assert_eq!(world.ids(&world.asker, "/fhir/Condition").await, set(&["plain", "hiv"]));
+    }
+);
+
+both_databases!(
     async fn consents_are_written_by_recorders_and_read_by_whom_they_name(db: &TestDb) {
         let world = World::new(db).await;
         let permit = json!({ "type": "permit", "actor": to("Organization/hf-b"), "purpose": purpose("TREAT") });

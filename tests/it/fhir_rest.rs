@@ -169,8 +169,8 @@ both_databases!(
         assert_eq!(problem(server.get("/nowhere").await).0, 404);
         assert_eq!(problem(server.get("/fhir/Patient/a_b").await).0, 400);
         assert_eq!(problem(server.get("/fhir/Patient/$nothing").await).0, 404);
-        let patch = request(&server, Method::PATCH, "/fhir/Patient/a", &[], None).send().await.unwrap();
-        assert_eq!((patch.status().as_u16(), patch.headers()["allow"].to_str().unwrap()), (405, "GET, HEAD, PUT, DELETE"));
+        let post = request(&server, Method::POST, "/fhir/Patient/a", &[], None).send().await.unwrap();
+        assert_eq!((post.status().as_u16(), post.headers()["allow"].to_str().unwrap()), (405, "GET, HEAD, PUT, PATCH, DELETE"));
         assert_eq!(problem(answer(request(&server, Method::GET, "/fhir/Patient", &[("accept", "image/png")], None)).await).0, 406);
         let csv = request(&server, Method::POST, "/fhir/Patient", &[("content-type", "text/csv")], Some(&patient("x")));
         assert_eq!(problem(answer(csv).await).0, 415);
@@ -302,7 +302,6 @@ both_databases!(
         let head = request(&server, Method::HEAD, "/fhir/Patient/p", &[], None).send().await.unwrap();
         assert_eq!((head.status().as_u16(), head.headers()["etag"].to_str().unwrap()), (200, "W/\"1\""));
         assert!(head.bytes().await.unwrap().is_empty());
-        assert_eq!(problem(server.get("/fhir/Patient/_history").await).1, "not-supported");
         server.stop().await;
     }
 );
@@ -356,6 +355,47 @@ both_databases!(
         assert_eq!(call(0, Method::GET, "/fhir/Patient/p", None).await.1["meta"]["versionId"], "1");
         let map = json!({ "resourceType": "ConceptMap", "id": "m", "status": "active" });
         assert_eq!(problem(call(0, Method::PUT, "/fhir/ConceptMap/m", Some(map)).await).0, 403);
+        server.stop().await;
+    }
+);
+
+both_databases!(
+    async fn a_patients_compartment_is_searched_by_type(db: &TestDb) {
+        let server = TestServer::open(db).await;
+        let observation = |id: &str, subject: &str, performer: &str| {
+            json!({
+                "resourceType": "Observation", "id": id, "status": "final", "code": { "coding": [{ "system": "urn:s", "code": id }] },
+                "subject": { "reference": subject }, "performer": [{ "reference": performer }],
+            })
+        };
+        for (id, subject, performer) in [
+            ("o1", "Patient/a", "Practitioner/x"),
+            ("o2", "Patient/b", "Patient/a"),
+            ("o3", "Patient/b", "Practitioner/x"),
+            ("o4", "Patient/a", "Patient/a"),
+        ] {
+            assert_eq!(server.put(&format!("/fhir/Observation/{id}"), &observation(id, subject, performer)).await.0, 201);
+        }
+        let ids = |bundle: &Value| -> Vec<String> {
+            let entries = bundle["entry"].as_array().into_iter().flatten();
+            entries.map(|entry| entry["resource"]["id"].as_str().unwrap().to_owned()).collect()
+        };
+        assert_eq!(ids(&server.get("/fhir/Patient/a/Observation").await.1), ["o1", "o2", "o4"]);
+        assert_eq!(ids(&server.get("/fhir/Patient/a/Observation?code=urn:s|o2").await.1), ["o2"]);
+        let (_, first) = server.get("/fhir/Patient/a/Observation?_count=2&_total=accurate").await;
+        assert_eq!((ids(&first), &first["total"]), (vec!["o1".to_owned(), "o2".to_owned()], &json!(3)));
+        let next = first["link"].as_array().unwrap().iter().find(|link| link["relation"] == "next").unwrap()["url"].as_str().unwrap();
+        let next = next.strip_prefix(&server.base).unwrap();
+        assert!(next.starts_with("/fhir/Patient/a/Observation?"), "{next}");
+        assert_eq!(ids(&server.get(next).await.1), ["o4"]);
+        assert_eq!(server.get(&next.replace("/Patient/a/", "/Patient/b/")).await.0, 400, "a token belongs to its compartment");
+        let form = [("content-type", "application/x-www-form-urlencoded")];
+        let post = request(&server, Method::POST, "/fhir/Patient/a/Observation/_search?_count=9", &form, None).body("code=o4,o3");
+        assert_eq!(ids(&answer(post).await.1), ["o4"]);
+        assert_eq!(ids(&server.get("/fhir/Patient/none/Observation").await.1), Vec::<String>::new());
+        assert_eq!(problem(server.get("/fhir/Patient/a/Medication").await).0, 404);
+        let put = request(&server, Method::PUT, "/fhir/Patient/a/Observation", &[], Some(&json!({}))).send().await.unwrap();
+        assert_eq!((put.status().as_u16(), put.headers()["allow"].to_str().unwrap()), (405, "GET, HEAD"));
         server.stop().await;
     }
 );

@@ -205,3 +205,32 @@ both_databases!(
         server.stop().await;
     }
 );
+
+both_databases!(
+    async fn the_value_sets_that_r4_requires_can_be_asked(db: &TestDb) {
+        const GENDER: &str = "http://hl7.org/fhir/ValueSet/administrative-gender";
+        let server = TestServer::open(db).await;
+        for path in ["/fhir/ValueSet/administrative-gender/$expand".to_owned(), format!("/fhir/ValueSet/$expand?url={GENDER}")] {
+            let (status, set) = server.get(&path).await;
+            let codes: Vec<&str> =
+                set["expansion"]["contains"].as_array().into_iter().flatten().filter_map(|one| one["code"].as_str()).collect();
+            assert_eq!((status, codes), (200, vec!["male", "female", "other", "unknown"]), "{set}");
+        }
+        let system = "http://hl7.org/fhir/administrative-gender";
+        for (code, found) in [("female", true), ("F", false)] {
+            let (status, body) = server.get(&format!("/fhir/ValueSet/$validate-code?url={GENDER}&system={system}&code={code}")).await;
+            assert_eq!((status, &body["parameter"][0]["valueBoolean"]), (200, &json!(found)), "{body}");
+        }
+        for required in ["observation-status", "encounter-status", "name-use", "identifier-use", "contact-point-system", "bundle-type"] {
+            let (status, set) = server.get(&format!("/fhir/ValueSet/{required}/$expand")).await;
+            assert!(status == 200 && set["expansion"]["contains"].as_array().is_some_and(|all| all.len() > 2), "{required}: {set}");
+        }
+        // One that the operator stores under the same id takes its place.
+        let own = json!({ "resourceType": "ValueSet", "id": "administrative-gender", "url": GENDER, "status": "active",
+            "compose": { "include": [{ "system": system, "concept": [{ "code": "female" }] }] } });
+        assert_eq!(server.put("/fhir/ValueSet/administrative-gender", &own).await.0, 201);
+        let (_, set) = server.get("/fhir/ValueSet/administrative-gender/$expand").await;
+        assert_eq!(set["expansion"]["contains"].as_array().map(Vec::len), Some(1), "{set}");
+        server.stop().await;
+    }
+);

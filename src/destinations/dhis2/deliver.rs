@@ -141,7 +141,10 @@ const BELIEVED: Duration = Duration::from_secs(5 * 60);
 
 /// What was read of servers a short while ago, so that a push of a thousand facilities asks for the data set once.
 #[derive(Clone, Debug, Default)]
-pub struct MetadataCache(Arc<Mutex<HashMap<(String, String), (Instant, Arc<Frame>)>>>);
+pub struct MetadataCache(Arc<Mutex<Believed>>);
+
+/// By the server's address and the data set: when it was read, and what.
+type Believed = HashMap<(String, String), (Instant, Arc<Frame>)>;
 
 impl MetadataCache {
     fn get(&self, destination: &Dhis2Destination, data_set: &str) -> Option<Arc<Frame>> {

@@ -28,6 +28,10 @@ pub fn statement(state: &FhirState) -> Answer {
             .map(|(_, name, definition)| json!({ "name": name, "definition": definition }))
             .collect();
         if let Some(members) = resource.as_object_mut() {
+            members.insert("updateCreate".to_owned(), json!(state.settings.update_create));
+            if state.settings.limits.delete_matches > 1 {
+                members.insert("conditionalDelete".to_owned(), json!("multiple"));
+            }
             members.insert("operation".to_owned(), Value::Array(operations));
         }
     }
@@ -39,7 +43,7 @@ pub fn statement(state: &FhirState) -> Answer {
     if let Some(members) = rest.as_object_mut() {
         members.insert("security".to_owned(), security(state));
         members.insert("resource".to_owned(), Value::Array(resources));
-        members.insert("interaction".to_owned(), json!([{ "code": "transaction" }, { "code": "batch" }]));
+        members.insert("interaction".to_owned(), json!([{ "code": "transaction" }, { "code": "batch" }, { "code": "history-system" }]));
     }
     let statement = json!({
         "resourceType": "CapabilityStatement",
@@ -51,6 +55,7 @@ pub fn statement(state: &FhirState) -> Answer {
         "implementation": { "description": format!("lango at {}", operator.name), "url": state.base_url() },
         "fhirVersion": "4.0.1",
         "format": ["application/fhir+json", "application/fhir+xml", "json", "xml"],
+        "patchFormat": ["application/json-patch+json", "application/fhir+json", "application/fhir+xml"],
         "rest": [rest],
     });
     Answer::ok(statement.to_string())
@@ -62,11 +67,16 @@ fn security(state: &FhirState) -> Value {
         AuthMode::Smart => {
             let root = state.base_url().strip_suffix("/fhir").unwrap_or(state.base_url());
             json!({
-                "cors": false,
+                "cors": !state.settings.cors.origins.is_empty(),
                 "service": [{ "coding": [{ "system": "http://terminology.hl7.org/CodeSystem/restful-security-service", "code": "SMART-on-FHIR" }] }],
                 "extension": [{
                     "url": "http://fhir-registry.smarthealthit.org/StructureDefinition/oauth-uris",
-                    "extension": [{ "url": "token", "valueUri": format!("{root}/auth/token") }],
+                    "extension": [
+                        { "url": "token", "valueUri": format!("{root}/auth/token") },
+                        { "url": "authorize", "valueUri": format!("{root}/auth/authorize") },
+                        { "url": "introspect", "valueUri": format!("{root}/auth/introspect") },
+                        { "url": "revoke", "valueUri": format!("{root}/auth/revoke") },
+                    ],
                 }],
             })
         }

@@ -1,10 +1,12 @@
 //! The FHIR R4 REST API (<https://hl7.org/fhir/R4/http.html>) under `/fhir`.
 //!
 //! One handler takes every request: the path says what it is about ([`target`]), the method what to do, and a module for each
-//! group of interactions does it ([`read`], [`write`], [`search`], [`operation`], [`validate`], [`metadata`]). They answer with [`Answer`]s
+//! group of interactions does it ([`read`], [`history`], [`write`], [`search`], [`operation`], [`validate`],
+//! [`metadata`]). They answer with [`Answer`]s
 //! in JSON; the form that the caller wants and conditional reads (304) are settled here, once.
 
 mod answer;
+mod history;
 mod metadata;
 mod operation;
 mod read;
@@ -47,6 +49,7 @@ pub fn routes(state: FhirState) -> Router {
         .route("/fhir/{type}/{id}", any(handle))
         .route("/fhir/{type}/{id}/{verb}", any(handle))
         .route("/fhir/{type}/{id}/_history/{version}", any(handle))
+        .route("/fhir/{type}/{id}/{member}/_search", any(handle))
         .layer(CompressionLayer::new().quality(CompressionLevel::Fastest).compress_when(SizeAbove::new(ONE_PACKET)))
         .layer(CatchPanicLayer::custom(answer::panicked))
         .with_state(state)
@@ -128,25 +131,36 @@ async fn carry_out(
     let target = Target::of_path(uri.path().strip_prefix("/fhir").unwrap_or_default())?;
     let method = if method == Method::HEAD { &Method::GET } else { method };
     if target == Target::Metadata {
-        return if method == Method::GET { Ok(metadata::statement(state)) } else { Err(Failure::method_not_allowed("GET")) };
+        return if method == Method::GET { Ok(metadata::statement(state)) } else { Err(Failure::method_not_allowed("GET, HEAD")) };
     }
     let caller = caller.ok_or_else(answer::not_logged_in)?;
     let call = Call { state, caller, headers, query, prefer: Prefer::of(headers) };
     match (method.as_str(), target) {
         ("POST", Target::System) => write::bundle(&call, resource_body(state, headers, body).await?).await,
-        ("GET", Target::Type(type_code)) => search::search(&call, type_code, call.query.clone()).await,
+        ("GET", Target::Type(type_code)) => search::search(&call, type_code, None, call.query.clone()).await,
         ("POST", Target::Search(type_code)) => {
             let form = body::read(headers, body, &state.settings.limits).await?;
-            search::search(&call, type_code, search::form_pairs(headers, &form, &call.query)?).await
+            search::search(&call, type_code, None, search::form_pairs(headers, &form, &call.query)?).await
+        }
+        ("GET", Target::Compartment(patient, type_code)) => search::search(&call, type_code, Some(&patient), call.query.clone()).await,
+        ("POST", Target::CompartmentSearch(patient, type_code)) => {
+            let form = body::read(headers, body, &state.settings.limits).await?;
+            search::search(&call, type_code, Some(&patient), search::form_pairs(headers, &form, &call.query)?).await
         }
         ("POST", Target::Type(type_code)) => write::create(&call, type_code, resource_body(state, headers, body).await?).await,
         ("PUT", Target::Type(type_code)) => write::update_where(&call, type_code, resource_body(state, headers, body).await?).await,
+        ("PATCH", Target::Type(type_code)) => write::patch(&call, type_code, None, write::patch_body(state, headers, body).await?).await,
+        ("PATCH", Target::Instance(type_code, id)) => {
+            write::patch(&call, type_code, Some(id), write::patch_body(state, headers, body).await?).await
+        }
         ("DELETE", Target::Type(type_code)) => write::delete_where(&call, type_code).await,
         ("GET", Target::Instance(type_code, id)) => read::read(&call, type_code, &id).await,
         ("PUT", Target::Instance(type_code, id)) => write::update(&call, type_code, id, resource_body(state, headers, body).await?).await,
         ("DELETE", Target::Instance(type_code, id)) => write::delete(&call, type_code, id).await,
         ("GET", Target::Version(type_code, id, version)) => read::version(&call, type_code, &id, version).await,
-        ("GET", Target::History(type_code, id)) => read::history(&call, type_code, &id).await,
+        ("GET", Target::History(type_code, id)) => history::of_instance(&call, type_code, &id).await,
+        ("GET", Target::TypeHistory(type_code)) => history::of_type(&call, type_code).await,
+        ("GET", Target::SystemHistory) => history::of_system(&call).await,
         ("GET", Target::Operation(operation)) => operation::run(&call, operation, None).await,
         ("POST", Target::Operation(operation)) => {
             if !negotiate::is_form(headers) {
@@ -189,13 +203,16 @@ async fn fetch(call: &Call<'_>, url: String) -> Result<Answer, Refusal> {
     let target = Target::of_path(path).map_err(answer::refusal_of)?;
     let inner = Call { query: pairs, headers: &HeaderMap::new(), ..*call };
     let answered = match target {
-        Target::Type(type_code) => search::search(&inner, type_code, inner.query.clone()).await,
+        Target::Type(type_code) => search::search(&inner, type_code, None, inner.query.clone()).await,
+        Target::Compartment(patient, type_code) => search::search(&inner, type_code, Some(&patient), inner.query.clone()).await,
         Target::Instance(type_code, id) => read::read(&inner, type_code, &id).await,
         Target::Version(type_code, id, version) => read::version(&inner, type_code, &id, version).await,
-        Target::History(type_code, id) => read::history(&inner, type_code, &id).await,
+        Target::History(type_code, id) => history::of_instance(&inner, type_code, &id).await,
+        Target::TypeHistory(type_code) => history::of_type(&inner, type_code).await,
+        Target::SystemHistory => history::of_system(&inner).await,
         Target::Metadata => Ok(metadata::statement(call.state)),
         Target::Operation(operation) => operation::run(&inner, operation, None).await,
-        Target::System | Target::Search(_) => Err(Failure::unknown_url()),
+        Target::System | Target::Search(_) | Target::CompartmentSearch(..) => Err(Failure::unknown_url()),
     };
     answered.map_err(answer::refusal_of)
 }

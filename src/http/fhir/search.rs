@@ -9,10 +9,12 @@ use crate::fhir::time::now;
 use crate::fhir::{Issue, IssueCode};
 use crate::ingest::Refusal;
 use crate::search::{self, Admits, CursorError, ParseOptions, RunContext, SearchError, extract};
-use crate::store::{Stored, TypeCode};
+use crate::store::query::Test;
+use crate::store::{Filter, Stored, TypeCode};
 use axum::http::{HeaderMap, StatusCode, header};
 
-pub async fn search(call: &Call<'_>, type_code: TypeCode, pairs: Vec<(String, String)>) -> Result<Answer, Failure> {
+/// The resources of a type; with `patient`, those in that patient's compartment.
+pub async fn search(call: &Call<'_>, type_code: TypeCode, patient: Option<&str>, pairs: Vec<(String, String)>) -> Result<Answer, Failure> {
     call.require(type_code, Interaction::Search)?;
     let state = call.state;
     let limits = &state.settings.limits;
@@ -21,6 +23,7 @@ pub async fn search(call: &Call<'_>, type_code: TypeCode, pairs: Vec<(String, St
         max_count: limits.page_max,
         default_count: limits.page_default,
         terminology: state.terminology.clone(),
+        own: state.writer.options().own.load(),
         full_text: state.settings.search.full_text,
         ..ParseOptions::new(state.base_url(), state.zone.clone())
     };
@@ -29,13 +32,22 @@ pub async fn search(call: &Call<'_>, type_code: TypeCode, pairs: Vec<(String, St
         issues,
         allow: None,
     })?;
+    let type_name = definitions::r4().type_name(type_code);
+    let path = match patient {
+        Some(id) => {
+            request.query.filters.push(compartment(type_code, id)?);
+            format!("Patient/{id}/{type_name}")
+        }
+        None => type_name.to_owned(),
+    };
+    request.binding.push_str(&format!("\n{path}"));
     let index_options = state.writer.options();
     call.caller.narrow(&mut request.query, index_options).map_err(Refusal::from)?;
     // A page token is good for the rights that it was made under, and for no others.
     request.binding.push_str(&format!("\n{:?}", call.caller.reach(definitions::r4().type_name(type_code), Interaction::Search)));
     let context = RunContext {
         base_url: state.base_url(),
-        path: definitions::r4().type_name(type_code),
+        path: &path,
         key: &state.cursor_key,
         admits: &Included { caller: call.caller, options: index_options },
         now: now(),
@@ -44,6 +56,23 @@ pub async fn search(call: &Call<'_>, type_code: TypeCode, pairs: Vec<(String, St
         Ok(bundle) => Ok(Answer::ok(bundle)),
         Err(error) => Err(failure(error)),
     }
+}
+
+/// That one of the parameters by which R4 puts the type into the patient compartment refers to the patient.
+fn compartment(type_code: TypeCode, id: &str) -> Result<Filter, Failure> {
+    let definitions = definitions::r4();
+    let params = definitions.patient_compartment(type_code).iter().filter_map(|code| definitions.param(type_code, code));
+    let patient = definitions.type_code("Patient").unwrap_or_default();
+    let test = Test::Reference { type_codes: vec![patient], id: id.to_owned() };
+    let mut ways: Vec<Filter> = params.map(|param| Filter::Param { param: param.id, tests: vec![test.clone()] }).collect();
+    if type_code == patient {
+        ways.push(Filter::Id(vec![id.to_owned()]));
+    }
+    if ways.is_empty() {
+        let words = format!("{} is not in the patient compartment.", definitions.type_name(type_code));
+        return Err(Failure::new(StatusCode::NOT_FOUND, Issue::error(IssueCode::NotFound, words)));
+    }
+    Ok(Filter::Any(ways))
 }
 
 /// Included resources are within the scopes to read or search their type.
@@ -57,6 +86,11 @@ impl Admits for Included<'_> {
     fn admits(&self, row: &Stored) -> bool {
         self.caller.admits(row, &[Interaction::Read, Interaction::Search], self.options)
     }
+}
+
+/// The answer to a page token that is not taken.
+pub fn cursor_failure(error: CursorError) -> Failure {
+    failure(error.into())
 }
 
 fn failure(error: SearchError) -> Failure {

@@ -2,7 +2,7 @@
 
 use super::super::error::Failure;
 use crate::definitions;
-use crate::fhir::reference::is_id;
+use crate::fhir::reference::{is_id, is_type_name};
 use crate::fhir::{Issue, IssueCode};
 use crate::store::TypeCode;
 use axum::http::StatusCode;
@@ -16,6 +16,12 @@ pub enum Target {
     /// `Type/_search`.
     Search(TypeCode),
     Instance(TypeCode, String),
+    /// `Patient/id/Type`: what is in the patient's compartment (<https://hl7.org/fhir/R4/compartmentdefinition.html>).
+    Compartment(String, TypeCode),
+    /// `Patient/id/Type/_search`.
+    CompartmentSearch(String, TypeCode),
+    SystemHistory,
+    TypeHistory(TypeCode),
     History(TypeCode, String),
     Version(TypeCode, String, i64),
     Operation(OperationTarget),
@@ -42,10 +48,8 @@ impl Target {
             [""] => Ok(Target::System),
             ["metadata"] => Ok(Target::Metadata),
             [name] if name.starts_with('$') => Ok(operation(None, None, name.trim_start_matches('$'))),
-            ["_history"] | [_, "_history"] => {
-                let words = "History is kept for single resources: ask for Type/id/_history.";
-                Err(Failure::new(StatusCode::NOT_FOUND, Issue::error(IssueCode::NotSupported, words)))
-            }
+            ["_history"] => Ok(Target::SystemHistory),
+            [type_name, "_history"] => Ok(Target::TypeHistory(type_code(type_name)?)),
             ["_search"] => {
                 let words = "A search names its type: Type?… or Type/_search.";
                 Err(Failure::new(StatusCode::NOT_FOUND, Issue::error(IssueCode::NotSupported, words)))
@@ -58,6 +62,8 @@ impl Target {
             [type_name, id, name] if name.starts_with('$') => {
                 Ok(operation(Some(type_code(type_name)?), Some(&checked_id(id)?), name.trim_start_matches('$')))
             }
+            ["Patient", id, type_name] if is_type_name(type_name) => Ok(Target::Compartment(checked_id(id)?, type_code(type_name)?)),
+            ["Patient", id, type_name, "_search"] => Ok(Target::CompartmentSearch(checked_id(id)?, type_code(type_name)?)),
             [type_name, id, "_history", version] => {
                 // A version that is no number of ours does not exist.
                 let version = version.parse().ok().filter(|version| *version > 0).unwrap_or(i64::MAX);
@@ -70,11 +76,16 @@ impl Target {
     /// The methods that this takes, for `Allow`.
     pub fn methods(&self) -> &'static str {
         match self {
-            Target::System | Target::Search(_) => "POST",
-            Target::Metadata | Target::History(..) | Target::Version(..) => "GET, HEAD",
-            Target::Type(_) => "GET, HEAD, POST, PUT, DELETE",
-            Target::Instance(..) => "GET, HEAD, PUT, DELETE",
-            Target::Operation(_) => "GET, POST",
+            Target::System | Target::Search(_) | Target::CompartmentSearch(..) => "POST",
+            Target::Metadata
+            | Target::SystemHistory
+            | Target::TypeHistory(_)
+            | Target::Compartment(..)
+            | Target::History(..)
+            | Target::Version(..) => "GET, HEAD",
+            Target::Type(_) => "GET, HEAD, POST, PUT, PATCH, DELETE",
+            Target::Instance(..) => "GET, HEAD, PUT, PATCH, DELETE",
+            Target::Operation(_) => "GET, HEAD, POST",
         }
     }
 }

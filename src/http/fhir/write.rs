@@ -1,6 +1,9 @@
 //! create, update, delete, with and without conditions, and Bundles (<https://hl7.org/fhir/R4/http.html#create>).
 
+use super::super::body;
 use super::super::error::Failure;
+use super::super::negotiate::{self, Format};
+use super::super::state::FhirState;
 use super::Call;
 use super::answer::Answer;
 use crate::access::Interaction;
@@ -8,12 +11,15 @@ use crate::definitions;
 use crate::fhir::outcome::operation_outcome;
 use crate::fhir::{Issue, IssueCode, json};
 use crate::ingest::bundle::{self, Context, Fetched, Return, criteria_of, parse_etag};
+use crate::ingest::patch::Patch;
 use crate::ingest::transaction::{self, Entry, Operation, Outcome};
-use crate::ingest::write::{CommitError, Condition, Effect, Tries};
+use crate::ingest::write::{CommitError, Condition, Effect, Tries, Writer};
 use crate::ingest::{Refusal, RefusalKind};
 use crate::store::TypeCode;
-use axum::body::Bytes;
-use axum::http::{StatusCode, header};
+use axum::body::{Body, Bytes};
+use axum::http::{HeaderMap, StatusCode, header};
+use serde_json::Value;
+use std::sync::Arc;
 
 pub async fn create(call: &Call<'_>, type_code: TypeCode, body: Bytes) -> Result<Answer, Failure> {
     let type_name = definitions::r4().type_name(type_code);
@@ -29,6 +35,41 @@ pub async fn update(call: &Call<'_>, type_code: TypeCode, id: String, body: Byte
 pub async fn update_where(call: &Call<'_>, type_code: TypeCode, body: Bytes) -> Result<Answer, Failure> {
     let condition = condition(call)?;
     write(call, type_code, Operation::UpdateWhere { criteria: criteria(call)?, condition }, Some(body)).await
+}
+
+pub async fn patch(call: &Call<'_>, type_code: TypeCode, id: Option<String>, patch: Patch) -> Result<Answer, Failure> {
+    let (condition, patch) = (condition(call)?, Arc::new(patch));
+    let operation = match id {
+        Some(id) => Operation::Patch { id, condition, patch },
+        None => Operation::PatchWhere { criteria: criteria(call)?, condition, patch },
+    };
+    write(call, type_code, operation, None).await
+}
+
+/// The patch in a body: a JSON Patch by its own media type, a FHIRPath Patch as Parameters in JSON or XML.
+pub async fn patch_body(state: &FhirState, headers: &HeaderMap, body: Body) -> Result<Patch, Failure> {
+    let essence = super::header_text(headers, header::CONTENT_TYPE).unwrap_or_default().split(';').next().unwrap_or_default().trim();
+    let is_json_patch = essence.eq_ignore_ascii_case("application/json-patch+json");
+    let bytes = if is_json_patch {
+        let bytes = body::read(headers, body, &state.settings.limits).await?;
+        body::check_values(&bytes, Format::Json)?;
+        bytes
+    } else if essence.is_empty() || negotiate::sent(headers).is_err() {
+        let words = "Send a JSON Patch as application/json-patch+json, or a FHIRPath Patch as Parameters in application/fhir+json or application/fhir+xml.";
+        return Err(Failure::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, Issue::error(IssueCode::NotSupported, words)));
+    } else {
+        super::resource_body(state, headers, body).await?
+    };
+    let document = parsed(&state.writer, bytes).await?;
+    Ok(if is_json_patch { Patch::json(&document) } else { Patch::fhirpath(&document) }?)
+}
+
+async fn parsed(writer: &Writer, body: Bytes) -> Result<Value, Failure> {
+    let parsed = writer.workers().run(move || json::parse(&body)).await?;
+    parsed.map_err(|error| {
+        let issue = Issue::error(IssueCode::Structure, format!("The body is no valid JSON: {error}."));
+        Failure::new(StatusCode::BAD_REQUEST, issue)
+    })
 }
 
 pub async fn delete(call: &Call<'_>, type_code: TypeCode, id: String) -> Result<Answer, Failure> {
@@ -66,13 +107,7 @@ async fn write(call: &Call<'_>, type_code: TypeCode, operation: Operation, body:
     let mut tries = Tries::default();
     let outcome = loop {
         let resource = match body.clone() {
-            Some(body) => {
-                let parsed = writer.workers().run(move || json::parse(&body)).await?;
-                Some(parsed.map_err(|error| {
-                    let issue = Issue::error(IssueCode::Structure, format!("The body is no valid JSON: {error}."));
-                    Failure::new(StatusCode::BAD_REQUEST, issue)
-                })?)
-            }
+            Some(body) => Some(parsed(writer, body).await?),
             None => None,
         };
         let entry = Entry { path: String::new(), full_url: None, type_code, operation: operation.clone(), resource };

@@ -3,13 +3,14 @@
 //! In come the bytes of a Bundle; out goes the answering Bundle's. The bytes are split at the entries without building them
 //! ([`split`]), so that a Bundle with too many is refused early; entries are read and checked on several threads. A
 //! transaction is one [`transaction::attempt`]: all or nothing, every problem of every entry at once. A batch is one attempt
-//! for each entry, deletes first, then creates, then updates. What reads (GET) comes last and sees what was written.
+//! for each entry, deletes first, then creates, then updates and patches. What reads (GET) comes last and sees what was written.
 //!
 //! The caller lends a function that answers reads, since searching and its answers are not this room's concern.
 
 mod respond;
 mod split;
 
+use super::patch::Patch;
 use super::refusal::{Refusal, RefusalKind};
 use super::transaction::{self, Broken, Entry, Operation, Outcome, Problems};
 use super::write::{CommitError, Condition, Tries, Writer};
@@ -19,11 +20,13 @@ use crate::fhir::reference::is_type_name;
 use crate::fhir::{Issue, IssueCode, json};
 use crate::store::TypeCode;
 use crate::validate::Validator;
+use base64::Engine as _;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use serde_json::{Value, json};
 use split::Kind;
+use std::sync::Arc;
 
 /// Entries of a batch that are worked on at the same time; the store gathers them into common commits.
 const BATCH_WIDTH: usize = 32;
@@ -217,15 +220,18 @@ fn read_entry(number: usize, bytes: &[u8], base_url: &str, validator: &Validator
     let entry = check_around(entry, &path, &mut problems);
     let full_url = entry.get("fullUrl").and_then(Value::as_str).filter(|url| !url.is_empty()).map(str::to_owned);
     let request = entry.get("request").unwrap_or(&Value::Null);
-    let asked = Request { path: &path, request, base_url }.read(&mut problems);
+    let asked = Request { path: &path, request, base_url, resource: resource.as_ref().unwrap_or(&Value::Null) }.read(&mut problems);
     match asked {
         Some(Wish::Read(url)) if problems.is_empty() => Ok(Asked::Read { path, url }),
         Some(Wish::Change(type_code, operation)) if problems.is_empty() => {
-            let resource = if matches!(operation, Operation::Delete { .. } | Operation::DeleteWhere { .. }) { None } else { resource };
+            // A delete has no resource, and a patch gets what it makes of the stored one.
+            let puts = matches!(operation, Operation::Create { .. } | Operation::Update { .. } | Operation::UpdateWhere { .. });
+            let resource = resource.filter(|_| puts);
             Ok(Asked::Change(Entry { path, full_url, type_code, operation, resource }))
         }
         _ => {
-            if let Some(refusal) = resource.and_then(|resource| transaction::problems_of(&resource, &format!("{path}.resource"), validator)) {
+            if let Some(refusal) = resource.and_then(|resource| transaction::problems_of(&resource, &format!("{path}.resource"), validator))
+            {
                 problems.add_as_said(refusal);
             }
             Err(Broken { full_url, problems })
@@ -257,6 +263,8 @@ struct Request<'a> {
     path: &'a str,
     request: &'a Value,
     base_url: &'a str,
+    /// The resource of the entry.
+    resource: &'a Value,
 }
 
 impl Request<'_> {
@@ -304,10 +312,22 @@ impl Request<'_> {
                 problems.add(&self.at("url"), Refusal::malformed(words));
                 return None;
             }
-            ("PATCH", ..) => {
-                let issue = Issue::error(IssueCode::NotSupported, "Entries may use GET, POST, PUT and DELETE.");
-                problems.add(&self.at("method"), Refusal::new(RefusalKind::NotAllowed, issue));
-                return None;
+            ("PATCH", id, criteria) => {
+                let patch = match patch_in(self.resource) {
+                    Ok(patch) => Some(Arc::new(patch)),
+                    Err(refusal) => {
+                        problems.add(&format!("{}.resource", self.path), refusal);
+                        None
+                    }
+                };
+                match (id, criteria) {
+                    (Some(id), None) => Operation::Patch { id, condition: condition?, patch: patch? },
+                    (None, Some(criteria)) => Operation::PatchWhere { criteria, condition: condition?, patch: patch? },
+                    _ => {
+                        problems.add(&self.at("url"), Refusal::malformed("PATCH goes with Type/id or Type?criteria."));
+                        return None;
+                    }
+                }
             }
             // Not one of the codes that the method may have: said already.
             _ => return None,
@@ -325,6 +345,23 @@ impl Request<'_> {
         }
         Some(if self.text("ifNoneMatch") == Some("*") { Condition::Absent } else { Condition::Any })
     }
+}
+
+/// The patch that an entry carries (<https://hl7.org/fhir/R4/http.html#patch>): JSON Patch in a Binary, or Parameters.
+fn patch_in(resource: &Value) -> Result<Patch, Refusal> {
+    if resource.get("resourceType").and_then(Value::as_str) != Some("Binary") {
+        return Patch::fhirpath(resource);
+    }
+    let content_type = resource.get("contentType").and_then(Value::as_str).unwrap_or_default();
+    if content_type.split(';').next().unwrap_or_default().trim() != "application/json-patch+json" {
+        let words = "A Binary that patches has the contentType application/json-patch+json; a FHIRPath Patch is sent as Parameters.";
+        return Err(Refusal::malformed(words).within("Binary.contentType"));
+    }
+    let data = resource.get("data").and_then(Value::as_str).unwrap_or_default();
+    let text = base64::engine::general_purpose::STANDARD.decode(data.split_ascii_whitespace().collect::<String>());
+    let document = text.ok().and_then(|text| json::parse(&text).ok());
+    let document = document.ok_or_else(|| Refusal::malformed("The data is no JSON in base64.").within("Binary.data"))?;
+    Patch::json(&document)
 }
 
 /// `If-None-Exist` holds the query alone; some clients send it with the type or a question mark in front.
@@ -353,9 +390,9 @@ mod tests {
         read_entry(4, entry.to_string().as_bytes(), "http://lango/fhir", &validator).map_err(refusal_of)
     }
 
-    fn operation(request: Value) -> Operation {
+    fn operation(request: Value) -> String {
         match read(json!({"request": request, "resource": {"resourceType": "Patient"}})) {
-            Ok(Asked::Change(entry)) => entry.operation,
+            Ok(Asked::Change(entry)) => format!("{:?}", entry.operation),
             Ok(Asked::Read { .. }) => panic!("a read"),
             Err(refusal) => panic!("{refusal}"),
         }
@@ -363,22 +400,23 @@ mod tests {
 
     #[test]
     fn requests_are_told_apart() {
-        assert_eq!(operation(json!({"method": "POST", "url": "Patient"})), Operation::Create { criteria: None });
-        assert_eq!(
+        let same = |read: String, expected: Operation| assert_eq!(read, format!("{expected:?}"));
+        same(operation(json!({"method": "POST", "url": "Patient"})), Operation::Create { criteria: None });
+        same(
             operation(json!({"method": "POST", "url": "/Patient", "ifNoneExist": "?identifier=1"})),
-            Operation::Create { criteria: Some("identifier=1".into()) }
+            Operation::Create { criteria: Some("identifier=1".into()) },
         );
-        assert_eq!(
+        same(
             operation(json!({"method": "PUT", "url": "http://lango/fhir/Patient/a", "ifMatch": "W/\"3\""})),
-            Operation::Update { id: "a".into(), condition: Condition::Version(3) }
+            Operation::Update { id: "a".into(), condition: Condition::Version(3) },
         );
-        assert_eq!(
+        same(
             operation(json!({"method": "PUT", "url": "Patient?identifier=1"})),
-            Operation::UpdateWhere { criteria: "identifier=1".into(), condition: Condition::Any }
+            Operation::UpdateWhere { criteria: "identifier=1".into(), condition: Condition::Any },
         );
-        assert_eq!(
+        same(
             operation(json!({"method": "DELETE", "url": "Patient?identifier=1"})),
-            Operation::DeleteWhere { criteria: "identifier=1".into() }
+            Operation::DeleteWhere { criteria: "identifier=1".into() },
         );
     }
 
@@ -392,7 +430,7 @@ mod tests {
         assert_eq!(refused(json!({"method": "POST"})), (400, "Bundle.entry[4].request.url".into()));
         assert_eq!(refused(json!({"method": "POST", "url": "Alien"})), (404, "Bundle.entry[4].request.url".into()));
         assert_eq!(refused(json!({"method": "POST", "url": "Patient/1"})), (400, "Bundle.entry[4].request.url".into()));
-        assert_eq!(refused(json!({"method": "PATCH", "url": "Patient/1"})), (405, "Bundle.entry[4].request.method".into()));
+        assert_eq!(refused(json!({"method": "PATCH", "url": "Patient/1"})), (400, "Bundle.entry[4].resource".into()));
         assert_eq!(refused(json!({"method": "PUT", "url": "Patient/1", "ifMatch": "x"})), (400, "Bundle.entry[4].request.ifMatch".into()));
     }
 

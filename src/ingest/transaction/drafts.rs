@@ -10,7 +10,6 @@ use crate::ingest::write::Condition;
 use crate::store::TypeCode;
 use crate::validate::Validator;
 use serde_json::Value;
-use std::sync::Arc;
 
 /// Checks every resource and makes the plan; with it, for each change the place of its entry.
 pub async fn plan(
@@ -37,12 +36,12 @@ pub async fn plan(
             TargetKind::Existing(_) | TargetKind::SameAs => {}
         }
     }
-    let options = Arc::clone(writer.options());
+    let making = writer.making();
     let validator = writer.validator().clone();
     let drafts = writer
         .workers()
         .map(work, move |(place, condition, entry, id)| {
-            let draft = check(entry, &validator).map(|(type_code, resource)| Draft::new(type_code, &id, resource, &options));
+            let draft = check(entry, &validator).map(|(type_code, resource)| Draft::new(type_code, &id, resource, &making));
             (place, condition, draft)
         })
         .await?;

@@ -10,6 +10,7 @@ mod targets;
 
 pub use drafts::problems_of;
 
+use super::patch::Patch;
 use super::refusal::{self, Refusal, RefusalKind};
 use super::write::{Author, CommitError, Condition, Done, Effect, Writer};
 use crate::access::Caller;
@@ -19,10 +20,11 @@ use crate::store::{Precondition, Stored, TypeCode};
 use bytes::Bytes;
 use serde_json::Value;
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 use targets::{Settling, TargetKind};
 
 /// What an entry asks for.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub enum Operation {
     /// POST; with criteria, a conditional create.
     Create {
@@ -37,6 +39,18 @@ pub enum Operation {
     UpdateWhere {
         criteria: String,
         condition: Condition,
+    },
+    /// PATCH on an id.
+    Patch {
+        id: String,
+        condition: Condition,
+        patch: Arc<Patch>,
+    },
+    /// PATCH on criteria.
+    PatchWhere {
+        criteria: String,
+        condition: Condition,
+        patch: Arc<Patch>,
     },
     Delete {
         id: String,
@@ -136,7 +150,7 @@ pub struct Broken {
 /// others were quicker, read the entries again and repeat. `keep_bodies`: outcomes carry the stored resources.
 pub async fn attempt(
     writer: &Writer,
-    entries: Vec<Entry>,
+    mut entries: Vec<Entry>,
     broken: Vec<Broken>,
     caller: &Caller,
     keep_bodies: bool,
@@ -152,6 +166,7 @@ pub async fn attempt(
         settling.check_rights(entry);
     }
     settling.search_requests(&entries).await.map_err(refused)?;
+    settling.apply_patches(&mut entries).await.map_err(refused)?;
     let targets = settling.targets(&entries);
     let entries = references::settle(&mut settling, entries, &targets, named).await.map_err(refused)?;
     let Settling { problems, rest, .. } = settling;
@@ -226,10 +241,11 @@ impl Problems {
 
     /// All of them as one refusal; its status is that of the gravest kind.
     pub fn result(mut self) -> Result<(), Refusal> {
-        const GRAVEST_FIRST: [RefusalKind; 6] = [
+        const GRAVEST_FIRST: [RefusalKind; 7] = [
             RefusalKind::Forbidden,
             RefusalKind::Malformed,
             RefusalKind::NotFound,
+            RefusalKind::Gone,
             RefusalKind::NotAllowed,
             RefusalKind::PreconditionFailed,
             RefusalKind::Conflict,

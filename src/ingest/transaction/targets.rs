@@ -10,7 +10,9 @@ use crate::fhir::reference::is_id;
 use crate::fhir::{Issue, IssueCode, Reference};
 use crate::store::{Stored, TypeCode};
 use futures_util::StreamExt;
+use serde_json::Value;
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 /// Searches of one transaction that run at the same time.
 const SEARCHES_AT_ONCE: usize = 4;
@@ -53,11 +55,13 @@ pub struct Settling<'a> {
     pub problems: Problems,
     pub rest: Rest,
     pub found: HashMap<Key, Found>,
+    /// By the place of the entry: the id that its patch was applied to, and the version.
+    patched: HashMap<usize, (String, i64)>,
 }
 
 impl<'a> Settling<'a> {
     pub fn new(writer: &'a Writer, caller: &'a Caller) -> Settling<'a> {
-        Settling { writer, caller, problems: Problems::default(), rest: Rest::default(), found: HashMap::new() }
+        Settling { writer, caller, problems: Problems::default(), rest: Rest::default(), found: HashMap::new(), patched: HashMap::new() }
     }
 
     pub fn check_rights(&mut self, entry: &Entry) {
@@ -65,6 +69,8 @@ impl<'a> Settling<'a> {
             Operation::Create { .. } => &[Interaction::Create],
             Operation::Update { .. } => &[Interaction::Update],
             Operation::UpdateWhere { .. } => &[Interaction::Update, Interaction::Search],
+            Operation::Patch { .. } => &[Interaction::Update],
+            Operation::PatchWhere { .. } => &[Interaction::Update, Interaction::Search],
             Operation::Delete { .. } => &[Interaction::Delete],
             Operation::DeleteWhere { .. } => &[Interaction::Delete, Interaction::Search],
         };
@@ -82,7 +88,7 @@ impl<'a> Settling<'a> {
         for entry in entries {
             let (text, element, most) = match &entry.operation {
                 Operation::Create { criteria: Some(text) } => (text, "ifNoneExist", 2),
-                Operation::UpdateWhere { criteria, .. } => (criteria, "url", 2),
+                Operation::UpdateWhere { criteria, .. } | Operation::PatchWhere { criteria, .. } => (criteria, "url", 2),
                 Operation::DeleteWhere { criteria } => (criteria, "url", self.writer.policy().delete_most.saturating_add(1)),
                 _ => continue,
             };
@@ -149,13 +155,61 @@ impl<'a> Settling<'a> {
         Ok(())
     }
 
+    /// Gives the entries that patch the resource that they come to.
+    pub async fn apply_patches(&mut self, entries: &mut [Entry]) -> Result<(), Refusal> {
+        for (place, entry) in entries.iter_mut().enumerate() {
+            let (stored, condition, patch) = match &entry.operation {
+                Operation::Patch { id, condition, patch } => {
+                    let stored = self.writer.store().read(entry.type_code, id, &self.caller.scope).await?;
+                    (stored, *condition, Arc::clone(patch))
+                }
+                Operation::PatchWhere { criteria, condition, patch } => {
+                    let Some(found) = self.found.get(&(entry.type_code, criteria.clone())) else { continue };
+                    if found.matched.len() > 1 {
+                        self.problems.add(&entry.request_path("url"), Refusal::several_matches());
+                        continue;
+                    }
+                    self.rest.preconditions.push(found.criteria.clone().precondition(&found.matched));
+                    (found.matched.first().cloned(), *condition, Arc::clone(patch))
+                }
+                _ => continue,
+            };
+            let stored = stored.filter(|stored| self.caller.admits(stored, &[Interaction::Update], self.writer.options()));
+            let refusal = match stored.as_ref().map(|stored| (stored, &stored.body)) {
+                None => Refusal::not_found(),
+                Some((_, None)) => Refusal::gone(),
+                Some((stored, _)) if matches!(condition, Condition::Version(version) if version != stored.version) => {
+                    Refusal::other_version()
+                }
+                Some((stored, Some(body))) => {
+                    let resource: Value = serde_json::from_slice(body).map_err(Refusal::internal)?;
+                    match self.writer.workers().run(move || patch.apply(resource)).await? {
+                        Ok(patched) => {
+                            self.patched.insert(place, (stored.id.to_string(), stored.version));
+                            entry.resource = Some(patched);
+                            continue;
+                        }
+                        Err(refusal) => {
+                            let path = if entry.path.is_empty() { String::new() } else { entry.resource_path() };
+                            self.problems.add(&path, refusal);
+                            continue;
+                        }
+                    }
+                }
+            };
+            self.problems.add(&entry.request_path("url"), refusal);
+        }
+        Ok(())
+    }
+
     /// Gives every entry its id, and notes what the ids rest on.
     pub fn targets(&mut self, entries: &[Entry]) -> Vec<Target> {
         let mut created: HashMap<Key, String> = HashMap::new();
         let targets: Vec<Target> = entries
             .iter()
-            .map(|entry| {
-                let (id, kind) = self.target(entry, &mut created).unwrap_or((String::new(), TargetKind::Nothing));
+            .enumerate()
+            .map(|(place, entry)| {
+                let (id, kind) = self.target(place, entry, &mut created).unwrap_or((String::new(), TargetKind::Nothing));
                 Target { path: entry.path.clone(), type_code: entry.type_code, id, kind }
             })
             .collect();
@@ -184,7 +238,7 @@ impl<'a> Settling<'a> {
     }
 
     /// `None`: there is nothing to do, or a problem that is noted.
-    fn target(&mut self, entry: &Entry, created: &mut HashMap<Key, String>) -> Option<(String, TargetKind)> {
+    fn target(&mut self, place: usize, entry: &Entry, created: &mut HashMap<Key, String>) -> Option<(String, TargetKind)> {
         let policy = self.writer.policy();
         match &entry.operation {
             Operation::Create { criteria: None } => Some((new_id(), TargetKind::Put(Condition::New))),
@@ -239,6 +293,10 @@ impl<'a> Settling<'a> {
                     }
                     _ => self.refuse(entry, "url", Refusal::several_matches()),
                 }
+            }
+            Operation::Patch { .. } | Operation::PatchWhere { .. } => {
+                let (id, version) = self.patched.get(&place)?;
+                Some((id.clone(), TargetKind::Put(Condition::Seen(*version))))
             }
             Operation::Delete { id, condition } => Some((id.clone(), TargetKind::Delete(*condition))),
             Operation::DeleteWhere { criteria } => {

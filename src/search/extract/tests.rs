@@ -16,7 +16,7 @@ fn type_code(resource: &Value) -> TypeCode {
 
 /// The entries as `code=value` for comparing and reading.
 fn shown(resource: &Value) -> Vec<String> {
-    let options = Options { base: "http://here/fhir".into(), zone: TimeZone::UTC, full_text: false };
+    let options = Options { base: "http://here/fhir".into(), zone: TimeZone::UTC, ..Options::default() };
     extract(type_code(resource), resource, &options).iter().map(show).collect()
 }
 
@@ -277,7 +277,7 @@ fn unshared(plan: &Plan, entries: Vec<IndexEntry>) -> Vec<IndexEntry> {
 
 /// The walk and the language itself must find the same.
 fn compare(plan: &Plan, oracle: &Plan, resource: &Value) -> usize {
-    let options = Options { base: "http://here/fhir".into(), zone: TimeZone::UTC, full_text: false };
+    let options = Options { base: "http://here/fhir".into(), zone: TimeZone::UTC, ..Options::default() };
     let (found, expected) = (unshared(plan, extract_by(plan, resource, &options)), extract_by(oracle, resource, &options));
     if found != expected {
         let (found, expected): (Vec<_>, Vec<_>) = (found.iter().map(show).collect(), expected.iter().map(show).collect());

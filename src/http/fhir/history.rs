@@ -1,0 +1,161 @@
+//! Histories of an instance, of a type and of everything (<https://hl7.org/fhir/R4/http.html#history>): newest first, deletes
+//! among them, continued by sealed links that see what the first page saw.
+
+use super::super::error::Failure;
+use super::Call;
+use super::answer::Answer;
+use super::search::cursor_failure;
+use crate::access::Interaction;
+use crate::definitions;
+use crate::fhir::time::{format_instant, now, parse_interval};
+use crate::search::parse::CURSOR;
+use crate::store::history::{HistoryOf, HistoryPage, Versions};
+use crate::store::{Stored, TypeCode};
+
+/// Versions of a page when the request does not say, and at most.
+const DEFAULT: u32 = 20;
+const MOST: u32 = 200;
+
+pub async fn of_instance(call: &Call<'_>, type_code: TypeCode, id: &str) -> Result<Answer, Failure> {
+    call.require(type_code, Interaction::Read)?;
+    let asked = Asked::read(call)?;
+    let newest = call.readable(call.state.store.read(type_code, id, &call.caller.scope).await?)?;
+    // Versions are numbered without gaps, deletes included; a total would tell of those that are left out.
+    let whole = asked.selects_all() && call.caller.reaches_all(type_code, &[Interaction::Read]);
+    let path = format!("{}/{id}/_history", definitions::r4().type_name(type_code));
+    answer(call, &HistoryOf::Instance(type_code, id), &path, &asked, whole.then_some(newest.version)).await
+}
+
+pub async fn of_type(call: &Call<'_>, type_code: TypeCode) -> Result<Answer, Failure> {
+    call.require(type_code, Interaction::Read)?;
+    let asked = Asked::read(call)?;
+    let path = format!("{}/_history", definitions::r4().type_name(type_code));
+    answer(call, &HistoryOf::Types(&[type_code]), &path, &asked, None).await
+}
+
+/// Of all types that the caller may read.
+pub async fn of_system(call: &Call<'_>) -> Result<Answer, Failure> {
+    let asked = Asked::read(call)?;
+    let definitions = definitions::r4();
+    let types = definitions.resource_types().iter().zip(0..);
+    let readable: Vec<TypeCode> = types.filter(|(name, _)| call.caller.allows(name, Interaction::Read)).map(|(_, code)| code).collect();
+    if let ([], Some(first)) = (readable.as_slice(), definitions.type_code("Patient")) {
+        call.require(first, Interaction::Read)?;
+    }
+    answer(call, &HistoryOf::Types(&readable), "_history", &asked, None).await
+}
+
+/// The parameters of a history.
+struct Asked {
+    count: u32,
+    wanted: Versions,
+    cursor: Option<String>,
+    /// What was used of them, for the links.
+    used: Vec<(String, String)>,
+}
+
+impl Asked {
+    fn read(call: &Call<'_>) -> Result<Asked, Failure> {
+        let mut asked = Asked { count: DEFAULT, wanted: Versions::default(), cursor: None, used: Vec::new() };
+        for (name, value) in &call.query {
+            let time = || parse_interval(&value.replace(' ', "+"), &call.state.zone).ok_or_else(|| bad(name));
+            match name.as_str() {
+                "_count" => asked.count = value.parse::<u32>().map_err(|_| bad(name))?.clamp(1, MOST),
+                "_since" => asked.wanted.since = Some(time()?.low),
+                "_at" => asked.wanted.at = Some(time()?),
+                CURSOR => asked.cursor = Some(value.clone()),
+                _ if call.prefer.strict => return Err(bad(name)),
+                _ => continue,
+            }
+            if name != CURSOR && name != "_count" {
+                asked.used.push((name.clone(), value.clone()));
+            }
+        }
+        Ok(asked)
+    }
+
+    fn selects_all(&self) -> bool {
+        self.wanted.since.is_none() && self.wanted.at.is_none()
+    }
+}
+
+fn bad(name: &str) -> Failure {
+    let known = matches!(name, "_count" | "_since" | "_at");
+    let words = match known {
+        true => "The value is not one that the parameter takes: _count is a number, _since an instant, _at a date or time.",
+        false => "A history takes the parameters _count, _since and _at.",
+    };
+    let mut failure = Failure::bad_request(words);
+    for issue in failure.issues.iter_mut().filter(|_| known) {
+        issue.expression = name.to_owned();
+    }
+    failure
+}
+
+async fn answer(call: &Call<'_>, of: &HistoryOf<'_>, path: &str, asked: &Asked, total: Option<i64>) -> Result<Answer, Failure> {
+    let state = call.state;
+    let began = now();
+    // A token is good for the same history and the same caller's rights only.
+    let reach = definitions::r4().type_name(match of {
+        HistoryOf::Instance(type_code, _) => *type_code,
+        HistoryOf::Types(types) => types.first().copied().unwrap_or_default(),
+    });
+    let rights = call.caller.reach(reach, Interaction::Read);
+    let binding = format!("{path} {:?} {} {rights:?}", asked.used, call.caller.scope.binding());
+    let opened = asked.cursor.as_deref().map(|token| state.cursor_key.open(token, &binding, began)).transpose();
+    let opened = opened.map_err(cursor_failure)?;
+    let began = opened.as_ref().map_or(began, |(_, began)| *began);
+    let cursor = opened.as_ref().map(|(cursor, _)| cursor);
+    let HistoryPage { mut rows, next } = state.store.history_page(of, asked.wanted, asked.count, cursor, &call.caller.scope).await?;
+    // Old versions are judged by what they said.
+    rows.retain(|row| call.admits(row));
+    let next = next.map(|next| state.cursor_key.seal(&next, began, &binding));
+    let link = |token: Option<&str>| {
+        let mut query = form_urlencoded::Serializer::new(String::new());
+        query.append_pair("_count", &asked.count.to_string()).extend_pairs(&asked.used);
+        if let Some(token) = token {
+            query.append_pair(CURSOR, token);
+        }
+        format!("{}/{path}?{}", state.base_url(), query.finish())
+    };
+    let mut links = vec![("self", link(asked.cursor.as_deref()))];
+    links.extend(next.as_deref().map(|token| ("next", link(Some(token)))));
+    Ok(Answer::ok(bundle(state.base_url(), &rows, total, &links)))
+}
+
+fn bundle(base_url: &str, rows: &[Stored], total: Option<i64>, links: &[(&str, String)]) -> Vec<u8> {
+    let mut out = format!(r#"{{"resourceType":"Bundle","id":"{}","type":"history""#, uuid::Uuid::now_v7());
+    if let Some(total) = total {
+        out.push_str(&format!(r#","total":{total}"#));
+    }
+    let links: Vec<String> = links.iter().map(|(relation, url)| format!(r#"{{"relation":"{relation}","url":"{url}"}}"#)).collect();
+    out.push_str(&format!(r#","link":[{}]"#, links.join(",")));
+    let mut out = out.into_bytes();
+    for (place, row) in rows.iter().enumerate() {
+        let type_name = definitions::r4().type_name(row.type_code);
+        out.extend_from_slice(if place == 0 { b",\"entry\":[{" } else { b",{" });
+        out.extend_from_slice(format!(r#""fullUrl":"{base_url}/{type_name}/{}","#, row.id).as_bytes());
+        if let Some(body) = &row.body {
+            out.extend_from_slice(b"\"resource\":");
+            out.extend_from_slice(body);
+            out.push(b',');
+        }
+        let (method, status) = match (&row.body, row.version) {
+            (None, _) => ("DELETE", "204 No Content"),
+            (Some(_), 1) => ("PUT", "201 Created"),
+            (Some(_), _) => ("PUT", "200 OK"),
+        };
+        let told = format!(
+            r#""request":{{"method":"{method}","url":"{type_name}/{}"}},"response":{{"status":"{status}","etag":"W/\"{}\"","lastModified":"{}"}}}}"#,
+            row.id,
+            row.version,
+            format_instant(row.updated)
+        );
+        out.extend_from_slice(told.as_bytes());
+    }
+    if !rows.is_empty() {
+        out.push(b']');
+    }
+    out.push(b'}');
+    out
+}

@@ -1,0 +1,221 @@
+//! Search parameters of the operator's own: `PUT SearchParameter` (<https://hl7.org/fhir/R4/searchparameter.html>).
+//!
+//! A definition is read and checked when it is written ([`Definition::read`]); [`refresh`] gives each definition that is stored a
+//! number and puts all of them into memory, where writing indexes by them at once. What was stored before is indexed by a job
+//! ([`crate::app`]), and only when that is done may a search name the parameter: until then it would find too little. A changed definition
+//! is another number, so it begins anew. The parameters of R4 are not changed by resources that define them again.
+
+use crate::definitions::{self, ParamKind, SearchParam};
+use crate::fhir::IssueCode;
+use crate::fhirpath::Expression;
+use crate::store::{Query, Scope, Store, TypeCode};
+use arc_swap::ArcSwap;
+use serde_json::Value;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// Own search parameters at most; a type has at most so many too.
+const MOST: usize = 500;
+/// Types that one definition may name.
+const MOST_TYPES: usize = 20;
+/// Bytes of an expression.
+const MOST_EXPRESSION: usize = 4_096;
+
+/// The own parameters of this deployment, shared by all that read and write. Cloning shares them.
+#[derive(Clone, Debug, Default)]
+pub struct OwnParams(Arc<ArcSwap<Own>>);
+
+/// One consistent set of them.
+#[derive(Debug, Default)]
+pub struct Own {
+    by_type: HashMap<TypeCode, Vec<OwnParam>>,
+}
+
+/// One own parameter of one type.
+#[derive(Clone, Debug)]
+pub struct OwnParam {
+    pub param: SearchParam,
+    /// Everything stored is indexed by it.
+    pub ready: bool,
+    pub(super) expression: Expression,
+}
+
+impl OwnParams {
+    pub fn load(&self) -> Arc<Own> {
+        self.0.load_full()
+    }
+}
+
+impl Own {
+    /// All of a type, ready or not.
+    pub fn of(&self, type_code: TypeCode) -> &[OwnParam] {
+        self.by_type.get(&type_code).map_or(&[], Vec::as_slice)
+    }
+
+    /// The one with this name, ready or not.
+    pub fn find(&self, type_code: TypeCode, code: &str) -> Option<&OwnParam> {
+        self.of(type_code).iter().find(|own| own.param.code == code)
+    }
+}
+
+/// What a SearchParameter resource says, as far as searching needs it.
+#[derive(Clone, Debug)]
+pub struct Definition {
+    id: String,
+    code: String,
+    kind: ParamKind,
+    types: Vec<TypeCode>,
+    targets: Vec<TypeCode>,
+    expression: Expression,
+    digest: String,
+}
+
+/// Why a definition cannot be used, and the element that it is about.
+#[derive(Debug, thiserror::Error)]
+#[error("{words}")]
+pub struct DefinitionError {
+    pub words: String,
+    pub element: &'static str,
+    pub code: IssueCode,
+}
+
+fn wrong(element: &'static str, words: impl Into<String>) -> DefinitionError {
+    DefinitionError { words: words.into(), element, code: IssueCode::NotSupported }
+}
+
+impl Definition {
+    /// `None` for a definition that is not to be searched by: not active, or one of R4's own.
+    pub fn read(resource: &Value) -> Result<Option<Definition>, DefinitionError> {
+        let text = |key: &str| resource.get(key).and_then(Value::as_str);
+        let names = |key: &str| resource.get(key).and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str);
+        let (Some(id), Some(code)) = (text("id"), text("code")) else { return Ok(None) };
+        if text("status") != Some("active") {
+            return Ok(None);
+        }
+        let r4 = definitions::r4();
+        let mut types = Vec::new();
+        for name in names("base") {
+            let words = || format!("'{}' is no concrete resource type; name the types that it is for", super::filter::shown(name));
+            types.push(r4.type_code(name).ok_or_else(|| wrong("base", words()))?);
+        }
+        if types.is_empty() || types.len() > MOST_TYPES {
+            return Err(wrong("base", format!("a search parameter names one to {MOST_TYPES} types here")));
+        }
+        if text("url").is_some_and(|url| url.starts_with("http://hl7.org/fhir/SearchParameter/")) {
+            return Ok(None);
+        }
+        if let Some(taken) = types.iter().find(|type_code| r4.param(**type_code, code).is_some()) {
+            let name = r4.type_name(*taken);
+            return Err(wrong("code", format!("{name} has a search parameter of this name in R4; choose another code")));
+        }
+        if code.is_empty() || !code.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_')) || code.starts_with('_') {
+            return Err(wrong("code", "a code is made of letters, digits, - and _, and does not begin with _"));
+        }
+        let kind = text("type").and_then(ParamKind::parse).ok_or_else(|| wrong("type", "this is no type of search parameter"))?;
+        if matches!(kind, ParamKind::Composite | ParamKind::Special) {
+            return Err(wrong("type", "composite and special parameters of one's own are not supported by this server"));
+        }
+        let expression = text("expression").filter(|text| text.len() <= MOST_EXPRESSION);
+        let expression = expression.ok_or_else(|| wrong("expression", "a FHIRPath expression of at most 4096 bytes is needed"))?;
+        let parsed =
+            Expression::parse(expression).map_err(|error| wrong("expression", format!("the expression cannot be read: {error}")))?;
+        let mut targets: Vec<TypeCode> = names("target").filter_map(|name| r4.type_code(name)).collect();
+        if kind == ParamKind::Reference && targets.is_empty() {
+            targets = (0..).take(r4.resource_types().len()).collect();
+        }
+        targets.sort_unstable();
+        let what = format!("{code}\n{}\n{types:?}\n{expression}", kind.as_str());
+        let digest = blake3::hash(what.as_bytes()).to_hex().get(..32).unwrap_or_default().to_owned();
+        Ok(Some(Definition { id: id.to_owned(), code: code.to_owned(), kind, types, targets, expression: parsed, digest }))
+    }
+}
+
+/// A definition whose resources are still to be indexed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unindexed {
+    pub number: u16,
+    pub types: Vec<TypeCode>,
+}
+
+/// Reads the stored definitions, gives new ones a number, and lets `own` have them. Answers those that are not ready.
+pub async fn refresh(store: &Store, own: &OwnParams) -> Result<Vec<Unindexed>, sqlx::Error> {
+    let Some(type_code) = definitions::r4().type_code("SearchParameter") else { return Ok(Vec::new()) };
+    let query = Query { type_code, filters: Vec::new(), scope: Scope::All, sort: Vec::new() };
+    let page = store.search(&query, MOST as u32, None).await?;
+    let bodies = page.rows.iter().filter_map(|row| serde_json::from_slice::<Value>(row.body.as_ref()?).ok());
+    let definitions: Vec<Definition> = bodies.filter_map(|resource| Definition::read(&resource).ok().flatten()).collect();
+    if definitions.is_empty() && own.load().by_type.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut numbered = store.numbered_parameters().await?;
+    let is = |known: &crate::store::NumberedParameter, own: &Definition| known.id == own.id && known.digest == own.digest;
+    let mut new = false;
+    for definition in &definitions {
+        if !numbered.iter().any(|known| is(known, definition)) {
+            store.number_parameter(&definition.id, &definition.digest).await?;
+            new = true;
+        }
+    }
+    if new {
+        numbered = store.numbered_parameters().await?;
+    }
+    let mut next = Own::default();
+    let mut unindexed = Vec::new();
+    for definition in definitions {
+        let Some(number) = numbered.iter().find(|known| is(known, &definition)) else { continue };
+        for type_code in &definition.types {
+            let param = SearchParam {
+                id: definitions::param_id(*type_code, number.number),
+                code: definition.code.clone(),
+                kind: definition.kind,
+                expression: String::new(),
+                targets: definition.targets.clone(),
+                components: Vec::new(),
+            };
+            let own = OwnParam { param, ready: number.ready, expression: definition.expression.clone() };
+            next.by_type.entry(*type_code).or_default().push(own);
+        }
+        if !number.ready {
+            unindexed.push(Unindexed { number: number.number, types: definition.types });
+        }
+    }
+    own.0.store(Arc::new(next));
+    Ok(unindexed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_definition_is_read_or_refused_with_the_element() {
+        let good = json!({
+            "resourceType": "SearchParameter", "id": "s", "url": "urn:s", "status": "active", "code": "village", "base": ["Patient"],
+            "type": "string", "expression": "Patient.address.district"
+        });
+        assert!(Definition::read(&good).unwrap().is_some());
+        let with = |key: &str, value: Value| {
+            let mut resource = good.clone();
+            resource[key] = value;
+            Definition::read(&resource)
+        };
+        assert!(with("status", json!("draft")).unwrap().is_none());
+        assert!(with("url", json!("http://hl7.org/fhir/SearchParameter/x")).unwrap().is_none());
+        assert_ne!(
+            with("expression", json!("Patient.name.text")).unwrap().unwrap().digest,
+            with("code", json!("village")).unwrap().unwrap().digest
+        );
+        for (key, value) in [
+            ("base", json!(["Resource"])),
+            ("base", json!([])),
+            ("code", json!("family")),
+            ("code", json!("a b")),
+            ("type", json!("composite")),
+            ("expression", json!("Patient.(")),
+            ("expression", Value::Null),
+        ] {
+            assert_eq!(with(key, value).unwrap_err().element, key);
+        }
+    }
+}

@@ -1,0 +1,173 @@
+//! Pages of versions, newest first: of a resource, of types, of everything.
+//!
+//! The order of a resource's own history is that of its versions; otherwise it is that of time, then key and version. A page
+//! continues after the last version of the one before and sees the snapshot of the first, so nothing is repeated or left out
+//! whatever is written meanwhile: a version that is superseded moves to the other table and keeps its place.
+
+use super::query::{Snapshot, SortValue};
+use super::sql::Sql;
+use super::{Cursor, ResourceKey, Scope, Store, Stored, TypeCode, compile};
+use crate::fhir::Interval;
+use crate::fhir::time::Micros;
+
+/// What a history is of.
+#[derive(Clone, Debug)]
+pub enum HistoryOf<'a> {
+    Instance(TypeCode, &'a str),
+    Types(&'a [TypeCode]),
+}
+
+/// Which versions are wanted (<https://hl7.org/fhir/R4/http.html#history>).
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Versions {
+    /// `_since`: written then or later.
+    pub since: Option<Micros>,
+    /// `_at`: current at some moment of this time. A delete counts when it was made in it.
+    pub at: Option<Interval>,
+}
+
+/// One page of versions.
+#[derive(Clone, Debug)]
+pub struct HistoryPage {
+    pub rows: Vec<Stored>,
+    pub next: Option<Cursor>,
+}
+
+/// Where a page begins.
+struct After {
+    updated: Micros,
+    key: ResourceKey,
+    version: i64,
+}
+
+impl After {
+    fn of(cursor: &Cursor) -> Option<After> {
+        match cursor.after.as_slice() {
+            [SortValue::Int(updated), SortValue::Int(version)] => {
+                Some(After { updated: *updated, key: cursor.after_key, version: *version })
+            }
+            _ => None,
+        }
+    }
+}
+
+impl Store {
+    /// One page of at most `limit` versions that `scope` shows.
+    pub async fn history_page(
+        &self,
+        of: &HistoryOf<'_>,
+        wanted: Versions,
+        limit: u32,
+        cursor: Option<&Cursor>,
+        scope: &Scope,
+    ) -> Result<HistoryPage, sqlx::Error> {
+        let snapshot = match cursor {
+            Some(cursor) => cursor.snapshot.clone(),
+            None => self.snapshot().await?,
+        };
+        let select = Select { wanted, after: cursor.and_then(After::of), limit: limit.saturating_add(1), snapshot: &snapshot, scope };
+        let mut sql = Sql::new(self.dialect());
+        sql.push("SELECT r.key, r.type, r.id, p.version");
+        for column in ["live", "updated", "owner", "body"] {
+            sql.push(&format!(", CASE WHEN r.version = p.version THEN r.{column} ELSE h.{column} END AS {column}"));
+        }
+        sql.push(" FROM (SELECT q.key, q.version, q.updated FROM (");
+        match of {
+            HistoryOf::Instance(type_code, id) => select.both(&mut sql, *type_code, Some(id)),
+            HistoryOf::Types([]) => _ = sql.push("SELECT 0 AS key, 0 AS version, 0 AS updated WHERE 1 = 0"),
+            HistoryOf::Types(types) => {
+                for (place, type_code) in types.iter().enumerate() {
+                    if place > 0 {
+                        sql.push(" UNION ALL ");
+                    }
+                    select.both(&mut sql, *type_code, None);
+                }
+            }
+        }
+        let instance = matches!(of, HistoryOf::Instance(..));
+        let order = |alias: &str| match instance {
+            true => format!(" ORDER BY {alias}.version DESC"),
+            false => format!(" ORDER BY {alias}.updated DESC, {alias}.key DESC, {alias}.version DESC"),
+        };
+        sql.push(") q").push(&order("q")).push(" LIMIT ").literal(i64::from(select.limit));
+        sql.push(") p JOIN resource r ON r.key = p.key LEFT JOIN history h ON h.key = p.key AND h.version = p.version");
+        sql.push(&order("p"));
+        let mut rows = self.versions(sql).await?;
+        let more = rows.len() > limit as usize;
+        rows.truncate(limit as usize);
+        let last = rows.last().filter(|_| more).map(|row| Cursor {
+            snapshot: snapshot.clone(),
+            after: vec![SortValue::Int(row.updated), SortValue::Int(row.version)],
+            after_key: row.key,
+        });
+        Ok(HistoryPage { next: last, rows })
+    }
+}
+
+/// The conditions that all parts of a page share.
+struct Select<'a> {
+    wanted: Versions,
+    after: Option<After>,
+    limit: u32,
+    snapshot: &'a Snapshot,
+    scope: &'a Scope,
+}
+
+impl Select<'_> {
+    /// The current and the superseded versions of one type, or of one resource.
+    fn both(&self, sql: &mut Sql, type_code: TypeCode, id: Option<&str>) {
+        sql.push("SELECT * FROM (SELECT r.key, r.version, r.updated FROM resource r WHERE r.type = ");
+        sql.literal(i64::from(type_code)).push(" AND r.version > 0");
+        if let Some(id) = id {
+            sql.push(" AND r.id = ").str(id);
+        }
+        self.conditions(sql, "r", id.is_some());
+        self.end(sql, "r", id.is_some());
+        sql.push(" UNION ALL SELECT * FROM (SELECT h.key, h.version, h.updated FROM history h WHERE h.type = ");
+        sql.literal(i64::from(type_code));
+        if let Some(id) = id {
+            sql.push(" AND h.key IN (SELECT i.key FROM resource i WHERE i.type = ").literal(i64::from(type_code));
+            sql.push(" AND i.id = ").str(id).push(")");
+        }
+        if let Some(at) = self.wanted.at {
+            // Its successor stands in one of the two tables.
+            sql.push(" AND (EXISTS (SELECT 1 FROM history n WHERE n.key = h.key AND n.version = h.version + 1 AND n.updated > ")
+                .int(at.low);
+            sql.push(") OR EXISTS (SELECT 1 FROM resource n WHERE n.key = h.key AND n.version = h.version + 1 AND n.updated > ")
+                .int(at.low);
+            sql.push("))");
+        }
+        self.conditions(sql, "h", id.is_some());
+        self.end(sql, "h", id.is_some());
+    }
+
+    fn conditions(&self, sql: &mut Sql, alias: &str, instance: bool) {
+        sql.push(" AND ");
+        compile::visible(sql, &format!("{alias}.txn"), self.snapshot);
+        if let Some(since) = self.wanted.since {
+            sql.push(&format!(" AND {alias}.updated >= ")).int(since);
+        }
+        if let Some(at) = self.wanted.at {
+            sql.push(&format!(" AND {alias}.updated < ")).int(at.high);
+            sql.push(&format!(" AND ({alias}.live > 0 OR {alias}.updated >= ")).int(at.low).push(")");
+        }
+        match &self.after {
+            Some(after) if instance => _ = sql.push(&format!(" AND {alias}.version < ")).int(after.version),
+            Some(after) => {
+                sql.push(&format!(" AND {alias}.updated <= ")).int(after.updated);
+                sql.push(&format!(" AND ({alias}.updated, {alias}.key, {alias}.version) < (")).int(after.updated);
+                sql.push(", ").int(after.key).push(", ").int(after.version).push(")");
+            }
+            None => {}
+        }
+        compile::named_condition(sql, alias, self.scope);
+    }
+
+    fn end(&self, sql: &mut Sql, alias: &str, instance: bool) {
+        match instance {
+            true => sql.push(&format!(" ORDER BY {alias}.version DESC")),
+            false => sql.push(&format!(" ORDER BY {alias}.updated DESC, {alias}.key DESC, {alias}.version DESC")),
+        };
+        sql.push(" LIMIT ").literal(i64::from(self.limit)).push(&format!(") {alias}_page"));
+    }
+}

@@ -1,0 +1,261 @@
+//! Searching beyond single questions: pages while others write, sorting, own search parameters, words, and how it is explained.
+
+use crate::support::{TestServer, both_databases, program};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+struct Chance(u64);
+
+impl Chance {
+    fn below(&mut self, bound: usize) -> usize {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) as usize % bound
+    }
+}
+
+fn list(value: &Value) -> &[Value] {
+    value.as_array().map_or(&[], Vec::as_slice)
+}
+
+fn ids(bundle: &Value) -> Vec<String> {
+    let matches = list(&bundle["entry"]).iter().filter(|entry| entry["search"]["mode"] == "match");
+    matches.map(|entry| entry["resource"]["id"].as_str().unwrap().to_owned()).collect()
+}
+
+fn next(bundle: &Value) -> Option<String> {
+    let link = list(&bundle["link"]).iter().find(|link| link["relation"] == "next")?;
+    let url = link["url"].as_str().unwrap();
+    Some(url[url.find("/fhir").unwrap()..].to_owned())
+}
+
+fn patient(chance: &mut Chance, id: &str) -> Value {
+    let mut resource = json!({ "resourceType": "Patient", "id": id, "active": true });
+    if chance.below(4) > 0 {
+        resource["name"] = json!([{ "family": format!("F{}", chance.below(9)), "given": [format!("G{}", chance.below(3))] }]);
+    }
+    if chance.below(3) > 0 {
+        resource["birthDate"] = json!(format!("19{:02}", 50 + chance.below(20)));
+    }
+    if chance.below(3) > 0 {
+        let gender = ["male", "female", "other"][chance.below(3)];
+        resource["gender"] = json!(gender);
+    }
+    resource
+}
+
+/// As R4 sorts: missing values last, whichever way.
+fn sort_key(resource: &Value, name: &str) -> Option<String> {
+    match name {
+        "family" => resource["name"][0]["family"].as_str().map(str::to_lowercase),
+        "birthdate" => resource["birthDate"].as_str().map(str::to_owned),
+        "gender" => resource["gender"].as_str().map(str::to_owned),
+        "_id" => resource["id"].as_str().map(str::to_owned),
+        other => panic!("{other}"),
+    }
+}
+
+both_databases!(
+    async fn pages_of_any_sort_are_in_order_and_complete_while_others_write(db: &TestDb) {
+        let server = TestServer::open(db).await;
+        let mut chance = Chance(7);
+        let mut standing: BTreeMap<String, Value> = BTreeMap::new();
+        let mut entries = Vec::new();
+        for n in 0..60 {
+            let (stays, goes) = (patient(&mut chance, &format!("s{n}")), patient(&mut chance, &format!("g{n}")));
+            for resource in [&stays, &goes] {
+                let url = format!("Patient/{}", resource["id"].as_str().unwrap());
+                entries.push(json!({ "resource": resource, "request": { "method": "PUT", "url": url } }));
+            }
+            standing.insert(stays["id"].as_str().unwrap().to_owned(), stays);
+        }
+        let (status, _) = server.post("/fhir", &json!({ "resourceType": "Bundle", "type": "transaction", "entry": entries })).await;
+        assert_eq!(status, 200);
+        let sorts =
+            ["", "_id", "-family,birthdate", "birthdate,-gender", "gender,-_id", "-birthdate", "_lastUpdated", "-_lastUpdated,family"];
+        for (walk, sort) in sorts.iter().enumerate() {
+            let count = 3 + chance.below(9);
+            let filter = ["active=true", "active:not=false", "_filter=active eq true and _id ne none"][walk % 3];
+            let mut path = format!("/fhir/Patient?{}&_count={count}", filter.replace(' ', "%20"));
+            if !sort.is_empty() {
+                path = format!("{path}&_sort={sort}");
+            }
+            let mut seen: Vec<String> = Vec::new();
+            let mut page = Some(path);
+            while let Some(path) = page {
+                let (status, bundle) = server.get(&path).await;
+                assert_eq!(status, 200, "{bundle:.300}");
+                seen.extend(ids(&bundle));
+                page = next(&bundle);
+                // Meanwhile others come, go and change; the standing ones are touched too, but keep saying the same.
+                for _ in 0..2 {
+                    let n = chance.below(60);
+                    match chance.below(4) {
+                        0 => {
+                            let _ = crate::support::answer(server.client.delete(server.url(&format!("/fhir/Patient/g{n}")))).await;
+                        }
+                        1 => {
+                            let id = format!("n{walk}x{n}");
+                            server.put(&format!("/fhir/Patient/{id}"), &patient(&mut chance, &id)).await;
+                        }
+                        2 => {
+                            server.put(&format!("/fhir/Patient/g{n}"), &patient(&mut chance, &format!("g{n}"))).await;
+                        }
+                        _ => {
+                            let mut touched = standing[&format!("s{n}")].clone();
+                            touched["maritalStatus"] = json!({ "text": format!("{walk}") });
+                            server.put(&format!("/fhir/Patient/s{n}"), &touched).await;
+                        }
+                    }
+                }
+            }
+            let mut once = seen.clone();
+            once.sort();
+            once.dedup();
+            assert_eq!(once.len(), seen.len(), "nothing comes twice: _sort={sort}");
+            let stayed: Vec<&String> = seen.iter().filter(|id| standing.contains_key(*id)).collect();
+            assert_eq!(stayed.len(), standing.len(), "nothing that was there throughout is left out: _sort={sort}");
+            for pair in stayed.windows(2) {
+                let order = sort.split(',').filter(|key| !key.is_empty() && !key.ends_with("_lastUpdated")).find_map(|key| {
+                    let (name, descending) = key.strip_prefix('-').map_or((key, false), |name| (name, true));
+                    let (a, b) = (sort_key(&standing[pair[0]], name), sort_key(&standing[pair[1]], name));
+                    match (a, b) {
+                        (a, b) if a == b => None,
+                        (None, _) => Some(false),
+                        (_, None) => Some(true),
+                        (a, b) => Some((a < b) != descending),
+                    }
+                });
+                if !sort.starts_with("-_lastUpdated") {
+                    assert_ne!(order, Some(false), "_sort={sort}: {} before {}", standing[pair[0]], standing[pair[1]]);
+                }
+            }
+        }
+        server.stop().await;
+    }
+);
+
+async fn until(server: &TestServer, path: &str, wanted: impl Fn(u16, &Value) -> bool) -> Value {
+    let start = Instant::now();
+    loop {
+        let (status, body) = server.get(path).await;
+        if wanted(status, &body) {
+            return body;
+        }
+        assert!(start.elapsed() < Duration::from_secs(60), "{path}: {status} {body:.400}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+both_databases!(
+    async fn an_own_search_parameter_is_indexed_and_then_used(db: &TestDb) {
+        let server = TestServer::open(db).await;
+        for n in 0..5 {
+            let district = ["Moshi", "Hai"][n % 2];
+            let address = json!([{ "district": district }]);
+            let patient = json!({ "resourceType": "Patient", "id": format!("p{n}"), "address": address });
+            assert_eq!(server.put(&format!("/fhir/Patient/p{n}"), &patient).await.0, 201);
+        }
+        assert_eq!(server.get("/fhir/Patient?district=hai&_id=p1").await.1["entry"][1]["search"]["mode"], "outcome", "not known yet");
+        let parameter = |expression: &str, code: &str| {
+            json!({
+                "resourceType": "SearchParameter", "id": "district", "url": "urn:lango:test:district", "name": "District", "status": "active",
+                "description": "Where they live", "code": code, "base": ["Patient"], "type": "string", "expression": expression
+            })
+        };
+        let (status, outcome) = server.put("/fhir/SearchParameter/district", &parameter("Patient.address.(", "district")).await;
+        assert_eq!(status, 422, "{outcome}");
+        assert_eq!(outcome["issue"][0]["expression"][0], "SearchParameter.expression");
+        assert_eq!(server.put("/fhir/SearchParameter/district", &parameter("Patient.name", "family")).await.0, 422, "R4 has it");
+        let (status, _) = server.put("/fhir/SearchParameter/district", &parameter("Patient.address.district", "district")).await;
+        assert_eq!(status, 201);
+        // Until all is indexed the answer is a refusal, never a part.
+        let found = until(&server, "/fhir/Patient?district=hai", |status, body| {
+            assert!(status == 200 || body["issue"][0]["code"] == "transient", "{status} {body:.300}");
+            status == 200
+        })
+        .await;
+        assert_eq!(ids(&found), ["p1", "p3"]);
+        let late = json!({ "resourceType": "Patient", "id": "p9", "address": [{ "district": "Hai" }] });
+        server.put("/fhir/Patient/p9", &late).await;
+        server.put("/fhir/Patient/p1", &json!({ "resourceType": "Patient", "id": "p1", "address": [{ "district": "Rombo" }] })).await;
+        assert_eq!(ids(&server.get("/fhir/Patient?district=hai&_sort=-_id").await.1), ["p9", "p3"]);
+        assert_eq!(ids(&server.get("/fhir/Patient?_sort=district,_id&_count=2&district:missing=false").await.1), ["p3", "p9"]);
+        // Another definition under the same name begins anew and finds nothing of the old one.
+        let (status, _) = server.put("/fhir/SearchParameter/district", &parameter("Patient.id", "district")).await;
+        assert_eq!(status, 200);
+        let found = until(&server, "/fhir/Patient?district=p9", |status, _| status == 200).await;
+        assert_eq!(ids(&found), ["p9"]);
+        assert_eq!(ids(&server.get("/fhir/Patient?district=hai").await.1), [""; 0]);
+        server.stop().await;
+    }
+);
+
+both_databases!(
+    async fn words_are_found_when_the_operator_has_them_indexed(db: &TestDb) {
+        let server = TestServer::open(db).await;
+        let condition = |id: &str, div: &str, note: &str| {
+            json!({
+                "resourceType": "Condition", "id": id, "subject": { "reference": "Patient/p" }, "note": [{ "text": note }],
+                "text": { "status": "generated", "div": format!("<div xmlns=\"http://www.w3.org/1999/xhtml\">{div}</div>") }
+            })
+        };
+        let (status, outcome) = server.put("/fhir/Condition/a", &condition("a", "Typhoid fever", "since Monday")).await;
+        assert_eq!(status, 201, "{outcome}");
+        let (status, outcome) = server.get("/fhir/Condition?_text=fever").await;
+        assert_eq!((status, &outcome["issue"][0]["code"]), (400, &json!("not-supported")));
+        server.stop().await;
+        let server = TestServer::start(db, |settings| {
+            settings.auth = lango::config::AuthMode::Open;
+            settings.search.full_text = true;
+        })
+        .await;
+        let (status, outcome) = server.put("/fhir/Condition/b", &condition("b", "Dengue <b>FEVER</b>", "typhoid excluded")).await;
+        assert_eq!(status, 201, "{outcome}");
+        assert_eq!(ids(&server.get("/fhir/Condition?_text=fever").await.1), ["b"], "what was there before is not indexed yet");
+        let (code, _, error) = program::output(db, &["reindex"]);
+        assert_eq!(code, Some(0), "{error}");
+        assert_eq!(program::output(db, &["reindex", "Conditions"]).0, Some(2));
+        until(&server, "/fhir/Condition?_text=fever", |_, body| ids(body) == ["a", "b"]).await;
+        for (query, expected) in [
+            ("_text=typhoid", &["a"][..]),
+            ("_content=typhoid", &["a", "b"]),
+            ("_content=typhoid%20monday", &["a"]),
+            ("_text=dengue%20fever", &["b"]),
+            ("_content=absent", &[]),
+        ] {
+            assert_eq!(ids(&server.get(&format!("/fhir/Condition?{query}")).await.1), expected, "{query}");
+        }
+        let store = lango::store::Store::open(&db.url).await.unwrap();
+        let start = Instant::now();
+        let finished = |job: &lango::store::JobRow| {
+            let result = job.result.as_ref().filter(|_| job.state == "done");
+            result.is_some_and(|result| result["types"] == json!([]) && result["done"].as_u64() > Some(2))
+        };
+        while !store.jobs(Some(lango::app::REINDEX_JOB), None, 100).await.unwrap().iter().any(finished) {
+            assert!(start.elapsed() < Duration::from_secs(60), "the work is not finished");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        store.close().await;
+        server.stop().await;
+    }
+);
+
+both_databases!(
+    async fn the_operator_sees_how_a_search_is_carried_out(db: &TestDb) {
+        let server = TestServer::open(db).await;
+        for n in 0..30 {
+            let patient =
+                json!({ "resourceType": "Patient", "id": format!("p{n}"), "gender": "male", "name": [{ "family": format!("F{n}") }] });
+            server.put(&format!("/fhir/Patient/p{n}"), &patient).await;
+        }
+        server.stop().await;
+        let (code, out, error) = program::output(db, &["doctor", "explain", "Patient?gender=male&family=F7&_sort=birthdate"]);
+        assert_eq!(code, Some(0), "{error}");
+        assert!(out.contains("filter 1: is probed for each row; 30 rows"), "{out}");
+        assert!(out.contains("filter 2: drives; 1 rows"), "{out}");
+        assert!(out.contains("FROM string") && out.contains("1 on the first page"), "{out}");
+        let (code, out, _) = program::output(db, &["doctor", "explain", "Patient?gander=male"]);
+        assert!(code == Some(1) && out.contains("gender"), "{out}");
+    }
+);
