@@ -24,6 +24,10 @@ pub async fn run(call: &Call<'_>, operation: OperationTarget, body: Option<Bytes
             terminology(call, type_name, &operation, body).await
         }
         (Some("Measure"), "evaluate-measure") => evaluate_measure(call, &operation, body).await,
+        (Some("Patient"), "disclosures") => match (operation.type_code, &operation.id) {
+            (Some(type_code), Some(id)) => super::audit::disclosures(call, type_code, id).await,
+            _ => Err(Failure::unknown_operation()),
+        },
         (type_name, "validate") => validate::run(call, type_name, &operation, body).await,
         _ => Err(Failure::unknown_operation()),
     }
