@@ -43,6 +43,8 @@ pub const KEYS: &[Key] = &[
     Key { path: "limits.bundle_entries", default: "50000" },
     Key { path: "limits.page_default", default: "20" },
     Key { path: "limits.page_max", default: "1000" },
+    Key { path: "limits.lookups_per_client", default: "1200" },
+    Key { path: "limits.lookups_per_patient", default: "120" },
     Key { path: "search.full_text", default: "false" },
     Key { path: "limits.delete_matches", default: "1" },
     Key { path: "systems.facility", default: "\"urn:lango:facility\"" },
@@ -50,5 +52,6 @@ pub const KEYS: &[Key] = &[
     Key { path: "systems.strong", default: "[\"https://lango.health/id/nida\", \"https://lango.health/id/hcr\"]" },
     Key { path: "consent.policy", default: "\"deny\"" },
     Key { path: "consent.break_glass_exempt", default: "[\"PSYTHPN\"]" },
+    Key { path: "consent.break_glass_minutes", default: "5" },
     Key { path: "destinations", default: "[]" },
 ];

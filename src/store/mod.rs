@@ -25,6 +25,7 @@ mod packed;
 mod postgres;
 pub mod query;
 mod reads;
+pub mod records;
 mod reindex;
 mod rows;
 mod sql;

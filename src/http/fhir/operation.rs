@@ -25,6 +25,13 @@ pub async fn run(call: &Call<'_>, operation: OperationTarget, body: Option<Bytes
             terminology(call, type_name, &operation, body).await
         }
         (Some("Measure"), "evaluate-measure") => evaluate_measure(call, &operation, body).await,
+        (Some("Patient"), "record-lookup") => {
+            let sent = match body.filter(|body| !body.is_empty()) {
+                Some(body) => Some(parsed(call, body).await?),
+                None => None,
+            };
+            super::lookup::lookup(call, &operation, sent).await
+        }
         (type_name, "validate") => validate_resource(call, type_name, &operation, body).await,
         _ => Err(Failure::unknown_operation()),
     }
