@@ -157,7 +157,7 @@ async fn ingest(server: &Running, say: &impl Fn(&str, String)) {
 
 /// Copies of the Synthea records as other people, until there are a million resources.
 async fn fill(server: &Running) {
-    let uuid = regex::Regex::new(r"(Organization\?identifier=[^\x22]*)?\b([0-9a-f]{8})-([0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})")
+    let uuid = regex::Regex::new(r"(\?identifier=[^\x22]*)?\b([0-9a-f]{8})-([0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})")
         .expect("a pattern");
     let (first, rest) = bundles();
     let entries: usize = rest.iter().map(|(_, entries)| entries).sum();

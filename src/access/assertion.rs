@@ -3,9 +3,10 @@
 
 use super::claimed::Claimed;
 use super::clients::{self, Client};
+use super::key_sets::NamedBy;
 use super::{Access, AccessError, SKEW_SECONDS, jwt, now_micros, now_seconds, on};
 use crate::store::Store;
-use jsonwebtoken::jwk::{AlgorithmParameters, Jwk, JwkSet};
+use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, JwkSet};
 use jsonwebtoken::{Algorithm, DecodingKey};
 
 /// An assertion may not live longer than this from now.
@@ -24,17 +25,21 @@ impl Access {
             return Err(AccessError::Refused("an assertion is of another type"));
         }
         // The issuer is only a hint whose keys to try, until one of them has verified the signature.
-        let issuer = unproven_issuer(assertion)?;
+        let issuer = jwt::unproven_issuer(assertion)?;
         if client_id.is_some_and(|id| id != issuer) {
             return Err(AccessError::Refused("an assertion is another client's"));
         }
         let client = clients::find(&self.store, &issuer).await?.filter(Client::is_enabled);
         let client = client.ok_or(AccessError::Refused("an assertion's client is unknown or disabled"))?;
-        let set: JwkSet = serde_json::from_str(client.jwks.as_deref().unwrap_or(r#"{"keys":[]}"#))
-            .map_err(|_| AccessError::Broken("a registered key set cannot be read"))?;
-        let key = set.keys.iter().find(|key| key.common.key_id.as_deref() == Some(&header.key_id) && fits(key, header.algorithm));
-        let key = key.ok_or(AccessError::Refused("an assertion names a key that is not registered"))?;
-        let key = DecodingKey::from_jwk(key).map_err(|_| AccessError::Broken("a registered key cannot be read"))?;
+        // SMART lets a client name its keys' address, which must be the registered one and is not used otherwise.
+        if header.key_url.is_some() && header.key_url != client.jwks_url {
+            return Err(AccessError::Refused("an assertion brings an address of its own keys"));
+        }
+        let key = match &client.jwks_url {
+            Some(url) => self.key_sets.key(url, NamedBy::Client, &header.key_id, |key| fits(key, header.algorithm)).await?,
+            None => registered_key(&client, &header.key_id, header.algorithm)?,
+        };
+        let key = DecodingKey::from_jwk(&key).map_err(|_| AccessError::Refused("a client's key cannot be read"))?;
         let claims = jwt::claims(assertion, &key, header.algorithm)?;
 
         claims.exactly("iss", &client.id)?;
@@ -55,23 +60,21 @@ impl Access {
     }
 }
 
-fn fits(key: &Jwk, algorithm: Algorithm) -> bool {
-    match key.algorithm {
-        AlgorithmParameters::EllipticCurve(_) => algorithm == Algorithm::ES384,
-        AlgorithmParameters::RSA(_) => algorithm == Algorithm::RS384,
-        _ => false,
-    }
+fn registered_key(client: &Client, id: &str, algorithm: Algorithm) -> Result<Jwk, AccessError> {
+    let set: JwkSet = serde_json::from_str(client.jwks.as_deref().unwrap_or(r#"{"keys":[]}"#))
+        .map_err(|_| AccessError::Broken("a registered key set cannot be read"))?;
+    let mut keys = set.keys.into_iter();
+    keys.find(|key| key.common.key_id.as_deref() == Some(id) && fits(key, algorithm))
+        .ok_or(AccessError::Refused("an assertion names a key that is not registered"))
 }
 
-fn unproven_issuer(assertion: &str) -> Result<String, AccessError> {
-    #[derive(serde::Deserialize)]
-    struct Issuer {
-        iss: String,
+fn fits(key: &Jwk, algorithm: Algorithm) -> bool {
+    match key.algorithm {
+        AlgorithmParameters::EllipticCurve(ref key) => algorithm == Algorithm::ES384 && key.curve == EllipticCurve::P384,
+        // 2048 bits in base64url.
+        AlgorithmParameters::RSA(ref key) => algorithm == Algorithm::RS384 && key.n.len() >= 342,
+        _ => false,
     }
-    let claims: Issuer = jsonwebtoken::dangerous::insecure_decode(assertion)
-        .map(|data| data.claims)
-        .map_err(|_| AccessError::Refused("an assertion names no issuer"))?;
-    Ok(claims.iss)
 }
 
 async fn use_once(store: &Store, client: &str, jti: &str, expires: i64) -> Result<(), AccessError> {

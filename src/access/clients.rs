@@ -18,6 +18,14 @@ pub struct Client {
     pub secret_hash: Option<String>,
     /// JSON Web Key Set of public keys.
     pub jwks: Option<String>,
+    /// Where the key set is instead: https, or http on the loopback address of a lango that is tried out there.
+    pub jwks_url: Option<String>,
+    /// The configured outside issuer whose tokens may name this client; `None`: lango's own.
+    pub issuer: Option<String>,
+    /// Where an app for people may be sent back to, each compared as it stands.
+    pub redirect_uris: Vec<String>,
+    /// SHA-256 of the TLS certificate that it must connect with, 64 hex digits.
+    pub certificate: Option<String>,
     pub created: Micros,
     /// When the client was shut out.
     pub disabled: Option<Micros>,
@@ -33,6 +41,10 @@ impl Client {
             roles: Vec::new(),
             secret_hash: None,
             jwks: None,
+            jwks_url: None,
+            issuer: None,
+            redirect_uris: Vec::new(),
+            certificate: None,
             created: now_micros(),
             disabled: None,
         }
@@ -40,6 +52,11 @@ impl Client {
 
     pub fn is_enabled(&self) -> bool {
         self.disabled.is_none()
+    }
+
+    /// An app that cannot keep a secret: it proves itself by PKCE alone.
+    pub fn is_public(&self) -> bool {
+        self.secret_hash.is_none() && self.jwks.is_none() && self.jwks_url.is_none() && self.issuer.is_none()
     }
 }
 
@@ -52,6 +69,15 @@ pub enum ClientError {
     Facility,
     #[error("{0}")]
     Role(#[from] super::UnknownRole),
+    #[error(
+        "user/ and patient/ scopes are for apps that people log in with: add --redirect-uri or --issuer; a program on its own has \
+         system/TYPE.LETTERS"
+    )]
+    NotForPeople,
+    #[error("a redirect URI is https://…, http://localhost/… or an app's own scheme with a dot, without a fragment")]
+    RedirectUri,
+    #[error("a certificate is given by its SHA-256, 64 hex digits in lower case")]
+    Certificate,
     #[error("{0}")]
     Scope(#[from] super::scopes::ScopeError),
     #[error("{0}")]
@@ -64,34 +90,61 @@ pub enum ClientError {
     Database(#[from] sqlx::Error),
 }
 
-type Row = (String, String, String, String, Option<String>, Option<String>, i64, Option<i64>);
+/// In the order of [`FIND`]; the last is how many of the identifiers asked about were revoked.
+type Row = (
+    String,
+    String,
+    String,
+    String,
+    Option<String>,
+    Option<String>,
+    Option<String>,
+    Option<String>,
+    String,
+    Option<String>,
+    i64,
+    Option<i64>,
+    i64,
+);
 
-fn from_row((id, facility, scopes, roles, secret_hash, jwks, created, disabled): Row) -> Client {
-    Client { id, facility, scopes, roles: roles.split_whitespace().map(str::to_owned).collect(), secret_hash, jwks, created, disabled }
+/// `$2` and `$3`: a token's and its grant's identifiers.
+const FIND: &str = "SELECT id, facility, scopes, roles, secret_hash, jwks, jwks_url, issuer, redirect_uris, certificate, created, disabled, \
+     (SELECT count(*) FROM revoked v WHERE v.id IN ($2, $3)) AS revoked FROM client WHERE id = $1";
+
+fn from_row(row: Row) -> Client {
+    let (id, facility, scopes, roles, secret_hash, jwks, jwks_url, issuer, redirect_uris, certificate, created, disabled, _) = row;
+    let words = |text: &str| text.split_whitespace().map(str::to_owned).collect();
+    let (roles, redirect_uris) = (words(&roles), words(&redirect_uris));
+    Client { id, facility, scopes, roles, secret_hash, jwks, jwks_url, issuer, redirect_uris, certificate, created, disabled }
 }
 
 /// The client with this id, disabled ones too.
 pub async fn find(store: &Store, id: &str) -> Result<Option<Client>, sqlx::Error> {
-    const SQL: &str = "SELECT id, facility, scopes, roles, secret_hash, jwks, created, disabled FROM client WHERE id = $1";
+    Ok(find_for(store, id, "", "").await?.map(|(client, _)| client))
+}
+
+/// The client, and whether the token or the grant that it comes with was revoked; one round trip, since every request asks.
+pub(super) async fn find_for(store: &Store, id: &str, token: &str, grant: &str) -> Result<Option<(Client, bool)>, sqlx::Error> {
     // PostgreSQL refuses to look for a text with this character.
     if id.contains('\0') {
         return Ok(None);
     }
-    let row: Option<Row> = on!(store, read, pool => sqlx::query_as(SQL).bind(id).fetch_optional(pool).await?);
-    Ok(row.map(from_row))
+    let row: Option<Row> = on!(store, read, pool => sqlx::query_as(FIND).bind(id).bind(token).bind(grant).fetch_optional(pool).await?);
+    Ok(row.map(|row| (row.12 > 0, row)).map(|(revoked, row)| (from_row(row), revoked)))
 }
 
 /// All clients by id, disabled ones too.
 pub async fn list(store: &Store) -> Result<Vec<Client>, sqlx::Error> {
-    const SQL: &str = "SELECT id, facility, scopes, roles, secret_hash, jwks, created, disabled FROM client ORDER BY id";
+    const SQL: &str = "SELECT id, facility, scopes, roles, secret_hash, jwks, jwks_url, issuer, redirect_uris, certificate, created, \
+         disabled, CAST(0 AS BIGINT) AS revoked FROM client ORDER BY id";
     let rows: Vec<Row> = on!(store, read, pool => sqlx::query_as(SQL).fetch_all(pool).await?);
     Ok(rows.into_iter().map(from_row).collect())
 }
 
 /// Keeps a new client; its words are checked first.
 pub async fn add(store: &Store, client: &Client) -> Result<(), ClientError> {
-    const SQL: &str = "INSERT INTO client (id, facility, scopes, roles, secret_hash, jwks, created, disabled) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT (id) DO NOTHING";
+    const SQL: &str = "INSERT INTO client (id, facility, scopes, roles, secret_hash, jwks, created, disabled, \
+         jwks_url, issuer, redirect_uris, certificate) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) ON CONFLICT (id) DO NOTHING";
     check(client)?;
     let added = on!(store, write, pool => sqlx::query(SQL)
         .bind(&client.id)
@@ -102,6 +155,10 @@ pub async fn add(store: &Store, client: &Client) -> Result<(), ClientError> {
         .bind(&client.jwks)
         .bind(client.created)
         .bind(client.disabled)
+        .bind(&client.jwks_url)
+        .bind(&client.issuer)
+        .bind(client.redirect_uris.join(" "))
+        .bind(&client.certificate)
         .execute(pool)
         .await?
         .rows_affected());
@@ -135,8 +192,33 @@ fn check(client: &Client) -> Result<(), ClientError> {
     for role in &client.roles {
         role.parse::<super::Role>()?;
     }
-    Scopes::parse(&client.scopes)?;
+    let scopes = Scopes::parse(&client.scopes)?;
+    if scopes.is_for_people() && client.redirect_uris.is_empty() && client.issuer.is_none() {
+        return Err(ClientError::NotForPeople);
+    }
+    if client.redirect_uris.iter().any(|uri| !is_redirect_uri(uri)) {
+        return Err(ClientError::RedirectUri);
+    }
+    if client.certificate.as_ref().is_some_and(|digest| digest.len() != 64 || !digest.chars().all(|c| matches!(c, '0'..='9' | 'a'..='f'))) {
+        return Err(ClientError::Certificate);
+    }
+    if client.jwks_url.as_ref().is_some_and(|url| reqwest::Url::parse(url).is_err()) {
+        return Err(ClientError::Jwks("the address of the key set is no URL"));
+    }
     client.jwks.as_deref().map_or(Ok(()), check_jwks)
+}
+
+/// https, http on the own machine (RFC 8252 §7.3), or an app's own scheme; a fragment is refused (RFC 6749 §3.1.2).
+fn is_redirect_uri(uri: &str) -> bool {
+    let Ok(url) = reqwest::Url::parse(uri) else { return false };
+    let own_machine = matches!(url.host_str(), Some("localhost" | "127.0.0.1" | "[::1]"));
+    let scheme_fits = match url.scheme() {
+        "https" => true,
+        "http" => own_machine,
+        // RFC 8252 §7.1: a reversed domain name, which `javascript` and the like are not.
+        scheme => scheme.contains('.'),
+    };
+    scheme_fits && url.fragment().is_none() && !uri.contains(char::is_whitespace)
 }
 
 /// Public keys only, of the kinds that RS384 and ES384 need, each with a name of its own.

@@ -1,27 +1,19 @@
-//! Access tokens: given for a client's proof (OAuth 2.0 client credentials, RFC 6749 §4.4), and believed again later.
+//! The token endpoint's work: from a client's proof, and perhaps a person's grant, to an access token; introspection and revocation.
 
 use super::claimed::Claimed;
-use super::keys::{ALGORITHM, Keys};
-use super::{Access, AccessError, AccessSettings, Context, SKEW_SECONDS, Scopes, TOKEN_SECONDS, jwt, now_seconds};
+use super::clients::{self, Client};
+use super::oauth::ASSERTION_TYPE;
+use super::people::{self, Person};
+use super::scopes::{OFFLINE, ONLINE};
+use super::tickets::{self, Kind, Ticket};
+use super::tokens::{self, Contents, TokenClaims};
+use super::{Access, AccessError, Context, OAuthError, Role, SKEW_SECONDS, Scopes, TOKEN_SECONDS, TokenRequest};
 use crate::config::Secret;
-use jsonwebtoken::Header;
-use std::sync::Arc;
-
-/// RFC 9068: keeps assertions and identity tokens from being taken for access tokens.
-const TOKEN_TYPE: &str = "at+jwt";
-const ASSERTION_TYPE: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
-
-/// A request to the token endpoint: its form, and the user and password of its Authorization header.
-#[derive(Debug, Default)]
-pub struct TokenRequest {
-    pub basic: Option<(String, Secret)>,
-    grant_type: Option<String>,
-    scope: Option<String>,
-    client_id: Option<String>,
-    client_secret: Option<Secret>,
-    client_assertion_type: Option<String>,
-    client_assertion: Option<String>,
-}
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+use subtle::ConstantTimeEq;
 
 /// A token and what it is good for.
 #[derive(Debug)]
@@ -30,87 +22,118 @@ pub struct Grant {
     pub scope: String,
     /// Seconds.
     pub expires_in: i64,
+    pub refresh_token: Option<Secret>,
+    /// SMART's launch context.
+    pub patient: Option<String>,
 }
 
-/// RFC 6749 §5.2. The words are for the client's developer.
-#[derive(Debug, thiserror::Error)]
-pub enum OAuthError {
-    #[error("{0}")]
-    InvalidRequest(&'static str),
-    /// The reason is for the log only.
-    #[error("the client is unknown or disabled, or its secret or assertion does not hold")]
-    InvalidClient(&'static str),
-    #[error("{0}")]
-    InvalidGrant(&'static str),
-    #[error("the grant type is not offered: use client_credentials")]
-    UnsupportedGrantType,
-    #[error("none of the scopes is registered for this client: ask the operator, or ask for less")]
-    InvalidScope,
-    #[error("too many logins at once: come back in a few seconds")]
-    Busy,
-    #[error("the server failed")]
-    Server(#[source] AccessError),
-}
-
-impl OAuthError {
-    /// The `error` code of the reply.
-    pub fn code(&self) -> &'static str {
-        match self {
-            OAuthError::InvalidRequest(_) => "invalid_request",
-            OAuthError::InvalidClient(_) => "invalid_client",
-            OAuthError::InvalidGrant(_) => "invalid_grant",
-            OAuthError::UnsupportedGrantType => "unsupported_grant_type",
-            OAuthError::InvalidScope => "invalid_scope",
-            OAuthError::Busy => "temporarily_unavailable",
-            OAuthError::Server(_) => "server_error",
-        }
-    }
-}
-
-impl From<AccessError> for OAuthError {
-    fn from(error: AccessError) -> OAuthError {
-        match error {
-            AccessError::Refused(reason) => OAuthError::InvalidClient(reason),
-            AccessError::Busy => OAuthError::Busy,
-            AccessError::Claim(words) => OAuthError::InvalidGrant(words),
-            error => OAuthError::Server(error),
-        }
-    }
-}
-
-impl TokenRequest {
-    /// Reads the form's parameters; unknown ones are ignored, none may come twice (RFC 6749 §3.2).
-    pub fn from_form(pairs: impl IntoIterator<Item = (String, String)>) -> Result<TokenRequest, OAuthError> {
-        let mut request = TokenRequest::default();
-        let mut secret = None;
-        for (name, value) in pairs {
-            let field = match name.as_str() {
-                "grant_type" => &mut request.grant_type,
-                "scope" => &mut request.scope,
-                "client_id" => &mut request.client_id,
-                "client_secret" => &mut secret,
-                "client_assertion_type" => &mut request.client_assertion_type,
-                "client_assertion" => &mut request.client_assertion,
-                _ => continue,
-            };
-            if field.replace(value).is_some() {
-                return Err(OAuthError::InvalidRequest("a parameter is given twice"));
-            }
-        }
-        request.client_secret = secret.map(Secret::new);
-        Ok(request)
-    }
+/// A client that proved itself, and what it signed on the way.
+struct Proven {
+    client: Client,
+    claimed: Claimed,
 }
 
 impl Access {
-    /// Gives an access token for a client's secret or signed assertion, with the requested scopes that are registered for
-    /// it (all of them when none is requested).
+    /// Gives an access token: to a program for its own proof (RFC 6749 §4.4), or for the grant of a person (§4.1, §6).
     pub async fn grant(&self, request: &TokenRequest) -> Result<Grant, OAuthError> {
         match request.grant_type.as_deref() {
-            Some("client_credentials") => {}
-            Some(_) => return Err(OAuthError::UnsupportedGrantType),
-            None => return Err(OAuthError::InvalidRequest("grant_type is missing: use client_credentials")),
+            Some("client_credentials") => self.grant_to_program(request).await,
+            Some("authorization_code") => self.grant_for_code(request).await,
+            Some("refresh_token") => self.grant_for_refresh(request).await,
+            Some(_) => Err(OAuthError::UnsupportedGrantType),
+            None => Err(OAuthError::InvalidRequest("grant_type is missing: use client_credentials")),
         }
+    }
+
+    async fn grant_to_program(&self, request: &TokenRequest) -> Result<Grant, OAuthError> {
+        let Proven { client, claimed } = self.proven(request).await?;
+        let registered = Scopes::of_registered(&client.scopes);
+        let requested = request.scope.as_deref().unwrap_or(&client.scopes);
+        let scope = registered.within(requested, &[Context::System]);
+        if scope.is_empty() {
+            return Err(OAuthError::InvalidScope);
+        }
+        super::roles_of(&client, None, &claimed)
+            .map_err(|_| OAuthError::InvalidGrant("organization_id is not the facility of this client"))?;
+        self.mint(&client, scope, &claimed, None, None).await
+    }
+
+    async fn grant_for_code(&self, request: &TokenRequest) -> Result<Grant, OAuthError> {
+        let Proven { client, claimed } = self.proven(request).await?;
+        let code = request.code.as_ref().ok_or(OAuthError::InvalidRequest("code is missing"))?;
+        let verifier = request.code_verifier.as_ref().ok_or(OAuthError::InvalidRequest("code_verifier is missing: PKCE is required"))?;
+        let ticket = tickets::redeem(&self.store, Kind::Code, code, &client.id).await.map_err(stale)?;
+        if request.redirect_uri.as_deref() != Some(ticket.redirect_uri.as_str()) {
+            return Err(OAuthError::InvalidGrant("redirect_uri is not the one that the code was asked with"));
+        }
+        let challenge = URL_SAFE_NO_PAD.encode(Sha256::digest(verifier.expose().as_bytes()));
+        if !bool::from(challenge.as_bytes().ct_eq(ticket.challenge.as_bytes())) {
+            return Err(OAuthError::InvalidGrant("code_verifier does not belong to the code"));
+        }
+        let ticket = Ticket { expires: super::now_micros().saturating_add(tickets::GRANT_LIVES), ..ticket };
+        self.mint_for(client, claimed, ticket, None).await
+    }
+
+    async fn grant_for_refresh(&self, request: &TokenRequest) -> Result<Grant, OAuthError> {
+        let Proven { client, claimed } = self.proven(request).await?;
+        let token = request.refresh_token.as_ref().ok_or(OAuthError::InvalidRequest("refresh_token is missing"))?;
+        let ticket = tickets::redeem(&self.store, Kind::Refresh, token, &client.id).await.map_err(stale)?;
+        self.mint_for(client, claimed, ticket, request.scope.as_deref()).await
+    }
+
+    /// A token for what a person granted, and a new refresh token in place of the one that was used.
+    async fn mint_for(&self, client: Client, mut claimed: Claimed, ticket: Ticket, narrower: Option<&str>) -> Result<Grant, OAuthError> {
+        if tickets::is_revoked(&self.store, &ticket.grant).await? {
+            return Err(OAuthError::InvalidGrant("the grant was taken back: the person must log in again"));
+        }
+        let person = people::find(&self.store, &ticket.person).await?.filter(Person::is_enabled);
+        let person = person.ok_or(OAuthError::InvalidGrant("the person may not log in any more"))?;
+        let granted = Scopes::of_registered(&ticket.scopes);
+        let contexts = [Context::User, Context::Patient];
+        // Words that are no rights come along as they were granted.
+        let scope = match narrower {
+            Some(requested) => granted.within(requested, &contexts),
+            None => ticket.scopes.clone(),
+        };
+        if scope.is_empty() {
+            return Err(OAuthError::InvalidScope);
+        }
+        person.complete(&mut claimed).map_err(OAuthError::InvalidGrant)?;
+        super::roles_of(&client, Some(&person), &claimed)
+            .map_err(|_| OAuthError::InvalidGrant("organization_id is not the facility of this person"))?;
+        let refreshable = ticket.scopes.split(' ').any(|word| word == OFFLINE || word == ONLINE);
+        let refresh = if refreshable { Some(ticket.keep(&self.store, Kind::Refresh).await?) } else { None };
+        let mut grant = self.mint(&client, scope, &claimed, Some(&person), Some(&ticket.grant)).await?;
+        grant.refresh_token = refresh;
+        Ok(grant)
+    }
+
+    async fn mint(
+        &self,
+        client: &Client,
+        scope: String,
+        claimed: &Claimed,
+        person: Option<&Person>,
+        grant: Option<&str>,
+    ) -> Result<Grant, OAuthError> {
+        self.look_for_keys().await?;
+        let patient = person.and_then(|person| person.patient.clone());
+        let contents = Contents {
+            client: &client.id,
+            scope: &scope,
+            claimed,
+            person: person.map(|person| person.id.as_str()),
+            patient: patient.as_deref(),
+            grant,
+            certificate: client.certificate.as_deref(),
+        };
+        let access_token = tokens::sign(&contents, &self.keys.load(), &self.settings)?;
+        Ok(Grant { access_token, scope, expires_in: TOKEN_SECONDS, refresh_token: None, patient })
+    }
+
+    /// The client that makes a request to one of these endpoints. An app without secret and keys is believed by its name alone:
+    /// what it may get so, PKCE or a token of its own proves.
+    async fn proven(&self, request: &TokenRequest) -> Result<Proven, OAuthError> {
         let id = request.client_id.as_deref();
         let mut claimed = Claimed::default();
         let client = match (&request.basic, &request.client_secret, &request.client_assertion) {
@@ -134,73 +157,96 @@ impl Access {
                 claimed = said;
                 client
             }
-            (None, None, None) => return Err(OAuthError::InvalidClient("no credentials")),
+            (None, None, None) => {
+                let app = match id.filter(|_| request.grant_type.as_deref() != Some("client_credentials")) {
+                    Some(id) => clients::find(&self.store, id).await?,
+                    None => None,
+                };
+                let app = app.filter(|client| client.is_enabled() && client.is_public() && !client.redirect_uris.is_empty());
+                app.ok_or(OAuthError::InvalidClient("no credentials"))?
+            }
             _ => return Err(OAuthError::InvalidRequest("give one kind of client credentials only")),
         };
-        let registered = Scopes::of_registered(&client.scopes);
-        let scope = match request.scope.as_deref() {
-            Some(requested) => registered.within(requested, &[Context::System]),
-            None => registered.within(&client.scopes, &[Context::System]),
-        };
-        if scope.is_empty() {
-            return Err(OAuthError::InvalidScope);
+        if client.issuer.is_some() {
+            return Err(OAuthError::InvalidClient("the client is another issuer's"));
         }
-        super::roles_of(&client, &claimed).map_err(|_| OAuthError::InvalidGrant("organization_id is not the facility of this client"))?;
-        let now = now_seconds();
-        let mut claims = serde_json::json!({
-            "iss": self.settings.public_url,
-            "sub": client.id,
-            "client_id": client.id,
+        if client.certificate.is_some() && client.certificate != request.certificate {
+            return Err(OAuthError::InvalidClient("the client is bound to another certificate than the connection's"));
+        }
+        Ok(Proven { client, claimed })
+    }
+
+    /// RFC 7662: what a token is good for. Clients learn of their own tokens, the operator's of all; of any other token nothing.
+    pub async fn introspect(&self, request: &TokenRequest) -> Result<Value, OAuthError> {
+        let Proven { client, .. } = self.proven(request).await?;
+        let token = request.token.as_ref().ok_or(OAuthError::InvalidRequest("token is missing"))?;
+        let inactive = json!({ "active": false });
+        if client.is_public() {
+            return Ok(inactive);
+        }
+        let Some(claims) = self.current(token).await? else { return Ok(inactive) };
+        let operator = client.roles.iter().any(|role| role == Role::Operator.as_str());
+        if claims.client != client.id && !operator {
+            return Ok(inactive);
+        }
+        let mut answer = json!({
+            "active": true,
+            "scope": claims.scope,
+            "client_id": claims.client,
+            "sub": claims.person.as_deref().unwrap_or(&claims.client),
+            "token_type": "Bearer",
+            "iss": claims.issuer.as_deref().unwrap_or(&self.settings.public_url),
             "aud": self.settings.fhir_base(),
-            "iat": now,
-            "nbf": now,
-            "exp": now.saturating_add(TOKEN_SECONDS),
-            "jti": uuid::Uuid::new_v4().to_string(),
-            "scope": scope,
+            "iat": claims.issued,
+            "exp": claims.expires,
+            "jti": &*claims.id,
         });
-        if let Some(extensions) = claimed.to_extensions() {
-            claims["extensions"] = extensions;
+        if let Some(patient) = &claims.patient {
+            answer["patient"] = json!(&**patient);
         }
-        let key = self.keys.newest()?;
-        let mut header = Header::new(ALGORITHM);
-        header.typ = Some(TOKEN_TYPE.to_owned());
-        header.kid = Some(key.id.clone());
-        let access_token = jsonwebtoken::encode(&header, &claims, &key.private)
-            .map_err(|_| OAuthError::Server(AccessError::Broken("a token could not be signed")))?;
-        Ok(Grant { access_token, scope, expires_in: TOKEN_SECONDS })
+        if let Some(extensions) = claims.claimed.to_extensions() {
+            answer["extensions"] = extensions;
+        }
+        Ok(answer)
+    }
+
+    /// The claims of an access token that a request could be made with now.
+    async fn current(&self, token: &Secret) -> Result<Option<std::sync::Arc<TokenClaims>>, OAuthError> {
+        let claims = match self.verified_token(token.expose()).await {
+            Ok(claims) => claims,
+            Err(AccessError::Refused(_) | AccessError::Claim(_)) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        match self.holder(&claims).await {
+            Ok(_) => Ok(Some(claims)),
+            Err(AccessError::Refused(_)) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// RFC 7009: takes back an access token, or a refresh token with everything that its grant gave. What is no token of the client's
+    /// is nothing to take back, and is not told from one.
+    pub async fn revoke(&self, request: &TokenRequest) -> Result<(), OAuthError> {
+        let Proven { client, .. } = self.proven(request).await?;
+        let token = request.token.as_ref().ok_or(OAuthError::InvalidRequest("token is missing"))?;
+        if let Some(grant) = tickets::grant_of(&self.store, token, &client.id).await? {
+            return Ok(tickets::end_grant(&self.store, &grant).await?);
+        }
+        match self.verified_token(token.expose()).await {
+            Ok(claims) if claims.client == client.id => {
+                let expires = claims.expires.saturating_add(SKEW_SECONDS * 2).saturating_mul(1_000_000);
+                Ok(tickets::revoke(&self.store, &claims.id, expires).await?)
+            }
+            Ok(_) | Err(AccessError::Refused(_) | AccessError::Claim(_)) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
     }
 }
 
-/// What a verified access token says.
-pub(super) struct TokenClaims {
-    pub client: String,
-    pub scopes: Arc<Scopes>,
-    pub claimed: Arc<Claimed>,
-    /// `jti`.
-    pub id: Arc<str>,
-    /// Seconds since 1970.
-    pub expires: i64,
-}
-
-impl TokenClaims {
-    /// Whether the token still lives.
-    pub fn check_time(&self, now: i64) -> Result<(), AccessError> {
-        if self.expires.saturating_add(SKEW_SECONDS) <= now { Err(AccessError::Refused("a token has expired")) } else { Ok(()) }
+/// A code or refresh token that does not hold is the grant's fault, not the client's.
+fn stale(error: AccessError) -> OAuthError {
+    match error {
+        AccessError::Refused(_) => OAuthError::InvalidGrant("the code or refresh token does not hold, or was used before: log in again"),
+        error => error.into(),
     }
-}
-
-/// Believes a token that one of `keys` signed for this server.
-pub(super) fn verify(token: &str, keys: &Keys, settings: &AccessSettings, now: i64) -> Result<TokenClaims, AccessError> {
-    let header = jwt::header(token)?;
-    if header.algorithm != ALGORITHM || header.kind.as_deref() != Some(TOKEN_TYPE) {
-        return Err(AccessError::Refused("not an access token of this server"));
-    }
-    let key = keys.find(&header.key_id).ok_or(AccessError::Refused("a token is signed with an unknown key"))?;
-    let claims = jwt::claims(token, &key.public, ALGORITHM)?;
-    claims.exactly("iss", &settings.public_url)?;
-    claims.audience(&settings.fhir_base())?;
-    let expires = claims.lifetime(now)?;
-    let scopes = Arc::new(Scopes::of_registered(claims.text("scope")?));
-    let claimed = Arc::new(claims.claimed()?);
-    Ok(TokenClaims { client: claims.text("sub")?.to_owned(), scopes, claimed, id: claims.text("jti")?.into(), expires })
 }

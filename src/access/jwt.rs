@@ -17,6 +17,8 @@ pub(super) struct Unproven {
     pub algorithm: Algorithm,
     pub key_id: String,
     pub kind: Option<String>,
+    /// `jku`: where the signer says that its keys are. It never is where lango looks for them.
+    pub key_url: Option<String>,
 }
 
 /// Reads the header. Refuses what lango never accepts: extensions that must be understood, and keys brought along.
@@ -28,11 +30,26 @@ pub(super) fn header(token: &str) -> Result<Unproven, AccessError> {
     if header.crit.is_some() || header.extras.inner().contains_key("b64") {
         return Err(AccessError::Refused("a token has a critical extension"));
     }
-    if header.jwk.is_some() || header.jku.is_some() || header.x5u.is_some() || header.x5c.is_some() {
+    if header.jwk.is_some() || header.x5u.is_some() || header.x5c.is_some() {
         return Err(AccessError::Refused("a token brings its own key"));
     }
     let key_id = header.kid.ok_or(AccessError::Refused("a token names no key"))?;
-    Ok(Unproven { algorithm: header.alg, key_id, kind: header.typ })
+    Ok(Unproven { algorithm: header.alg, key_id, kind: header.typ, key_url: header.jku })
+}
+
+/// Who a token says it is from; nothing here is proven.
+pub(super) fn unproven_issuer(token: &str) -> Result<String, AccessError> {
+    #[derive(serde::Deserialize)]
+    struct Issuer {
+        iss: String,
+    }
+    if token.len() > MAX_LENGTH {
+        return Err(AccessError::Refused("a token is too long"));
+    }
+    let claims: Issuer = jsonwebtoken::dangerous::insecure_decode(token)
+        .map(|data| data.claims)
+        .map_err(|_| AccessError::Refused("a token names no issuer"))?;
+    Ok(claims.iss)
 }
 
 /// The claims, after the signature by `key` with exactly `algorithm` has been verified.
@@ -57,8 +74,26 @@ impl Claims {
         self.0.get(name).and_then(Value::as_str).filter(|text| !text.is_empty()).ok_or(AccessError::Refused("a token lacks a claim"))
     }
 
+    /// A text that may be absent; of another kind or empty it is refused.
+    pub fn optional(&self, name: &str) -> Result<Option<&str>, AccessError> {
+        if self.has(name) { self.text(name).map(Some) } else { Ok(None) }
+    }
+
+    pub fn has(&self, name: &str) -> bool {
+        self.0.contains_key(name)
+    }
+
+    /// An object that may be absent.
+    pub fn object(&self, name: &str) -> Result<Option<&Map<String, Value>>, AccessError> {
+        match self.0.get(name) {
+            None => Ok(None),
+            Some(Value::Object(members)) => Ok(Some(members)),
+            Some(_) => Err(AccessError::Refused("a token's claim is no object")),
+        }
+    }
+
     /// A whole number of seconds since 1970; digits only, as `1e9` and `"1"` are read differently by different readers.
-    fn seconds(&self, name: &str) -> Result<Option<i64>, AccessError> {
+    pub fn seconds(&self, name: &str) -> Result<Option<i64>, AccessError> {
         let Some(value) = self.0.get(name) else { return Ok(None) };
         value.as_i64().filter(|seconds| *seconds > 0).map(Some).ok_or(AccessError::Refused("a token's time is no whole number"))
     }
@@ -95,6 +130,16 @@ impl Claims {
     /// What was signed about the request.
     pub fn claimed(&self) -> Result<Claimed, AccessError> {
         Claimed::of(&self.0).map_err(AccessError::Claim)
+    }
+
+    /// `aud` must name this, perhaps among others, as issuers of tokens for several servers write it.
+    pub fn one_audience(&self, expected: &str) -> Result<(), AccessError> {
+        let named = match self.0.get("aud") {
+            Some(Value::Array(several)) => several.iter().any(|one| one.as_str() == Some(expected)),
+            Some(one) => one.as_str() == Some(expected),
+            None => false,
+        };
+        if named { Ok(()) } else { Err(AccessError::Refused("a token is meant for somebody else")) }
     }
 
     /// The claim must be exactly this.

@@ -1,7 +1,11 @@
 //! The keys that sign access tokens. They are made at the first start and kept in the database, so that every process on it
 //! believes the others' tokens. Whoever can read the database can forge tokens; whoever can read it needs none.
+//!
+//! Rotation adds a key. Every process signs with it at its next look into the database, and knows it at once when a token names it;
+//! the one before verifies until all tokens that it signed have ended. No row is ever removed: other secrets come from the oldest.
 
-use super::{AccessError, now_micros, on, secrets};
+use super::{AccessError, TOKEN_SECONDS, now_micros, on, secrets};
+use crate::fhir::time::Micros;
 use crate::store::Store;
 use jsonwebtoken::jwk::{Jwk, PublicKeyUse, ThumbprintHash};
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey};
@@ -14,6 +18,11 @@ const PKCS8_P256: [u8; 35] = [
     0x3d, 0x03, 0x01, 0x07, 0x04, 0x27, 0x30, 0x25, 0x02, 0x01, 0x01, 0x04, 0x20,
 ];
 
+/// How long a key verifies after its successor came: processes look for new keys within [`LOOK_AGAIN`], tokens live after that.
+const RETIRES_AFTER: Micros = (TOKEN_SECONDS + 600) * 1_000_000;
+/// How often a signer looks for a newer key.
+pub(super) const LOOK_AGAIN: std::time::Duration = std::time::Duration::from_secs(10);
+
 /// One key pair.
 pub(super) struct Key {
     /// RFC 7638 thumbprint.
@@ -21,6 +30,8 @@ pub(super) struct Key {
     pub private: EncodingKey,
     pub public: DecodingKey,
     jwk: Jwk,
+    /// When the next key came; `None`: this one is the newest.
+    succeeded: Option<Micros>,
     /// What other secrets are derived from.
     seed: [u8; 32],
 }
@@ -31,12 +42,18 @@ pub(super) struct Keys(Vec<Key>);
 impl Keys {
     /// Reads the keys, making the first one on a new database.
     pub async fn load(store: &Store) -> Result<Keys, AccessError> {
-        const SQL: &str = "SELECT pkcs8 FROM signing_key ORDER BY id DESC";
-        if count(store).await? == 0 {
-            insert_first(store, &generate()?).await?;
+        const SQL: &str = "SELECT pkcs8, created FROM signing_key ORDER BY id DESC";
+        if newest_id(store).await? == 0 {
+            insert(store, 1).await?;
         }
-        let rows: Vec<(Vec<u8>,)> = on!(store, read, pool => sqlx::query_as(SQL).fetch_all(pool).await?);
-        rows.iter().map(|(pkcs8,)| Key::from_pkcs8(pkcs8)).collect::<Result<_, _>>().map(Keys)
+        let rows: Vec<(Vec<u8>, i64)> = on!(store, read, pool => sqlx::query_as(SQL).fetch_all(pool).await?);
+        let mut succeeded = None;
+        let mut keys = Vec::with_capacity(rows.len());
+        for (pkcs8, created) in &rows {
+            keys.push(Key { succeeded, ..Key::from_pkcs8(pkcs8)? });
+            succeeded = Some(*created);
+        }
+        Ok(Keys(keys))
     }
 
     /// The key that signs.
@@ -50,16 +67,21 @@ impl Keys {
         Ok(blake3::derive_key(purpose, &oldest.seed))
     }
 
-    pub fn find(&self, id: &str) -> Option<&Key> {
-        self.0.iter().find(|key| key.id == id)
+    /// The key with this id, unless it has retired.
+    pub fn find(&self, id: &str, now: Micros) -> Option<&Key> {
+        self.0.iter().find(|key| key.id == id && key.verifies(now))
     }
 
-    pub fn jwks(&self) -> serde_json::Value {
-        serde_json::json!({ "keys": self.0.iter().map(|key| &key.jwk).collect::<Vec<_>>() })
+    pub fn jwks(&self, now: Micros) -> serde_json::Value {
+        serde_json::json!({ "keys": self.0.iter().filter(|key| key.verifies(now)).map(|key| &key.jwk).collect::<Vec<_>>() })
     }
 }
 
 impl Key {
+    fn verifies(&self, now: Micros) -> bool {
+        self.succeeded.is_none_or(|succeeded| succeeded.saturating_add(RETIRES_AFTER) > now)
+    }
+
     fn from_pkcs8(pkcs8: &[u8]) -> Result<Key, AccessError> {
         let broken = |_| AccessError::Broken("a signing key cannot be read");
         let private = EncodingKey::from_ec_der(pkcs8);
@@ -68,20 +90,27 @@ impl Key {
         jwk.common.key_id = Some(id.clone());
         jwk.common.public_key_use = Some(PublicKeyUse::Signature);
         let seed = blake3::derive_key("lango 2026 secrets beside the signing key", pkcs8);
-        Ok(Key { id, public: DecodingKey::from_jwk(&jwk).map_err(broken)?, private, jwk, seed })
+        Ok(Key { succeeded: None, id, public: DecodingKey::from_jwk(&jwk).map_err(broken)?, private, jwk, seed })
     }
 }
 
-async fn count(store: &Store) -> Result<i64, AccessError> {
-    const SQL: &str = "SELECT count(*) FROM signing_key";
-    let (count,): (i64,) = on!(store, read, pool => sqlx::query_as(SQL).fetch_one(pool).await?);
-    Ok(count)
+/// Adds a key that signs from now on; tokens that older keys signed hold until they end.
+pub async fn rotate(store: &Store) -> Result<(), AccessError> {
+    let newest = newest_id(store).await?;
+    insert(store, newest.saturating_add(1)).await
 }
 
-/// Of several processes that start at once on a new database, one's key is kept.
-async fn insert_first(store: &Store, pkcs8: &[u8]) -> Result<(), AccessError> {
-    const SQL: &str = "INSERT INTO signing_key (id, pkcs8, created) VALUES (1, $1, $2) ON CONFLICT (id) DO NOTHING";
-    on!(store, write, pool => sqlx::query(SQL).bind(pkcs8).bind(now_micros()).execute(pool).await.map(drop)?);
+async fn newest_id(store: &Store) -> Result<i64, AccessError> {
+    const SQL: &str = "SELECT CAST(COALESCE(max(id), 0) AS BIGINT) FROM signing_key";
+    let (id,): (i64,) = on!(store, read, pool => sqlx::query_as(SQL).fetch_one(pool).await?);
+    Ok(id)
+}
+
+/// Of several processes that add the same number at once, one's key is kept.
+async fn insert(store: &Store, id: i64) -> Result<(), AccessError> {
+    const SQL: &str = "INSERT INTO signing_key (id, pkcs8, created) VALUES ($1, $2, $3) ON CONFLICT (id) DO NOTHING";
+    let pkcs8 = generate()?;
+    on!(store, write, pool => sqlx::query(SQL).bind(id).bind(&pkcs8).bind(now_micros()).execute(pool).await.map(drop)?);
     Ok(())
 }
 

@@ -13,6 +13,7 @@
 //! It must never know HTTP (see [`crate::http::auth`]) or what a resource says.
 
 mod assertion;
+mod authorize;
 mod caller;
 mod claimed;
 pub mod clients;
@@ -20,31 +21,45 @@ pub mod consent;
 mod directory;
 pub mod gate;
 mod grant;
+mod issuers;
 mod jwt;
-mod keys;
+mod key_sets;
+pub mod keys;
 mod narrow;
+mod oauth;
+pub mod people;
 mod role;
 mod scopes;
 mod secrets;
+mod tickets;
+mod tokens;
+mod totp;
 
+pub use authorize::{Asked, AuthorizeError, Step};
 pub use caller::{Bound, Caller, Forbidden, Reach};
 pub use claimed::{Claimed, Code};
-pub use grant::{Grant, OAuthError, TokenRequest};
+pub use grant::Grant;
+pub use key_sets::BETWEEN_FETCHES;
+pub use oauth::{OAuthError, TokenRequest};
 pub use role::{Role, UnknownRole};
 pub use scopes::{Context, Interaction, Params, Scopes};
 pub use secrets::{generate_secret, hash_secret};
 
-use crate::config::{AuthMode, Secret};
+use crate::config::{AuthMode, Issuer, Secret};
 use crate::fhir::time::Micros;
 use crate::store::gate::Gate;
 use crate::store::{FacilityKey, Scope, Store};
+use arc_swap::ArcSwap;
 use caller::Presented;
 use clients::Client;
 use consent::Deployment;
 use consent::vocabulary::Coding;
 use directory::Directory;
+use people::Person;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+use tokens::{TokenClaims, Unbelieved};
 
 /// Why a caller was not believed. The public words are the same for every [`AccessError::Refused`].
 #[derive(Debug, thiserror::Error)]
@@ -82,6 +97,10 @@ pub struct AccessSettings {
     pub public_url: String,
     /// Code of the operator's own organisation, whose facility number is 0.
     pub operator_code: String,
+    /// Outside issuers whose tokens are believed.
+    pub issuers: Vec<Issuer>,
+    /// The shortest time between two fetches of one key set; [`BETWEEN_FETCHES`] unless a test is in a hurry.
+    pub between_fetches: Duration,
     /// Identifier system of facilities.
     pub facility_system: String,
     /// Identifier system of practitioners.
@@ -94,9 +113,12 @@ pub struct AccessSettings {
 pub struct Access {
     store: Store,
     settings: AccessSettings,
-    keys: keys::Keys,
+    keys: ArcSwap<keys::Keys>,
+    /// When the database was last looked into for newer keys.
+    looked: Mutex<Instant>,
+    key_sets: key_sets::KeySets,
     secrets: secrets::Verifier,
-    tokens: Mutex<HashMap<blake3::Hash, Arc<grant::TokenClaims>>>,
+    tokens: Mutex<HashMap<blake3::Hash, Arc<TokenClaims>>>,
     facilities: Mutex<HashMap<String, FacilityKey>>,
     directory: Directory,
 }
@@ -104,10 +126,45 @@ pub struct Access {
 impl Access {
     /// Reads the signing keys, making the first one on a new database.
     pub async fn open(store: Store, settings: AccessSettings) -> Result<Access, AccessError> {
-        let keys = keys::Keys::load(&store).await?;
+        let keys = ArcSwap::from_pointee(keys::Keys::load(&store).await?);
+        let key_sets = key_sets::KeySets::new(&settings.public_url, settings.between_fetches)?;
+        let looked = Mutex::new(Instant::now());
         let directory = Directory::new(store.clone(), &settings.facility_system, &settings.practitioner_system);
         let secrets = secrets::Verifier::new();
-        Ok(Access { store, settings, keys, secrets, tokens: Mutex::default(), facilities: Mutex::default(), directory })
+        Ok(Access { store, settings, keys, looked, key_sets, secrets, tokens: Mutex::default(), facilities: Mutex::default(), directory })
+    }
+
+    /// Looks for keys that another process added, unless that was done a moment ago.
+    async fn look_for_keys(&self) -> Result<(), AccessError> {
+        self.look_for_keys_after(keys::LOOK_AGAIN).await
+    }
+
+    async fn look_for_keys_after(&self, pause: Duration) -> Result<(), AccessError> {
+        {
+            let mut looked = self.looked.lock().unwrap_or_else(PoisonError::into_inner);
+            if looked.elapsed() < pause {
+                return Ok(());
+            }
+            *looked = Instant::now();
+        }
+        self.keys.store(Arc::new(keys::Keys::load(&self.store).await?));
+        Ok(())
+    }
+
+    /// Where clients reach lango; the issuer of its tokens.
+    pub fn public_url(&self) -> &str {
+        &self.settings.public_url
+    }
+
+    /// What browsers send as `Origin` from lango's own pages.
+    pub fn origin(&self) -> String {
+        reqwest::Url::parse(&self.settings.public_url).map(|url| url.origin().ascii_serialization()).unwrap_or_default()
+    }
+
+    /// A path of lango's as browsers must ask for it, when it is reached below another path.
+    pub fn local_path(&self, path: &str) -> String {
+        let base = reqwest::Url::parse(&self.settings.public_url).map(|url| url.path().trim_end_matches('/').to_owned());
+        format!("{}{path}", base.unwrap_or_default())
     }
 
     pub fn mode(&self) -> AuthMode {
@@ -123,31 +180,63 @@ impl Access {
         Ok(Caller::unrestricted(owner, facility.map(str::to_owned)))
     }
 
-    /// The caller with this client's secret.
-    pub async fn basic_caller(&self, id: &str, secret: &Secret) -> Result<Caller, AccessError> {
+    /// The caller with this client's secret, on a connection made with this certificate.
+    pub async fn basic_caller(&self, id: &str, secret: &Secret, certificate: Option<&str>) -> Result<Caller, AccessError> {
         let client = self.authenticate_secret(id, secret).await?;
         let scopes = Arc::new(Scopes::of_registered(&client.scopes));
-        self.caller(client, Presented { scopes, ..Presented::default() }).await
+        self.caller(client, None, Presented { scopes, ..Presented::default() }, certificate).await
     }
 
-    /// The caller with this access token.
-    pub async fn bearer_caller(&self, token: &str) -> Result<Caller, AccessError> {
-        let claims = self.verified_token(token)?;
-        let client = clients::find(&self.store, &claims.client).await?.filter(Client::is_enabled);
-        let client = client.ok_or(AccessError::Refused("the token's client is disabled or gone"))?;
+    /// The caller with this access token, on a connection made with this certificate.
+    pub async fn bearer_caller(&self, token: &str, certificate: Option<&str>) -> Result<Caller, AccessError> {
+        let claims = self.verified_token(token).await?;
+        let (client, person) = self.holder(&claims).await?;
+        if claims.certificate.is_some() && claims.certificate.as_deref() != certificate {
+            return Err(AccessError::Refused("a token is bound to another certificate than the connection's"));
+        }
         let presented = Presented {
             scopes: Arc::clone(&claims.scopes),
             claimed: Arc::clone(&claims.claimed),
+            person: claims.person.clone(),
+            patient: claims.patient.clone(),
             expires: Some(claims.expires),
             token: Some(Arc::clone(&claims.id)),
-            ..Presented::default()
         };
-        self.caller(client, presented).await
+        self.caller(client, person, presented, certificate).await
     }
 
-    async fn caller(&self, client: Client, presented: Presented) -> Result<Caller, AccessError> {
+    /// Client and person of a token as they stand now; a token that was taken back, or whose client or person is shut out, has none.
+    async fn holder(&self, claims: &TokenClaims) -> Result<(Client, Option<Person>), AccessError> {
+        let found = clients::find_for(&self.store, &claims.client, &claims.id, &claims.grant).await?;
+        let (client, revoked) = found.ok_or(AccessError::Refused("the token's client is gone"))?;
+        if revoked || !client.is_enabled() || client.issuer != claims.issuer {
+            return Err(AccessError::Refused("the token was taken back, or its client is disabled or another issuer's"));
+        }
+        let person = match (&claims.person, &claims.issuer) {
+            (Some(id), None) => {
+                let person = people::find(&self.store, id).await?.filter(Person::is_enabled);
+                Some(person.ok_or(AccessError::Refused("the token's person is disabled or gone"))?)
+            }
+            _ => None,
+        };
+        Ok((client, person))
+    }
+
+    async fn caller(
+        &self,
+        mut client: Client,
+        person: Option<Person>,
+        presented: Presented,
+        certificate: Option<&str>,
+    ) -> Result<Caller, AccessError> {
+        if client.certificate.is_some() && client.certificate.as_deref() != certificate {
+            return Err(AccessError::Refused("a client is bound to another certificate than the connection's"));
+        }
+        let roles = roles_of(&client, person.as_ref(), &presented.claimed)?;
+        if let Some(person) = person {
+            client.facility = person.facility;
+        }
         let owner = self.facility_key(&client.facility).await?;
-        let roles = roles_of(&client, &presented.claimed)?;
         let scope = self.scope(&client, owner, &roles, &presented.claimed).await?;
         Ok(Caller::of_client(client, owner, scope, roles, presented))
     }
@@ -176,21 +265,38 @@ impl Access {
         client.filter(|_| matches).ok_or(AccessError::Refused("unknown client, disabled client or wrong secret"))
     }
 
-    fn verified_token(&self, token: &str) -> Result<Arc<grant::TokenClaims>, AccessError> {
+    async fn verified_token(&self, token: &str) -> Result<Arc<TokenClaims>, AccessError> {
         let digest = blake3::hash(token.as_bytes());
-        let mut known = self.tokens.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(claims) = known.get(&digest) {
+        let remembered = self.tokens.lock().unwrap_or_else(PoisonError::into_inner).get(&digest).map(Arc::clone);
+        if let Some(claims) = remembered {
             claims.check_time(now_seconds())?;
-            return Ok(Arc::clone(claims));
+            return Ok(claims);
         }
-        drop(known);
-        let claims = Arc::new(grant::verify(token, &self.keys, &self.settings, now_seconds())?);
-        known = self.tokens.lock().unwrap_or_else(PoisonError::into_inner);
+        let claims = Arc::new(self.verify(token).await?);
+        let mut known = self.tokens.lock().unwrap_or_else(PoisonError::into_inner);
         if known.len() >= REMEMBERED {
             known.clear();
         }
         known.insert(digest, Arc::clone(&claims));
         Ok(claims)
+    }
+
+    async fn verify(&self, token: &str) -> Result<TokenClaims, AccessError> {
+        if let Some(claims) = issuers::verify(token, &self.settings.issuers, &self.key_sets, now_seconds()).await? {
+            return Ok(claims);
+        }
+        match tokens::verify(token, &self.keys.load(), &self.settings, now_seconds()) {
+            Ok(claims) => return Ok(claims),
+            Err(Unbelieved::Refused(error)) => return Err(error),
+            Err(Unbelieved::UnknownKey) => {}
+        }
+        // Perhaps another process rotated the keys just now. Strangers' key names cost one look a second.
+        self.look_for_keys_after(Duration::from_secs(1)).await?;
+        match tokens::verify(token, &self.keys.load(), &self.settings, now_seconds()) {
+            Ok(claims) => Ok(claims),
+            Err(Unbelieved::Refused(error)) => Err(error),
+            Err(Unbelieved::UnknownKey) => Err(AccessError::Refused("a token is signed with an unknown key")),
+        }
     }
 
     async fn facility_key(&self, code: &str) -> Result<FacilityKey, AccessError> {
@@ -211,12 +317,12 @@ impl Access {
 
     /// A secret for `purpose`, the same in every process on this database.
     pub fn secret(&self, purpose: &str) -> Result<[u8; 32], AccessError> {
-        self.keys.secret(purpose)
+        self.keys.load().secret(purpose)
     }
 
     /// The public keys that access tokens can be verified with (RFC 7517).
     pub fn jwks(&self) -> serde_json::Value {
-        self.keys.jwks()
+        self.keys.load().jwks(now_micros())
     }
 
     /// `.well-known/smart-configuration` (<https://hl7.org/fhir/smart-app-launch/conformance.html>).
@@ -225,14 +331,24 @@ impl Access {
         serde_json::json!({
             "issuer": url,
             "jwks_uri": format!("{url}/auth/jwks.json"),
+            "authorization_endpoint": format!("{url}/auth/authorize"),
             "token_endpoint": self.settings.token_endpoint(),
-            "grant_types_supported": ["client_credentials"],
-            "token_endpoint_auth_methods_supported": ["client_secret_basic", "client_secret_post", "private_key_jwt"],
+            "introspection_endpoint": format!("{url}/auth/introspect"),
+            "revocation_endpoint": format!("{url}/auth/revoke"),
+            "grant_types_supported": ["client_credentials", "authorization_code", "refresh_token"],
+            "token_endpoint_auth_methods_supported": ["client_secret_basic", "client_secret_post", "private_key_jwt", "none"],
             "token_endpoint_auth_signing_alg_values_supported": ["RS384", "ES384"],
-            "scopes_supported": ["system/*.cruds", "system/*.rs", "system/*.read", "system/*.write", "system/*.*"],
-            "response_types_supported": [],
+            "scopes_supported": [
+                "system/*.cruds", "system/*.rs", "system/*.read", "system/*.write", "system/*.*", "user/*.cruds", "patient/*.rs",
+                "launch/patient", "offline_access", "online_access",
+            ],
+            "response_types_supported": ["code"],
             "code_challenge_methods_supported": ["S256"],
-            "capabilities": ["client-confidential-symmetric", "client-confidential-asymmetric", "permission-v1", "permission-v2"],
+            "capabilities": [
+                "launch-standalone", "client-public", "client-confidential-symmetric", "client-confidential-asymmetric",
+                "context-standalone-patient", "permission-offline", "permission-online", "permission-patient", "permission-user",
+                "permission-v1", "permission-v2",
+            ],
         })
     }
 }
@@ -257,15 +373,20 @@ pub fn purpose(code: &Code) -> Coding {
     }
 }
 
-/// The client's roles, narrowed by what was claimed. A claimed role without a system is one of lango's; one of another system says
-/// what the practitioner is and leaves the roles as they are.
-fn roles_of(client: &Client, claimed: &Claimed) -> Result<Vec<Role>, AccessError> {
-    if claimed.organization.as_ref().is_some_and(|organization| *organization != client.facility) {
+/// The client's roles, and of those the person's, narrowed by what was claimed. A claimed role without a system is one of lango's; one
+/// of another system says what the practitioner is and leaves the roles as they are.
+fn roles_of(client: &Client, person: Option<&Person>, claimed: &Claimed) -> Result<Vec<Role>, AccessError> {
+    let facility = person.map_or(&client.facility, |person| &person.facility);
+    if claimed.organization.as_ref().is_some_and(|organization| organization != facility) {
         return Err(AccessError::Refused("a caller acts for another organisation than its own"));
     }
-    let mut roles: Vec<Role> = client.roles.iter().filter_map(|role| role.parse().ok()).collect();
-    if client.roles.is_empty() {
-        roles.push(Role::Facility);
+    let parsed = |roles: &[String]| -> Vec<Role> {
+        if roles.is_empty() { vec![Role::Facility] } else { roles.iter().filter_map(|role| role.parse().ok()).collect() }
+    };
+    let mut roles = parsed(&client.roles);
+    if let Some(person) = person {
+        let own = parsed(&person.roles);
+        roles.retain(|role| own.contains(role));
     }
     if let Some(Code { system: None, code }) = &claimed.role {
         roles.retain(|role| role.as_str() == code);

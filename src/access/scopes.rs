@@ -84,9 +84,10 @@ pub enum Context {
 pub struct ScopeError(String);
 
 /// What is no right to resources but may be registered and asked for beside scopes.
-pub const OFFLINE: &str = "offline_access";
-pub const LAUNCH_PATIENT: &str = "launch/patient";
-const WORDS: [&str; 5] = [OFFLINE, LAUNCH_PATIENT, "openid", "fhirUser", "online_access"];
+pub(super) const OFFLINE: &str = "offline_access";
+pub(super) const LAUNCH_PATIENT: &str = "launch/patient";
+pub(super) const ONLINE: &str = "online_access";
+pub(super) const WORDS: [&str; 3] = [OFFLINE, ONLINE, LAUNCH_PATIENT];
 
 /// The words of one list; more only cost time at every request.
 const MOST: usize = 200;
@@ -136,6 +137,11 @@ impl Scopes {
     /// Whether some scope speaks of this context.
     pub(super) fn has(&self, context: Context) -> bool {
         self.0.iter().any(|scope| scope.context == context)
+    }
+
+    /// Whether these are rights of a person rather than of a program.
+    pub(super) fn is_for_people(&self) -> bool {
+        self.has(Context::User) || self.has(Context::Patient)
     }
 
     /// The contexts and parameters of the scopes that allow this.
@@ -286,6 +292,7 @@ mod tests {
         for bad in [
             "",
             "person/*.rs",
+            "openid",
             "system/*.rs?code=x",
             "system/Observation.rs?",
             "system/Observation.rs?code",
@@ -325,7 +332,7 @@ mod tests {
 
     #[test]
     fn contexts_do_not_stand_for_each_other() {
-        let registered = Scopes::parse("system/*.rs patient/Observation.rs launch/patient openid").unwrap();
+        let registered = Scopes::parse("system/*.rs patient/Observation.rs launch/patient").unwrap();
         assert_eq!(within(&registered, "user/*.rs patient/Observation.r patient/*.rs system/*.r"), "patient/Observation.r system/*.r");
         assert_eq!(registered.within("patient/Observation.r system/*.r", &[Context::System]), "system/*.r");
         assert!(registered.has(Context::Patient) && !registered.has(Context::User));

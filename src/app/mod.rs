@@ -26,6 +26,7 @@ use crate::search::own::OwnParams;
 use crate::store::query::{DateOp, SortBy};
 use crate::store::{Filter, Query, Scope, SortKey, Store, Stored, TypeCode};
 use crate::terminology::{self, Terminology};
+use crate::validate::{Profiles, Validator, package, structure};
 use anyhow::Context;
 use jiff::tz::TimeZone;
 use serde_json::{Value, json};
@@ -79,7 +80,8 @@ impl App {
         // Before what is stored, which replaces one of the same id.
         terminology.load(&required_value_sets());
         let policy = Policy { update_create: settings.update_create, delete_most: settings.limits.delete_matches };
-        let writer = Writer::new(store.clone(), options, registry.clone(), terminology.clone()).with_policy(policy);
+        let validator = Validator::new(Profiles::new(), Arc::new(terminology.clone()), settings.validation);
+        let writer = Writer::new(store.clone(), options, registry.clone(), terminology.clone(), validator).with_policy(policy);
         let rules = Rules { operator: settings.operator.code.clone(), zone: zone.clone(), strict_blocks: settings.strict_templates };
         let submitter =
             Submitter { writer: writer.clone(), templates: Arc::new(templates), terminology: terminology.clone(), rules: Arc::new(rules) };
@@ -96,7 +98,8 @@ impl App {
             dhis2: MetadataCache::default(),
         };
         app.put_shipped().await.context("what lango ships could not be stored")?;
-        load_terminology(&app.store, &app.terminology, None).await.context("the terminology could not be loaded")?;
+        app.put_packages().await?;
+        app.load_definitions(None).await.context("the terminology and profiles could not be loaded")?;
         app.load_parameters(true).await.context("the search parameters could not be loaded")?;
         Ok(app)
     }
@@ -152,9 +155,9 @@ impl App {
             }
             let before = now();
             // A little overlap: another process's clock, and commits that took a while.
-            match load_terminology(&self.store, &self.terminology, Some(since.saturating_sub(10_000_000))).await {
+            match self.load_definitions(Some(since.saturating_sub(10_000_000))).await {
                 Ok(()) => since = before,
-                Err(error) => tracing::warn!(%error, "terminology was not refreshed"),
+                Err(error) => tracing::warn!(%error, "terminology and profiles were not refreshed"),
             }
             if let Err(error) = self.load_parameters(false).await {
                 tracing::warn!(%error, "search parameters were not refreshed");
@@ -181,10 +184,15 @@ impl App {
     }
 
     async fn put_shipped(&self) -> anyhow::Result<()> {
-        let r4 = definitions::r4();
         let shipped = terminology::shipped().into_iter().chain(crate::validate::shipped_profiles()).chain(crate::measure::shipped());
+        self.put_missing(shipped).await
+    }
+
+    /// Stores resources that are missing, or there from an earlier release and not edited since.
+    async fn put_missing(&self, resources: impl Iterator<Item = Value>) -> anyhow::Result<()> {
+        let r4 = definitions::r4();
         let mut wanted: Vec<(TypeCode, String, Value)> = Vec::new();
-        for mut resource in shipped {
+        for mut resource in resources {
             let type_code = resource.get("resourceType").and_then(Value::as_str).and_then(|name| r4.type_code(name));
             let id = resource.get("id").and_then(Value::as_str).map(str::to_owned);
             let (Some(type_code), Some(id)) = (type_code, id) else { continue };
@@ -210,17 +218,43 @@ impl App {
         Ok(())
     }
 
+    /// Stores what the configured packages hold; what an operator edited or deleted since is left alone.
+    async fn put_packages(&self) -> anyhow::Result<()> {
+        for path in &self.settings.packages {
+            let from = path.clone();
+            let read = tokio::task::spawn_blocking(move || package::read(&from)).await?;
+            let resources = read.with_context(|| format!("packages: {}", path.display()))?;
+            let (usable, broken): (Vec<Value>, Vec<Value>) =
+                resources.into_iter().partition(|resource| !structure(resource).iter().any(|issue| issue.severity.is_error()));
+            for resource in &broken {
+                let url = resource.get("url").and_then(Value::as_str).unwrap_or_default();
+                tracing::warn!(url, "a resource of a package is not valid FHIR R4 and was left out");
+            }
+            tracing::info!(path = %path.display(), resources = usable.len(), "read a package");
+            for part in usable.chunks(LOAD_PAGE as usize) {
+                self.put_missing(part.iter().cloned())
+                    .await
+                    .with_context(|| format!("packages: {} could not be stored", path.display()))?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn load_definitions(&self, since: Option<i64>) -> anyhow::Result<()> {
+        load_definitions(&self.store, &self.terminology, self.writer.validator().profiles(), since).await
+    }
+
     /// The terminology of a database, for a command that needs nothing else.
     pub async fn terminology_of(store: &Store) -> anyhow::Result<Terminology> {
         let terminology = Terminology::new();
-        load_terminology(store, &terminology, None).await?;
+        load_definitions(store, &terminology, &Profiles::new(), None).await?;
         Ok(terminology)
     }
 }
 
-/// Reads every terminology resource, or those changed since, into memory.
-async fn load_terminology(store: &Store, terminology: &Terminology, since: Option<i64>) -> anyhow::Result<()> {
-    for name in ["CodeSystem", "ValueSet", "ConceptMap"] {
+/// Reads every terminology resource and profile, or those changed since, into memory.
+async fn load_definitions(store: &Store, terminology: &Terminology, profiles: &Profiles, since: Option<i64>) -> anyhow::Result<()> {
+    for name in ["CodeSystem", "ValueSet", "ConceptMap", "StructureDefinition"] {
         let Some(type_code) = definitions::r4().type_code(name) else { continue };
         let changed = since.map(|low| Filter::LastUpdated { ranges: vec![(DateOp::Ge, crate::fhir::Interval { low, high: low + 1 })] });
         let sort = if since.is_some() { vec![SortKey { by: SortBy::LastUpdated, descending: false }] } else { Vec::new() };
@@ -228,8 +262,11 @@ async fn load_terminology(store: &Store, terminology: &Terminology, since: Optio
         let mut cursor = None;
         loop {
             let page = store.search(&query, LOAD_PAGE, cursor.as_ref()).await?;
-            for resource in page.rows.iter().filter_map(|row| serde_json::from_slice::<Value>(row.body.as_ref()?).ok()) {
-                terminology.upsert(&resource);
+            let read = |body: &[u8]| serde_json::from_slice::<Value>(body).ok();
+            let resources: Vec<Value> = page.rows.iter().filter_map(|row| read(row.body.as_ref()?)).collect();
+            match Profiles::holds(name) {
+                true => profiles.load(&resources),
+                false => resources.iter().for_each(|resource| terminology.upsert(resource)),
             }
             cursor = page.next;
             if cursor.is_none() {

@@ -52,6 +52,21 @@ pub struct Add {
     /// The client's public keys (JSON Web Key Set), for signed assertions instead of a secret
     #[arg(long, value_name = "FILE")]
     jwks: Option<PathBuf>,
+    /// Where the client's public keys are, instead of a file
+    #[arg(long, value_name = "URL", conflicts_with_all = ["jwks", "secret_stdin"])]
+    jwks_url: Option<String>,
+    /// Where an app for people may be sent back to; may be given several times
+    #[arg(long, value_name = "URI")]
+    redirect_uri: Vec<String>,
+    /// The app cannot keep a secret: it proves itself by PKCE alone
+    #[arg(long, requires = "redirect_uri", conflicts_with_all = ["jwks", "jwks_url", "secret_stdin"])]
+    public: bool,
+    /// The outside issuer whose tokens name this client, one of the configuration's
+    #[arg(long, value_name = "URL", conflicts_with_all = ["jwks", "jwks_url", "secret_stdin", "public"])]
+    issuer: Option<String>,
+    /// The TLS certificate (PEM) that the client must connect with
+    #[arg(long, value_name = "FILE")]
+    certificate: Option<PathBuf>,
 }
 
 impl Client {
@@ -71,8 +86,12 @@ impl Client {
             Client::Add(add) => {
                 let mut row = Row { roles: add.role.iter().map(Role::to_string).collect(), ..Row::new(&add.id, &add.facility, &add.scope) };
                 let mut made = None;
+                row.certificate = add.certificate.as_deref().map(thumbprint).transpose()?;
+                (row.redirect_uris, row.issuer, row.jwks_url) = (add.redirect_uri, add.issuer, add.jwks_url);
+                let without_secret = add.public || row.issuer.is_some() || row.jwks_url.is_some();
                 match &add.jwks {
                     Some(file) => row.jwks = Some(read_jwks(file)?),
+                    None if without_secret => {}
                     None => {
                         let (secret, is_new) = new_secret(add.secret_stdin)?;
                         row.secret_hash = Some(hash_secret(&secret)?);
@@ -122,6 +141,13 @@ fn read_jwks(file: &Path) -> anyhow::Result<String> {
     std::fs::read_to_string(file).with_context(|| format!("the key set {} cannot be read", file.display()))
 }
 
+/// SHA-256 of a certificate, as the server computes it of the one that a connection is made with.
+fn thumbprint(file: &Path) -> anyhow::Result<String> {
+    use rustls::pki_types::{CertificateDer, pem::PemObject};
+    let certificate = CertificateDer::from_pem_file(file).with_context(|| format!("{} holds no certificate in PEM", file.display()))?;
+    Ok(crate::http::tls::thumbprint(&certificate))
+}
+
 /// On standard output alone, so that a script can take it.
 fn print_once(secret: Option<Secret>) {
     if let Some(secret) = secret {
@@ -134,6 +160,9 @@ fn list(rows: &[Row]) {
     say!("{:<24} {:<16} {:<8} {:<9} scopes", "client", "facility", "login", "state");
     for row in rows {
         let login = match (&row.secret_hash, &row.jwks) {
+            _ if row.issuer.is_some() => "issuer",
+            _ if row.jwks_url.is_some() => "keys",
+            _ if row.is_public() => "pkce",
             (Some(_), Some(_)) => "both",
             (Some(_), None) => "secret",
             (None, Some(_)) => "keys",

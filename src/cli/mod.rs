@@ -22,12 +22,14 @@ mod client;
 mod demo;
 mod doctor;
 mod import;
+mod keys;
 mod measure;
 mod outbox;
 mod reindex;
 mod run;
 mod serve;
 mod template;
+mod user;
 
 pub use run::{Server, run};
 
@@ -69,6 +71,12 @@ enum Command {
     /// Add, list and disable the programs that may call
     #[command(subcommand)]
     Client(client::Client),
+    /// Add, list and disable people who log in
+    #[command(subcommand)]
+    User(user::User),
+    /// The keys that sign access tokens
+    #[command(subcommand)]
+    Keys(keys::Keys),
     /// Load Bundles, NDJSON or template payloads (also .gz) into the database
     Import(import::Import),
     /// Check and replay Data Templates
@@ -100,6 +108,8 @@ pub fn main() -> ExitCode {
             Command::Serve(serve) => serve.run(&cli.common).await,
             Command::Demo(demo) => demo.run().await,
             Command::Client(client) => client.run(&cli.common).await,
+            Command::User(user) => user.run(&cli.common).await,
+            Command::Keys(keys) => keys.run(&cli.common).await,
             Command::Import(import) => import.run(&cli.common).await,
             Command::Template(template) => template.run(&cli.common).await,
             Command::Measure(measure) => measure.run(&cli.common).await,

@@ -1,9 +1,11 @@
 //! One server, from settings to the last answer; what `lango serve` and the tests run.
 
-use crate::access::{Access, AccessSettings};
+use crate::access::{Access, AccessSettings, BETWEEN_FETCHES};
 use crate::app::App;
 use crate::config::{AuthMode, Settings};
 use crate::http::connections::Patience;
+use crate::http::limits::Limiter;
+use crate::http::tls::{Files, Tls};
 use crate::http::{self, FhirState};
 use crate::search::CursorKey;
 use anyhow::Context;
@@ -19,6 +21,7 @@ pub struct Server {
     address: SocketAddr,
     router: Router,
     app: App,
+    tls: Option<Tls>,
 }
 
 /// Serves until `shutdown`, then answers what is in flight and closes the database.
@@ -35,6 +38,13 @@ impl Server {
                 "--auth open gives every caller full rights, so it is refused on {address}: listen on 127.0.0.1, or use --auth smart"
             );
         }
+        let tls = match (&settings.tls.certificate, &settings.tls.key) {
+            (Some(certificate), Some(key)) => {
+                let files = Files { certificate: certificate.clone(), key: key.clone(), client_ca: settings.tls.client_ca.clone() };
+                Some(Tls::open(files)?)
+            }
+            _ => None,
+        };
         let app = App::open(settings.clone(), &settings.public_url(address)).await?;
         app.recover().await.context("interrupted submissions could not be finished")?;
         let store = app.store.clone();
@@ -42,6 +52,8 @@ impl Server {
             mode: settings.auth,
             public_url: settings.public_url(address),
             operator_code: settings.operator.code.clone(),
+            issuers: settings.issuers.clone(),
+            between_fetches: BETWEEN_FETCHES,
             facility_system: settings.systems.facility.clone(),
             practitioner_system: settings.systems.practitioner.clone(),
             deployment: settings.consent.deployment(),
@@ -50,16 +62,24 @@ impl Server {
         let metrics = Arc::new(http::ops::Metrics::default());
         let cursor_key = CursorKey::new(&access.secret("lango 2026 page tokens")?);
         let router = Router::new()
-            .merge(http::auth::routes(Arc::clone(&access)))
+            .merge(http::oauth::routes(Arc::clone(&access)))
+            .merge(http::login::routes(Arc::clone(&access)))
             .merge(http::fhir::routes(FhirState { app: app.clone(), cursor_key }))
             .merge(http::hdu::routes(app.clone()))
             .merge(http::ops::routes(Arc::clone(&metrics), store.clone(), app.pulse.clone()))
             .fallback(http::fhir::nowhere)
             .method_not_allowed_fallback(http::fhir::not_so)
+            .layer(axum::middleware::from_fn_with_state(Limiter::new(&settings.limits), http::limits::limit))
             .layer(axum::middleware::from_fn_with_state(access, http::auth::authenticate))
+            .layer(http::limits::cors(&settings.cors.origins))
             .layer(axum::middleware::from_fn_with_state(metrics, http::ops::measure));
         tracing::info!(%address, database = %settings.database, auth = ?settings.auth, "ready");
-        Ok(Server { listener, address, router, app })
+        Ok(Server { listener, address, router, app, tls })
+    }
+
+    /// `https` when it has a certificate, else `http`.
+    pub fn scheme(&self) -> &'static str {
+        if self.tls.is_some() { "https" } else { "http" }
     }
 
     /// Where the server listens, with its real port.
@@ -72,7 +92,11 @@ impl Server {
         let stop = CancellationToken::new();
         let background = tokio::spawn(self.app.clone().background(stop.clone()));
         let patience = Patience::default();
-        http::connections::serve(self.listener, self.router, patience, shutdown).await;
+        let watching = self.tls.clone().map(|tls| tokio::spawn(tls.watch()));
+        http::connections::serve(self.listener, self.router, self.tls, patience, shutdown).await;
+        if let Some(watching) = watching {
+            watching.abort();
+        }
         stop.cancel();
         // A delivery in flight ends by its own time-out; what is cut is tried again by the next process.
         if tokio::time::timeout(patience.drain, background).await.is_err() {

@@ -30,7 +30,7 @@ impl Serve {
         let server = Server::prepare(settings, listener).await?;
         // The one line on standard output; whoever started us reads it.
         let mut out = std::io::stdout().lock();
-        writeln!(out, "lango listening on http://{}", server.address())?;
+        writeln!(out, "lango listening on {}://{}", server.scheme(), server.address())?;
         out.flush()?;
         drop(out);
         server.serve(shutdown).await?;

@@ -12,11 +12,13 @@
 //! compares the two.
 
 mod destination;
+mod issuer;
 mod keys;
 mod load;
 mod secret;
 
 pub use destination::{Credentials, Destination, DestinationKind};
+pub use issuer::Issuer;
 pub use keys::{KEYS, Key};
 pub use load::{ConfigError, Loaded, Overrides, load};
 pub use secret::{DatabaseUrl, Secret};
@@ -45,6 +47,10 @@ pub struct Settings {
     pub strict_templates: bool,
     /// A PUT to an id that was never used creates the resource; otherwise the server gives all ids.
     pub update_create: bool,
+    /// How much is checked of what is written.
+    pub validation: crate::validate::Level,
+    /// FHIR packages (`.tgz`) and folders whose profiles and terminology are loaded at start.
+    pub packages: Vec<PathBuf>,
     pub log_format: LogFormat,
     pub operator: Operator,
     pub limits: Limits,
@@ -52,6 +58,10 @@ pub struct Settings {
     pub systems: Systems,
     pub consent: ConsentSettings,
     pub destinations: Vec<Destination>,
+    pub tls: Tls,
+    pub cors: Cors,
+    /// Outside issuers whose access tokens are believed.
+    pub issuers: Vec<Issuer>,
 }
 
 /// Who may do what.
@@ -82,6 +92,26 @@ pub struct Operator {
     pub name: String,
 }
 
+/// The server's own TLS; without a certificate it speaks plain HTTP, for a proxy or a loopback address.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Tls {
+    /// PEM file of the certificate and those that lead to its root.
+    pub certificate: Option<PathBuf>,
+    /// PEM file of the private key.
+    pub key: Option<PathBuf>,
+    /// PEM file of those who sign clients' certificates.
+    pub client_ca: Option<PathBuf>,
+}
+
+/// Which web pages may call from a browser.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Cors {
+    /// Origins such as `https://app.example.org`; empty: none.
+    pub origins: Vec<String>,
+}
+
 /// How much one request may ask for.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
@@ -102,6 +132,12 @@ pub struct Limits {
     pub lookups_per_patient: u32,
     /// Resources that one conditional delete may delete; 1: one that matches several is refused.
     pub delete_matches: u32,
+    /// Requests a second of one client, averaged; 0: any number.
+    pub requests_per_second: u32,
+    /// Requests of one client at once; 0: any number.
+    pub requests_at_once: u32,
+    /// Seconds that one request may take; 0: any time.
+    pub request_s: u32,
 }
 
 /// What searches are offered.
@@ -160,6 +196,8 @@ impl Default for Settings {
             templates_dir: None,
             strict_templates: false,
             update_create: true,
+            validation: crate::validate::Level::Structure,
+            packages: Vec::new(),
             log_format: LogFormat::Text,
             operator: Operator::default(),
             limits: Limits::default(),
@@ -167,6 +205,9 @@ impl Default for Settings {
             systems: Systems::default(),
             consent: ConsentSettings::default(),
             destinations: Vec::new(),
+            tls: Tls::default(),
+            cors: Cors::default(),
+            issuers: Vec::new(),
         }
     }
 }
@@ -188,6 +229,9 @@ impl Default for Limits {
             delete_matches: 1,
             lookups_per_client: 1200,
             lookups_per_patient: 120,
+            requests_per_second: 0,
+            requests_at_once: 0,
+            request_s: 0,
         }
     }
 }
@@ -223,9 +267,14 @@ impl Settings {
     pub fn public_url(&self, bound: SocketAddr) -> String {
         match &self.base_url {
             Some(url) => url.clone(),
-            None if bound.ip().is_unspecified() => format!("http://localhost:{}", bound.port()),
-            None => format!("http://{bound}"),
+            None if bound.ip().is_unspecified() => format!("{}://localhost:{}", self.scheme(), bound.port()),
+            None => format!("{}://{bound}", self.scheme()),
         }
+    }
+
+    /// Where clients reach the server when the configuration does not say, and over what.
+    fn scheme(&self) -> &'static str {
+        if self.tls.certificate.is_some() { "https" } else { "http" }
     }
 
     /// Why the settings do not make sense together, said of the key that must change.
@@ -265,6 +314,18 @@ impl Settings {
                 return Err((key, "write an absolute URI, such as \"urn:lango:facility\" or \"https://…\"".into()));
             }
         }
+        let tls = &self.tls;
+        if tls.certificate.is_some() != tls.key.is_some() || (tls.client_ca.is_some() && tls.key.is_none()) {
+            return Err(("tls.key", "give both tls.certificate and tls.key, or neither".into()));
+        }
+        let is_origin = |origin: &String| {
+            let uri = origin.parse::<axum::http::Uri>().ok().filter(|uri| matches!(uri.scheme_str(), Some("http" | "https")));
+            uri.is_some_and(|uri| uri.authority().is_some_and(|host| origin.ends_with(host.as_str())))
+        };
+        if !self.cors.origins.iter().all(is_origin) {
+            return Err(("cors.origins", "write each as https://host, with a port if need be and nothing after it".into()));
+        }
+        issuer::check(&self.issuers)?;
         destination::check(&self.destinations)
     }
 }

@@ -4,13 +4,16 @@
     python3 src/definitions/compile.py FOLDER
 
 FOLDER holds the files of the R4 definitions: search-parameters.json, profiles-resources.json, profiles-types.json,
-dataelements.json, valuesets.json, v3-codesystems.json, compartmentdefinition-patient.json. Written to `r4/` beside this script:
+dataelements.json, valuesets.json, v3-codesystems.json, v2-tables.json, extension-definitions.json, profiles-others.json,
+compartmentdefinition-patient.json. Written to `r4/` beside this script:
 
     order.json          the two frozen lists: resource types, search parameter codes. APPEND-ONLY: existing places are
                         kept as they stand, new names go to the end, because databases hold these places as numbers.
     search.json.gz      search parameters per type, and the Patient compartment
     structures.json.gz  elements of resources, datatypes and backbone elements
-    codes.json.gz       code lists of the required bindings
+    codes.json.gz       code lists of the required bindings, and of others that R4 names, where they can be listed and are not long
+    invariants.json.gz  the constraints of resources and datatypes, by path
+    profiles.json.gz    the differentials of R4's own extensions and profiles, with what a validator needs of them
 
 Some redistributions of the definitions carry elements that R4 does not have. dataelements.json is HL7's own list of
 every element of every resource, so an element of a resource that is not in it is left out, and where the two differ it wins.
@@ -24,6 +27,9 @@ BASE = "http://hl7.org/fhir/StructureDefinition/"
 DATA_ELEMENT_ID_MAX = 64
 # Not enumerable: their code systems are open-ended grammars or kept by others.
 OPEN_VALUE_SETS = {"http://hl7.org/fhir/ValueSet/mimetypes", "http://hl7.org/fhir/ValueSet/ucum-units", "http://hl7.org/fhir/ValueSet/currencies"}
+
+# Extensible bindings to longer lists are asked of the terminology, not of the tables.
+EXTENSIBLE_MAX = 400
 
 # In some redistributions only; too deep for dataelements.json to tell.
 NOT_R4 = {"EvidenceVariable.characteristic.definitionByTypeAndValue", "EvidenceVariable.characteristic.definitionByCombination"}
@@ -140,6 +146,8 @@ def element_row(element, path_of_children):
     binding = element.get("binding", {})
     if binding.get("strength") == "required":
         row["b"] = binding["valueSet"].split("|")[0]
+    if binding.get("strength") == "extensible" and "valueSet" in binding:
+        row["x"] = binding["valueSet"].split("|")[0]
     return row
 
 
@@ -148,7 +156,7 @@ def compile_structures():
     for r in load("dataelements.json"):
         element = r["snapshot"]["element"][0]
         original.setdefault(element["path"], element)
-    structures, bindings = {}, set()
+    structures, bindings, extensible = {}, set(), set()
     for r in load("profiles-resources.json") + load("profiles-types.json"):
         name = r.get("name")
         if r["resourceType"] != "StructureDefinition" or r["kind"] in ("primitive-type", "logical") or r.get("derivation") == "constraint":
@@ -188,9 +196,11 @@ def compile_structures():
             table.setdefault(path.rsplit(".", 1)[0], []).append(row)
             if "b" in row:
                 bindings.add(row["b"])
+            if "x" in row:
+                extensible.add(row["x"])
         for path, rows in table.items():
             structures[path] = {"k": "r" if path in RESOURCES else "d" if "." not in path else "b", "e": rows}
-    return structures, bindings
+    return structures, bindings, extensible
 
 
 # --- code lists ----------------------------------------------------------------------------------------------------
@@ -204,11 +214,26 @@ def codes_in(concepts):
     return found
 
 
-def compile_codes(bindings):
+def short_list(url, everything):
+    """The groups of an extensible binding's value set; None when it cannot be listed or is long."""
+    groups = {}
+    for include in everything.get(url, {}).get("compose", {}).get("include", [{"filter": 1}]):
+        system = everything.get(include.get("system"), {})
+        if include.get("filter") or include.get("valueSet") or not (include.get("concept") or system.get("concept")):
+            return None
+        groups.setdefault(include["system"], []).extend(codes_in(include.get("concept") or system["concept"]))
+    return groups if sum(map(len, groups.values())) <= EXTENSIBLE_MAX else None
+
+
+def compile_codes(bindings, extensible):
     everything = {}
-    for name in ("valuesets.json", "v3-codesystems.json"):
-        everything |= {r["url"]: r for r in load(name)}
+    for name in ("valuesets.json", "v3-codesystems.json", "v2-tables.json"):
+        everything |= {r["url"]: r for r in load(name) if "url" in r}
     table = {}
+    for url in sorted(extensible - bindings - OPEN_VALUE_SETS):
+        groups = short_list(url, everything)
+        if groups:
+            table[url] = [[system, list(dict.fromkeys(codes))] for system, codes in groups.items()]
     for url in sorted(bindings - OPEN_VALUE_SETS):
         groups = {}
         for include in everything[url]["compose"]["include"]:
@@ -219,6 +244,56 @@ def compile_codes(bindings):
     return table
 
 
+# --- invariants and profiles ---------------------------------------------------------------------------------------
+
+# Held by the validator in Rust: they stand on every element, need sets where FHIRPath compares all with all, say of periods
+# what FHIRPath cannot tell, or have an expression that is known to be wrong.
+NATIVE = re.compile(r"ele-1|ext-1|dom-\d|dom-r4b|txt-\d|ref-1|per-1|bdl-7")
+
+
+def compile_invariants(structures):
+    known = set(structures) | {f"{path}.{row['n'].removesuffix('[x]')}" for path, s in structures.items() for row in s["e"]}
+    table = {}
+    for r in load("profiles-resources.json") + load("profiles-types.json"):
+        if r["resourceType"] != "StructureDefinition" or r.get("derivation") == "constraint" or r["name"] not in structures:
+            continue
+        for element in r["snapshot"]["element"]:
+            path = element["path"].removesuffix("[x]")
+            for c in element.get("constraint", []):
+                if "expression" not in c or NATIVE.fullmatch(c["key"]) or path not in known:
+                    continue
+                row = [c["key"], c["severity"][0], c["human"], c["expression"]]
+                # A datatype's own constraints are repeated on some elements of that type.
+                if row not in table.setdefault(path, []):
+                    table[path].append(row)
+    return {path: rows for path, rows in table.items() if rows}
+
+
+def slim(element):
+    kept = {k: v for k, v in element.items() if k in ("id", "path", "sliceName", "min", "max", "contentReference", "maxLength")
+            or k.startswith(("fixed", "pattern", "minValue", "maxValue"))}
+    if "slicing" in element:
+        kept["slicing"] = {k: v for k, v in element["slicing"].items() if k != "description"}
+    binding = element.get("binding", {})
+    if binding.get("strength") in ("required", "extensible") and "valueSet" in binding:
+        kept["binding"] = {k: binding[k] for k in ("strength", "valueSet")}
+    if "constraint" in element:
+        kept["constraint"] = [{k: c[k] for k in ("key", "severity", "human", "expression") if k in c} for c in element["constraint"]]
+    if "type" in element:
+        kept["type"] = [{k: v for k, v in t.items() if k in ("code", "profile", "targetProfile")} for t in element["type"]]
+    return kept
+
+
+def compile_profiles():
+    rows = []
+    for r in load("extension-definitions.json") + load("profiles-others.json"):
+        if r["resourceType"] == "StructureDefinition":
+            row = {"resourceType": r["resourceType"]}
+            row |= {k: r[k] for k in ("url", "version", "type", "kind", "derivation", "baseDefinition", "context") if k in r}
+            rows.append(row | {"differential": {"element": [slim(e) for e in r["differential"]["element"]]}})
+    return rows
+
+
 if __name__ == "__main__":
     HERE.mkdir(exist_ok=True)
     order_file = HERE / "order.json"
@@ -227,10 +302,14 @@ if __name__ == "__main__":
     RESOURCES = {c["code"] for c in listed["concept"]} - {"Resource", "DomainResource"}
     types = frozen(old["types"], RESOURCES)
     codes, search = compile_search(types, old["codes"])
-    structures, bindings = compile_structures()
+    structures, bindings, extensible = compile_structures()
     open_bindings = {b for b in bindings if b.startswith("http://loinc.org/")} | OPEN_VALUE_SETS
     order_file.write_text(json.dumps({"types": types, "codes": codes}, indent=0) + "\n")
     write("search.json.gz", search)
     write("structures.json.gz", structures)
-    write("codes.json.gz", compile_codes(bindings - open_bindings))
+    profiles = compile_profiles()
+    of_profiles = {e["binding"]["valueSet"].split("|")[0] for p in profiles for e in p["differential"]["element"] if "binding" in e}
+    write("codes.json.gz", compile_codes(bindings - open_bindings, extensible | of_profiles))
+    write("invariants.json.gz", compile_invariants(structures))
+    write("profiles.json.gz", profiles)
     print(f"{len(types)} types, {len(codes)} codes, {sum(map(len, search['params'].values()))} parameters, {len(structures)} structures")

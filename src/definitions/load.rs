@@ -2,7 +2,7 @@
 
 use super::search::param_id;
 use super::structure::{CodeGroup, CodeSet, Element, ElementKind, ElementType, Primitive, Structure, StructureIndex, StructureKind};
-use super::{Component, Definitions, ParamKind, SearchParam, TypeCode};
+use super::{Component, Definitions, Invariant, ParamKind, SearchParam, TypeCode};
 use flate2::read::GzDecoder;
 use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, Visitor};
@@ -16,6 +16,8 @@ const ORDER: &str = include_str!("r4/order.json");
 const SEARCH: &[u8] = include_bytes!("r4/search.json.gz");
 const STRUCTURES: &[u8] = include_bytes!("r4/structures.json.gz");
 const CODES: &[u8] = include_bytes!("r4/codes.json.gz");
+const INVARIANTS: &[u8] = include_bytes!("r4/invariants.json.gz");
+const PROFILES: &[u8] = include_bytes!("r4/profiles.json.gz");
 
 #[derive(Deserialize)]
 struct Order<'a> {
@@ -41,7 +43,7 @@ struct StructureRow<'a> {
     e: Vec<ElementRow<'a>>,
 }
 
-/// name, types, lower and upper limit (0: none), reference targets, binding
+/// name, types, lower and upper limit (0: none), reference targets, required and extensible binding
 #[derive(Deserialize)]
 struct ElementRow<'a> {
     n: &'a str,
@@ -54,6 +56,7 @@ struct ElementRow<'a> {
     #[serde(default, borrow)]
     r: Vec<&'a str>,
     b: Option<&'a str>,
+    x: Option<&'a str>,
 }
 
 fn one() -> u32 {
@@ -92,6 +95,31 @@ fn unpack<T: Deserialize<'static>>(packed: &[u8]) -> T {
 
 fn read<T: Deserialize<'static>>(text: &'static str) -> T {
     serde_json::from_str(text).expect("a definitions file has not the shape that compile.py writes")
+}
+
+/// key, first letter of the severity, human, expression
+#[derive(Deserialize)]
+struct InvariantRow(&'static str, &'static str, String, String);
+
+/// Sorted by path.
+pub(super) fn invariants() -> Vec<Invariant> {
+    let rows: Pairs<'static, Vec<InvariantRow>> = unpack(INVARIANTS);
+    let each = |(path, rows): (&'static str, Vec<InvariantRow>)| {
+        rows.into_iter().map(move |InvariantRow(key, severity, human, expression)| Invariant {
+            path,
+            key,
+            is_error: severity == "e",
+            human: Box::leak(human.into_boxed_str()),
+            expression: Box::leak(expression.into_boxed_str()),
+        })
+    };
+    let mut all: Vec<Invariant> = rows.0.into_iter().flat_map(each).collect();
+    all.sort_by_key(|invariant| invariant.path);
+    all
+}
+
+pub(super) fn profiles() -> Vec<serde_json::Value> {
+    serde_json::from_reader(GzDecoder::new(PROFILES)).expect("a definitions file was not packed by compile.py")
 }
 
 pub(super) fn r4() -> Definitions {
@@ -187,6 +215,8 @@ fn structures(
                     max: (e.u > 0).then_some(e.u),
                     binding: e.b,
                     code_set: e.b.and_then(|url| code_sets.get(url).copied()),
+                    extensible: e.x,
+                    extensible_set: e.x.and_then(|url| code_sets.get(url).copied()),
                     targets: numbers(&e.r, type_codes),
                 })
                 .collect();

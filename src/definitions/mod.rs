@@ -17,7 +17,9 @@ mod structure;
 
 pub use crate::store::{ParamId, TypeCode};
 pub use search::{Component, ParamKind, SearchParam, param_id};
-pub use structure::{CodeGroup, CodeSet, Element, ElementKind, ElementType, Primitive, Structure, StructureIndex, StructureKind};
+pub use structure::{
+    CodeGroup, CodeSet, Element, ElementKind, ElementType, Invariant, Primitive, Structure, StructureIndex, StructureKind,
+};
 
 use std::collections::HashMap;
 use std::sync::LazyLock;
@@ -41,6 +43,17 @@ pub struct Definitions {
 pub fn r4() -> &'static Definitions {
     static R4: LazyLock<Definitions> = LazyLock::new(load::r4);
     &R4
+}
+
+/// R4's own constraints, sorted by path; unpacked at the first call.
+pub fn r4_invariants() -> &'static [Invariant] {
+    static INVARIANTS: LazyLock<Vec<Invariant>> = LazyLock::new(load::invariants);
+    &INVARIANTS
+}
+
+/// R4's own extensions and profiles as StructureDefinitions with a differential, cut down to what a validator needs.
+pub fn r4_profiles() -> Vec<serde_json::Value> {
+    load::profiles()
 }
 
 impl Definitions {
@@ -86,8 +99,9 @@ impl Definitions {
         self.structures.get(usize::from(place))
     }
 
-    /// The codes of a required binding's value set, by its canonical URL with or without `|version`. `None` for value sets that
-    /// no element of R4 requires and for those that cannot be listed (languages, MIME types, UCUM units, currencies).
+    /// The codes of a bound value set, by its canonical URL with or without `|version`. `None` for value sets that no element of R4
+    /// binds as required or extensible, for those that cannot be listed (languages, MIME types, UCUM units, currencies), and for
+    /// long ones that no element requires.
     pub fn code_set(&self, url: &str) -> Option<&CodeSet> {
         let url = url.split('|').next().unwrap_or(url);
         self.code_set_places.get(url).and_then(|place| self.code_sets.get(*place))

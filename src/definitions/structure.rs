@@ -44,6 +44,10 @@ pub struct Element {
     pub binding: Option<&'static str>,
     /// The place of that value set's codes, for [`super::Definitions::code_set_at`]; `None` when they cannot be listed.
     pub code_set: Option<usize>,
+    /// The value set of a binding of strength `extensible`, without version.
+    pub extensible: Option<&'static str>,
+    /// The place of that value set's codes; `None` when they cannot be listed or are many.
+    pub extensible_set: Option<usize>,
     /// Resource types that a Reference here may name; empty: any.
     pub targets: Vec<TypeCode>,
 }
@@ -152,7 +156,21 @@ impl Structure {
     }
 }
 
-/// The codes of a value set that some element requires.
+/// A constraint of R4's own on resources, datatypes and elements (<https://hl7.org/fhir/R4/conformance-rules.html#constraints>).
+/// Left out are those that stand on every element or that FHIRPath cannot say well; the validator holds them itself.
+#[derive(Clone, Copy, Debug)]
+pub struct Invariant {
+    /// A structure's name, or an element's path without `[x]`.
+    pub path: &'static str,
+    pub key: &'static str,
+    /// Otherwise it is a warning.
+    pub is_error: bool,
+    pub human: &'static str,
+    /// FHIRPath.
+    pub expression: &'static str,
+}
+
+/// The codes of a value set that some element binds.
 #[derive(Debug)]
 pub struct CodeSet {
     pub url: &'static str,

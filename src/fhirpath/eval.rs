@@ -149,7 +149,8 @@ impl<'e, 'a> Evaluation<'e, 'a> {
         let text = |text: &'static str| Ok(vec![Node::String(text.into())]);
         match name {
             "context" => Ok(vec![self.root.clone()]),
-            "resource" | "rootResource" => Ok(vec![self.env.resource.map_or_else(|| self.root.clone(), Node::root)]),
+            "resource" => Ok(vec![self.env.resource.map_or_else(|| self.root.clone(), Node::root)]),
+            "rootResource" => Ok(vec![self.env.container().map_or_else(|| self.root.clone(), Node::root)]),
             "sct" => text("http://snomed.info/sct"),
             "loinc" => text("http://loinc.org"),
             "ucum" => text("http://unitsofmeasure.org"),

@@ -6,7 +6,7 @@ mod convert;
 mod math;
 mod text;
 
-pub(crate) use collection::target_type;
+pub use collection::target_type;
 
 use super::EvalError;
 use super::ast::Expr;

@@ -9,7 +9,7 @@
 //! Input can neither exhaust the stack (the parser limits depth) nor run for ever (work is counted).
 //!
 //! It must never know where resources are kept: `resolve()` gives a node that knows only the type which the reference
-//! names, unless [`Env::with_resolver`] supplies more; `memberOf()` asks [`Env::with_member_of`].
+//! names, unless [`Env::with_resolver`] supplies more; `memberOf()` asks [`Env::with_member_of`], `conformsTo()` [`Env::with_conforms_to`].
 
 mod ast;
 mod check;
@@ -29,6 +29,7 @@ mod value;
 #[cfg(test)]
 mod tests;
 
+pub use functions::target_type as reference_type;
 pub use keys::{KeyPath, KeyStep, refers_to};
 pub use node::{Element, Node, TypeInfo};
 pub use quantity::{Quantity, Unit};
@@ -102,20 +103,34 @@ pub type Resolver<'a> = &'a (dyn Fn(&str) -> Option<&'a Value> + 'a);
 /// Whether a code, Coding or CodeableConcept is in the value set with this url; `None` when it is not known.
 pub type MemberOf<'a> = &'a (dyn Fn(&Value, &str) -> Option<bool> + 'a);
 
+/// Whether a node conforms to the profile with this url; `None` when that is not known.
+pub type ConformsTo<'a> = &'a (dyn Fn(&Node<'a>, &str) -> Option<bool> + 'a);
+
 /// What an expression may ask of its surroundings.
 #[derive(Clone)]
 pub struct Env<'a> {
     variables: Vec<(Cow<'a, str>, &'a Value)>,
     resource: Option<&'a Value>,
+    root_resource: Option<&'a Value>,
     resolver: Option<Resolver<'a>>,
     member_of: Option<MemberOf<'a>>,
+    conforms_to: Option<ConformsTo<'a>>,
     now: Option<Timestamp>,
     zone: TimeZone,
 }
 
 impl Default for Env<'_> {
     fn default() -> Self {
-        Env { variables: Vec::new(), resource: None, resolver: None, member_of: None, now: None, zone: TimeZone::UTC }
+        Env {
+            variables: Vec::new(),
+            resource: None,
+            root_resource: None,
+            resolver: None,
+            member_of: None,
+            conforms_to: None,
+            now: None,
+            zone: TimeZone::UTC,
+        }
     }
 }
 
@@ -132,6 +147,17 @@ impl<'a> Env<'a> {
         self
     }
 
+    /// `%rootResource`, where it is not `%resource`: the container of a contained resource.
+    pub fn with_root_resource(mut self, resource: &'a Value) -> Self {
+        self.root_resource = Some(resource);
+        self
+    }
+
+    /// What `#id` is looked up in.
+    pub(crate) fn container(&self) -> Option<&'a Value> {
+        self.root_resource.or(self.resource)
+    }
+
     /// Supplies the targets of references.
     pub fn with_resolver(mut self, resolver: Resolver<'a>) -> Self {
         self.resolver = Some(resolver);
@@ -141,6 +167,12 @@ impl<'a> Env<'a> {
     /// Answers `memberOf()`.
     pub fn with_member_of(mut self, member_of: MemberOf<'a>) -> Self {
         self.member_of = Some(member_of);
+        self
+    }
+
+    /// Answers `conformsTo()` for profiles; base types it knows itself.
+    pub fn with_conforms_to(mut self, conforms_to: ConformsTo<'a>) -> Self {
+        self.conforms_to = Some(conforms_to);
         self
     }
 

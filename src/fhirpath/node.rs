@@ -52,6 +52,11 @@ impl<'a> Node<'a> {
         Node::Element(Element { value, extra, ty: Type::named(type_name) })
     }
 
+    /// An element of a known complex type.
+    pub fn structured(value: &'a Value, structure: &'static crate::definitions::Structure) -> Node<'a> {
+        Node::Element(Element { value, extra: None, ty: Type::Structure(structure) })
+    }
+
     /// The node as JSON: what it is in the input, or how FHIR writes it.
     pub fn as_json(&self) -> Cow<'a, Value> {
         Cow::Owned(match self {

@@ -1,16 +1,13 @@
-//! The authorization server's addresses, and the gate that every request passes: from an Authorization header to a [`Caller`].
+//! The gate that every request passes: from an Authorization header to a [`Caller`].
 
-use crate::access::{Access, AccessError, Caller, Forbidden, MAX_FACILITY_CODE, OAuthError, TokenRequest};
+use crate::access::{Access, AccessError, Caller, Forbidden, MAX_FACILITY_CODE};
 use crate::config::{AuthMode, Secret};
 use crate::fhir::outcome::operation_outcome;
 use crate::fhir::{Issue, IssueCode};
-use axum::Router;
-use axum::body::Bytes;
-use axum::extract::{DefaultBodyLimit, FromRequestParts, Request, State};
+use axum::extract::{FromRequestParts, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header, request::Parts};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
@@ -20,95 +17,33 @@ use std::sync::Arc;
 pub const FACILITY_HEADER: HeaderName = HeaderName::from_static("x-lango-facility");
 
 /// What needs no login.
-const PUBLIC: [&str; 7] =
-    ["/livez", "/readyz", "/metrics", "/fhir/metadata", "/fhir/.well-known/smart-configuration", "/auth/jwks.json", "/auth/token"];
+const PUBLIC: [&str; 13] = [
+    "/livez",
+    "/readyz",
+    "/metrics",
+    "/fhir/metadata",
+    "/fhir/.well-known/smart-configuration",
+    "/auth/jwks.json",
+    "/auth/token",
+    "/auth/introspect",
+    "/auth/revoke",
+    "/auth/authorize",
+    "/auth/login",
+    "/auth/consent",
+    "/auth/style.css",
+];
 /// Where a client's secret may stand in for a token, as EMRs that speak to HDU send it.
 const BASIC_ALLOWED: &str = "/api/v1/hduApi/";
-/// A form with an assertion fits many times.
-const TOKEN_FORM_BYTES: usize = 64 << 10;
 
-/// `/auth/token`, `/auth/jwks.json` and the SMART configuration.
-pub fn routes<S: Clone + Send + Sync + 'static>(access: Arc<Access>) -> Router<S> {
-    Router::new()
-        .route("/auth/token", post(token).layer(DefaultBodyLimit::max(TOKEN_FORM_BYTES)))
-        .route("/auth/jwks.json", get(|State(access): State<Arc<Access>>| async move { json_body(access.jwks()) }))
-        .route(
-            "/fhir/.well-known/smart-configuration",
-            get(|State(access): State<Arc<Access>>| async move { json_body(access.smart_configuration()) }),
-        )
-        .with_state(access)
-}
-
-async fn token(State(access): State<Arc<Access>>, headers: HeaderMap, body: Bytes) -> Response {
-    let result = match token_request(&headers, &body) {
-        Ok(request) => access.grant(&request).await,
-        Err(error) => Err(error),
-    };
-    let mut response = match result {
-        Ok(grant) => json_body(json!({
-            "access_token": grant.access_token,
-            "token_type": "Bearer",
-            "expires_in": grant.expires_in,
-            "scope": grant.scope,
-        }))
-        .into_response(),
-        Err(error) => oauth_error(&error, headers.contains_key(header::AUTHORIZATION)),
-    };
-    let headers = response.headers_mut();
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    headers.insert(header::PRAGMA, HeaderValue::from_static("no-cache"));
-    response
-}
-
-fn token_request(headers: &HeaderMap, body: &[u8]) -> Result<TokenRequest, OAuthError> {
-    let media_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let media_type = media_type.split(';').next().unwrap_or_default().trim();
-    if !media_type.eq_ignore_ascii_case("application/x-www-form-urlencoded") {
-        return Err(OAuthError::InvalidRequest("send the parameters as application/x-www-form-urlencoded"));
-    }
-    let mut request = TokenRequest::from_form(form_urlencoded::parse(body).into_owned())?;
-    request.basic = match credentials(headers) {
-        Ok(None) => None,
-        Ok(Some(Credentials::Basic { user, password })) => {
-            // RFC 6749 §2.3.1: both are form-encoded before they are joined.
-            Some((form_decode(&user), Secret::new(form_decode(password.expose()))))
-        }
-        Ok(Some(Credentials::Bearer(_))) | Err(_) => return Err(OAuthError::InvalidRequest("the Authorization header is not Basic")),
-    };
-    Ok(request)
-}
-
-fn form_decode(text: &str) -> String {
-    percent_encoding::percent_decode_str(&text.replace('+', " ")).decode_utf8_lossy().into_owned()
-}
-
-fn oauth_error(error: &OAuthError, with_header: bool) -> Response {
-    let status = match error {
-        OAuthError::InvalidClient(reason) => {
-            tracing::debug!(reason, "a client was refused a token");
-            StatusCode::UNAUTHORIZED
-        }
-        OAuthError::Busy => StatusCode::SERVICE_UNAVAILABLE,
-        OAuthError::Server(error) => {
-            tracing::error!(%error, "a token could not be given");
-            StatusCode::INTERNAL_SERVER_ERROR
-        }
-        _ => StatusCode::BAD_REQUEST,
-    };
-    let mut response = (status, json_body(json!({ "error": error.code(), "error_description": error.to_string() }))).into_response();
-    if status == StatusCode::UNAUTHORIZED && with_header {
-        response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"lango\""));
-    }
-    if status == StatusCode::SERVICE_UNAVAILABLE {
-        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("5"));
-    }
-    response
-}
+/// SHA-256 of the TLS certificate that a connection was made with, in hex; an extension of every request on it.
+#[derive(Clone, Debug)]
+pub struct PeerCertificate(pub Arc<str>);
 
 /// The gate: puts a [`Caller`] into the request, or answers in its place.
 pub async fn authenticate(State(access): State<Arc<Access>>, mut request: Request, next: Next) -> Response {
     let path = request.uri().path();
-    match identify(&access, path, request.headers()).await {
+    let certificate = request.extensions().get::<PeerCertificate>().map(|PeerCertificate(digest)| Arc::clone(digest));
+    match identify(&access, path, request.headers(), certificate.as_deref()).await {
         Ok(caller) => {
             request.extensions_mut().insert(caller);
             next.run(request).await
@@ -118,7 +53,7 @@ pub async fn authenticate(State(access): State<Arc<Access>>, mut request: Reques
     }
 }
 
-async fn identify(access: &Access, path: &str, headers: &HeaderMap) -> Result<Caller, Refusal> {
+async fn identify(access: &Access, path: &str, headers: &HeaderMap, certificate: Option<&str>) -> Result<Caller, Refusal> {
     if access.mode() == AuthMode::Open {
         return Ok(access.open_caller(facility(headers)?).await?);
     }
@@ -127,8 +62,10 @@ async fn identify(access: &Access, path: &str, headers: &HeaderMap) -> Result<Ca
     }
     match credentials(headers)? {
         None => Err(Refusal::NoCredentials),
-        Some(Credentials::Bearer(token)) => Ok(access.bearer_caller(&token).await?),
-        Some(Credentials::Basic { user, password }) if path.starts_with(BASIC_ALLOWED) => Ok(access.basic_caller(&user, &password).await?),
+        Some(Credentials::Bearer(token)) => Ok(access.bearer_caller(&token, certificate).await?),
+        Some(Credentials::Basic { user, password }) if path.starts_with(BASIC_ALLOWED) => {
+            Ok(access.basic_caller(&user, &password, certificate).await?)
+        }
         Some(Credentials::Basic { .. }) => Err(Refusal::Unclear("this address takes a bearer token: get one from /auth/token")),
     }
 }
@@ -143,13 +80,13 @@ fn facility(headers: &HeaderMap) -> Result<Option<&str>, Refusal> {
     }
 }
 
-enum Credentials {
+pub(super) enum Credentials {
     Bearer(String),
     Basic { user: String, password: Secret },
 }
 
 /// Exactly one Authorization header, of a scheme that lango knows.
-fn credentials(headers: &HeaderMap) -> Result<Option<Credentials>, Refusal> {
+pub(super) fn credentials(headers: &HeaderMap) -> Result<Option<Credentials>, Refusal> {
     let mut values = headers.get_all(header::AUTHORIZATION).iter();
     let Some(value) = values.next() else { return Ok(None) };
     if values.next().is_some() {
@@ -170,7 +107,7 @@ fn credentials(headers: &HeaderMap) -> Result<Option<Credentials>, Refusal> {
 }
 
 /// Why a request does not pass the gate.
-enum Refusal {
+pub(super) enum Refusal {
     NoCredentials,
     Unclear(&'static str),
     Facility,

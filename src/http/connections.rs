@@ -3,38 +3,51 @@
 //! Facilities sit behind links that vanish without a word. A connection that sends nothing for [`Patience::headers`] is closed, so that
 //! what is left of such a link costs nothing for long; how long one request may take is the routes' own business.
 
+use super::auth::PeerCertificate;
+use super::tls::{Tls, thumbprint};
 use axum::Router;
+use axum::http::Request;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
+use tokio_rustls::TlsAcceptor;
+use tower::ServiceExt;
 
 /// Connections at once; more wait to be accepted.
 const AT_ONCE: usize = 8192;
 /// After an accept that failed, since the system has no file descriptor left.
 const BREATH: Duration = Duration::from_millis(200);
 
+/// Where a request came from; an extension of every request.
+#[derive(Clone, Copy, Debug)]
+pub struct PeerAddress(pub IpAddr);
+
 /// How long the server waits for its clients.
 #[derive(Clone, Copy, Debug)]
 pub struct Patience {
     /// For a request's headers, counted from the connection's start or from the last answer.
     pub headers: Duration,
+    /// For a TLS handshake.
+    pub handshake: Duration,
     /// For requests in flight when the server shuts down.
     pub drain: Duration,
 }
 
 impl Default for Patience {
     fn default() -> Self {
-        Patience { headers: Duration::from_secs(75), drain: Duration::from_secs(30) }
+        Patience { headers: Duration::from_secs(75), handshake: Duration::from_secs(10), drain: Duration::from_secs(30) }
     }
 }
 
-/// Serves until `shutdown`; then accepts no more, lets requests in flight end, and cuts those that take too long.
-pub async fn serve(listener: TcpListener, router: Router, patience: Patience, shutdown: impl Future<Output = ()>) {
+/// Serves until `shutdown`, over TLS if there is a certificate; then accepts no more, lets requests in flight end, and cuts those that take too long.
+pub async fn serve(listener: TcpListener, router: Router, tls: Option<Tls>, patience: Patience, shutdown: impl Future<Output = ()>) {
     let graceful = GracefulShutdown::new();
     let places = Arc::new(Semaphore::new(AT_ONCE));
     let mut shutdown = std::pin::pin!(shutdown);
@@ -44,9 +57,9 @@ pub async fn serve(listener: TcpListener, router: Router, patience: Patience, sh
             let place = Arc::clone(&places).acquire_owned().await.ok();
             (listener.accept().await, place)
         };
-        let (stream, place) = tokio::select! {
+        let (stream, place, peer) = tokio::select! {
             (accepted, place) = accepted => match accepted {
-                Ok((stream, _)) => (stream, place),
+                Ok((stream, address)) => (stream, place, PeerAddress(address.ip())),
                 Err(error) => {
                     tracing::warn!(%error, "a connection could not be accepted");
                     tokio::time::sleep(BREATH).await;
@@ -55,9 +68,18 @@ pub async fn serve(listener: TcpListener, router: Router, patience: Patience, sh
             },
             () = &mut shutdown => break,
         };
-        let connection = graceful.watch(connection(stream, router.clone(), patience));
+        // Answers are written whole; waiting for more to send only delays them.
+        stream.set_nodelay(true).ok();
+        let (watcher, router, tls) = (graceful.watcher(), router.clone(), tls.clone());
         tokio::spawn(async move {
-            if let Err(error) = connection.await {
+            let ended = match tls {
+                None => watcher.watch(connection(stream, router, (peer, None), patience)).await,
+                Some(tls) => match encrypted(stream, &tls, patience).await {
+                    Ok((stream, certificate)) => watcher.watch(connection(stream, router, (peer, certificate), patience)).await,
+                    Err(error) => Err(error.into()),
+                },
+            };
+            if let Err(error) = ended {
                 // A client that went away; nothing to do about it.
                 tracing::trace!(%error, "a connection ended early");
             }
@@ -71,17 +93,34 @@ pub async fn serve(listener: TcpListener, router: Router, patience: Patience, sh
     }
 }
 
-fn connection(
-    stream: TcpStream,
+type Encrypted = tokio_rustls::server::TlsStream<TcpStream>;
+
+/// The TLS handshake, and who the other side proved to be.
+async fn encrypted(stream: TcpStream, tls: &Tls, patience: Patience) -> std::io::Result<(Encrypted, Option<PeerCertificate>)> {
+    let handshake = TlsAcceptor::from(tls.config()).accept(stream);
+    let stream = tokio::time::timeout(patience.handshake, handshake).await.map_err(|_| std::io::ErrorKind::TimedOut)??;
+    let certificates = stream.get_ref().1.peer_certificates();
+    let peer = certificates.and_then(<[_]>::first).map(|certificate| PeerCertificate(thumbprint(certificate).into()));
+    Ok((stream, peer))
+}
+
+fn connection<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+    stream: S,
     router: Router,
+    (peer, certificate): (PeerAddress, Option<PeerCertificate>),
     patience: Patience,
 ) -> impl hyper_util::server::graceful::GracefulConnection<Error = Box<dyn std::error::Error + Send + Sync>> + Send {
-    // Answers are written whole; waiting for more to send only delays them.
-    stream.set_nodelay(true).ok();
     // HTTP/2 without TLS is spoken by nobody here, and telling it from HTTP/1 would wait for the first bytes without end.
     let mut builder = Builder::new(TokioExecutor::new()).http1_only();
     builder.http1().timer(TokioTimer::new()).header_read_timeout(patience.headers);
-    builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router)).into_owned()
+    let service = router.map_request(move |mut request: Request<_>| {
+        request.extensions_mut().insert(peer);
+        if let Some(certificate) = &certificate {
+            request.extensions_mut().insert(certificate.clone());
+        }
+        request
+    });
+    builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service)).into_owned()
 }
 
 #[cfg(test)]
@@ -105,7 +144,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
-        let serving = tokio::spawn(serve(listener, router, patience, async {
+        let serving = tokio::spawn(serve(listener, router, None, patience, async {
             stopped.await.ok();
         }));
         (address, stop, serving)
@@ -120,7 +159,8 @@ mod tests {
         answer
     }
 
-    const BRIEF: Patience = Patience { headers: Duration::from_millis(200), drain: Duration::from_millis(600) };
+    const BRIEF: Patience =
+        Patience { headers: Duration::from_millis(200), handshake: Duration::from_millis(200), drain: Duration::from_millis(600) };
 
     #[tokio::test]
     async fn a_client_that_says_nothing_or_half_a_request_is_let_go() {

@@ -13,8 +13,12 @@ pub mod connections;
 pub mod error;
 pub mod fhir;
 pub mod hdu;
+pub mod limits;
+pub mod login;
 pub mod negotiate;
+pub mod oauth;
 pub mod ops;
 pub mod state;
+pub mod tls;
 
 pub use state::FhirState;

@@ -11,7 +11,6 @@ use super::write::{Author, Writer};
 use crate::access::Caller;
 use crate::definitions;
 use crate::fhir::{Issue, IssueCode, json};
-use crate::validate;
 use bytes::Bytes;
 use flate2::read::MultiGzDecoder;
 use futures_util::StreamExt;
@@ -288,7 +287,7 @@ impl Loader {
         let mut drafts = Vec::with_capacity(resources.len());
         for (place, resource) in resources {
             let told = |words: String| if place.is_empty() { words } else { format!("{place}: {words}") };
-            let issues: Vec<Issue> = validate::structure(&resource).into_iter().filter(|issue| issue.severity.is_error()).collect();
+            let issues = self.writer.validator().on_write(&resource);
             let name = resource.get("resourceType").and_then(Value::as_str).and_then(|name| definitions::r4().type_code(name));
             let id = resource.get("id").and_then(Value::as_str).filter(|id| crate::fhir::reference::is_id(id)).map(str::to_owned);
             match (issues.is_empty(), name, id) {

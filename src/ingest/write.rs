@@ -23,6 +23,7 @@ use crate::store::visits::Visit;
 use crate::store::write::{Change, NewJob};
 use crate::store::{FacilityKey, IndexEntry, IndexValue, Mutation, Precondition, Scope, Store, Stored, TypeCode, Unit, WriteError};
 use crate::terminology::Terminology;
+use crate::validate::{Profiles, Validator};
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use serde_json::{Value, json};
@@ -250,6 +251,12 @@ pub enum CommitError {
     Refused(Option<usize>, Refusal),
 }
 
+/// Whether resources of this type say how everybody's are understood.
+fn holds_for_all(type_code: TypeCode) -> bool {
+    let type_name = definitions::r4().type_name(type_code);
+    Terminology::holds(type_name) || Profiles::holds(type_name)
+}
+
 /// On whose behalf a plan is carried out.
 #[derive(Clone, Debug)]
 pub struct Author {
@@ -298,6 +305,7 @@ pub struct Writer {
     terminology: Terminology,
     /// What is labelled on arrival, as of that many changes of the terminology.
     sensitive: Arc<ArcSwap<(Option<u64>, Arc<Sensitive>)>>,
+    validator: Validator,
     /// Held while terminology is read back, so that the last version written is the last one loaded.
     refreshing: Arc<Mutex<()>>,
     workers: Workers,
@@ -320,14 +328,15 @@ impl Default for Policy {
 }
 
 impl Writer {
-    /// `terminology` is kept up to date with what is written, and so are the links of `registry`.
-    pub fn new(store: Store, options: extract::Options, registry: Registry, terminology: Terminology) -> Writer {
+    /// `terminology` and the profiles of `validator` are kept up to date with what is written, and so are the links of `registry`.
+    pub fn new(store: Store, options: extract::Options, registry: Registry, terminology: Terminology, validator: Validator) -> Writer {
         Writer {
             store,
             options: Arc::new(options),
             registry,
             terminology,
             sensitive: Arc::default(),
+            validator,
             refreshing: Arc::default(),
             workers: Workers::default(),
             policy: Policy::default(),
@@ -337,6 +346,11 @@ impl Writer {
     /// The same, under the operator's policy.
     pub fn with_policy(self, policy: Policy) -> Writer {
         Writer { policy, ..self }
+    }
+
+    /// Holds resources against R4 and the loaded profiles.
+    pub fn validator(&self) -> &Validator {
+        &self.validator
     }
 
     pub fn policy(&self) -> Policy {
@@ -435,8 +449,8 @@ impl Writer {
         {
             tracing::warn!(%error, "the search parameters in memory are behind");
         }
-        if let Err(error) = self.refresh_terminology(places.iter().filter_map(|place| done.get(*place))).await {
-            tracing::warn!(%error, "the terminology in memory is behind");
+        if let Err(error) = self.refresh_definitions(places.iter().filter_map(|place| done.get(*place))).await {
+            tracing::warn!(%error, "the terminology or profiles in memory are behind");
         }
         for (place, written) in places.into_iter().zip(written) {
             if let Some(result) = done.get_mut(place) {
@@ -493,20 +507,22 @@ impl Writer {
         }
     }
 
-    /// Loads what was written into the terminology in memory.
-    async fn refresh_terminology(&self, done: impl Iterator<Item = &Done>) -> Result<(), sqlx::Error> {
-        let changed: Vec<(TypeCode, String)> = done
-            .filter(|done| Terminology::holds(definitions::r4().type_name(done.type_code)))
-            .map(|done| (done.type_code, done.id.to_string()))
-            .collect();
+    /// Loads what was written into the terminology and profiles in memory.
+    async fn refresh_definitions(&self, done: impl Iterator<Item = &Done>) -> Result<(), sqlx::Error> {
+        let changed: Vec<(TypeCode, String)> =
+            done.filter(|done| holds_for_all(done.type_code)).map(|done| (done.type_code, done.id.to_string())).collect();
         if changed.is_empty() {
             return Ok(());
         }
         let _one_at_a_time = self.refreshing.lock().await;
         for stored in self.store.read_many(&changed).await? {
-            match stored.body.as_ref().and_then(|body| serde_json::from_slice::<Value>(body).ok()) {
-                Some(resource) => self.terminology.upsert(&resource),
-                None => self.terminology.remove(definitions::r4().type_name(stored.type_code), &stored.id),
+            let type_name = definitions::r4().type_name(stored.type_code);
+            let resource = stored.body.as_ref().and_then(|body| serde_json::from_slice::<Value>(body).ok());
+            match (resource, Profiles::holds(type_name)) {
+                (Some(resource), true) => self.validator.profiles().load([&resource]),
+                (Some(resource), false) => self.terminology.upsert(&resource),
+                (None, true) => self.validator.profiles().remove(&stored.id),
+                (None, false) => self.terminology.remove(type_name, &stored.id),
             }
         }
         Ok(())
@@ -544,11 +560,11 @@ impl Writer {
     async fn step(&self, wanted: Wanted, stored: Option<&Stored>, author: &Author) -> Result<Step, Refusal> {
         let live = stored.filter(|stored| stored.body.is_some());
         let type_name = definitions::r4().type_name(wanted.target().0);
-        // Codes mean the same for everybody: one facility must not change how another's are translated.
-        let codes = Terminology::holds(type_name) || type_name == PARAMETER;
+        // Codes mean the same for everybody: one facility must not change how another's are translated, found, or what they must meet.
+        let codes = holds_for_all(wanted.target().0) || type_name == PARAMETER;
         let for_all = codes || (keeps_directory(author) && DIRECTORY.contains(&type_name));
         if codes && !may_change(author, type_name, OPERATOR) {
-            let words = "ConceptMap, CodeSystem, ValueSet and SearchParameter hold for all facilities: only the operator can change them.";
+            let words = "ConceptMap, CodeSystem, ValueSet, StructureDefinition and SearchParameter hold for all facilities: only the operator can change them.";
             return Err(Refusal::new(RefusalKind::Forbidden, Issue::error(IssueCode::Forbidden, words)));
         }
         if type_name == "Consent" && author.caller.as_ref().is_some_and(|caller| !caller.has_role(Role::ConsentRecorder)) {
@@ -734,7 +750,6 @@ fn stamped(body: &[u8], stamp_at: usize, updated: Micros) -> Bytes {
 #[cfg(test)]
 mod tests {
     use super::*;
-
 
     fn draft(resource: Value) -> Draft {
         let type_code = definitions::r4().type_code("Patient").unwrap();

@@ -12,6 +12,7 @@ const ALL: &[(i64, &str, &str, &str)] = &[
     (4, "visits", include_str!("../../migrations/sqlite/0004_visits.sql"), include_str!("../../migrations/postgres/0004_visits.sql")),
     (6, "golden", include_str!("../../migrations/sqlite/0006_golden.sql"), include_str!("../../migrations/postgres/0006_golden.sql")),
     (9, "upkeep", include_str!("../../migrations/sqlite/0009_upkeep.sql"), include_str!("../../migrations/postgres/0009_upkeep.sql")),
+    (10, "people", include_str!("../../migrations/sqlite/0010_people.sql"), include_str!("../../migrations/postgres/0010_people.sql")),
     (11, "history", include_str!("../../migrations/sqlite/0011_history.sql"), include_str!("../../migrations/postgres/0011_history.sql")),
     (30, "search", include_str!("../../migrations/sqlite/0030_search.sql"), include_str!("../../migrations/postgres/0030_search.sql")),
 ];

@@ -1,7 +1,7 @@
 //! Bodies as the database holds them: large ones compressed.
 //!
 //! Most resources are of one or two kilobytes, where compressing saves little and costs a read more than it gives. MeasureReports of hundreds
-//! of kilobytes, which are written again whenever numbers change, shrink to a tenth.
+//! of kilobytes, which are written again whenever numbers change, shrink to a fraction.
 
 use flate2::Compression;
 use flate2::read::GzDecoder;

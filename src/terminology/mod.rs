@@ -178,6 +178,20 @@ impl Terminology {
         expand::Walk::new(&loaded).contains(set, system, code).ok().map(|found| found.is_some())
     }
 
+    /// Whether `code` of any of the systems that the value set draws on is in it: for elements whose system is implied.
+    pub fn is_member_of_any_system(&self, value_set_url: &str, code: &str) -> Option<bool> {
+        let loaded = self.loaded.load();
+        let set = loaded.sets.canonical(value_set_url)?;
+        let walk = expand::Walk::new(&loaded);
+        for system in set.include.iter().map(|clause| clause.system.as_deref()) {
+            // A clause without system takes those of other value sets; which, is not known without listing them.
+            if walk.contains(set, system?, code).ok()?.is_some() {
+                return Some(true);
+            }
+        }
+        Some(false)
+    }
+
     /// The members of a value set in its order. `None` when they cannot be listed: it is not loaded, rests on something that is not, or is too large.
     pub fn members(&self, value_set_url: &str) -> Option<Vec<expand::Contained>> {
         let request = expand::ExpandRequest { url: Some(value_set_url.to_owned()), ..expand::ExpandRequest::default() };

@@ -1,354 +1,390 @@
-//! A resource against a profile (<https://hl7.org/fhir/R4/profiling.html>), read from the differential of its StructureDefinition.
-//!
-//! Slices are passed over: an element with a slice name, and all that is under it, asks nothing.
+//! A value against a compiled profile (<https://hl7.org/fhir/R4/profiling.html>).
 
+use super::binding;
+use super::compile::{CORE, Profile, ProfileError, Rule, TypeRule};
 use super::report::{Path, Report};
-use super::structure::type_names;
-use crate::definitions::{CodeSet, Element, ElementType, Structure, StructureKind, TypeCode, r4};
-use crate::fhir::{Issue, IssueCode, Reference, Severity, decimal};
-use crate::fhirpath::{Env, Expression, Node};
+use super::scope::{Constraint, Scope, Verdict};
+use super::values::{matches, same};
+use crate::definitions::{ElementKind, ElementType, Structure, r4};
+use crate::fhir::{IssueCode, Severity};
+use crate::fhirpath::{Node, reference_type};
 use serde_json::{Map, Value};
 
-/// Canonical URLs of R4's own types begin so.
-const CORE: &str = "http://hl7.org/fhir/StructureDefinition/";
-/// Deeper than any element of R4.
-const MAX_STEPS: usize = 32;
-
-/// Why a StructureDefinition cannot be used.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ProfileError {
-    #[error("a profile must be a StructureDefinition with url, type and differential, of kind resource and derivation constraint")]
-    NotAProfile,
-    #[error("StructureDefinition.type names no FHIR R4 resource type")]
-    UnknownType,
-    #[error("differential.element[{0}] has no path that FHIR R4 knows below the profile's type")]
-    UnknownElement(usize),
-    #[error("differential.element[{0}] has a min or max that is no number")]
-    Cardinality(usize),
-    #[error("differential.element[{element}] has a constraint that is no FHIRPath: {problem}")]
-    Constraint { element: usize, problem: String },
-}
-
-/// What one profile asks of resources of its type.
-#[derive(Debug)]
-pub struct Profile {
-    url: String,
-    structure: &'static Structure,
-    root: Rule,
-}
-
-/// What a profile asks of one element; the rules for what is in it hang below.
-#[derive(Debug, Default)]
-struct Rule {
-    /// Without `[x]`.
-    name: String,
-    min: usize,
-    max: Option<usize>,
-    /// Allowed types; empty: those of R4.
-    types: Vec<String>,
-    /// Allowed types of a reference's target; empty: those of R4.
-    targets: Vec<TypeCode>,
-    fixed: Option<Value>,
-    pattern: Option<Value>,
-    binding: Option<&'static CodeSet>,
-    constraints: Vec<Constraint>,
-    children: Vec<Rule>,
-}
-
-#[derive(Debug)]
-struct Constraint {
-    severity: Severity,
-    words: String,
-    expression: Expression,
-}
-
-impl Profile {
-    /// Reads a profile on a resource type. Required bindings to value sets that [`crate::definitions`] does not list ask nothing.
-    pub fn from_structure_definition(definition: &Value) -> Result<Profile, ProfileError> {
-        let text = |key: &str| definition.get(key).and_then(Value::as_str);
-        let is_profile = text("resourceType") == Some("StructureDefinition") && text("derivation") == Some("constraint");
-        let elements = definition.pointer("/differential/element").and_then(Value::as_array);
-        let (Some(url), Some(type_name), Some(elements), true) = (text("url"), text("type"), elements, is_profile) else {
-            return Err(ProfileError::NotAProfile);
-        };
-        let structure = r4().structure(type_name).filter(|s| s.kind == StructureKind::Resource).ok_or(ProfileError::UnknownType)?;
-        let mut root = Rule { name: type_name.to_owned(), ..Rule::default() };
-        let mut sliced: Option<&str> = None;
-        for (at, element) in elements.iter().enumerate() {
-            let path = element.get("path").and_then(Value::as_str).ok_or(ProfileError::UnknownElement(at))?;
-            let in_slice = sliced.is_some_and(|slice| path.strip_prefix(slice).is_some_and(|rest| rest.starts_with('.')));
-            let named = element.get("id").and_then(Value::as_str).is_some_and(|id| id.contains(':'));
-            if named || in_slice || element.get("sliceName").is_some() {
-                sliced = if in_slice { sliced } else { Some(path) };
-                continue;
+/// Holds a value of the profile's type against it. What R4 itself asks is looked at elsewhere.
+pub(super) fn check<'a>(scope: Scope<'a>, profile: &'a Profile, value: &'a Value, path: &Path, report: &mut Report) {
+    let mut check = Check { scope, profile, report };
+    let item = Item { value: Some(value), sibling: None, kind: None, at: None };
+    let done = scope.world.nested(|| {
+        let Value::Object(map) = value else { return };
+        match profile.structure.kind {
+            crate::definitions::StructureKind::Resource
+                if value.get("resourceType").and_then(Value::as_str) != Some(profile.structure.name) =>
+            {
+                check.say(IssueCode::Structure, path, || format!("must be a {}", profile.structure.name));
             }
-            sliced = None;
-            let mut steps = path.split('.');
-            if steps.next() != Some(type_name) || path.split('.').count() > MAX_STEPS {
-                return Err(ProfileError::UnknownElement(at));
-            }
-            let rule = place(&mut root, Some(structure), steps).ok_or(ProfileError::UnknownElement(at))?;
-            rule.read(element, at)?;
-        }
-        Ok(Profile { url: url.to_owned(), structure, root })
-    }
-
-    /// The canonical URL that `meta.profile` claims, without version.
-    pub fn url(&self) -> &str {
-        &self.url
-    }
-
-    /// The resource type that the profile is about.
-    pub fn resource_type(&self) -> &'static str {
-        self.structure.name
-    }
-}
-
-/// The rule at the end of these steps, made with those on the way. `None` where R4 has no such element.
-fn place<'r, 's>(
-    mut rule: &'r mut Rule,
-    mut structure: Option<&'static Structure>,
-    steps: impl Iterator<Item = &'s str>,
-) -> Option<&'r mut Rule> {
-    for step in steps {
-        let (name, choice) = step.strip_suffix("[x]").map_or((step, false), |name| (name, true));
-        // What is inside a choice of several types is not known until there is a value.
-        let mut inside = None;
-        if let Some(structure) = structure {
-            let element = structure.element(name).filter(|element| element.choice == choice)?;
-            inside = Some(element);
-        }
-        let known = rule.children.iter().position(|child| child.name == name);
-        let at = known.unwrap_or_else(|| {
-            rule.children.push(Rule { name: name.to_owned(), ..Rule::default() });
-            rule.children.len() - 1
-        });
-        rule = rule.children.get_mut(at)?;
-        structure = match (inside.map(|element| element.types.as_slice()), rule.types.as_slice()) {
-            (_, [only]) => r4().structure(only),
-            (Some([only]), _) => r4().structure(only.name),
-            _ => None,
-        };
-    }
-    Some(rule)
-}
-
-impl Rule {
-    fn read(&mut self, element: &Value, at: usize) -> Result<(), ProfileError> {
-        if let Some(min) = element.get("min") {
-            self.min = min.as_u64().and_then(|min| usize::try_from(min).ok()).ok_or(ProfileError::Cardinality(at))?;
-        }
-        self.max = match element.get("max").map(|max| max.as_str().unwrap_or_default()) {
-            None | Some("*") => self.max,
-            Some(max) => Some(max.parse().map_err(|_| ProfileError::Cardinality(at))?),
-        };
-        for kind in items(element, "type") {
-            self.types.extend(kind.get("code").and_then(Value::as_str).map(str::to_owned));
-            let targets = items(kind, "targetProfile").iter().filter_map(Value::as_str);
-            self.targets.extend(targets.filter_map(|url| r4().type_code(url.strip_prefix(CORE)?)));
-        }
-        for (key, value) in element.as_object().into_iter().flatten() {
-            if key.starts_with("fixed") {
-                self.fixed = Some(value.clone());
-            } else if key.starts_with("pattern") {
-                self.pattern = Some(value.clone());
+            _ => {
+                check.constraints(profile.root(), &item, Some(profile.structure), path);
+                check.fixed(profile.root(), &item, path);
+                check.members(profile.root(), Some(profile.structure), map, path);
             }
         }
-        if let Some(binding) = element.get("binding").filter(|b| b.get("strength").and_then(Value::as_str) == Some("required")) {
-            self.binding = binding.get("valueSet").and_then(Value::as_str).and_then(|url| r4().code_set(url));
-        }
-        for constraint in items(element, "constraint") {
-            let text = |key: &str| constraint.get(key).and_then(Value::as_str).unwrap_or_default();
-            let expression = Expression::parse(text("expression"))
-                .map_err(|error| ProfileError::Constraint { element: at, problem: error.to_string() })?;
-            let severity = if text("severity") == "warning" { Severity::Warning } else { Severity::Error };
-            self.constraints.push(Constraint { severity, words: format!("{}: {}", text("key"), text("human")), expression });
-        }
-        Ok(())
+    });
+    if done.is_none() {
+        check.unsure(path, "profiles".into(), "they refer to one another too deeply");
     }
 }
 
-fn items<'v>(value: &'v Value, key: &str) -> &'v [Value] {
-    value.get(key).and_then(Value::as_array).map_or(&[], Vec::as_slice)
+/// Whether a value meets the profile, without a word. `None`: no such profile can be used.
+pub(super) fn conforms<'a>(scope: Scope<'a>, canonical: &str, value: &'a Value) -> Option<bool> {
+    let profile = scope.world.profiles.profile(canonical)?.ok()?;
+    let root = Path::root(profile.type_name());
+    let mut report = Report::quiet();
+    let inside = match value.get("resourceType") {
+        // A resource of its own: what is contained in another keeps that as its root.
+        Some(_) => Scope { resource: value, root: if std::ptr::eq(value, scope.resource) { scope.root } else { value }, ..scope },
+        None => scope,
+    };
+    check(inside, profile, value, &root, &mut report);
+    Some(!report.has_errors())
 }
 
-/// Every problem of a resource against one profile; empty when it meets it. What R4 itself asks is [`super::structure`]'s.
-pub fn profile(resource: &Value, profile: &Profile) -> Vec<Issue> {
-    let mut report = Report::default();
-    let path = Path::root(profile.resource_type());
-    let env = Env::default().with_resource(resource);
-    let mut check = Check { profile, env, report: &mut report };
-    match resource.as_object() {
-        Some(map) if map.get("resourceType").and_then(Value::as_str) == Some(profile.resource_type()) => {
-            check.constraints(&profile.root, Node::root(resource), &path);
-            check.members(&profile.root, Some(profile.structure), map, &path);
-        }
-        _ => check.say(IssueCode::Structure, &path, || format!("must be a {}", profile.resource_type())),
+/// [`conforms`] for a node of an expression.
+pub(super) fn node_conforms<'a>(scope: Scope<'a>, node: &Node<'a>, canonical: &str) -> Option<bool> {
+    match node.as_json() {
+        std::borrow::Cow::Borrowed(value) => conforms(scope, canonical, value),
+        std::borrow::Cow::Owned(_) => Some(false),
     }
-    report.finish()
 }
 
-struct Check<'a, 'r> {
-    profile: &'a Profile,
-    env: Env<'a>,
-    report: &'r mut Report,
-}
-
-/// One key of an object that a rule is about.
-struct Found<'a> {
-    kind: Option<&'static ElementType>,
-    value: Option<&'a Value>,
+/// One value of an element.
+#[derive(Clone, Copy)]
+pub(super) struct Item<'a> {
+    pub value: Option<&'a Value>,
     /// Under the same name with `_` before it.
-    sibling: Option<&'a Value>,
+    pub sibling: Option<&'a Value>,
+    pub kind: Option<&'static ElementType>,
+    /// Its place in the element's array.
+    pub at: Option<usize>,
+}
+
+impl<'a> Item<'a> {
+    pub(super) fn node(&self) -> Node<'a> {
+        static NULL: Value = Value::Null;
+        let value = self.value.unwrap_or(&NULL);
+        match self.kind {
+            Some(kind) if kind.kind != ElementKind::Resource => Node::typed(value, self.sibling, kind.name),
+            _ => Node::root(value),
+        }
+    }
+
+    /// What its members are looked up in.
+    fn structure(&self) -> Option<&'static Structure> {
+        match self.kind?.kind {
+            ElementKind::Structure(place) => r4().structure_at(place),
+            ElementKind::Resource => r4().structure(self.value?.get("resourceType")?.as_str()?),
+            ElementKind::Primitive(_) => None,
+        }
+    }
+
+    /// The name of its type; a resource says it itself.
+    pub(super) fn type_name(&self) -> Option<&'a str> {
+        match self.kind?.kind {
+            ElementKind::Resource => self.value?.get("resourceType")?.as_str(),
+            _ => self.kind.map(|kind| kind.name),
+        }
+    }
+}
+
+pub(super) struct Check<'a, 'r> {
+    pub scope: Scope<'a>,
+    pub profile: &'a Profile,
+    pub report: &'r mut Report,
 }
 
 impl<'a> Check<'a, '_> {
-    fn members(&mut self, rule: &Rule, structure: Option<&'static Structure>, map: &'a Map<String, Value>, path: &Path) {
-        for child in &rule.children {
-            let path = path.member(&child.name);
-            let element = structure.and_then(|structure| structure.element(&child.name));
-            let mut count = 0usize;
-            for found in find(child, structure, element, map) {
-                count = count.saturating_add(self.found(child, &found, &path));
+    fn members(&mut self, rule: &'a Rule, structure: Option<&'static Structure>, map: &'a Map<String, Value>, path: &Path) {
+        for id in &rule.children {
+            let child = self.profile.rule(*id);
+            let items = find(child, structure, map);
+            self.group(child, &items, &path.member(&child.name));
+        }
+    }
+
+    /// All items that a rule is about: how many there are, each by itself, and what slices ask.
+    pub(super) fn group(&mut self, rule: &'a Rule, items: &[Item<'a>], path: &Path) {
+        let slice = rule.slice.as_deref().map(|name| format!(" (slice {name})")).unwrap_or_default();
+        if items.len() < rule.min {
+            let words = if items.is_empty() { "is required and missing" } else { "has too few items" };
+            self.say(IssueCode::Required, path, || format!("{words}{slice}: give {} or more", rule.min));
+        }
+        if let Some(max) = rule.max.filter(|max| items.len() > *max) {
+            match max {
+                0 => self.say(IssueCode::Structure, path, || format!("must not be given{slice}")),
+                max => self.say(IssueCode::Structure, path, || format!("has too many items{slice}: give {max} or fewer")),
             }
-            if count < child.min {
-                let words = if count == 0 { "is required and missing" } else { "has too few items" };
-                self.say(IssueCode::Required, &path, || words.into());
+        }
+        for item in items {
+            match item.at {
+                Some(at) => self.item(rule, item, &path.item(at)),
+                None => self.item(rule, item, path),
             }
-            if child.max.is_some_and(|max| count > max) {
-                let words = if child.max == Some(0) { "must not be given" } else { "has too many items" };
-                self.say(IssueCode::Structure, &path, || words.into());
+        }
+        if !rule.slices.is_empty() || rule.slicing.is_some() {
+            self.slices(rule, items, path);
+        }
+    }
+
+    fn item(&mut self, rule: &'a Rule, item: &Item<'a>, path: &Path) {
+        // Rules that refer to one another end with the value: the way down is as long as the value is deep.
+        if path.too_deep() {
+            return;
+        }
+        self.types(rule, item, path);
+        self.fixed(rule, item, path);
+        self.bound(rule, item, path);
+        let content = rule.content.map(|id| self.profile.rule(id));
+        let structure = item.structure();
+        for rule in [Some(rule), content].into_iter().flatten() {
+            self.constraints(rule, item, structure, path);
+            if let Some(Value::Object(map)) = item.value {
+                self.members(rule, structure, map, path);
+            } else if let Some(Value::Object(map)) = item.sibling {
+                self.members(rule, r4().structure("Element"), map, path);
             }
         }
     }
 
-    /// Looks at each item under a key; answers how many there are.
-    fn found(&mut self, rule: &Rule, found: &Found<'a>, path: &Path) -> usize {
-        if let Some(kind) = found.kind.filter(|kind| !rule.types.is_empty() && !rule.types.iter().any(|t| t == kind.name)) {
-            self.say(IssueCode::Structure, path, || format!("must not be of type {}, but {}", kind.name, rule.types.join(" or ")));
-        }
-        match (found.value, found.sibling) {
-            (Some(Value::Array(values)), sibling) => {
-                for (at, value) in values.iter().enumerate() {
-                    let sibling = sibling.and_then(|list| list.get(at)).filter(|item| !item.is_null());
-                    self.item(rule, found.kind, value, sibling, &path.item(at));
-                }
-                values.len()
-            }
-            (Some(value), sibling) => {
-                self.item(rule, found.kind, value, sibling, path);
-                1
-            }
-            (None, Some(Value::Array(siblings))) => siblings.len(),
-            (None, sibling) => usize::from(sibling.is_some()),
-        }
-    }
-
-    fn item(&mut self, rule: &Rule, kind: Option<&'static ElementType>, value: &'a Value, sibling: Option<&'a Value>, path: &Path) {
+    fn fixed(&mut self, rule: &Rule, item: &Item<'a>, path: &Path) {
+        let Some(value) = item.value.filter(|value| !value.is_null()) else { return };
         if rule.fixed.as_ref().is_some_and(|fixed| !same(fixed, value)) {
             self.say(IssueCode::Value, path, || "must be exactly the value that is fixed".into());
         }
         if rule.pattern.as_ref().is_some_and(|pattern| !matches(pattern, value)) {
             self.say(IssueCode::Value, path, || "must have what the pattern asks for".into());
         }
-        if let Some(codes) = rule.binding.filter(|codes| !bound(codes, value)) {
-            self.say(IssueCode::CodeInvalid, path, || format!("must be a code of {}", codes.url));
-        }
-        if let Some(Reference::Local { type_name, .. } | Reference::Conditional { type_name, .. }) =
-            value.get("reference").filter(|_| !rule.targets.is_empty()).and_then(Value::as_str).and_then(Reference::parse)
-            && !r4().type_code(type_name).is_some_and(|code| rule.targets.contains(&code))
+        if let (Some(most), Some(text)) = (rule.max_length, value.as_str())
+            && text.chars().nth(most).is_some()
         {
-            self.say(IssueCode::Value, &path.member("reference"), || format!("must refer to {}", type_names(&rule.targets)));
-        }
-        if let Some(kind) = kind {
-            self.constraints(rule, Node::typed(value, sibling, kind.name), path);
-        }
-        if let Value::Object(map) = value {
-            self.members(rule, kind.and_then(|kind| r4().structure(kind.name)), map, path);
+            self.say(IssueCode::TooLong, path, || format!("must not be longer than {most} characters"));
         }
     }
 
-    fn constraints(&mut self, rule: &Rule, node: Node<'a>, path: &Path) {
-        for constraint in &rule.constraints {
-            match constraint.expression.is_true(node.clone(), &self.env) {
-                Ok(Some(true)) => {}
-                // Nothing is as good as no: an invariant must hold.
-                Ok(_) => {
-                    let words = || format!("{} (profile {})", constraint.words, self.profile.url);
-                    self.report.add(constraint.severity, IssueCode::Invariant, path, words);
+    fn types(&mut self, rule: &'a Rule, item: &Item<'a>, path: &Path) {
+        if rule.types.is_empty() {
+            return;
+        }
+        let Some(actual) = item.type_name() else { return };
+        let is_resource = item.kind.is_some_and(|kind| kind.kind == ElementKind::Resource);
+        let fits = |kind: &&TypeRule| &*kind.code == actual || (is_resource && matches!(&*kind.code, "Resource" | "DomainResource"));
+        let fitting: Vec<&'a TypeRule> = rule.types.iter().filter(fits).collect();
+        // What R4 gives one type only is named otherwise there: BackboneElement, System.String.
+        if fitting.is_empty() {
+            if is_resource || find_choice(item.kind, rule) {
+                let names: Vec<&str> = rule.types.iter().map(|kind| &*kind.code).collect();
+                self.say(IssueCode::Structure, path, || format!("must be of type {}", names.join(" or ")));
+            }
+            return;
+        }
+        let Some(value) = item.value else { return };
+        let profiles: Vec<&'a str> = fitting.iter().flat_map(|kind| &kind.profiles).map(|url| &**url).collect();
+        // Known extensions are held against their definition wherever they stand.
+        let elsewhere = actual == "Extension" && profiles.iter().any(|url| self.scope.world.profiles.profile(url).is_some());
+        if !profiles.is_empty() && !elsewhere && fitting.iter().all(|kind| !kind.profiles.is_empty()) {
+            self.one_of(&profiles, value, path);
+        }
+        let targets: Vec<&'a str> = fitting.iter().flat_map(|kind| &kind.targets).map(|url| &**url).collect();
+        if actual == "Reference" && !targets.is_empty() {
+            self.target(&targets, value, path);
+        }
+    }
+
+    /// A value must meet one of several profiles.
+    fn one_of(&mut self, profiles: &[&'a str], value: &'a Value, path: &Path) {
+        let (mut unknown, mut usable) = (false, None);
+        for url in profiles {
+            match self.scope.world.profiles.profile(url) {
+                Some(Ok(profile)) => {
+                    if conforms(self.scope, url, value) == Some(true) {
+                        return;
+                    }
+                    usable = Some(profile);
                 }
-                Err(error) => {
-                    let words = || format!("cannot be held against {}: {error} (profile {})", constraint.words, self.profile.url);
-                    self.report.add(Severity::Warning, IssueCode::Processing, path, words);
-                }
+                _ if is_core_type(url) => return,
+                _ => unknown = true,
             }
         }
+        match (unknown, usable, profiles) {
+            (true, ..) => self.unsure(path, format!("a profile of its type ({})", profiles.join(" or ")), "load it"),
+            (false, Some(profile), [_]) => check(self.scope, profile, value, path, self.report),
+            _ => self.say(IssueCode::Structure, path, || format!("must meet {}", profiles.join(" or "))),
+        }
     }
 
-    fn say(&mut self, code: IssueCode, path: &Path, words: impl FnOnce() -> String) {
-        let url = &self.profile.url;
+    /// A reference must lead to one of the types, and what it leads to meet one of the profiles, if it is there.
+    fn target(&mut self, targets: &[&'a str], value: &'a Value, path: &Path) {
+        let Some(text) = value.get("reference").and_then(Value::as_str) else { return };
+        let resolved = self.scope.resolve(text);
+        let said = value.get("type").and_then(Value::as_str);
+        let actual = resolved.and_then(|r| r.get("resourceType")).and_then(Value::as_str).or_else(|| reference_type(text)).or(said);
+        let Some(actual) = actual else { return };
+        let (mut unknown, mut of_type, mut wanted) = (None, false, Vec::new());
+        for url in targets {
+            let bare = url.split('|').next().unwrap_or(url);
+            if let Some(name) =
+                bare.strip_prefix(CORE).filter(|name| r4().type_code(name).is_some() || matches!(*name, "Resource" | "DomainResource"))
+            {
+                if name == actual || matches!(name, "Resource" | "DomainResource") {
+                    return;
+                }
+                wanted.push(name);
+                continue;
+            }
+            match self.scope.world.profiles.profile(url) {
+                Some(Ok(profile)) if profile.type_name() != actual => wanted.push(profile.type_name()),
+                Some(Ok(_)) => {
+                    of_type = true;
+                    match resolved.map(|target| conforms(self.scope, url, target)) {
+                        Some(Some(true)) | None => return,
+                        _ => {}
+                    }
+                }
+                _ => unknown = Some(*url),
+            }
+        }
+        let path = path.member("reference");
+        match (unknown, of_type) {
+            (Some(url), _) => self.unsure(&path, format!("the profile of its target ({url})"), "load it"),
+            (None, true) => self.say(IssueCode::Value, &path, || format!("must refer to a resource that meets {}", targets.join(" or "))),
+            (None, false) => self.say(IssueCode::Value, &path, || format!("must refer to {}", wanted.join(" or "))),
+        }
+    }
+
+    fn bound(&mut self, rule: &Rule, item: &Item<'a>, path: &Path) {
+        let (Some(binding), Some(value)) = (&rule.binding, item.value.filter(|value| !value.is_null())) else { return };
+        if !binding.required && !binding::is_coded(value) {
+            return;
+        }
+        let url = &binding.value_set;
+        match (binding::has(self.scope.world.codes, url, value), binding.required) {
+            (Some(true), _) => {}
+            (Some(false), true) => self.say(IssueCode::CodeInvalid, path, || format!("must be a code of {url}")),
+            (Some(false), false) => {
+                let words = || format!("should be a code of {url}, unless none of them fits (profile {})", self.profile.url());
+                self.report.add(Severity::Warning, IssueCode::CodeInvalid, path, words);
+            }
+            (None, _) => self.unsure(path, format!("the code (value set {url})"), "load the value set and what it rests on"),
+        }
+    }
+
+    fn constraints(&mut self, rule: &'a Rule, item: &Item<'a>, structure: Option<&'static Structure>, path: &Path) {
+        for constraint in &rule.constraints {
+            let node = match (item.kind, structure, item.value) {
+                (None, Some(structure), Some(value)) => Node::structured(value, structure),
+                _ => item.node(),
+            };
+            let verdict = self.scope.holds(constraint, node);
+            report_verdict(self.report, self.scope, constraint, verdict, path, Some(self.profile));
+        }
+    }
+
+    pub(super) fn say(&mut self, code: IssueCode, path: &Path, words: impl FnOnce() -> String) {
+        let url = self.profile.url();
         self.report.error(code, path, || format!("{} (profile {url})", words()));
+    }
+
+    /// Says once that something could not be checked, and what would help.
+    pub(super) fn unsure(&mut self, path: &Path, what: String, why: &str) {
+        let words = format!("{what} could not be checked: {why} (profile {})", self.profile.url());
+        if self.scope.world.told.first(&words) {
+            self.report.add(Severity::Information, IssueCode::NotSupported, path, || words);
+        }
     }
 }
 
-/// The keys of an object that hold a rule's element.
-fn find<'a>(
-    rule: &Rule,
-    structure: Option<&'static Structure>,
-    element: Option<&'static Element>,
-    map: &'a Map<String, Value>,
-) -> Vec<Found<'a>> {
-    let found = |key: &str, kind| Found { kind, value: map.get(key), sibling: map.get(&format!("_{key}")) };
-    let all = match (structure, element) {
+/// Writes down what became of a constraint.
+pub(super) fn report_verdict(
+    report: &mut Report,
+    scope: Scope,
+    constraint: &Constraint,
+    verdict: Verdict,
+    path: &Path,
+    profile: Option<&Profile>,
+) {
+    let of = profile.map(|profile| format!(" (profile {})", profile.url())).unwrap_or_default();
+    match verdict {
+        Verdict::Holds => {}
+        Verdict::Fails => {
+            report.add(constraint.severity, IssueCode::Invariant, path, || format!("{}: {}{of}", constraint.key, constraint.human));
+        }
+        Verdict::Unknown(why) => {
+            let words = format!("{} could not be checked: {why}. It asks: {}{of}", constraint.key, constraint.human);
+            if scope.world.told.first(&words) {
+                report.add(Severity::Information, IssueCode::NotSupported, path, || words);
+            }
+        }
+    }
+}
+
+/// Whether the types of this element are a choice of R4, where a profile may leave some out.
+fn find_choice(kind: Option<&'static ElementType>, rule: &Rule) -> bool {
+    // Types of one kind only are written in other words: BackboneElement, http://hl7.org/fhirpath/System.String.
+    let other_words =
+        |code: &str| matches!(code, "BackboneElement" | "Element" | "SimpleQuantity" | "MoneyQuantity") || code.contains("fhirpath/");
+    kind.is_some_and(|kind| !kind.name.contains('.')) && !rule.types.iter().any(|kind| other_words(&kind.code))
+}
+
+/// Whether a profile is only the name of a type of R4, or one of its two ways of writing Quantity.
+fn is_core_type(url: &str) -> bool {
+    url.strip_prefix(CORE).is_some_and(|name| r4().structure(name).is_some() || matches!(name, "SimpleQuantity" | "MoneyQuantity"))
+}
+
+/// The items of an object that hold a rule's element.
+fn find<'a>(rule: &Rule, structure: Option<&'static Structure>, map: &'a Map<String, Value>) -> Vec<Item<'a>> {
+    let element = structure.and_then(|structure| structure.element(&rule.name));
+    let mut found = Vec::new();
+    match (structure, element) {
         (Some(structure), Some(element)) if element.choice => {
-            let mut kinds: Vec<(&str, &'static ElementType)> = Vec::new();
+            let mut seen: Vec<&str> = Vec::new();
             for key in map.keys() {
                 let key = key.strip_prefix('_').unwrap_or(key);
                 if let Some((_, other, kind)) = structure.key(key)
-                    && other.name == element.name
-                    && !kinds.iter().any(|(seen, _)| *seen == key)
+                    && std::ptr::eq(other, element)
+                    && !seen.contains(&key)
                 {
-                    kinds.push((key, kind));
+                    seen.push(key);
+                    items_at(map, key, Some(kind), &mut found);
                 }
             }
-            kinds.into_iter().map(|(key, kind)| found(key, Some(kind))).collect()
         }
-        (_, element) => vec![found(&rule.name, element.and_then(|element| element.types.first()))],
+        (_, element) => items_at(map, &rule.name, element.and_then(|element| element.types.first()), &mut found),
+    }
+    found
+}
+
+fn items_at<'a>(map: &'a Map<String, Value>, key: &str, kind: Option<&'static ElementType>, found: &mut Vec<Item<'a>>) {
+    let value = map.get(key);
+    let sibling = match value {
+        // Only primitives have one, and a look-up per object would be felt.
+        Some(Value::Object(_)) => None,
+        Some(Value::Array(items)) if items.iter().all(Value::is_object) => None,
+        _ => map.get(&format!("_{key}")),
     };
-    all.into_iter().filter(|found| found.value.is_some() || found.sibling.is_some()).collect()
-}
-
-/// Whether a code, Coding or CodeableConcept is of the set.
-fn bound(codes: &CodeSet, value: &Value) -> bool {
-    let coding = |coding: &Value| match (coding.get("system").and_then(Value::as_str), coding.get("code").and_then(Value::as_str)) {
-        (Some(system), Some(code)) => codes.contains(system, code),
-        _ => false,
-    };
-    match value {
-        Value::String(code) => codes.contains_code(code),
-        Value::Object(map) if map.contains_key("coding") => items(value, "coding").iter().any(coding),
-        _ => coding(value),
+    match (value, sibling) {
+        (Some(Value::Array(values)), sibling) => {
+            for (at, value) in values.iter().enumerate() {
+                let sibling = sibling.and_then(|list| list.get(at)).filter(|item| !item.is_null());
+                found.push(Item { value: Some(value), sibling, kind, at: Some(at) });
+            }
+        }
+        (None, Some(Value::Array(siblings))) => {
+            found.extend(siblings.iter().enumerate().map(|(at, one)| Item { value: None, sibling: Some(one), kind, at: Some(at) }));
+        }
+        (None, None) => {}
+        (value, sibling) => found.push(Item { value, sibling, kind, at: None }),
     }
 }
 
-/// Equal, numbers by value: `1.0` is `1.00`.
-fn same(left: &Value, right: &Value) -> bool {
-    match (left, right) {
-        (Value::Number(a), Value::Number(b)) => match (decimal::parse(&a.to_string()), decimal::parse(&b.to_string())) {
-            (Some(a), Some(b)) => a == b,
-            _ => a == b,
-        },
-        (Value::Array(a), Value::Array(b)) => a.len() == b.len() && a.iter().zip(b).all(|(a, b)| same(a, b)),
-        (Value::Object(a), Value::Object(b)) => a.len() == b.len() && a.iter().all(|(key, a)| b.get(key).is_some_and(|b| same(a, b))),
-        (a, b) => a == b,
-    }
-}
-
-/// Whether `value` has at least what `pattern` has; an item of a pattern's array may be anywhere in the value's.
-fn matches(pattern: &Value, value: &Value) -> bool {
-    match (pattern, value) {
-        (Value::Object(pattern), Value::Object(value)) => pattern.iter().all(|(key, p)| value.get(key).is_some_and(|v| matches(p, v))),
-        (Value::Array(pattern), Value::Array(value)) => pattern.iter().all(|p| value.iter().any(|v| matches(p, v))),
-        (pattern, value) => same(pattern, value),
-    }
+/// Why a profile cannot be used, in words for an issue.
+pub(super) fn unusable(url: &str, error: &ProfileError) -> String {
+    format!("the profile {url} is loaded but cannot be used: {error}")
 }

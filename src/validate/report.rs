@@ -70,15 +70,31 @@ pub(super) struct Report {
     warnings: usize,
     left_out: usize,
     error_left_out: bool,
+    /// Keeps no words: only whether there was an error is asked.
+    quiet: bool,
+    errors: bool,
 }
 
 impl Report {
+    /// For a question whose answer is yes or no.
+    pub(super) fn quiet() -> Report {
+        Report { quiet: true, ..Report::default() }
+    }
+
+    pub(super) fn has_errors(&self) -> bool {
+        self.errors
+    }
+
     pub(super) fn error(&mut self, code: IssueCode, path: &Path, words: impl FnOnce() -> String) {
         self.add(Severity::Error, code, path, words);
     }
 
     /// The words are made only when there is room for them: there may be millions of problems.
     pub(super) fn add(&mut self, severity: Severity, code: IssueCode, path: &Path, words: impl FnOnce() -> String) {
+        self.errors |= severity.is_error();
+        if self.quiet {
+            return;
+        }
         if self.issues.len() >= MAX_ISSUES {
             self.left_out += 1;
             if !severity.is_error() {

@@ -11,12 +11,20 @@ use std::borrow::Cow;
 /// unacceptable: elements that R4 does not have, wrong JSON types, cardinality, several types of one choice, formats of
 /// primitives, empty values, codes of required bindings, targets of local references.
 pub fn structure(resource: &Value) -> Vec<Issue> {
-    let definitions = r4();
     let mut report = Report::default();
-    let name = resource.get("resourceType").and_then(Value::as_str);
-    let root = name.filter(|name| definitions.type_code(name).is_some()).unwrap_or("Resource");
-    Walk { definitions, report: &mut report }.resource(resource, &Path::root(root), false);
+    check(resource, &mut report);
     report.finish()
+}
+
+/// [`structure`], added to what is told already.
+pub(super) fn check(resource: &Value, report: &mut Report) {
+    Walk { definitions: r4(), report }.resource(resource, &Path::root(root_name(resource)), false);
+}
+
+/// What the path of a resource's own problems begins with.
+pub(super) fn root_name(resource: &Value) -> &str {
+    let name = resource.get("resourceType").and_then(Value::as_str);
+    name.filter(|name| r4().type_code(name).is_some()).unwrap_or("Resource")
 }
 
 struct Walk<'r> {
@@ -248,7 +256,7 @@ fn other_type_given(element: &Element, own: &str, map: &Map<String, Value>) -> b
 }
 
 /// The names of these types in words.
-pub(super) fn type_names(types: &[TypeCode]) -> String {
+fn type_names(types: &[TypeCode]) -> String {
     types.iter().map(|code| r4().type_name(*code)).collect::<Vec<_>>().join(" or ")
 }
 

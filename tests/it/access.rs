@@ -13,8 +13,8 @@ use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use lango::access::clients::{self, Client};
 use lango::access::consent::Deployment;
 use lango::access::{Access, AccessSettings, Caller, Interaction};
-use lango::config::AuthMode;
-use lango::http::auth;
+use lango::config::{AuthMode, Issuer};
+use lango::http::{auth, oauth};
 use lango::store::{Scope, Store};
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -23,24 +23,31 @@ use tower::ServiceExt;
 const BASE: &str = "https://hie.example.org";
 
 /// The gate with a probe behind it that tells who came through.
-struct Gate {
-    store: Store,
+pub struct Gate {
+    pub store: Store,
     app: Router,
 }
 
-struct Answer {
-    status: u16,
-    headers: HeaderMap,
-    body: Value,
+pub struct Answer {
+    pub status: u16,
+    pub headers: HeaderMap,
+    pub body: Value,
 }
 
 impl Gate {
-    async fn new(db: &TestDb, mode: AuthMode) -> Gate {
+    pub async fn new(db: &TestDb, mode: AuthMode) -> Gate {
+        Gate::at(db, mode, BASE, Vec::new()).await
+    }
+
+    /// Reached at `base`, with these outside issuers.
+    pub async fn at(db: &TestDb, mode: AuthMode, base: &str, issuers: Vec<Issuer>) -> Gate {
         let store = Store::open(&db.url).await.unwrap();
         let settings = AccessSettings {
             mode,
-            public_url: BASE.into(),
+            public_url: base.into(),
             operator_code: "MOH".into(),
+            issuers,
+            between_fetches: std::time::Duration::ZERO,
             facility_system: "urn:lango:facility".into(),
             practitioner_system: "urn:lango:practitioner".into(),
             deployment: Deployment::default(),
@@ -52,24 +59,32 @@ impl Gate {
                 all.iter().filter(|interaction| caller.allows("Patient", **interaction)).map(|interaction| interaction.letter()).collect();
             let sees = if caller.scope == Scope::All { json!("all") } else { json!(caller.scope.owners()) };
             let (client, facility, owner) = (&caller.client, &caller.facility_code, caller.owner);
-            json!({ "client": client, "facility": facility, "owner": owner, "sees": sees, "may": may }).to_string()
+            let roles: Vec<&str> = caller.roles.iter().map(|role| role.as_str()).collect();
+            let said = &caller.claimed;
+            let purposes: Vec<Value> = said.purposes.iter().map(|purpose| json!([purpose.system, purpose.code])).collect();
+            json!({
+                "client": client, "facility": facility, "owner": owner, "sees": sees, "may": may, "roles": roles, "purposes": purposes,
+                "practitioner": said.practitioner, "reason": said.reason, "organization": said.organization,
+                "expires": caller.expires, "person": caller.person, "patient": caller.patient.as_deref(),
+            })
+            .to_string()
         };
         let app = Router::new()
             .route("/fhir/{type}", any(probe))
             .route("/api/v1/hduApi/dataTemplates", any(probe))
-            .merge(auth::routes(Arc::clone(&access)))
+            .merge(oauth::routes(Arc::clone(&access)))
             .layer(middleware::from_fn_with_state(access, auth::authenticate));
         Gate { store, app }
     }
 
-    async fn send(&self, request: Request<Body>) -> Answer {
+    pub async fn send(&self, request: Request<Body>) -> Answer {
         let response = self.app.clone().oneshot(request).await.unwrap();
         let (status, headers) = (response.status().as_u16(), response.headers().clone());
         let bytes = axum::body::to_bytes(response.into_body(), 1 << 20).await.unwrap();
         Answer { status, headers, body: serde_json::from_slice(&bytes).unwrap_or(Value::Null) }
     }
 
-    async fn get(&self, path: &str, headers: &[(&str, &str)]) -> Answer {
+    pub async fn get(&self, path: &str, headers: &[(&str, &str)]) -> Answer {
         let mut request = Request::get(path);
         for (name, value) in headers {
             request = request.header(*name, *value);
@@ -77,11 +92,11 @@ impl Gate {
         self.send(request.body(Body::empty()).unwrap()).await
     }
 
-    async fn with_token(&self, token: &str) -> Answer {
+    pub async fn with_token(&self, token: &str) -> Answer {
         self.get("/fhir/Patient", &[("authorization", &format!("Bearer {token}"))]).await
     }
 
-    async fn ask_token(&self, form: &[(&str, &str)], authorization: Option<String>) -> Answer {
+    pub async fn ask_token(&self, form: &[(&str, &str)], authorization: Option<String>) -> Answer {
         let body: String = form_urlencoded::Serializer::new(String::new()).extend_pairs(form).finish();
         let mut request = Request::post("/auth/token").header("content-type", "application/x-www-form-urlencoded");
         if let Some(value) = authorization {
@@ -90,7 +105,7 @@ impl Gate {
         self.send(request.body(Body::from(body)).unwrap()).await
     }
 
-    async fn ask_by_assertion(&self, assertion: &str) -> Answer {
+    pub async fn ask_by_assertion(&self, assertion: &str) -> Answer {
         let form = [
             ("grant_type", "client_credentials"),
             ("scope", "system/*.rs"),
@@ -100,7 +115,7 @@ impl Gate {
         self.ask_token(&form, None).await
     }
 
-    async fn token(&self, id: &str, secret: &str) -> String {
+    pub async fn token(&self, id: &str, secret: &str) -> String {
         let form = [("grant_type", "client_credentials"), ("client_id", id), ("client_secret", secret)];
         self.ask_token(&form, None).await.body["access_token"].as_str().unwrap().to_owned()
     }
@@ -116,29 +131,29 @@ impl Gate {
     }
 }
 
-fn basic(user: &str, password: &str) -> String {
+pub fn basic(user: &str, password: &str) -> String {
     format!("Basic {}", STANDARD.encode(format!("{user}:{password}")))
 }
 
-fn now() -> i64 {
+pub fn now() -> i64 {
     jiff::Timestamp::now().as_second()
 }
 
-fn sign(header: &Header, claims: &Value, key: &EncodingKey) -> String {
+pub fn sign(header: &Header, claims: &Value, key: &EncodingKey) -> String {
     jsonwebtoken::encode(header, claims, key).unwrap()
 }
 
 /// A token out of JSON texts and a signature, well-formed or not.
-fn assemble(header: &str, claims: &str, signature: &[u8]) -> String {
+pub fn assemble(header: &str, claims: &str, signature: &[u8]) -> String {
     format!("{}.{}.{}", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(claims), URL_SAFE_NO_PAD.encode(signature))
 }
 
-fn claims_of(token: &str) -> Value {
+pub fn claims_of(token: &str) -> Value {
     serde_json::from_slice(&URL_SAFE_NO_PAD.decode(token.split('.').nth(1).unwrap()).unwrap()).unwrap()
 }
 
 /// `base` with one claim changed; `null` takes it away.
-fn with(base: &Value, name: &str, value: Value) -> Value {
+pub fn with(base: &Value, name: &str, value: Value) -> Value {
     let mut claims = base.clone();
     if value.is_null() {
         claims.as_object_mut().unwrap().remove(name)
@@ -418,7 +433,7 @@ async fn client_with_keys(db: &TestDb) -> ([(Algorithm, EncodingKey); 2], Value)
     (keys, claims)
 }
 
-fn assertion_header(algorithm: Algorithm) -> Header {
+pub fn assertion_header(algorithm: Algorithm) -> Header {
     let mut header = Header::new(algorithm);
     header.kid = Some(format!("{algorithm:?}"));
     header

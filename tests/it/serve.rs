@@ -26,7 +26,7 @@ both_databases!(
     async fn clients_are_managed_while_the_server_runs(db: &TestDb) {
         let server = TestServer::smart(db).await;
         let (code, secret, words) =
-            program::output(db, &["client", "add", "emr-1", "--facility", "HF-1", "--scope", "system/*.cruds", "--role", "facility"]);
+            program::output(db, &["client", "add", "emr-1", "--facility", "HF-1", "--scope", "system/*.cruds", "--role", "clinician"]);
         assert_eq!(code, Some(0), "{words}");
         let secret = secret.trim_end();
         assert!(!words.contains(secret), "the secret is on standard output alone");
@@ -35,7 +35,7 @@ both_databases!(
         assert_eq!(code, Some(2));
         assert!(words.contains("exists already"), "{words}");
         let (_, list, _) = program::output(db, &["client", "list"]);
-        assert!(list.lines().nth(1).unwrap().contains("emr-1") && list.contains("HF-1") && list.contains("roles: facility"), "{list}");
+        assert!(list.lines().nth(1).unwrap().contains("emr-1") && list.contains("HF-1") && list.contains("roles: clinician"), "{list}");
         assert!(!list.contains("argon2"), "{list}");
 
         let mut child = program::command(db, &["client", "secret", "emr-1", "--secret-stdin"]).stdin(Stdio::piped()).spawn().unwrap();

@@ -186,10 +186,12 @@ both_databases!(
 both_databases!(
     async fn operations_and_the_hdu_door_need_whole_scopes(db: &TestDb) {
         let world = World::new(db).await;
-        let secret = add_client(db, "part", "HF-1", "system/Patient.cruds?family=Asha system/Encounter.c system/Measure.r?name=x").await;
+        let secret = add_client(db, "part", "HF-1", "system/Patient.cruds?family=Asha system/Encounter.c system/Measure.r?name=x system/Specimen.s?status=available system/*.s?_tag=x").await;
         let token = world.server.token("part", &secret).await;
         let request = world.server.client.post(world.server.url("/api/v1/hduApi/dataTemplates")).basic_auth("part", Some(&secret));
         assert_eq!(answer(request.header("content-type", "application/json").body("{}")).await.0, 403);
+        let request = world.server.client.get(world.server.url("/api/v1/hduApi/labData")).basic_auth("part", Some(&secret));
+        assert_eq!(answer(request).await.0, 403);
         assert_eq!(world.get(&token, "/fhir/Measure/opd-diagnoses/$evaluate-measure?periodStart=2026-09&periodEnd=2026-09").await.0, 403);
         assert_eq!(world.get(&token, "/fhir/Patient/b/$validate").await.0, 404, "$validate of a stored resource is a read");
         assert_eq!(world.get(&token, "/fhir/Patient/a/$validate").await.0, 200);

@@ -319,7 +319,7 @@ impl<'a> Call<'_, '_, 'a> {
             None => element.get("reference")?.as_str()?,
         };
         if let Some(id) = text.strip_prefix('#') {
-            let container = self.evaluation.env.resource.map_or_else(|| self.evaluation.root.clone(), Node::root);
+            let container = self.evaluation.env.container().map_or_else(|| self.evaluation.root.clone(), Node::root);
             let Node::Element(container) = container else { return None };
             if id.is_empty() {
                 return Some(Node::Element(container));
@@ -339,20 +339,23 @@ impl<'a> Call<'_, '_, 'a> {
         Ok(answer.map(Node::Boolean).into_iter().collect())
     }
 
-    /// Decides base types only: a profile is the validator's affair.
+    /// Base types are decided here; profiles by the hook, because they are the validator's affair.
     fn conforms_to(&self, input: &[Node<'a>]) -> Result<List<'a>, EvalError> {
         let (Some(url), [node]) = (self.text_argument(0)?, input) else { return Ok(Vec::new()) };
         match url.strip_prefix("http://hl7.org/fhir/StructureDefinition/") {
             Some(name) if crate::fhirpath::model::is_fhir_type(name) => {
                 Ok(vec![Node::Boolean(crate::fhirpath::model::derives_from(node.type_name(), name))])
             }
-            _ => self.error("knows no such profile"),
+            _ => match self.evaluation.env.conforms_to.and_then(|hook| hook(node, &url)) {
+                Some(answer) => Ok(vec![Node::Boolean(answer)]),
+                None => self.error("knows no such profile"),
+            },
         }
     }
 }
 
 /// The type that a reference names: `Patient/1`, or the same at the end of a URL.
-pub(crate) fn target_type(text: &str) -> Option<&str> {
+pub fn target_type(text: &str) -> Option<&str> {
     match Reference::parse(text)? {
         Reference::Local { type_name, .. } | Reference::Conditional { type_name, .. } => Some(type_name),
         Reference::Absolute(url) => {

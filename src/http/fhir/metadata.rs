@@ -68,11 +68,16 @@ fn security(state: &FhirState) -> Value {
         AuthMode::Smart => {
             let root = state.base_url().strip_suffix("/fhir").unwrap_or(state.base_url());
             json!({
-                "cors": false,
+                "cors": !state.settings.cors.origins.is_empty(),
                 "service": [{ "coding": [{ "system": "http://terminology.hl7.org/CodeSystem/restful-security-service", "code": "SMART-on-FHIR" }] }],
                 "extension": [{
                     "url": "http://fhir-registry.smarthealthit.org/StructureDefinition/oauth-uris",
-                    "extension": [{ "url": "token", "valueUri": format!("{root}/auth/token") }],
+                    "extension": [
+                        { "url": "token", "valueUri": format!("{root}/auth/token") },
+                        { "url": "authorize", "valueUri": format!("{root}/auth/authorize") },
+                        { "url": "introspect", "valueUri": format!("{root}/auth/introspect") },
+                        { "url": "revoke", "valueUri": format!("{root}/auth/revoke") },
+                    ],
                 }],
             })
         }

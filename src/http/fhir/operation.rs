@@ -4,15 +4,14 @@ use super::super::error::Failure;
 use super::Call;
 use super::answer::Answer;
 use super::target::OperationTarget;
+use super::validate;
 use crate::access::Interaction;
 use crate::definitions;
-use crate::fhir::outcome::operation_outcome;
 use crate::fhir::{Issue, IssueCode, json};
 use crate::ingest::refusal::within;
 use crate::ingest::{Refusal, RefusalKind};
 use crate::measure::run::{Request, answer, named_values};
 use crate::terminology::{Arguments, Terminology, TerminologyError};
-use crate::validate;
 use axum::body::Bytes;
 use axum::http::StatusCode;
 use serde_json::Value;
@@ -32,7 +31,7 @@ pub async fn run(call: &Call<'_>, operation: OperationTarget, body: Option<Bytes
             };
             super::lookup::lookup(call, &operation, sent).await
         }
-        (type_name, "validate") => validate_resource(call, type_name, &operation, body).await,
+        (type_name, "validate") => validate::run(call, type_name, &operation, body).await,
         _ => Err(Failure::unknown_operation()),
     }
 }
@@ -100,63 +99,7 @@ fn failure(error: TerminologyError) -> Failure {
     Failure::new(status, error.issue())
 }
 
-/// Checks a resource against R4, and against a profile that lango ships when `profile` names one. What is checked is the
-/// body, the `resource` of a Parameters body, or the stored instance; the answer lists every problem and is 200 either way.
-async fn validate_resource(
-    call: &Call<'_>,
-    type_name: Option<&'static str>,
-    operation: &OperationTarget,
-    body: Option<Bytes>,
-) -> Result<Answer, Failure> {
-    let mut profile = call.query.iter().find(|(name, _)| name == "profile").map(|(_, value)| value.clone());
-    let resource = match (body.filter(|body| !body.is_empty()), operation.type_code, &operation.id) {
-        (Some(body), ..) => {
-            let mut sent = parsed(call, body).await?;
-            if sent.get("resourceType").and_then(Value::as_str) == Some("Parameters") && type_name != Some("Parameters") {
-                profile = profile.or_else(|| parameter(&sent, "profile").and_then(text_of));
-                parameter_mut(&mut sent, "resource")
-                    .and_then(|part| part.get_mut("resource"))
-                    .map(Value::take)
-                    .ok_or_else(|| Failure::bad_request("Give the resource to validate in the parameter `resource`, or as the body."))?
-            } else {
-                sent
-            }
-        }
-        (None, Some(type_code), Some(id)) => {
-            call.require(type_code, Interaction::Read)?;
-            let stored = call.readable(call.state.store.read(type_code, id, &call.caller.scope).await?)?;
-            let body = stored.body.ok_or_else(Refusal::gone)?;
-            serde_json::from_slice(&body).map_err(Refusal::internal)?
-        }
-        _ => return Err(Failure::bad_request("Give the resource to validate as the body, or name a stored one by its id.")),
-    };
-    let profile = match profile {
-        Some(url) => Some(validate::canonical_profile(&url).ok_or_else(|| {
-            let issue = Issue::error(IssueCode::NotFound, "The profile is not loaded: leave it out to validate against FHIR R4 itself.");
-            Failure::new(StatusCode::NOT_FOUND, issue)
-        })?),
-        None => None,
-    };
-    if let Some(expected) = type_name.filter(|expected| resource.get("resourceType").and_then(Value::as_str) != Some(expected)) {
-        let issue = Issue::error(IssueCode::Invalid, format!("The URL asks for a resource of type {expected}; the body is another."));
-        return Ok(Answer::ok(operation_outcome(&[issue.at("resourceType")]).to_string()));
-    }
-    let issues = call
-        .state
-        .writer
-        .workers()
-        .run(move || {
-            let mut issues = validate::structure(&resource);
-            if let Some(profile) = profile {
-                issues.extend(validate::profile(&resource, profile));
-            }
-            issues
-        })
-        .await?;
-    Ok(Answer::ok(operation_outcome(&issues).to_string()))
-}
-
-async fn parsed(call: &Call<'_>, body: Bytes) -> Result<Value, Failure> {
+pub(super) async fn parsed(call: &Call<'_>, body: Bytes) -> Result<Value, Failure> {
     let parsed = call.state.writer.workers().run(move || json::parse(&body)).await?;
     parsed.map_err(|error| {
         let issue = Issue::error(IssueCode::Structure, format!("The body is no valid JSON: {error}."));
@@ -164,14 +107,14 @@ async fn parsed(call: &Call<'_>, body: Bytes) -> Result<Value, Failure> {
     })
 }
 
-fn parameter<'a>(parameters: &'a Value, name: &str) -> Option<&'a Value> {
+pub(super) fn parameter<'a>(parameters: &'a Value, name: &str) -> Option<&'a Value> {
     parameters.get("parameter")?.as_array()?.iter().find(|part| part.get("name").and_then(Value::as_str) == Some(name))
 }
 
-fn parameter_mut<'a>(parameters: &'a mut Value, name: &str) -> Option<&'a mut Value> {
+pub(super) fn parameter_mut<'a>(parameters: &'a mut Value, name: &str) -> Option<&'a mut Value> {
     parameters.get_mut("parameter")?.as_array_mut()?.iter_mut().find(|part| part.get("name").and_then(Value::as_str) == Some(name))
 }
 
-fn text_of(part: &Value) -> Option<String> {
+pub(super) fn text_of(part: &Value) -> Option<String> {
     part.as_object()?.iter().find(|(key, _)| key.starts_with("value")).and_then(|(_, value)| value.as_str()).map(str::to_owned)
 }

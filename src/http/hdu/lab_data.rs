@@ -31,7 +31,7 @@ pub async fn answer(State(app): State<App>, Extension(caller): Extension<Caller>
 
 async fn page(app: &App, caller: &Caller, query: &str) -> Result<Response, Refusal> {
     for name in ["Specimen", "DiagnosticReport", "Observation"] {
-        caller.require(name, Interaction::Search)?;
+        caller.require_all(name, Interaction::Search)?;
     }
     let given: HashMap<String, String> = form_urlencoded::parse(query.as_bytes()).into_owned().collect();
     let number = |name: &str| given.get(name).and_then(|text| text.parse::<usize>().ok()).filter(|number| *number > 0);

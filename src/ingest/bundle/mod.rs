@@ -19,6 +19,7 @@ use crate::definitions;
 use crate::fhir::reference::is_type_name;
 use crate::fhir::{Issue, IssueCode, json};
 use crate::store::TypeCode;
+use crate::validate::Validator;
 use base64::Engine as _;
 use bytes::Bytes;
 use futures_util::StreamExt;
@@ -89,7 +90,8 @@ pub async fn process(context: &Context<'_>, body: Bytes) -> Result<Vec<u8>, Refu
 async fn read(context: &Context<'_>, entries: &[Bytes]) -> Result<Vec<Result<Asked, Broken>>, Refusal> {
     let base_url = context.base_url.to_owned();
     let numbered: Vec<(usize, Bytes)> = entries.iter().cloned().enumerate().collect();
-    context.writer.workers().map(numbered, move |(number, bytes)| read_entry(number, &bytes, &base_url)).await
+    let validator = context.writer.validator().clone();
+    context.writer.workers().map(numbered, move |(number, bytes)| read_entry(number, &bytes, &base_url, &validator)).await
 }
 
 async fn transaction(context: &Context<'_>, entries: Vec<Bytes>) -> Result<Vec<Answer>, Refusal> {
@@ -169,7 +171,7 @@ async fn one(context: &Context<'_>, place: usize, asked: Asked, entries: &[Bytes
             },
             Err(CommitError::Refused(_, refusal)) => refusal,
             Err(CommitError::Stale) => match tries.pause().await {
-                Ok(()) => match entries.get(place).map(|bytes| read_entry(place, bytes, context.base_url)) {
+                Ok(()) => match entries.get(place).map(|bytes| read_entry(place, bytes, context.base_url, context.writer.validator())) {
                     Some(Ok(again)) => {
                         asked = again;
                         continue;
@@ -201,7 +203,7 @@ fn refusal_of(entry: Broken) -> Refusal {
 }
 
 /// Reads one `Bundle.entry`; when it cannot be carried out, with every problem of its request and of its resource.
-fn read_entry(number: usize, bytes: &[u8], base_url: &str) -> Result<Asked, Broken> {
+fn read_entry(number: usize, bytes: &[u8], base_url: &str, validator: &Validator) -> Result<Asked, Broken> {
     let path = format!("Bundle.entry[{number}]");
     let mut problems = Problems::default();
     let mut entry = match json::parse(bytes) {
@@ -228,7 +230,8 @@ fn read_entry(number: usize, bytes: &[u8], base_url: &str) -> Result<Asked, Brok
             Ok(Asked::Change(Entry { path, full_url, type_code, operation, resource }))
         }
         _ => {
-            if let Some(refusal) = resource.and_then(|resource| transaction::problems_of(&resource, &format!("{path}.resource"))) {
+            if let Some(refusal) = resource.and_then(|resource| transaction::problems_of(&resource, &format!("{path}.resource"), validator))
+            {
                 problems.add_as_said(refusal);
             }
             Err(Broken { full_url, problems })
@@ -378,10 +381,13 @@ pub fn parse_etag(text: &str) -> Option<i64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::validate::{Level, Profiles};
     use serde_json::json;
+    use std::sync::Arc;
 
     fn read(entry: Value) -> Result<Asked, Refusal> {
-        read_entry(4, entry.to_string().as_bytes(), "http://lango/fhir").map_err(refusal_of)
+        let validator = Validator::new(Profiles::new(), Arc::new(()), Level::Structure);
+        read_entry(4, entry.to_string().as_bytes(), "http://lango/fhir", &validator).map_err(refusal_of)
     }
 
     fn operation(request: Value) -> String {

@@ -8,6 +8,7 @@ use crate::definitions;
 use crate::fhir::{Issue, IssueCode};
 use crate::ingest::write::Condition;
 use crate::store::TypeCode;
+use crate::validate::Validator;
 use serde_json::Value;
 
 /// Checks every resource and makes the plan; with it, for each change the place of its entry.
@@ -28,19 +29,19 @@ pub async fn plan(
         match &target.kind {
             TargetKind::Put(condition) => work.push((place, *condition, entry, target.id.clone())),
             // Its request has a problem; its resource may have more.
-            TargetKind::Nothing => {
-                problems.extend(entry.resource.as_ref().and_then(|resource| problems_of(resource, &entry.resource_path())))
-            }
+            TargetKind::Nothing => problems
+                .extend(entry.resource.as_ref().and_then(|resource| problems_of(resource, &entry.resource_path(), writer.validator()))),
             TargetKind::Delete(condition) => delete(&target.id, *condition),
             TargetKind::DeleteAll(all) => all.iter().for_each(|(id, version)| delete(id, Condition::Seen(*version))),
             TargetKind::Existing(_) | TargetKind::SameAs => {}
         }
     }
     let making = writer.making();
+    let validator = writer.validator().clone();
     let drafts = writer
         .workers()
         .map(work, move |(place, condition, entry, id)| {
-            let draft = check(entry).map(|(type_code, resource)| Draft::new(type_code, &id, resource, &making));
+            let draft = check(entry, &validator).map(|(type_code, resource)| Draft::new(type_code, &id, resource, &making));
             (place, condition, draft)
         })
         .await?;
@@ -58,7 +59,7 @@ pub async fn plan(
 }
 
 /// The resource is there, of the type that the URL says, and well built. Issues carry the entry's path.
-fn check(entry: Entry) -> Result<(TypeCode, Value), Refusal> {
+fn check(entry: Entry, validator: &Validator) -> Result<(TypeCode, Value), Refusal> {
     let path = entry.resource_path();
     let Some(resource) = entry.resource else {
         return Err(Refusal::malformed("The resource is missing.").within(&path));
@@ -69,16 +70,15 @@ fn check(entry: Entry) -> Result<(TypeCode, Value), Refusal> {
             Issue::error(IssueCode::Invalid, format!("The URL asks for a resource of type {type_name}; the resource says otherwise."));
         return Err(Refusal::new(RefusalKind::Malformed, issue.at(format!("{path}.resourceType"))));
     }
-    match problems_of(&resource, &path) {
+    match problems_of(&resource, &path, validator) {
         Some(refusal) => Err(refusal),
         None => Ok((entry.type_code, resource)),
     }
 }
 
-/// How the resource at `path` breaks the rules of R4, if it does.
-pub fn problems_of(resource: &Value, path: &str) -> Option<Refusal> {
-    let mut issues = crate::validate::structure(resource);
-    issues.retain(|issue| issue.severity.is_error());
+/// How the resource at `path` breaks the rules that are held against what is written, if it does.
+pub fn problems_of(resource: &Value, path: &str, validator: &Validator) -> Option<Refusal> {
+    let mut issues = validator.on_write(resource);
     for issue in &mut issues {
         issue.expression = within(path, &issue.expression);
     }

@@ -35,7 +35,7 @@ impl TestServer {
         change(&mut settings);
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback has a free port");
         let server = Server::prepare(settings, listener).await.expect("the server starts");
-        let base = format!("http://{}", server.address());
+        let base = format!("{}://{}", server.scheme(), server.address());
         let (stop, stopped) = oneshot::channel::<()>();
         let serving = tokio::spawn(server.serve(async move {
             // Dropping the sender stops the server too.

@@ -1,0 +1,172 @@
+//! The authorization endpoint's work (RFC 6749 §4.1, PKCE by RFC 7636, SMART standalone launch): an app asks, a person logs in and
+//! agrees, the app gets a code.
+//!
+//! Between the steps nothing is kept on the server: what was asked and who logged in travel through the person's browser, sealed.
+
+use super::clients::{self, Client};
+use super::people::{self, Person};
+use super::scopes::{LAUNCH_PATIENT, WORDS};
+use super::tickets::{Kind, Ticket};
+use super::{Access, AccessError, Context, Scopes, now_seconds};
+use crate::config::Secret;
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
+
+/// How long a person has for each step, in seconds.
+const STEP_LIVES: i64 = 600;
+
+/// What an app asks for, checked.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Asked {
+    pub client: String,
+    pub redirect_uri: String,
+    /// Within the client's registered scopes.
+    pub scope: String,
+    pub state: Option<String>,
+    challenge: String,
+}
+
+/// Why an app's request goes no further.
+#[derive(Debug)]
+pub enum AuthorizeError {
+    /// The person is told, and not sent on: nothing proves where to.
+    Told(&'static str),
+    /// The app is told, by sending the person back to it with these words.
+    SentBack {
+        redirect_uri: String,
+        error: &'static str,
+        words: &'static str,
+        state: Option<String>,
+    },
+    Failed(AccessError),
+}
+
+impl From<AccessError> for AuthorizeError {
+    fn from(error: AccessError) -> AuthorizeError {
+        AuthorizeError::Failed(error)
+    }
+}
+
+/// A sealed step: what was asked, and from the second step on who logged in.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Step {
+    pub asked: Asked,
+    pub person: Option<String>,
+    /// The browser that the steps belong to.
+    browser: String,
+    expires: i64,
+}
+
+impl Access {
+    /// Checks an app's request.
+    pub async fn asked(&self, pairs: &[(String, String)]) -> Result<Asked, AuthorizeError> {
+        let mut given: HashMap<&str, &str> = HashMap::new();
+        for (name, value) in pairs {
+            if given.insert(name, value).is_some() {
+                return Err(AuthorizeError::Told("The app's request names a parameter twice."));
+            }
+        }
+        let id = given.get("client_id").copied().unwrap_or_default();
+        let client = clients::find(&self.store, id).await.map_err(AccessError::from)?.filter(Client::is_enabled);
+        let client = client.ok_or(AuthorizeError::Told("The app is not registered here."))?;
+        let redirect_uri = given.get("redirect_uri").copied().unwrap_or_default();
+        if !client.redirect_uris.iter().any(|registered| registered == redirect_uri) {
+            return Err(AuthorizeError::Told("The app asks to be answered at an address that is not registered for it."));
+        }
+        let state = given.get("state").map(|state| (*state).to_owned());
+        let back = |error, words| AuthorizeError::SentBack { redirect_uri: redirect_uri.to_owned(), error, words, state: state.clone() };
+        if given.get("response_type") != Some(&"code") {
+            return Err(back("unsupported_response_type", "response_type must be code"));
+        }
+        if given.get("code_challenge_method") != Some(&"S256") {
+            return Err(back("invalid_request", "PKCE is required, with code_challenge_method S256"));
+        }
+        let challenge = given.get("code_challenge").copied().unwrap_or_default();
+        if URL_SAFE_NO_PAD.decode(challenge).ok().is_none_or(|digest| digest.len() != 32) {
+            return Err(back("invalid_request", "code_challenge is no SHA-256 in base64url"));
+        }
+        // SMART: the resource server that the app means; a token for another's must not be had here.
+        if given.get("aud").is_some_and(|aud| aud.trim_end_matches('/') != self.settings.fhir_base()) {
+            return Err(back("invalid_request", "aud is not the FHIR base of this server"));
+        }
+        if state.as_ref().is_some_and(|state| state.len() > 2048) {
+            return Err(AuthorizeError::Told("The app's request is too long."));
+        }
+        let requested = given.get("scope").copied().unwrap_or_default();
+        let registered = Scopes::of_registered(&client.scopes);
+        let rights = registered.within(requested, &[Context::User, Context::Patient]);
+        if rights.is_empty() {
+            return Err(back("invalid_scope", "none of the scopes is registered for this app"));
+        }
+        let words = requested.split(' ').filter(|word| WORDS.contains(word) && client.scopes.split(' ').any(|known| known == *word));
+        let scope = [rights.as_str()].into_iter().chain(words).collect::<Vec<_>>().join(" ");
+        Ok(Asked { client: client.id, redirect_uri: redirect_uri.to_owned(), scope, state, challenge: challenge.to_owned() })
+    }
+
+    /// A step for this browser, to be opened once it comes back.
+    pub fn seal_step(&self, asked: Asked, person: Option<&Person>, browser: &str) -> Result<String, AccessError> {
+        let step = Step {
+            asked,
+            person: person.map(|person| person.id.clone()),
+            browser: browser.to_owned(),
+            expires: now_seconds() + STEP_LIVES,
+        };
+        let text = serde_json::to_vec(&step).map_err(|_| AccessError::Broken("a step could not be written"))?;
+        let mac = blake3::keyed_hash(&self.step_key()?, &text);
+        Ok(format!("{}.{}", URL_SAFE_NO_PAD.encode(&text), URL_SAFE_NO_PAD.encode(mac.as_bytes())))
+    }
+
+    /// What [`Access::seal_step`] sealed, if it is this browser's and not too old.
+    pub fn open_step(&self, sealed: &str, browser: &str) -> Result<Step, AccessError> {
+        const WRONG: AccessError = AccessError::Refused("a step of a login does not hold");
+        let (text, mac) = sealed.split_once('.').ok_or(WRONG)?;
+        let text = URL_SAFE_NO_PAD.decode(text).map_err(|_| WRONG)?;
+        let mac: [u8; 32] = URL_SAFE_NO_PAD.decode(mac).ok().and_then(|mac| mac.try_into().ok()).ok_or(WRONG)?;
+        // blake3::Hash compares in constant time.
+        if blake3::keyed_hash(&self.step_key()?, &text) != blake3::Hash::from(mac) {
+            return Err(WRONG);
+        }
+        let step: Step = serde_json::from_slice(&text).map_err(|_| WRONG)?;
+        if step.browser.is_empty() || step.browser != browser || step.expires < now_seconds() {
+            return Err(WRONG);
+        }
+        Ok(step)
+    }
+
+    fn step_key(&self) -> Result<[u8; 32], AccessError> {
+        self.secret("lango 2026 steps of a login")
+    }
+
+    /// The rights of what was asked that this person can give: `patient/` scopes are a patient's own, since a person without a Patient
+    /// has no patient in context.
+    pub fn offered(&self, asked: &Asked, person: &Person) -> String {
+        let fits = |word: &&str| match word.split('/').next() {
+            Some("patient") => person.patient.is_some(),
+            _ => *word != LAUNCH_PATIENT || person.patient.is_some(),
+        };
+        asked.scope.split(' ').filter(fits).collect::<Vec<_>>().join(" ")
+    }
+
+    /// The code for what the person of this step agreed to.
+    pub async fn agree(&self, step: &Step) -> Result<Secret, AccessError> {
+        const NOBODY: AccessError = AccessError::Refused("nobody has logged in for this step");
+        let id = step.person.as_deref().ok_or(NOBODY)?;
+        let person = people::find(&self.store, id).await?.filter(Person::is_enabled).ok_or(NOBODY)?;
+        let scopes = self.offered(&step.asked, &person);
+        if !Scopes::of_registered(&scopes).is_for_people() {
+            return Err(AccessError::Refused("a person has no right that the app asks for"));
+        }
+        let ticket = Ticket {
+            grant: uuid::Uuid::new_v4().to_string(),
+            client: step.asked.client.clone(),
+            person: person.id,
+            scopes,
+            redirect_uri: step.asked.redirect_uri.clone(),
+            challenge: step.asked.challenge.clone(),
+            expires: 0,
+        };
+        ticket.keep(&self.store, Kind::Code).await
+    }
+}

@@ -1,0 +1,80 @@
+//! Tokens of a configured outside issuer, such as a ministry's Keycloak.
+//!
+//! The issuer vouches for its own clients alone: a token counts when the client that it names is registered here with that
+//! issuer. Facility, roles and the widest scopes are the registration's; the token only narrows them. Algorithms come from
+//! the configuration and keys from the issuer's own set, never from what a token says of itself.
+
+use super::jwt::Claims;
+use super::key_sets::{KeySets, NamedBy};
+use super::tokens::TokenClaims;
+use super::{AccessError, Scopes, jwt};
+use crate::config::Issuer;
+use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk};
+use jsonwebtoken::{Algorithm, DecodingKey};
+use std::sync::Arc;
+
+/// The claims of a token of one of `issuers`; `None` when it names none of them.
+pub(super) async fn verify(token: &str, issuers: &[Issuer], sets: &KeySets, now: i64) -> Result<Option<TokenClaims>, AccessError> {
+    if issuers.is_empty() {
+        return Ok(None);
+    }
+    // Only a hint whose keys to try, until one of them has verified the signature.
+    let named = jwt::unproven_issuer(token)?;
+    let Some(issuer) = issuers.iter().find(|issuer| issuer.issuer == named) else { return Ok(None) };
+    let header = jwt::header(token)?;
+    if header.key_url.is_some() || !issuer.algorithms.iter().any(|name| name.parse() == Ok(header.algorithm)) {
+        return Err(AccessError::Refused("a token is signed with an algorithm that its issuer does not use"));
+    }
+    // RFC 9068's type, or the plain one that Keycloak writes.
+    if header.kind.as_deref().is_some_and(|kind| !["at+jwt", "JWT"].iter().any(|known| kind.eq_ignore_ascii_case(known))) {
+        return Err(AccessError::Refused("a token is of another type"));
+    }
+    let key = sets.key(&issuer.jwks_url, NamedBy::Operator, &header.key_id, |key| fits(key, header.algorithm)).await?;
+    let key = DecodingKey::from_jwk(&key).map_err(|_| AccessError::Refused("an issuer's key cannot be read"))?;
+    let claims = jwt::claims(token, &key, header.algorithm)?;
+    read(&claims, issuer, token, now).map(Some)
+}
+
+fn read(claims: &Claims, issuer: &Issuer, token: &str, now: i64) -> Result<TokenClaims, AccessError> {
+    claims.exactly("iss", &issuer.issuer)?;
+    claims.one_audience(&issuer.audience)?;
+    // An identity token is signed with the same key and may name the same audience.
+    if claims.optional("typ")?.is_some_and(|kind| !kind.eq_ignore_ascii_case("Bearer")) || claims.has("nonce") || claims.has("at_hash") {
+        return Err(AccessError::Refused("a token is no access token"));
+    }
+    let expires = claims.lifetime(now)?;
+    let scope = claims.text("scope")?.to_owned();
+    let scopes = Arc::new(Scopes::of_registered(&scope));
+    // `sub` is the program's own account when nobody logged in.
+    let person = if scopes.is_for_people() { Some(format!("{}#{}", issuer.issuer, claims.text("sub")?)) } else { None };
+    TokenClaims {
+        client: claims.text(&issuer.client_claim)?.to_owned(),
+        issuer: Some(issuer.issuer.clone()),
+        scope,
+        scopes,
+        claimed: Arc::new(claims.claimed()?),
+        person,
+        patient: claims.optional(&issuer.patient_claim)?.map(Arc::from),
+        id: blake3::hash(token.as_bytes()).to_hex().as_str().into(),
+        grant: String::new(),
+        certificate: None,
+        issued: claims.seconds("iat")?.unwrap_or_default(),
+        expires,
+    }
+    .check_context()
+}
+
+/// Whether the key is of the kind, and on the curve, that the algorithm needs.
+fn fits(key: &Jwk, algorithm: Algorithm) -> bool {
+    use Algorithm::*;
+    match &key.algorithm {
+        AlgorithmParameters::RSA(_) => matches!(algorithm, RS256 | RS384 | RS512 | PS256 | PS384 | PS512),
+        AlgorithmParameters::EllipticCurve(key) => match key.curve {
+            EllipticCurve::P256 => algorithm == ES256,
+            EllipticCurve::P384 => algorithm == ES384,
+            _ => false,
+        },
+        AlgorithmParameters::OctetKeyPair(_) => algorithm == EdDSA,
+        _ => false,
+    }
+}

@@ -1,0 +1,218 @@
+//! People who log in: clinicians, desks, patients. Each belongs to a facility, as clients do.
+
+use super::claimed::{Claimed, Code};
+use super::{Access, AccessError, Role, now_micros, now_seconds, on, secrets, totp};
+use crate::config::Secret;
+use crate::fhir::time::Micros;
+use crate::store::Store;
+
+/// Wrong logins in a row after which the account rests.
+const FAILURES: i64 = 5;
+/// How long it rests first; twice as long after each further failure.
+const REST: Micros = 60 * 1_000_000;
+/// At most.
+const REST_MOST: Micros = 3600 * 1_000_000;
+/// Shorter passwords can be guessed.
+pub const SHORTEST_PASSWORD: usize = 12;
+/// Longer ones only cost time.
+pub const LONGEST_PASSWORD: usize = 1024;
+
+/// One person, as they stand in the database.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Person {
+    /// The name that they log in with.
+    pub id: String,
+    pub name: String,
+    /// Argon2id in PHC form.
+    pub password_hash: String,
+    /// Shared secret of an authenticator app.
+    pub totp: Option<Vec<u8>>,
+    pub facility: String,
+    pub roles: Vec<String>,
+    /// Identifier value of their Practitioner.
+    pub practitioner: Option<String>,
+    /// Id of their own Patient: they see its compartment and nothing else.
+    pub patient: Option<String>,
+    pub disabled: Option<Micros>,
+    /// The last time step whose one-time code was used.
+    pub totp_step: i64,
+    /// Wrong logins since the last right one.
+    pub failures: i64,
+    /// The account rests until then; 0: it does not.
+    pub locked_until: Micros,
+}
+
+impl Person {
+    /// A person who may log in from now on.
+    pub fn new(id: &str, name: &str, facility: &str, password_hash: String) -> Person {
+        Person {
+            id: id.to_owned(),
+            name: name.to_owned(),
+            password_hash,
+            totp: None,
+            facility: facility.to_owned(),
+            roles: Vec::new(),
+            practitioner: None,
+            patient: None,
+            disabled: None,
+            totp_step: 0,
+            failures: 0,
+            locked_until: 0,
+        }
+    }
+
+    pub fn is_enabled(&self) -> bool {
+        self.disabled.is_none()
+    }
+
+    /// Who acts is who logged in, whatever the app signed besides; a patient asks for their own sake.
+    pub(super) fn complete(&self, claimed: &mut Claimed) -> Result<(), &'static str> {
+        if claimed.practitioner.is_some() && claimed.practitioner != self.practitioner {
+            return Err("subject_id is not the person who logged in");
+        }
+        claimed.practitioner.clone_from(&self.practitioner);
+        if self.patient.is_some() {
+            claimed.purposes = vec![Code { system: None, code: "PATRQT".to_owned() }];
+        }
+        Ok(())
+    }
+}
+
+/// Why a person cannot be kept as given.
+#[derive(Debug, thiserror::Error)]
+pub enum PersonError {
+    #[error("a name to log in with has 1 to 128 letters, digits and the signs . _ - @")]
+    Id,
+    #[error("a name, a facility code, an identifier has 1 to 128 characters and no control characters")]
+    Text,
+    #[error("{0}")]
+    Role(#[from] super::UnknownRole),
+    #[error("there is somebody of this name already: choose another")]
+    Exists,
+    #[error("there is nobody of this name: `lango user list` shows them")]
+    Unknown,
+    #[error("the database failed")]
+    Database(#[from] sqlx::Error),
+}
+
+type Row = (String, String, String, Option<Vec<u8>>, i64, String, String, Option<String>, Option<String>, i64, i64, Option<i64>);
+
+const COLUMNS: &str = "id, name, password_hash, totp, totp_step, facility, roles, practitioner, patient, failures, locked_until, disabled";
+
+fn from_row(row: Row) -> Person {
+    let (id, name, password_hash, totp, totp_step, facility, roles, practitioner, patient, failures, locked_until, disabled) = row;
+    let roles = roles.split_whitespace().map(str::to_owned).collect();
+    Person { id, name, password_hash, totp, facility, roles, practitioner, patient, disabled, totp_step, failures, locked_until }
+}
+
+/// The person of this name, disabled ones too.
+pub async fn find(store: &Store, id: &str) -> Result<Option<Person>, sqlx::Error> {
+    if id.contains('\0') {
+        return Ok(None);
+    }
+    let sql = sqlx::AssertSqlSafe(format!("SELECT {COLUMNS} FROM person WHERE id = $1"));
+    let row: Option<Row> = on!(store, read, pool => sqlx::query_as(sql).bind(id).fetch_optional(pool).await?);
+    Ok(row.map(from_row))
+}
+
+/// Everybody, by name.
+pub async fn list(store: &Store) -> Result<Vec<Person>, sqlx::Error> {
+    let sql = sqlx::AssertSqlSafe(format!("SELECT {COLUMNS} FROM person ORDER BY id"));
+    let rows: Vec<Row> = on!(store, read, pool => sqlx::query_as(sql).fetch_all(pool).await?);
+    Ok(rows.into_iter().map(from_row).collect())
+}
+
+/// Keeps a new person.
+pub async fn add(store: &Store, person: &Person) -> Result<(), PersonError> {
+    const SQL: &str = "INSERT INTO person (id, name, password_hash, totp, totp_step, facility, roles, practitioner, patient, failures, \
+         locked_until, created) VALUES ($1, $2, $3, $4, 0, $5, $6, $7, $8, 0, 0, $9) ON CONFLICT (id) DO NOTHING";
+    check(person)?;
+    let added = on!(store, write, pool => sqlx::query(SQL)
+        .bind(&person.id)
+        .bind(&person.name)
+        .bind(&person.password_hash)
+        .bind(&person.totp)
+        .bind(&person.facility)
+        .bind(person.roles.join(" "))
+        .bind(&person.practitioner)
+        .bind(&person.patient)
+        .bind(now_micros())
+        .execute(pool)
+        .await?
+        .rows_affected());
+    if added == 1 { Ok(()) } else { Err(PersonError::Exists) }
+}
+
+fn check(person: &Person) -> Result<(), PersonError> {
+    let id = &person.id;
+    if id.is_empty() || id.len() > 128 || !id.chars().all(|c| c.is_ascii_alphanumeric() || "._-@".contains(c)) {
+        return Err(PersonError::Id);
+    }
+    let texts = [Some(&person.name), Some(&person.facility), person.practitioner.as_ref(), person.patient.as_ref()];
+    if texts.into_iter().flatten().any(|text| text.trim().is_empty() || text.len() > 128 || text.chars().any(char::is_control)) {
+        return Err(PersonError::Text);
+    }
+    for role in &person.roles {
+        role.parse::<Role>()?;
+    }
+    Ok(())
+}
+
+/// Sets a new password, and lets a resting account log in at once.
+pub async fn set_password(store: &Store, id: &str, hash: &str) -> Result<(), PersonError> {
+    const SQL: &str = "UPDATE person SET password_hash = $2, failures = 0, locked_until = 0 WHERE id = $1";
+    let changed = on!(store, write, pool => sqlx::query(SQL).bind(id).bind(hash).execute(pool).await?.rows_affected());
+    if changed == 1 { Ok(()) } else { Err(PersonError::Unknown) }
+}
+
+/// Shuts a person out, with the tokens given for them, or lets them in again.
+pub async fn set_disabled(store: &Store, id: &str, disabled: bool) -> Result<(), PersonError> {
+    const SQL: &str = "UPDATE person SET disabled = $2 WHERE id = $1";
+    let since = disabled.then(now_micros);
+    let changed = on!(store, write, pool => sqlx::query(SQL).bind(id).bind(since).execute(pool).await?.rows_affected());
+    if changed == 1 { Ok(()) } else { Err(PersonError::Unknown) }
+}
+
+/// A new secret for an authenticator app, as bytes to keep and as text to type into the app.
+pub fn new_totp() -> Result<(Vec<u8>, Secret), AccessError> {
+    let secret = secrets::random::<{ totp::SECRET_BYTES }>()?;
+    Ok((secret.to_vec(), Secret::new(totp::base32(&secret))))
+}
+
+impl Access {
+    /// The person who logs in with this password and, if they have an authenticator app, its code. Who is unknown, disabled, resting
+    /// or wrong in one of both is refused alike.
+    pub async fn log_in(&self, id: &str, password: &Secret, code: &str) -> Result<Person, AccessError> {
+        const WRONG: AccessError = AccessError::Refused("a login is wrong, or its account rests or is disabled");
+        let person = find(&self.store, id).await?.filter(Person::is_enabled);
+        let resting = person.as_ref().is_some_and(|person| person.locked_until > now_micros());
+        let hash = person.as_ref().filter(|_| !resting).map(|person| person.password_hash.as_str());
+        // Counted before it is verified, so that many at once are not more tries than one after the other.
+        if let (Some(person), false) = (&person, resting) {
+            self.count_failure(person).await?;
+        }
+        let matches = self.secrets.verify_once(hash, password).await?;
+        let Some(person) = person.filter(|_| matches) else { return Err(WRONG) };
+        let step = match &person.totp {
+            None => person.totp_step,
+            Some(secret) => totp::step_of(secret, code, now_seconds(), person.totp_step).ok_or(WRONG)?,
+        };
+        // Only one of two logins with one code finds the earlier step.
+        const RIGHT: &str =
+            "UPDATE person SET failures = 0, locked_until = 0, totp_step = $2 WHERE id = $1 AND (totp IS NULL OR totp_step < $2)";
+        let store = &self.store;
+        let counted = on!(store, write, pool => sqlx::query(RIGHT).bind(&person.id).bind(step).execute(pool).await?.rows_affected());
+        if counted == 1 { Ok(person) } else { Err(WRONG) }
+    }
+
+    async fn count_failure(&self, person: &Person) -> Result<(), AccessError> {
+        const SQL: &str = "UPDATE person SET failures = failures + 1, locked_until = CASE WHEN failures + 1 >= $2 THEN $3 ELSE locked_until END \
+             WHERE id = $1";
+        let beyond = person.failures.saturating_add(1).saturating_sub(FAILURES).clamp(0, 10);
+        let rest = REST.saturating_mul(1 << beyond).min(REST_MOST);
+        let until = now_micros().saturating_add(rest);
+        let store = &self.store;
+        on!(store, write, pool => sqlx::query(SQL).bind(&person.id).bind(FAILURES).bind(until).execute(pool).await.map(drop)?);
+        Ok(())
+    }
+}

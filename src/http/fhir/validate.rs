@@ -1,0 +1,142 @@
+//! `$validate` (<https://hl7.org/fhir/R4/resource-operation-validate.html>) of a type or of an instance.
+//!
+//! The answer is 200 with an OperationOutcome that lists every problem, or says that there is none; only a request that cannot
+//! be understood is refused.
+
+use super::super::error::Failure;
+use super::Call;
+use super::answer::Answer;
+use super::operation::{parameter, parameter_mut, parsed, text_of};
+use super::target::OperationTarget;
+use crate::access::Interaction;
+use crate::fhir::outcome::operation_outcome;
+use crate::fhir::{Issue, IssueCode};
+use crate::ingest::Refusal;
+use crate::validate::NoProfile;
+use axum::body::Bytes;
+use axum::http::StatusCode;
+use serde_json::Value;
+
+/// What the resource is to be good for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mode {
+    /// As it stands: no `mode` was given.
+    Content,
+    Create,
+    Update,
+    Delete,
+    /// Against the profile that is named.
+    Profile,
+}
+
+pub async fn run(
+    call: &Call<'_>,
+    type_name: Option<&'static str>,
+    operation: &OperationTarget,
+    body: Option<Bytes>,
+) -> Result<Answer, Failure> {
+    let mut sent = match body.filter(|body| !body.is_empty()) {
+        Some(body) => Some(parsed(call, body).await?),
+        None => None,
+    };
+    // A Parameters is the envelope, unless Parameters are what is to be validated.
+    let is_envelope = sent.as_ref().is_some_and(|sent| {
+        sent.get("resourceType").and_then(Value::as_str) == Some("Parameters")
+            && (type_name != Some("Parameters") || parameter(sent, "resource").is_some())
+    });
+    let named = |name: &str| {
+        let in_body = sent.as_ref().filter(|_| is_envelope).and_then(|sent| parameter(sent, name)).and_then(text_of);
+        in_body.or_else(|| call.query.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone()))
+    };
+    let (profile, mode) = (named("profile"), mode(named("mode").as_deref())?);
+    let given = match is_envelope {
+        true => sent.as_mut().and_then(|sent| parameter_mut(sent, "resource")?.get_mut("resource").map(Value::take)),
+        false => sent,
+    };
+    if mode == Mode::Profile && profile.is_none() {
+        return Err(Failure::bad_request("With mode=profile, name the profile in the parameter `profile`."));
+    }
+    if mode == Mode::Delete {
+        return deletable(call, operation).await;
+    }
+    let stored = given.is_none();
+    let resource = match given {
+        Some(resource) => resource,
+        None if matches!(mode, Mode::Create | Mode::Update) => {
+            return Err(Failure::bad_request("Give the resource in the parameter `resource`, or as the body."));
+        }
+        None => instance(call, operation).await?,
+    };
+    let mut issues = Vec::new();
+    if let Some(expected) = type_name.filter(|expected| resource.get("resourceType").and_then(Value::as_str) != Some(expected)) {
+        let words = format!("The URL asks for a resource of type {expected}; the body is another.");
+        return Ok(outcome(&[Issue::error(IssueCode::Invalid, words).at("resourceType")]));
+    }
+    if let (Some(id), Mode::Update, false) = (&operation.id, mode, stored)
+        && resource.get("id").and_then(Value::as_str) != Some(id)
+    {
+        issues.push(
+            Issue::error(IssueCode::Invalid, "An update must carry the id that is in the URL.")
+                .at(format!("{}.id", type_name.unwrap_or("Resource"))),
+        );
+    }
+    let validator = call.state.writer.validator().clone();
+    let profiles: Vec<String> = profile.into_iter().collect();
+    let checked = call.state.writer.workers().run(move || validator.validate_against(&resource, &profiles)).await?;
+    issues.extend(checked.map_err(no_profile)?);
+    Ok(outcome(&issues))
+}
+
+fn mode(text: Option<&str>) -> Result<Mode, Failure> {
+    Ok(match text {
+        None => Mode::Content,
+        Some("create") => Mode::Create,
+        Some("update") => Mode::Update,
+        Some("delete") => Mode::Delete,
+        Some("profile") => Mode::Profile,
+        Some(_) => return Err(Failure::bad_request("mode must be create, update, delete or profile.")),
+    })
+}
+
+fn no_profile(error: NoProfile) -> Failure {
+    match error {
+        NoProfile::NotLoaded => {
+            let words = "The profile is not loaded: PUT its StructureDefinition or load its package, or leave it out to validate against FHIR R4 itself.";
+            Failure::new(StatusCode::NOT_FOUND, Issue::error(IssueCode::NotFound, words))
+        }
+        NoProfile::Unusable(why) => {
+            let words = format!("The profile is loaded but cannot be used: {why}.");
+            Failure::new(StatusCode::UNPROCESSABLE_ENTITY, Issue::error(IssueCode::Processing, words))
+        }
+    }
+}
+
+/// Success says so; warnings alone are success.
+fn outcome(issues: &[Issue]) -> Answer {
+    let mut issues = issues.to_vec();
+    if !issues.iter().any(|issue| issue.severity.is_error()) {
+        let words = if issues.is_empty() { "All OK" } else { "No errors: the resource is valid, see the warnings and notes" };
+        issues.insert(0, Issue::information(IssueCode::Informational, words));
+    }
+    Answer::ok(operation_outcome(&issues).to_string())
+}
+
+async fn instance(call: &Call<'_>, operation: &OperationTarget) -> Result<Value, Failure> {
+    let (Some(type_code), Some(id)) = (operation.type_code, &operation.id) else {
+        return Err(Failure::bad_request("Give the resource to validate as the body, or name a stored one by its id."));
+    };
+    call.require(type_code, Interaction::Read)?;
+    let stored = call.readable(call.state.store.read(type_code, id, &call.caller.scope).await?)?;
+    let body = stored.body.ok_or_else(Refusal::gone)?;
+    Ok(serde_json::from_slice(&body).map_err(Refusal::internal)?)
+}
+
+/// Whether a delete would be carried out. References to what is deleted are kept, so nothing else stands in its way.
+async fn deletable(call: &Call<'_>, operation: &OperationTarget) -> Result<Answer, Failure> {
+    let (Some(type_code), Some(_)) = (operation.type_code, &operation.id) else {
+        return Err(Failure::bad_request("mode=delete is asked of a stored resource: POST /fhir/TYPE/ID/$validate."));
+    };
+    call.require(type_code, Interaction::Delete)?;
+    instance(call, operation).await?;
+    Ok(outcome(&[]))
+}

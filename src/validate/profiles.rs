@@ -1,0 +1,143 @@
+//! The StructureDefinitions that are loaded, by canonical URL; compiled when first asked for.
+//!
+//! Readers hold a snapshot and never wait. A change makes a new snapshot, in which everything is compiled anew when asked for,
+//! because any profile may rest on the changed one. R4's own extensions and profiles are always there; a loaded one with the
+//! same URL stands in front of them.
+
+use super::compile::{CORE, Profile, ProfileError};
+use crate::definitions::r4_profiles;
+use arc_swap::ArcSwap;
+use serde_json::Value;
+use std::collections::HashMap;
+use std::sync::{Arc, LazyLock, OnceLock};
+
+/// The loaded profiles; cloning shares them.
+#[derive(Clone, Default)]
+pub struct Profiles {
+    loaded: Arc<ArcSwap<Loaded>>,
+}
+
+/// One snapshot.
+#[derive(Default)]
+pub(super) struct Loaded {
+    /// By resource id.
+    sources: HashMap<Box<str>, Arc<Value>>,
+    /// The preferred one of each URL comes last.
+    by_url: HashMap<Box<str>, Vec<Slot>>,
+}
+
+struct Slot {
+    version: Box<str>,
+    source: Arc<Value>,
+    compiled: OnceLock<Result<Box<Profile>, ProfileError>>,
+}
+
+/// R4's own, found where nothing is loaded under their URL.
+static OWN: LazyLock<Loaded> = LazyLock::new(|| {
+    let named = r4_profiles().into_iter().filter_map(|definition| Some((definition.get("url")?.as_str()?.into(), Arc::new(definition))));
+    Loaded::of(named.collect())
+});
+
+impl Profiles {
+    pub fn new() -> Profiles {
+        Profiles::default()
+    }
+
+    /// Whether resources of this type belong here.
+    pub fn holds(type_name: &str) -> bool {
+        type_name == "StructureDefinition"
+    }
+
+    /// Takes in new or changed StructureDefinitions; each replaces the one with its id. Others are ignored.
+    pub fn load<'v>(&self, definitions: impl IntoIterator<Item = &'v Value>) {
+        let taken: Vec<(Box<str>, Arc<Value>)> = definitions.into_iter().filter_map(source).collect();
+        if !taken.is_empty() {
+            self.change(|sources| sources.extend(taken.iter().cloned()));
+        }
+    }
+
+    /// Forgets the StructureDefinition with this id.
+    pub fn remove(&self, id: &str) {
+        self.change(|sources| _ = sources.remove(id));
+    }
+
+    /// Why the profile with this canonical URL cannot be used; `None` when none is loaded.
+    pub fn look_at(&self, canonical: &str) -> Option<Result<(), ProfileError>> {
+        Some(self.snapshot().profile(canonical)?.map(|_| ()).map_err(Clone::clone))
+    }
+
+    pub(super) fn snapshot(&self) -> Arc<Loaded> {
+        self.loaded.load_full()
+    }
+
+    fn change(&self, make: impl Fn(&mut HashMap<Box<str>, Arc<Value>>)) {
+        self.loaded.rcu(|loaded| {
+            let mut sources = loaded.sources.clone();
+            make(&mut sources);
+            Loaded::of(sources)
+        });
+    }
+}
+
+/// A StructureDefinition that constrains, by its id (or url), without what only people read.
+fn source(definition: &Value) -> Option<(Box<str>, Arc<Value>)> {
+    let text = |key: &str| definition.get(key).and_then(Value::as_str);
+    if text("resourceType") != Some("StructureDefinition") || text("url").is_none() || text("derivation") != Some("constraint") {
+        return None;
+    }
+    let key = text("id").or(text("url"))?.into();
+    let mut kept = definition.clone();
+    if let Some(members) = kept.as_object_mut() {
+        members.retain(|key, _| !matches!(key.as_str(), "text" | "mapping" | "contact" | "description" | "copyright" | "purpose"));
+        if members.contains_key("differential") {
+            members.remove("snapshot");
+        }
+        for part in ["differential", "snapshot"] {
+            let elements = members.get_mut(part).and_then(|part| part.get_mut("element")).and_then(Value::as_array_mut);
+            for element in elements.into_iter().flatten().filter_map(Value::as_object_mut) {
+                element.retain(|key, _| {
+                    !matches!(key.as_str(), "short" | "definition" | "comment" | "requirements" | "mapping" | "alias" | "example")
+                });
+            }
+        }
+    }
+    Some((key, Arc::new(kept)))
+}
+
+impl Loaded {
+    fn of(sources: HashMap<Box<str>, Arc<Value>>) -> Loaded {
+        let mut by_url: HashMap<Box<str>, Vec<Slot>> = HashMap::new();
+        for source in sources.values() {
+            let text = |key: &str| source.get(key).and_then(Value::as_str).unwrap_or_default();
+            let slot = Slot { version: text("version").into(), source: source.clone(), compiled: OnceLock::new() };
+            by_url.entry(text("url").into()).or_default().push(slot);
+        }
+        let rank = |slot: &Slot| {
+            let active = slot.source.get("status").and_then(Value::as_str) == Some("active");
+            let numbers: Vec<u64> = slot.version.split(['.', '-']).map(|part| part.parse().unwrap_or(0)).collect();
+            (active, numbers, slot.version.clone())
+        };
+        for slots in by_url.values_mut() {
+            slots.sort_by_cached_key(rank);
+        }
+        Loaded { sources, by_url }
+    }
+
+    /// The profile with this canonical URL, `|version` allowed, or why it cannot be used. `None`: none is loaded.
+    pub(super) fn profile(&self, canonical: &str) -> Option<Result<&Profile, &ProfileError>> {
+        let slot = self.slot(canonical)?;
+        let compiled =
+            slot.compiled.get_or_init(|| Profile::compile(&slot.source, &|base| self.slot(base).map(|slot| &*slot.source)).map(Box::new));
+        Some(compiled.as_deref())
+    }
+
+    fn slot(&self, canonical: &str) -> Option<&Slot> {
+        let own = || OWN.by_url.get(canonical.split('|').next().unwrap_or(canonical)).and_then(|slots| slots.last());
+        let (url, version) = canonical.split_once('|').map_or((canonical, None), |(url, version)| (url, Some(version)));
+        let found = self.by_url.get(url).and_then(|slots| match version {
+            Some(version) => slots.iter().rev().find(|slot| &*slot.version == version),
+            None => slots.last(),
+        });
+        found.or_else(|| if url.starts_with(CORE) && !std::ptr::eq(self, &*OWN) { own() } else { None })
+    }
+}

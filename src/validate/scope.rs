@@ -1,0 +1,204 @@
+//! What one validation may ask of its surroundings, and what became of a constraint.
+
+use super::binding::{self, Codes};
+use super::profile;
+use super::profiles::Loaded;
+use crate::fhir::Severity;
+use crate::fhirpath::{Env, Expression, Node};
+use serde_json::Value;
+use std::cell::{Cell, RefCell};
+use std::collections::{HashMap, HashSet};
+
+/// Profiles that ask for profiles of what they lead to, and so on.
+const MAX_NESTED: usize = 16;
+
+/// One rule in FHIRPath, parsed once.
+#[derive(Debug)]
+pub(super) struct Constraint {
+    pub key: Box<str>,
+    pub human: Box<str>,
+    pub severity: Severity,
+    /// Or why it cannot be evaluated.
+    pub expression: Result<Expression, String>,
+}
+
+impl Constraint {
+    pub(super) fn new(key: &str, human: &str, severity: Severity, expression: Option<&str>) -> Constraint {
+        let expression = match expression {
+            Some(text) => Expression::parse(text).map_err(|error| format!("its expression is not understood: {error}")),
+            None => Err("it has no FHIRPath expression".to_owned()),
+        };
+        Constraint { key: key.into(), human: human.into(), severity, expression }
+    }
+}
+
+/// What became of a constraint on one element.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    Holds,
+    Fails,
+    /// Nobody can tell, and why.
+    Unknown(String),
+}
+
+/// The entries of a Bundle, as references name them (<https://hl7.org/fhir/R4/bundle.html#references>).
+#[derive(Default)]
+pub(super) struct Entries<'a> {
+    by_url: HashMap<&'a str, &'a Value>,
+    by_id: HashMap<(&'a str, &'a str), &'a Value>,
+}
+
+impl<'a> Entries<'a> {
+    pub(super) fn of(bundle: &'a Value) -> Entries<'a> {
+        let mut entries = Entries::default();
+        for entry in super::compile::items(bundle, "entry") {
+            let Some(resource) = entry.get("resource") else { continue };
+            let text = |value: &'a Value, key: &str| value.get(key).and_then(Value::as_str);
+            if let Some(url) = text(entry, "fullUrl") {
+                entries.by_url.entry(url).or_insert(resource);
+            }
+            if let (Some(name), Some(id)) = (text(resource, "resourceType"), text(resource, "id")) {
+                entries.by_id.entry((name, id)).or_insert(resource);
+            }
+        }
+        entries
+    }
+
+    fn find(&self, reference: &str, base: Option<&str>) -> Option<&'a Value> {
+        let url = reference.split_once("/_history/").map_or(reference, |(url, _)| url);
+        if let Some(found) = self.by_url.get(url) {
+            return Some(found);
+        }
+        let (name, id) = url.split_once('/').filter(|(name, _)| crate::fhir::reference::is_type_name(name))?;
+        // Relative to the server that the entry's own fullUrl names; where it names none, to wherever the Bundle came from.
+        let under_base = base.and_then(|base| self.by_url.get(format!("{base}/{name}/{id}").as_str()));
+        under_base.or_else(|| self.by_id.get(&(name, id))).copied()
+    }
+}
+
+/// What holds for one whole validation.
+pub(super) struct World<'a> {
+    pub profiles: &'a Loaded,
+    pub codes: &'a dyn Codes,
+    /// When a Bundle is validated.
+    pub entries: Option<Entries<'a>>,
+    pub told: Told,
+    depth: Cell<usize>,
+}
+
+/// What is told once, however often it comes.
+#[derive(Default)]
+pub(super) struct Told(RefCell<HashSet<String>>);
+
+impl Told {
+    /// More different things than this are told again.
+    const MOST: usize = 1000;
+
+    /// Whether `what` is new.
+    pub(super) fn first(&self, what: &str) -> bool {
+        let mut told = self.0.borrow_mut();
+        !told.contains(what) && (told.len() >= Told::MOST || told.insert(what.to_owned()))
+    }
+}
+
+impl<'a> World<'a> {
+    pub(super) fn new(profiles: &'a Loaded, codes: &'a dyn Codes, entries: Option<Entries<'a>>) -> World<'a> {
+        World { profiles, codes, entries, told: Told::default(), depth: Cell::new(0) }
+    }
+
+    /// Runs `work` unless profiles are nested too deeply already.
+    pub(super) fn nested<T>(&self, work: impl FnOnce() -> T) -> Option<T> {
+        let depth = self.depth.get();
+        if depth >= MAX_NESTED {
+            return None;
+        }
+        self.depth.set(depth + 1);
+        let result = work();
+        self.depth.set(depth);
+        Some(result)
+    }
+}
+
+/// Where in the world an element stands.
+#[derive(Clone, Copy)]
+pub(super) struct Scope<'a> {
+    pub world: &'a World<'a>,
+    /// `%resource`.
+    pub resource: &'a Value,
+    /// `%rootResource`: the container when the resource is contained.
+    pub root: &'a Value,
+    /// The server that relative references mean, without a slash at the end.
+    pub base: Option<&'a str>,
+}
+
+impl<'a> Scope<'a> {
+    pub(super) fn top(world: &'a World<'a>, resource: &'a Value) -> Scope<'a> {
+        Scope { world, resource, root: resource, base: None }
+    }
+
+    /// The target of a reference, when it is in what is validated.
+    pub(super) fn resolve(&self, reference: &str) -> Option<&'a Value> {
+        match reference.strip_prefix('#') {
+            Some("") => Some(self.root),
+            Some(id) => {
+                let contained = super::compile::items(self.root, "contained");
+                contained.iter().find(|one| one.get("id").and_then(Value::as_str) == Some(id))
+            }
+            None => self.world.entries.as_ref()?.find(reference, self.base),
+        }
+    }
+
+    /// Holds a constraint against `node`. What is empty does not hold: an invariant must be true.
+    pub(super) fn holds(&self, constraint: &Constraint, node: Node<'a>) -> Verdict {
+        match &constraint.expression {
+            Ok(expression) => self.evaluate(node, |node, env| expression.is_true(node, env).map(|truth| truth == Some(true))),
+            Err(why) => Verdict::Unknown(why.clone()),
+        }
+    }
+
+    /// Evaluates with everything known that can be; a "no" that rests on something unknown is no answer.
+    pub(super) fn evaluate(
+        &self,
+        node: Node<'a>,
+        work: impl for<'x> FnOnce(Node<'x>, &Env<'x>) -> Result<bool, crate::fhirpath::EvalError>,
+    ) -> Verdict {
+        let open: Cell<Option<&'static str>> = Cell::new(None);
+        let result = self.with_env(&open, node, work);
+        match (result, open.get()) {
+            (Ok(true), _) => Verdict::Holds,
+            (Ok(false), None) => Verdict::Fails,
+            (Ok(false), Some(why)) => Verdict::Unknown(why.to_owned()),
+            (Err(error), _) => Verdict::Unknown(error.to_string()),
+        }
+    }
+
+    fn with_env<T>(&self, open: &Cell<Option<&'static str>>, node: Node<'a>, work: impl for<'x> FnOnce(Node<'x>, &Env<'x>) -> T) -> T {
+        let resolver = resolver(|reference| {
+            let found = self.resolve(reference);
+            if found.is_none() {
+                open.set(Some("a reference leads to something that is not sent along"));
+            }
+            found
+        });
+        let member_of = |value: &Value, url: &str| {
+            let answer = binding::has(self.world.codes, url, value);
+            if answer.is_none() {
+                open.set(Some("a value set that it asks for is not loaded"));
+            }
+            answer
+        };
+        let conforms = |node: &Node<'_>, url: &str| profile::node_conforms(*self, node, url);
+        let env = Env::default()
+            .with_resource(self.resource)
+            .with_root_resource(self.root)
+            .with_resolver(&resolver)
+            .with_member_of(&member_of)
+            .with_conforms_to(&conforms);
+        work(node, &env)
+    }
+}
+
+/// Gives the closure the type that the engine takes.
+fn resolver<'x, F: Fn(&str) -> Option<&'x Value>>(hook: F) -> F {
+    hook
+}

@@ -1,0 +1,426 @@
+//! Profiles: chains, slices, content references, targets, what cannot be told; and a naive checker beside the real one.
+
+use super::whole::validator;
+use super::*;
+
+fn definition(url: &str, base: &str, kind: &str, elements: Value) -> Value {
+    json!({
+        "resourceType": "StructureDefinition", "id": url.replace(':', "-"), "url": url, "type": kind, "derivation": "constraint",
+        "baseDefinition": base, "kind": "resource", "differential": {"element": elements},
+    })
+}
+
+fn core(kind: &str) -> String {
+    format!("http://hl7.org/fhir/StructureDefinition/{kind}")
+}
+
+/// What the profile `urn:p` says of a resource: severity's first letter, path, and the start of the words.
+fn told(definitions: &[Value], resource: &Value) -> Vec<(Severity, String, String)> {
+    let issues = validator(definitions).validate_against(resource, &["urn:p".to_owned()]).unwrap();
+    let of_profile = issues.into_iter().filter(|issue| issue.diagnostics.contains("(profile urn:"));
+    of_profile.map(|issue| (issue.severity, issue.expression, issue.diagnostics)).collect()
+}
+
+#[track_caller]
+fn says(definitions: &[Value], resource: Value, expected: &[(Severity, &str, &str)]) {
+    let told = told(definitions, &resource);
+    let fits = told.iter().zip(expected).all(|(a, b)| a.0 == b.0 && a.1 == b.1 && a.2.starts_with(b.2));
+    assert!(fits && told.len() == expected.len(), "{told:#?}");
+}
+
+fn on_observation(elements: Value) -> [Value; 1] {
+    [definition("urn:p", &core("Observation"), "Observation", elements)]
+}
+
+fn pressure(components: Value) -> Value {
+    json!({"resourceType": "Observation", "status": "final", "code": {"text": "x"}, "component": components})
+}
+
+fn component(code: &str) -> Value {
+    json!({"code": {"coding": [{"system": "http://loinc.org", "code": code}]}, "valueInteger": 1})
+}
+
+fn sliced(slicing: Value) -> [Value; 1] {
+    let pattern = |code: &str| json!({"coding": [{"system": "http://loinc.org", "code": code}]});
+    on_observation(json!([
+        {"id": "Observation.component", "path": "Observation.component", "slicing": slicing},
+        {"id": "Observation.component:a", "path": "Observation.component", "sliceName": "a", "min": 1, "max": "1"},
+        {"id": "Observation.component:a.code", "path": "Observation.component.code", "patternCodeableConcept": pattern("a")},
+        {"id": "Observation.component:b", "path": "Observation.component", "sliceName": "b", "max": "1"},
+        {"id": "Observation.component:b.code", "path": "Observation.component.code", "patternCodeableConcept": pattern("b")},
+        {"id": "Observation.component:b.interpretation", "path": "Observation.component.interpretation", "min": 1},
+    ]))
+}
+
+fn by_code() -> Value {
+    json!([{"type": "pattern", "path": "code"}])
+}
+
+#[test]
+fn slices_are_counted_and_held_against_their_own_rules() {
+    let profile = sliced(json!({"discriminator": by_code(), "rules": "open"}));
+    says(&profile, pressure(json!([component("a"), component("c")])), &[]);
+    says(&profile, pressure(json!([component("c")])), &[(Severity::Error, "Observation.component", "is required and missing (slice a)")]);
+    says(
+        &profile,
+        pressure(json!([component("a"), component("a"), component("b")])),
+        &[
+            (Severity::Error, "Observation.component", "has too many items (slice a)"),
+            (Severity::Error, "Observation.component[2].interpretation", "is required and missing"),
+        ],
+    );
+}
+
+#[test]
+fn slices_found_by_a_deeper_value_are_the_same() {
+    let deep = json!([{"type": "value", "path": "code.coding.code"}, {"type": "value", "path": "code.coding.system"}]);
+    let profile = sliced(json!({"discriminator": deep, "rules": "closed"}));
+    says(&profile, pressure(json!([component("a")])), &[]);
+    says(
+        &profile,
+        pressure(json!([component("a"), component("c")])),
+        &[(Severity::Error, "Observation.component[1]", "must belong to one of the slices a, b")],
+    );
+}
+
+#[test]
+fn slices_keep_their_order_and_their_end() {
+    let mut b = component("b");
+    b["interpretation"] = json!([{"text": "x"}]);
+    let ordered = sliced(json!({"discriminator": by_code(), "rules": "open", "ordered": true}));
+    says(
+        &ordered,
+        pressure(json!([b, component("a")])),
+        &[(Severity::Error, "Observation.component[1]", "must stand before the items of later slices")],
+    );
+    let at_end = sliced(json!({"discriminator": by_code(), "rules": "openAtEnd"}));
+    says(&at_end, pressure(json!([component("a"), component("c")])), &[]);
+    says(
+        &at_end,
+        pressure(json!([component("c"), component("a")])),
+        &[(Severity::Error, "Observation.component[1]", "must stand before the items that belong to no slice")],
+    );
+}
+
+#[test]
+fn a_slice_of_a_slice_is_counted_within_it() {
+    let code = |code: &str| json!({"coding": [{"system": "http://loinc.org", "code": code}]});
+    let profile = on_observation(json!([
+        {"id": "Observation.component", "path": "Observation.component", "slicing": {"discriminator": by_code(), "rules": "open"}},
+        {"id": "Observation.component:a", "path": "Observation.component", "sliceName": "a", "slicing": {"discriminator": [{"type": "exists", "path": "interpretation"}], "rules": "open"}},
+        {"id": "Observation.component:a.code", "path": "Observation.component.code", "patternCodeableConcept": code("a")},
+        {"id": "Observation.component:a/judged", "path": "Observation.component", "sliceName": "a/judged", "min": 1},
+        {"id": "Observation.component:a/judged.interpretation", "path": "Observation.component.interpretation", "min": 1},
+        {"id": "Observation.component:a/bare", "path": "Observation.component", "sliceName": "a/bare", "max": "0"},
+        {"id": "Observation.component:a/bare.interpretation", "path": "Observation.component.interpretation", "max": "0"},
+    ]));
+    let mut judged = component("a");
+    judged["interpretation"] = json!([{"text": "x"}]);
+    says(&profile, pressure(json!([judged, component("b")])), &[]);
+    says(
+        &profile,
+        pressure(json!([component("a")])),
+        &[
+            (Severity::Error, "Observation.component", "is required and missing (slice a/judged)"),
+            (Severity::Error, "Observation.component", "must not be given (slice a/bare)"),
+        ],
+    );
+}
+
+#[test]
+fn types_tell_slices_apart_in_choices_and_behind_references() {
+    let profile = on_observation(json!([
+        {"id": "Observation.value[x]:valueQuantity", "path": "Observation.value[x]", "sliceName": "valueQuantity"},
+        {"id": "Observation.value[x]:valueQuantity.code", "path": "Observation.value[x].code", "min": 1},
+        {"id": "Observation.performer", "path": "Observation.performer", "slicing": {"discriminator": [{"type": "type", "path": "resolve()"}], "rules": "open"}},
+        {"id": "Observation.performer:organization", "path": "Observation.performer", "sliceName": "organization", "min": 1, "max": "1",
+         "type": [{"code": "Reference", "targetProfile": [core("Organization")]}]},
+    ]));
+    let with = |performer: &str| {
+        json!({"resourceType": "Observation", "status": "final", "code": {"text": "x"}, "valueQuantity": {"value": 1},
+               "performer": [{"reference": performer}]})
+    };
+    says(&profile, with("Organization/1"), &[(Severity::Error, "Observation.value.code", "is required and missing")]);
+    says(
+        &profile,
+        with("Practitioner/1"),
+        &[
+            (Severity::Error, "Observation.value.code", "is required and missing"),
+            (Severity::Error, "Observation.performer", "is required and missing (slice organization)"),
+        ],
+    );
+    let shorthand = on_observation(json!([{"path": "Observation.valueQuantity.code", "min": 1}]));
+    says(&shorthand, with("Organization/1"), &[(Severity::Error, "Observation.value.code", "is required and missing")]);
+}
+
+#[test]
+fn extensions_are_sliced_by_url_without_saying_so() {
+    let own = json!({
+        "resourceType": "StructureDefinition", "id": "tribe", "url": "urn:tribe", "type": "Extension", "derivation": "constraint", "kind": "complex-type",
+        "baseDefinition": core("Extension"), "context": [{"type": "element", "expression": "Patient"}],
+        "differential": {"element": [{"path": "Extension.url", "fixedUri": "urn:tribe"}, {"path": "Extension.value[x]", "min": 1, "type": [{"code": "string"}]}]},
+    });
+    let profile = definition(
+        "urn:p",
+        &core("Patient"),
+        "Patient",
+        json!([
+            {"id": "Patient.extension:tribe", "path": "Patient.extension", "sliceName": "tribe", "min": 1, "max": "1",
+             "type": [{"code": "Extension", "profile": ["urn:tribe"]}]},
+        ]),
+    );
+    let patient = |extension: Value| json!({"resourceType": "Patient", "extension": [extension]});
+    let both = [own, profile.clone()];
+    says(&both, patient(json!({"url": "urn:tribe", "valueString": "x"})), &[]);
+    says(
+        &both,
+        patient(json!({"url": "urn:other", "valueString": "x"})),
+        &[(Severity::Error, "Patient.extension", "is required and missing (slice tribe)")],
+    );
+    says(
+        &both,
+        patient(json!({"url": "urn:tribe", "valueInteger": 1})),
+        &[(Severity::Error, "Patient.extension[0].value", "must be of type string")],
+    );
+    // Without the definition the slice is still found; what the extension must be cannot be told.
+    says(
+        &[profile],
+        patient(json!({"url": "urn:tribe", "valueString": "x"})),
+        &[(Severity::Information, "Patient.extension[0]", "a profile of its type (urn:tribe) could not be checked")],
+    );
+}
+
+#[test]
+fn a_chain_of_profiles_asks_what_each_of_them_asks() {
+    let base = definition(
+        "urn:base",
+        &core("Observation"),
+        "Observation",
+        json!([{"path": "Observation.subject", "min": 1}, {"path": "Observation.note", "max": "0"}]),
+    );
+    let upper = definition("urn:p", "urn:base|1", "Observation", json!([{"path": "Observation.effective[x]", "min": 1}]));
+    let bare = json!({"resourceType": "Observation", "status": "final", "code": {"text": "x"}, "note": [{"text": "y"}]});
+    says(
+        &[base, upper.clone()],
+        bare.clone(),
+        &[
+            (Severity::Error, "Observation.subject", "is required"),
+            (Severity::Error, "Observation.note", "must not be given"),
+            (Severity::Error, "Observation.effective", "is required"),
+        ],
+    );
+    let alone = validator(std::slice::from_ref(&upper)).validate_against(&bare, &["urn:p".into()]);
+    assert_eq!(alone, Err(NoProfile::Unusable(ProfileError::UnknownBase("urn:base".into()))));
+    let mut looped = upper;
+    looped["baseDefinition"] = json!("urn:p");
+    assert_eq!(validator(&[looped]).validate_against(&bare, &["urn:p".into()]), Err(NoProfile::Unusable(ProfileError::BaseChain)));
+}
+
+#[test]
+fn a_content_reference_is_held_against_what_it_refers_to() {
+    let profile = definition("urn:p", &core("Questionnaire"), "Questionnaire", json!([{"path": "Questionnaire.item.text", "min": 1}]));
+    let questionnaire = json!({"resourceType": "Questionnaire", "status": "draft", "item": [
+        {"linkId": "1", "type": "group", "text": "x", "item": [{"linkId": "2", "type": "group", "text": "y", "item": [{"linkId": "3", "type": "string"}]}]},
+    ]});
+    says(&[profile], questionnaire, &[(Severity::Error, "Questionnaire.item[0].item[0].item[0].text", "is required")]);
+}
+
+#[test]
+fn targets_are_held_against_their_profile_where_they_are_there() {
+    let named = definition("urn:named", &core("Patient"), "Patient", json!([{"path": "Patient.name", "min": 1}]));
+    let profile = definition(
+        "urn:p",
+        &core("Observation"),
+        "Observation",
+        json!([
+            {"path": "Observation.subject", "type": [{"code": "Reference", "targetProfile": ["urn:named"]}]},
+        ]),
+    );
+    let both = [named, profile.clone()];
+    let observation = |subject: &str, contained: Value| json!({"resourceType": "Observation", "status": "final", "code": {"text": "x"}, "subject": {"reference": subject}, "contained": contained});
+    says(&both, observation("Patient/1", json!([{"resourceType": "Basic"}])), &[]);
+    says(&both, observation("Group/1", json!([])), &[(Severity::Error, "Observation.subject.reference", "must refer to Patient")]);
+    let contained = json!([{"resourceType": "Patient", "id": "p"}]);
+    says(
+        &both,
+        observation("#p", contained),
+        &[(Severity::Error, "Observation.subject.reference", "must refer to a resource that meets urn:named")],
+    );
+    says(&both, observation("#p", json!([{"resourceType": "Patient", "id": "p", "name": [{"text": "x"}]}])), &[]);
+    let said = told(&[profile], &observation("Patient/1", json!([])));
+    assert_eq!(said.iter().map(|(severity, ..)| *severity).collect::<Vec<_>>(), [Severity::Information]);
+}
+
+#[test]
+fn what_cannot_be_checked_is_said() {
+    let profile = on_observation(json!([
+        {"path": "Observation", "constraint": [
+            {"key": "p-1", "severity": "error", "human": "h", "expression": "tomorrow() = 1"},
+            {"key": "p-2", "severity": "error", "human": "h", "expression": "code.memberOf('urn:nowhere')"},
+            {"key": "p-3", "severity": "error", "human": "h", "expression": "subject.resolve().name.exists()"},
+            {"key": "p-4", "severity": "error", "human": "h", "expression": "subject.resolve() is Patient"},
+            {"key": "p-5", "severity": "error", "human": "h", "expression": "conformsTo('urn:nowhere')"},
+            {"key": "p-6", "severity": "error", "human": "h"},
+        ]},
+        {"path": "Observation.code", "binding": {"strength": "required", "valueSet": "urn:nowhere"}},
+    ]));
+    let observation = json!({"resourceType": "Observation", "status": "final", "code": {"text": "x", "coding": [{"system": "urn:s", "code": "c"}]}, "subject": {"reference": "Patient/1"}});
+    let said = told(&profile, &observation);
+    let keys: Vec<_> =
+        said.iter().map(|(severity, path, words)| (*severity, path.as_str(), words.split(' ').next().unwrap_or_default())).collect();
+    let information = |path, key| (Severity::Information, path, key);
+    assert_eq!(
+        keys,
+        [
+            information("Observation", "p-1"),
+            information("Observation", "p-2"),
+            information("Observation", "p-3"),
+            information("Observation", "p-5"),
+            information("Observation", "p-6"),
+            information("Observation.code", "the"),
+        ]
+    );
+}
+
+#[test]
+fn an_expression_may_ask_for_other_profiles() {
+    let named = definition("urn:named", &core("Patient"), "Patient", json!([{"path": "Patient.name", "min": 1}]));
+    let profile = definition(
+        "urn:p",
+        &core("Patient"),
+        "Patient",
+        json!([
+            {"path": "Patient", "constraint": [{"key": "p-1", "severity": "error", "human": "h", "expression": "conformsTo('urn:named') and %resource is Patient and %context is Patient"}]},
+        ]),
+    );
+    let both = [named, profile];
+    says(&both, json!({"resourceType": "Patient", "name": [{"text": "x"}]}), &[]);
+    says(&both, json!({"resourceType": "Patient"}), &[(Severity::Error, "Patient", "p-1: h")]);
+}
+
+#[test]
+fn limits_of_values_and_lengths_are_kept() {
+    let profile = on_observation(json!([
+        {"path": "Observation.value[x]", "minValueInteger": 3, "maxValueInteger": 5, "type": [{"code": "integer"}]},
+        {"path": "Observation.code.text", "maxLength": 2},
+    ]));
+    let with =
+        |value: i64, text: &str| json!({"resourceType": "Observation", "status": "final", "code": {"text": text}, "valueInteger": value});
+    says(&profile, with(4, "xy"), &[]);
+    says(
+        &profile,
+        with(2, "xyz"),
+        &[
+            (Severity::Error, "Observation.value", "minValueInteger"),
+            (Severity::Error, "Observation.code.text", "must not be longer than 2"),
+        ],
+    );
+}
+
+#[test]
+fn a_change_of_a_base_reaches_what_rests_on_it() {
+    let base = |min: u32| definition("urn:base", &core("Patient"), "Patient", json!([{"path": "Patient.name", "min": min}]));
+    let upper = definition("urn:p", "urn:base", "Patient", json!([]));
+    let validator = validator(&[base(0), upper]);
+    let patient = json!({"resourceType": "Patient", "meta": {"profile": ["urn:p"]}});
+    let errors = |validator: &Validator| validator.on_write(&patient).len();
+    assert_eq!(errors(&validator), 0);
+    validator.profiles().load([&base(1)]);
+    assert_eq!(errors(&validator), 1);
+    validator.profiles().remove("urn-p");
+    assert_eq!(errors(&validator), 0);
+}
+
+// --- against a naive checker ---------------------------------------------------------------------------------------
+
+/// A differential over a few elements of Patient, and what it means.
+#[derive(Clone, Debug)]
+struct Asked {
+    name: (usize, Option<usize>),
+    family: usize,
+    gender: Option<&'static str>,
+    /// Identifiers sliced by system, each with its limits.
+    slices: Vec<(usize, Option<usize>)>,
+    closed: bool,
+}
+
+fn limits() -> impl Strategy<Value = (usize, Option<usize>)> {
+    (0usize..3, prop::option::of(0usize..3))
+}
+
+fn asked() -> impl Strategy<Value = Asked> {
+    let gender = prop::option::of(prop::sample::select(vec!["male", "female"]));
+    (limits(), 0usize..2, gender, prop::collection::vec(limits(), 0..3), any::<bool>())
+        .prop_map(|(name, family, gender, slices, closed)| Asked { name, family, gender, slices, closed })
+}
+
+fn limited(mut element: Value, (min, max): (usize, Option<usize>)) -> Value {
+    element["min"] = json!(min);
+    element["max"] = json!(max.map_or("*".to_owned(), |max| max.to_string()));
+    element
+}
+
+fn differential(asked: &Asked) -> Value {
+    let mut elements =
+        vec![limited(json!({"path": "Patient.name"}), asked.name), json!({"path": "Patient.name.family", "min": asked.family})];
+    if let Some(gender) = asked.gender {
+        elements.push(json!({"path": "Patient.gender", "fixedCode": gender}));
+    }
+    let rules = if asked.closed { "closed" } else { "open" };
+    elements.push(json!({"id": "Patient.identifier", "path": "Patient.identifier", "slicing": {"discriminator": [{"type": "value", "path": "system"}], "rules": rules}}));
+    for (at, limits) in asked.slices.iter().enumerate() {
+        let id = format!("Patient.identifier:s{at}");
+        elements.push(limited(json!({"id": id, "path": "Patient.identifier", "sliceName": format!("s{at}")}), *limits));
+        elements.push(json!({"id": format!("{id}.system"), "path": "Patient.identifier.system", "fixedUri": format!("urn:s{at}")}));
+    }
+    definition("urn:p", &core("Patient"), "Patient", Value::Array(elements))
+}
+
+/// How many things are wrong, counted one by one.
+fn naive(asked: &Asked, patient: &Value) -> usize {
+    let list = |key: &str| patient[key].as_array().cloned().unwrap_or_default();
+    let outside =
+        |count: usize, (min, max): (usize, Option<usize>)| usize::from(count < min) + usize::from(max.is_some_and(|max| count > max));
+    let names = list("name");
+    let mut wrong = outside(names.len(), asked.name);
+    wrong += names.iter().filter(|name| name.get("family").is_none() && asked.family > 0).count();
+    if let (Some(fixed), Some(gender)) = (asked.gender, patient.get("gender")) {
+        wrong += usize::from(gender != fixed);
+    }
+    let systems: Vec<String> = list("identifier").iter().map(|i| i["system"].as_str().unwrap_or_default().to_owned()).collect();
+    let mut known = 0;
+    for (at, limits) in asked.slices.iter().enumerate() {
+        let count = systems.iter().filter(|system| **system == format!("urn:s{at}")).count();
+        known += count;
+        wrong += outside(count, *limits);
+    }
+    wrong + if asked.closed { systems.len() - known } else { 0 }
+}
+
+fn patients() -> impl Strategy<Value = Value> {
+    let name = any::<bool>().prop_map(|family| if family { json!({"family": "x"}) } else { json!({"text": "y"}) });
+    let identifier = (0usize..4).prop_map(|system| json!({"system": format!("urn:s{system}"), "value": "1"}));
+    let gender = prop::option::of(prop::sample::select(vec!["male", "female", "other"]));
+    (prop::collection::vec(name, 0..4), prop::collection::vec(identifier, 0..4), gender).prop_map(|(names, identifiers, gender)| {
+        let mut patient = json!({"resourceType": "Patient"});
+        for (key, list) in [("name", names), ("identifier", identifiers)] {
+            if !list.is_empty() {
+                patient[key] = Value::Array(list);
+            }
+        }
+        if let Some(gender) = gender {
+            patient["gender"] = json!(gender);
+        }
+        patient
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    #[test]
+    fn a_random_differential_means_what_a_naive_checker_says(asked in asked(), patient in patients()) {
+        let errors = told(&[differential(&asked)], &patient).len();
+        prop_assert_eq!(errors, naive(&asked, &patient));
+    }
+}

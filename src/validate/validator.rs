@@ -1,0 +1,101 @@
+//! The whole of validation, for whoever has a resource.
+
+use super::invariants::{self, Standing};
+use super::profile;
+use super::profiles::Profiles;
+use super::report::{Path, Report};
+use super::scope::{Entries, Scope, World};
+use super::{Codes, ProfileError, structure};
+use crate::fhir::Issue;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::sync::Arc;
+
+/// How much is checked of what is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Level {
+    /// Nothing but what storing needs: a type that R4 has.
+    Off,
+    /// R4's structure: elements, types, cardinality, formats, required codes.
+    #[default]
+    Structure,
+    /// Also R4's invariants, known extensions, and the profiles that `meta.profile` claims.
+    Profile,
+}
+
+/// Validates resources against R4 and the loaded profiles. Cheap to clone.
+#[derive(Clone)]
+pub struct Validator {
+    profiles: Profiles,
+    codes: Arc<dyn Codes>,
+    level: Level,
+}
+
+/// Why a profile that was asked for is not there to check against.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NoProfile {
+    #[error("the profile is not loaded")]
+    NotLoaded,
+    #[error("the profile is loaded but cannot be used: {0}")]
+    Unusable(#[from] ProfileError),
+}
+
+impl Validator {
+    /// `codes` answers for value sets that R4's own tables do not list; `level` is what [`Validator::on_write`] does.
+    pub fn new(profiles: Profiles, codes: Arc<dyn Codes>, level: Level) -> Validator {
+        Validator { profiles, codes, level }
+    }
+
+    pub fn profiles(&self) -> &Profiles {
+        &self.profiles
+    }
+
+    /// The errors that keep a resource from being stored.
+    pub fn on_write(&self, resource: &Value) -> Vec<Issue> {
+        let mut issues = match self.level {
+            Level::Off => Vec::new(),
+            Level::Structure => structure(resource),
+            Level::Profile => self.validate(resource),
+        };
+        issues.retain(|issue| issue.severity.is_error());
+        issues
+    }
+
+    /// Every problem of a resource: against R4, and against the profiles that it claims.
+    pub fn validate(&self, resource: &Value) -> Vec<Issue> {
+        self.run(resource, &[])
+    }
+
+    /// The same, and against these profiles too.
+    pub fn validate_against(&self, resource: &Value, profiles: &[String]) -> Result<Vec<Issue>, NoProfile> {
+        let loaded = self.profiles.snapshot();
+        for canonical in profiles {
+            loaded.profile(canonical).ok_or(NoProfile::NotLoaded)?.map_err(|error| NoProfile::Unusable(error.clone()))?;
+        }
+        Ok(self.run(resource, profiles))
+    }
+
+    fn run(&self, resource: &Value, asked: &[String]) -> Vec<Issue> {
+        let loaded = self.profiles.snapshot();
+        let mut report = Report::default();
+        structure::check(resource, &mut report);
+        let is_bundle = resource.get("resourceType").and_then(Value::as_str) == Some("Bundle");
+        let world = World::new(&loaded, &*self.codes, is_bundle.then(|| Entries::of(resource)));
+        let scope = Scope::top(&world, resource);
+        let path = Path::root(structure::root_name(resource));
+        invariants::resource(scope, Standing::Top, true, &path, &mut report);
+        for canonical in asked.iter().filter(|canonical| !claims(resource, canonical)) {
+            if let Some(Ok(asked)) = loaded.profile(canonical) {
+                profile::check(scope, asked, resource, &path, &mut report);
+            }
+        }
+        report.finish()
+    }
+}
+
+/// Whether a resource claims this very profile, against which it is then held already.
+fn claims(resource: &Value, canonical: &str) -> bool {
+    let claimed = resource.pointer("/meta/profile").and_then(Value::as_array);
+    claimed.is_some_and(|claimed| claimed.iter().any(|url| url.as_str() == Some(canonical)))
+}

@@ -1,0 +1,158 @@
+//! `$validate`, profiles that are written while the server runs, packages, and what is refused on arrival.
+
+use crate::support::{TestServer, both_databases};
+use flate2::{Compression, write::GzEncoder};
+use lango::config::AuthMode;
+use lango::validate::Level;
+use serde_json::{Value, json};
+
+const PROFILE: &str = "urn:test:named-patient";
+
+fn profile(least: u32) -> Value {
+    json!({
+        "resourceType": "StructureDefinition", "id": "named-patient", "url": PROFILE, "name": "NamedPatient", "status": "active",
+        "kind": "resource", "abstract": false, "type": "Patient", "derivation": "constraint",
+        "baseDefinition": "http://hl7.org/fhir/StructureDefinition/Patient",
+        "differential": {"element": [{"id": "Patient.name", "path": "Patient.name", "min": least}]},
+    })
+}
+
+fn patient(change: impl FnOnce(&mut Value)) -> Value {
+    let mut patient =
+        json!({"resourceType": "Patient", "text": {"status": "generated", "div": "<div xmlns=\"http://www.w3.org/1999/xhtml\">x</div>"}});
+    change(&mut patient);
+    patient
+}
+
+fn severities(outcome: &Value) -> Vec<&str> {
+    outcome["issue"].as_array().map_or(Vec::new(), |issues| issues.iter().filter_map(|issue| issue["severity"].as_str()).collect())
+}
+
+both_databases!(
+    async fn validate_answers_for_a_type_and_for_an_instance_in_every_mode(db: &TestDb) {
+        let server = TestServer::open(db).await;
+        let (status, outcome) = server.post("/fhir/Patient/$validate", &patient(|_| ())).await;
+        assert_eq!((status, severities(&outcome)), (200, vec!["information"]), "{outcome:#}");
+        let (_, outcome) = server.post("/fhir/Patient/$validate", &patient(|p| p["birthDate"] = json!("x"))).await;
+        assert_eq!(severities(&outcome), ["error"], "{outcome:#}");
+        assert_eq!(outcome["issue"][0]["expression"], json!(["Patient.birthDate"]));
+        let (status, _) = server.put("/fhir/Patient/a", &patient(|p| p["id"] = json!("a"))).await;
+        assert_eq!(status, 201);
+        let asked = |mode: &str, resource: Option<Value>| {
+            let mut parts = vec![json!({"name": "mode", "valueCode": mode})];
+            parts.extend(resource.map(|resource| json!({"name": "resource", "resource": resource})));
+            json!({"resourceType": "Parameters", "parameter": parts})
+        };
+        let cases = [
+            ("Patient", "create", Some(patient(|_| ())), 200, "information"),
+            ("Patient/a", "update", Some(patient(|p| p["id"] = json!("a"))), 200, "information"),
+            ("Patient/a", "update", Some(patient(|p| p["id"] = json!("b"))), 200, "error"),
+            ("Patient/a", "delete", None, 200, "information"),
+            ("Patient/none", "delete", None, 404, "error"),
+            ("Patient", "delete", None, 400, "error"),
+            ("Patient", "create", None, 400, "error"),
+            ("Patient", "profile", Some(patient(|_| ())), 400, "error"),
+            ("Patient", "wish", Some(patient(|_| ())), 400, "error"),
+        ];
+        for (target, mode, resource, expected, severity) in cases {
+            let (status, outcome) = server.post(&format!("/fhir/{target}/$validate"), &asked(mode, resource)).await;
+            assert_eq!((status, severities(&outcome)[0]), (expected, severity), "{target} {mode}: {outcome:#}");
+        }
+        let (status, outcome) = server.get("/fhir/Patient/a/$validate").await;
+        assert_eq!((status, severities(&outcome)), (200, vec!["information"]), "{outcome:#}");
+    }
+);
+
+both_databases!(
+    async fn a_profile_that_is_written_counts_at_once_and_soon_elsewhere(db: &TestDb) {
+        let (server, other) = (TestServer::open(db).await, TestServer::open(db).await);
+        let against = format!("/fhir/Patient/$validate?profile={PROFILE}");
+        assert_eq!(server.post(&against, &patient(|_| ())).await.0, 404);
+        assert_eq!(server.put("/fhir/StructureDefinition/named-patient", &profile(1)).await.0, 201);
+        let (status, outcome) = server.post(&against, &patient(|_| ())).await;
+        assert_eq!((status, &outcome["issue"][0]["expression"]), (200, &json!(["Patient.name"])), "{outcome:#}");
+        let (_, outcome) = server.post(&against, &patient(|p| p["name"] = json!([{"text": "x"}]))).await;
+        assert_eq!(severities(&outcome), ["information"], "{outcome:#}");
+        let mut tries = 0;
+        while other.post(&against, &patient(|_| ())).await.0 == 404 {
+            tries += 1;
+            assert!(tries < 100, "the other process never noticed");
+            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        }
+        assert_eq!(server.put("/fhir/StructureDefinition/named-patient", &profile(0)).await.0, 200);
+        assert_eq!(severities(&server.post(&against, &patient(|_| ())).await.1), ["information"]);
+    }
+);
+
+both_databases!(
+    async fn what_is_refused_on_arrival_is_a_setting(db: &TestDb) {
+        // Bad by an invariant, and by a profile that it claims; its structure is good.
+        let contact = patient(|p| p["contact"] = json!([{"gender": "male"}]));
+        let claimed = patient(|p| p["meta"] = json!({"profile": [PROFILE]}));
+        let broken = patient(|p| p["birthDate"] = json!("x"));
+        let cases = [(Level::Off, [201, 201, 201]), (Level::Structure, [201, 201, 422]), (Level::Profile, [422, 422, 422])];
+        for (level, expected) in cases {
+            let server = TestServer::start(db, |settings| (settings.auth, settings.validation) = (AuthMode::Open, level)).await;
+            server.put("/fhir/StructureDefinition/named-patient", &profile(1)).await;
+            for (resource, expected) in [&contact, &claimed, &broken].into_iter().zip(expected) {
+                let (status, outcome) = server.post("/fhir/Patient", resource).await;
+                assert_eq!(status, expected, "{level:?}: {outcome:#}");
+                let bundle = json!({"resourceType": "Bundle", "type": "transaction", "entry": [
+                    {"resource": resource, "request": {"method": "POST", "url": "Patient"}}]});
+                let (status, outcome) = server.post("/fhir", &bundle).await;
+                assert_eq!(status, if expected == 201 { 200 } else { 422 }, "{level:?}: {outcome:#}");
+            }
+            server.stop().await;
+        }
+    }
+);
+
+/// A FHIR package with these files.
+fn package(files: &[(&str, &Value)]) -> Vec<u8> {
+    let mut archive = tar::Builder::new(GzEncoder::new(Vec::new(), Compression::fast()));
+    for (path, content) in files {
+        let text = content.to_string();
+        let mut header = tar::Header::new_ustar();
+        // Written by hand: the builder itself refuses the paths that a reader must refuse.
+        header.as_old_mut().name[..path.len()].copy_from_slice(path.as_bytes());
+        header.set_size(text.len() as u64);
+        header.set_cksum();
+        archive.append(&header, text.as_bytes()).unwrap();
+    }
+    archive.into_inner().unwrap().finish().unwrap()
+}
+
+both_databases!(
+    async fn a_package_is_loaded_at_start_and_what_was_edited_stays(db: &TestDb) {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("guide.tgz");
+        let set = json!({"resourceType": "ValueSet", "id": "ward", "url": "urn:test:ward", "status": "active",
+            "compose": {"include": [{"system": "urn:test:wards", "concept": [{"code": "a"}]}]}});
+        let stray = json!({"resourceType": "ValueSet", "id": "stray", "url": "urn:test:stray", "status": "active"});
+        std::fs::write(
+            &file,
+            package(&[
+                ("package/package.json", &json!({"name": "test.guide", "version": "1.0.0"})),
+                ("package/.index.json", &json!({"files": []})),
+                ("package/StructureDefinition-named.json", &profile(1)),
+                ("package/ValueSet-ward.json", &set),
+                ("package/example/ValueSet-stray.json", &stray),
+                ("package/../../ValueSet-stray.json", &stray),
+            ]),
+        )
+        .unwrap();
+        let start =
+            async || TestServer::start(db, |settings| (settings.auth, settings.packages) = (AuthMode::Open, vec![file.clone()])).await;
+        let server = start().await;
+        let against = format!("/fhir/Patient/$validate?profile={PROFILE}");
+        assert_eq!(severities(&server.post(&against, &patient(|_| ())).await.1), ["error"]);
+        assert_eq!(server.get("/fhir/ValueSet/ward").await.0, 200);
+        assert_eq!(server.get("/fhir/ValueSet/stray").await.0, 404);
+        let (_, answer) = server.get("/fhir/ValueSet/$validate-code?url=urn:test:ward&system=urn:test:wards&code=a").await;
+        assert_eq!(answer["parameter"][0]["valueBoolean"], true, "{answer:#}");
+        assert_eq!(server.put("/fhir/StructureDefinition/named-patient", &profile(0)).await.0, 200);
+        server.stop().await;
+        let server = start().await;
+        assert_eq!(severities(&server.post(&against, &patient(|_| ())).await.1), ["information"]);
+    }
+);
