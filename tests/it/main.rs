@@ -1,6 +1,7 @@
 //! The integration tests, one binary: they drive the real server over HTTP, on SQLite and on PostgreSQL.
 
 mod access;
+mod break_glass;
 mod bundles;
 mod conditional;
 mod consent;
@@ -15,6 +16,7 @@ mod histories;
 mod hostile;
 mod house;
 mod interactions;
+mod lookup;
 mod measure;
 mod patches;
 mod registry;

@@ -16,6 +16,7 @@ const OPERATIONS: [(&str, &str, &str); 9] = [
     ("ValueSet", "expand", "http://hl7.org/fhir/OperationDefinition/ValueSet-expand"),
     ("ValueSet", "validate-code", "http://hl7.org/fhir/OperationDefinition/ValueSet-validate-code"),
     ("Patient", "disclosures", "https://lango.health/fhir/OperationDefinition/Patient-disclosures"),
+    ("Patient", "record-lookup", "https://lango.health/fhir/OperationDefinition/Patient-record-lookup"),
     ("Resource", "validate", "http://hl7.org/fhir/OperationDefinition/Resource-validate"),
 ];
 
