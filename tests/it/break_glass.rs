@@ -2,7 +2,7 @@
 
 use crate::lookup::{World, by_number, ids, observation, set};
 use crate::support::smart::signed_token;
-use crate::support::{TestDb, both_databases};
+use crate::support::both_databases;
 use lango::exchange::break_glass::NOTICE_JOB;
 use lango::store::Store;
 use serde_json::{Value, json};
