@@ -372,7 +372,7 @@ impl AccessSettings {
 }
 
 /// A purpose without a system is one of HL7's.
-fn purpose(code: &Code) -> Coding {
+pub fn purpose(code: &Code) -> Coding {
     match &code.system {
         Some(system) => Coding::new(system, &code.code),
         None => Coding::purpose(&code.code),

@@ -14,6 +14,7 @@ use crate::access::Caller;
 use crate::config::Settings;
 use crate::definitions::{self, CodeSet};
 use crate::destinations::dhis2::{JOB_KIND, MetadataCache};
+use crate::exchange::Pace;
 use crate::fhir::time::now;
 use crate::ingest::load::Loader;
 use crate::ingest::submit::{Rules, SubmitError, Submitter};
@@ -53,6 +54,8 @@ pub struct App {
     pub submitter: Submitter,
     /// Beats while this process's outbox works.
     pub pulse: Pulse,
+    /// How often clients look persons up, and persons are looked up.
+    pub lookups: Arc<Pace>,
     /// What was read of DHIS2 servers a short while ago.
     dhis2: MetadataCache,
 }
@@ -92,6 +95,7 @@ impl App {
             registry,
             submitter,
             pulse: Pulse::default(),
+            lookups: Arc::default(),
             dhis2: MetadataCache::default(),
         };
         app.put_shipped().await.context("what lango ships could not be stored")?;

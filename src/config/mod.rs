@@ -127,6 +127,10 @@ pub struct Limits {
     pub page_default: u32,
     /// Entries of a search page at most.
     pub page_max: u32,
+    /// Lookups that one client may make in a minute.
+    pub lookups_per_client: u32,
+    /// Lookups that may be made of one person in a minute.
+    pub lookups_per_patient: u32,
     /// Resources that one conditional delete may delete; 1: one that matches several is refused.
     pub delete_matches: u32,
     /// Requests a second of one client, averaged; 0: any number.
@@ -163,6 +167,8 @@ pub struct ConsentSettings {
     pub policy: ImplicitPolicy,
     /// Codes of v3-ActCode whose resources stay closed when the glass is broken.
     pub break_glass_exempt: Vec<String>,
+    /// Minutes for which broken glass stays open; never longer than the token that broke it.
+    pub break_glass_minutes: u32,
 }
 
 impl ConsentSettings {
@@ -176,7 +182,7 @@ impl ConsentSettings {
 
 impl Default for ConsentSettings {
     fn default() -> Self {
-        ConsentSettings { policy: ImplicitPolicy::Deny, break_glass_exempt: vec!["PSYTHPN".to_owned()] }
+        ConsentSettings { policy: ImplicitPolicy::Deny, break_glass_exempt: vec!["PSYTHPN".to_owned()], break_glass_minutes: 5 }
     }
 }
 
@@ -245,6 +251,8 @@ impl Default for Limits {
             page_default: 20,
             page_max: 1000,
             delete_matches: 1,
+            lookups_per_client: 1200,
+            lookups_per_patient: 120,
             requests_per_second: 0,
             requests_at_once: 0,
             request_s: 0,
@@ -323,6 +331,9 @@ impl Settings {
             ("limits.bundle_entries", limits.bundle_entries),
             ("limits.page_default", limits.page_default),
             ("limits.page_max", limits.page_max),
+            ("limits.lookups_per_client", limits.lookups_per_client),
+            ("limits.lookups_per_patient", limits.lookups_per_patient),
+            ("consent.break_glass_minutes", self.consent.break_glass_minutes),
             ("limits.delete_matches", limits.delete_matches),
         ];
         if let Some((key, _)) = counts.iter().find(|(_, count)| *count == 0) {

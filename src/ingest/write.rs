@@ -743,6 +743,11 @@ impl Writer {
         Ok(extract::extract(type_code, &resource, &self.options))
     }
 
+    /// Whose record a stored resource is part of.
+    pub fn about_stored(&self, type_code: TypeCode, body: &[u8]) -> Result<About, Refusal> {
+        self.about(type_code, body, &self.entries_of(type_code, body)?)
+    }
+
     fn about(&self, type_code: TypeCode, body: &[u8], entries: &[IndexEntry]) -> Result<About, Refusal> {
         let resource: Value = serde_json::from_slice(body).map_err(Refusal::internal)?;
         Ok(extract::about(type_code, &resource, entries, &self.options.base))

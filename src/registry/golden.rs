@@ -18,11 +18,23 @@ pub fn new_id(sources: &BTreeSet<String>, nth: u32) -> String {
     format!("g-{}", hasher.finalize().to_hex().get(..32).unwrap_or_default())
 }
 
+/// Whether an id has the form of those that [`new_id`] gives.
+pub fn looks_golden(id: &str) -> bool {
+    id.strip_prefix("g-").is_some_and(|rest| rest.len() == 32 && rest.bytes().all(|b| b.is_ascii_hexdigit()))
+}
+
 pub fn is_golden(patient: &Value) -> bool {
     let tags = patient.pointer("/meta/tag").and_then(Value::as_array).into_iter().flatten();
     tags.into_iter().any(|tag| {
         tag.get("system").and_then(Value::as_str) == Some(TAG_SYSTEM) && tag.get("code").and_then(Value::as_str) == Some(TAG_CODE)
     })
+}
+
+/// The golden Patient that has taken the place of this one.
+pub fn replaced_by(golden: &Value) -> Option<String> {
+    let links = golden.get("link").and_then(Value::as_array)?;
+    let replaced = links.iter().find(|link| link.get("type").and_then(Value::as_str) == Some("replaced-by"))?;
+    Some(replaced.pointer("/other/reference")?.as_str()?.strip_prefix("Patient/")?.to_owned())
 }
 
 /// The source Patients that a golden Patient links.

@@ -26,6 +26,7 @@ mod packed;
 mod postgres;
 pub mod query;
 mod reads;
+pub mod records;
 mod reindex;
 mod rows;
 mod sql;

@@ -2,6 +2,7 @@
 
 mod access;
 mod audit;
+mod break_glass;
 mod bundles;
 mod conditional;
 mod consent;
@@ -16,6 +17,7 @@ mod histories;
 mod hostile;
 mod house;
 mod interactions;
+mod lookup;
 mod measure;
 mod patches;
 mod registry;

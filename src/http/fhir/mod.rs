@@ -1,13 +1,14 @@
 //! The FHIR R4 REST API (<https://hl7.org/fhir/R4/http.html>) under `/fhir`.
 //!
 //! One handler takes every request: the path says what it is about ([`target`]), the method what to do, and a module for each
-//! group of interactions does it ([`read`], [`history`], [`write`], [`search`], [`operation`], [`validate`],
+//! group of interactions does it ([`read`], [`history`], [`write`], [`search`], [`operation`], [`validate`], [`lookup`],
 //! [`metadata`]). They answer with [`Answer`]s
 //! in JSON; the form that the caller wants and conditional reads (304) are settled here, once.
 
 mod answer;
 mod audit;
 mod history;
+mod lookup;
 mod metadata;
 mod operation;
 mod read;

@@ -28,6 +28,13 @@ pub async fn run(call: &Call<'_>, operation: OperationTarget, body: Option<Bytes
             (Some(type_code), Some(id)) => super::audit::disclosures(call, type_code, id).await,
             _ => Err(Failure::unknown_operation()),
         },
+        (Some("Patient"), "record-lookup") => {
+            let sent = match body.filter(|body| !body.is_empty()) {
+                Some(body) => Some(parsed(call, body).await?),
+                None => None,
+            };
+            super::lookup::lookup(call, &operation, sent).await
+        }
         (type_name, "validate") => validate::run(call, type_name, &operation, body).await,
         _ => Err(Failure::unknown_operation()),
     }
