@@ -7,7 +7,7 @@
 //! makes it, and the others find it made; what it says in its first version, which nothing can change, is what the token is bound to.
 
 use crate::access::consent::vocabulary;
-use crate::access::{Caller, Role, gate, purpose};
+use crate::access::{Caller, Role, audit, gate, purpose};
 use crate::app::App;
 use crate::definitions;
 use crate::exchange::Person;
@@ -73,7 +73,11 @@ impl<'a> Glass<'a> {
         let mut tries = Tries::default();
         loop {
             if let Some(bound) = self.bound().await? {
-                return Ok(self.is_for(&bound, person));
+                let opens = self.is_for(&bound, person);
+                if let Some(trail) = audit::current().filter(|_| opens) {
+                    trail.breaks_glass();
+                }
+                return Ok(opens);
             }
             let author = Author { scope: Scope::All, owner: 0, caller: None };
             match self.app.writer.commit(self.notices(person)?, &author, false).await {

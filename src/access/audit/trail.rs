@@ -50,6 +50,8 @@ struct Noted {
     form: String,
     /// Queries within a Bundle, with the status of each.
     inner: Vec<(String, u16)>,
+    /// The glass was broken for it.
+    emergency: bool,
     settled: bool,
 }
 
@@ -145,7 +147,10 @@ impl Trail {
     }
 
     fn event(&self, action: Action, interaction: &str, status: u16) -> Event {
-        let form = self.noted().form.clone();
+        let (form, emergency) = {
+            let noted = self.noted();
+            (noted.form.clone(), noted.emergency)
+        };
         let request = if form.is_empty() { self.request.clone() } else { format!("{}\n\n{form}", self.request) };
         Event {
             action,
@@ -157,12 +162,13 @@ impl Trail {
             what: Vec::new(),
             more: 0,
             consents: Vec::new(),
-            emergency: self.is_emergency(),
+            emergency,
         }
     }
 
-    fn is_emergency(&self) -> bool {
-        matches!(&self.scope, Scope::Gate(gate) if gate.break_glass.is_some())
+    /// The glass was broken for this request.
+    pub fn breaks_glass(&self) {
+        self.noted().emergency = true;
     }
 
     fn row(&self, event: &Event, subject: Subject) -> Result<AuditRow, AuditError> {
@@ -231,7 +237,7 @@ impl Trail {
         };
         let is_read = !shape.is_query() && shape.action == Action::Read && status < 400;
         // What was changed tells of itself, in the transaction that changed it; a Bundle is an event of its own beside that.
-        let told_already = has_written && !shape.is_query() && status < 400;
+        let told_already = has_written && !matches!(shape.action, Action::Read | Action::Execute) && status < 400;
         if !(told_already || is_read && !by_patient.is_empty()) {
             let target = shape.target.as_ref().filter(|_| status < 400 && !shape.is_query());
             let what = target.map(|(code, id)| format!("{}/{id}", definitions::r4().type_name(*code)));
