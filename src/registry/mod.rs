@@ -314,7 +314,8 @@ impl Registry {
             change,
             owner: 0,
             listed: false,
-            about: About::Patient(id.into()),
+            // It tells where else a person is known: its sources' consents cannot speak for that.
+            about: About::Unknown,
             traits: Traits::default(),
             rules: None,
         })
