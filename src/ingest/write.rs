@@ -91,7 +91,12 @@ impl Draft {
             if names_another && type_name != "Patient" {
                 about = About::Unknown;
             } else {
-                traits = gate::traits(&facts);
+                let indexed = |name: &str, id: &str| {
+                    entries.iter().any(|entry| {
+                        matches!(&entry.value, IndexValue::Reference { type_name, id: other } if &**type_name == name && &**other == id)
+                    })
+                };
+                traits = gate::traits(&facts, indexed);
             }
         }
         let consent = (type_name == "Consent").then(|| Box::new(resource.clone()));
@@ -605,7 +610,7 @@ impl Writer {
             return self.step_on_record(&wanted.action, stored, author).await;
         }
         if let Some(foreign) = stored.filter(|stored| !may_change(author, type_name, stored.owner)) {
-            return self.step_on_foreign(&wanted.action, foreign, author).await;
+            return self.step_on_foreign(&wanted, foreign, author).await;
         }
         if let Some(caller) = &author.caller {
             self.check_reach(&wanted.action, live, caller)?;
@@ -712,9 +717,9 @@ impl Writer {
 
     /// What another facility contributed stays as it is. Its id cannot look free (the put would have to succeed), so the
     /// refusal says that the id is taken and nothing else; a delete of what the caller cannot see does nothing, as if it were not there.
-    async fn step_on_foreign(&self, action: &Action, stored: &Stored, author: &Author) -> Result<Step, Refusal> {
+    async fn step_on_foreign(&self, wanted: &Wanted, stored: &Stored, author: &Author) -> Result<Step, Refusal> {
         let visible = stored.body.is_some() && self.store.read(stored.type_code, &stored.id, &author.scope).await?.is_some();
-        match action {
+        match &wanted.action {
             _ if visible => Err(Refusal::new(
                 RefusalKind::Forbidden,
                 Issue::error(
@@ -722,6 +727,9 @@ impl Writer {
                     "The resource belongs to another facility: only that facility and the operator can change it.",
                 ),
             )),
+            // What is refused where nothing is, is refused in the same words here.
+            _ if matches!(wanted.condition, Condition::Version(_)) => Err(Refusal::other_version()),
+            Action::Put(_) if wanted.condition == Condition::Known => Err(Refusal::no_update_as_create()),
             Action::Put(_) => Err(Refusal::new(
                 RefusalKind::Conflict,
                 Issue::error(
