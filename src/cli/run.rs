@@ -49,7 +49,7 @@ impl Server {
             _ => None,
         };
         let app = App::open(settings.clone(), &settings.public_url(address)).await?;
-        app.recover().await.context("interrupted submissions could not be finished")?;
+        app.recorded("finish submissions", app.recover()).await.context("interrupted submissions could not be finished")?;
         let store = app.store.clone();
         let access_settings = AccessSettings {
             mode: settings.auth,

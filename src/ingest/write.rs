@@ -21,7 +21,9 @@ use crate::search::{ParseOptions, extract, own};
 use crate::store::gate::{self as store_gate, About, Traits};
 use crate::store::visits::Visit;
 use crate::store::write::{Change, NewJob};
-use crate::store::{FacilityKey, IndexEntry, IndexValue, Mutation, Precondition, Scope, Store, Stored, Subject, TypeCode, Unit, WriteError};
+use crate::store::{
+    FacilityKey, IndexEntry, IndexValue, Mutation, Precondition, Scope, Store, Stored, Subject, TypeCode, Unit, WriteError,
+};
 use crate::terminology::Terminology;
 use crate::validate::{Profiles, Validator};
 use arc_swap::ArcSwap;

@@ -1,6 +1,7 @@
 //! The integration tests, one binary: they drive the real server over HTTP, on SQLite and on PostgreSQL.
 
 mod access;
+mod audit;
 mod break_glass;
 mod bundles;
 mod conditional;
