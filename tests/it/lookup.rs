@@ -1,8 +1,9 @@
 //! `$record-lookup` and golden Patients: a person's records from all who hold some, as far as the person allows, and no hint of more.
 
+use crate::support::payloads::{DOOR, payload, record_with_nida};
 use crate::support::server::answer;
 use crate::support::smart::{add_signing_client, signed_token};
-use crate::support::{TestDb, TestServer, both_databases};
+use crate::support::{TestDb, TestServer, add_client, both_databases};
 use lango::config::{AuthMode, Settings};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -357,6 +358,67 @@ both_databases!(
         world.put(world.token("c"), &forged).await;
         let (_, found) = world.lookup(world.token("c"), json!([by_number("19850101-5")])).await;
         assert_eq!(ids(&found), set(&["forged"]));
+        world.server.stop().await;
+    }
+);
+
+both_databases!(
+    async fn shared_records_are_the_same_under_the_same_gate_in_the_templates_words(db: &TestDb) {
+        const SHARED: &str = "/api/v1/hduApi/shr/sharedRecords";
+        let world = World::new(db).await;
+        let mut record = record_with_nida("M-7", "V-1", "19940322-7");
+        record["clinicalInformation"] =
+            json!({ "vitalSigns": [{ "dateTime": "2026-09-07T09:00:00Z", "bloodPressure": "118/76", "weight": 61.5 }] });
+        let mut later = record.clone();
+        later["visitDetails"] = json!({ "id": "V-2", "visitDate": "2026-10-01", "visitType": "OPD" });
+        for (client, facility, records) in
+            [("a", "HF-A", vec![record.clone(), later]), ("c", "HF-C", vec![record_with_nida("M-8", "V-9", "19940322-7")])]
+        {
+            let (status, reply) = world.send(world.token(client), "POST", DOOR, &payload(facility, records)).await;
+            assert_eq!(status, 200, "{reply}");
+        }
+        let asked = format!("{SHARED}?id=19940322-7&idType=NIDA");
+        let visits = |answer: &Value| -> BTreeSet<String> {
+            let results = answer["results"].as_array().unwrap_or_else(|| panic!("{answer}"));
+            results.iter().map(|record| record["visitDetails"]["id"].as_str().unwrap().to_owned()).collect()
+        };
+        // Own only, without a consent; the latest visit, unless more are asked for.
+        let (_, own) = world.get(world.token("a"), &asked).await;
+        assert_eq!((visits(&own), &own["pager"]["total"]), (set(&["V-2"]), &json!(1)));
+        let (_, own) = world.get(world.token("a"), &format!("{asked}&numberOfVisits=5")).await;
+        assert_eq!(visits(&own), set(&["V-1", "V-2"]));
+        let first = own["results"].as_array().unwrap().iter().find(|one| one["visitDetails"]["id"] == "V-1").unwrap();
+        assert_eq!((&first["mrn"], &first["facilityDetails"]["code"]), (&json!("M-7"), &json!("HF-A")));
+        for block in ["demographicDetails", "diagnosisDetails", "outcomeDetails", "visitDetails"] {
+            for (key, value) in record[block].as_object().into_iter().chain(record[block][0].as_object()).flatten() {
+                let told = if first[block].is_array() { &first[block][0][key] } else { &first[block][key] };
+                let (told, value) = (told.to_string().to_lowercase(), value.to_string().to_lowercase());
+                assert!(["mrn", "identifiers"].contains(&key.as_str()) || told.contains(value.trim_matches('"')), "{block}.{key}: {first}");
+            }
+        }
+        let vital = &first["clinicalInformation"]["vitalSigns"][0];
+        assert_eq!((&vital["bloodPressure"], &vital["weight"]), (&json!("118/76"), &json!(61.5)), "{first}");
+        // Nothing of others without a consent; the same as nobody. Everything that it allows with one.
+        let nobody = world.get(&world.asker, &format!("{SHARED}?id=nobody&idType=NIDA")).await;
+        assert_eq!(world.get(&world.asker, &asked).await, nobody);
+        assert_eq!(world.get(&world.asker, &format!("{SHARED}?lastName=Massawe")).await, nobody);
+        let (_, found) = world.get(world.token("a"), "/fhir/Patient?identifier=M-7").await;
+        let patient = found["entry"][0]["resource"]["id"].as_str().unwrap();
+        let except = json!({ "type": "deny", "class": [{ "system": "http://hl7.org/fhir/resource-types", "code": "Condition" }] });
+        world.consent("k", patient, json!({ "type": "permit", "provision": [except] })).await;
+        let (_, shared) = world.get(&world.asker, &asked).await;
+        assert_eq!((visits(&shared), &shared["pager"]["total"]), (set(&["V-2", "V-9"]), &json!(2)));
+        assert!(!shared.to_string().contains("B54"), "what the consent keeps back is in no block: {shared}");
+        assert_eq!(visits(&world.get(&world.asker, &format!("{asked}&hfrCode=HF-C")).await.1), set(&["V-9"]));
+        assert_eq!(
+            visits(&world.get(&world.asker, &format!("{SHARED}?lastName=massawe&dateOfBirth=1994-03-22")).await.1),
+            set(&["V-2", "V-9"])
+        );
+        assert_eq!(world.get(&world.asker, &format!("{SHARED}?referralNumber=7")).await.0, 400);
+        // HTTP Basic signs no purpose.
+        let secret = add_client(db, "basic", "HF-B", "system/*.cruds").await;
+        let basic = answer(world.server.client.get(world.server.url(&asked)).basic_auth("basic", Some(secret))).await;
+        assert_eq!(basic, nobody);
         world.server.stop().await;
     }
 );
