@@ -82,6 +82,9 @@ pub enum AccessError {
 
 /// How long access tokens live; SMART recommends at most five minutes.
 const TOKEN_SECONDS: i64 = 300;
+/// Owns what is handed in for those who record consents: requests, and what was made of them. Every client with the role
+/// `consent-recorder` works on it as on its own.
+pub const CONSENT_DESK: FacilityKey = -2;
 /// Bytes of a facility's code.
 pub const MAX_FACILITY_CODE: usize = 128;
 /// How far clocks may differ.
@@ -255,7 +258,9 @@ impl Access {
             requester.roles = roles.iter().map(|role| Coding::role(role.as_str())).collect();
         }
         let requesters = gate::requesters(&requester, &self.settings.deployment);
-        Ok(Scope::Gate(Arc::new(Gate { owners: vec![owner], requesters, break_glass: None, now })))
+        let desk = roles.contains(&Role::ConsentRecorder).then_some(CONSENT_DESK);
+        let owners = std::iter::once(owner).chain(desk).collect();
+        Ok(Scope::Gate(Arc::new(Gate { owners, requesters, break_glass: None, now })))
     }
 
     async fn authenticate_secret(&self, id: &str, secret: &Secret) -> Result<Client, AccessError> {
@@ -363,6 +368,11 @@ impl AccessSettings {
     fn fhir_base(&self) -> String {
         format!("{}/fhir", self.public_url)
     }
+}
+
+/// A secret for `purpose`, the same in every process on this database; on a new one, the first key is made.
+pub async fn secret_of(store: &Store, purpose: &str) -> Result<[u8; 32], AccessError> {
+    keys::Keys::load(store).await?.secret(purpose)
 }
 
 /// A purpose without a system is one of HL7's.

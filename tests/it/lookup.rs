@@ -255,6 +255,9 @@ both_databases!(
         let (status, _) = world.lookup(&without, json!([by_number("19900101-1"), purpose("TREAT")])).await;
         assert_eq!(status, 403);
         assert_eq!(world.found(&without, &[]).await, set(&[]));
+        let (status, bundle) =
+            world.send(&world.asker, "POST", "/fhir/Patient/$record-lookup", &json!({ "resourceType": "Patient" })).await;
+        assert_eq!(status, 400, "{bundle}");
         for wrong in [
             json!([]),
             json!([by_number("1"), { "name": "patient", "valueReference": { "reference": "Patient/a" } }]),
@@ -419,6 +422,72 @@ both_databases!(
         let secret = add_client(db, "basic", "HF-B", "system/*.cruds").await;
         let basic = answer(world.server.client.get(world.server.url(&asked)).basic_auth("basic", Some(secret))).await;
         assert_eq!(basic, nobody);
+        world.server.stop().await;
+    }
+);
+
+both_databases!(
+    async fn who_lacks_a_consent_asks_for_it_and_is_told_what_became_of_it(db: &TestDb) {
+        let world = World::new(db).await;
+        let proposed = |patient: &str, code: &str| {
+            let actor = json!([{
+                "role": { "coding": [{ "system": "http://terminology.hl7.org/CodeSystem/v3-ParticipationType", "code": "IRCP" }] },
+                "reference": { "identifier": { "system": "urn:lango:facility", "value": code } } }]);
+            let mut consent = consent("x", patient, json!({ "type": "permit", "actor": actor }));
+            consent["status"] = json!("proposed");
+            consent.as_object_mut().unwrap().remove("id");
+            consent
+        };
+        // Only proposed, only for itself, and without a way to mean more.
+        let mut wrong = vec![proposed("a", "HF-A"), proposed("a", "HF-B"), proposed("a", "HF-B"), proposed("a", "HF-B")];
+        wrong[1]["status"] = json!("active");
+        wrong[2]["provision"]["provision"] = json!([{ "type": "permit" }]);
+        wrong[3]["provision"].as_object_mut().unwrap().remove("actor");
+        for consent in &wrong {
+            assert_eq!(world.send(&world.asker, "POST", "/fhir/Consent", consent).await.0, 403, "{consent}");
+        }
+        let (status, mut asked) = world.send(&world.asker, "POST", "/fhir/Consent", &proposed("a", "HF-B")).await;
+        assert_eq!(status, 201, "{asked}");
+        assert_eq!(world.send(&world.asker, "POST", "/fhir/Consent", &proposed("never-was", "HF-B")).await.0, 201, "whoever it is");
+        let about = format!("Consent/{}", asked["id"].as_str().unwrap());
+        let task = async |token: &str| -> Option<Value> {
+            let (_, found) = world.get(token, &format!("/fhir/Task?focus={about}")).await;
+            found["entry"][0]["resource"].as_object().map(|task| Value::Object(task.clone()))
+        };
+        let comes_to = async |token: &str, state: &str| {
+            for _ in 0..400 {
+                if task(token).await.is_some_and(|task| task["businessStatus"]["coding"][0]["code"] == state) {
+                    return;
+                }
+                tokio::time::sleep(std::time::Duration::from_millis(25)).await;
+            }
+            panic!("the request does not come to {state}: {:?}", task(token).await);
+        };
+        comes_to(&world.asker, "asked").await;
+        comes_to(&world.desk, "asked").await;
+        let (_, waiting) = world.get(&world.desk, "/fhir/Consent?status=proposed").await;
+        assert_eq!(ids(&waiting).len(), 2, "{waiting}");
+        for token in [world.token("a"), world.token("c")] {
+            assert_eq!(task(token).await, None, "nobody else's business");
+            assert_eq!(ids(&world.get(token, "/fhir/Consent").await.1), set(&[]));
+        }
+        assert_eq!(world.found(&world.asker, &[]).await, set(&[]), "asking opens nothing");
+        let path = format!("/fhir/{about}");
+        asked["status"] = json!("active");
+        assert!(matches!(world.send(&world.asker, "PUT", &path, &asked).await.0, 403 | 404 | 409), "nobody answers their own request");
+        assert_eq!(world.found(&world.asker, &[]).await, set(&[]));
+        // Granted, expired, withdrawn.
+        world.put(&world.desk, &asked).await;
+        comes_to(&world.asker, "granted").await;
+        assert!(world.found(&world.asker, &[]).await.is_superset(&set(&["a-hr", "c-hr"])));
+        asked["provision"]["period"] = json!({ "end": "2026-01-31" });
+        world.put(&world.desk, &asked).await;
+        comes_to(&world.asker, "expired").await;
+        assert_eq!(world.found(&world.asker, &[]).await, set(&[]));
+        asked["status"] = json!("inactive");
+        world.put(&world.desk, &asked).await;
+        comes_to(&world.asker, "withdrawn").await;
+        comes_to(&world.desk, "withdrawn").await;
         world.server.stop().await;
     }
 );

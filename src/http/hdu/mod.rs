@@ -98,7 +98,7 @@ fn form(refusal: Refusal, path: String) -> Response {
     body["message"] = json!(refusal.issues.first().map(|issue| issue.diagnostics.as_str()));
     body["path"] = json!(path);
     let mut response = (status, Json(body)).into_response();
-    if status == StatusCode::SERVICE_UNAVAILABLE {
+    if matches!(status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
         response.headers_mut().insert(axum::http::header::RETRY_AFTER, axum::http::HeaderValue::from_static("5"));
     }
     response

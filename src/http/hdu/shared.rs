@@ -60,7 +60,7 @@ async fn page(app: &App, caller: &Caller, query: &str) -> Result<Response, Refus
         };
         if !app.lookups.allows(client, limits.lookups_per_client, &person, most) {
             let words = "So many lookups in a minute are more than the operator allows: come back when the minute is over.";
-            return Err(Refusal::new(RefusalKind::Busy, Issue::error(IssueCode::Throttled, words)));
+            return Err(Refusal::new(RefusalKind::Throttled, Issue::error(IssueCode::Throttled, words)));
         }
     }
     let facility = given("hfrCode");
