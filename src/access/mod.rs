@@ -13,6 +13,7 @@
 //! It must never know HTTP (see [`crate::http::auth`]) or what a resource says.
 
 mod assertion;
+pub mod audit;
 mod authorize;
 mod caller;
 mod claimed;
@@ -47,6 +48,7 @@ pub use secrets::{generate_secret, hash_secret};
 
 use crate::config::{AuthMode, Issuer, Secret};
 use crate::fhir::time::Micros;
+use crate::store::audit::AUDITOR;
 use crate::store::gate::Gate;
 use crate::store::{FacilityKey, Scope, Store};
 use arc_swap::ArcSwap;
@@ -258,8 +260,13 @@ impl Access {
             requester.roles = roles.iter().map(|role| Coding::role(role.as_str())).collect();
         }
         let requesters = gate::requesters(&requester, &self.settings.deployment);
-        let desk = roles.contains(&Role::ConsentRecorder).then_some(CONSENT_DESK);
-        let owners = std::iter::once(owner).chain(desk).collect();
+        let mut owners = vec![owner, audit::owner_of(&client.id)];
+        if roles.contains(&Role::Operator) {
+            owners.push(AUDITOR);
+        }
+        if roles.contains(&Role::ConsentRecorder) {
+            owners.push(CONSENT_DESK);
+        }
         Ok(Scope::Gate(Arc::new(Gate { owners, requesters, break_glass: None, now })))
     }
 

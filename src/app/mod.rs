@@ -4,6 +4,7 @@
 //! it is missing or was not edited, loads the terminology into memory and finishes what a crash interrupted. What runs beside
 //! the requests (deliveries, linking, other processes' changes of terminology) is [`App::background`].
 
+mod audit;
 mod measures;
 mod reindex;
 
@@ -124,7 +125,7 @@ impl App {
 
     /// Runs until `shutdown`: deliveries, linking that a crash left undone, terminology that another process changed, upkeep.
     pub async fn background(self, shutdown: CancellationToken) {
-        tokio::join!(self.outbox().run(shutdown.clone()), self.refresh(shutdown.clone()), self.store.upkeep(shutdown));
+        tokio::join!(self.outbox().run(shutdown.clone()), self.refresh(shutdown.clone()), self.keep_audit(shutdown.clone()), self.store.upkeep(shutdown));
     }
 
     fn outbox(&self) -> Outbox {

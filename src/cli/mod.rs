@@ -17,6 +17,7 @@ macro_rules! say {
     }};
 }
 
+mod audit;
 mod backup;
 mod client;
 mod demo;
@@ -88,6 +89,9 @@ enum Command {
     /// See and repeat deliveries
     #[command(subcommand)]
     Outbox(outbox::Outbox),
+    /// Verify the record of every look
+    #[command(subcommand)]
+    Audit(audit::Audit),
     /// Index again what is stored, after a change of settings that decides what searches find
     Reindex(reindex::ReindexArgs),
     /// Look at settings, database, clocks and destinations, and say what to do
@@ -114,6 +118,7 @@ pub fn main() -> ExitCode {
             Command::Template(template) => template.run(&cli.common).await,
             Command::Measure(measure) => measure.run(&cli.common).await,
             Command::Outbox(outbox) => outbox.run(&cli.common).await,
+            Command::Audit(audit) => audit.run(&cli.common).await,
             Command::Reindex(reindex) => reindex.run(&cli.common).await,
             Command::Doctor(doctor) => doctor.run(&cli.common).await,
             Command::Backup(backup) => backup.run(&cli.common).await,

@@ -57,6 +57,7 @@ pub struct Settings {
     pub search: Search,
     pub systems: Systems,
     pub consent: ConsentSettings,
+    pub audit: AuditSettings,
     pub destinations: Vec<Destination>,
     pub tls: Tls,
     pub cors: Cors,
@@ -185,6 +186,28 @@ impl Default for ConsentSettings {
     }
 }
 
+/// What is recorded of requests, and for how long.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AuditSettings {
+    pub record: AuditMode,
+    /// Days after which events are removed; 0: never.
+    pub keep_days: u32,
+    /// Where signed checkpoints are written besides the database, a line each; best on another machine's disk.
+    pub checkpoint_file: Option<PathBuf>,
+}
+
+/// When requests are recorded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AuditMode {
+    /// Under `auth = "smart"`.
+    #[default]
+    Smart,
+    Always,
+    Never,
+}
+
 impl Default for Settings {
     fn default() -> Self {
         Settings {
@@ -204,6 +227,7 @@ impl Default for Settings {
             search: Search::default(),
             systems: Systems::default(),
             consent: ConsentSettings::default(),
+            audit: AuditSettings::default(),
             destinations: Vec::new(),
             tls: Tls::default(),
             cors: Cors::default(),
@@ -269,6 +293,15 @@ impl Settings {
             Some(url) => url.clone(),
             None if bound.ip().is_unspecified() => format!("{}://localhost:{}", self.scheme(), bound.port()),
             None => format!("{}://{bound}", self.scheme()),
+        }
+    }
+
+    /// Whether requests are recorded.
+    pub fn records(&self) -> bool {
+        match self.audit.record {
+            AuditMode::Smart => self.auth == AuthMode::Smart,
+            AuditMode::Always => true,
+            AuditMode::Never => false,
         }
     }
 

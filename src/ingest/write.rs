@@ -13,7 +13,7 @@ use super::refusal::{Refusal, RefusalKind};
 use super::workers::Workers;
 use crate::access::consent::Sensitive;
 use crate::access::consent::vocabulary::Coding;
-use crate::access::{CONSENT_DESK, Caller, Interaction, Role, consent, gate};
+use crate::access::{CONSENT_DESK, Caller, Interaction, Role, audit, consent, gate};
 use crate::definitions;
 use crate::fhir::time::{Micros, format_instant, now};
 use crate::fhir::{Issue, IssueCode};
@@ -22,7 +22,7 @@ use crate::search::{ParseOptions, extract, own};
 use crate::store::gate::{self as store_gate, About, Traits};
 use crate::store::visits::Visit;
 use crate::store::write::{Change, NewJob};
-use crate::store::{FacilityKey, IndexEntry, IndexValue, Mutation, Precondition, Scope, Store, Stored, TypeCode, Unit, WriteError};
+use crate::store::{FacilityKey, IndexEntry, IndexValue, Mutation, Precondition, Scope, Store, Stored, Subject, TypeCode, Unit, WriteError};
 use crate::terminology::Terminology;
 use crate::validate::{Profiles, Validator};
 use arc_swap::ArcSwap;
@@ -447,11 +447,20 @@ impl Writer {
         if !to_link.is_empty() {
             jobs.push(Registry::link_job(&to_link, now() + LINK_LATER));
         }
-        let unit = Unit { mutations, preconditions: plan.preconditions, unchanged: plan.unchanged, jobs, visits: plan.visits };
+        let trail = audit::current();
+        let audit = match &trail {
+            Some(trail) => trail.changes(&changes_of(&mutations)).map_err(|error| CommitError::Refused(None, Refusal::internal(error)))?,
+            None => Vec::new(),
+        };
+        let names: Vec<(TypeCode, Box<str>)> = mutations.iter().map(|mutation| (mutation.type_code, mutation.id.clone())).collect();
+        let unit = Unit { mutations, preconditions: plan.preconditions, unchanged: plan.unchanged, jobs, visits: plan.visits, audit };
         let written = self.store.commit(unit).await.map_err(|error| match error {
             WriteError::Stale => CommitError::Stale,
             error => CommitError::Refused(None, error.into()),
         })?;
+        if let Some(trail) = trail {
+            trail.wrote(names);
+        }
         if let Err(error) = self.registry.link(&to_link).await {
             tracing::warn!(%error, "linking is left to its job");
         }
@@ -515,6 +524,27 @@ impl Writer {
                 Ok(done) => return Ok(done),
                 Err(CommitError::Stale) => tries.pause().await?,
                 Err(CommitError::Refused(_, refusal)) => return Err(refusal),
+            }
+        }
+    }
+
+    /// Stores AuditEvents of lango's own making, each under its owner's number; those that are there already are left as they are.
+    pub async fn put_audit_events(&self, events: Vec<(FacilityKey, Draft)>) -> Result<(), Refusal> {
+        let names: Vec<(TypeCode, String)> = events.iter().map(|(_, draft)| (draft.type_code, draft.id.to_string())).collect();
+        let mut tries = Tries::default();
+        loop {
+            let present = self.store.read_many(&names).await?;
+            let is_new = |draft: &Draft| !present.iter().any(|stored| stored.type_code == draft.type_code && stored.id == draft.id);
+            let new = events.iter().filter(|(_, draft)| is_new(draft)).map(|(owner, draft)| {
+                let (body, stamp_at) = draft.body(1);
+                let change = Change::Put { body, stamp_at, entries: draft.entries.clone(), old_entries: Vec::new() };
+                let (type_code, id, about, traits) = (draft.type_code, draft.id.clone(), draft.about.clone(), Traits::default());
+                Mutation { type_code, id, base_version: 0, change, owner: *owner, listed: true, about, traits, rules: None }
+            });
+            match self.store.commit(Unit { mutations: new.collect(), ..Unit::default() }).await {
+                Ok(_) => return Ok(()),
+                Err(WriteError::Stale) => tries.pause().await?,
+                Err(error) => return Err(error.into()),
             }
         }
     }
@@ -584,6 +614,9 @@ impl Writer {
             let words = "Only a client with the role consent-recorder writes Consents. A facility can ask for one: a new Consent with status proposed, whose provision permits, \
                          without exceptions, to no other actor than the facility itself, named by its identifier.";
             return Err(Refusal::new(RefusalKind::Forbidden, Issue::error(IssueCode::Forbidden, words)));
+        }
+        if stored.is_some_and(|stored| stored.owner < 0 && stored.owner != CONSENT_DESK) {
+            return self.step_on_record(&wanted.action, stored, author).await;
         }
         if let Some(foreign) = stored.filter(|stored| !may_change(author, type_name, stored.owner)) {
             return self.step_on_foreign(&wanted.action, foreign, author).await;
@@ -692,6 +725,18 @@ impl Writer {
         Err(Refusal::new(RefusalKind::Forbidden, Issue::error(IssueCode::Forbidden, words)))
     }
 
+    /// What lango recorded nobody changes, not even who may see it.
+    async fn step_on_record(&self, action: &Action, stored: Option<&Stored>, author: &Author) -> Result<Step, Refusal> {
+        let Some(stored) = stored else { return Err(Refusal::not_found()) };
+        match self.store.read(stored.type_code, &stored.id, &author.scope).await? {
+            Some(_) => {
+                let words = "The server records AuditEvents of its own: nobody changes or removes them.";
+                Err(Refusal::new(RefusalKind::Forbidden, Issue::error(IssueCode::Forbidden, words)))
+            }
+            None => self.step_on_foreign(action, stored, author).await,
+        }
+    }
+
     /// What another facility contributed stays as it is. Its id cannot look free (the put would have to succeed), so the
     /// refusal says that the id is taken and nothing else; a delete of what the caller cannot see does nothing, as if it were not there.
     async fn step_on_foreign(&self, action: &Action, stored: &Stored, author: &Author) -> Result<Step, Refusal> {
@@ -746,6 +791,25 @@ struct Prepared {
 struct Step {
     done: Done,
     mutation: Option<Mutation>,
+}
+
+/// What the audit records of these.
+fn changes_of(mutations: &[Mutation]) -> Vec<audit::Change<'_>> {
+    let change = |mutation| {
+        let Mutation { type_code, id, base_version, change, about, rules, .. }: &Mutation = mutation;
+        let action = match change {
+            // What is found by other values says what it said.
+            Change::Reindex { .. } => return None,
+            Change::Delete { .. } => audit::Action::Delete,
+            Change::Put { .. } if *base_version == 0 => audit::Action::Create,
+            Change::Put { .. } => audit::Action::Update,
+        };
+        // A Consent is about whom it covers.
+        let covered = rules.as_ref().and_then(|rules| rules.patients.first()).map(|id| Subject::Id(id.clone()));
+        let subject = covered.unwrap_or_else(|| about.into());
+        Some(audit::Change { action, type_code: *type_code, id, version: base_version + 1, subject })
+    };
+    mutations.iter().filter_map(change).collect()
 }
 
 fn may_change(author: &Author, type_name: &str, owner: FacilityKey) -> bool {

@@ -13,6 +13,7 @@
 //! ([`crate::search`] makes its [`Query`]s) and nothing of HTTP. `docs/index-design.md` explains the tables.
 
 pub mod api;
+pub mod audit;
 mod batch;
 mod compile;
 pub mod facts;
@@ -36,6 +37,7 @@ pub mod visits;
 pub mod write;
 
 pub use api::*;
+pub use audit::{AuditRow, Sealed, Subject};
 pub use index::{Facet, IndexEntry, IndexValue};
 pub use query::{Cursor, Filter, Query, Scope, SortKey};
 pub use reindex::NumberedParameter;

@@ -123,6 +123,12 @@ impl Postgres {
     }
 
     async fn try_commit(&self, unit: Unit) -> Result<Vec<Written>, WriteError> {
+        if unit.only_records() {
+            let mut batch = Batch::default();
+            batch.add_audit(unit.audit, &mut |_, _| None);
+            super::audit::write_postgres(&mut *self.pool.acquire().await?, &batch.audit).await?;
+            return Ok(Vec::new());
+        }
         let mut transaction = self.pool.begin().await?;
         let connection: &mut PgConnection = &mut transaction;
         let mut claims: Vec<Vec<u8>> = unit
@@ -184,6 +190,7 @@ impl Postgres {
             };
             written.push(batch.add(mutation, &Place { key, identity }, txn, updated, &mut target).0);
         }
+        batch.add_audit(unit.audit, &mut target);
         batch.jobs = unit.jobs;
         batch.sort();
         write(&mut *connection, &batch).await?;
@@ -349,6 +356,7 @@ async fn write(connection: &mut PgConnection, batch: &Batch) -> Result<(), sqlx:
     for job in &batch.jobs {
         super::jobs::enqueue_postgres(&mut *connection, job).await?;
     }
+    super::audit::write_postgres(&mut *connection, &batch.audit).await?;
     Ok(())
 }
 

@@ -24,6 +24,10 @@ pub async fn run(call: &Call<'_>, operation: OperationTarget, body: Option<Bytes
             terminology(call, type_name, &operation, body).await
         }
         (Some("Measure"), "evaluate-measure") => evaluate_measure(call, &operation, body).await,
+        (Some("Patient"), "disclosures") => match (operation.type_code, &operation.id) {
+            (Some(type_code), Some(id)) => super::audit::disclosures(call, type_code, id).await,
+            _ => Err(Failure::unknown_operation()),
+        },
         (Some("Patient"), "record-lookup") => {
             let sent = match body {
                 Some(body) if body.is_empty() => Some(json!({ "resourceType": "Parameters" })),
