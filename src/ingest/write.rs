@@ -623,7 +623,7 @@ impl Writer {
             return Err(Refusal::new(RefusalKind::Forbidden, Issue::error(IssueCode::Forbidden, words)));
         }
         if stored.is_some_and(|stored| stored.owner < 0 && stored.owner != CONSENT_DESK) {
-            return self.step_on_record(&wanted.action, stored, author).await;
+            return self.step_on_record(&wanted, stored, author).await;
         }
         if let Some(foreign) = stored.filter(|stored| !may_change(author, type_name, stored.owner)) {
             return self.step_on_foreign(&wanted, foreign, author).await;
@@ -733,14 +733,14 @@ impl Writer {
     }
 
     /// What lango recorded nobody changes, not even who may see it.
-    async fn step_on_record(&self, action: &Action, stored: Option<&Stored>, author: &Author) -> Result<Step, Refusal> {
+    async fn step_on_record(&self, wanted: &Wanted, stored: Option<&Stored>, author: &Author) -> Result<Step, Refusal> {
         let Some(stored) = stored else { return Err(Refusal::not_found()) };
         match self.store.read(stored.type_code, &stored.id, &author.scope).await? {
             Some(_) => {
                 let words = "The server records AuditEvents of its own: nobody changes or removes them.";
                 Err(Refusal::new(RefusalKind::Forbidden, Issue::error(IssueCode::Forbidden, words)))
             }
-            None => self.step_on_foreign(action, stored, author).await,
+            None => self.step_on_foreign(wanted, stored, author).await,
         }
     }
 
