@@ -84,6 +84,9 @@ pub enum AccessError {
 
 /// How long access tokens live; SMART recommends at most five minutes.
 const TOKEN_SECONDS: i64 = 300;
+/// Owns what is handed in for those who record consents: requests, and what was made of them. Every client with the role
+/// `consent-recorder` works on it as on its own.
+pub const CONSENT_DESK: FacilityKey = -2;
 /// Bytes of a facility's code.
 pub const MAX_FACILITY_CODE: usize = 128;
 /// How far clocks may differ.
@@ -261,6 +264,9 @@ impl Access {
         if roles.contains(&Role::Operator) {
             owners.push(AUDITOR);
         }
+        if roles.contains(&Role::ConsentRecorder) {
+            owners.push(CONSENT_DESK);
+        }
         Ok(Scope::Gate(Arc::new(Gate { owners, requesters, break_glass: None, now })))
     }
 
@@ -369,6 +375,11 @@ impl AccessSettings {
     fn fhir_base(&self) -> String {
         format!("{}/fhir", self.public_url)
     }
+}
+
+/// A secret for `purpose`, the same in every process on this database; on a new one, the first key is made.
+pub async fn secret_of(store: &Store, purpose: &str) -> Result<[u8; 32], AccessError> {
+    keys::Keys::load(store).await?.secret(purpose)
 }
 
 /// A purpose without a system is one of HL7's.

@@ -10,12 +10,13 @@ mod reindex;
 
 pub use reindex::{REINDEX_JOB, Reindex};
 
-use crate::access::Caller;
+use crate::access::{self, Caller};
 use crate::config::Settings;
 use crate::definitions::{self, CodeSet};
 use crate::destinations::dhis2::{JOB_KIND, MetadataCache};
-use crate::exchange::Pace;
+use crate::exchange::{Pace, consent_request};
 use crate::fhir::time::now;
+use crate::ingest::consent::CONSENT_JOB;
 use crate::ingest::load::Loader;
 use crate::ingest::submit::{Rules, SubmitError, Submitter};
 use crate::ingest::template::Templates;
@@ -76,13 +77,16 @@ impl App {
             Some(folder) => Templates::load(folder).with_context(|| format!("templates_dir: {}", folder.display()))?,
             None => Templates::shipped().context("the shipped templates are broken")?,
         };
-        let registry = Registry::new(store.clone(), settings.systems.strong.iter().cloned())?;
+        let secret = access::secret_of(&store, "lango 2026 golden patient ids").await.context("the signing keys cannot be read")?;
+        let registry = Registry::new(store.clone(), secret, settings.systems.strong.iter().cloned())?;
         let terminology = Terminology::new();
         // Before what is stored, which replaces one of the same id.
         terminology.load(&required_value_sets());
         let policy = Policy { update_create: settings.update_create, delete_most: settings.limits.delete_matches };
         let validator = Validator::new(Profiles::new(), Arc::new(terminology.clone()), settings.validation);
-        let writer = Writer::new(store.clone(), options, registry.clone(), terminology.clone(), validator).with_policy(policy);
+        let writer = Writer::new(store.clone(), options, registry.clone(), terminology.clone(), validator)
+            .with_policy(policy)
+            .with_facility_system(&settings.systems.facility);
         let rules = Rules { operator: settings.operator.code.clone(), zone: zone.clone(), strict_blocks: settings.strict_templates };
         let submitter =
             Submitter { writer: writer.clone(), templates: Arc::new(templates), terminology: terminology.clone(), rules: Arc::new(rules) };
@@ -130,13 +134,22 @@ impl App {
     }
 
     fn outbox(&self) -> Outbox {
-        let (linking, pushing, indexing) = (self.clone(), self.clone(), self.clone());
+        let (linking, pushing, indexing, telling) = (self.clone(), self.clone(), self.clone(), self.clone());
         Outbox::new(self.store.clone())
             .with_pulse(self.pulse.clone())
             .register(LINK_JOB, move |job| {
                 let app = linking.clone();
                 async move {
                     match app.link(&job.payload).await {
+                        Ok(()) => Outcome::Done(Value::Null),
+                        Err(error) => Outcome::retry(format!("{error:#}")),
+                    }
+                }
+            })
+            .register(CONSENT_JOB, move |job| {
+                let app = telling.clone();
+                async move {
+                    match consent_request::tell(&app, &job.payload).await {
                         Ok(()) => Outcome::Done(Value::Null),
                         Err(error) => Outcome::retry(format!("{error:#}")),
                     }

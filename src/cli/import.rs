@@ -26,7 +26,7 @@ impl Import {
         let settings = common.settings(Overrides::default())?;
         let base = settings.public_url(settings.listen);
         let app = App::open(settings, &base).await?;
-        let files = load::files(&self.paths).context("the files cannot be listed")?;
+        let files = load::files(&self.paths).context("nothing was imported")?;
         let bar = ProgressBar::new(files.len() as u64);
         if let Ok(style) = ProgressStyle::with_template("{bar:40} {pos}/{len} files  {msg}  {elapsed}") {
             bar.set_style(style);

@@ -9,13 +9,33 @@ use crate::access::consent::vocabulary::Coding;
 use crate::access::consent::{self, Consent, Name, Reading};
 use crate::access::gate;
 use crate::definitions;
-use crate::fhir::time::{Micros, parse_interval};
+use crate::fhir::time::{Micros, now, parse_interval};
 use crate::fhir::{Issue, IssueCode};
 use crate::store::TypeCode;
 use crate::store::gate::Rules;
 use jiff::ToSpan as _;
 use serde_json::Value;
 use std::collections::{BTreeSet, HashMap};
+
+/// The kind of the job that tells who asked for a consent what became of it; its payload names the Consent.
+pub const CONSENT_JOB: &str = "consent.tell";
+
+/// Whether a Consent only asks for one: it is proposed, and all that it would permit, it would permit to the facility `code`.
+pub fn asks_for_itself(consent: &Value, facility_system: &str, code: &str) -> bool {
+    let text = |pointer: &str| consent.pointer(pointer).and_then(Value::as_str);
+    let actors = consent.pointer("/provision/actor").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    let is_itself = |actor: &Value| {
+        let identifier = actor.pointer("/reference/identifier");
+        let said = |key: &str| identifier.and_then(|identifier| identifier.get(key)?.as_str());
+        actor.pointer("/reference/reference").is_none() && said("system") == Some(facility_system) && said("value") == Some(code)
+    };
+    text("/status") == Some("proposed")
+        && text("/provision/type") == Some("permit")
+        && consent.pointer("/provision/provision").is_none()
+        && consent.get("policyRule").is_none()
+        && !actors.is_empty()
+        && actors.iter().all(is_itself)
+}
 
 /// From this age on a permit that a guardian gave no longer holds.
 const OF_AGE: i64 = 18;
@@ -30,7 +50,11 @@ impl Writer {
         };
         let of_age = self.of_age(patient).await?;
         let person = self.registry().person(patient).await.map_err(Refusal::internal)?;
-        let consent = self.read_consent(resource, &references, of_age)?;
+        let mut consent = self.read_consent(resource, &references, of_age)?;
+        if resource.get("dateTime").is_none() {
+            // It was given when it came. Without this any older one of its series would go before it.
+            consent.given = now();
+        }
         Ok(gate::rules(&consent, person.into_iter().map(Into::into).collect()))
     }
 

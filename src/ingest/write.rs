@@ -8,11 +8,12 @@
 //! What it decides, everywhere alike: a put that changes nothing makes no new version; a resource stays with the facility
 //! that first contributed it; another facility cannot change it, and is told that the id is taken, never by whom.
 
+use super::consent::{CONSENT_JOB, asks_for_itself};
 use super::refusal::{Refusal, RefusalKind};
 use super::workers::Workers;
 use crate::access::consent::Sensitive;
 use crate::access::consent::vocabulary::Coding;
-use crate::access::{Caller, Interaction, Role, audit, consent, gate};
+use crate::access::{CONSENT_DESK, Caller, Interaction, Role, audit, consent, gate};
 use crate::definitions;
 use crate::fhir::time::{Micros, format_instant, now};
 use crate::fhir::{Issue, IssueCode};
@@ -93,7 +94,12 @@ impl Draft {
             if names_another && type_name != "Patient" {
                 about = About::Unknown;
             } else {
-                traits = gate::traits(&facts);
+                let indexed = |name: &str, id: &str| {
+                    entries.iter().any(|entry| {
+                        matches!(&entry.value, IndexValue::Reference { type_name, id: other } if &**type_name == name && &**other == id)
+                    })
+                };
+                traits = gate::traits(&facts, indexed);
             }
         }
         let consent = (type_name == "Consent").then(|| Box::new(resource.clone()));
@@ -312,6 +318,7 @@ pub struct Writer {
     refreshing: Arc<Mutex<()>>,
     workers: Workers,
     policy: Policy,
+    facility_system: Arc<str>,
 }
 
 /// What the operator lets clients do (`lango.toml`).
@@ -342,6 +349,7 @@ impl Writer {
             refreshing: Arc::default(),
             workers: Workers::default(),
             policy: Policy::default(),
+            facility_system: "urn:lango:facility".into(),
         }
     }
 
@@ -353,6 +361,11 @@ impl Writer {
     /// Holds resources against R4 and the loaded profiles.
     pub fn validator(&self) -> &Validator {
         &self.validator
+    }
+
+    /// The same, where facilities are known by identifiers of this system.
+    pub fn with_facility_system(self, system: &str) -> Writer {
+        Writer { facility_system: system.into(), ..self }
     }
 
     pub fn policy(&self) -> Policy {
@@ -434,6 +447,10 @@ impl Writer {
         let (places, mutations): (Vec<usize>, Vec<Mutation>) = mutations.into_iter().unzip();
         let mut jobs = plan.jobs;
         let to_link: Vec<String> = mutations.iter().filter(|m| self.is_to_be_linked(m)).map(|m| m.id.to_string()).collect();
+        for consent in mutations.iter().filter(|m| m.owner == CONSENT_DESK && definitions::r4().type_name(m.type_code) == "Consent") {
+            let payload = serde_json::json!({ "version": 1, "consent": &*consent.id });
+            jobs.push(NewJob { kind: CONSENT_JOB.to_owned(), payload, dedup_key: None, run_at: 0 });
+        }
         if !to_link.is_empty() {
             jobs.push(Registry::link_job(&to_link, now() + LINK_LATER));
         }
@@ -599,15 +616,17 @@ impl Writer {
             let words = "ConceptMap, CodeSystem, ValueSet, StructureDefinition and SearchParameter hold for all facilities: only the operator can change them.";
             return Err(Refusal::new(RefusalKind::Forbidden, Issue::error(IssueCode::Forbidden, words)));
         }
-        if type_name == "Consent" && author.caller.as_ref().is_some_and(|caller| !caller.has_role(Role::ConsentRecorder)) {
-            let words = "Only a client with the role consent-recorder writes Consents: ask the operator for it.";
+        let is_request = stored.is_none() && self.is_request(&wanted.action, author);
+        if type_name == "Consent" && !is_request && author.caller.as_ref().is_some_and(|caller| !caller.has_role(Role::ConsentRecorder)) {
+            let words = "Only a client with the role consent-recorder writes Consents. A facility can ask for one: a new Consent with status proposed, whose provision permits, \
+                         without exceptions, to no other actor than the facility itself, named by its identifier.";
             return Err(Refusal::new(RefusalKind::Forbidden, Issue::error(IssueCode::Forbidden, words)));
         }
-        if stored.is_some_and(|stored| stored.owner < 0) {
-            return self.step_on_record(&wanted.action, stored, author).await;
+        if stored.is_some_and(|stored| stored.owner < 0 && stored.owner != CONSENT_DESK) {
+            return self.step_on_record(&wanted, stored, author).await;
         }
         if let Some(foreign) = stored.filter(|stored| !may_change(author, type_name, stored.owner)) {
-            return self.step_on_foreign(&wanted.action, foreign, author).await;
+            return self.step_on_foreign(&wanted, foreign, author).await;
         }
         if let Some(caller) = &author.caller {
             self.check_reach(&wanted.action, live, caller)?;
@@ -647,7 +666,13 @@ impl Writer {
         });
         let old_entries =
             live.and_then(|live| live.body.as_ref()).map(|body| self.entries_of(type_code, body)).transpose()?.unwrap_or_default();
-        let owner = if for_all { OPERATOR } else { stored.map_or(author.owner, |stored| stored.owner) };
+        let owner = if for_all {
+            OPERATOR
+        } else if is_request {
+            CONSENT_DESK
+        } else {
+            stored.map_or(author.owner, |stored| stored.owner)
+        };
         let id = Box::from(id);
         let (about, traits, rules, change) = match wanted.action {
             Action::Put(draft) => {
@@ -673,6 +698,13 @@ impl Writer {
         };
         let mutation = Mutation { type_code, id, base_version, change, owner, listed: true, about, traits, rules };
         Ok(Step { done, mutation: Some(mutation) })
+    }
+
+    /// A facility that asks for consent, which is for those who record consents to answer.
+    fn is_request(&self, action: &Action, author: &Author) -> bool {
+        let Some(caller) = author.caller.as_ref().filter(|caller| !caller.has_role(Role::ConsentRecorder)) else { return false };
+        let (Action::Put(draft), Some(code)) = (action, &caller.facility_code) else { return false };
+        draft.consent.as_ref().is_some_and(|consent| asks_for_itself(consent, &self.facility_system, code))
     }
 
     /// Granular scopes reach the resource as it is and as it will be.
@@ -701,22 +733,22 @@ impl Writer {
     }
 
     /// What lango recorded nobody changes, not even who may see it.
-    async fn step_on_record(&self, action: &Action, stored: Option<&Stored>, author: &Author) -> Result<Step, Refusal> {
+    async fn step_on_record(&self, wanted: &Wanted, stored: Option<&Stored>, author: &Author) -> Result<Step, Refusal> {
         let Some(stored) = stored else { return Err(Refusal::not_found()) };
         match self.store.read(stored.type_code, &stored.id, &author.scope).await? {
             Some(_) => {
                 let words = "The server records AuditEvents of its own: nobody changes or removes them.";
                 Err(Refusal::new(RefusalKind::Forbidden, Issue::error(IssueCode::Forbidden, words)))
             }
-            None => self.step_on_foreign(action, stored, author).await,
+            None => self.step_on_foreign(wanted, stored, author).await,
         }
     }
 
     /// What another facility contributed stays as it is. Its id cannot look free (the put would have to succeed), so the
     /// refusal says that the id is taken and nothing else; a delete of what the caller cannot see does nothing, as if it were not there.
-    async fn step_on_foreign(&self, action: &Action, stored: &Stored, author: &Author) -> Result<Step, Refusal> {
+    async fn step_on_foreign(&self, wanted: &Wanted, stored: &Stored, author: &Author) -> Result<Step, Refusal> {
         let visible = stored.body.is_some() && self.store.read(stored.type_code, &stored.id, &author.scope).await?.is_some();
-        match action {
+        match &wanted.action {
             _ if visible => Err(Refusal::new(
                 RefusalKind::Forbidden,
                 Issue::error(
@@ -724,6 +756,9 @@ impl Writer {
                     "The resource belongs to another facility: only that facility and the operator can change it.",
                 ),
             )),
+            // What is refused where nothing is, is refused in the same words here.
+            _ if matches!(wanted.condition, Condition::Version(_)) => Err(Refusal::other_version()),
+            Action::Put(_) if wanted.condition == Condition::Known => Err(Refusal::no_update_as_create()),
             Action::Put(_) => Err(Refusal::new(
                 RefusalKind::Conflict,
                 Issue::error(

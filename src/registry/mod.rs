@@ -53,9 +53,10 @@ pub enum RegistryError {
 
 /// The registry over one store.
 /// Cheap enough to clone.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Registry {
     store: Store,
+    secret: [u8; 32],
     /// Identifier systems whose value is one person's, everywhere.
     strong: BTreeSet<String>,
     patient: TypeCode,
@@ -68,12 +69,13 @@ pub struct Registry {
 type Identifier = (String, String);
 
 impl Registry {
-    pub fn new(store: Store, strong_systems: impl IntoIterator<Item = String>) -> Result<Registry, RegistryError> {
+    /// `secret`: of this database, for ids that cannot be guessed. `strong_systems`: whose identifiers are one person's everywhere.
+    pub fn new(store: Store, secret: [u8; 32], strong_systems: impl IntoIterator<Item = String>) -> Result<Registry, RegistryError> {
         let r4 = definitions::r4();
         let patient = r4.type_code("Patient").ok_or(RegistryError::Definitions)?;
         let param = |code| r4.param(patient, code).map(|param| param.id).ok_or(RegistryError::Definitions);
         let (identifier, link, tag) = (param("identifier")?, param("link")?, param("_tag")?);
-        Ok(Registry { store, strong: strong_systems.into_iter().collect(), patient, identifier, link, tag })
+        Ok(Registry { store, secret, strong: strong_systems.into_iter().collect(), patient, identifier, link, tag })
     }
 
     /// Whether identifiers of this system are one person's everywhere.
@@ -364,7 +366,7 @@ impl Registry {
     /// there under this id.
     async fn unused(&self, sources: &BTreeSet<String>) -> Result<(String, Option<Stored>), RegistryError> {
         for nth in 0..ATTEMPTS as u32 {
-            let id = golden::new_id(sources, nth);
+            let id = golden::new_id(&self.secret, sources, nth);
             let stored = self.store.read(self.patient, &id, &Scope::All).await?;
             let known = stored.as_ref().and_then(body).map(|golden| golden::sources(&golden)).unwrap_or_default();
             if known.is_empty() || !known.is_disjoint(sources) {

@@ -1,8 +1,9 @@
 //! `$record-lookup` and golden Patients: a person's records from all who hold some, as far as the person allows, and no hint of more.
 
+use crate::support::payloads::{DOOR, payload, record_with_nida};
 use crate::support::server::answer;
 use crate::support::smart::{add_signing_client, signed_token};
-use crate::support::{TestDb, TestServer, both_databases};
+use crate::support::{TestDb, TestServer, add_client, both_databases};
 use lango::config::{AuthMode, Settings};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -254,6 +255,9 @@ both_databases!(
         let (status, _) = world.lookup(&without, json!([by_number("19900101-1"), purpose("TREAT")])).await;
         assert_eq!(status, 403);
         assert_eq!(world.found(&without, &[]).await, set(&[]));
+        let (status, bundle) =
+            world.send(&world.asker, "POST", "/fhir/Patient/$record-lookup", &json!({ "resourceType": "Patient" })).await;
+        assert_eq!(status, 400, "{bundle}");
         for wrong in [
             json!([]),
             json!([by_number("1"), { "name": "patient", "valueReference": { "reference": "Patient/a" } }]),
@@ -357,6 +361,133 @@ both_databases!(
         world.put(world.token("c"), &forged).await;
         let (_, found) = world.lookup(world.token("c"), json!([by_number("19850101-5")])).await;
         assert_eq!(ids(&found), set(&["forged"]));
+        world.server.stop().await;
+    }
+);
+
+both_databases!(
+    async fn shared_records_are_the_same_under_the_same_gate_in_the_templates_words(db: &TestDb) {
+        const SHARED: &str = "/api/v1/hduApi/shr/sharedRecords";
+        let world = World::new(db).await;
+        let mut record = record_with_nida("M-7", "V-1", "19940322-7");
+        record["clinicalInformation"] =
+            json!({ "vitalSigns": [{ "dateTime": "2026-09-07T09:00:00Z", "bloodPressure": "118/76", "weight": 61.5 }] });
+        let mut later = record.clone();
+        later["visitDetails"] = json!({ "id": "V-2", "visitDate": "2026-10-01", "visitType": "OPD" });
+        for (client, facility, records) in
+            [("a", "HF-A", vec![record.clone(), later]), ("c", "HF-C", vec![record_with_nida("M-8", "V-9", "19940322-7")])]
+        {
+            let (status, reply) = world.send(world.token(client), "POST", DOOR, &payload(facility, records)).await;
+            assert_eq!(status, 200, "{reply}");
+        }
+        let asked = format!("{SHARED}?id=19940322-7&idType=NIDA");
+        let visits = |answer: &Value| -> BTreeSet<String> {
+            let results = answer["results"].as_array().unwrap_or_else(|| panic!("{answer}"));
+            results.iter().map(|record| record["visitDetails"]["id"].as_str().unwrap().to_owned()).collect()
+        };
+        // Own only, without a consent; the latest visit, unless more are asked for.
+        let (_, own) = world.get(world.token("a"), &asked).await;
+        assert_eq!((visits(&own), &own["pager"]["total"]), (set(&["V-2"]), &json!(1)));
+        let (_, own) = world.get(world.token("a"), &format!("{asked}&numberOfVisits=5")).await;
+        assert_eq!(visits(&own), set(&["V-1", "V-2"]));
+        let first = own["results"].as_array().unwrap().iter().find(|one| one["visitDetails"]["id"] == "V-1").unwrap();
+        assert_eq!((&first["mrn"], &first["facilityDetails"]["code"]), (&json!("M-7"), &json!("HF-A")));
+        for block in ["demographicDetails", "diagnosisDetails", "outcomeDetails", "visitDetails"] {
+            for (key, value) in record[block].as_object().into_iter().chain(record[block][0].as_object()).flatten() {
+                let told = if first[block].is_array() { &first[block][0][key] } else { &first[block][key] };
+                let (told, value) = (told.to_string().to_lowercase(), value.to_string().to_lowercase());
+                assert!(["mrn", "identifiers"].contains(&key.as_str()) || told.contains(value.trim_matches('"')), "{block}.{key}: {first}");
+            }
+        }
+        let vital = &first["clinicalInformation"]["vitalSigns"][0];
+        assert_eq!((&vital["bloodPressure"], &vital["weight"]), (&json!("118/76"), &json!(61.5)), "{first}");
+        // Nothing of others without a consent; the same as nobody. Everything that it allows with one.
+        let nobody = world.get(&world.asker, &format!("{SHARED}?id=nobody&idType=NIDA")).await;
+        assert_eq!(world.get(&world.asker, &asked).await, nobody);
+        assert_eq!(world.get(&world.asker, &format!("{SHARED}?lastName=Massawe")).await, nobody);
+        let (_, found) = world.get(world.token("a"), "/fhir/Patient?identifier=M-7").await;
+        let patient = found["entry"][0]["resource"]["id"].as_str().unwrap();
+        let except = json!({ "type": "deny", "class": [{ "system": "http://hl7.org/fhir/resource-types", "code": "Condition" }] });
+        world.consent("k", patient, json!({ "type": "permit", "provision": [except] })).await;
+        let (_, shared) = world.get(&world.asker, &asked).await;
+        assert_eq!((visits(&shared), &shared["pager"]["total"]), (set(&["V-2", "V-9"]), &json!(2)));
+        assert!(!shared.to_string().contains("B54"), "what the consent keeps back is in no block: {shared}");
+        assert_eq!(visits(&world.get(&world.asker, &format!("{asked}&hfrCode=HF-C")).await.1), set(&["V-9"]));
+        assert_eq!(
+            visits(&world.get(&world.asker, &format!("{SHARED}?lastName=massawe&dateOfBirth=1994-03-22")).await.1),
+            set(&["V-2", "V-9"])
+        );
+        assert_eq!(world.get(&world.asker, &format!("{SHARED}?referralNumber=7")).await.0, 400);
+        // HTTP Basic signs no purpose.
+        let secret = add_client(db, "basic", "HF-B", "system/*.cruds").await;
+        let basic = answer(world.server.client.get(world.server.url(&asked)).basic_auth("basic", Some(secret))).await;
+        assert_eq!(basic, nobody);
+        world.server.stop().await;
+    }
+);
+
+both_databases!(
+    async fn who_lacks_a_consent_asks_for_it_and_is_told_what_became_of_it(db: &TestDb) {
+        let world = World::new(db).await;
+        let proposed = |patient: &str, code: &str| {
+            let actor = json!([{
+                "role": { "coding": [{ "system": "http://terminology.hl7.org/CodeSystem/v3-ParticipationType", "code": "IRCP" }] },
+                "reference": { "identifier": { "system": "urn:lango:facility", "value": code } } }]);
+            let mut consent = consent("x", patient, json!({ "type": "permit", "actor": actor }));
+            consent["status"] = json!("proposed");
+            consent.as_object_mut().unwrap().remove("id");
+            consent
+        };
+        // Only proposed, only for itself, and without a way to mean more.
+        let mut wrong = vec![proposed("a", "HF-A"), proposed("a", "HF-B"), proposed("a", "HF-B"), proposed("a", "HF-B")];
+        wrong[1]["status"] = json!("active");
+        wrong[2]["provision"]["provision"] = json!([{ "type": "permit" }]);
+        wrong[3]["provision"].as_object_mut().unwrap().remove("actor");
+        for consent in &wrong {
+            assert_eq!(world.send(&world.asker, "POST", "/fhir/Consent", consent).await.0, 403, "{consent}");
+        }
+        let (status, mut asked) = world.send(&world.asker, "POST", "/fhir/Consent", &proposed("a", "HF-B")).await;
+        assert_eq!(status, 201, "{asked}");
+        assert_eq!(world.send(&world.asker, "POST", "/fhir/Consent", &proposed("never-was", "HF-B")).await.0, 201, "whoever it is");
+        let about = format!("Consent/{}", asked["id"].as_str().unwrap());
+        let task = async |token: &str| -> Option<Value> {
+            let (_, found) = world.get(token, &format!("/fhir/Task?focus={about}")).await;
+            found["entry"][0]["resource"].as_object().map(|task| Value::Object(task.clone()))
+        };
+        let comes_to = async |token: &str, state: &str| {
+            for _ in 0..400 {
+                if task(token).await.is_some_and(|task| task["businessStatus"]["coding"][0]["code"] == state) {
+                    return;
+                }
+                tokio::time::sleep(std::time::Duration::from_millis(25)).await;
+            }
+            panic!("the request does not come to {state}: {:?}", task(token).await);
+        };
+        comes_to(&world.asker, "asked").await;
+        comes_to(&world.desk, "asked").await;
+        let (_, waiting) = world.get(&world.desk, "/fhir/Consent?status=proposed").await;
+        assert_eq!(ids(&waiting).len(), 2, "{waiting}");
+        for token in [world.token("a"), world.token("c")] {
+            assert_eq!(task(token).await, None, "nobody else's business");
+            assert_eq!(ids(&world.get(token, "/fhir/Consent").await.1), set(&[]));
+        }
+        assert_eq!(world.found(&world.asker, &[]).await, set(&[]), "asking opens nothing");
+        let path = format!("/fhir/{about}");
+        asked["status"] = json!("active");
+        assert!(matches!(world.send(&world.asker, "PUT", &path, &asked).await.0, 403 | 404 | 409), "nobody answers their own request");
+        assert_eq!(world.found(&world.asker, &[]).await, set(&[]));
+        // Granted, expired, withdrawn.
+        world.put(&world.desk, &asked).await;
+        comes_to(&world.asker, "granted").await;
+        assert!(world.found(&world.asker, &[]).await.is_superset(&set(&["a-hr", "c-hr"])));
+        asked["provision"]["period"] = json!({ "end": "2026-01-31" });
+        world.put(&world.desk, &asked).await;
+        comes_to(&world.asker, "expired").await;
+        assert_eq!(world.found(&world.asker, &[]).await, set(&[]));
+        asked["status"] = json!("inactive");
+        world.put(&world.desk, &asked).await;
+        comes_to(&world.asker, "withdrawn").await;
+        comes_to(&world.desk, "withdrawn").await;
         world.server.stop().await;
     }
 );

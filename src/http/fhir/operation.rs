@@ -14,7 +14,7 @@ use crate::measure::run::{Request, answer, named_values};
 use crate::terminology::{Arguments, Terminology, TerminologyError};
 use axum::body::Bytes;
 use axum::http::StatusCode;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// Runs the operation with the parameters of the URL, or those in `body`.
 pub async fn run(call: &Call<'_>, operation: OperationTarget, body: Option<Bytes>) -> Result<Answer, Failure> {
@@ -29,7 +29,8 @@ pub async fn run(call: &Call<'_>, operation: OperationTarget, body: Option<Bytes
             _ => Err(Failure::unknown_operation()),
         },
         (Some("Patient"), "record-lookup") => {
-            let sent = match body.filter(|body| !body.is_empty()) {
+            let sent = match body {
+                Some(body) if body.is_empty() => Some(json!({ "resourceType": "Parameters" })),
                 Some(body) => Some(parsed(call, body).await?),
                 None => None,
             };
