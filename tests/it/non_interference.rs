@@ -406,7 +406,7 @@ fn kept(headers: &HeaderMap) -> BTreeMap<String, String> {
 }
 
 /// The answer without what may differ each time: ids and times of Bundles and the sealed page tokens.
-fn settled(mut body: Value, base: &str) -> Value {
+pub fn settled(mut body: Value, base: &str) -> Value {
     if body["resourceType"] == "Bundle" {
         let members = body.as_object_mut().unwrap();
         members.remove("id");
