@@ -75,6 +75,7 @@ impl Store {
         match of {
             HistoryOf::Instance(type_code, id) => select.both(&mut sql, *type_code, Some(id)),
             HistoryOf::Types([]) => _ = sql.push("SELECT 0 AS key, 0 AS version, 0 AS updated WHERE 1 = 0"),
+            HistoryOf::Types(types @ [_, _, ..]) if matches!(scope, Scope::Gate(_)) => select.all(&mut sql, types),
             HistoryOf::Types(types) => {
                 for (place, type_code) in types.iter().enumerate() {
                     if place > 0 {
@@ -129,19 +130,51 @@ impl Select<'_> {
             sql.push(" AND h.key IN (SELECT i.key FROM resource i WHERE i.type = ").literal(i64::from(type_code));
             sql.push(" AND i.id = ").str(id).push(")");
         }
-        if let Some(at) = self.wanted.at {
-            // Its successor stands in one of the two tables.
-            sql.push(" AND (EXISTS (SELECT 1 FROM history n WHERE n.key = h.key AND n.version = h.version + 1 AND n.updated > ")
-                .int(at.low);
-            sql.push(") OR EXISTS (SELECT 1 FROM resource n WHERE n.key = h.key AND n.version = h.version + 1 AND n.updated > ")
-                .int(at.low);
-            sql.push("))");
-        }
+        self.at(sql, "h", true);
         self.conditions(sql, "h", id.is_some());
         self.end(sql, "h", id.is_some());
     }
 
+    /// All versions of many types. What the gate shows is asked once, around all of them: as a condition of each type it would stand
+    /// some hundred times in one statement, and planning that takes minutes. The price is that no index gives the order.
+    fn all(&self, sql: &mut Sql, types: &[TypeCode]) {
+        sql.push("SELECT v.key, v.version, v.updated FROM (");
+        for (place, table) in ["resource", "history"].into_iter().enumerate() {
+            if place > 0 {
+                sql.push(" UNION ALL ");
+            }
+            sql.push(&format!(
+                "SELECT t.key, t.version, t.updated, t.live, t.owner, t.patient, t.class, t.low, t.high FROM {table} t WHERE t.version > 0 AND t.type IN ("
+            ));
+            sql.join(types, ", ", |sql, type_code| {
+                sql.literal(i64::from(*type_code));
+            });
+            sql.push(")");
+            self.at(sql, "t", table == "history");
+            self.written(sql, "t", false);
+        }
+        sql.push(") v WHERE 1 = 1");
+        compile::named_condition(sql, "v", self.scope);
+    }
+
+    /// Of superseded versions: it was current at the time that is asked for.
+    fn at(&self, sql: &mut Sql, alias: &str, superseded: bool) {
+        if let Some(at) = self.wanted.at.filter(|_| superseded) {
+            // Its successor stands in one of the two tables.
+            let next = |table: &str| {
+                format!("EXISTS (SELECT 1 FROM {table} n WHERE n.key = {alias}.key AND n.version = {alias}.version + 1 AND n.updated > ")
+            };
+            sql.push(" AND (").push(&next("history")).int(at.low).push(") OR ").push(&next("resource")).int(at.low).push("))");
+        }
+    }
+
     fn conditions(&self, sql: &mut Sql, alias: &str, instance: bool) {
+        self.written(sql, alias, instance);
+        compile::named_condition(sql, alias, self.scope);
+    }
+
+    /// When it was written, but for the scope.
+    fn written(&self, sql: &mut Sql, alias: &str, instance: bool) {
         sql.push(" AND ");
         compile::visible(sql, &format!("{alias}.txn"), self.snapshot);
         if let Some(since) = self.wanted.since {
@@ -160,7 +193,6 @@ impl Select<'_> {
             }
             None => {}
         }
-        compile::named_condition(sql, alias, self.scope);
     }
 
     fn end(&self, sql: &mut Sql, alias: &str, instance: bool) {

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Worlds of one test.
-const WORLDS: u64 = 6;
+const WORLDS: u64 = 4;
 /// Purposes that the asker signs, one of these in each world.
 const PURPOSES: [&[&str]; 6] = [&["TREAT"], &["TREAT"], &["TREAT"], &["ETREAT"], &["TREAT", "HPAYMT"], &[]];
 
@@ -406,7 +406,7 @@ fn kept(headers: &HeaderMap) -> BTreeMap<String, String> {
 }
 
 /// The answer without what may differ each time: ids and times of Bundles and the sealed page tokens.
-fn settled(mut body: Value, base: &str) -> Value {
+pub fn settled(mut body: Value, base: &str) -> Value {
     if body["resourceType"] == "Bundle" {
         let members = body.as_object_mut().unwrap();
         members.remove("id");
@@ -526,7 +526,9 @@ fn searches(world: &str) -> Vec<String> {
         "Organization?_has:Provenance:agent:recorded=ge2020",
         "Organization?_revinclude=Provenance:agent&_count=100",
     ];
-    shapes.iter().map(|shape| shape.replace('@', world)).collect()
+    // Each world is asked a third of them, each time the same.
+    let number: usize = world.trim_matches(|c: char| !c.is_ascii_digit()).parse().unwrap_or_default();
+    shapes.iter().skip(number % 3).step_by(3).map(|shape| shape.replace('@', world)).collect()
 }
 
 async fn one_world(setting: &Setting, number: u64) {
