@@ -11,11 +11,16 @@ use crate::fhir::Interval;
 use crate::store::gate::{self, AudiencePart, Precedence, Rule, Rules, Test, Traits};
 use std::collections::BTreeSet;
 
-/// What rules may ask of a resource with these facts. References are left out: the store has them as index rows.
-pub fn traits(facts: &ResourceFacts) -> Traits {
-    let words: Vec<String> =
-        facts.flatten().iter().map(consent::Fact::as_str).filter(|word| place(word).is_none()).map(str::to_owned).collect();
-    Traits::new(words, facts.time)
+/// What rules may ask of a resource with these facts. References that are `indexed` (type, id) are left out: the store has them as
+/// index rows. Those that no search parameter knows are words like the rest.
+pub fn traits(facts: &ResourceFacts, indexed: impl Fn(&str, &str) -> bool) -> Traits {
+    let facts_in_words = facts.flatten();
+    let kept = |word: &&str| match place(word) {
+        None => true,
+        Some(Place::Refers(type_name, id)) => !indexed(type_name, id),
+        Some(Place::Instance(..) | Place::Elsewhere) => false,
+    };
+    Traits::new(facts_in_words.iter().map(consent::Fact::as_str).filter(kept), facts.time)
 }
 
 /// A fact that the store does not keep in words.
@@ -51,10 +56,14 @@ fn local(name: &str) -> Option<(&str, &str)> {
 pub fn rules(consent: &Consent, patients: Vec<Box<str>>) -> Rules {
     let series = (!consent.organisations.is_empty() && !consent.policies.is_empty())
         .then(|| format!("{:?}|{:?}|{:?}", consent.patient, consent.organisations, consent.policies));
-    let rules = match consent.standing {
+    let mut said: Vec<Rule> = match consent.standing {
         Standing::InForce => consent::compile(consent).rules.iter().filter_map(rule).collect(),
-        // It allows and denies nothing any more, and what it took the place of stays replaced.
-        Standing::Withdrawn => vec![Rule {
+        Standing::Withdrawn => Vec::new(),
+        Standing::Void(_) => return Rules::default(),
+    };
+    if said.is_empty() {
+        // It allows and denies nothing, and what it took the place of stays replaced.
+        said.push(Rule {
             node: 0,
             parent: None,
             precedence: Precedence::Deny,
@@ -64,10 +73,9 @@ pub fn rules(consent: &Consent, patients: Vec<Box<str>>) -> Rules {
             has_exceptions: false,
             names_actor: false,
             names_emergency: false,
-        }],
-        Standing::Void(_) => Vec::new(),
-    };
-    let mut rules = Rules { patients, series, stamp: consent.given, rules };
+        });
+    }
+    let mut rules = Rules { patients, series, stamp: consent.given, rules: said };
     let parents: BTreeSet<i64> = rules.rules.iter().filter_map(|rule| rule.parent).collect();
     for rule in &mut rules.rules {
         rule.has_exceptions = parents.contains(&rule.node);
@@ -126,7 +134,10 @@ fn tests(clause: &BTreeSet<consent::Fact>) -> Vec<Test> {
         match place(fact.as_str()) {
             None => words.push(fact.as_str().to_owned()),
             Some(Place::Instance(type_name, id)) => tests.push(Test::Instance(type_name.into(), id.into())),
-            Some(Place::Refers(type_name, id)) => tests.push(Test::Refers(type_name.into(), id.into())),
+            Some(Place::Refers(type_name, id)) => {
+                tests.push(Test::Refers(type_name.into(), id.into()));
+                words.push(fact.as_str().to_owned());
+            }
             Some(Place::Elsewhere) => {}
         }
     }

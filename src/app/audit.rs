@@ -3,9 +3,9 @@
 //! Every process does all of it; the database lets one seal at a time, and what two publish at once is the same.
 
 use super::App;
+use crate::access::audit::{Event, Recorder, Trail};
 use crate::access::audit::checkpoint::{Kind, Notary};
 use crate::access::audit::resource::{Naming, audit_event};
-use crate::access::audit::Event;
 use crate::definitions;
 use crate::fhir::time::{Micros, now};
 use crate::ingest::write::Draft;
@@ -13,6 +13,7 @@ use crate::store::gate::About;
 use crate::store::{FacilityKey, Sealed};
 use anyhow::Context;
 use std::io::Write as _;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
@@ -21,7 +22,7 @@ const EVERY: Duration = Duration::from_millis(500);
 /// Events sealed in one transaction.
 const SEAL: u32 = 2_000;
 /// Events published in one transaction: a few milliseconds in which others wait.
-const PUBLISH: u32 = 100;
+const PUBLISH: u32 = 50;
 /// Rows after which a checkpoint is signed.
 const ROWS: i64 = 1_000;
 /// Microseconds after which a checkpoint is signed, if anything happened.
@@ -39,6 +40,14 @@ struct Memory {
 }
 
 impl App {
+    /// Carries out work of lango's own or of a command; what it changes is recorded as that.
+    pub async fn recorded<F: Future>(&self, command: &str, work: F) -> F::Output {
+        if !self.settings.records() {
+            return work.await;
+        }
+        Arc::new(Trail::of_lango(Recorder::new(self.store.clone()), command)).follow(work).await
+    }
+
     /// Runs until `shutdown`, and once more then.
     pub(super) async fn keep_audit(&self, shutdown: CancellationToken) {
         if !self.settings.records() {
@@ -169,4 +178,3 @@ impl App {
         Ok(self.store.remove_sealed(&last).await?)
     }
 }
-

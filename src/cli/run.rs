@@ -11,10 +11,12 @@ use crate::http::{self, FhirState};
 use crate::search::CursorKey;
 use anyhow::Context;
 use axum::Router;
+use axum::http::{HeaderValue, header};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+use tower_http::set_header::SetResponseHeaderLayer;
 
 /// A server that is ready to answer: its database is open and up to date, its address bound.
 pub struct Server {
@@ -47,7 +49,7 @@ impl Server {
             _ => None,
         };
         let app = App::open(settings.clone(), &settings.public_url(address)).await?;
-        app.recover().await.context("interrupted submissions could not be finished")?;
+        app.recorded("finish submissions", app.recover()).await.context("interrupted submissions could not be finished")?;
         let store = app.store.clone();
         let access_settings = AccessSettings {
             mode: settings.auth,
@@ -81,6 +83,9 @@ impl Server {
         }
         let router = router
             .layer(http::limits::cors(&settings.cors.origins))
+            // An answer is good for one caller, at one moment.
+            .layer(SetResponseHeaderLayer::if_not_present(header::CACHE_CONTROL, HeaderValue::from_static("no-store")))
+            .layer(SetResponseHeaderLayer::appending(header::VARY, HeaderValue::from_static("authorization")))
             .layer(axum::middleware::from_fn_with_state(metrics, http::ops::measure));
         tracing::info!(%address, database = %settings.database, auth = ?settings.auth, "ready");
         Ok(Server { listener, address, router, app, tls })

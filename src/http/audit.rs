@@ -15,7 +15,8 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::Response;
 use std::collections::HashSet;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 /// What tells nobody anything about anybody.
 const UNRECORDED: [&str; 9] = [
@@ -32,11 +33,23 @@ const UNRECORDED: [&str; 9] = [
 /// How a token was asked for is the authorization server's business; that it was refused is recorded.
 const LOGIN: &str = "/auth/";
 
+/// Refusals of one second that are recorded one by one: whoever knocks at a closed door without end must not fill the disk.
+const MOST_REFUSALS: u32 = 20;
+
 /// What records.
 #[derive(Clone, Debug)]
 pub struct Auditor {
     store: Store,
     recorder: Recorder,
+    refusals: Arc<Mutex<Refusals>>,
+}
+
+/// The refusals of the present second.
+#[derive(Debug)]
+struct Refusals {
+    since: Instant,
+    count: u32,
+    skipped: u64,
 }
 
 /// The answer has been recorded.
@@ -45,7 +58,23 @@ struct Recorded;
 
 impl Auditor {
     pub fn new(store: Store) -> Auditor {
-        Auditor { recorder: Recorder::new(store.clone()), store }
+        let refusals = Refusals { since: Instant::now(), count: 0, skipped: 0 };
+        Auditor { recorder: Recorder::new(store.clone()), store, refusals: Arc::new(Mutex::new(refusals)) }
+    }
+
+    /// Whether one more refusal is recorded by itself; those that were not are counted, and told in the log.
+    fn takes_refusal(&self) -> bool {
+        let mut refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
+        if refusals.since.elapsed() >= Duration::from_secs(1) {
+            if refusals.skipped > 0 {
+                tracing::warn!(refusals = refusals.skipped, "more requests were refused than are recorded one by one");
+            }
+            *refusals = Refusals { since: Instant::now(), count: 0, skipped: 0 };
+        }
+        refusals.count = refusals.count.saturating_add(1);
+        let takes = refusals.count <= MOST_REFUSALS;
+        refusals.skipped += u64::from(!takes);
+        takes
     }
 
     fn trail(&self, request: &Request) -> Arc<Trail> {
@@ -58,7 +87,8 @@ impl Auditor {
 
     /// The answer, marked, once it is recorded.
     async fn settled(&self, trail: &Trail, mut response: Response) -> Response {
-        if !trail.is_settled() {
+        let knocks = matches!(response.status(), StatusCode::UNAUTHORIZED | StatusCode::TOO_MANY_REQUESTS);
+        if !trail.is_settled() && (!knocks || self.takes_refusal()) {
             let shape = Shape { action: Action::Execute, interaction: "operation", target: None, old_versions: false };
             if let Err(error) = trail.settle(&self.store, &shape, response.status().as_u16(), HashSet::new()).await {
                 tracing::error!(%error, "an answer was withheld");

@@ -9,7 +9,7 @@ use crate::access::consent::vocabulary::Coding;
 use crate::access::consent::{self, Consent, Name, Reading};
 use crate::access::gate;
 use crate::definitions;
-use crate::fhir::time::{Micros, parse_interval};
+use crate::fhir::time::{Micros, now, parse_interval};
 use crate::fhir::{Issue, IssueCode};
 use crate::store::TypeCode;
 use crate::store::gate::Rules;
@@ -50,7 +50,11 @@ impl Writer {
         };
         let of_age = self.of_age(patient).await?;
         let person = self.registry().person(patient).await.map_err(Refusal::internal)?;
-        let consent = self.read_consent(resource, &references, of_age)?;
+        let mut consent = self.read_consent(resource, &references, of_age)?;
+        if resource.get("dateTime").is_none() {
+            // It was given when it came. Without this any older one of its series would go before it.
+            consent.given = now();
+        }
         Ok(gate::rules(&consent, person.into_iter().map(Into::into).collect()))
     }
 

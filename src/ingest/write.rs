@@ -22,7 +22,9 @@ use crate::search::{ParseOptions, extract, own};
 use crate::store::gate::{self as store_gate, About, Traits};
 use crate::store::visits::Visit;
 use crate::store::write::{Change, NewJob};
-use crate::store::{FacilityKey, IndexEntry, IndexValue, Mutation, Precondition, Scope, Store, Stored, Subject, TypeCode, Unit, WriteError};
+use crate::store::{
+    FacilityKey, IndexEntry, IndexValue, Mutation, Precondition, Scope, Store, Stored, Subject, TypeCode, Unit, WriteError,
+};
 use crate::terminology::Terminology;
 use crate::validate::{Profiles, Validator};
 use arc_swap::ArcSwap;
@@ -92,7 +94,12 @@ impl Draft {
             if names_another && type_name != "Patient" {
                 about = About::Unknown;
             } else {
-                traits = gate::traits(&facts);
+                let indexed = |name: &str, id: &str| {
+                    entries.iter().any(|entry| {
+                        matches!(&entry.value, IndexValue::Reference { type_name, id: other } if &**type_name == name && &**other == id)
+                    })
+                };
+                traits = gate::traits(&facts, indexed);
             }
         }
         let consent = (type_name == "Consent").then(|| Box::new(resource.clone()));
@@ -616,10 +623,10 @@ impl Writer {
             return Err(Refusal::new(RefusalKind::Forbidden, Issue::error(IssueCode::Forbidden, words)));
         }
         if stored.is_some_and(|stored| stored.owner < 0 && stored.owner != CONSENT_DESK) {
-            return self.step_on_record(&wanted.action, stored, author).await;
+            return self.step_on_record(&wanted, stored, author).await;
         }
         if let Some(foreign) = stored.filter(|stored| !may_change(author, type_name, stored.owner)) {
-            return self.step_on_foreign(&wanted.action, foreign, author).await;
+            return self.step_on_foreign(&wanted, foreign, author).await;
         }
         if let Some(caller) = &author.caller {
             self.check_reach(&wanted.action, live, caller)?;
@@ -726,22 +733,22 @@ impl Writer {
     }
 
     /// What lango recorded nobody changes, not even who may see it.
-    async fn step_on_record(&self, action: &Action, stored: Option<&Stored>, author: &Author) -> Result<Step, Refusal> {
+    async fn step_on_record(&self, wanted: &Wanted, stored: Option<&Stored>, author: &Author) -> Result<Step, Refusal> {
         let Some(stored) = stored else { return Err(Refusal::not_found()) };
         match self.store.read(stored.type_code, &stored.id, &author.scope).await? {
             Some(_) => {
                 let words = "The server records AuditEvents of its own: nobody changes or removes them.";
                 Err(Refusal::new(RefusalKind::Forbidden, Issue::error(IssueCode::Forbidden, words)))
             }
-            None => self.step_on_foreign(action, stored, author).await,
+            None => self.step_on_foreign(wanted, stored, author).await,
         }
     }
 
     /// What another facility contributed stays as it is. Its id cannot look free (the put would have to succeed), so the
     /// refusal says that the id is taken and nothing else; a delete of what the caller cannot see does nothing, as if it were not there.
-    async fn step_on_foreign(&self, action: &Action, stored: &Stored, author: &Author) -> Result<Step, Refusal> {
+    async fn step_on_foreign(&self, wanted: &Wanted, stored: &Stored, author: &Author) -> Result<Step, Refusal> {
         let visible = stored.body.is_some() && self.store.read(stored.type_code, &stored.id, &author.scope).await?.is_some();
-        match action {
+        match &wanted.action {
             _ if visible => Err(Refusal::new(
                 RefusalKind::Forbidden,
                 Issue::error(
@@ -749,6 +756,9 @@ impl Writer {
                     "The resource belongs to another facility: only that facility and the operator can change it.",
                 ),
             )),
+            // What is refused where nothing is, is refused in the same words here.
+            _ if matches!(wanted.condition, Condition::Version(_)) => Err(Refusal::other_version()),
+            Action::Put(_) if wanted.condition == Condition::Known => Err(Refusal::no_update_as_create()),
             Action::Put(_) => Err(Refusal::new(
                 RefusalKind::Conflict,
                 Issue::error(

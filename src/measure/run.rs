@@ -139,7 +139,11 @@ pub async fn run(setting: &Setting<'_>, measure: &Value, request: &Request) -> R
     let plan = MeasurePlan::compile(measure, setting.terms).map_err(MeasureError::Refused)?;
     let mut facilities = registered(setting, request.facility.as_deref()).await?;
     let scope = match &request.facility {
-        None => setting.scope.clone(),
+        // What patients allow a facility to read is not its own to count.
+        None => match setting.scope {
+            Scope::All => Scope::All,
+            scope => Scope::Owners(scope.owners().to_vec()),
+        },
         Some(_) => match facilities.keys().next() {
             Some(key) => Scope::Owners(vec![*key]),
             None => {

@@ -86,7 +86,7 @@ pub fn about(type_code: TypeCode, resource: &Value, entries: &[IndexEntry], base
     });
     match own {
         Some(own) if type_name == "Patient" || others.all(|other| other == own) => About::Patient(own.into()),
-        None if others.next().is_none() && OPEN.contains(&type_name) => About::Nobody,
+        None if others.next().is_none() && OPEN.contains(&type_name) && !holds_patients(resource, base) => About::Nobody,
         _ => About::Unknown,
     }
 }
@@ -112,6 +112,31 @@ fn named<'r>(type_code: TypeCode, resource: &'r Value, base: &str) -> Option<&'r
         }
     });
     first.map(|(_, id)| id)
+}
+
+/// Whether a resource of an open type holds what is about patients all the same: it refers to one where no search parameter looks, or
+/// contains what is not of an open type itself.
+fn holds_patients(resource: &Value, base: &str) -> bool {
+    let contained = resource.get("contained").and_then(Value::as_array).into_iter().flatten();
+    let mut types = contained.filter_map(|one| one.get("resourceType").and_then(Value::as_str));
+    if types.any(|name| !OPEN.contains(&name)) {
+        return true;
+    }
+    let mut waiting = vec![resource];
+    while let Some(value) = waiting.pop() {
+        match value {
+            Value::Array(list) => waiting.extend(list),
+            Value::Object(members) => {
+                let reference = members.get("reference").and_then(Value::as_str).and_then(|text| values::parse_reference(text, base));
+                if matches!(reference, Some(Reference::Local { type_name: "Patient", .. })) {
+                    return true;
+                }
+                waiting.extend(members.values());
+            }
+            _ => {}
+        }
+    }
+    false
 }
 
 /// Types that are about no patient: definitions, terminology, and the directory of care. A resource of another type that names

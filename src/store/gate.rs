@@ -165,7 +165,7 @@ pub enum Test {
     Touches(Interval),
     /// It is this resource (type, id).
     Instance(Box<str>, Box<str>),
-    /// It refers to this resource (type, id).
+    /// It refers to this resource (type, id) by a search parameter. Other references are facts.
     Refers(Box<str>, Box<str>),
 }
 
@@ -400,8 +400,12 @@ pub fn condition(sql: &mut Sql, alias: &str, rows: Rows, gate: &Gate) {
     if !gate.requesters.is_empty() {
         sql.push(&format!(" OR ({alias}.patient > 0"));
         for requester in &gate.requesters {
-            sql.push(" AND ");
+            sql.push(" AND (");
             verdict(sql, alias, rows, requester, gate.now);
+            if let Some(glass) = &gate.break_glass {
+                broken(sql, alias, rows, glass, requester, gate.now);
+            }
+            sql.push(")");
         }
         sql.push(")");
     }
@@ -413,20 +417,13 @@ pub fn condition(sql: &mut Sql, alias: &str, rows: Rows, gate: &Gate) {
             " OR ({alias}.patient = {CONSENT} AND EXISTS (SELECT 1 FROM rule n WHERE n.consent = {alias}.key AND n.named = 1 AND n.precedence = 1"
         ));
         speaks(sql, "n", requester, gate.now);
-        sql.push("))");
-    }
-    if let (Some(glass), Some(requester)) = (&gate.break_glass, gate.requesters.first()) {
-        sql.push(&format!(" OR ({alias}.patient IN ("));
-        numbers(sql, &glass.patients);
-        sql.push(") AND NOT EXISTS (SELECT 1 FROM class_fact y WHERE y.class = ");
-        trait_of(sql, "class", alias, rows);
-        sql.push(" AND y.fact IN (");
-        numbers(sql, &glass.exempt);
-        sql.push(&format!(
-            ")) AND NOT EXISTS (SELECT 1 FROM rule n WHERE n.patient = {alias}.patient AND n.emergency = 1 AND n.precedence IN (0, 2)"
-        ));
-        effective(sql, "n", alias, rows, requester, gate.now);
-        sql.push("))");
+        sql.push(")");
+        if rows == Rows::Version {
+            // Whom it named before is nobody's business.
+            sql.push(" AND ");
+            current(sql, alias);
+        }
+        sql.push(")");
     }
     sql.push(")");
 }
@@ -465,10 +462,8 @@ pub fn owned(sql: &mut Sql, alias: &str, owners: &[FacilityKey]) {
 fn verdict(sql: &mut Sql, alias: &str, rows: Rows, requester: &Requester, now: Micros) {
     sql.push("coalesce((SELECT min(n.precedence) FROM rule n WHERE n.patient = ");
     sql.push(alias).push(".patient");
-    effective(sql, "n", alias, rows, requester, now);
-    sql.push(" AND (n.children = 0 OR NOT EXISTS (SELECT 1 FROM rule c WHERE c.patient = n.patient AND c.consent = n.consent AND c.parent = n.node");
-    effective(sql, "c", alias, rows, requester, now);
-    sql.push("))), ");
+    effective(sql, alias, rows, requester, now);
+    sql.push("), ");
     match &requester.default {
         Default::Hidden => {
             sql.push("0");
@@ -482,6 +477,34 @@ fn verdict(sql: &mut Sql, alias: &str, rows: Rows, requester: &Requester, now: M
         }
     }
     sql.push(") IN (1, 3)");
+}
+
+/// Or the glass is broken for this row: it is not exempt, and no rule of the patient's that stands names emergencies and denies.
+fn broken(sql: &mut Sql, alias: &str, rows: Rows, glass: &BreakGlass, requester: &Requester, now: Micros) {
+    sql.push(&format!(" OR ({alias}.patient IN ("));
+    numbers(sql, &glass.patients);
+    sql.push(") AND NOT EXISTS (SELECT 1 FROM class_fact y WHERE y.class = ");
+    trait_of(sql, "class", alias, rows);
+    sql.push(" AND y.fact IN (");
+    numbers(sql, &glass.exempt);
+    sql.push(&format!(
+        ")) AND NOT EXISTS (SELECT 1 FROM rule n WHERE n.patient = {alias}.patient AND n.emergency = 1 AND n.precedence IN (0, 2)"
+    ));
+    effective(sql, alias, rows, requester, now);
+    sql.push("))");
+}
+
+/// The row is the current version.
+fn current(sql: &mut Sql, alias: &str) {
+    sql.push(&format!("EXISTS (SELECT 1 FROM resource o WHERE o.key = {alias}.key AND o.version = {alias}.version)"));
+}
+
+/// The rule `n` matches and none of its exceptions does.
+fn effective(sql: &mut Sql, alias: &str, rows: Rows, requester: &Requester, now: Micros) {
+    matches(sql, "n", alias, rows, requester, now);
+    sql.push(" AND (n.children = 0 OR NOT EXISTS (SELECT 1 FROM rule c WHERE c.patient = n.patient AND c.consent = n.consent AND c.parent = n.node");
+    matches(sql, "c", alias, rows, requester, now);
+    sql.push("))");
 }
 
 /// The rule of `rule` speaks of this requester, now.
@@ -502,7 +525,7 @@ fn speaks(sql: &mut Sql, rule: &str, requester: &Requester, now: Micros) {
 }
 
 /// The rule of `rule` speaks of this requester, now, and of this row.
-fn effective(sql: &mut Sql, rule: &str, alias: &str, rows: Rows, requester: &Requester, now: Micros) {
+fn matches(sql: &mut Sql, rule: &str, alias: &str, rows: Rows, requester: &Requester, now: Micros) {
     speaks(sql, rule, requester, now);
     sql.push(&format!(
         " AND ({rule}.parts = 0 OR {rule}.parts = (SELECT count(DISTINCT k.part) FROM rule_part k \
@@ -532,10 +555,17 @@ fn effective(sql: &mut Sql, rule: &str, alias: &str, rows: Rows, requester: &Req
     trait_of(sql, "high", alias, rows);
     sql.push(" > k.low)");
     sql.push(&format!(" WHEN {} THEN k.value = {alias}.key", Test::INSTANCE));
-    sql.push(&format!(
-        " WHEN {} THEN EXISTS (SELECT 1 FROM reference x WHERE x.key = {alias}.key AND x.target = k.value AND x.until = 0)",
-        Test::REFERS
-    ));
+    let refers = format!("EXISTS (SELECT 1 FROM reference x WHERE x.key = {alias}.key AND x.target = k.value AND x.until = 0)");
+    sql.push(&format!(" WHEN {} THEN ", Test::REFERS));
+    match rows {
+        Rows::Index => _ = sql.push(&refers),
+        // What an old version referred to cannot be told: that closes.
+        Rows::Version => {
+            sql.push("CASE WHEN ");
+            current(sql, alias);
+            sql.push(&format!(" THEN {refers} ELSE {rule}.precedence IN (0, 2) END"));
+        }
+    }
     sql.push(" END))");
 }
 

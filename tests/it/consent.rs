@@ -7,15 +7,15 @@ use serde_json::{Value, json};
 use std::collections::BTreeSet;
 
 /// HF-A holds the records of Patient/a and Patient/b; HF-B asks for treatment; the desk records consents.
-struct World {
-    server: TestServer,
-    holder: String,
-    asker: String,
-    desk: String,
+pub struct World {
+    pub server: TestServer,
+    pub holder: String,
+    pub asker: String,
+    pub desk: String,
 }
 
 impl World {
-    async fn new(db: &TestDb) -> World {
+    pub async fn new(db: &TestDb) -> World {
         add_signing_client(db, "holder", "HF-A", "").await;
         add_signing_client(db, "asker", "HF-B", "facility clinician").await;
         add_signing_client(db, "desk", "DESK", "consent-recorder").await;
@@ -38,23 +38,23 @@ impl World {
         world
     }
 
-    async fn send(&self, token: &str, method: &str, path: &str, body: &Value) -> (u16, Value) {
+    pub async fn send(&self, token: &str, method: &str, path: &str, body: &Value) -> (u16, Value) {
         let request = self.server.client.request(method.parse().unwrap(), self.server.url(path)).bearer_auth(token);
         answer(request.header("content-type", "application/fhir+json").body(body.to_string())).await
     }
 
-    async fn get(&self, token: &str, path: &str) -> (u16, Value) {
+    pub async fn get(&self, token: &str, path: &str) -> (u16, Value) {
         answer(self.server.client.get(self.server.url(path)).bearer_auth(token)).await
     }
 
-    async fn put(&self, token: &str, body: &Value) {
+    pub async fn put(&self, token: &str, body: &Value) {
         let path = format!("/fhir/{}/{}", body["resourceType"].as_str().unwrap(), body["id"].as_str().unwrap());
         let (status, answer) = self.send(token, "PUT", &path, body).await;
         assert!(matches!(status, 200 | 201), "{path}: {answer}");
     }
 
     /// The ids in a searchset; the total, when it is there, counts the matches.
-    async fn ids(&self, token: &str, path: &str) -> BTreeSet<String> {
+    pub async fn ids(&self, token: &str, path: &str) -> BTreeSet<String> {
         let (status, bundle) = self.get(token, path).await;
         assert_eq!(status, 200, "{path}: {bundle}");
         let entries = bundle["entry"].as_array().cloned().unwrap_or_default();
@@ -62,6 +62,14 @@ impl World {
         if let Some(total) = bundle["total"].as_u64() {
             assert_eq!(matches, total, "{path}");
         }
+        entries.iter().filter_map(|entry| entry["resource"]["id"].as_str()).map(str::to_owned).collect()
+    }
+
+    /// The ids on a page.
+    pub async fn ids_of_page(&self, token: &str, path: &str) -> BTreeSet<String> {
+        let (status, bundle) = self.get(token, path).await;
+        assert_eq!(status, 200, "{path}: {bundle}");
+        let entries = bundle["entry"].as_array().cloned().unwrap_or_default();
         entries.iter().filter_map(|entry| entry["resource"]["id"].as_str()).map(str::to_owned).collect()
     }
 
@@ -97,7 +105,7 @@ impl World {
         seen
     }
 
-    async fn consent(&self, id: &str, provision: Value) {
+    pub async fn consent(&self, id: &str, provision: Value) {
         self.put(&self.desk, &consent(id, "a", provision)).await;
     }
 }
@@ -113,7 +121,7 @@ fn organization(id: &str, code: &str, parent: Option<&str>) -> Value {
     organization
 }
 
-fn encounter(patient: &str) -> Value {
+pub fn encounter(patient: &str) -> Value {
     json!({
         "resourceType": "Encounter", "id": format!("{patient}-visit"), "status": "finished",
         "class": { "system": "http://terminology.hl7.org/CodeSystem/v3-ActCode", "code": "AMB" },
@@ -121,7 +129,7 @@ fn encounter(patient: &str) -> Value {
     })
 }
 
-fn observation(id: &str, patient: &str, code: &str, date: &str, label: Option<&str>) -> Value {
+pub fn observation(id: &str, patient: &str, code: &str, date: &str, label: Option<&str>) -> Value {
     let mut observation = json!({
         "resourceType": "Observation", "id": id, "status": "final",
         "code": { "coding": [{ "system": "http://loinc.org", "code": code }] },
@@ -134,7 +142,7 @@ fn observation(id: &str, patient: &str, code: &str, date: &str, label: Option<&s
     observation
 }
 
-fn consent(id: &str, patient: &str, provision: Value) -> Value {
+pub fn consent(id: &str, patient: &str, provision: Value) -> Value {
     json!({
         "resourceType": "Consent", "id": id, "status": "active",
         "scope": { "coding": [{ "system": "http://terminology.hl7.org/CodeSystem/consentscope", "code": "patient-privacy" }] },
@@ -145,16 +153,16 @@ fn consent(id: &str, patient: &str, provision: Value) -> Value {
     })
 }
 
-fn to(organization: &str) -> Value {
+pub fn to(organization: &str) -> Value {
     let role = json!({ "coding": [{ "system": "http://terminology.hl7.org/CodeSystem/v3-ParticipationType", "code": "IRCP" }] });
     json!([{ "role": role, "reference": { "reference": organization } }])
 }
 
-fn purpose(code: &str) -> Value {
+pub fn purpose(code: &str) -> Value {
     json!([{ "system": "http://terminology.hl7.org/CodeSystem/v3-ActReason", "code": code }])
 }
 
-fn set(ids: &[&str]) -> BTreeSet<String> {
+pub fn set(ids: &[&str]) -> BTreeSet<String> {
     ids.iter().map(|id| (*id).to_owned()).collect()
 }
 

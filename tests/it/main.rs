@@ -1,6 +1,7 @@
 //! The integration tests, one binary: they drive the real server over HTTP, on SQLite and on PostgreSQL.
 
 mod access;
+mod audit;
 mod break_glass;
 mod bundles;
 mod conditional;
@@ -16,8 +17,10 @@ mod histories;
 mod hostile;
 mod house;
 mod interactions;
+mod leaks;
 mod lookup;
 mod measure;
+mod non_interference;
 mod patches;
 mod registry;
 mod search_deep;
@@ -35,3 +38,4 @@ mod templates;
 mod upkeep;
 mod validation;
 mod visits;
+mod withdrawal;

@@ -34,6 +34,9 @@ impl Action {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Agent {
+    /// lango itself, on the operator's word.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub lango: bool,
     /// The client's id; `None`: nobody logged in, or `--auth open`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub client: Option<String>,
@@ -70,6 +73,7 @@ impl Agent {
         };
         let client = caller.client.clone();
         Agent {
+            lango: false,
             roles: if client.is_some() { caller.roles.iter().map(|role| role.as_str().to_owned()).collect() } else { Vec::new() },
             client,
             person: caller.person.clone(),

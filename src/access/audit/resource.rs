@@ -119,6 +119,7 @@ fn agents(event: &Event, purposes: &[Value], naming: &Naming, is_decision: bool)
     let mut client = json!({ "type": { "coding": [coding(DCM, client_type.0, client_type.1)] } });
     client["who"] = match &agent.client {
         Some(id) => json!({ "identifier": { "system": CLIENT_SYSTEM, "value": id } }),
+        None if agent.lango => server(naming),
         None => json!({ "display": "not logged in" }),
     };
     client["requestor"] = person.is_none().into();

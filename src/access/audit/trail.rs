@@ -98,6 +98,13 @@ impl Trail {
         }
     }
 
+    /// Of lango's own work, such as a command of the operator's: what it changes is recorded.
+    pub fn of_lango(recorder: Recorder, command: &str) -> Trail {
+        let mut trail = Trail::new(recorder, None, command, None, None);
+        trail.agent.lango = true;
+        trail
+    }
+
     /// Runs `work` with this trail.
     pub async fn follow<F: Future>(self: &Arc<Self>, work: F) -> F::Output {
         CURRENT.scope(Arc::clone(self), work).await

@@ -6,9 +6,9 @@ use super::super::state::FhirState;
 use super::Call;
 use super::answer::Answer;
 use super::target::Target;
-use crate::access::Role;
 use crate::access::audit::resource::{self, audit_event};
 use crate::access::audit::{self, Action, Event, Shape};
+use crate::access::{Interaction, Role};
 use crate::definitions;
 use crate::fhir::{Issue, IssueCode};
 use crate::ingest::{Refusal, RefusalKind};
@@ -54,10 +54,15 @@ const MOST_ROWS: u32 = 10_000;
 /// `Patient/[id]/$disclosures`: who got data of this person from lango, when, what of it, for what purpose, and which Consents allowed
 /// it; newest first. For the person and for the privacy officer. `_count` events a page, `_before` a place, from the next link.
 pub async fn disclosures(call: &Call<'_>, type_code: TypeCode, id: &str) -> Result<Answer, Failure> {
-    let own = call.caller.person.is_some() && call.caller.patient.as_deref() == Some(id);
-    if !(own || call.caller.has_role(Role::Operator)) {
+    let caller = call.caller;
+    // A practitioner's token may have a patient in context, who is somebody else.
+    let own = caller.person.is_some() && caller.claimed.practitioner.is_none() && caller.patient.as_deref() == Some(id);
+    if !(own || caller.has_role(Role::Operator)) {
         let words = "Who saw a record is told to the person whom it is about and to the privacy officer (role operator).";
         return Err(Refusal::new(RefusalKind::Forbidden, Issue::error(IssueCode::Forbidden, words)).into());
+    }
+    if !own {
+        call.caller.require("AuditEvent", Interaction::Read).map_err(Refusal::from)?;
     }
     let (mut count, mut before) = (DEFAULT_COUNT, i64::MAX);
     for (name, value) in &call.query {
@@ -131,7 +136,8 @@ fn shape(method: &Method, uri: &Uri, held: &Held<'_>) -> Shape {
         ("GET" | "HEAD", Some(Target::Instance(..))) => (Read, "read"),
         ("GET" | "HEAD", Some(Target::Version(..))) => (Read, "vread"),
         ("GET" | "HEAD", Some(Target::History(..))) => (Read, "history-instance"),
-        ("GET" | "HEAD", Some(Target::Type(_) | Target::Compartment(..))) | ("POST", Some(Target::Search(_) | Target::CompartmentSearch(..))) => (Execute, "search-type"),
+        ("GET" | "HEAD", Some(Target::Type(_) | Target::Compartment(..)))
+        | ("POST", Some(Target::Search(_) | Target::CompartmentSearch(..))) => (Execute, "search-type"),
         ("POST", Some(Target::Type(_))) => (Create, "create"),
         ("PUT", Some(Target::Type(_) | Target::Instance(..))) => (Update, "update"),
         ("PATCH", Some(Target::Type(_) | Target::Instance(..))) => (Update, "patch"),
@@ -239,8 +245,7 @@ mod tests {
         let held: Held<'_> = serde_json::from_str(body).unwrap();
         let mut names = HashSet::new();
         held.names(&mut names);
-        let mut names: Vec<String> =
-            names.into_iter().map(|(code, id)| format!("{}/{id}", definitions::r4().type_name(code))).collect();
+        let mut names: Vec<String> = names.into_iter().map(|(code, id)| format!("{}/{id}", definitions::r4().type_name(code))).collect();
         names.sort();
         assert_eq!(names, ["Bundle/x", "List/l", "Observation/o", "Patient/a"]);
         assert_eq!(held.refusals(), [(1, 404)]);

@@ -10,7 +10,7 @@ use crate::definitions;
 use crate::fhir::time::{format_instant, now, parse_interval};
 use crate::search::parse::CURSOR;
 use crate::store::history::{HistoryOf, HistoryPage, Versions};
-use crate::store::{Stored, TypeCode};
+use crate::store::{Scope, Stored, TypeCode};
 
 /// Versions of a page when the request does not say, and at most.
 const DEFAULT: u32 = 20;
@@ -21,7 +21,9 @@ pub async fn of_instance(call: &Call<'_>, type_code: TypeCode, id: &str) -> Resu
     let asked = Asked::read(call)?;
     let newest = call.readable(call.state.store.read(type_code, id, &call.caller.scope).await?)?;
     // Versions are numbered without gaps, deletes included; a total would tell of those that are left out.
-    let whole = asked.selects_all() && call.caller.reaches_all(type_code, &[Interaction::Read]);
+    let scope = &call.caller.scope;
+    let own = *scope == Scope::All || scope.owners().contains(&newest.owner);
+    let whole = own && asked.selects_all() && call.caller.reaches_all(type_code, &[Interaction::Read]);
     let path = format!("{}/{id}/_history", definitions::r4().type_name(type_code));
     answer(call, &HistoryOf::Instance(type_code, id), &path, &asked, whole.then_some(newest.version)).await
 }

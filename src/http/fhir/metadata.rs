@@ -49,6 +49,11 @@ pub fn statement(state: &FhirState) -> Answer {
     }
     let statement = json!({
         "resourceType": "CapabilityStatement",
+        "text": {
+            "status": "generated",
+            "div": "<div xmlns=\"http://www.w3.org/1999/xhtml\">What this lango server does: FHIR R4, every resource type, every search parameter.</div>",
+        },
+        "name": "Lango",
         "status": "active",
         "date": "2026-11-21",
         "publisher": operator.name,

@@ -1,6 +1,6 @@
 //! Pages: the order of the matches, and what comes after a cursor.
 
-use super::{Compiler, holds, scope_condition, version_condition, visible};
+use super::{Compiler, holds, named_condition, scope_condition, version_condition, visible};
 use crate::store::query::*;
 
 impl Compiler<'_> {
@@ -64,7 +64,7 @@ impl Compiler<'_> {
             visible(self.sql, "h.txn", snapshot);
             self.sql.push(" AND NOT ");
             visible(self.sql, "h.until", snapshot);
-            version_condition(self.sql, "h", &query.scope);
+            named_condition(self.sql, "h", &query.scope);
         }
         self.sql.push(") p");
         if let Some(cursor) = cursor

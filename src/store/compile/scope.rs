@@ -14,12 +14,17 @@ pub fn version_condition(sql: &mut Sql, alias: &str, scope: &Scope) {
     condition(sql, alias, Rows::Version, scope);
 }
 
-/// Like [`version_condition`], for a read by name, where a delete can be met: to all but its contributor what was deleted
-/// never existed. `key` is the resource's, of which the row may be any version.
+/// Like [`version_condition`], for rows that may be an old version or a delete: to all but its contributor what was deleted never
+/// existed, and what is hidden today is hidden with everything that it ever was. A label that comes late protects the past too.
 pub fn named_condition(sql: &mut Sql, alias: &str, scope: &Scope) {
     version_condition(sql, alias, scope);
     if let Scope::Gate(_) | Scope::Owners(_) = scope {
-        sql.push(&format!(" AND (EXISTS (SELECT 1 FROM resource g WHERE g.key = {alias}.key AND g.live > 0) OR "));
+        sql.push(&format!(
+            " AND ({alias}.live > 0 AND EXISTS (SELECT 1 FROM resource g WHERE g.key = {alias}.key AND g.live > 0 \
+             AND (g.version = {alias}.version OR 1 = 1"
+        ));
+        version_condition(sql, "g", scope);
+        sql.push(")) OR ");
         gate::owned(sql, alias, scope.owners());
         sql.push(")");
     }

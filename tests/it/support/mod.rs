@@ -6,6 +6,7 @@ pub mod postgres;
 pub mod program;
 pub mod server;
 pub mod smart;
+pub mod worlds;
 
 pub use postgres::postgres_url;
 pub use server::{TestServer, answer};

@@ -1,0 +1,108 @@
+//! A withdrawal counts from its acknowledgement on, for everybody, in every process.
+
+use crate::consent::World;
+use crate::support::server::answer;
+use crate::support::smart::signed_token;
+use crate::support::{TestDb, TestServer, both_databases};
+use serde_json::{Value, json};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+const READERS: usize = 16;
+/// Times that the consent is given and withdrawn.
+const ROUNDS: usize = 4;
+
+/// Ways to the records of Patient/a.
+const WAYS: [&str; 10] = [
+    "Observation/a-hr",
+    "Observation/a-hr/_history/1",
+    "Observation/a-hiv/_history",
+    "Observation?patient=Patient/a",
+    "Observation?code=8867-4&_total=accurate",
+    "Observation?_summary=count",
+    "Encounter?_has:Observation:encounter:code=8867-4",
+    "Encounter?_revinclude=Observation:encounter",
+    "Patient/a/Observation",
+    "_history",
+];
+
+/// Whether an answer holds anything of the patient.
+fn holds(answer: &Value) -> bool {
+    let text = answer.to_string();
+    text.contains("a-hr") || text.contains("a-hiv") || text.contains("a-visit") || answer["total"].as_u64().is_some_and(|total| total > 0)
+}
+
+/// Reads from `servers` without a pause while the consent comes and goes. A request that was sent after the acknowledgement of a withdrawal and
+/// was answered before the consent came back must be empty.
+async fn readers_see_nothing(world: &World, servers: &[(&TestServer, &str)]) {
+    let stop = Arc::new(AtomicBool::new(false));
+    // Odd while a withdrawal is acknowledged and nothing else was begun.
+    let state = Arc::new(AtomicUsize::new(0));
+    let (full, empty) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let mut readers = Vec::new();
+    for reader in 0..READERS {
+        let (server, token) = servers[reader % servers.len()];
+        let (client, base, token) = (server.client.clone(), server.base.clone(), token.to_owned());
+        let (stop, state, full, empty) = (Arc::clone(&stop), Arc::clone(&state), Arc::clone(&full), Arc::clone(&empty));
+        readers.push(tokio::spawn(async move {
+            let mut way = reader;
+            while !stop.load(Ordering::SeqCst) {
+                way += 1;
+                let path = WAYS[way % WAYS.len()];
+                let before = state.load(Ordering::SeqCst);
+                let (_, told) = answer(client.get(format!("{base}/fhir/{path}")).bearer_auth(&token)).await;
+                let withdrawn = before % 2 == 1 && state.load(Ordering::SeqCst) == before;
+                assert!(!(withdrawn && holds(&told)), "{path} after the withdrawal: {told}");
+                if holds(&told) { &full } else { &empty }.fetch_add(1, Ordering::SeqCst);
+            }
+        }));
+    }
+    let more = async |counter: &AtomicUsize| {
+        let until = counter.load(Ordering::SeqCst) + 2 * READERS;
+        while counter.load(Ordering::SeqCst) < until && !readers.iter().any(|reader| reader.is_finished()) {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    for round in 0..ROUNDS {
+        world.consent("c", json!({ "type": "permit" })).await;
+        more(&full).await;
+        // Withdrawn in each of the ways there are: deleted, inactive, narrowed, denied by another.
+        match round % 4 {
+            0 => assert_eq!(world.send(&world.desk, "DELETE", "/fhir/Consent/c", &Value::Null).await.0, 204),
+            1 => {
+                let mut inactive = crate::consent::consent("c", "a", json!({ "type": "permit" }));
+                inactive["status"] = json!("inactive");
+                world.put(&world.desk, &inactive).await;
+            }
+            2 => world.consent("c", json!({ "type": "permit", "purpose": crate::consent::purpose("HPAYMT") })).await,
+            _ => world.consent("d", json!({ "type": "deny" })).await,
+        }
+        state.fetch_add(1, Ordering::SeqCst);
+        more(&empty).await;
+        state.fetch_add(1, Ordering::SeqCst);
+    }
+    stop.store(true, Ordering::SeqCst);
+    for reader in readers {
+        reader.await.expect("no reader saw what was withdrawn");
+    }
+}
+
+both_databases!(
+    async fn no_answer_after_the_acknowledgement_holds_what_was_withdrawn(db: &TestDb) {
+        let world = World::new(db).await;
+        readers_see_nothing(&world, &[(&world.server, &world.asker)]).await;
+    }
+);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nor_one_of_another_process_on_the_database() {
+    let db = TestDb::postgres().await;
+    let world = World::new(&db).await;
+    let second = TestServer::smart(&db).await;
+    let token = signed_token(&second, "asker", &json!({ "purpose_of_use": "TREAT" })).await;
+    readers_see_nothing(&world, &[(&second, &token), (&world.server, &world.asker)]).await;
+    second.stop().await;
+    drop(world);
+    db.discard().await;
+}
