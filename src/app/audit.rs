@@ -3,9 +3,9 @@
 //! Every process does all of it; the database lets one seal at a time, and what two publish at once is the same.
 
 use super::App;
-use crate::access::audit::{Event, Recorder, Trail};
 use crate::access::audit::checkpoint::{Kind, Notary};
 use crate::access::audit::resource::{Naming, audit_event};
+use crate::access::audit::{Event, Recorder, Trail};
 use crate::definitions;
 use crate::fhir::time::{Micros, now};
 use crate::ingest::write::Draft;

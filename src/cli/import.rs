@@ -37,18 +37,18 @@ impl Import {
         };
         let loader = app.loader(caller);
         let work = loader.load(files, |file, verdict, total| {
-                bar.set_message(format!("{} resources, {} records", total.resources, total.records));
-                bar.inc(1);
-                let (fate, problems) = match verdict {
-                    Verdict::Loaded => return,
-                    Verdict::Partly { stored, problems } => (format!("{stored} stored, the rest not"), problems),
-                    Verdict::Refused(problems) => ("nothing of it was stored".to_owned(), problems),
-                };
-                bar.suspend(|| {
-                    eprintln!("{}: {fate}:", file.display());
-                    problems.iter().for_each(|line| eprintln!("  {line}"));
-                });
+            bar.set_message(format!("{} resources, {} records", total.resources, total.records));
+            bar.inc(1);
+            let (fate, problems) = match verdict {
+                Verdict::Loaded => return,
+                Verdict::Partly { stored, problems } => (format!("{stored} stored, the rest not"), problems),
+                Verdict::Refused(problems) => ("nothing of it was stored".to_owned(), problems),
+            };
+            bar.suspend(|| {
+                eprintln!("{}: {fate}:", file.display());
+                problems.iter().for_each(|line| eprintln!("  {line}"));
             });
+        });
         let total = app.recorded("lango import", work).await;
         bar.finish_and_clear();
         say!("{}", summary(&total));

@@ -21,7 +21,8 @@ impl Leaks {
         add_signing_client(db, "other", "HF-C", "facility clinician").await;
         add_signing_client(db, "district-office", "D-1", "facility clinician").await;
         let world = World::new(db).await;
-        let no_hiv = json!([{ "type": "deny", "securityLabel": [{ "system": "http://terminology.hl7.org/CodeSystem/v3-ActCode", "code": "HIV" }] }]);
+        let no_hiv =
+            json!([{ "type": "deny", "securityLabel": [{ "system": "http://terminology.hl7.org/CodeSystem/v3-ActCode", "code": "HIV" }] }]);
         let provision = json!({ "type": "permit", "actor": to("Organization/hf-b"), "purpose": purpose("TREAT"), "provision": no_hiv });
         world.put(&world.desk, &consent("c", "a", provision)).await;
         Leaks { world, tried: Default::default() }
@@ -41,7 +42,8 @@ impl Leaks {
         let response = request.body(body.to_owned()).send().await.expect("an answer");
         let volatile = ["date", "x-request-id", "content-length"];
         let headers = response.headers().iter().filter(|(name, _)| !volatile.contains(&name.as_str()));
-        let headers = headers.map(|(header, value)| (header.to_string(), value.to_str().unwrap_or_default().replace(name, "NAME"))).collect();
+        let headers =
+            headers.map(|(header, value)| (header.to_string(), value.to_str().unwrap_or_default().replace(name, "NAME"))).collect();
         let status = response.status().as_u16();
         let mut text = response.text().await.unwrap();
         if let Ok(mut body) = serde_json::from_str::<Value>(&text)
@@ -87,28 +89,46 @@ impl Leaks {
                 assert!(!headers.contains_key("etag") && !headers.contains_key("last-modified"), "{path}");
                 self.same_with("HEAD", &format!("/fhir/{path}"), &[], "", hidden).await;
                 self.same_with("GET", &format!("/fhir/{path}"), &[("if-none-match", "W/\"1\"")], "", hidden).await;
-                self.same_with("GET", &format!("/fhir/{path}"), &[("if-modified-since", "Sat, 21 Nov 2099 04:36:13 GMT")], "", hidden).await;
+                self.same_with("GET", &format!("/fhir/{path}"), &[("if-modified-since", "Sat, 21 Nov 2099 04:36:13 GMT")], "", hidden)
+                    .await;
             }
         }
         self.leak(2);
         assert_eq!(self.ids("Observation?status=final").await, set(&["a-hr"]));
         assert_eq!(self.ids("Observation?code=75622-1,8867-4&_total=accurate").await, set(&["a-hr"]));
         self.leak(3);
-        for (path, total) in [("Observation?_summary=count", 1), ("Observation?_count=0&_total=accurate", 1), ("Patient?_total=accurate", 1), ("Observation?code=75622-1&_summary=count", 0)] {
+        for (path, total) in [
+            ("Observation?_summary=count", 1),
+            ("Observation?_count=0&_total=accurate", 1),
+            ("Patient?_total=accurate", 1),
+            ("Observation?code=75622-1&_summary=count", 0),
+        ] {
             assert_eq!(self.world.get(&self.world.asker, &format!("/fhir/{path}")).await.1["total"], total, "{path}");
         }
         self.leak(5);
-        for path in ["Observation?subject:Patient.family=mushi", "Observation?encounter.subject:Patient.family=mushi", "Observation?subject:Patient._id=a,b"] {
+        for path in [
+            "Observation?subject:Patient.family=mushi",
+            "Observation?encounter.subject:Patient.family=mushi",
+            "Observation?subject:Patient._id=a,b",
+        ] {
             assert_eq!(self.ids(path).await, set(&["a-hr"]), "{path}");
         }
         self.leak(6);
-        assert_eq!(self.ids("Patient?_has:Observation:patient:code=75622-1").await, set(&[]), "not even of her own who consented to the rest");
+        assert_eq!(
+            self.ids("Patient?_has:Observation:patient:code=75622-1").await,
+            set(&[]),
+            "not even of her own who consented to the rest"
+        );
         assert_eq!(self.ids("Patient?_has:Observation:patient:code=8867-4").await, set(&["a"]));
         assert_eq!(self.ids("Patient?_has:Encounter:patient:_has:Observation:encounter:code=75622-1").await, set(&[]));
         self.leak(7);
-        for path in ["Observation?_filter=code eq 75622-1 or status eq final", "Observation?value-string:contains=x", "Observation?_tag:missing=true",
-            "Observation?code:not=nothing", "Observation?code-value-string=8867-4$x,75622-1$x"]
-        {
+        for path in [
+            "Observation?_filter=code eq 75622-1 or status eq final",
+            "Observation?value-string:contains=x",
+            "Observation?_tag:missing=true",
+            "Observation?code:not=nothing",
+            "Observation?code-value-string=8867-4$x,75622-1$x",
+        ] {
             let (status, bundle) = self.world.get(&self.world.asker, &format!("/fhir/{path}")).await;
             assert!(matches!(status, 200 | 400), "{path}");
             assert!(!bundle.to_string().contains("-hiv") && !bundle.to_string().contains("b-"), "{path}");
@@ -116,7 +136,10 @@ impl Leaks {
         self.leak(8);
         for path in ["Observation?_sort=date&_count=1", "Observation?_sort=-date&_count=1", "Observation?_sort=-code&_count=1"] {
             let (_, page) = self.world.get(&self.world.asker, &format!("/fhir/{path}")).await;
-            assert!(page["link"].as_array().unwrap().iter().all(|link| link["relation"] != "next"), "{path}: a page that holds all is the last");
+            assert!(
+                page["link"].as_array().unwrap().iter().all(|link| link["relation"] != "next"),
+                "{path}: a page that holds all is the last"
+            );
         }
         self.leak(9);
         for path in ["Observation/@?_elements=code", "Observation?_id=@&_elements=code", "Observation?_id=@&_summary=text"] {
@@ -127,21 +150,44 @@ impl Leaks {
             self.same(path, "b").await;
         }
         self.leak(12);
-        for path in ["_history", "Observation/_history", "Encounter/_history", "Patient/_history", "_history?_since=2020", "_history?_at=2099"] {
+        for path in
+            ["_history", "Observation/_history", "Encounter/_history", "Patient/_history", "_history?_since=2020", "_history?_at=2099"]
+        {
             let (status, bundle) = self.world.get(&self.world.asker, &format!("/fhir/{path}")).await;
             assert_eq!(status, 200, "{path}");
             assert!(!bundle.to_string().contains("-hiv") && !bundle.to_string().contains("/b"), "{path}: {bundle}");
             assert!(bundle.get("total").is_none(), "{path}");
         }
         self.leak(21);
-        for path in ["Patient/@", "Patient?_id=@", "Patient?identifier=@", "Observation?patient=@", "Observation?subject=Patient/@&_summary=count", "Encounter?_id=@-visit"] {
+        for path in [
+            "Patient/@",
+            "Patient?_id=@",
+            "Patient?identifier=@",
+            "Observation?patient=@",
+            "Observation?subject=Patient/@&_summary=count",
+            "Encounter?_id=@-visit",
+        ] {
             self.same(path, "b").await;
         }
         self.leak(35);
-        for path in ["Observation?_id=a-hr,b-hr", "Observation?patient=a,b", "Observation?patient=a&patient=a", "Observation?patient=Patient/b,Patient/a"] {
+        for path in [
+            "Observation?_id=a-hr,b-hr",
+            "Observation?patient=a,b",
+            "Observation?patient=a&patient=a",
+            "Observation?patient=Patient/b,Patient/a",
+        ] {
             assert_eq!(self.ids(path).await, set(&["a-hr"]), "{path}");
         }
-        for path in ["/fhir/patient/@", "/fhir/Patient/@/", "/fhir//Patient/@", "/fhir/Patient%2F@", "/fhir/Patient/@;x=1", "/fhir/Patient/a,@", "/fhir/Patient/@?_format=html", "/fhir/Patient/@?_method=GET"] {
+        for path in [
+            "/fhir/patient/@",
+            "/fhir/Patient/@/",
+            "/fhir//Patient/@",
+            "/fhir/Patient%2F@",
+            "/fhir/Patient/@;x=1",
+            "/fhir/Patient/a,@",
+            "/fhir/Patient/@?_format=html",
+            "/fhir/Patient/@?_method=GET",
+        ] {
             let (status, _, text) = self.same_with("GET", path, &[], "", "b").await;
             assert!(status >= 400 && !text.contains("family"), "{path}: {status}");
         }
@@ -152,12 +198,21 @@ impl Leaks {
         }
         self.leak(36);
         let absolute = format!("Observation?subject={}/Patient/@", self.world.server.url("/fhir"));
-        for path in [absolute.as_str(), "Observation?_security:not=R&patient=@", "Observation?_list=@", "Observation?_profile=@", "Observation?subject=Patient/@/_history/1"] {
+        for path in [
+            absolute.as_str(),
+            "Observation?_security:not=R&patient=@",
+            "Observation?_list=@",
+            "Observation?_profile=@",
+            "Observation?subject=Patient/@/_history/1",
+        ] {
             self.same(path, "b").await;
         }
         assert_eq!(self.ids("Observation?_security:not=R").await, set(&["a-hr"]));
         assert!(self.status("GET", "/fhir?_type=Patient,Observation", &Value::Null).await >= 400, "there is no search of everything");
-        assert_eq!(self.world.get(&self.world.asker, "/fhir/Observation?_query=all").await.1["entry"].as_array().map_or(0, Vec::len).min(1), self.ids("Observation").await.len().min(1));
+        assert_eq!(
+            self.world.get(&self.world.asker, "/fhir/Observation?_query=all").await.1["entry"].as_array().map_or(0, Vec::len).min(1),
+            self.ids("Observation").await.len().min(1)
+        );
     }
 
     /// 4, 11, 14, 16-18, 25, 31: what hangs together with what is hidden.
@@ -167,15 +222,26 @@ impl Leaks {
         let mixed = json!({ "resourceType": "Observation", "id": "mixed", "status": "final", "code": { "text": "x" }, "subject": { "reference": "Patient/a" },
             "encounter": { "reference": "Encounter/b-visit" }, "hasMember": [{ "reference": "Observation/b-hr" }, { "reference": "Observation/a-hiv" }] });
         self.world.put(holder, &mixed).await;
-        for path in ["Observation?_id=mixed&_include=*", "Observation?_id=mixed&_include=Observation:encounter&_include:iterate=Encounter:subject&_include=Observation:has-member",
-            "Observation?_id=mixed&_revinclude=Observation:has-member"]
-        {
+        for path in [
+            "Observation?_id=mixed&_include=*",
+            "Observation?_id=mixed&_include=Observation:encounter&_include:iterate=Encounter:subject&_include=Observation:has-member",
+            "Observation?_id=mixed&_revinclude=Observation:has-member",
+        ] {
             let seen = self.ids(path).await;
             assert!(seen.is_subset(&set(&["mixed", "a"])), "{path}: {seen:?}");
         }
         assert_eq!(self.ids("Observation?_id=mixed&has-member.code=75622-1").await, set(&[]));
         self.leak(11);
-        for path in ["Patient/@/$everything", "Encounter/@/$everything", "Patient/$everything", "Observation/$lastn", "Composition/@/$document", "Patient/@/$summary", "Patient/@/$graph", "$graphql"] {
+        for path in [
+            "Patient/@/$everything",
+            "Encounter/@/$everything",
+            "Patient/$everything",
+            "Observation/$lastn",
+            "Composition/@/$document",
+            "Patient/@/$summary",
+            "Patient/@/$graph",
+            "$graphql",
+        ] {
             let (status, ..) = self.same(path, "b").await;
             assert!((400..500).contains(&status), "{path} is new: it needs its own test");
         }
@@ -187,7 +253,10 @@ impl Leaks {
         self.leak(16);
         for (body, id) in [
             (json!({ "resourceType": "Binary", "id": "scan", "contentType": "text/plain", "data": "TXVzaGk=" }), "scan"),
-            (json!({ "resourceType": "Binary", "id": "scan-of-a", "contentType": "text/plain", "data": "TXVzaGk=", "securityContext": { "reference": "Patient/a" } }), "scan-of-a"),
+            (
+                json!({ "resourceType": "Binary", "id": "scan-of-a", "contentType": "text/plain", "data": "TXVzaGk=", "securityContext": { "reference": "Patient/a" } }),
+                "scan-of-a",
+            ),
         ] {
             self.world.put(holder, &body).await;
             assert_eq!(self.same("Binary/@", id).await.0, 404);
@@ -225,14 +294,28 @@ impl Leaks {
         self.leak(31);
         let mut widened = observation("a-hiv", "a", "75622-1", "2026-05-01", None);
         widened["meta"] = json!({ "security": [] });
-        for body in [&widened, &json!({ "resourceType": "Patient", "id": "b", "link": [{ "other": { "reference": "Patient/a" }, "type": "seealso" }] })] {
+        for body in [
+            &widened,
+            &json!({ "resourceType": "Patient", "id": "b", "link": [{ "other": { "reference": "Patient/a" }, "type": "seealso" }] }),
+        ] {
             let path = format!("/fhir/{}/{}", body["resourceType"].as_str().unwrap(), body["id"].as_str().unwrap());
             assert_eq!(self.status("PUT", &path, body).await, 409, "{path}");
             let patch = [("content-type", "application/json-patch+json")];
-            self.same_with("PATCH", &path.replace(body["id"].as_str().unwrap(), "@"), &patch, r#"[{"op":"remove","path":"/meta/security"}]"#, body["id"].as_str().unwrap()).await;
+            self.same_with(
+                "PATCH",
+                &path.replace(body["id"].as_str().unwrap(), "@"),
+                &patch,
+                r#"[{"op":"remove","path":"/meta/security"}]"#,
+                body["id"].as_str().unwrap(),
+            )
+            .await;
         }
         assert_eq!(self.status("PUT", "/fhir/Consent/own", &consent("own", "b", json!({ "type": "permit" }))).await, 403);
-        assert_eq!(self.status("PUT", "/fhir/Patient/a", &json!({ "resourceType": "Patient", "id": "a" })).await, 403, "what is seen is told to be another's");
+        assert_eq!(
+            self.status("PUT", "/fhir/Patient/a", &json!({ "resourceType": "Patient", "id": "a" })).await,
+            403,
+            "what is seen is told to be another's"
+        );
         assert_eq!(self.world.get(holder, "/fhir/Observation/a-hiv").await.0, 200);
         // The owner's own removal of a label that the content calls for puts it back.
         let plain = json!({ "resourceType": "Condition", "id": "hiv", "subject": { "reference": "Patient/a" }, "meta": { "security": [] },
@@ -248,7 +331,8 @@ impl Leaks {
         self.leak(13);
         for url in ["Observation/@", "Observation?_id=@", "Observation/@/_history", "Patient/@/Observation"] {
             for (kind, hidden) in [("batch", "b-hr"), ("transaction", "a-hiv")] {
-                let bundle = json!({ "resourceType": "Bundle", "type": kind, "entry": [{ "request": { "method": "GET", "url": url } }] }).to_string();
+                let bundle = json!({ "resourceType": "Bundle", "type": kind, "entry": [{ "request": { "method": "GET", "url": url } }] })
+                    .to_string();
                 self.same_with("POST", "/fhir", &json_body, &bundle, hidden).await;
             }
         }
@@ -291,7 +375,13 @@ impl Leaks {
             self.same(&format!("{}/@", body["resourceType"].as_str().unwrap()), body["id"].as_str().unwrap()).await;
         }
         self.leak(20);
-        for path in ["Patient/$match", "Patient/$ihe-pix?sourceIdentifier=@", "Patient?link=Patient/@", "Patient?identifier=@", "Organization?_has:Patient:organization:_id=@"] {
+        for path in [
+            "Patient/$match",
+            "Patient/$ihe-pix?sourceIdentifier=@",
+            "Patient?link=Patient/@",
+            "Patient?identifier=@",
+            "Organization?_has:Patient:organization:_id=@",
+        ] {
             self.same(path, "b").await;
         }
         self.leak(22);
@@ -306,7 +396,13 @@ impl Leaks {
             assert!(headers["vary"].to_ascii_lowercase().contains("authorization"), "{path}");
         }
         self.leak(24);
-        for (path, hidden) in [("Observation/@?_elements=", "b-hr"), ("Observation?_id=@&code=|||", "b-hr"), ("Observation?date=never&_id=@", "b-hr"), ("Observation?_sort=nothing&_id=@", "b-hr"), ("Observation?_cursor=@", "b-hr")] {
+        for (path, hidden) in [
+            ("Observation/@?_elements=", "b-hr"),
+            ("Observation?_id=@&code=|||", "b-hr"),
+            ("Observation?date=never&_id=@", "b-hr"),
+            ("Observation?_sort=nothing&_id=@", "b-hr"),
+            ("Observation?_cursor=@", "b-hr"),
+        ] {
             let (_, _, text) = self.same(path, hidden).await;
             assert!(!text.contains("SELECT") && !text.contains("panicked"), "{path}: {text}");
         }
@@ -333,7 +429,12 @@ impl Leaks {
     async fn who_why_and_when(&self) {
         let World { server, desk, holder, .. } = &self.world;
         self.leak(28);
-        for extension in [json!({}), json!({ "purpose_of_use": "HPAYMT" }), json!({ "purpose_of_use": ["TREAT", "HRESCH"] }), json!({ "purpose_of_use": "treat" })] {
+        for extension in [
+            json!({}),
+            json!({ "purpose_of_use": "HPAYMT" }),
+            json!({ "purpose_of_use": ["TREAT", "HRESCH"] }),
+            json!({ "purpose_of_use": "treat" }),
+        ] {
             let token = signed_token(server, "asker", &extension).await;
             assert_eq!(self.world.ids(&token, "/fhir/Observation").await, set(&[]), "{extension}");
         }
@@ -342,7 +443,10 @@ impl Leaks {
             let token = signed_token(server, client, &json!({ "purpose_of_use": "TREAT" })).await;
             assert_eq!(self.world.ids(&token, "/fhir/Observation").await, set(&[]), "{client}: neither a sibling nor the parent is meant");
         }
-        for claim in [json!({ "purpose_of_use": "TREAT", "organization_id": "HF-B" }), json!({ "purpose_of_use": "TREAT", "organization_id": "HF-A" })] {
+        for claim in [
+            json!({ "purpose_of_use": "TREAT", "organization_id": "HF-B" }),
+            json!({ "purpose_of_use": "TREAT", "organization_id": "HF-A" }),
+        ] {
             assert_eq!(ask_signed(server, "other", &claim).await.0, 400, "nobody acts for another");
         }
         self.leak(32);
@@ -354,7 +458,10 @@ impl Leaks {
             }
         }
         self.leak(33);
-        assert_eq!(self.world.ids(&signed_token(server, "asker", &json!({ "subject_id": "MCT-1" })).await, "/fhir/Observation").await, set(&[]));
+        assert_eq!(
+            self.world.ids(&signed_token(server, "asker", &json!({ "subject_id": "MCT-1" })).await, "/fhir/Observation").await,
+            set(&[])
+        );
         self.leak(15);
         self.world.put(holder, &observation("a-second", "a", "8867-4", "2026-03-06", None)).await;
         let (_, page) = self.world.get(&self.world.asker, "/fhir/Observation?code=8867-4&_count=1").await;
@@ -370,12 +477,16 @@ impl Leaks {
         self.leak(30);
         // B's identifiers in a feed of the asker's link the two, and open nothing.
         let strong = json!([{ "system": "https://lango.health/id/nida", "value": "19900101-1" }]);
-        self.world.put(holder, &json!({ "resourceType": "Patient", "id": "b", "name": [{ "family": "Mushi" }], "identifier": strong })).await;
+        self.world
+            .put(holder, &json!({ "resourceType": "Patient", "id": "b", "name": [{ "family": "Mushi" }], "identifier": strong }))
+            .await;
         self.world.put(&self.world.asker, &json!({ "resourceType": "Patient", "id": "bait", "identifier": strong })).await;
         self.same("Observation?patient=@", "b").await;
         assert_eq!(self.ids("Patient?link=Patient/b,Patient/bait").await, set(&[]), "that they are linked is not told");
         // A false link to her who consented opens nothing of his.
-        self.world.put(holder, &json!({ "resourceType": "Patient", "id": "a", "name": [{ "family": "Mushi" }], "identifier": strong })).await;
+        self.world
+            .put(holder, &json!({ "resourceType": "Patient", "id": "a", "name": [{ "family": "Mushi" }], "identifier": strong }))
+            .await;
         assert_eq!(self.ids("Observation?patient=Patient/b").await, set(&[]), "linked later is not covered");
         self.leak(27);
         self.world.consent("c", json!({ "type": "permit", "period": { "end": "2026-01-31" } })).await;

@@ -41,16 +41,21 @@ fn variable(name: &str, default: u64) -> u64 {
 
 impl Setting {
     async fn new(db: &TestDb, plain_db: &TestDb) -> Setting {
-        for (client, facility, roles) in
-            [("a", "HF-A", ""), ("b", "HF-B", ""), ("asker", "HF-C", "facility clinician"), ("desk", "DESK", "consent-recorder"), ("registry", "MOH", "registry")]
-        {
+        for (client, facility, roles) in [
+            ("a", "HF-A", ""),
+            ("b", "HF-B", ""),
+            ("asker", "HF-C", "facility clinician"),
+            ("desk", "DESK", "consent-recorder"),
+            ("registry", "MOH", "registry"),
+        ] {
             add_signing_client(db, client, facility, roles).await;
         }
         let gate = TestServer::smart(db).await;
         let plain = TestServer::open(plain_db).await;
         let registry = signed_token(&gate, "registry", &json!({})).await;
         let facility = |id: &str, value: &str, parent: Option<&str>| {
-            let mut body = json!({ "resourceType": "Organization", "id": id, "identifier": [{ "system": "urn:lango:facility", "value": value }] });
+            let mut body =
+                json!({ "resourceType": "Organization", "id": id, "identifier": [{ "system": "urn:lango:facility", "value": value }] });
             if let Some(parent) = parent {
                 body["partOf"] = json!({ "reference": format!("Organization/{parent}") });
             }
@@ -171,7 +176,9 @@ impl World<'_> {
     async fn tour(&self) -> Vec<(String, Answered)> {
         let mut told = Vec::new();
         for name in &self.written {
-            for (method, path) in [("GET", name.clone()), ("HEAD", name.clone()), ("GET", format!("{name}/_history")), ("GET", format!("{name}/_history/1"))] {
+            for (method, path) in
+                [("GET", name.clone()), ("HEAD", name.clone()), ("GET", format!("{name}/_history")), ("GET", format!("{name}/_history/1"))]
+            {
                 told.push((format!("{method} {path}"), self.asked(method, &format!("/fhir/{path}"), &[], None).await));
             }
             told.push((format!("304 {name}"), self.asked("GET", &format!("/fhir/{name}"), &[("if-none-match", "W/\"1\"")], None).await));
@@ -179,15 +186,30 @@ impl World<'_> {
         for path in searches(&self.name) {
             told.push((path.clone(), self.asked("GET", &format!("/fhir/{path}"), &[], None).await));
         }
-        for path in ["_history?_count=200", "Observation/_history?_count=200", "Patient/_history?_count=200", "Consent", "Consent/_history?_count=200"] {
+        for path in [
+            "_history?_count=200",
+            "Observation/_history?_count=200",
+            "Patient/_history?_count=200",
+            "Consent",
+            "Consent/_history?_count=200",
+        ] {
             told.push((path.to_owned(), self.asked("GET", &format!("/fhir/{path}"), &[], None).await));
         }
         let form = ("content-type", "application/x-www-form-urlencoded");
-        told.push(("POST _search".into(), self.asked("POST", "/fhir/Observation/_search", &[form], Some("code=a&_count=100".into())).await));
+        told.push((
+            "POST _search".into(),
+            self.asked("POST", "/fhir/Observation/_search", &[form], Some("code=a&_count=100".into())).await,
+        ));
         // What was hidden afterwards is not asked for here, so that the question is the same.
         let late = format!("/{}h", self.name);
-        let entries: Vec<Value> = self.written.iter().filter(|name| !name.contains(&late)).cloned().chain(searches(&self.name).into_iter().take(12))
-            .map(|url| json!({ "request": { "method": "GET", "url": url } })).collect();
+        let entries: Vec<Value> = self
+            .written
+            .iter()
+            .filter(|name| !name.contains(&late))
+            .cloned()
+            .chain(searches(&self.name).into_iter().take(12))
+            .map(|url| json!({ "request": { "method": "GET", "url": url } }))
+            .collect();
         let json = ("content-type", "application/fhir+json");
         let batch = json!({ "resourceType": "Bundle", "type": "batch", "entry": entries });
         told.push(("batch".into(), self.asked("POST", "/fhir", &[json], Some(batch.to_string())).await));
@@ -198,11 +220,21 @@ impl World<'_> {
             let body = json!({ "resourceType": name.split('/').next().unwrap(), "id": name.split('/').nth(1).unwrap() }).to_string();
             let put = self.asked("PUT", &format!("/fhir/{name}"), &[json, ("if-match", "W/\"1\"")], Some(body.clone())).await;
             told.push((format!("PUT if-match {name}"), put));
-            told.push((format!("DELETE if-match {name}"), self.asked("DELETE", &format!("/fhir/{name}"), &[("if-match", "W/\"9\"")], None).await));
+            told.push((
+                format!("DELETE if-match {name}"),
+                self.asked("DELETE", &format!("/fhir/{name}"), &[("if-match", "W/\"9\"")], None).await,
+            ));
             let patch = ("content-type", "application/json-patch+json");
-            told.push((format!("PATCH {name}"), self.asked("PATCH", &format!("/fhir/{name}"), &[patch], Some(r#"[{"op":"add","path":"/language","value":"sw"}]"#.into())).await));
+            told.push((
+                format!("PATCH {name}"),
+                self.asked("PATCH", &format!("/fhir/{name}"), &[patch], Some(r#"[{"op":"add","path":"/language","value":"sw"}]"#.into()))
+                    .await,
+            ));
         }
-        told.push(("DELETE where".into(), self.asked("DELETE", &format!("/fhir/Observation?_id={world}h1&value-string=hidden"), &[], None).await));
+        told.push((
+            "DELETE where".into(),
+            self.asked("DELETE", &format!("/fhir/Observation?_id={world}h1&value-string=hidden"), &[], None).await,
+        ));
         told
     }
 
@@ -223,7 +255,12 @@ impl World<'_> {
             for method in ["GET", "HEAD"] {
                 assert_eq!(tells(&format!("{method} {name}")).status, status, "{}: {method} {name}", self.name);
             }
-            assert_eq!(tells(&format!("GET {name}/_history")).status, if seen || own { 200 } else { 404 }, "{}: {name}/_history", self.name);
+            assert_eq!(
+                tells(&format!("GET {name}/_history")).status,
+                if seen || own { 200 } else { 404 },
+                "{}: {name}/_history",
+                self.name
+            );
             for (version, body) in (1..).zip(&record.versions) {
                 let shown = own || seen && body.as_ref().is_some_and(|body| reader.shows(record.sender, body));
                 if shown {
@@ -236,7 +273,8 @@ impl World<'_> {
             }
         }
         let entries = tells("_history?_count=200").body["entry"].as_array().cloned().unwrap_or_default();
-        let told: BTreeSet<String> = entries.iter().filter_map(version_of).filter(|name| self.records.contains_key(name.rsplit_once('/').unwrap().0)).collect();
+        let told: BTreeSet<String> =
+            entries.iter().filter_map(version_of).filter(|name| self.records.contains_key(name.rsplit_once('/').unwrap().0)).collect();
         assert!(if exact { told == versions } else { told.is_subset(&versions) }, "{}: {told:?} {versions:?}", self.name);
     }
 
@@ -251,11 +289,22 @@ impl World<'_> {
         for path in searches(&self.name) {
             let (status, expected) = self.setting.plain.get(&format!("/fhir/{path}")).await;
             let answered = &told.iter().find(|(asked, _)| *asked == path).unwrap().1;
-            assert_eq!((answered.status, &found(&answered.body)), (status, &found(&expected)), "{}: {path}\n{:#?}", self.name, self.consents);
+            assert_eq!(
+                (answered.status, &found(&answered.body)),
+                (status, &found(&expected)),
+                "{}: {path}\n{:#?}",
+                self.name,
+                self.consents
+            );
             assert_eq!(answered.body["total"], expected["total"], "{}: {path}", self.name);
         }
-        for path in ["Observation?_count=1&_sort=date,_id", "Condition?_count=1", "MedicationRequest?_count=2&_sort=-authoredon,-_id&_total=accurate"] {
-            let (expected, pages) = (self.walk(&self.setting.plain, "", path).await, self.walk(&self.setting.gate, &self.asker, path).await);
+        for path in [
+            "Observation?_count=1&_sort=date,_id",
+            "Condition?_count=1",
+            "MedicationRequest?_count=2&_sort=-authoredon,-_id&_total=accurate",
+        ] {
+            let (expected, pages) =
+                (self.walk(&self.setting.plain, "", path).await, self.walk(&self.setting.gate, &self.asker, path).await);
             assert_eq!(pages, expected, "{}: pages of {path}", self.name);
         }
         let delete = |name: &String| json!({ "request": { "method": "DELETE", "url": name } });
@@ -504,7 +553,8 @@ async fn one_world(setting: &Setting, number: u64) {
         if name.contains('c') && choices.once_in(4) {
             let n: usize = name.rsplit('c').next().unwrap().parse().unwrap_or(0);
             let mut body = worlds::clinical(&mut choices, &world.name, n, 3);
-            (body["id"], body["resourceType"]) = (world.records[&name].body().unwrap()["id"].clone(), world.records[&name].body().unwrap()["resourceType"].clone());
+            (body["id"], body["resourceType"]) =
+                (world.records[&name].body().unwrap()["id"].clone(), world.records[&name].body().unwrap()["resourceType"].clone());
             if name_of(&body) == name && worlds::clinical(&mut choices, &world.name, n, 3)["resourceType"] == body["resourceType"] {
                 let sender = world.records[&name].sender;
                 world.write(Wish { sender, body }).await;

@@ -149,10 +149,12 @@ pub fn clinical(choices: &mut Choices, world: &str, n: usize, patients: usize) -
         }
         1 => json!({ "resourceType": "Condition", "id": id, "code": main, "subject": subject, "encounter": encounter,
             "onsetDateTime": choices.one(&DATES) }),
-        _ => json!({ "resourceType": "MedicationRequest", "id": id, "status": "active", "intent": "order", "medicationCodeableConcept": main,
+        _ => {
+            json!({ "resourceType": "MedicationRequest", "id": id, "status": "active", "intent": "order", "medicationCodeableConcept": main,
             "subject": subject, "encounter": encounter, "authoredOn": choices.one(&DATES),
             // No search parameter knows it.
-            "reasonReference": [to("Condition", &format!("{world}c{}", 1 + 3 * choices.below(patients)))] }),
+            "reasonReference": [to("Condition", &format!("{world}c{}", 1 + 3 * choices.below(patients)))] })
+        }
     };
     label(choices, &mut body, 3);
     body
@@ -160,7 +162,13 @@ pub fn clinical(choices: &mut Choices, world: &str, n: usize, patients: usize) -
 
 fn label(choices: &mut Choices, resource: &mut Value, once_in: usize) {
     if choices.once_in(once_in) {
-        let labels = [code(ACT_CODE, "HIV"), code(ACT_CODE, "ETHUD"), code(CONFIDENTIALITY, "R"), code(CONFIDENTIALITY, "V"), code(CONFIDENTIALITY, "L")];
+        let labels = [
+            code(ACT_CODE, "HIV"),
+            code(ACT_CODE, "ETHUD"),
+            code(CONFIDENTIALITY, "R"),
+            code(CONFIDENTIALITY, "V"),
+            code(CONFIDENTIALITY, "L"),
+        ];
         resource["meta"] = json!({ "security": [choices.one(&labels)] });
     }
 }
@@ -227,7 +235,10 @@ fn criterion(choices: &mut Choices, world: &str) -> (&'static str, Value) {
             ("actor", json!([{ "role": role, "reference": reference }]))
         }
         2 => ("purpose", json!([code(ACT_REASON, choices.one(&["TREAT", "TREAT", "ETREAT", "HPAYMT"]))])),
-        3 => ("class", json!([code(TYPES, choices.one(&["Observation", "Condition", "MedicationRequest", "Encounter", "Patient", "Nothing"]))])),
+        3 => (
+            "class",
+            json!([code(TYPES, choices.one(&["Observation", "Condition", "MedicationRequest", "Encounter", "Patient", "Nothing"]))]),
+        ),
         4 => ("code", json!([choices.one(&[concept(LOCAL, "a"), concept(LOCAL, "b"), concept("http://y", "a"), json!({ "text": "a" })])])),
         5 => {
             let labels = [code(CONFIDENTIALITY, "N"), code(CONFIDENTIALITY, "R"), code(ACT_CODE, "HIV"), code(ACT_CODE, "ETH")];
@@ -313,7 +324,8 @@ impl Reader<'_> {
         let own = facts.name.as_ref().filter(|_| type_name == "Patient");
         patients.extend(own);
         let (1, Some(patient)) = (patients.len(), patients.first()) else { return false };
-        let consents: Vec<Consent> = self.consents.iter().filter(|(_, covers)| covers.contains(*patient)).map(|(consent, _)| consent.clone()).collect();
+        let consents: Vec<Consent> =
+            self.consents.iter().filter(|(_, covers)| covers.contains(*patient)).map(|(consent, _)| consent.clone()).collect();
         consent::decide(&consents, &self.requester, &facts, &Deployment::default()).released
     }
 
