@@ -471,19 +471,20 @@ both_databases!(
             assert_eq!(task(token).await, None, "nobody else's business");
             assert_eq!(ids(&world.get(token, "/fhir/Consent").await.1), set(&[]));
         }
-        assert_eq!(world.found(&world.asker, &[]).await, set(&[]), "asking opens nothing");
+        let observations = [json!({ "name": "type", "valueCode": "Observation" })];
+        assert_eq!(world.found(&world.asker, &observations).await, set(&[]), "asking opens nothing");
         let path = format!("/fhir/{about}");
         asked["status"] = json!("active");
         assert!(matches!(world.send(&world.asker, "PUT", &path, &asked).await.0, 403 | 404 | 409), "nobody answers their own request");
-        assert_eq!(world.found(&world.asker, &[]).await, set(&[]));
+        assert_eq!(world.found(&world.asker, &observations).await, set(&[]));
         // Granted, expired, withdrawn.
         world.put(&world.desk, &asked).await;
         comes_to(&world.asker, "granted").await;
-        assert!(world.found(&world.asker, &[]).await.is_superset(&set(&["a-hr", "c-hr"])));
+        assert_eq!(world.found(&world.asker, &observations).await, set(&["a-hr", "a-psy", "c-hr", "c-psy"]));
         asked["provision"]["period"] = json!({ "end": "2026-01-31" });
         world.put(&world.desk, &asked).await;
         comes_to(&world.asker, "expired").await;
-        assert_eq!(world.found(&world.asker, &[]).await, set(&[]));
+        assert_eq!(world.found(&world.asker, &observations).await, set(&[]));
         asked["status"] = json!("inactive");
         world.put(&world.desk, &asked).await;
         comes_to(&world.asker, "withdrawn").await;

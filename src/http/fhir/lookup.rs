@@ -348,11 +348,11 @@ fn reach(call: &Call<'_>, type_code: TypeCode) -> Reach {
     call.caller.reach(definitions::r4().type_name(type_code), Interaction::Read)
 }
 
-/// The types of the patient compartment that the scopes reach; who looked at a record is no part of the record.
+/// The types of the patient compartment that the scopes reach, but for the record of who looked, which whoever wants it must name.
 fn readable(call: &Call<'_>) -> Result<Vec<TypeCode>, Failure> {
     let r4 = definitions::r4();
-    let compartment = r4.resource_types().iter().filter(|name| **name != "AuditEvent").filter_map(|name| r4.type_code(name));
-    let compartment = compartment.filter(|code| !r4.patient_compartment(*code).is_empty());
+    let names = r4.resource_types().iter().filter(|name| **name != "AuditEvent");
+    let compartment = names.filter_map(|name| r4.type_code(name)).filter(|code| !r4.patient_compartment(*code).is_empty());
     let types: Vec<TypeCode> = compartment.filter(|code| reach(call, *code) != Reach::Nothing).collect();
     if types.is_empty()
         && let Some(patient) = r4.type_code("Patient")

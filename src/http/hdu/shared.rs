@@ -5,7 +5,7 @@
 //! back into the template's main blocks: the client, the visit, vital signs, complaints, diagnoses, chronic conditions, allergies, medicines.
 
 use super::HduError;
-use crate::access::{Caller, Interaction};
+use crate::access::{Caller, Interaction, audit};
 use crate::app::App;
 use crate::definitions;
 use crate::exchange::{Person, Sought};
@@ -102,6 +102,8 @@ async fn page(app: &App, caller: &Caller, query: &str) -> Result<Response, Refus
         let Some(patient) = body(client) else { continue };
         let latest = [("subject".to_owned(), format!("Patient/{}", client.id)), ("_sort".to_owned(), "-date".to_owned())];
         let encounters = app.store.search(&parse(app, caller, "Encounter", &latest)?, visits, None).await?.rows;
+        show(std::slice::from_ref(client));
+        show(&encounters);
         for encounter in &encounters {
             if facility.is_some() && facility != code_of(app, encounter).await?.as_deref() {
                 continue;
@@ -131,6 +133,13 @@ fn identifier_system(kind: &str, facility: Option<&str>) -> Option<String> {
     }
 }
 
+/// For the record of who saw what.
+fn show(rows: &[Stored]) {
+    if let Some(trail) = audit::current() {
+        trail.shows(rows.iter().map(|row| (row.type_code, row.id.clone())));
+    }
+}
+
 fn gender_code(word: &str) -> &'static str {
     match word.chars().next().map(|first| first.to_ascii_lowercase()) {
         Some('m') => "male",
@@ -151,6 +160,7 @@ async fn record(app: &App, caller: &Caller, patient: &Value, encounter: &Stored)
     for name in PARTS {
         let Some(param) = r4.type_code(name).and_then(|type_code| r4.param(type_code, "encounter")) else { continue };
         let found = app.store.referring_to(&[encounter.key], param.id, &caller.scope, MOST_PARTS).await?;
+        show(&found);
         parts.insert(name, found.iter().filter_map(body).collect());
     }
     let of = |name: &str| parts.get(name).map(Vec::as_slice).unwrap_or_default();
