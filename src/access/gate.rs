@@ -107,7 +107,7 @@ fn rule(compiled: &consent::Rule) -> Option<Rule> {
         Effect::Permit => vec![Test::Within(period)],
         Effect::Deny => vec![Test::Touches(period)],
     });
-    let what = compiled.clauses.iter().map(|clause| tests(clause));
+    let what = compiled.clauses.iter().map(tests);
     Some(Rule {
         node: i64::from(compiled.number),
         parent: compiled.parent.map(i64::from),

@@ -360,7 +360,7 @@ mod tests {
                 }
                 Value::Array(items) => {
                     let place = (0..=items.len()).find(|n| n.to_string() == last || (*n == items.len() && last == "-"))?;
-                    Some(Value::Array([&items[..place], &[value.clone()], &items[place..]].concat()))
+                    Some(Value::Array([&items[..place], std::slice::from_ref(value), &items[place..]].concat()))
                 }
                 _ => None,
             })

@@ -5,17 +5,20 @@ use super::{Terminology, TerminologyError};
 use std::collections::HashSet;
 use std::sync::Arc;
 
+/// Codes by their systems.
+pub type CodesBySystem = Vec<(Arc<str>, Vec<String>)>;
+
 impl Terminology {
     /// The codes of a value set by system, inactive ones among them unless the set leaves them out. `set` is its URL, with or
     /// without `|version`, or `ValueSet/id`. More than `limit` are refused.
-    pub fn codes_of_set(&self, set: &str, limit: usize) -> Result<Vec<(Arc<str>, Vec<String>)>, TerminologyError> {
+    pub fn codes_of_set(&self, set: &str, limit: usize) -> Result<CodesBySystem, TerminologyError> {
         let loaded = self.loaded.load();
         let (id, url) = match set.strip_prefix("ValueSet/") {
             Some(id) => (Some(id), None),
             None => (None, Some(set)),
         };
         let set = named_set(&loaded, id, url, None, None)?;
-        let mut lists: Vec<(Arc<str>, Vec<String>)> = Vec::new();
+        let mut lists: CodesBySystem = Vec::new();
         let mut count = 0usize;
         Walk::new(&loaded).each(&set, 0, &mut |member| {
             count += 1;

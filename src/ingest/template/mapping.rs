@@ -171,7 +171,7 @@ impl Compiler<'_> {
         let each = self.optional_expr(map, "for", pointer)?;
         let whole = match map.get("whole") {
             None => None,
-            Some(_) if !each.as_ref().is_some_and(|each| each.member().is_some()) => {
+            Some(_) if each.as_ref().is_none_or(|each| each.member().is_none()) => {
                 return fault(pointer, "whole needs a for that is a plain path: the list that it names");
             }
             Some(Value::Array(parts)) => Some(self.parts(parts, &format!("{pointer}/whole"))?),
