@@ -165,7 +165,9 @@ both_databases!(
         let location = json!({ "resourceType": "Location", "id": "l", "name": "Ward" });
         let (transaction, patient_b) = (bundle("transaction"), json!({ "resourceType": "Patient", "id": "b" }));
         // who, method, path, body, status, events
-        let table: Vec<(&str, &str, &str, &Value, u16, Vec<Told>)> = vec![
+        /// Token, method, path, body, status, events.
+        type Row<'a> = (&'a str, &'a str, &'a str, &'a Value, u16, Vec<Told>);
+        let table: Vec<Row> = vec![
             ("holder", "GET", "/fhir/Patient/a", &none, 200, told(&[("R", "read", 200, "holder", "a")])),
             ("holder", "GET", "/fhir/Patient/a/_history/1", &none, 200, told(&[("R", "vread", 200, "holder", "a")])),
             ("holder", "GET", "/fhir/Patient/a/_history", &none, 200, told(&[("R", "history-instance", 200, "holder", "a")])),

@@ -231,7 +231,7 @@ both_databases!(
                 let (server, value) = (&server, &value);
                 let subject = format!("Patient?identifier=urn:s|{value}");
                 let condition = format!("identifier=urn:s|{value}");
-                let referred = if n % 2 == 0 { subject } else { "urn:uuid:p".to_owned() };
+                let referred = if n.is_multiple_of(2) { subject } else { "urn:uuid:p".to_owned() };
                 let observation = json!({
                     "resourceType": "Observation", "status": "final", "code": { "text": "x" }, "subject": { "reference": referred },
                     "category": [{ "coding": [{ "system": "urn:s", "code": value }] }],

@@ -192,7 +192,7 @@ both_databases!(
         assert!(told.contains("HF-A: 3 records.") && told.contains("HF-C: 3 records."), "{told}");
         // Narrowed.
         let of_type = json!({ "name": "type", "valueCode": "Observation" });
-        assert_eq!(world.found(&world.asker, &[of_type.clone()]).await, set(&["a-hr", "a-psy", "c-hr", "c-psy"]));
+        assert_eq!(world.found(&world.asker, std::slice::from_ref(&of_type)).await, set(&["a-hr", "a-psy", "c-hr", "c-psy"]));
         let of_holder = json!({ "name": "holder", "valueString": "HF-C" });
         assert_eq!(world.found(&world.asker, &[of_type, of_holder]).await, set(&["c-hr", "c-psy"]));
         let since = json!({ "name": "since", "valueInstant": "2099-01-01T00:00:00Z" });
