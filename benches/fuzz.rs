@@ -24,7 +24,13 @@ fn main() {
             let input = mutator.next(&corpus);
             let start = Instant::now();
             let broken = catch_unwind(AssertUnwindSafe(|| target(&input))).is_err();
-            let spent = start.elapsed();
+            let mut spent = start.elapsed();
+            if spent > PATIENCE && !broken {
+                // Another program may have had the processor: slow is what is slow again.
+                let again = Instant::now();
+                target(&input);
+                spent = spent.min(again.elapsed());
+            }
             (runs, slowest) = (runs + 1, slowest.max(spent));
             if broken || spent > PATIENCE {
                 findings += 1;

@@ -3,6 +3,7 @@
 //!     cargo bench --bench server            # both databases, every row of docs/performance.md
 //!     cargo bench --bench server -- sqlite        # one of them
 //!     cargo bench --bench server -- postgres reads  # after loading, only this: reads, searches, measures, start
+//!     cargo bench --bench server -- sqlite reads audit # with every request recorded
 //!     cargo bench --bench server -- sqlite:/tmp/big.db million start searches
 //!                                             # fills this database up to a million resources first, and keeps it
 //!
@@ -17,7 +18,7 @@ mod postgres;
 
 use flate2::read::GzDecoder;
 use lango::cli::Server;
-use lango::config::{AuthMode, Settings};
+use lango::config::{AuditMode, AuthMode, Settings};
 use postgres::{Cluster, Durability};
 use serde_json::{Value, json};
 use std::future::Future;
@@ -63,8 +64,11 @@ struct Running {
     serving: tokio::task::JoinHandle<anyhow::Result<()>>,
 }
 
-async fn start(url: &str) -> Running {
-    let settings = Settings { auth: AuthMode::Open, database: url.parse().expect("a database URL"), ..Settings::default() };
+async fn start(url: &str, parts: &[String]) -> Running {
+    let mut settings = Settings { auth: AuthMode::Open, database: url.parse().expect("a database URL"), ..Settings::default() };
+    if parts.iter().any(|wanted| wanted == "audit") {
+        settings.audit.record = AuditMode::Always;
+    }
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let server = Server::prepare(settings, listener).await.expect("the server starts");
     let base = format!("http://{}", server.address());
@@ -80,7 +84,7 @@ async fn start(url: &str) -> Running {
 async fn measure(database: &str, url: &str, parts: &[String]) {
     let on = |part: &str| parts.is_empty() || parts.iter().any(|wanted| wanted == part);
     let say = |work: &str, result: String| println!("| {database} | {work} | {result} |");
-    let server = start(url).await;
+    let server = start(url, parts).await;
     if parts.iter().any(|wanted| wanted == "million") {
         fill(&server).await;
     } else {
@@ -157,7 +161,7 @@ async fn ingest(server: &Running, say: &impl Fn(&str, String)) {
 
 /// Copies of the Synthea records as other people, until there are a million resources.
 async fn fill(server: &Running) {
-    let uuid = regex::Regex::new(r"(Organization\?identifier=[^\x22]*)?\b([0-9a-f]{8})-([0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})")
+    let uuid = regex::Regex::new(r"(\?identifier=[^\x22]*)?\b([0-9a-f]{8})-([0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})")
         .expect("a pattern");
     let (first, rest) = bundles();
     let entries: usize = rest.iter().map(|(_, entries)| entries).sum();
@@ -218,7 +222,7 @@ async fn read_by_id(server: &Running, say: &impl Fn(&str, String)) {
     let plain = reqwest::Client::builder().no_proxy().no_gzip().pool_max_idle_per_host(64).build().expect("a client");
     let sample = plain.get(&urls[0]).send().await.expect("a read").bytes().await.expect("a body");
     let bare = bare_handler(sample.clone()).await;
-    for clients in [1, CLIENTS] {
+    for clients in [1, CLIENTS, 8 * CLIENTS] {
         let yardstick = rate(&plain, std::slice::from_ref(&bare), clients).await;
         let reads = rate(&plain, &urls, clients).await;
         let share = 100.0 * reads.each_second / yardstick.each_second;

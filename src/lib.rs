@@ -14,6 +14,7 @@
 //! | [`registry`] | who is it: source Patients and golden Patients |
 //! | [`ingest`] | submissions to canonical resources |
 //! | [`access`] | clients, tokens, who owns what is sent |
+//! | [`exchange`] | a person's records, from all who hold some |
 //! | [`measure`] | records to numbers |
 //! | [`outbox`] | durable deliveries |
 //! | [`destinations`] | systems that lango pushes to |
@@ -27,6 +28,7 @@ pub mod cli;
 pub mod config;
 pub mod definitions;
 pub mod destinations;
+pub mod exchange;
 pub mod fhir;
 pub mod fhirpath;
 pub mod http;

@@ -67,6 +67,11 @@ impl Keys {
         Ok(blake3::derive_key(purpose, &oldest.seed))
     }
 
+    /// The key with this id, however old: for what was signed to last.
+    pub fn ever(&self, id: &str) -> Option<&Key> {
+        self.0.iter().find(|key| key.id == id)
+    }
+
     /// The key with this id, unless it has retired.
     pub fn find(&self, id: &str, now: Micros) -> Option<&Key> {
         self.0.iter().find(|key| key.id == id && key.verifies(now))

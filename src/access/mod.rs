@@ -13,6 +13,7 @@
 //! It must never know HTTP (see [`crate::http::auth`]) or what a resource says.
 
 mod assertion;
+pub mod audit;
 mod authorize;
 mod caller;
 mod claimed;
@@ -47,6 +48,7 @@ pub use secrets::{generate_secret, hash_secret};
 
 use crate::config::{AuthMode, Issuer, Secret};
 use crate::fhir::time::Micros;
+use crate::store::audit::AUDITOR;
 use crate::store::gate::Gate;
 use crate::store::{FacilityKey, Scope, Store};
 use arc_swap::ArcSwap;
@@ -82,6 +84,9 @@ pub enum AccessError {
 
 /// How long access tokens live; SMART recommends at most five minutes.
 const TOKEN_SECONDS: i64 = 300;
+/// Owns what is handed in for those who record consents: requests, and what was made of them. Every client with the role
+/// `consent-recorder` works on it as on its own.
+pub const CONSENT_DESK: FacilityKey = -2;
 /// Bytes of a facility's code.
 pub const MAX_FACILITY_CODE: usize = 128;
 /// How far clocks may differ.
@@ -255,7 +260,14 @@ impl Access {
             requester.roles = roles.iter().map(|role| Coding::role(role.as_str())).collect();
         }
         let requesters = gate::requesters(&requester, &self.settings.deployment);
-        Ok(Scope::Gate(Arc::new(Gate { owners: vec![owner], requesters, break_glass: None, now })))
+        let mut owners = vec![owner, audit::owner_of(&client.id)];
+        if roles.contains(&Role::Operator) {
+            owners.push(AUDITOR);
+        }
+        if roles.contains(&Role::ConsentRecorder) {
+            owners.push(CONSENT_DESK);
+        }
+        Ok(Scope::Gate(Arc::new(Gate { owners, requesters, break_glass: None, now })))
     }
 
     async fn authenticate_secret(&self, id: &str, secret: &Secret) -> Result<Client, AccessError> {
@@ -365,8 +377,13 @@ impl AccessSettings {
     }
 }
 
+/// A secret for `purpose`, the same in every process on this database; on a new one, the first key is made.
+pub async fn secret_of(store: &Store, purpose: &str) -> Result<[u8; 32], AccessError> {
+    keys::Keys::load(store).await?.secret(purpose)
+}
+
 /// A purpose without a system is one of HL7's.
-fn purpose(code: &Code) -> Coding {
+pub fn purpose(code: &Code) -> Coding {
     match &code.system {
         Some(system) => Coding::new(system, &code.code),
         None => Coding::purpose(&code.code),

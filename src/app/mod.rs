@@ -4,16 +4,19 @@
 //! it is missing or was not edited, loads the terminology into memory and finishes what a crash interrupted. What runs beside
 //! the requests (deliveries, linking, other processes' changes of terminology) is [`App::background`].
 
+mod audit;
 mod measures;
 mod reindex;
 
 pub use reindex::{REINDEX_JOB, Reindex};
 
-use crate::access::Caller;
+use crate::access::{self, Caller};
 use crate::config::Settings;
 use crate::definitions::{self, CodeSet};
 use crate::destinations::dhis2::{JOB_KIND, MetadataCache};
+use crate::exchange::{Pace, consent_request};
 use crate::fhir::time::now;
+use crate::ingest::consent::CONSENT_JOB;
 use crate::ingest::load::Loader;
 use crate::ingest::submit::{Rules, SubmitError, Submitter};
 use crate::ingest::template::Templates;
@@ -52,6 +55,8 @@ pub struct App {
     pub submitter: Submitter,
     /// Beats while this process's outbox works.
     pub pulse: Pulse,
+    /// How often clients look persons up, and persons are looked up.
+    pub lookups: Arc<Pace>,
     /// What was read of DHIS2 servers a short while ago.
     dhis2: MetadataCache,
 }
@@ -72,13 +77,16 @@ impl App {
             Some(folder) => Templates::load(folder).with_context(|| format!("templates_dir: {}", folder.display()))?,
             None => Templates::shipped().context("the shipped templates are broken")?,
         };
-        let registry = Registry::new(store.clone(), settings.systems.strong.iter().cloned())?;
+        let secret = access::secret_of(&store, "lango 2026 golden patient ids").await.context("the signing keys cannot be read")?;
+        let registry = Registry::new(store.clone(), secret, settings.systems.strong.iter().cloned())?;
         let terminology = Terminology::new();
         // Before what is stored, which replaces one of the same id.
         terminology.load(&required_value_sets());
         let policy = Policy { update_create: settings.update_create, delete_most: settings.limits.delete_matches };
         let validator = Validator::new(Profiles::new(), Arc::new(terminology.clone()), settings.validation);
-        let writer = Writer::new(store.clone(), options, registry.clone(), terminology.clone(), validator).with_policy(policy);
+        let writer = Writer::new(store.clone(), options, registry.clone(), terminology.clone(), validator)
+            .with_policy(policy)
+            .with_facility_system(&settings.systems.facility);
         let rules = Rules { operator: settings.operator.code.clone(), zone: zone.clone(), strict_blocks: settings.strict_templates };
         let submitter =
             Submitter { writer: writer.clone(), templates: Arc::new(templates), terminology: terminology.clone(), rules: Arc::new(rules) };
@@ -91,6 +99,7 @@ impl App {
             registry,
             submitter,
             pulse: Pulse::default(),
+            lookups: Arc::default(),
             dhis2: MetadataCache::default(),
         };
         app.put_shipped().await.context("what lango ships could not be stored")?;
@@ -116,17 +125,31 @@ impl App {
 
     /// Runs until `shutdown`: deliveries, linking that a crash left undone, terminology that another process changed, upkeep.
     pub async fn background(self, shutdown: CancellationToken) {
-        tokio::join!(self.outbox().run(shutdown.clone()), self.refresh(shutdown.clone()), self.store.upkeep(shutdown));
+        tokio::join!(
+            self.outbox().run(shutdown.clone()),
+            self.refresh(shutdown.clone()),
+            self.keep_audit(shutdown.clone()),
+            self.store.upkeep(shutdown)
+        );
     }
 
     fn outbox(&self) -> Outbox {
-        let (linking, pushing, indexing) = (self.clone(), self.clone(), self.clone());
+        let (linking, pushing, indexing, telling) = (self.clone(), self.clone(), self.clone(), self.clone());
         Outbox::new(self.store.clone())
             .with_pulse(self.pulse.clone())
             .register(LINK_JOB, move |job| {
                 let app = linking.clone();
                 async move {
                     match app.link(&job.payload).await {
+                        Ok(()) => Outcome::Done(Value::Null),
+                        Err(error) => Outcome::retry(format!("{error:#}")),
+                    }
+                }
+            })
+            .register(CONSENT_JOB, move |job| {
+                let app = telling.clone();
+                async move {
+                    match consent_request::tell(&app, &job.payload).await {
                         Ok(()) => Outcome::Done(Value::Null),
                         Err(error) => Outcome::retry(format!("{error:#}")),
                     }

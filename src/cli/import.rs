@@ -26,7 +26,7 @@ impl Import {
         let settings = common.settings(Overrides::default())?;
         let base = settings.public_url(settings.listen);
         let app = App::open(settings, &base).await?;
-        let files = load::files(&self.paths).context("the files cannot be listed")?;
+        let files = load::files(&self.paths).context("nothing was imported")?;
         let bar = ProgressBar::new(files.len() as u64);
         if let Ok(style) = ProgressStyle::with_template("{bar:40} {pos}/{len} files  {msg}  {elapsed}") {
             bar.set_style(style);
@@ -35,22 +35,21 @@ impl Import {
             Some(code) => Caller::unrestricted(app.store.facility_key(&code).await?, Some(code)),
             None => app.operator(),
         };
-        let total = app
-            .loader(caller)
-            .load(files, |file, verdict, total| {
-                bar.set_message(format!("{} resources, {} records", total.resources, total.records));
-                bar.inc(1);
-                let (fate, problems) = match verdict {
-                    Verdict::Loaded => return,
-                    Verdict::Partly { stored, problems } => (format!("{stored} stored, the rest not"), problems),
-                    Verdict::Refused(problems) => ("nothing of it was stored".to_owned(), problems),
-                };
-                bar.suspend(|| {
-                    eprintln!("{}: {fate}:", file.display());
-                    problems.iter().for_each(|line| eprintln!("  {line}"));
-                });
-            })
-            .await;
+        let loader = app.loader(caller);
+        let work = loader.load(files, |file, verdict, total| {
+            bar.set_message(format!("{} resources, {} records", total.resources, total.records));
+            bar.inc(1);
+            let (fate, problems) = match verdict {
+                Verdict::Loaded => return,
+                Verdict::Partly { stored, problems } => (format!("{stored} stored, the rest not"), problems),
+                Verdict::Refused(problems) => ("nothing of it was stored".to_owned(), problems),
+            };
+            bar.suspend(|| {
+                eprintln!("{}: {fate}:", file.display());
+                problems.iter().for_each(|line| eprintln!("  {line}"));
+            });
+        });
+        let total = app.recorded("lango import", work).await;
         bar.finish_and_clear();
         say!("{}", summary(&total));
         app.store.close().await;

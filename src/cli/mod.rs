@@ -17,6 +17,7 @@ macro_rules! say {
     }};
 }
 
+mod audit;
 mod backup;
 mod client;
 mod demo;
@@ -88,6 +89,9 @@ enum Command {
     /// See and repeat deliveries
     #[command(subcommand)]
     Outbox(outbox::Outbox),
+    /// Verify the record of every look
+    #[command(subcommand)]
+    Audit(audit::Audit),
     /// Index again what is stored, after a change of settings that decides what searches find
     Reindex(reindex::ReindexArgs),
     /// Look at settings, database, clocks and destinations, and say what to do
@@ -114,6 +118,7 @@ pub fn main() -> ExitCode {
             Command::Template(template) => template.run(&cli.common).await,
             Command::Measure(measure) => measure.run(&cli.common).await,
             Command::Outbox(outbox) => outbox.run(&cli.common).await,
+            Command::Audit(audit) => audit.run(&cli.common).await,
             Command::Reindex(reindex) => reindex.run(&cli.common).await,
             Command::Doctor(doctor) => doctor.run(&cli.common).await,
             Command::Backup(backup) => backup.run(&cli.common).await,
@@ -182,6 +187,11 @@ fn start_log(format: LogFormat) {
         .with_default_directive(tracing_subscriber::filter::LevelFilter::INFO.into())
         .with_env_var("LANGO_LOG")
         .from_env_lossy();
+    // "The table is there already", at every start.
+    let filter = match "sqlx::postgres::notice=warn".parse() {
+        Ok(quiet) => filter.add_directive(quiet),
+        Err(_) => filter,
+    };
     // Colours are for people; a file or a collector gets none.
     let ansi = std::io::stderr().is_terminal();
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(ansi);

@@ -3,6 +3,7 @@
 use crate::access::{Access, AccessSettings, BETWEEN_FETCHES};
 use crate::app::App;
 use crate::config::{AuthMode, Settings};
+use crate::http::audit::Auditor;
 use crate::http::connections::Patience;
 use crate::http::limits::Limiter;
 use crate::http::tls::{Files, Tls};
@@ -48,7 +49,7 @@ impl Server {
             _ => None,
         };
         let app = App::open(settings.clone(), &settings.public_url(address)).await?;
-        app.recover().await.context("interrupted submissions could not be finished")?;
+        app.recorded("finish submissions", app.recover()).await.context("interrupted submissions could not be finished")?;
         let store = app.store.clone();
         let access_settings = AccessSettings {
             mode: settings.auth,
@@ -63,7 +64,7 @@ impl Server {
         let access = Arc::new(Access::open(store.clone(), access_settings).await.context("the signing keys cannot be read")?);
         let metrics = Arc::new(http::ops::Metrics::default());
         let cursor_key = CursorKey::new(&access.secret("lango 2026 page tokens")?);
-        let router = Router::new()
+        let mut router = Router::new()
             .merge(http::oauth::routes(Arc::clone(&access)))
             .merge(http::login::routes(Arc::clone(&access)))
             .merge(http::fhir::routes(FhirState { app: app.clone(), cursor_key }))
@@ -71,8 +72,16 @@ impl Server {
             .merge(http::ops::routes(Arc::clone(&metrics), store.clone(), app.pulse.clone()))
             .fallback(http::fhir::nowhere)
             .method_not_allowed_fallback(http::fhir::not_so)
-            .layer(axum::middleware::from_fn_with_state(Limiter::new(&settings.limits), http::limits::limit))
-            .layer(axum::middleware::from_fn_with_state(access, http::auth::authenticate))
+            .layer(axum::middleware::from_fn_with_state(Limiter::new(&settings.limits), http::limits::limit));
+        let auditor = settings.records().then(|| Auditor::new(store.clone()));
+        if let Some(auditor) = &auditor {
+            router = router.layer(axum::middleware::from_fn_with_state(auditor.clone(), http::audit::follow));
+        }
+        router = router.layer(axum::middleware::from_fn_with_state(access, http::auth::authenticate));
+        if let Some(auditor) = auditor {
+            router = router.layer(axum::middleware::from_fn_with_state(auditor, http::audit::refused));
+        }
+        let router = router
             .layer(http::limits::cors(&settings.cors.origins))
             // An answer is good for one caller, at one moment.
             .layer(SetResponseHeaderLayer::if_not_present(header::CACHE_CONTROL, HeaderValue::from_static("no-store")))

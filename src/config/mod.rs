@@ -57,6 +57,7 @@ pub struct Settings {
     pub search: Search,
     pub systems: Systems,
     pub consent: ConsentSettings,
+    pub audit: AuditSettings,
     pub destinations: Vec<Destination>,
     pub tls: Tls,
     pub cors: Cors,
@@ -126,6 +127,10 @@ pub struct Limits {
     pub page_default: u32,
     /// Entries of a search page at most.
     pub page_max: u32,
+    /// Lookups that one client may make in a minute.
+    pub lookups_per_client: u32,
+    /// Lookups that may be made of one person in a minute.
+    pub lookups_per_patient: u32,
     /// Resources that one conditional delete may delete; 1: one that matches several is refused.
     pub delete_matches: u32,
     /// Requests a second of one client, averaged; 0: any number.
@@ -162,6 +167,8 @@ pub struct ConsentSettings {
     pub policy: ImplicitPolicy,
     /// Codes of v3-ActCode whose resources stay closed when the glass is broken.
     pub break_glass_exempt: Vec<String>,
+    /// Minutes for which broken glass stays open; never longer than the token that broke it.
+    pub break_glass_minutes: u32,
 }
 
 impl ConsentSettings {
@@ -175,8 +182,30 @@ impl ConsentSettings {
 
 impl Default for ConsentSettings {
     fn default() -> Self {
-        ConsentSettings { policy: ImplicitPolicy::Deny, break_glass_exempt: vec!["PSYTHPN".to_owned()] }
+        ConsentSettings { policy: ImplicitPolicy::Deny, break_glass_exempt: vec!["PSYTHPN".to_owned()], break_glass_minutes: 5 }
     }
+}
+
+/// What is recorded of requests, and for how long.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AuditSettings {
+    pub record: AuditMode,
+    /// Days after which events are removed; 0: never.
+    pub keep_days: u32,
+    /// Where signed checkpoints are written besides the database, a line each; best on another machine's disk.
+    pub checkpoint_file: Option<PathBuf>,
+}
+
+/// When requests are recorded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AuditMode {
+    /// Under `auth = "smart"`.
+    #[default]
+    Smart,
+    Always,
+    Never,
 }
 
 impl Default for Settings {
@@ -198,6 +227,7 @@ impl Default for Settings {
             search: Search::default(),
             systems: Systems::default(),
             consent: ConsentSettings::default(),
+            audit: AuditSettings::default(),
             destinations: Vec::new(),
             tls: Tls::default(),
             cors: Cors::default(),
@@ -221,6 +251,8 @@ impl Default for Limits {
             page_default: 20,
             page_max: 1000,
             delete_matches: 1,
+            lookups_per_client: 1200,
+            lookups_per_patient: 120,
             requests_per_second: 0,
             requests_at_once: 0,
             request_s: 0,
@@ -264,6 +296,15 @@ impl Settings {
         }
     }
 
+    /// Whether requests are recorded.
+    pub fn records(&self) -> bool {
+        match self.audit.record {
+            AuditMode::Smart => self.auth == AuthMode::Smart,
+            AuditMode::Always => true,
+            AuditMode::Never => false,
+        }
+    }
+
     /// Where clients reach the server when the configuration does not say, and over what.
     fn scheme(&self) -> &'static str {
         if self.tls.certificate.is_some() { "https" } else { "http" }
@@ -290,6 +331,9 @@ impl Settings {
             ("limits.bundle_entries", limits.bundle_entries),
             ("limits.page_default", limits.page_default),
             ("limits.page_max", limits.page_max),
+            ("limits.lookups_per_client", limits.lookups_per_client),
+            ("limits.lookups_per_patient", limits.lookups_per_patient),
+            ("consent.break_glass_minutes", self.consent.break_glass_minutes),
             ("limits.delete_matches", limits.delete_matches),
         ];
         if let Some((key, _)) = counts.iter().find(|(_, count)| *count == 0) {

@@ -7,6 +7,7 @@
 //!
 //! This room must never know SQL, nor how a search or a transaction is carried out.
 
+pub mod audit;
 pub mod auth;
 pub mod body;
 pub mod connections;

@@ -17,6 +17,26 @@ use jiff::ToSpan as _;
 use serde_json::Value;
 use std::collections::{BTreeSet, HashMap};
 
+/// The kind of the job that tells who asked for a consent what became of it; its payload names the Consent.
+pub const CONSENT_JOB: &str = "consent.tell";
+
+/// Whether a Consent only asks for one: it is proposed, and all that it would permit, it would permit to the facility `code`.
+pub fn asks_for_itself(consent: &Value, facility_system: &str, code: &str) -> bool {
+    let text = |pointer: &str| consent.pointer(pointer).and_then(Value::as_str);
+    let actors = consent.pointer("/provision/actor").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    let is_itself = |actor: &Value| {
+        let identifier = actor.pointer("/reference/identifier");
+        let said = |key: &str| identifier.and_then(|identifier| identifier.get(key)?.as_str());
+        actor.pointer("/reference/reference").is_none() && said("system") == Some(facility_system) && said("value") == Some(code)
+    };
+    text("/status") == Some("proposed")
+        && text("/provision/type") == Some("permit")
+        && consent.pointer("/provision/provision").is_none()
+        && consent.get("policyRule").is_none()
+        && !actors.is_empty()
+        && actors.iter().all(is_itself)
+}
+
 /// From this age on a permit that a guardian gave no longer holds.
 const OF_AGE: i64 = 18;
 

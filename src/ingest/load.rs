@@ -80,25 +80,34 @@ pub struct Loader {
 }
 
 /// All files under `paths`, by name, hidden ones and other kinds left out.
-pub fn files(paths: &[PathBuf]) -> std::io::Result<Vec<PathBuf>> {
+pub fn files(paths: &[PathBuf]) -> Result<Vec<PathBuf>, Unreadable> {
     let mut found = Vec::new();
     let mut open: Vec<PathBuf> = paths.to_vec();
     while let Some(path) = open.pop() {
         if path.is_dir() {
-            for entry in std::fs::read_dir(&path)? {
-                let entry = entry?.path();
+            for entry in std::fs::read_dir(&path).map_err(|cause| Unreadable { path: path.clone(), cause })? {
+                let entry = entry.map_err(|cause| Unreadable { path: path.clone(), cause })?.path();
                 if entry.is_dir() || is_loadable(&entry) {
                     open.push(entry);
                 }
             }
         } else {
             // A file named by the user is read whatever it is called.
-            std::fs::metadata(&path)?;
+            std::fs::metadata(&path).map_err(|cause| Unreadable { path: path.clone(), cause })?;
             found.push(path);
         }
     }
     found.sort();
     Ok(found)
+}
+
+/// A file or folder that was named cannot be read.
+#[derive(Debug, thiserror::Error)]
+#[error("{} cannot be read", .path.display())]
+pub struct Unreadable {
+    path: PathBuf,
+    #[source]
+    cause: std::io::Error,
 }
 
 fn is_loadable(path: &Path) -> bool {

@@ -8,7 +8,7 @@
 //! over the network or from a file.
 
 pub mod bundle;
-mod consent;
+pub mod consent;
 pub mod criteria;
 mod fold;
 pub mod identities;

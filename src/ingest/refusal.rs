@@ -17,6 +17,7 @@ pub enum RefusalKind {
     PreconditionFailed,
     TooLarge,
     Invalid,
+    Throttled,
     Busy,
     Internal,
 }
@@ -97,6 +98,7 @@ impl Refusal {
             RefusalKind::PreconditionFailed => 412,
             RefusalKind::TooLarge => 413,
             RefusalKind::Invalid => 422,
+            RefusalKind::Throttled => 429,
             RefusalKind::Busy => 503,
             RefusalKind::Internal => 500,
         }

@@ -8,11 +8,12 @@
 //! What it decides, everywhere alike: a put that changes nothing makes no new version; a resource stays with the facility
 //! that first contributed it; another facility cannot change it, and is told that the id is taken, never by whom.
 
+use super::consent::{CONSENT_JOB, asks_for_itself};
 use super::refusal::{Refusal, RefusalKind};
 use super::workers::Workers;
 use crate::access::consent::Sensitive;
 use crate::access::consent::vocabulary::Coding;
-use crate::access::{Caller, Interaction, Role, consent, gate};
+use crate::access::{CONSENT_DESK, Caller, Interaction, Role, audit, consent, gate};
 use crate::definitions;
 use crate::fhir::time::{Micros, format_instant, now};
 use crate::fhir::{Issue, IssueCode};
@@ -21,7 +22,9 @@ use crate::search::{ParseOptions, extract, own};
 use crate::store::gate::{self as store_gate, About, Traits};
 use crate::store::visits::Visit;
 use crate::store::write::{Change, NewJob};
-use crate::store::{FacilityKey, IndexEntry, IndexValue, Mutation, Precondition, Scope, Store, Stored, TypeCode, Unit, WriteError};
+use crate::store::{
+    FacilityKey, IndexEntry, IndexValue, Mutation, Precondition, Scope, Store, Stored, Subject, TypeCode, Unit, WriteError,
+};
 use crate::terminology::Terminology;
 use crate::validate::{Profiles, Validator};
 use arc_swap::ArcSwap;
@@ -315,6 +318,7 @@ pub struct Writer {
     refreshing: Arc<Mutex<()>>,
     workers: Workers,
     policy: Policy,
+    facility_system: Arc<str>,
 }
 
 /// What the operator lets clients do (`lango.toml`).
@@ -345,6 +349,7 @@ impl Writer {
             refreshing: Arc::default(),
             workers: Workers::default(),
             policy: Policy::default(),
+            facility_system: "urn:lango:facility".into(),
         }
     }
 
@@ -356,6 +361,11 @@ impl Writer {
     /// Holds resources against R4 and the loaded profiles.
     pub fn validator(&self) -> &Validator {
         &self.validator
+    }
+
+    /// The same, where facilities are known by identifiers of this system.
+    pub fn with_facility_system(self, system: &str) -> Writer {
+        Writer { facility_system: system.into(), ..self }
     }
 
     pub fn policy(&self) -> Policy {
@@ -437,14 +447,27 @@ impl Writer {
         let (places, mutations): (Vec<usize>, Vec<Mutation>) = mutations.into_iter().unzip();
         let mut jobs = plan.jobs;
         let to_link: Vec<String> = mutations.iter().filter(|m| self.is_to_be_linked(m)).map(|m| m.id.to_string()).collect();
+        for consent in mutations.iter().filter(|m| m.owner == CONSENT_DESK && definitions::r4().type_name(m.type_code) == "Consent") {
+            let payload = serde_json::json!({ "version": 1, "consent": &*consent.id });
+            jobs.push(NewJob { kind: CONSENT_JOB.to_owned(), payload, dedup_key: None, run_at: 0 });
+        }
         if !to_link.is_empty() {
             jobs.push(Registry::link_job(&to_link, now() + LINK_LATER));
         }
-        let unit = Unit { mutations, preconditions: plan.preconditions, unchanged: plan.unchanged, jobs, visits: plan.visits };
+        let trail = audit::current();
+        let audit = match &trail {
+            Some(trail) => trail.changes(&changes_of(&mutations)).map_err(|error| CommitError::Refused(None, Refusal::internal(error)))?,
+            None => Vec::new(),
+        };
+        let names: Vec<(TypeCode, Box<str>)> = mutations.iter().map(|mutation| (mutation.type_code, mutation.id.clone())).collect();
+        let unit = Unit { mutations, preconditions: plan.preconditions, unchanged: plan.unchanged, jobs, visits: plan.visits, audit };
         let written = self.store.commit(unit).await.map_err(|error| match error {
             WriteError::Stale => CommitError::Stale,
             error => CommitError::Refused(None, error.into()),
         })?;
+        if let Some(trail) = trail {
+            trail.wrote(names);
+        }
         if let Err(error) = self.registry.link(&to_link).await {
             tracing::warn!(%error, "linking is left to its job");
         }
@@ -512,6 +535,27 @@ impl Writer {
         }
     }
 
+    /// Stores AuditEvents of lango's own making, each under its owner's number; those that are there already are left as they are.
+    pub async fn put_audit_events(&self, events: Vec<(FacilityKey, Draft)>) -> Result<(), Refusal> {
+        let names: Vec<(TypeCode, String)> = events.iter().map(|(_, draft)| (draft.type_code, draft.id.to_string())).collect();
+        let mut tries = Tries::default();
+        loop {
+            let present = self.store.read_many(&names).await?;
+            let is_new = |draft: &Draft| !present.iter().any(|stored| stored.type_code == draft.type_code && stored.id == draft.id);
+            let new = events.iter().filter(|(_, draft)| is_new(draft)).map(|(owner, draft)| {
+                let (body, stamp_at) = draft.body(1);
+                let change = Change::Put { body, stamp_at, entries: draft.entries.clone(), old_entries: Vec::new() };
+                let (type_code, id, about, traits) = (draft.type_code, draft.id.clone(), draft.about.clone(), Traits::default());
+                Mutation { type_code, id, base_version: 0, change, owner: *owner, listed: true, about, traits, rules: None }
+            });
+            match self.store.commit(Unit { mutations: new.collect(), ..Unit::default() }).await {
+                Ok(_) => return Ok(()),
+                Err(WriteError::Stale) => tries.pause().await?,
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
     /// Loads what was written into the terminology and profiles in memory.
     async fn refresh_definitions(&self, done: impl Iterator<Item = &Done>) -> Result<(), sqlx::Error> {
         let changed: Vec<(TypeCode, String)> =
@@ -572,9 +616,14 @@ impl Writer {
             let words = "ConceptMap, CodeSystem, ValueSet, StructureDefinition and SearchParameter hold for all facilities: only the operator can change them.";
             return Err(Refusal::new(RefusalKind::Forbidden, Issue::error(IssueCode::Forbidden, words)));
         }
-        if type_name == "Consent" && author.caller.as_ref().is_some_and(|caller| !caller.has_role(Role::ConsentRecorder)) {
-            let words = "Only a client with the role consent-recorder writes Consents: ask the operator for it.";
+        let is_request = stored.is_none() && self.is_request(&wanted.action, author);
+        if type_name == "Consent" && !is_request && author.caller.as_ref().is_some_and(|caller| !caller.has_role(Role::ConsentRecorder)) {
+            let words = "Only a client with the role consent-recorder writes Consents. A facility can ask for one: a new Consent with status proposed, whose provision permits, \
+                         without exceptions, to no other actor than the facility itself, named by its identifier.";
             return Err(Refusal::new(RefusalKind::Forbidden, Issue::error(IssueCode::Forbidden, words)));
+        }
+        if stored.is_some_and(|stored| stored.owner < 0 && stored.owner != CONSENT_DESK) {
+            return self.step_on_record(&wanted, stored, author).await;
         }
         if let Some(foreign) = stored.filter(|stored| !may_change(author, type_name, stored.owner)) {
             return self.step_on_foreign(&wanted, foreign, author).await;
@@ -617,7 +666,13 @@ impl Writer {
         });
         let old_entries =
             live.and_then(|live| live.body.as_ref()).map(|body| self.entries_of(type_code, body)).transpose()?.unwrap_or_default();
-        let owner = if for_all { OPERATOR } else { stored.map_or(author.owner, |stored| stored.owner) };
+        let owner = if for_all {
+            OPERATOR
+        } else if is_request {
+            CONSENT_DESK
+        } else {
+            stored.map_or(author.owner, |stored| stored.owner)
+        };
         let id = Box::from(id);
         let (about, traits, rules, change) = match wanted.action {
             Action::Put(draft) => {
@@ -645,6 +700,13 @@ impl Writer {
         Ok(Step { done, mutation: Some(mutation) })
     }
 
+    /// A facility that asks for consent, which is for those who record consents to answer.
+    fn is_request(&self, action: &Action, author: &Author) -> bool {
+        let Some(caller) = author.caller.as_ref().filter(|caller| !caller.has_role(Role::ConsentRecorder)) else { return false };
+        let (Action::Put(draft), Some(code)) = (action, &caller.facility_code) else { return false };
+        draft.consent.as_ref().is_some_and(|consent| asks_for_itself(consent, &self.facility_system, code))
+    }
+
     /// Granular scopes reach the resource as it is and as it will be.
     fn check_reach(&self, action: &Action, live: Option<&Stored>, caller: &Caller) -> Result<(), Refusal> {
         let (type_code, interaction) = match (action, live) {
@@ -668,6 +730,18 @@ impl Writer {
             definitions::r4().type_name(type_code)
         );
         Err(Refusal::new(RefusalKind::Forbidden, Issue::error(IssueCode::Forbidden, words)))
+    }
+
+    /// What lango recorded nobody changes, not even who may see it.
+    async fn step_on_record(&self, wanted: &Wanted, stored: Option<&Stored>, author: &Author) -> Result<Step, Refusal> {
+        let Some(stored) = stored else { return Err(Refusal::not_found()) };
+        match self.store.read(stored.type_code, &stored.id, &author.scope).await? {
+            Some(_) => {
+                let words = "The server records AuditEvents of its own: nobody changes or removes them.";
+                Err(Refusal::new(RefusalKind::Forbidden, Issue::error(IssueCode::Forbidden, words)))
+            }
+            None => self.step_on_foreign(wanted, stored, author).await,
+        }
     }
 
     /// What another facility contributed stays as it is. Its id cannot look free (the put would have to succeed), so the
@@ -704,6 +778,11 @@ impl Writer {
         Ok(extract::extract(type_code, &resource, &self.options))
     }
 
+    /// Whose record a stored resource is part of.
+    pub fn about_stored(&self, type_code: TypeCode, body: &[u8]) -> Result<About, Refusal> {
+        self.about(type_code, body, &self.entries_of(type_code, body)?)
+    }
+
     fn about(&self, type_code: TypeCode, body: &[u8], entries: &[IndexEntry]) -> Result<About, Refusal> {
         let resource: Value = serde_json::from_slice(body).map_err(Refusal::internal)?;
         Ok(extract::about(type_code, &resource, entries, &self.options.base))
@@ -722,6 +801,25 @@ struct Prepared {
 struct Step {
     done: Done,
     mutation: Option<Mutation>,
+}
+
+/// What the audit records of these.
+fn changes_of(mutations: &[Mutation]) -> Vec<audit::Change<'_>> {
+    let change = |mutation| {
+        let Mutation { type_code, id, base_version, change, about, rules, .. }: &Mutation = mutation;
+        let action = match change {
+            // What is found by other values says what it said.
+            Change::Reindex { .. } => return None,
+            Change::Delete { .. } => audit::Action::Delete,
+            Change::Put { .. } if *base_version == 0 => audit::Action::Create,
+            Change::Put { .. } => audit::Action::Update,
+        };
+        // A Consent is about whom it covers.
+        let covered = rules.as_ref().and_then(|rules| rules.patients.first()).map(|id| Subject::Id(id.clone()));
+        let subject = covered.unwrap_or_else(|| about.into());
+        Some(audit::Change { action, type_code: *type_code, id, version: base_version + 1, subject })
+    };
+    mutations.iter().filter_map(change).collect()
 }
 
 fn may_change(author: &Author, type_name: &str, owner: FacilityKey) -> bool {

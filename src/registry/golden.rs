@@ -6,10 +6,11 @@ use std::collections::BTreeSet;
 const TAG_SYSTEM: &str = "https://lango.health/fhir/CodeSystem/registry";
 const TAG_CODE: &str = "golden";
 
-/// An id that the first cluster of these sources always gets, and from which none of them can be read.
+/// An id that the first cluster of these sources always gets on the database whose `secret` this is. None of them can be read from it, and it
+/// cannot be guessed from them: whoever knows it was told that they are linked.
 /// `nth`: 0, or more when the ids before are taken by golden Patients of others.
-pub fn new_id(sources: &BTreeSet<String>, nth: u32) -> String {
-    let mut hasher = blake3::Hasher::new_derive_key("lango golden patient id, version 1");
+pub fn new_id(secret: &[u8; 32], sources: &BTreeSet<String>, nth: u32) -> String {
+    let mut hasher = blake3::Hasher::new_keyed(secret);
     // The first source names the cluster; whoever joins later joins this golden Patient.
     hasher.update(sources.first().map_or("", String::as_str).as_bytes());
     if nth > 0 {
@@ -18,11 +19,23 @@ pub fn new_id(sources: &BTreeSet<String>, nth: u32) -> String {
     format!("g-{}", hasher.finalize().to_hex().get(..32).unwrap_or_default())
 }
 
+/// Whether an id has the form of those that [`new_id`] gives.
+pub fn looks_golden(id: &str) -> bool {
+    id.strip_prefix("g-").is_some_and(|rest| rest.len() == 32 && rest.bytes().all(|b| b.is_ascii_hexdigit()))
+}
+
 pub fn is_golden(patient: &Value) -> bool {
     let tags = patient.pointer("/meta/tag").and_then(Value::as_array).into_iter().flatten();
     tags.into_iter().any(|tag| {
         tag.get("system").and_then(Value::as_str) == Some(TAG_SYSTEM) && tag.get("code").and_then(Value::as_str) == Some(TAG_CODE)
     })
+}
+
+/// The golden Patient that has taken the place of this one.
+pub fn replaced_by(golden: &Value) -> Option<String> {
+    let links = golden.get("link").and_then(Value::as_array)?;
+    let replaced = links.iter().find(|link| link.get("type").and_then(Value::as_str) == Some("replaced-by"))?;
+    Some(replaced.pointer("/other/reference")?.as_str()?.strip_prefix("Patient/")?.to_owned())
 }
 
 /// The source Patients that a golden Patient links.
@@ -92,7 +105,8 @@ mod tests {
 
     #[test]
     fn nobodys_id_can_be_read_from_the_golden_id() {
-        let id = new_id(&BTreeSet::from(["19900101-12345".to_owned()]), 0);
-        assert!(!id.contains("1990") && crate::fhir::reference::is_id(&id));
+        let id = new_id(&[1; 32], &BTreeSet::from(["19900101-12345".to_owned()]), 0);
+        assert_ne!(id, new_id(&[2; 32], &BTreeSet::from(["19900101-12345".to_owned()]), 0));
+        assert!(looks_golden(&id) && !id.contains("1990") && crate::fhir::reference::is_id(&id));
     }
 }

@@ -14,7 +14,10 @@
 
 mod golden;
 
+pub use golden::looks_golden;
+
 use crate::definitions;
+use crate::fhir::time::format_instant;
 use crate::search::extract;
 use crate::store::gate::{About, Traits};
 use crate::store::query::{SystemTest, Test};
@@ -31,6 +34,8 @@ const MAX_SOURCES: usize = 200;
 /// Patients looked at together, and the most that their identifiers are expected to find.
 const PART: usize = 50;
 const ANSWERS: u32 = 1_000;
+/// Golden Patients that took each other's place, one after the other.
+const REPLACEMENTS: usize = 8;
 /// Tries against concurrent writers before the job takes over.
 const ATTEMPTS: usize = 16;
 
@@ -48,9 +53,10 @@ pub enum RegistryError {
 
 /// The registry over one store.
 /// Cheap enough to clone.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Registry {
     store: Store,
+    secret: [u8; 32],
     /// Identifier systems whose value is one person's, everywhere.
     strong: BTreeSet<String>,
     patient: TypeCode,
@@ -63,12 +69,13 @@ pub struct Registry {
 type Identifier = (String, String);
 
 impl Registry {
-    pub fn new(store: Store, strong_systems: impl IntoIterator<Item = String>) -> Result<Registry, RegistryError> {
+    /// `secret`: of this database, for ids that cannot be guessed. `strong_systems`: whose identifiers are one person's everywhere.
+    pub fn new(store: Store, secret: [u8; 32], strong_systems: impl IntoIterator<Item = String>) -> Result<Registry, RegistryError> {
         let r4 = definitions::r4();
         let patient = r4.type_code("Patient").ok_or(RegistryError::Definitions)?;
         let param = |code| r4.param(patient, code).map(|param| param.id).ok_or(RegistryError::Definitions);
         let (identifier, link, tag) = (param("identifier")?, param("link")?, param("_tag")?);
-        Ok(Registry { store, strong: strong_systems.into_iter().collect(), patient, identifier, link, tag })
+        Ok(Registry { store, secret, strong: strong_systems.into_iter().collect(), patient, identifier, link, tag })
     }
 
     /// Whether identifiers of this system are one person's everywhere.
@@ -114,7 +121,7 @@ impl Registry {
     /// Those of `patients` that a golden Patient links.
     async fn linked(&self, patients: &[String]) -> Result<BTreeSet<String>, RegistryError> {
         let golden = self.golden_of(patients.iter()).await?;
-        let linked: BTreeSet<String> = golden.iter().filter_map(body).flat_map(|golden| golden::sources(&golden)).collect();
+        let linked: BTreeSet<String> = golden.iter().flat_map(|(_, golden)| golden::sources(golden)).collect();
         Ok(patients.iter().filter(|id| linked.contains(*id)).cloned().collect())
     }
 
@@ -122,27 +129,94 @@ impl Registry {
     pub async fn person(&self, patient: &str) -> Result<BTreeSet<String>, RegistryError> {
         let mut ids = BTreeSet::from([patient.to_owned()]);
         let mut golden = self.golden_of(std::iter::once(&patient.to_owned())).await?;
-        golden.extend(
-            self.store
-                .read(self.patient, patient, &Scope::All)
-                .await?
-                .filter(|stored| body(stored).is_some_and(|patient| golden::is_golden(&patient))),
-        );
-        for stored in &golden {
-            ids.insert(stored.id.to_string());
-            ids.extend(body(stored).iter().flat_map(golden::sources));
+        golden.extend(self.golden(patient).await?);
+        for (id, resource) in &golden {
+            ids.insert(id.clone());
+            ids.extend(golden::sources(resource));
         }
         Ok(ids)
     }
 
+    /// The ids by which whoever has this identifier is known. A strong one is one person's, however many Patients have it; of another the
+    /// Patients must be one person's already, unless `scope` shows only one person's.
+    pub async fn identified(&self, system: &str, value: &str, scope: &Scope) -> Result<BTreeSet<String>, RegistryError> {
+        let identifier = (system.to_owned(), value.to_owned());
+        let by_identifier = || Filter::Param { param: self.identifier, tests: vec![token(&identifier)] };
+        if self.is_strong(system) {
+            return self.persons(&self.found(by_identifier(), &Scope::All).await?).await.map(|ids| ids.into_iter().flatten().collect());
+        }
+        // What the caller may see comes first: what is hidden then changes nothing.
+        for scope in [scope, &Scope::All] {
+            let mut persons = self.persons(&self.found(by_identifier(), scope).await?).await?;
+            match (persons.len(), persons.pop_first()) {
+                (1, Some(person)) => return Ok(person),
+                (0, _) => {}
+                _ => break,
+            }
+        }
+        Ok(BTreeSet::new())
+    }
+
+    async fn persons(&self, patients: &[Stored]) -> Result<BTreeSet<BTreeSet<String>>, RegistryError> {
+        let mut persons = BTreeSet::new();
+        for stored in patients {
+            if !persons.iter().any(|person: &BTreeSet<String>| person.contains(&*stored.id)) {
+                persons.insert(self.person(&stored.id).await?);
+            }
+        }
+        Ok(persons)
+    }
+
+    /// The golden Patient `id` as the caller of `scope` may know it: made of those of its sources that `scope` shows and `admits` lets pass. `None`
+    /// when these are fewer than two: to that caller they are nobody's links.
+    pub async fn golden_view(
+        &self,
+        id: &str,
+        scope: &Scope,
+        admits: impl Fn(&Stored) -> bool + Send,
+    ) -> Result<Option<Stored>, RegistryError> {
+        let Some((id, golden)) = self.golden(id).await? else { return Ok(None) };
+        let mut seen: BTreeMap<String, Stored> = BTreeMap::new();
+        for source in golden::sources(&golden) {
+            let stored = self.store.read(self.patient, &source, scope).await?;
+            seen.extend(stored.filter(|stored| stored.body.is_some() && admits(stored)).map(|stored| (source, stored)));
+        }
+        let Some(newest) = seen.values().max_by_key(|stored| stored.updated).filter(|_| seen.len() > 1) else { return Ok(None) };
+        let identifiers: BTreeSet<Identifier> =
+            seen.values().filter_map(body).flat_map(|source| self.strong_identifiers(&source)).collect();
+        let mut view = golden::resource(&id, &seen.keys().cloned().collect(), &identifiers, None);
+        if let Some(meta) = view.get_mut("meta") {
+            meta["lastUpdated"] = Value::from(format_instant(newest.updated));
+        }
+        Ok(Some(Stored { id: id.into(), body: Some(view.to_string().into()), version: 0, ..newest.clone() }))
+    }
+
+    /// The golden Patient with this id, or the one that has taken its place.
+    async fn golden(&self, id: &str) -> Result<Option<(String, Value)>, RegistryError> {
+        let mut id = id.to_owned();
+        for _ in 0..REPLACEMENTS {
+            let Some(resource) = self.store.read(self.patient, &id, &Scope::All).await?.as_ref().and_then(golden_body) else { break };
+            match golden::replaced_by(&resource) {
+                Some(other) => id = other,
+                None => return Ok(Some((id, resource))),
+            }
+        }
+        Ok(None)
+    }
+
     /// The golden Patients that link any of these sources.
-    async fn golden_of(&self, sources: impl Iterator<Item = &String>) -> Result<Vec<Stored>, RegistryError> {
+    async fn golden_of(&self, sources: impl Iterator<Item = &String>) -> Result<Vec<(String, Value)>, RegistryError> {
+        let stored = self.linking(sources).await?;
+        Ok(stored.iter().filter_map(|stored| Some((stored.id.to_string(), golden_body(stored)?))).collect())
+    }
+
+    async fn linking(&self, sources: impl Iterator<Item = &String>) -> Result<Vec<Stored>, RegistryError> {
         let tests: Vec<Test> = sources.map(|id| Test::Reference { type_codes: vec![self.patient], id: id.clone() }).collect();
         if tests.is_empty() {
             return Ok(Vec::new());
         }
         let found = self.find(Filter::Param { param: self.link, tests }).await?;
-        Ok(found.into_iter().filter(|stored| body(stored).is_some_and(|patient| golden::is_golden(&patient))).collect())
+        Ok(found.into_iter().filter(|stored| golden_body(stored).is_some()).collect())
     }
 
     /// Those of `patients` that share a strong identifier with anyone: most share with nobody, and two queries tell.
@@ -196,7 +270,7 @@ impl Registry {
     /// share; otherwise it stands for nobody any more.
     async fn leave(&self, id: &str) -> Result<BTreeSet<String>, RegistryError> {
         let mut left = BTreeSet::new();
-        for stored in self.golden_of(std::iter::once(&id.to_owned())).await? {
+        for stored in self.linking(std::iter::once(&id.to_owned())).await? {
             let mut others = body(&stored).map(|golden| golden::sources(&golden)).unwrap_or_default();
             others.remove(id);
             let mut handed_on = false;
@@ -245,7 +319,11 @@ impl Registry {
     }
 
     async fn find(&self, filter: Filter) -> Result<Vec<Stored>, RegistryError> {
-        let query = Query { type_code: self.patient, filters: vec![filter], scope: Scope::All, sort: Vec::new() };
+        self.found(filter, &Scope::All).await
+    }
+
+    async fn found(&self, filter: Filter, scope: &Scope) -> Result<Vec<Stored>, RegistryError> {
+        let query = Query { type_code: self.patient, filters: vec![filter], scope: scope.clone(), sort: Vec::new() };
         let page = self.store.search(&query, MAX_SOURCES as u32 + 1, None).await?;
         if page.next.is_some() {
             return Err(RegistryError::TooMany);
@@ -260,7 +338,7 @@ impl Registry {
         sources: &BTreeSet<String>,
         identifiers: &BTreeSet<Identifier>,
     ) -> Result<BTreeSet<String>, RegistryError> {
-        let existing = self.golden_of(sources.iter()).await?;
+        let existing = self.linking(sources.iter()).await?;
         let linked: BTreeSet<String> = existing.iter().filter_map(body).flat_map(|golden| golden::sources(&golden)).collect();
         let mut existing: BTreeMap<i64, Stored> = existing.into_iter().map(|stored| (stored.key, stored)).collect();
         let (id, kept) = match existing.pop_first() {
@@ -288,7 +366,7 @@ impl Registry {
     /// there under this id.
     async fn unused(&self, sources: &BTreeSet<String>) -> Result<(String, Option<Stored>), RegistryError> {
         for nth in 0..ATTEMPTS as u32 {
-            let id = golden::new_id(sources, nth);
+            let id = golden::new_id(&self.secret, sources, nth);
             let stored = self.store.read(self.patient, &id, &Scope::All).await?;
             let known = stored.as_ref().and_then(body).map(|golden| golden::sources(&golden)).unwrap_or_default();
             if known.is_empty() || !known.is_disjoint(sources) {
@@ -314,7 +392,7 @@ impl Registry {
             change,
             owner: 0,
             listed: false,
-            // It tells where else a person is known: its sources' consents cannot speak for that.
+            // It tells of links that not everybody may know: what a caller may know of it is made for them ([`Registry::golden_view`]).
             about: About::Unknown,
             traits: Traits::default(),
             rules: None,
@@ -324,6 +402,11 @@ impl Registry {
 
 fn token((system, value): &Identifier) -> Test {
     Test::Token { system: SystemTest::Is(system.clone()), code: Some(value.clone()) }
+}
+
+/// A golden Patient is the registry's own: what a facility sends under that tag links nobody.
+fn golden_body(stored: &Stored) -> Option<Value> {
+    body(stored).filter(|patient| stored.owner == 0 && golden::is_golden(patient))
 }
 
 fn body(stored: &Stored) -> Option<Value> {

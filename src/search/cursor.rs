@@ -55,14 +55,29 @@ impl CursorKey {
 
     /// The token of a page of the search `binding`, whose first page was read at `began`.
     pub fn seal(&self, cursor: &Cursor, began: Micros, binding: &str) -> String {
-        let mut content = write(cursor, began);
+        self.seal_bytes(&write(cursor, began), binding)
+    }
+
+    /// The cursor in a token and when its first page was read.
+    pub fn open(&self, token: &str, binding: &str, now: Micros) -> Result<(Cursor, Micros), CursorError> {
+        let content = self.open_bytes(token, binding)?;
+        let (cursor, began) = Reader(&content).cursor().ok_or(CursorError::Foreign)?;
+        if now.saturating_sub(began) > LIFETIME {
+            return Err(CursorError::Expired);
+        }
+        Ok((cursor, began))
+    }
+
+    /// Seals `content` for whoever has the same `binding`.
+    pub fn seal_bytes(&self, content: &[u8], binding: &str) -> String {
+        let mut content = content.to_vec();
         let tag = self.tag(&content, binding);
         self.apply_stream(&tag, &mut content);
         URL_SAFE_NO_PAD.encode([&tag[..], &content].concat())
     }
 
-    /// The cursor in a token and when its first page was read.
-    pub fn open(&self, token: &str, binding: &str, now: Micros) -> Result<(Cursor, Micros), CursorError> {
+    /// What [`CursorKey::seal_bytes`] sealed.
+    pub fn open_bytes(&self, token: &str, binding: &str) -> Result<Vec<u8>, CursorError> {
         if token.len() > MAX_TOKEN {
             return Err(CursorError::Foreign);
         }
@@ -70,14 +85,7 @@ impl CursorKey {
         let (tag, content) = sealed.split_at_checked(TAG).ok_or(CursorError::Foreign)?;
         let mut content = content.to_vec();
         self.apply_stream(tag, &mut content);
-        if !bool::from(self.tag(&content, binding).ct_eq(tag)) {
-            return Err(CursorError::Foreign);
-        }
-        let (cursor, began) = Reader(&content).cursor().ok_or(CursorError::Foreign)?;
-        if now.saturating_sub(began) > LIFETIME {
-            return Err(CursorError::Expired);
-        }
-        Ok((cursor, began))
+        if bool::from(self.tag(&content, binding).ct_eq(tag)) { Ok(content) } else { Err(CursorError::Foreign) }
     }
 
     fn tag(&self, content: &[u8], binding: &str) -> [u8; TAG] {

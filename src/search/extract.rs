@@ -76,6 +76,7 @@ pub fn about(type_code: TypeCode, resource: &Value, entries: &[IndexEntry], base
         // That somebody was restricted, or looked at, is not for all who may see the record.
         "Consent" => return About::Consent,
         "AuditEvent" | "Provenance" | "Group" | "Binary" | "Bundle" | "Parameters" => return About::Unknown,
+        _ if is_notice(resource) => return About::Unknown,
         _ => {}
     }
     let own = if type_name == "Patient" { resource.get("id").and_then(Value::as_str) } else { named(type_code, resource, base) };
@@ -88,6 +89,15 @@ pub fn about(type_code: TypeCode, resource: &Value, entries: &[IndexEntry], base
         None if others.next().is_none() && OPEN.contains(&type_name) && !holds_patients(resource, base) => About::Nobody,
         _ => About::Unknown,
     }
+}
+
+/// The system of the tags by which lango's own notices are known: that somebody broke the glass, that somebody asks for consent.
+pub const NOTICE: &str = "https://lango.health/fhir/CodeSystem/notice";
+
+/// That somebody was told something of a patient, or asked for something, is not for all who may see the record.
+fn is_notice(resource: &Value) -> bool {
+    let tags = resource.pointer("/meta/tag").and_then(Value::as_array).into_iter().flatten();
+    tags.into_iter().any(|tag| tag.get("system").and_then(Value::as_str) == Some(NOTICE))
 }
 
 /// The id in the first local reference to a Patient by the compartment's parameters, in their order.

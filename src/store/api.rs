@@ -547,7 +547,7 @@ fn counter(dialect: Dialect) -> Sql {
     sql
 }
 
-fn in_order(keys: &[ResourceKey], rows: Vec<Stored>) -> Vec<Stored> {
+pub(super) fn in_order(keys: &[ResourceKey], rows: Vec<Stored>) -> Vec<Stored> {
     let mut by_key: HashMap<ResourceKey, Stored> = rows.into_iter().map(|row| (row.key, row)).collect();
     keys.iter().filter_map(|key| by_key.remove(key)).collect()
 }

@@ -1,5 +1,6 @@
 //! A write being gathered: whole units turned into rows, ready for either database's bulk statements.
 
+use super::audit::{AUDIT, AuditRow, NewRow, Subject};
 use super::gate::{About, CONSENT, CONTRIBUTOR_ONLY, RuleRows};
 use super::packed;
 use super::rows::{self, Cell, Identity, Name, Row, Stamp};
@@ -50,6 +51,7 @@ pub struct Batch {
     pub consents: Vec<ResourceKey>,
     pub rules: RuleRows,
     pub jobs: Vec<NewJob>,
+    pub audit: Vec<NewRow>,
 }
 
 /// Where a mutation's resource stands.
@@ -61,7 +63,24 @@ pub struct Place {
 
 impl Batch {
     pub fn is_empty(&self) -> bool {
-        self.inserts.is_empty() && self.updates.is_empty() && self.rows.is_empty() && self.closings.is_empty() && self.jobs.is_empty()
+        self.inserts.is_empty()
+            && self.updates.is_empty()
+            && self.rows.is_empty()
+            && self.closings.is_empty()
+            && self.jobs.is_empty()
+            && self.audit.is_empty()
+    }
+
+    /// Adds what is recorded of the unit; its mutations come first.
+    pub fn add_audit(&mut self, rows: Vec<AuditRow>, target: &mut dyn FnMut(&str, &str) -> Option<ResourceKey>) {
+        self.audit.extend(rows.into_iter().map(|row| {
+            let patient = match row.subject {
+                Subject::Nobody => 0,
+                Subject::Key(key) => key,
+                Subject::Id(id) => target("Patient", &id).unwrap_or(0),
+            };
+            (row.at, row.owner, patient, row.event)
+        }));
     }
 
     /// Adds a mutation that is known to fit. `target` gives the key of any resource referred to.
@@ -88,6 +107,7 @@ impl Batch {
             About::Patient(id) => target("Patient", id).unwrap_or(CONTRIBUTOR_ONLY),
             About::Unknown => CONTRIBUTOR_ONLY,
             About::Consent => CONSENT,
+            About::Audit => AUDIT,
         };
         let class = mutation.traits.class();
         if class != 0 {

@@ -8,6 +8,7 @@
 //! Everything here is numbers: facts, actors and purposes are hashes of words ([`super::system_key`]), so nothing has to
 //! be looked up before a write and the same words are the same number on every process.
 
+use super::audit::{AUDIT, AUDITOR};
 use super::sql::{Dialect, Sql};
 use super::{FacilityKey, ResourceKey, system_key};
 use crate::fhir::Interval;
@@ -25,6 +26,8 @@ pub enum About {
     Unknown,
     /// It is a Consent: its contributor's, and readable by those whom it names and permits something.
     Consent,
+    /// It is an AuditEvent that lango wrote: the client's that caused it, and the privacy officer's.
+    Audit,
 }
 
 impl About {
@@ -406,6 +409,9 @@ pub fn condition(sql: &mut Sql, alias: &str, rows: Rows, gate: &Gate) {
         }
         sql.push(")");
     }
+    if gate.owners.contains(&AUDITOR) {
+        sql.push(&format!(" OR {alias}.patient = {AUDIT}"));
+    }
     for requester in &gate.requesters {
         sql.push(&format!(
             " OR ({alias}.patient = {CONSENT} AND EXISTS (SELECT 1 FROM rule n WHERE n.consent = {alias}.key AND n.named = 1 AND n.precedence = 1"
@@ -420,6 +426,24 @@ pub fn condition(sql: &mut Sql, alias: &str, rows: Rows, gate: &Gate) {
         sql.push(")");
     }
     sql.push(")");
+}
+
+/// The Consents (patient, id, version) that permit this caller something of these patients now; `None` where no Consent can.
+pub fn consents(dialect: Dialect, gate: &Gate, patients: &[ResourceKey]) -> Option<Sql> {
+    if gate.requesters.is_empty() || patients.is_empty() {
+        return None;
+    }
+    let mut sql = Sql::new(dialect);
+    sql.push("SELECT DISTINCT n.patient, r.id, r.version FROM rule n JOIN resource r ON r.key = n.consent WHERE n.patient IN (");
+    numbers(&mut sql, patients);
+    sql.push(") AND n.precedence IN (1, 3) AND (1 = 0");
+    for requester in &gate.requesters {
+        sql.push(" OR (1 = 1");
+        speaks(&mut sql, "n", requester, gate.now);
+        sql.push(")");
+    }
+    sql.push(") ORDER BY 1, 2");
+    Some(sql)
 }
 
 /// Appends the condition that one of `owners` contributed the row.

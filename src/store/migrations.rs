@@ -10,6 +10,8 @@ const ALL: &[(i64, &str, &str, &str)] = &[
     (2, "access", include_str!("../../migrations/sqlite/0002_access.sql"), include_str!("../../migrations/postgres/0002_access.sql")),
     (3, "consent", include_str!("../../migrations/sqlite/0003_consent.sql"), include_str!("../../migrations/postgres/0003_consent.sql")),
     (4, "visits", include_str!("../../migrations/sqlite/0004_visits.sql"), include_str!("../../migrations/postgres/0004_visits.sql")),
+    (5, "audit", include_str!("../../migrations/sqlite/0005_audit.sql"), include_str!("../../migrations/postgres/0005_audit.sql")),
+    (6, "golden", include_str!("../../migrations/sqlite/0006_golden.sql"), include_str!("../../migrations/postgres/0006_golden.sql")),
     (9, "upkeep", include_str!("../../migrations/sqlite/0009_upkeep.sql"), include_str!("../../migrations/postgres/0009_upkeep.sql")),
     (10, "people", include_str!("../../migrations/sqlite/0010_people.sql"), include_str!("../../migrations/postgres/0010_people.sql")),
     (11, "history", include_str!("../../migrations/sqlite/0011_history.sql"), include_str!("../../migrations/postgres/0011_history.sql")),

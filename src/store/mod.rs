@@ -13,6 +13,7 @@
 //! ([`crate::search`] makes its [`Query`]s) and nothing of HTTP. `docs/index-design.md` explains the tables.
 
 pub mod api;
+pub mod audit;
 mod batch;
 mod compile;
 pub mod facts;
@@ -25,6 +26,7 @@ mod packed;
 mod postgres;
 pub mod query;
 mod reads;
+pub mod records;
 mod reindex;
 mod rows;
 mod sql;
@@ -35,6 +37,7 @@ pub mod visits;
 pub mod write;
 
 pub use api::*;
+pub use audit::{AuditRow, Sealed, Subject};
 pub use index::{Facet, IndexEntry, IndexValue};
 pub use query::{Cursor, Filter, Query, Scope, SortKey};
 pub use reindex::NumberedParameter;

@@ -10,6 +10,7 @@ use super::write::{Precondition, Unit, WriteError, Written};
 use super::{ResourceKey, TypeCode, compile, gate};
 use crate::definitions;
 use crate::fhir::time::now;
+use anyhow::Context as _;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPoolOptions};
 use sqlx::{AssertSqlSafe, Connection as _, PgPool};
 use std::collections::{HashMap, HashSet};
@@ -41,6 +42,9 @@ pub struct Postgres {
     classes: Arc<RwLock<HashSet<i64>>>,
 }
 
+/// How long the first connection may take.
+const REACHABLE: Duration = Duration::from_secs(10);
+
 /// A pool's share of what one process may open.
 fn connections() -> PgPoolOptions {
     PgPoolOptions::new()
@@ -61,6 +65,10 @@ fn connections() -> PgPoolOptions {
 impl Postgres {
     pub async fn open(url: &str) -> anyhow::Result<Postgres> {
         let options = PgConnectOptions::from_str(url)?.application_name("lango");
+        // A pool would try again for half a minute and then say only that it took too long.
+        let first = tokio::time::timeout(REACHABLE, PgConnection::connect_with(&options)).await;
+        let first = first.map_err(|_| anyhow::anyhow!("PostgreSQL does not answer: check the address, and that the server runs"))?;
+        first.context("PostgreSQL cannot be reached: check the address, the login, and that the server runs")?.close().await?;
         let pool = connections().connect_with(options.clone()).await?;
         super::migrations::migrator(Dialect::Postgres).run(&pool).await?;
         let mut transaction = pool.begin().await?;
@@ -123,6 +131,12 @@ impl Postgres {
     }
 
     async fn try_commit(&self, unit: Unit) -> Result<Vec<Written>, WriteError> {
+        if unit.only_records() {
+            let mut batch = Batch::default();
+            batch.add_audit(unit.audit, &mut |_, _| None);
+            super::audit::write_postgres(&mut *self.pool.acquire().await?, &batch.audit).await?;
+            return Ok(Vec::new());
+        }
         let mut transaction = self.pool.begin().await?;
         let connection: &mut PgConnection = &mut transaction;
         let mut claims: Vec<Vec<u8>> = unit
@@ -184,6 +198,7 @@ impl Postgres {
             };
             written.push(batch.add(mutation, &Place { key, identity }, txn, updated, &mut target).0);
         }
+        batch.add_audit(unit.audit, &mut target);
         batch.jobs = unit.jobs;
         batch.sort();
         write(&mut *connection, &batch).await?;
@@ -349,6 +364,7 @@ async fn write(connection: &mut PgConnection, batch: &Batch) -> Result<(), sqlx:
     for job in &batch.jobs {
         super::jobs::enqueue_postgres(&mut *connection, job).await?;
     }
+    super::audit::write_postgres(&mut *connection, &batch.audit).await?;
     Ok(())
 }
 

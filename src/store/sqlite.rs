@@ -228,6 +228,10 @@ impl Writer {
         batch: &mut Batch,
         pending: &mut HashSet<ResourceKey>,
     ) -> Result<Verdict, sqlx::Error> {
+        if unit.only_records() {
+            batch.add_audit(unit.audit, &mut |_, _| None);
+            return Ok(Verdict::Applied(Vec::new()));
+        }
         if !unit.preconditions.is_empty() {
             self.flush(&mut *connection, batch, pending).await?;
             for precondition in &unit.preconditions {
@@ -308,6 +312,7 @@ impl Writer {
                 written.push(word);
                 learned.push((name, identity));
             }
+            batch.add_audit(unit.audit, &mut target);
         }
         for (name, key) in placeholders {
             batch.add_placeholder(key, &name);
@@ -402,6 +407,7 @@ impl Writer {
         for job in &batch.jobs {
             super::jobs::enqueue_sqlite(&mut *connection, job).await?;
         }
+        super::audit::write_sqlite(&mut *connection, &batch.audit).await?;
         *batch = Batch::default();
         pending.clear();
         Ok(())

@@ -1,5 +1,6 @@
 //! What can be written: units of mutations, applied whole or not at all.
 
+use super::audit::AuditRow;
 use super::gate::{About, Rules, Traits};
 use super::visits::Visit;
 use super::{FacilityKey, IndexEntry, Query, ResourceKey, TypeCode};
@@ -17,6 +18,24 @@ pub struct Unit {
     pub jobs: Vec<NewJob>,
     /// What is remembered of visits from now on.
     pub visits: Vec<Visit>,
+    /// What is recorded of it.
+    pub audit: Vec<AuditRow>,
+}
+
+impl Unit {
+    /// A unit that records events and changes nothing.
+    pub fn of_audit(audit: Vec<AuditRow>) -> Unit {
+        Unit { audit, ..Unit::default() }
+    }
+
+    /// Whether it does nothing but record.
+    pub(super) fn only_records(&self) -> bool {
+        self.mutations.is_empty()
+            && self.preconditions.is_empty()
+            && self.unchanged.is_empty()
+            && self.jobs.is_empty()
+            && self.visits.is_empty()
+    }
 }
 
 /// The new state of one resource.

@@ -37,15 +37,16 @@ pub(super) fn check<'a>(scope: Scope<'a>, profile: &'a Profile, value: &'a Value
 /// Whether a value meets the profile, without a word. `None`: no such profile can be used.
 pub(super) fn conforms<'a>(scope: Scope<'a>, canonical: &str, value: &'a Value) -> Option<bool> {
     let profile = scope.world.profiles.profile(canonical)?.ok()?;
-    let root = Path::root(profile.type_name());
-    let mut report = Report::quiet();
     let inside = match value.get("resourceType") {
         // A resource of its own: what is contained in another keeps that as its root.
         Some(_) => Scope { resource: value, root: if std::ptr::eq(value, scope.resource) { scope.root } else { value }, ..scope },
         None => scope,
     };
-    check(inside, profile, value, &root, &mut report);
-    Some(!report.has_errors())
+    Some(scope.world.meets(value, profile, || {
+        let mut report = Report::quiet();
+        check(inside, profile, value, &Path::root(profile.type_name()), &mut report);
+        !report.has_errors()
+    }))
 }
 
 /// [`conforms`] for a node of an expression.

@@ -1,14 +1,17 @@
 //! What one validation may ask of its surroundings, and what became of a constraint.
 
 use super::binding::{self, Codes};
+use super::compile::Profile;
 use super::profile;
 use super::profiles::Loaded;
 use crate::fhir::Severity;
-use crate::fhirpath::{Env, Expression, Node};
+use crate::fhirpath::{Env, EvalError, Expression, Node};
 use serde_json::Value;
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
 
+/// Evaluations that may need too much work before no more are begun.
+const MAX_GIVEN_UP: usize = 10;
 /// Profiles that ask for profiles of what they lead to, and so on.
 const MAX_NESTED: usize = 16;
 
@@ -84,6 +87,11 @@ pub(super) struct World<'a> {
     pub entries: Option<Entries<'a>>,
     pub told: Told,
     depth: Cell<usize>,
+    /// Whether a value meets a profile, by their places in memory: resources that refer to one another are looked at once, and
+    /// while one is looked at it is taken to be good.
+    met: RefCell<HashMap<(usize, usize), bool>>,
+    /// Evaluations that were given up.
+    given_up: Cell<usize>,
 }
 
 /// What is told once, however often it comes.
@@ -103,7 +111,19 @@ impl Told {
 
 impl<'a> World<'a> {
     pub(super) fn new(profiles: &'a Loaded, codes: &'a dyn Codes, entries: Option<Entries<'a>>) -> World<'a> {
-        World { profiles, codes, entries, told: Told::default(), depth: Cell::new(0) }
+        World { profiles, codes, entries, told: Told::default(), depth: Cell::new(0), met: RefCell::default(), given_up: Cell::new(0) }
+    }
+
+    /// The answer for a value and a profile, worked out once.
+    pub(super) fn meets(&self, value: &Value, profile: &Profile, work: impl FnOnce() -> bool) -> bool {
+        let key = (std::ptr::from_ref(value).addr(), std::ptr::from_ref(profile).addr());
+        if let Some(known) = self.met.borrow().get(&key) {
+            return *known;
+        }
+        self.met.borrow_mut().insert(key, true);
+        let answer = work();
+        self.met.borrow_mut().insert(key, answer);
+        answer
     }
 
     /// Runs `work` unless profiles are nested too deeply already.
@@ -157,13 +177,16 @@ impl<'a> Scope<'a> {
     }
 
     /// Evaluates with everything known that can be; a "no" that rests on something unknown is no answer.
-    pub(super) fn evaluate(
-        &self,
-        node: Node<'a>,
-        work: impl for<'x> FnOnce(Node<'x>, &Env<'x>) -> Result<bool, crate::fhirpath::EvalError>,
-    ) -> Verdict {
+    pub(super) fn evaluate(&self, node: Node<'a>, work: impl for<'x> FnOnce(Node<'x>, &Env<'x>) -> Result<bool, EvalError>) -> Verdict {
+        let given_up = &self.world.given_up;
+        if given_up.get() >= MAX_GIVEN_UP {
+            return Verdict::Unknown("too many expressions need too much work on this input".to_owned());
+        }
         let open: Cell<Option<&'static str>> = Cell::new(None);
         let result = self.with_env(&open, node, work);
+        if matches!(result, Err(EvalError::TooCostly)) {
+            given_up.set(given_up.get() + 1);
+        }
         match (result, open.get()) {
             (Ok(true), _) => Verdict::Holds,
             (Ok(false), None) => Verdict::Fails,

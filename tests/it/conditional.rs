@@ -2,6 +2,7 @@
 
 use crate::support::{TestServer, answer, both_databases};
 use futures_util::future::join_all;
+use lango::config::AuthMode;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 
@@ -262,6 +263,40 @@ both_databases!(
             assert_eq!(total(&server, &format!("Observation?category=urn:s|{value}")).await as usize, written, "round {round}");
             assert!(total(&server, &format!("Patient?identifier=urn:s|{value}")).await <= 1, "round {round}");
         }
+        server.stop().await;
+    }
+);
+
+both_databases!(
+    async fn the_operator_decides_who_gives_ids_and_how_much_a_delete_may_match(db: &TestDb) {
+        let server = TestServer::start(db, |settings| {
+            settings.auth = AuthMode::Open;
+            settings.update_create = false;
+            settings.limits.delete_matches = 2;
+        })
+        .await;
+        let mut own = patient("1");
+        own["id"] = json!("own");
+        assert_eq!(server.put("/fhir/Patient/own", &own).await.0, 405);
+        assert_eq!(server.put("/fhir/Patient?identifier=urn:s|1", &own).await.0, 405);
+        let mut ids = Vec::new();
+        for _ in 0..3 {
+            let (status, made) = server.post("/fhir/Patient", &patient("1")).await;
+            assert_eq!(status, 201);
+            ids.push(made["id"].as_str().unwrap().to_owned());
+        }
+        own["id"] = json!(ids[0]);
+        own["active"] = json!(false);
+        assert_eq!(server.put(&format!("/fhir/Patient/{}", ids[0]), &own).await.0, 200, "what is there may be updated");
+        let delete = || answer(server.client.delete(server.url("/fhir/Patient?identifier=urn:s|1")));
+        let (status, outcome) = delete().await;
+        assert_eq!((status, &outcome["issue"][0]["code"]), (412, &json!("multiple-matches")), "{outcome}");
+        assert_eq!(answer(server.client.delete(server.url(&format!("/fhir/Patient/{}", ids[0])))).await.0, 204);
+        assert_eq!(delete().await.0, 204);
+        assert_eq!(total(&server, "Patient?identifier=urn:s|1").await, 0);
+        let (_, statement) = server.get("/fhir/metadata").await;
+        let resource = &statement["rest"][0]["resource"][0];
+        assert_eq!((&resource["updateCreate"], &resource["conditionalDelete"]), (&json!(false), &json!("multiple")));
         server.stop().await;
     }
 );

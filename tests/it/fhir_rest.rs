@@ -274,7 +274,8 @@ both_databases!(
         let (status, statement) = server.get("/fhir/metadata").await;
         assert_eq!((status, &statement["fhirVersion"], &statement["kind"]), (200, &json!("4.0.1"), &json!("instance")));
         let issues = server.post("/fhir/CapabilityStatement/$validate", &statement).await.1;
-        assert_eq!(issues["issue"][0]["diagnostics"], "All OK", "{issues}");
+        // Warnings about what is only recommended may stand beside it.
+        assert_eq!(issues["issue"][0]["severity"], "information", "{issues}");
         let resources = statement["rest"][0]["resource"].as_array().unwrap();
         assert!(resources.len() > 140);
         for resource in resources {

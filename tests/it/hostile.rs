@@ -450,7 +450,7 @@ both_databases!(
                 415,
                 server.request(Method::POST, "/fhir/Patient/_search").header("content-type", FHIR_JSON).body("{}"),
             ),
-            ("a method that is not taken", 405, server.request(Method::PATCH, "/fhir/Patient/a").body("[]")),
+            ("a patch that says no form", 415, server.request(Method::PATCH, "/fhir/Patient/a").body("[]")),
             ("a method made up", 405, server.request(Method::from_bytes(b"SMASH").unwrap(), "/fhir/Patient")),
             ("a delete of everything", 400, server.request(Method::DELETE, "/fhir/Patient")),
             ("a method of the base", 405, server.request(Method::GET, "/fhir")),

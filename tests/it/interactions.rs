@@ -51,6 +51,7 @@ both_databases!(
                     "_has" => return "_has:Observation:subject:code=x".to_owned(),
                     "_id" => "x",
                     "_lastUpdated" => "ge2026",
+                    "near" => "-6.8|39.28|11|km",
                     _ => sample(kind),
                 };
                 format!("{code}={value}")

@@ -1,6 +1,8 @@
 //! The integration tests, one binary: they drive the real server over HTTP, on SQLite and on PostgreSQL.
 
 mod access;
+mod audit;
+mod break_glass;
 mod bundles;
 mod conditional;
 mod consent;
@@ -16,6 +18,7 @@ mod hostile;
 mod house;
 mod interactions;
 mod leaks;
+mod lookup;
 mod measure;
 mod non_interference;
 mod patches;

@@ -127,7 +127,7 @@ fn lines(base: &str, folder: &Path) -> String {
     let payload = folder.join("template-100000-0-001.json.gz").display().to_string();
     format!(
         "Copy a line into another terminal:\n\n\
-         # search: antenatal and outpatient visits with malaria, their patients included\n\
+         # search: diagnoses of malaria, their patients included\n\
          curl '{base}/fhir/Condition?code=B54&_include=Condition:subject&_count=2&_total=accurate'\n\n\
          # search along a chain: pulse over 120 of women born since 2000\n\
          curl -g '{base}/fhir/Observation?code=http://loinc.org|8867-4&value-quantity=gt120&subject:Patient.gender=female&subject:Patient.birthdate=ge2000&_summary=count'\n\n\

@@ -144,6 +144,7 @@ pub fn refusal_of(failure: Failure) -> Refusal {
         412 => RefusalKind::PreconditionFailed,
         413 => RefusalKind::TooLarge,
         422 => RefusalKind::Invalid,
+        429 => RefusalKind::Throttled,
         503 => RefusalKind::Busy,
         500 => RefusalKind::Internal,
         _ => RefusalKind::Malformed,

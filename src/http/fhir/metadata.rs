@@ -7,7 +7,7 @@ use crate::search::capability;
 use serde_json::{Value, json};
 
 /// (type or `Resource`, name without the dollar sign, canonical of its OperationDefinition)
-const OPERATIONS: [(&str, &str, &str); 8] = [
+const OPERATIONS: [(&str, &str, &str); 10] = [
     ("Measure", "evaluate-measure", "http://hl7.org/fhir/OperationDefinition/Measure-evaluate-measure"),
     ("ConceptMap", "translate", "http://hl7.org/fhir/OperationDefinition/ConceptMap-translate"),
     ("CodeSystem", "lookup", "http://hl7.org/fhir/OperationDefinition/CodeSystem-lookup"),
@@ -15,6 +15,8 @@ const OPERATIONS: [(&str, &str, &str); 8] = [
     ("CodeSystem", "subsumes", "http://hl7.org/fhir/OperationDefinition/CodeSystem-subsumes"),
     ("ValueSet", "expand", "http://hl7.org/fhir/OperationDefinition/ValueSet-expand"),
     ("ValueSet", "validate-code", "http://hl7.org/fhir/OperationDefinition/ValueSet-validate-code"),
+    ("Patient", "disclosures", "https://lango.health/fhir/OperationDefinition/Patient-disclosures"),
+    ("Patient", "record-lookup", "https://lango.health/fhir/OperationDefinition/Patient-record-lookup"),
     ("Resource", "validate", "http://hl7.org/fhir/OperationDefinition/Resource-validate"),
 ];
 
@@ -47,6 +49,11 @@ pub fn statement(state: &FhirState) -> Answer {
     }
     let statement = json!({
         "resourceType": "CapabilityStatement",
+        "text": {
+            "status": "generated",
+            "div": "<div xmlns=\"http://www.w3.org/1999/xhtml\">What this lango server does: FHIR R4, every resource type, every search parameter.</div>",
+        },
+        "name": "Lango",
         "status": "active",
         "date": "2026-11-21",
         "publisher": operator.name,

@@ -1,12 +1,14 @@
 //! The FHIR R4 REST API (<https://hl7.org/fhir/R4/http.html>) under `/fhir`.
 //!
 //! One handler takes every request: the path says what it is about ([`target`]), the method what to do, and a module for each
-//! group of interactions does it ([`read`], [`history`], [`write`], [`search`], [`operation`], [`validate`],
+//! group of interactions does it ([`read`], [`history`], [`write`], [`search`], [`operation`], [`validate`], [`lookup`],
 //! [`metadata`]). They answer with [`Answer`]s
 //! in JSON; the form that the caller wants and conditional reads (304) are settled here, once.
 
 mod answer;
+mod audit;
 mod history;
+mod lookup;
 mod metadata;
 mod operation;
 mod read;
@@ -112,6 +114,7 @@ async fn handle(State(state): State<FhirState>, request: Request) -> Response {
     let query = pairs.into_iter().filter(|(key, _)| !matches!(key.as_str(), "_format" | "_pretty")).collect();
     let caller = parts.extensions.get::<Caller>();
     let answered = carry_out(&state, caller, &parts.method, &parts.uri, &parts.headers, query, body).await;
+    let answered = audit::settled(&state, &parts.method, &parts.uri, answered).await;
     let answered = answered.map(|answer| answer.unless_unchanged(&parts.method, &parts.headers));
     match answered {
         Ok(answer) => answer.render(format, pretty),
@@ -140,11 +143,13 @@ async fn carry_out(
         ("GET", Target::Type(type_code)) => search::search(&call, type_code, None, call.query.clone()).await,
         ("POST", Target::Search(type_code)) => {
             let form = body::read(headers, body, &state.settings.limits).await?;
+            audit::came_with(&form);
             search::search(&call, type_code, None, search::form_pairs(headers, &form, &call.query)?).await
         }
         ("GET", Target::Compartment(patient, type_code)) => search::search(&call, type_code, Some(&patient), call.query.clone()).await,
         ("POST", Target::CompartmentSearch(patient, type_code)) => {
             let form = body::read(headers, body, &state.settings.limits).await?;
+            audit::came_with(&form);
             search::search(&call, type_code, Some(&patient), search::form_pairs(headers, &form, &call.query)?).await
         }
         ("POST", Target::Type(type_code)) => write::create(&call, type_code, resource_body(state, headers, body).await?).await,
@@ -169,6 +174,7 @@ async fn carry_out(
             }
             // A form says what a URL could say; `curl -d ''` sends an empty one.
             let form = body::read(headers, body, &state.settings.limits).await?;
+            audit::came_with(&form);
             let query = search::form_pairs(headers, &form, &call.query)?;
             operation::run(&Call { query, ..call }, operation, Some(Bytes::new())).await
         }
@@ -214,5 +220,6 @@ async fn fetch(call: &Call<'_>, url: String) -> Result<Answer, Refusal> {
         Target::Operation(operation) => operation::run(&inner, operation, None).await,
         Target::System | Target::Search(_) | Target::CompartmentSearch(..) => Err(Failure::unknown_url()),
     };
+    audit::asked_within(&url, &answered);
     answered.map_err(answer::refusal_of)
 }

@@ -14,7 +14,7 @@ use crate::measure::run::{Request, answer, named_values};
 use crate::terminology::{Arguments, Terminology, TerminologyError};
 use axum::body::Bytes;
 use axum::http::StatusCode;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// Runs the operation with the parameters of the URL, or those in `body`.
 pub async fn run(call: &Call<'_>, operation: OperationTarget, body: Option<Bytes>) -> Result<Answer, Failure> {
@@ -24,6 +24,18 @@ pub async fn run(call: &Call<'_>, operation: OperationTarget, body: Option<Bytes
             terminology(call, type_name, &operation, body).await
         }
         (Some("Measure"), "evaluate-measure") => evaluate_measure(call, &operation, body).await,
+        (Some("Patient"), "disclosures") => match (operation.type_code, &operation.id) {
+            (Some(type_code), Some(id)) => super::audit::disclosures(call, type_code, id).await,
+            _ => Err(Failure::unknown_operation()),
+        },
+        (Some("Patient"), "record-lookup") => {
+            let sent = match body {
+                Some(body) if body.is_empty() => Some(json!({ "resourceType": "Parameters" })),
+                Some(body) => Some(parsed(call, body).await?),
+                None => None,
+            };
+            super::lookup::lookup(call, &operation, sent).await
+        }
         (type_name, "validate") => validate::run(call, type_name, &operation, body).await,
         _ => Err(Failure::unknown_operation()),
     }

@@ -4,7 +4,7 @@
 //! in FHIR is undone here by hand; fields that R4 has no element for come back from the extension that kept them.
 
 use super::HduError;
-use crate::access::{Caller, Interaction};
+use crate::access::{Caller, Interaction, audit};
 use crate::app::App;
 use crate::definitions;
 use crate::fhir::{Issue, IssueCode};
@@ -57,6 +57,7 @@ async fn page(app: &App, caller: &Caller, query: &str) -> Result<Response, Refus
     let total = app.store.count(&asked.query, None).await?;
     let limit = u32::try_from(first.saturating_add(page_size)).unwrap_or(u32::MAX);
     let specimens: Vec<Stored> = app.store.search(&asked.query, limit, None).await?.rows.into_iter().skip(first).collect();
+    show(&specimens);
     let reports = about(&app.store, &specimens, "DiagnosticReport", caller).await?;
     let results = about(&app.store, &specimens, "Observation", caller).await?;
     let by_id: HashMap<String, &Value> =
@@ -84,7 +85,15 @@ async fn about(store: &Store, specimens: &[Stored], type_name: &str, caller: &Ca
     let Some(param) = r4.type_code(type_name).and_then(|type_code| r4.param(type_code, "specimen")) else { return Ok(Vec::new()) };
     let keys: Vec<_> = specimens.iter().map(|specimen| specimen.key).collect();
     let found = store.referring_to(&keys, param.id, &caller.scope, MOST_RESULTS).await?;
+    show(&found);
     Ok(found.iter().filter_map(body).collect())
+}
+
+/// For the record of who saw what.
+fn show(rows: &[Stored]) {
+    if let Some(trail) = audit::current() {
+        trail.shows(rows.iter().map(|row| (row.type_code, row.id.clone())));
+    }
 }
 
 fn body(stored: &Stored) -> Option<Value> {

@@ -7,6 +7,7 @@ mod codes;
 mod lab_data;
 mod meta;
 mod reply;
+mod shared;
 mod templates;
 
 use crate::app::App;
@@ -33,6 +34,7 @@ pub fn routes(app: App) -> Router {
         .route(&at("dataTemplates/trigger"), axum::routing::post(templates::submit))
         .route(&at("labData"), get(lab_data::answer))
         .route(&at("labDataTemplates"), get(templates::lab_definitions).post(templates::submit_lab))
+        .route(&at("shr/sharedRecords"), get(shared::answer))
         .route(&at("unmapped"), get(templates::unmapped))
         .route(&at("codeSystems/icd"), get(codes::icd))
         .route(&at("codeSystems/icd/{level}"), get(codes::icd_level))
@@ -96,7 +98,7 @@ fn form(refusal: Refusal, path: String) -> Response {
     body["message"] = json!(refusal.issues.first().map(|issue| issue.diagnostics.as_str()));
     body["path"] = json!(path);
     let mut response = (status, Json(body)).into_response();
-    if status == StatusCode::SERVICE_UNAVAILABLE {
+    if matches!(status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
         response.headers_mut().insert(axum::http::header::RETRY_AFTER, axum::http::HeaderValue::from_static("5"));
     }
     response

@@ -41,7 +41,8 @@ pub async fn plan(
     let drafts = writer
         .workers()
         .map(work, move |(place, condition, entry, id)| {
-            let draft = check(entry, &validator).map(|(type_code, resource)| Draft::new(type_code, &id, resource, &making));
+            let draft =
+                check(entry, &validator, &making.options.base).map(|(type_code, resource)| Draft::new(type_code, &id, resource, &making));
             (place, condition, draft)
         })
         .await?;
@@ -59,7 +60,7 @@ pub async fn plan(
 }
 
 /// The resource is there, of the type that the URL says, and well built. Issues carry the entry's path.
-fn check(entry: Entry, validator: &Validator) -> Result<(TypeCode, Value), Refusal> {
+fn check(entry: Entry, validator: &Validator, base: &str) -> Result<(TypeCode, Value), Refusal> {
     let path = entry.resource_path();
     let Some(resource) = entry.resource else {
         return Err(Refusal::malformed("The resource is missing.").within(&path));
@@ -69,6 +70,11 @@ fn check(entry: Entry, validator: &Validator) -> Result<(TypeCode, Value), Refus
         let issue =
             Issue::error(IssueCode::Invalid, format!("The URL asks for a resource of type {type_name}; the resource says otherwise."));
         return Err(Refusal::new(RefusalKind::Malformed, issue.at(format!("{path}.resourceType"))));
+    }
+    if type_name == "AuditEvent" && resource.pointer("/source/observer/identifier/value").and_then(Value::as_str) == Some(base) {
+        let words = "This server records what it does itself: an AuditEvent that is sent has another source.";
+        let issue = Issue::error(IssueCode::Forbidden, words).at(format!("{path}.source.observer"));
+        return Err(Refusal::new(RefusalKind::Forbidden, issue));
     }
     match problems_of(&resource, &path, validator) {
         Some(refusal) => Err(refusal),

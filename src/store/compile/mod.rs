@@ -99,7 +99,7 @@ pub fn visible(sql: &mut Sql, column: &str, snapshot: &Snapshot) {
 }
 
 /// An index row of `alias` holds, now or as the snapshot saw it.
-fn holds(sql: &mut Sql, alias: &str, seen: Seen) {
+pub fn holds(sql: &mut Sql, alias: &str, seen: Seen) {
     match seen {
         None => {
             sql.push(&format!("{alias}.until = 0"));

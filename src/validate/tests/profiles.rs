@@ -252,6 +252,28 @@ fn targets_are_held_against_their_profile_where_they_are_there() {
 }
 
 #[test]
+fn resources_that_all_refer_to_one_another_are_looked_at_once() {
+    let profile = definition(
+        "urn:p",
+        &core("Observation"),
+        "Observation",
+        json!([
+            {"path": "Observation.hasMember", "type": [{"code": "Reference", "targetProfile": ["urn:p"]}]},
+            {"path": "Observation.subject", "min": 1},
+        ]),
+    );
+    let all: Vec<Value> = (0..60).map(|at| json!({"reference": format!("Observation/{at}")})).collect();
+    let entries: Vec<Value> = (0..60)
+        .map(|at| json!({"fullUrl": format!("http://x/Observation/{at}"), "resource": {
+            "resourceType": "Observation", "id": at.to_string(), "meta": {"profile": ["urn:p"]}, "status": "final", "code": {"text": "x"},
+            "subject": {"reference": "Patient/1"}, "hasMember": all,
+        }}))
+        .collect();
+    let bundle = json!({"resourceType": "Bundle", "type": "collection", "entry": entries});
+    assert_eq!(validator(&[profile]).on_write(&bundle), []);
+}
+
+#[test]
 fn what_cannot_be_checked_is_said() {
     let profile = on_observation(json!([
         {"path": "Observation", "constraint": [

@@ -1,0 +1,295 @@
+//! What follows a request from its arrival to its answer.
+
+use super::{Action, Agent, AuditError, Event, Recorder, owner_of};
+use crate::access::Caller;
+use crate::definitions;
+use crate::fhir::time::now;
+use crate::store::audit::NOBODY;
+use crate::store::gate::About;
+use crate::store::{AuditRow, FacilityKey, ResourceKey, Scope, Store, Subject, TypeCode};
+use std::collections::{BTreeMap, HashSet};
+use std::future::Future;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// Bytes of a request that are kept.
+const MOST_REQUEST: usize = 8 << 10;
+
+tokio::task_local! {
+    static CURRENT: Arc<Trail>;
+}
+
+/// The trail of the request that this task answers; `None`: nothing is recorded.
+pub fn current() -> Option<Arc<Trail>> {
+    CURRENT.try_with(Arc::clone).ok()
+}
+
+/// A resource's name.
+type Name = (TypeCode, Box<str>);
+
+/// One request and what was noted on its way.
+#[derive(Debug)]
+pub struct Trail {
+    recorder: Recorder,
+    agent: Agent,
+    scope: Scope,
+    owner: FacilityKey,
+    request: String,
+    request_id: Option<String>,
+    noted: Mutex<Noted>,
+}
+
+#[derive(Debug, Default)]
+struct Noted {
+    /// What this request changed, and recorded with the change.
+    written: HashSet<Name>,
+    /// What a handler said that it shows.
+    shown: HashSet<Name>,
+    /// Whose data it shows that is not in the store, such as what another holder answered.
+    disclosed: BTreeMap<ResourceKey, Vec<String>>,
+    /// Parameters that came in the body.
+    form: String,
+    /// Queries within a Bundle, with the status of each.
+    inner: Vec<(String, u16)>,
+    settled: bool,
+}
+
+/// What a request asked for, in the audit's terms.
+#[derive(Clone, Debug)]
+pub struct Shape {
+    pub action: Action,
+    /// A code of `restful-interaction`.
+    pub interaction: &'static str,
+    /// The resource that the URL names.
+    pub target: Option<(TypeCode, String)>,
+    /// The answer may hold old versions.
+    pub old_versions: bool,
+}
+
+impl Shape {
+    /// A read is one event for each patient; a query is one event for itself and one more for each patient in its answer.
+    fn is_query(&self) -> bool {
+        self.action == Action::Execute
+    }
+}
+
+/// A change of a resource, for the transaction that makes it.
+#[derive(Debug)]
+pub struct Change<'a> {
+    pub action: Action,
+    pub type_code: TypeCode,
+    pub id: &'a str,
+    /// The new version.
+    pub version: i64,
+    pub subject: Subject,
+}
+
+impl Trail {
+    /// `caller`: `None` while nobody is known. `request`: method, path and parameters as they came.
+    pub fn new(recorder: Recorder, caller: Option<&Caller>, request: &str, request_id: Option<&str>, address: Option<String>) -> Trail {
+        let agent = caller.map(Agent::of).unwrap_or_default();
+        Trail {
+            owner: agent.client.as_deref().map_or(NOBODY, owner_of),
+            agent: Agent { address, ..agent },
+            scope: caller.map_or(Scope::Owners(Vec::new()), |caller| caller.scope.clone()),
+            recorder,
+            request: cut(request),
+            request_id: request_id.map(cut),
+            noted: Mutex::default(),
+        }
+    }
+
+    /// Of lango's own work, such as a command of the operator's: what it changes is recorded.
+    pub fn of_lango(recorder: Recorder, command: &str) -> Trail {
+        let mut trail = Trail::new(recorder, None, command, None, None);
+        trail.agent.lango = true;
+        trail
+    }
+
+    /// Runs `work` with this trail.
+    pub async fn follow<F: Future>(self: &Arc<Self>, work: F) -> F::Output {
+        CURRENT.scope(Arc::clone(self), work).await
+    }
+
+    fn noted(&self) -> MutexGuard<'_, Noted> {
+        self.noted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The answer will show these resources in a form that is not FHIR's.
+    pub fn shows(&self, names: impl IntoIterator<Item = (TypeCode, Box<str>)>) {
+        self.noted().shown.extend(names);
+    }
+
+    /// The answer will show data of this Patient that is not in the store under these names, such as what another holder answered.
+    pub fn discloses(&self, patient: ResourceKey, what: Vec<String>) {
+        self.noted().disclosed.entry(patient).or_default().extend(what);
+    }
+
+    /// The request's parameters stood in its body.
+    pub fn came_with(&self, form: &[u8]) {
+        self.noted().form = cut(&String::from_utf8_lossy(form));
+    }
+
+    /// A query within a Bundle was answered.
+    pub fn asked_within(&self, request: &str, status: u16) {
+        self.noted().inner.push((cut(request), status));
+    }
+
+    /// Whether [`Trail::settle`] was called.
+    pub fn is_settled(&self) -> bool {
+        self.noted().settled
+    }
+
+    /// Whether the request changed something.
+    pub fn has_written(&self) -> bool {
+        !self.noted().written.is_empty()
+    }
+
+    fn event(&self, action: Action, interaction: &str, status: u16) -> Event {
+        let form = self.noted().form.clone();
+        let request = if form.is_empty() { self.request.clone() } else { format!("{}\n\n{form}", self.request) };
+        Event {
+            action,
+            interaction: interaction.to_owned(),
+            status,
+            agent: self.agent.clone(),
+            request,
+            request_id: self.request_id.clone(),
+            what: Vec::new(),
+            more: 0,
+            consents: Vec::new(),
+            emergency: self.is_emergency(),
+        }
+    }
+
+    fn is_emergency(&self) -> bool {
+        matches!(&self.scope, Scope::Gate(gate) if gate.break_glass.is_some())
+    }
+
+    fn row(&self, event: &Event, subject: Subject) -> Result<AuditRow, AuditError> {
+        Ok(AuditRow { at: now(), owner: self.owner, subject, event: serde_json::to_string(event)? })
+    }
+
+    /// The rows for the transaction of these changes: one for each kind of change and each patient. Call [`Trail::wrote`] when it is
+    /// committed.
+    pub fn changes(&self, changes: &[Change<'_>]) -> Result<Vec<AuditRow>, AuditError> {
+        let mut groups: BTreeMap<(Action, &Subject), Vec<String>> = BTreeMap::new();
+        for change in changes {
+            let what = format!("{}/{}/_history/{}", definitions::r4().type_name(change.type_code), change.id, change.version);
+            groups.entry((change.action, &change.subject)).or_default().push(what);
+        }
+        let mut rows = Vec::with_capacity(groups.len());
+        for ((action, subject), what) in groups {
+            let (interaction, status) = match action {
+                Action::Create => ("create", 201),
+                Action::Delete => ("delete", 204),
+                _ => ("update", 200),
+            };
+            for part in what.chunks(Event::MOST_WHAT) {
+                rows.push(self.row(&self.event(action, interaction, status).about(part.to_vec()), subject.clone())?);
+            }
+        }
+        Ok(rows)
+    }
+
+    /// These changes are committed.
+    pub fn wrote(&self, names: impl IntoIterator<Item = (TypeCode, Box<str>)>) {
+        self.noted().written.extend(names);
+    }
+
+    /// Records the request and everybody whose data the answer holds; the answer may leave when this has succeeded. `held`: the
+    /// resources in the answer.
+    pub async fn settle(&self, store: &Store, shape: &Shape, status: u16, held: HashSet<Name>) -> Result<(), AuditError> {
+        let (names, inner, has_written, mut by_patient) = {
+            let mut noted = self.noted();
+            let mut names = held;
+            names.extend(std::mem::take(&mut noted.shown));
+            names.retain(|name| !noted.written.contains(name));
+            (names, std::mem::take(&mut noted.inner), !noted.written.is_empty(), std::mem::take(&mut noted.disclosed))
+        };
+        let mut rows = Vec::new();
+        let mut foreign: Vec<ResourceKey> = by_patient.keys().copied().collect();
+        if !names.is_empty() {
+            let mut names: Vec<Name> = names.into_iter().collect();
+            names.sort_unstable();
+            for placed in store.placed(&names, shape.old_versions).await? {
+                let what = format!("{}/{}", definitions::r4().type_name(placed.type_code), placed.id);
+                if placed.patient <= 0 {
+                    continue;
+                }
+                by_patient.entry(placed.patient).or_default().push(what);
+                if matches!(self.scope, Scope::Gate(_)) && !self.scope.owners().contains(&placed.owner) {
+                    foreign.push(placed.patient);
+                }
+            }
+        }
+        foreign.sort_unstable();
+        foreign.dedup();
+        let behind = if foreign.is_empty() { BTreeMap::new() } else { store.consents_behind(&self.scope, &foreign).await? };
+        let consents = |patient: &ResourceKey| -> Vec<String> {
+            let list = behind.get(patient).map_or(&[][..], Vec::as_slice);
+            list.iter().map(|(id, version)| format!("Consent/{id}/_history/{version}")).collect()
+        };
+        let is_read = !shape.is_query() && shape.action == Action::Read && status < 400;
+        // What was changed tells of itself, in the transaction that changed it; a Bundle is an event of its own beside that.
+        let told_already = has_written && !shape.is_query() && status < 400;
+        if !(told_already || is_read && !by_patient.is_empty()) {
+            let target = shape.target.as_ref().filter(|_| status < 400 && !shape.is_query());
+            let what = target.map(|(code, id)| format!("{}/{id}", definitions::r4().type_name(*code)));
+            let what = if shape.is_query() { Vec::new() } else { what.into_iter().collect() };
+            rows.push(self.row(&self.event(shape.action, shape.interaction, status).about(what), Subject::Nobody)?);
+        }
+        for (request, status) in inner {
+            let event = self.event(Action::Execute, "search-type", status);
+            rows.push(self.row(&Event { request, ..event }, Subject::Nobody)?);
+        }
+        for (patient, what) in by_patient {
+            // Whatever was asked for, what goes out beside a change was looked for and found.
+            let (action, interaction) = match shape.action {
+                Action::Read | Action::Execute => (shape.action, shape.interaction),
+                _ => (Action::Execute, "operation"),
+            };
+            let consents = consents(&patient);
+            let event = Event { consents: consents.clone(), ..self.event(action, interaction, status).about(what.clone()) };
+            rows.push(self.row(&event, Subject::Key(patient))?);
+            if foreign.binary_search(&patient).is_ok() {
+                let decision = Event { consents, ..self.event(Action::Execute, Event::DECISION, 200).about(what) };
+                // It names Consents, which are not the caller's to see.
+                rows.push(AuditRow { owner: NOBODY, ..self.row(&decision, Subject::Key(patient))? });
+            }
+        }
+        if status == 404 {
+            rows.extend(self.denial(store, shape).await?);
+        }
+        self.recorder.record(rows).await?;
+        self.noted().settled = true;
+        Ok(())
+    }
+
+    /// What is hidden looks to the caller as if it did not exist. For the privacy officer, and for nobody else, it is a denial.
+    async fn denial(&self, store: &Store, shape: &Shape) -> Result<Option<AuditRow>, AuditError> {
+        let (Some((type_code, id)), Scope::Gate(_)) = (&shape.target, &self.scope) else { return Ok(None) };
+        let Some(placed) = store.placed(&[(*type_code, id.as_str().into())], false).await?.pop() else { return Ok(None) };
+        if placed.patient == 0 || self.scope.owners().contains(&placed.owner) {
+            return Ok(None);
+        }
+        let subject = if placed.patient > 0 { Subject::Key(placed.patient) } else { Subject::Nobody };
+        let what = vec![format!("{}/{id}", definitions::r4().type_name(*type_code))];
+        let row = self.row(&self.event(Action::Execute, Event::DECISION, 403).about(what), subject)?;
+        Ok(Some(AuditRow { owner: NOBODY, ..row }))
+    }
+}
+
+/// Whose data a change is about.
+impl From<&About> for Subject {
+    fn from(about: &About) -> Subject {
+        match about {
+            About::Patient(id) => Subject::Id(id.clone()),
+            About::Nobody | About::Unknown | About::Consent | About::Audit => Subject::Nobody,
+        }
+    }
+}
+
+fn cut(text: &str) -> String {
+    let end = (0..=MOST_REQUEST.min(text.len())).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
+    text.get(..end).unwrap_or_default().to_owned()
+}

@@ -1,0 +1,180 @@
+//! What becomes of events beside the requests: sealed, attested, published, and removed when they are old.
+//!
+//! Every process does all of it; the database lets one seal at a time, and what two publish at once is the same.
+
+use super::App;
+use crate::access::audit::checkpoint::{Kind, Notary};
+use crate::access::audit::resource::{Naming, audit_event};
+use crate::access::audit::{Event, Recorder, Trail};
+use crate::definitions;
+use crate::fhir::time::{Micros, now};
+use crate::ingest::write::Draft;
+use crate::store::gate::About;
+use crate::store::{FacilityKey, Sealed};
+use anyhow::Context;
+use std::io::Write as _;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio_util::sync::CancellationToken;
+
+/// Between two looks for events.
+const EVERY: Duration = Duration::from_millis(500);
+/// Events sealed in one transaction.
+const SEAL: u32 = 2_000;
+/// Events published in one transaction: a few milliseconds in which others wait.
+const PUBLISH: u32 = 50;
+/// Rows after which a checkpoint is signed.
+const ROWS: i64 = 1_000;
+/// Microseconds after which a checkpoint is signed, if anything happened.
+const AGE: Micros = 60_000_000;
+const HOUR: Micros = 3_600_000_000;
+const DAY: Micros = 24 * HOUR;
+
+/// What the keeper remembers between looks.
+#[derive(Debug, Default)]
+struct Memory {
+    /// The newest checkpoint of this process.
+    attested: i64,
+    attested_at: Micros,
+    swept: Micros,
+}
+
+impl App {
+    /// Carries out work of lango's own or of a command; what it changes is recorded as that.
+    pub async fn recorded<F: Future>(&self, command: &str, work: F) -> F::Output {
+        if !self.settings.records() {
+            return work.await;
+        }
+        Arc::new(Trail::of_lango(Recorder::new(self.store.clone()), command)).follow(work).await
+    }
+
+    /// Runs until `shutdown`, and once more then.
+    pub(super) async fn keep_audit(&self, shutdown: CancellationToken) {
+        if !self.settings.records() {
+            return;
+        }
+        let notary = match Notary::open(&self.store).await {
+            Ok(notary) => notary,
+            Err(error) => {
+                tracing::error!(%error, "the audit cannot be sealed: the signing keys cannot be read");
+                return;
+            }
+        };
+        let mut memory = Memory::default();
+        loop {
+            let last = tokio::select! {
+                () = shutdown.cancelled() => true,
+                () = tokio::time::sleep(EVERY) => false,
+            };
+            if let Err(error) = self.look_after_audit(&notary, &mut memory, last).await {
+                tracing::warn!(error = format!("{error:#}"), "the audit waits to be sealed or published");
+            }
+            if last {
+                return;
+            }
+        }
+    }
+
+    async fn look_after_audit(&self, notary: &Notary, memory: &mut Memory, last: bool) -> anyhow::Result<()> {
+        while self.store.has_unsealed().await? && self.store.seal(SEAL).await? == SEAL as usize {}
+        self.attest(notary, memory, last).await?;
+        if last {
+            return Ok(());
+        }
+        loop {
+            let start = Instant::now();
+            if self.publish_audit().await? < PUBLISH as usize {
+                break;
+            }
+            // Under load requests come first: two thirds of the writer's time are theirs.
+            tokio::time::sleep(start.elapsed().saturating_mul(2)).await;
+            if self.store.has_unsealed().await? {
+                break;
+            }
+        }
+        self.sweep_audit(notary, memory).await
+    }
+
+    async fn attest(&self, notary: &Notary, memory: &mut Memory, last: bool) -> anyhow::Result<()> {
+        let Some(head) = self.store.sealed_head().await? else { return Ok(()) };
+        let (rows, age) = (head.position.saturating_sub(memory.attested), now().saturating_sub(memory.attested_at));
+        if rows >= ROWS || rows > 0 && (age >= AGE || last) {
+            let signed = notary.keep(&self.store, Kind::Head, &head).await?;
+            (memory.attested, memory.attested_at) = (head.position, now());
+            self.export(&signed)?;
+        }
+        Ok(())
+    }
+
+    fn export(&self, signed: &str) -> anyhow::Result<()> {
+        let Some(path) = &self.settings.audit.checkpoint_file else { return Ok(()) };
+        let mut file = std::fs::OpenOptions::new().create(true).append(true).open(path).context("audit.checkpoint_file")?;
+        writeln!(file, "{signed}").and_then(|()| file.sync_data()).context("audit.checkpoint_file")
+    }
+
+    /// How the deployment calls things, in its AuditEvents.
+    pub fn audit_naming(&self) -> Naming {
+        Naming {
+            base: self.writer.options().base.clone(),
+            site: self.settings.operator.code.clone(),
+            facility_system: self.settings.systems.facility.clone(),
+            practitioner_system: self.settings.systems.practitioner.clone(),
+        }
+    }
+
+    /// Makes AuditEvents of the next rows; how many.
+    async fn publish_audit(&self) -> anyhow::Result<usize> {
+        let rows = self.store.sealed_after(self.store.published().await?, PUBLISH).await?;
+        let Some(last) = rows.last() else { return Ok(0) };
+        let (position, count) = (last.position, rows.len());
+        let mut patients: Vec<i64> = rows.iter().map(|row| row.patient).filter(|patient| *patient > 0).collect();
+        patients.sort_unstable();
+        patients.dedup();
+        let ids = self.store.ids_of(&patients).await?;
+        let naming = self.audit_naming();
+        let me = self.clone();
+        let drafts = self.writer.workers().run(move || {
+            let draft = |row: &Sealed| me.audit_draft(row, ids.get(&row.patient).map(String::as_str), &naming);
+            rows.iter().filter_map(draft).collect::<Vec<_>>()
+        });
+        self.writer.put_audit_events(drafts.await?).await?;
+        self.store.set_published(position).await?;
+        Ok(count)
+    }
+
+    /// `None`: the row is not what lango wrote; `lango audit verify` tells so.
+    fn audit_draft(&self, row: &Sealed, patient: Option<&str>, naming: &Naming) -> Option<(FacilityKey, Draft)> {
+        let event: Event = serde_json::from_str(&row.event).ok()?;
+        let resource = audit_event(row, &event, patient, naming, false);
+        let id = resource.get("id")?.as_str()?.to_owned();
+        let type_code = definitions::r4().type_code("AuditEvent")?;
+        let mut draft = self.writer.draft(type_code, &id, resource);
+        draft.about = About::Audit;
+        Some((row.owner, draft))
+    }
+
+    /// Removes events that are old enough, under a signed statement.
+    async fn sweep_audit(&self, notary: &Notary, memory: &mut Memory) -> anyhow::Result<()> {
+        let days = i64::from(self.settings.audit.keep_days);
+        if days == 0 || now().saturating_sub(memory.swept) < HOUR {
+            return Ok(());
+        }
+        memory.swept = now();
+        let removed = self.remove_audit_before(notary, now().saturating_sub(days.saturating_mul(DAY))).await?;
+        if removed > 0 {
+            tracing::info!(rows = removed, "removed events of the audit that were old enough");
+        }
+        Ok(())
+    }
+
+    /// Removes the events recorded before `at` that are published; how many.
+    pub async fn remove_audit_before(&self, notary: &Notary, at: Micros) -> anyhow::Result<u64> {
+        let Some(last) = self.store.sealed_before(at).await? else { return Ok(0) };
+        if last.position > self.store.published().await? {
+            return Ok(0);
+        }
+        let signed = notary.keep(&self.store, Kind::Removed, &last).await?;
+        self.export(&signed)?;
+        Ok(self.store.remove_sealed(&last).await?)
+    }
+}

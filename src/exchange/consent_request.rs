@@ -1,0 +1,95 @@
+//! Asking for consent: a facility proposes a Consent, those who record consents answer it, the facility is told.
+//!
+//! A proposed Consent belongs to the consent desk ([`CONSENT_DESK`]), and so does all that becomes of it: every recorder sees it, changes it to `active` or
+//! `rejected`, and withdraws it later. Each change enqueues a job in its transaction; the job says in two Tasks what the Consent has come to, one at the desk and one
+//! that belongs to the facility that asked. An active Consent that will end has another job due then. Doing it twice changes nothing.
+
+use crate::access::CONSENT_DESK;
+use crate::app::App;
+use crate::definitions;
+use crate::fhir::time::{Micros, format_instant, now, parse_interval};
+use crate::ingest::consent::CONSENT_JOB;
+use crate::ingest::write::{Author, Plan};
+use crate::search::extract::NOTICE;
+use crate::store::Scope;
+use crate::store::write::NewJob;
+use anyhow::Context;
+use serde_json::{Value, json};
+
+/// What has become of a request: the Task's status, and in the words of [`STATES`].
+type State = (&'static str, &'static str);
+
+const STATES: &str = "https://lango.health/fhir/CodeSystem/consent-request-state";
+
+/// The handler of [`CONSENT_JOB`].
+pub async fn tell(app: &App, payload: &Value) -> anyhow::Result<()> {
+    let r4 = definitions::r4();
+    let id = payload.get("consent").and_then(Value::as_str).unwrap_or_default();
+    let (Some(consent), Some(task)) = (r4.type_code("Consent"), r4.type_code("Task")) else { return Ok(()) };
+    // Who asked for what is what the first version says, whatever was made of it.
+    let first = app.store.read_version(consent, id, 1, &Scope::All).await?;
+    let Some((asked, since)) = first.and_then(|first| Some((serde_json::from_slice::<Value>(first.body.as_ref()?).ok()?, first.updated)))
+    else {
+        return Ok(());
+    };
+    if asked.get("status").and_then(Value::as_str) != Some("proposed") {
+        // A recorder's own, at the desk from the beginning: nobody asked.
+        return Ok(());
+    }
+    let Some(code) = asked.pointer("/provision/actor/0/reference/identifier/value").and_then(Value::as_str) else { return Ok(()) };
+    let requester = if *code == *app.settings.operator.code { 0 } else { app.store.facility_key(code).await? };
+    let current = app.store.read(consent, id, &Scope::All).await?.and_then(|stored| stored.body);
+    let current: Option<Value> = current.and_then(|body| serde_json::from_slice(&body).ok());
+    let ends = current.as_ref().and_then(|consent| consent.pointer("/provision/period/end")?.as_str());
+    let ends = ends.and_then(|end| parse_interval(end, &app.zone)).map(|end| end.high);
+    let (status, state) = state(current.as_ref(), ends);
+    let digest = blake3::hash(id.as_bytes()).to_hex();
+    let digest = digest.get(..32).context("a digest is longer")?;
+    for (prefix, owner) in [("ask", requester), ("desk", CONSENT_DESK)] {
+        let resource = json!({
+            "resourceType": "Task",
+            "meta": { "tag": [{ "system": NOTICE, "code": "consent-request" }] },
+            "status": status,
+            "businessStatus": { "coding": [{ "system": STATES, "code": state }] },
+            "intent": "proposal",
+            "code": { "coding": [{ "system": "https://lango.health/fhir/CodeSystem/task", "code": "consent-request" }], "text": "Consent is asked for" },
+            "focus": { "reference": format!("Consent/{id}") },
+            "for": asked.get("patient"),
+            "authoredOn": format_instant(since),
+            "requester": asked.pointer("/provision/actor/0/reference"),
+        });
+        let author = Author { scope: Scope::All, owner, caller: None };
+        let draft = app.writer.draft(task, &format!("{prefix}-{digest}"), resource);
+        app.writer.put_all(vec![draft], &author).await?;
+    }
+    if let Some(run_at) = ends.filter(|_| state == "granted") {
+        let payload = json!({ "version": 1, "consent": id });
+        let job = NewJob { kind: CONSENT_JOB.to_owned(), payload, dedup_key: Some(format!("end {id}")), run_at };
+        let author = Author { scope: Scope::All, owner: 0, caller: None };
+        app.writer.commit(Plan { jobs: vec![job], ..Plan::default() }, &author, false).await?;
+    }
+    Ok(())
+}
+
+fn state(consent: Option<&Value>, ends: Option<Micros>) -> State {
+    match consent.and_then(|consent| consent.get("status")?.as_str()) {
+        Some("proposed" | "draft") => ("requested", "asked"),
+        Some("active") if ends.is_some_and(|ends| ends <= now()) => ("completed", "expired"),
+        Some("active") => ("completed", "granted"),
+        Some("rejected") => ("rejected", "rejected"),
+        _ => ("cancelled", "withdrawn"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_comes_to_what_the_consent_says() {
+        let of = |status: &str, ends| state(Some(&json!({ "status": status })), ends).1;
+        assert_eq!([of("proposed", None), of("rejected", None), of("inactive", None)], ["asked", "rejected", "withdrawn"]);
+        assert_eq!([of("active", None), of("active", Some(i64::MAX)), of("active", Some(1))], ["granted", "granted", "expired"]);
+        assert_eq!(state(None, None).1, "withdrawn");
+    }
+}

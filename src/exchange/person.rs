@@ -1,0 +1,59 @@
+//! Who is meant: from a Patient or an identifier to all Patients of one person.
+
+use crate::definitions;
+use crate::registry::{Registry, RegistryError};
+use crate::store::{ResourceKey, Scope, Store};
+use std::collections::BTreeSet;
+
+/// How the asker names the person.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Sought {
+    /// A source or golden Patient, by id.
+    Patient(String),
+    Identifier {
+        system: String,
+        value: String,
+    },
+}
+
+impl Sought {
+    /// The same words for the same question.
+    pub fn words(&self) -> String {
+        match self {
+            Sought::Patient(id) => format!("Patient/{id}"),
+            Sought::Identifier { system, value } => format!("{system}|{value}"),
+        }
+    }
+}
+
+/// All Patients of one person; none when nobody is known by that name.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Person {
+    /// Ids of source Patients and of the golden one.
+    pub ids: BTreeSet<String>,
+    /// The same, as the store numbers them.
+    pub keys: Vec<ResourceKey>,
+}
+
+impl Person {
+    /// Finds the person whatever the caller may see. `scope` is the caller's: where a name is not one person's alone, what it shows goes
+    /// before what it hides.
+    pub async fn find(registry: &Registry, store: &Store, sought: &Sought, scope: &Scope) -> Result<Person, RegistryError> {
+        let ids = match sought {
+            Sought::Patient(id) => registry.person(id).await?,
+            Sought::Identifier { system, value } => match registry.identified(system, value, scope).await {
+                // So many Patients are nobody.
+                Err(RegistryError::TooMany) => BTreeSet::new(),
+                ids => ids?,
+            },
+        };
+        Ok(Person::of(store, ids).await?)
+    }
+
+    /// The person who is known by these ids.
+    pub async fn of(store: &Store, ids: BTreeSet<String>) -> Result<Person, sqlx::Error> {
+        let Some(patient) = definitions::r4().type_code("Patient") else { return Ok(Person::default()) };
+        let keys = store.keys_of(patient, &ids.iter().cloned().collect::<Vec<_>>()).await?;
+        Ok(Person { ids, keys })
+    }
+}

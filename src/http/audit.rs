@@ -1,0 +1,142 @@
+//! The record of every request: a layer around all routes that gives each a [`Trail`], and withholds what was not recorded.
+//!
+//! Routes of FHIR settle their trail themselves, since they know what the answer holds ([`super::fhir`]). Any other answer is
+//! settled here on its way out, so that a route cannot forget.
+
+use super::connections::PeerAddress;
+use super::error::Failure;
+use crate::access::Caller;
+use crate::access::audit::{Action, Recorder, Shape, Trail};
+use crate::fhir::{Issue, IssueCode};
+use crate::store::Store;
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::Response;
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// What tells nobody anything about anybody.
+const UNRECORDED: [&str; 9] = [
+    "/livez",
+    "/readyz",
+    "/metrics",
+    "/fhir/metadata",
+    "/fhir/.well-known/smart-configuration",
+    "/auth/jwks.json",
+    "/auth/style.css",
+    "/auth/introspect",
+    "/auth/revoke",
+];
+/// How a token was asked for is the authorization server's business; that it was refused is recorded.
+const LOGIN: &str = "/auth/";
+
+/// Refusals of one second that are recorded one by one: whoever knocks at a closed door without end must not fill the disk.
+const MOST_REFUSALS: u32 = 20;
+
+/// What records.
+#[derive(Clone, Debug)]
+pub struct Auditor {
+    store: Store,
+    recorder: Recorder,
+    refusals: Arc<Mutex<Refusals>>,
+}
+
+/// The refusals of the present second.
+#[derive(Debug)]
+struct Refusals {
+    since: Instant,
+    count: u32,
+    skipped: u64,
+}
+
+/// The answer has been recorded.
+#[derive(Clone, Copy, Debug)]
+struct Recorded;
+
+impl Auditor {
+    pub fn new(store: Store) -> Auditor {
+        let refusals = Refusals { since: Instant::now(), count: 0, skipped: 0 };
+        Auditor { recorder: Recorder::new(store.clone()), store, refusals: Arc::new(Mutex::new(refusals)) }
+    }
+
+    /// Whether one more refusal is recorded by itself; those that were not are counted, and told in the log.
+    fn takes_refusal(&self) -> bool {
+        let mut refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
+        if refusals.since.elapsed() >= Duration::from_secs(1) {
+            if refusals.skipped > 0 {
+                tracing::warn!(refusals = refusals.skipped, "more requests were refused than are recorded one by one");
+            }
+            *refusals = Refusals { since: Instant::now(), count: 0, skipped: 0 };
+        }
+        refusals.count = refusals.count.saturating_add(1);
+        let takes = refusals.count <= MOST_REFUSALS;
+        refusals.skipped += u64::from(!takes);
+        takes
+    }
+
+    fn trail(&self, request: &Request) -> Arc<Trail> {
+        let caller = request.extensions().get::<Caller>();
+        let path = request.uri().path_and_query().map_or_else(|| request.uri().path(), |both| both.as_str());
+        let id = request.headers().get("x-request-id").and_then(|id| id.to_str().ok());
+        let address = request.extensions().get::<PeerAddress>().map(|PeerAddress(address)| address.to_string());
+        Arc::new(Trail::new(self.recorder.clone(), caller, &format!("{} {path}", request.method()), id, address))
+    }
+
+    /// The answer, marked, once it is recorded.
+    async fn settled(&self, trail: &Trail, mut response: Response) -> Response {
+        let knocks = matches!(response.status(), StatusCode::UNAUTHORIZED | StatusCode::TOO_MANY_REQUESTS);
+        if !trail.is_settled() && (!knocks || self.takes_refusal()) {
+            let shape = Shape { action: Action::Execute, interaction: "operation", target: None, old_versions: false };
+            if let Err(error) = trail.settle(&self.store, &shape, response.status().as_u16(), HashSet::new()).await {
+                tracing::error!(%error, "an answer was withheld");
+                response = withheld();
+            }
+        }
+        response.extensions_mut().insert(Recorded);
+        response
+    }
+}
+
+/// Within the gate: follows what a caller asks.
+pub async fn follow(State(auditor): State<Auditor>, request: Request, next: Next) -> Response {
+    let path = request.uri().path();
+    if UNRECORDED.contains(&path) || path.starts_with(LOGIN) {
+        return next.run(request).await;
+    }
+    let trail = auditor.trail(&request);
+    let response = trail.follow(next.run(request)).await;
+    auditor.settled(&trail, response).await
+}
+
+/// Around the gate: records those who were not let in.
+pub async fn refused(State(auditor): State<Auditor>, request: Request, next: Next) -> Response {
+    if UNRECORDED.contains(&request.uri().path()) {
+        return next.run(request).await;
+    }
+    let trail = auditor.trail(&request);
+    let response = next.run(request).await;
+    let status = response.status();
+    if response.extensions().get::<Recorded>().is_some() || !(status.is_client_error() || status.is_server_error()) {
+        return response;
+    }
+    auditor.settled(&trail, response).await
+}
+
+/// What a caller gets whose answer could not be recorded.
+pub fn failure() -> Failure {
+    let words = "The answer could not be recorded, so it is not given: try again. The operator finds the cause in the log.";
+    Failure::new(StatusCode::SERVICE_UNAVAILABLE, Issue::error(IssueCode::Exception, words))
+}
+
+fn withheld() -> Response {
+    let failure = failure();
+    let mut response = Response::new(Body::from(failure.outcome()));
+    *response.status_mut() = failure.status;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/fhir+json"));
+    headers.insert(header::RETRY_AFTER, HeaderValue::from_static("5"));
+    response
+}

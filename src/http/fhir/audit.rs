@@ -1,0 +1,254 @@
+//! What an answer shows, for the record ([`crate::access::audit`]): read off the answer itself, whatever route made it.
+
+use super::super::audit::failure;
+use super::super::error::Failure;
+use super::super::state::FhirState;
+use super::Call;
+use super::answer::Answer;
+use super::target::Target;
+use crate::access::audit::resource::{self, audit_event};
+use crate::access::audit::{self, Action, Event, Shape};
+use crate::access::{Interaction, Role};
+use crate::definitions;
+use crate::fhir::{Issue, IssueCode};
+use crate::ingest::{Refusal, RefusalKind};
+use crate::store::TypeCode;
+use axum::http::{Method, Uri};
+use serde::Deserialize;
+use serde_json::json;
+use std::borrow::Cow;
+use std::collections::HashSet;
+
+/// The same answer once it is recorded, with everybody whose data it holds; a failure in its place when it cannot be.
+pub async fn settled(state: &FhirState, method: &Method, uri: &Uri, answered: Result<Answer, Failure>) -> Result<Answer, Failure> {
+    let Some(trail) = audit::current() else { return answered };
+    let (status, body) = match &answered {
+        Ok(answer) => (answer.status, answer.body.as_deref()),
+        Err(failure) => (failure.status, None),
+    };
+    let mut held = Held::default();
+    if let Some(body) = body.filter(|_| status.is_success()) {
+        held = serde_json::from_slice(body).map_err(Refusal::internal)?;
+    }
+    for (place, status) in held.refusals() {
+        trail.asked_within(&format!("Bundle.entry[{place}]"), status);
+    }
+    let shape = shape(method, uri, &held);
+    let mut names = HashSet::new();
+    held.names(&mut names);
+    match trail.settle(&state.store, &shape, status.as_u16(), names).await {
+        Ok(()) => answered,
+        Err(error) => {
+            tracing::error!(%error, "an answer was withheld");
+            Err(failure())
+        }
+    }
+}
+
+/// Events of an accounting that are answered at once, and at most.
+const DEFAULT_COUNT: u32 = 100;
+const MOST_COUNT: u32 = 1_000;
+/// Rows looked through for one page.
+const MOST_ROWS: u32 = 10_000;
+
+/// `Patient/[id]/$disclosures`: who got data of this person from lango, when, what of it, for what purpose, and which Consents allowed
+/// it; newest first. For the person and for the privacy officer. `_count` events a page, `_before` a place, from the next link.
+pub async fn disclosures(call: &Call<'_>, type_code: TypeCode, id: &str) -> Result<Answer, Failure> {
+    let caller = call.caller;
+    // A practitioner's token may have a patient in context, who is somebody else.
+    let own = caller.person.is_some() && caller.claimed.practitioner.is_none() && caller.patient.as_deref() == Some(id);
+    if !(own || caller.has_role(Role::Operator)) {
+        let words = "Who saw a record is told to the person whom it is about and to the privacy officer (role operator).";
+        return Err(Refusal::new(RefusalKind::Forbidden, Issue::error(IssueCode::Forbidden, words)).into());
+    }
+    if !own {
+        call.caller.require("AuditEvent", Interaction::Read).map_err(Refusal::from)?;
+    }
+    let (mut count, mut before) = (DEFAULT_COUNT, i64::MAX);
+    for (name, value) in &call.query {
+        let number = || value.parse::<i64>().ok().filter(|number| *number > 0);
+        let bad = || Failure::bad_request("The parameters of an accounting are _count and _before, both numbers.");
+        match name.as_str() {
+            "_count" => count = number().and_then(|count| u32::try_from(count).ok()).ok_or_else(bad)?.min(MOST_COUNT),
+            "_before" => before = number().ok_or_else(bad)?,
+            _ => return Err(bad()),
+        }
+    }
+    let state = call.state;
+    let link = definitions::r4().param(type_code, "link").map(|param| param.id);
+    let keys = state.store.person_keys(type_code, id, link).await?;
+    if keys.is_empty() {
+        return Err(Refusal::not_found().into());
+    }
+    let ids = state.store.ids_of(&keys).await?;
+    let naming = state.audit_naming();
+    let base = state.base_url();
+    let mut entries = Vec::new();
+    let mut next = None;
+    let rows = state.store.sealed_about(&keys, before, MOST_ROWS).await?;
+    let cut = rows.last().filter(|_| rows.len() >= MOST_ROWS as usize).map(|row| row.position);
+    for row in rows {
+        let event: Event = serde_json::from_str(&row.event).map_err(Refusal::internal)?;
+        let looked = matches!(event.action, Action::Read | Action::Execute) && event.interaction != Event::DECISION;
+        if !looked || event.outcome() != "0" {
+            continue;
+        }
+        if entries.len() >= count as usize {
+            next = Some(before);
+            break;
+        }
+        before = row.position;
+        let patient = ids.get(&row.patient).map(String::as_str);
+        let resource = audit_event(&row, &event, patient, &naming, true);
+        let full_url = format!("{base}/AuditEvent/{}", resource::id(&row));
+        entries.push(json!({ "fullUrl": full_url, "resource": resource, "search": { "mode": "match" } }));
+    }
+    let next = next.or(cut);
+    let url = format!("{base}/Patient/{id}/$disclosures?_count={count}");
+    let mut links = vec![json!({ "relation": "self", "url": url })];
+    links.extend(next.map(|before| json!({ "relation": "next", "url": format!("{url}&_before={before}") })));
+    let mut bundle = json!({ "resourceType": "Bundle", "id": uuid::Uuid::new_v4().to_string(), "type": "searchset", "link": links });
+    if !entries.is_empty() {
+        bundle["entry"] = entries.into();
+    }
+    Ok(Answer::ok(bundle.to_string()))
+}
+
+/// Notes parameters that came in a form.
+pub fn came_with(form: &[u8]) {
+    if let Some(trail) = audit::current() {
+        trail.came_with(form);
+    }
+}
+
+/// Notes a query within a Bundle; of one that was refused, the Bundle's answer tells.
+pub fn asked_within(url: &str, answered: &Result<Answer, Failure>) {
+    if let (Some(trail), Ok(answer)) = (audit::current(), answered) {
+        trail.asked_within(&format!("GET {url}"), answer.status.as_u16());
+    }
+}
+
+fn shape(method: &Method, uri: &Uri, held: &Held<'_>) -> Shape {
+    use Action::*;
+    let path = uri.path().strip_prefix("/fhir").unwrap_or_default();
+    let target = Target::of_path(path).ok();
+    let (action, interaction) = match (method.as_str(), &target) {
+        ("GET" | "HEAD", Some(Target::Instance(..))) => (Read, "read"),
+        ("GET" | "HEAD", Some(Target::Version(..))) => (Read, "vread"),
+        ("GET" | "HEAD", Some(Target::History(..))) => (Read, "history-instance"),
+        ("GET" | "HEAD", Some(Target::Type(_) | Target::Compartment(..)))
+        | ("POST", Some(Target::Search(_) | Target::CompartmentSearch(..))) => (Execute, "search-type"),
+        ("POST", Some(Target::Type(_))) => (Create, "create"),
+        ("PUT", Some(Target::Type(_) | Target::Instance(..))) => (Update, "update"),
+        ("PATCH", Some(Target::Type(_) | Target::Instance(..))) => (Update, "patch"),
+        ("DELETE", Some(Target::Type(_) | Target::Instance(..))) => (Delete, "delete"),
+        ("POST", Some(Target::System)) if held.kind.as_ref().and_then(Kind::as_deref) == Some("batch-response") => (Execute, "batch"),
+        ("POST", Some(Target::System)) => (Execute, "transaction"),
+        (_, Some(Target::TypeHistory(_))) => (Execute, "history-type"),
+        (_, Some(Target::SystemHistory)) => (Execute, "history-system"),
+        _ => (Execute, "operation"),
+    };
+    let named = match target {
+        Some(Target::Instance(type_code, id) | Target::History(type_code, id) | Target::Version(type_code, id, _)) => Some((type_code, id)),
+        Some(Target::Operation(operation)) => operation.type_code.zip(operation.id),
+        _ => None,
+    };
+    Shape { action, interaction, target: named, old_versions: path.contains("/_history") }
+}
+
+/// As much of an answer as tells which resources are in it.
+#[derive(Debug, Default, Deserialize)]
+struct Held<'a> {
+    #[serde(default, borrow, rename = "resourceType")]
+    type_name: Option<Cow<'a, str>>,
+    #[serde(default, borrow)]
+    id: Option<Cow<'a, str>>,
+    #[serde(default, borrow, rename = "type")]
+    kind: Option<Kind<'a>>,
+    #[serde(default, borrow)]
+    entry: Vec<Part<'a>>,
+    #[serde(default, borrow)]
+    parameter: Vec<Part<'a>>,
+}
+
+/// `Bundle.type`; an element of that name is something else in other resources.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum Kind<'a> {
+    #[serde(borrow)]
+    Code(Cow<'a, str>),
+    Other(serde::de::IgnoredAny),
+}
+
+impl Kind<'_> {
+    fn as_deref(&self) -> Option<&str> {
+        match self {
+            Kind::Code(code) => Some(code),
+            Kind::Other(_) => None,
+        }
+    }
+}
+
+/// An entry of a Bundle or a part of Parameters.
+#[derive(Debug, Default, Deserialize)]
+struct Part<'a> {
+    #[serde(default, borrow)]
+    resource: Option<Box<Held<'a>>>,
+    #[serde(default, borrow)]
+    part: Vec<Part<'a>>,
+    #[serde(default, borrow)]
+    response: Option<Verdict<'a>>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Verdict<'a> {
+    #[serde(default, borrow)]
+    status: Option<Cow<'a, str>>,
+}
+
+impl Held<'_> {
+    fn names(&self, into: &mut HashSet<(TypeCode, Box<str>)>) {
+        // What goes into a Bundle is nested no deeper than lango nests it, and the parser stops at 128.
+        let mut waiting = vec![self];
+        while let Some(held) = waiting.pop() {
+            let type_code = held.type_name.as_deref().and_then(|name| definitions::r4().type_code(name));
+            if let (Some(type_code), Some(id)) = (type_code, held.id.as_deref()) {
+                into.insert((type_code, id.into()));
+            }
+            let mut parts: Vec<&Part<'_>> = held.entry.iter().chain(&held.parameter).collect();
+            while let Some(part) = parts.pop() {
+                waiting.extend(part.resource.as_deref());
+                parts.extend(&part.part);
+            }
+        }
+    }
+
+    /// Entries of a batch that were refused, with the status of each.
+    fn refusals(&self) -> Vec<(usize, u16)> {
+        let status = |part: &Part<'_>| -> Option<u16> { part.response.as_ref()?.status.as_deref()?.get(..3)?.parse().ok() };
+        let entries = self.entry.iter().enumerate();
+        entries.filter_map(|(place, part)| Some((place, status(part)?))).filter(|(_, status)| *status >= 400).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_resource_in_an_answer_is_found_and_nothing_else() {
+        let body = r#"{"resourceType":"Bundle","id":"x","type":"batch-response","entry":[
+            {"resource":{"resourceType":"Patient","id":"a","contained":[{"resourceType":"Patient","id":"c"}],"type":{"text":"x"},"n":1.50}},
+            {"response":{"status":"404 Not Found"}},
+            {"resource":{"resourceType":"Bundle","entry":[{"resource":{"resourceType":"Observation","id":"o","valueQuantity":{"value":1e3}}}]}},
+            {"resource":{"resourceType":"Parameters","parameter":[{"name":"p","part":[{"name":"q","resource":{"resourceType":"List","id":"l","entry":[{"item":{"reference":"Patient/z"}}]}}]}]}}]}"#;
+        let held: Held<'_> = serde_json::from_str(body).unwrap();
+        let mut names = HashSet::new();
+        held.names(&mut names);
+        let mut names: Vec<String> = names.into_iter().map(|(code, id)| format!("{}/{id}", definitions::r4().type_name(code))).collect();
+        names.sort();
+        assert_eq!(names, ["Bundle/x", "List/l", "Observation/o", "Patient/a"]);
+        assert_eq!(held.refusals(), [(1, 404)]);
+        assert_eq!(held.kind.as_ref().and_then(Kind::as_deref), Some("batch-response"));
+    }
+}

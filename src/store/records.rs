@@ -1,0 +1,154 @@
+//! The records of a person: everything that names any of their Patients by the parameters of the patient compartment.
+//!
+//! The index of references leads there, a descent for each parameter and Patient, so nothing has to be kept for it. The scope is a
+//! condition on every row: on the index rows that find a record, and on the version that is handed out, which on a later page
+//! may be one of the past with labels of its own.
+
+use super::api::{Page, Store, in_order};
+use super::compile;
+use super::query::{Cursor, Scope, Snapshot};
+use super::sql::{Sql, bind_all};
+use super::{FacilityKey, ParamId, ResourceKey, Stored, TypeCode};
+use crate::fhir::time::Micros;
+use sqlx::AssertSqlSafe;
+
+/// Which records of a person are asked for.
+#[derive(Clone, Debug)]
+pub struct Records {
+    /// The person's Patients.
+    pub patients: Vec<ResourceKey>,
+    /// The parameters by which records of the wanted types name a Patient.
+    pub params: Vec<ParamId>,
+    /// The type Patient, when the Patients themselves are wanted.
+    pub own: Option<TypeCode>,
+    /// Only what these facilities contributed; `None`: any.
+    pub owners: Option<Vec<FacilityKey>>,
+    /// Only what was last updated then or later.
+    pub since: Option<Micros>,
+    pub scope: Scope,
+}
+
+impl Store {
+    /// The numbers of these resources, as far as they were ever received or referred to.
+    pub async fn keys_of(&self, type_code: TypeCode, ids: &[String]) -> Result<Vec<ResourceKey>, sqlx::Error> {
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut sql = Sql::new(self.dialect());
+        sql.push("SELECT key FROM resource WHERE type = ").literal(i64::from(type_code)).push(" AND id IN (");
+        sql.join(ids, ", ", |sql, id| {
+            sql.str(id);
+        });
+        sql.push(") ORDER BY key");
+        self.integers(sql).await
+    }
+
+    /// One page of at most `limit` records, in the order of their arrival.
+    pub async fn records(&self, asked: &Records, limit: u32, cursor: Option<&Cursor>) -> Result<Page, sqlx::Error> {
+        let (snapshot, seen) = match cursor {
+            Some(cursor) => (cursor.snapshot.clone(), Some(&cursor.snapshot)),
+            None => (self.snapshot().await?, None),
+        };
+        let mut sql = Sql::new(self.dialect());
+        sql.push("SELECT DISTINCT m.key FROM (");
+        found(&mut sql, asked, seen);
+        sql.push(") m WHERE m.key > ").int(cursor.map_or(0, |cursor| cursor.after_key));
+        sql.push(" ORDER BY m.key LIMIT ").literal(i64::from(limit).saturating_add(1));
+        let mut keys = self.integers(sql).await?;
+        let more = keys.len() > limit as usize;
+        keys.truncate(limit as usize);
+        let next = keys.last().filter(|_| more).map(|key| Cursor { snapshot, after: Vec::new(), after_key: *key });
+        Ok(Page { rows: self.record_versions(&keys, &asked.scope, seen).await?, next })
+    }
+
+    /// How many records there are of each facility that has any.
+    pub async fn record_owners(&self, asked: &Records) -> Result<Vec<(FacilityKey, i64)>, sqlx::Error> {
+        let mut sql = Sql::new(self.dialect());
+        sql.push("SELECT m.owner, count(DISTINCT m.key) FROM (");
+        found(&mut sql, asked, None);
+        sql.push(") m GROUP BY m.owner ORDER BY m.owner");
+        let Sql { text, args, .. } = sql;
+        match self {
+            Store::Sqlite(db) => bind_all!(sqlx::query_as(AssertSqlSafe(text)), args).fetch_all(&db.read).await,
+            Store::Postgres(db) => bind_all!(sqlx::query_as(AssertSqlSafe(text)), args).fetch_all(&db.read).await,
+        }
+    }
+
+    async fn record_versions(&self, keys: &[ResourceKey], scope: &Scope, seen: Option<&Snapshot>) -> Result<Vec<Stored>, sqlx::Error> {
+        if keys.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut sql = Sql::new(self.dialect());
+        sql.push(
+            "SELECT r.key, r.type, r.id, r.version, r.live, r.updated, r.owner, r.body FROM resource r WHERE r.live = 1 AND r.key IN (",
+        );
+        numbers(&mut sql, keys);
+        sql.push(")");
+        if let Some(snapshot) = seen {
+            sql.push(" AND ");
+            compile::visible(&mut sql, "r.txn", snapshot);
+        }
+        compile::version_condition(&mut sql, "r", scope);
+        if let Some(snapshot) = seen {
+            sql.push(" UNION ALL SELECT h.key, h.type, r.id, h.version, h.live, h.updated, h.owner, h.body FROM history h JOIN resource r ON r.key = h.key WHERE h.live = 1 AND h.key IN (");
+            numbers(&mut sql, keys);
+            sql.push(") AND ");
+            compile::visible(&mut sql, "h.txn", snapshot);
+            sql.push(" AND NOT ");
+            compile::visible(&mut sql, "h.until", snapshot);
+            compile::version_condition(&mut sql, "h", scope);
+        }
+        Ok(in_order(keys, self.versions(sql).await?))
+    }
+}
+
+/// `SELECT key, owner` of everything asked for, perhaps repeated.
+fn found(sql: &mut Sql, asked: &Records, seen: Option<&Snapshot>) {
+    sql.push("SELECT x.key, x.owner FROM reference x WHERE x.param IN (");
+    sql.join(if asked.params.is_empty() { &[0] } else { &asked.params[..] }, ", ", |sql, param| {
+        sql.literal(i64::from(*param));
+    });
+    sql.push(") AND x.target IN (");
+    numbers(sql, &asked.patients);
+    sql.push(") AND ");
+    compile::holds(sql, "x", seen);
+    compile::scope_condition(sql, "x", &asked.scope);
+    narrowed(sql, "x", asked);
+    let Some(own) = asked.own else { return };
+    sql.push(" UNION ALL SELECT r.key, r.owner FROM resource r WHERE r.type = ").literal(i64::from(own)).push(" AND r.key IN (");
+    numbers(sql, &asked.patients);
+    match seen {
+        None => {
+            sql.push(") AND r.live = 1");
+        }
+        Some(snapshot) => {
+            sql.push(") AND r.version > 0 AND r.live < 2 AND ");
+            compile::visible(sql, "r.created", snapshot);
+            sql.push(" AND (r.live = 1 OR NOT ");
+            compile::visible(sql, "r.txn", snapshot);
+            sql.push(")");
+        }
+    }
+    compile::version_condition(sql, "r", &asked.scope);
+    narrowed(sql, "r", asked);
+}
+
+fn narrowed(sql: &mut Sql, alias: &str, asked: &Records) {
+    if let Some(owners) = &asked.owners {
+        sql.push(&format!(" AND {alias}.owner IN ("));
+        // No facility has this number.
+        numbers(sql, if owners.is_empty() { &[-1] } else { owners });
+        sql.push(")");
+    }
+    if let Some(since) = asked.since {
+        sql.push(&format!(" AND EXISTS (SELECT 1 FROM resource u WHERE u.key = {alias}.key AND u.updated >= "));
+        sql.int(since).push(")");
+    }
+}
+
+/// At least one number, for a list that may not be empty; no row has the number 0.
+fn numbers(sql: &mut Sql, numbers: &[i64]) {
+    sql.join(if numbers.is_empty() { &[0] } else { numbers }, ", ", |sql, number| {
+        sql.literal(*number);
+    });
+}

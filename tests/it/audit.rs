@@ -1,0 +1,541 @@
+//! The record of every look: each interaction makes the events it should, nothing leaves without them, and nobody changes them unseen.
+
+use crate::support::program::output;
+use crate::support::server::answer;
+use crate::support::smart::{add_signing_client, signed_token};
+use crate::support::{TestDb, TestServer, both_databases};
+use lango::access::audit::checkpoint::Notary;
+use lango::access::audit::verify::{Broken, Whole, verify};
+use lango::access::audit::{Event, owner_of};
+use lango::app::App;
+use lango::config::Settings;
+use lango::store::audit::NOBODY;
+use lango::store::{Sealed, Store};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+/// HF-A holds the records of Patient/a and Patient/b; HF-B asks for treatment, which Patient/a allows.
+struct World {
+    server: TestServer,
+    store: Store,
+    holder: String,
+    asker: String,
+    officer: String,
+    /// Events before this position are of the world's making.
+    after: i64,
+}
+
+/// action, interaction, status, client, id of the Patient
+type Told = (String, String, u16, String, String);
+
+impl World {
+    async fn new(db: &TestDb) -> World {
+        add_signing_client(db, "holder", "HF-A", "").await;
+        add_signing_client(db, "asker", "HF-B", "facility clinician").await;
+        add_signing_client(db, "desk", "DESK", "consent-recorder").await;
+        add_signing_client(db, "officer", "MOH", "operator registry").await;
+        let server = TestServer::smart(db).await;
+        let none = json!({});
+        let holder = signed_token(&server, "holder", &none).await;
+        let asker = json!({ "purpose_of_use": "TREAT", "subject_id": "MCT-7" });
+        let asker = signed_token(&server, "asker", &asker).await;
+        let desk = signed_token(&server, "desk", &none).await;
+        let officer = signed_token(&server, "officer", &none).await;
+        let mut world = World { server, store: Store::open(&db.url).await.unwrap(), holder, asker, officer, after: 0 };
+        let organization = json!({
+            "resourceType": "Organization", "id": "hf-b", "active": true, "name": "HF-B",
+            "identifier": [{ "system": "urn:lango:facility", "value": "HF-B" }],
+        });
+        world.put(&world.officer, &organization).await;
+        for patient in ["a", "b"] {
+            world.put(&world.holder, &json!({ "resourceType": "Patient", "id": patient, "name": [{ "family": "Mushi" }] })).await;
+            world.put(&world.holder, &observation(&format!("{patient}-hr"), patient)).await;
+        }
+        world.put(&desk, &consent()).await;
+        world.after = world.events(0).await.last().map_or(0, |(row, _)| row.position);
+        world
+    }
+
+    async fn send(&self, token: &str, method: &str, path: &str, body: &Value) -> (u16, Value) {
+        let request = self.server.client.request(method.parse().unwrap(), self.server.url(path)).bearer_auth(token);
+        answer(request.header("content-type", "application/fhir+json").body(body.to_string())).await
+    }
+
+    async fn get(&self, token: &str, path: &str) -> (u16, Value) {
+        answer(self.server.client.get(self.server.url(path)).bearer_auth(token)).await
+    }
+
+    async fn put(&self, token: &str, body: &Value) {
+        let path = format!("/fhir/{}/{}", body["resourceType"].as_str().unwrap(), body["id"].as_str().unwrap());
+        let (status, answer) = self.send(token, "PUT", &path, body).await;
+        assert!(matches!(status, 200 | 201), "{path}: {answer}");
+    }
+
+    /// The events after a position, once all are sealed.
+    async fn events(&self, after: i64) -> Vec<(Sealed, Event)> {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while self.store.has_unsealed().await.unwrap() {
+            assert!(Instant::now() < deadline, "events are sealed within seconds");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        let rows = self.store.sealed_after(after, 10_000).await.unwrap();
+        rows.into_iter().map(|row| (row.clone(), serde_json::from_str(&row.event).unwrap())).collect()
+    }
+
+    /// What was recorded since the last call.
+    async fn told(&mut self) -> Vec<Told> {
+        let events = self.events(self.after).await;
+        self.after = events.last().map_or(self.after, |(row, _)| row.position);
+        let mut told = Vec::new();
+        for (row, event) in events {
+            let names = self.store.ids_of(&[row.patient]).await.unwrap();
+            let patient = names.get(&row.patient).cloned().unwrap_or_default();
+            told.push((event.action.code().to_owned(), event.interaction, event.status, event.agent.client.unwrap_or_default(), patient));
+        }
+        told.sort();
+        told
+    }
+
+    /// Waits until all events are AuditEvents.
+    async fn published(&self) {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        loop {
+            let events = self.events(0).await;
+            if self.store.published().await.unwrap() >= events.last().map_or(0, |(row, _)| row.position) {
+                return;
+            }
+            assert!(Instant::now() < deadline, "events are published within seconds");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    async fn verified(&self, elsewhere: &str) -> Result<Whole, Broken> {
+        verify(&self.store, &Notary::open(&self.store).await.unwrap(), elsewhere).await.unwrap()
+    }
+}
+
+fn observation(id: &str, patient: &str) -> Value {
+    json!({
+        "resourceType": "Observation", "id": id, "status": "final", "code": { "coding": [{ "system": "http://loinc.org", "code": "8867-4" }] },
+        "subject": { "reference": format!("Patient/{patient}") }, "effectiveDateTime": "2026-03-05",
+    })
+}
+
+fn consent() -> Value {
+    json!({
+        "resourceType": "Consent", "id": "c-1", "status": "active", "patient": { "reference": "Patient/a" }, "dateTime": "2026-01-05",
+        "scope": { "coding": [{ "system": "http://terminology.hl7.org/CodeSystem/consentscope", "code": "patient-privacy" }] },
+        "category": [{ "coding": [{ "system": "http://loinc.org", "code": "59284-0" }] }],
+        "policy": [{ "uri": "https://example.org/privacy" }],
+        "provision": { "type": "permit", "actor": [{
+            "role": { "coding": [{ "system": "http://terminology.hl7.org/CodeSystem/v3-ParticipationType", "code": "IRCP" }] },
+            "reference": { "reference": "Organization/hf-b" },
+        }] },
+    })
+}
+
+fn told(rows: &[(&str, &str, u16, &str, &str)]) -> Vec<Told> {
+    let mut told: Vec<Told> = rows.iter().map(|(a, i, s, c, p)| ((*a).into(), (*i).into(), *s, (*c).into(), (*p).into())).collect();
+    told.sort();
+    told
+}
+
+async fn sql(store: &Store, text: &'static str) {
+    match store {
+        Store::Sqlite(db) => sqlx::query(text).execute(&db.write).await.map(|_| ()).unwrap(),
+        Store::Postgres(db) => sqlx::query(text).execute(&db.pool).await.map(|_| ()).unwrap(),
+    }
+}
+
+both_databases!(
+    async fn every_interaction_makes_exactly_the_events_that_it_should(db: &TestDb) {
+        let mut world = World::new(db).await;
+        let (holder, asker) = (world.holder.clone(), world.asker.clone());
+        let new =
+            json!({ "resourceType": "Observation", "status": "final", "code": { "text": "x" }, "subject": { "reference": "Patient/b" } });
+        let none = Value::Null;
+        let bundle = |kind: &str| {
+            json!({ "resourceType": "Bundle", "type": kind, "entry": [
+                { "request": { "method": "POST", "url": "Observation" }, "resource": new },
+                { "request": { "method": "PUT", "url": "Observation/b-2" }, "resource": observation("b-2", "b") },
+                { "request": { "method": "GET", "url": "Patient/a" } },
+            ] })
+        };
+        let location = json!({ "resourceType": "Location", "id": "l", "name": "Ward" });
+        let (transaction, patient_b) = (bundle("transaction"), json!({ "resourceType": "Patient", "id": "b" }));
+        // who, method, path, body, status, events
+        let table: Vec<(&str, &str, &str, &Value, u16, Vec<Told>)> = vec![
+            ("holder", "GET", "/fhir/Patient/a", &none, 200, told(&[("R", "read", 200, "holder", "a")])),
+            ("holder", "GET", "/fhir/Patient/a/_history/1", &none, 200, told(&[("R", "vread", 200, "holder", "a")])),
+            ("holder", "GET", "/fhir/Patient/a/_history", &none, 200, told(&[("R", "history-instance", 200, "holder", "a")])),
+            ("holder", "GET", "/fhir/Patient/nobody", &none, 404, told(&[("R", "read", 404, "holder", "")])),
+            ("holder", "GET", "/fhir/Patient?family=nobody", &none, 200, told(&[("E", "search-type", 200, "holder", "")])),
+            (
+                "holder",
+                "GET",
+                "/fhir/Observation?_include=Observation:subject",
+                &none,
+                200,
+                told(&[
+                    ("E", "search-type", 200, "holder", ""),
+                    ("E", "search-type", 200, "holder", "a"),
+                    ("E", "search-type", 200, "holder", "b"),
+                ]),
+            ),
+            ("holder", "GET", "/fhir/Observation?nonsense=1", &none, 200, vec![]),
+            ("holder", "POST", "/fhir/Observation", &new, 201, told(&[("C", "create", 201, "holder", "b")])),
+            ("holder", "POST", "/fhir/Observation", &location, 400, told(&[("C", "create", 400, "holder", "")])),
+            ("holder", "PUT", "/fhir/Location/l", &location, 201, told(&[("C", "create", 201, "holder", "")])),
+            // Nothing changed, and it was asked for.
+            ("holder", "PUT", "/fhir/Location/l", &location, 200, told(&[("U", "update", 200, "holder", "")])),
+            ("holder", "DELETE", "/fhir/Location/l", &none, 204, told(&[("D", "delete", 204, "holder", "")])),
+            (
+                "holder",
+                "POST",
+                "/fhir",
+                &transaction,
+                200,
+                told(&[
+                    ("C", "create", 201, "holder", "b"),
+                    ("E", "transaction", 200, "holder", ""),
+                    ("E", "search-type", 200, "holder", ""),
+                    ("E", "transaction", 200, "holder", "a"),
+                ]),
+            ),
+            // The asker: what consent opens, with the decision; what it does not, with a denial that is not the asker's to see.
+            (
+                "asker",
+                "GET",
+                "/fhir/Observation/a-hr",
+                &none,
+                200,
+                told(&[("R", "read", 200, "asker", "a"), ("E", "consent-decision", 200, "asker", "a")]),
+            ),
+            (
+                "asker",
+                "GET",
+                "/fhir/Observation/b-hr",
+                &none,
+                404,
+                told(&[("R", "read", 404, "asker", ""), ("E", "consent-decision", 403, "asker", "b")]),
+            ),
+            ("asker", "GET", "/fhir/Observation/nothing", &none, 404, told(&[("R", "read", 404, "asker", "")])),
+            (
+                "asker",
+                "GET",
+                "/fhir/Observation",
+                &none,
+                200,
+                told(&[
+                    ("E", "search-type", 200, "asker", ""),
+                    ("E", "search-type", 200, "asker", "a"),
+                    ("E", "consent-decision", 200, "asker", "a"),
+                ]),
+            ),
+            ("asker", "PUT", "/fhir/Patient/b", &patient_b, 409, told(&[("U", "update", 409, "asker", "")])),
+            ("asker", "GET", "/fhir/Nonsense/1", &none, 404, told(&[("E", "operation", 404, "asker", "")])),
+            ("holder", "GET", "/api/v1/hduApi/unmapped", &none, 200, told(&[("E", "operation", 200, "holder", "")])),
+            ("nobody", "GET", "/fhir/Patient/a", &none, 401, told(&[("E", "operation", 401, "", "")])),
+            ("nobody", "GET", "/fhir/metadata", &none, 200, vec![]),
+            ("nobody", "GET", "/livez", &none, 200, vec![]),
+        ];
+        for (who, method, path, body, status, expected) in table {
+            let token = match who {
+                "holder" => &holder,
+                "asker" => &asker,
+                _ => "not-a-token",
+            };
+            let got = world.send(token, method, path, body).await;
+            let recorded = world.told().await;
+            if path.contains("nonsense") {
+                // An unknown parameter is ignored: the search is recorded as any other.
+                assert!(recorded.len() >= 2, "{recorded:?}");
+                continue;
+            }
+            assert_eq!(got.0, status, "{who} {method} {path}: {}", got.1);
+            assert_eq!(recorded, expected, "{who} {method} {path}");
+        }
+        // What the rows hold.
+        let events = world.events(0).await;
+        let read = events.iter().find(|(_, e)| e.interaction == "read" && e.agent.client.as_deref() == Some("asker")).unwrap();
+        assert_eq!(read.1.agent.practitioner.as_deref(), Some("MCT-7"));
+        assert_eq!(
+            (read.1.agent.purposes.as_slice(), read.1.what.as_slice()),
+            (&["TREAT".to_owned()][..], &["Observation/a-hr".to_owned()][..])
+        );
+        assert_eq!(read.1.consents, ["Consent/c-1/_history/1"]);
+        assert_eq!(read.1.request, "GET /fhir/Observation/a-hr");
+        assert_eq!(read.0.owner, owner_of("asker"));
+        for (row, event) in events.iter().filter(|(_, event)| event.interaction == Event::DECISION) {
+            assert_eq!(row.owner, NOBODY, "{event:?}");
+        }
+        let whole = world.verified("").await.unwrap();
+        assert_eq!(whole.rows, events.len() as u64);
+        world.server.stop().await;
+    }
+);
+
+both_databases!(
+    async fn what_cannot_be_recorded_is_not_released_and_not_written(db: &TestDb) {
+        let world = World::new(db).await;
+        world.published().await;
+        sql(&world.store, "ALTER TABLE audit_new RENAME TO audit_away").await;
+        for path in ["/fhir/Patient/a", "/fhir/Patient", "/fhir/Patient/a/_history", "/api/v1/hduApi/labData", "/fhir/Patient/nobody"] {
+            let (status, body) = world.get(&world.holder, path).await;
+            assert_eq!(status, 503, "{path}: {body}");
+            assert!(!body.to_string().contains("Mushi"), "{body}");
+        }
+        let (status, body) = world.send(&world.holder, "PUT", "/fhir/Patient/c", &json!({ "resourceType": "Patient", "id": "c" })).await;
+        assert!(status >= 500, "{body}");
+        assert!(!body.to_string().contains("audit_new"), "{body}");
+        sql(&world.store, "ALTER TABLE audit_away RENAME TO audit_new").await;
+        assert_eq!(world.get(&world.holder, "/fhir/Patient/c").await.0, 404, "nothing was written");
+        assert_eq!(world.get(&world.holder, "/fhir/Patient/a").await.0, 200);
+        world.server.stop().await;
+    }
+);
+
+both_databases!(
+    async fn a_chain_that_was_touched_is_found_broken_and_the_first_row_is_named(db: &TestDb) {
+        let world = World::new(db).await;
+        for _ in 0..6 {
+            world.get(&world.holder, "/fhir/Patient/a").await;
+        }
+        world.published().await;
+        let World { server, store, .. } = world;
+        // The last checkpoint is signed when the server stops.
+        server.stop().await;
+        let notary = Notary::open(&store).await.unwrap();
+        let whole = verify(&store, &notary, "").await.unwrap().unwrap();
+        assert!(whole.rows >= 8 && whole.first == 1 && whole.checkpoints >= 1, "{whole:?}");
+        let signed = store.checkpoints().await.unwrap().pop().unwrap().2;
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("checkpoints");
+        std::fs::write(&file, format!("{signed}\n")).unwrap();
+        let last = whole.last;
+        sql(&store, "CREATE TABLE kept AS SELECT * FROM audit").await;
+        sql(&store, "CREATE TABLE kept_checkpoint AS SELECT * FROM audit_checkpoint").await;
+        sql(&store, "CREATE TABLE kept_published AS SELECT position FROM audit_published").await;
+        let cases: Vec<(&[&'static str], Broken)> = vec![
+            (&["UPDATE audit SET event = replace(event, 'holder', 'nobody') WHERE position = 3"], Broken::Changed(3)),
+            (&["UPDATE audit SET patient = 0 WHERE position = 4"], Broken::Changed(4)),
+            (&["UPDATE audit SET at = at + 1 WHERE position = 5"], Broken::Changed(5)),
+            (&["UPDATE audit SET owner = 7 WHERE position = 1"], Broken::Changed(1)),
+            (&["DELETE FROM audit WHERE position = 4"], Broken::Missing(4)),
+            (&["DELETE FROM audit WHERE position <= 2"], Broken::Missing(1)),
+            (
+                &[
+                    "UPDATE audit SET position = -2 WHERE position = 2",
+                    "UPDATE audit SET position = 2 WHERE position = 5",
+                    "UPDATE audit SET position = 5 WHERE position = -2",
+                ],
+                Broken::Changed(2),
+            ),
+            (&["DELETE FROM audit WHERE position > 5"], Broken::Cut { last: 5, seen: last }),
+            (&["DELETE FROM audit"], Broken::Cut { last: 0, seen: last }),
+            (
+                &["DELETE FROM audit WHERE position > 5", "DELETE FROM audit_checkpoint", "UPDATE audit_published SET position = 5"],
+                Broken::Cut { last: 5, seen: last },
+            ),
+            (&["UPDATE audit_checkpoint SET position = 1000000 WHERE position > 8"], Broken::Forged(1_000_000)),
+            (&["UPDATE audit_checkpoint SET signed = 'x' WHERE position > 8"], Broken::Forged(last)),
+        ];
+        for (changes, expected) in cases {
+            for change in changes {
+                sql(&store, change).await;
+            }
+            let found = verify(&store, &notary, &format!("{signed}\n")).await.unwrap();
+            assert_eq!(found, Err(expected.clone()), "{changes:?}");
+            let (code, said, _) = output(db, &["audit", "verify", "--checkpoint", file.to_str().unwrap()]);
+            assert_eq!(code, Some(1), "{said}");
+            assert!(said.contains(&expected.to_string()), "{said}");
+            for undo in [
+                "DELETE FROM audit",
+                "INSERT INTO audit SELECT * FROM kept",
+                "DELETE FROM audit_checkpoint",
+                "INSERT INTO audit_checkpoint SELECT * FROM kept_checkpoint",
+                "UPDATE audit_published SET position = (SELECT position FROM kept_published)",
+            ] {
+                sql(&store, undo).await;
+            }
+        }
+        // Computed anew from the third row on: only what was signed before tells.
+        let mut rows = store.sealed_after(0, 1_000).await.unwrap();
+        rows[2].event = rows[2].event.replace("holder", "nobody");
+        let mut before = rows[1].hash.clone();
+        for row in &mut rows[2..] {
+            row.hash = row.expected(&before).to_vec();
+            before.clone_from(&row.hash);
+            let (event, hash, position) = (row.event.clone(), row.hash.clone(), row.position);
+            const SQL: &str = "UPDATE audit SET event = $1, hash = $2 WHERE position = $3";
+            match &store {
+                Store::Sqlite(db) => sqlx::query(SQL).bind(event).bind(hash).bind(position).execute(&db.write).await.map(|_| ()).unwrap(),
+                Store::Postgres(db) => sqlx::query(SQL).bind(event).bind(hash).bind(position).execute(&db.pool).await.map(|_| ()).unwrap(),
+            }
+        }
+        let attested =
+            store.checkpoints().await.unwrap().into_iter().map(|(position, ..)| position).find(|position| *position >= 3).unwrap();
+        assert_eq!(verify(&store, &notary, "").await.unwrap(), Err(Broken::Rewritten(attested)));
+        sql(&store, "DELETE FROM audit_checkpoint").await;
+        assert!(verify(&store, &notary, "").await.unwrap().is_ok(), "nothing in the database tells");
+        assert_eq!(verify(&store, &notary, &signed).await.unwrap(), Err(Broken::Rewritten(last)), "the copy elsewhere does");
+        store.close().await;
+    }
+);
+
+both_databases!(
+    async fn what_is_removed_for_its_age_leaves_a_whole_chain_under_a_signed_statement(db: &TestDb) {
+        let world = World::new(db).await;
+        for _ in 0..3 {
+            world.get(&world.holder, "/fhir/Patient/a").await;
+        }
+        world.published().await;
+        let World { server, store, .. } = world;
+        server.stop().await;
+        let settings = Settings { database: db.url.parse().unwrap(), ..Settings::default() };
+        let app = App::open(settings, "http://localhost").await.unwrap();
+        let notary = Notary::open(&store).await.unwrap();
+        let rows = store.sealed_after(0, 1_000).await.unwrap();
+        let removed = app.remove_audit_before(&notary, rows[4].at).await.unwrap();
+        assert_eq!(removed, 4);
+        let whole = verify(&store, &notary, "").await.unwrap().unwrap();
+        assert_eq!((whole.first, whole.rows), (5, rows.len() as u64 - 4));
+        // More went than the statement says.
+        sql(&store, "DELETE FROM audit WHERE position = 5").await;
+        assert_eq!(verify(&store, &notary, "").await.unwrap(), Err(Broken::Missing(1)));
+        app.store.close().await;
+        store.close().await;
+    }
+);
+
+both_databases!(
+    async fn two_processes_make_one_chain(db: &TestDb) {
+        let mut world = World::new(db).await;
+        let other = TestServer::smart(db).await;
+        let token = signed_token(&other, "holder", &json!({})).await;
+        world.told().await;
+        let here = async {
+            for _ in 0..30 {
+                assert_eq!(world.get(&world.holder, "/fhir/Patient/a").await.0, 200);
+            }
+        };
+        let there = async {
+            for _ in 0..30 {
+                let request = other.client.get(other.url("/fhir/Patient/b")).bearer_auth(&token);
+                assert_eq!(answer(request).await.0, 200);
+            }
+        };
+        tokio::join!(here, there);
+        let mut count: BTreeMap<Told, usize> = BTreeMap::new();
+        for event in world.told().await {
+            *count.entry(event).or_default() += 1;
+        }
+        let expected = told(&[("R", "read", 200, "holder", "a"), ("R", "read", 200, "holder", "b")]);
+        assert_eq!(count.into_iter().collect::<Vec<_>>(), expected.into_iter().map(|event| (event, 30)).collect::<Vec<_>>());
+        world.published().await;
+        let rows = world.verified("").await.unwrap().rows;
+        let (_, found) = world.get(&world.officer, "/fhir/AuditEvent?_total=accurate&_count=0").await;
+        // The look at them is one more, which may be among them by now.
+        assert!(found["total"].as_u64().unwrap() >= rows, "{found} {rows}");
+        other.stop().await;
+        world.server.stop().await;
+    }
+);
+
+both_databases!(
+    async fn events_are_audit_events_that_the_officer_and_the_one_who_caused_them_can_search(db: &TestDb) {
+        let world = World::new(db).await;
+        assert_eq!(world.get(&world.asker, "/fhir/Observation/a-hr").await.0, 200);
+        assert_eq!(world.get(&world.asker, "/fhir/Observation/b-hr").await.0, 404);
+        assert_eq!(world.get(&world.asker, "/fhir/Observation?code=8867-4").await.0, 200);
+        assert_eq!(world.get("nonsense", "/fhir/Patient/a").await.0, 401);
+        world.published().await;
+        let entries = async |token: &str, path: &str| -> Vec<Value> {
+            let (status, bundle) = world.get(token, path).await;
+            assert_eq!(status, 200, "{path}: {bundle}");
+            let list = bundle["entry"].as_array().cloned().unwrap_or_default();
+            list.into_iter().map(|mut entry| entry["resource"].take()).collect()
+        };
+        let all = entries(&world.officer, "/fhir/AuditEvent?_count=200").await;
+        for event in &all {
+            let problems: Vec<_> = lango::validate::structure(event).into_iter().filter(|issue| issue.severity.is_error()).collect();
+            assert!(problems.is_empty(), "{problems:?} {event}");
+        }
+        for (search, least) in [
+            ("patient=Patient/a", 4),
+            ("entity=Observation/a-hr", 2),
+            ("action=R", 1),
+            ("subtype=read", 1),
+            ("type=rest", 5),
+            ("type=110113", 3),
+            ("outcome=4", 2),
+            ("outcome=4&agent:identifier=urn:lango:client|asker", 1),
+            ("date=ge2020-01-01", 5),
+            ("site=operator", 5),
+            ("entity-role=24", 1),
+            ("entity-type=Consent", 1),
+            ("policy:missing=false", 1),
+        ] {
+            let found = entries(&world.officer, &format!("/fhir/AuditEvent?{search}&_count=200")).await;
+            assert!(found.len() >= least, "{search}: {}", found.len());
+        }
+        // The asker sees what it caused, and nothing that it may not know.
+        let own = entries(&world.asker, "/fhir/AuditEvent?_count=200").await;
+        assert!(!own.is_empty());
+        for event in &own {
+            let text = event.to_string();
+            assert!(text.contains(r#""value":"asker""#), "{text}");
+            assert!(!text.contains("Consent/") && !text.contains("Patient/b") && !text.contains("AuthZ-Consent"), "{text}");
+        }
+        assert!(entries(&world.holder, "/fhir/AuditEvent?agent:identifier=urn:lango:client|asker").await.is_empty());
+        // Nobody changes, removes or makes them up.
+        for token in [&world.asker, &world.officer] {
+            let id = own[0]["id"].as_str().unwrap();
+            let path = format!("/fhir/AuditEvent/{id}");
+            assert_eq!(world.get(token, &path).await.0, 200);
+            assert_eq!(world.send(token, "DELETE", &path, &Value::Null).await.0, 403);
+            let mut changed = own[0].clone();
+            changed["outcome"] = json!("8");
+            assert_eq!(world.send(token, "PUT", &path, &changed).await.0, 403);
+            assert_eq!(world.send(token, "POST", "/fhir/AuditEvent", &own[0]).await.0, 403);
+            assert_eq!(world.send(token, "DELETE", "/fhir/AuditEvent?action=R", &Value::Null).await.0 / 100, 4);
+            assert_eq!(world.get(token, &path).await.1["outcome"], own[0]["outcome"]);
+        }
+        world.server.stop().await;
+    }
+);
+
+both_databases!(
+    async fn a_person_is_told_who_saw_their_record_and_why(db: &TestDb) {
+        let world = World::new(db).await;
+        assert_eq!(world.get(&world.asker, "/fhir/Observation/a-hr").await.0, 200);
+        assert_eq!(world.get(&world.asker, "/fhir/Observation").await.0, 200);
+        assert_eq!(world.get(&world.asker, "/fhir/Observation/b-hr").await.0, 404);
+        world.published().await;
+        let (status, bundle) = world.get(&world.officer, "/fhir/Patient/a/$disclosures").await;
+        assert_eq!(status, 200, "{bundle}");
+        let entries = bundle["entry"].as_array().unwrap();
+        assert_eq!(entries.len(), 2, "{bundle}");
+        for entry in entries {
+            let event = &entry["resource"];
+            let text = event.to_string();
+            assert!(text.contains("Observation/a-hr") && text.contains("Consent/c-1/_history/1") && text.contains("TREAT"), "{text}");
+            assert!(text.contains("HF-B") && text.contains("MCT-7"), "{text}");
+            assert!(!text.contains("Patient/b"), "{text}");
+        }
+        let (_, first) = world.get(&world.officer, "/fhir/Patient/a/$disclosures?_count=1").await;
+        let next = first["link"].as_array().unwrap().iter().find(|link| link["relation"] == "next").unwrap();
+        let path = next["url"].as_str().unwrap().strip_prefix(&world.server.base).unwrap().to_owned();
+        let (_, second) = world.get(&world.officer, &path).await;
+        assert_eq!((&first["entry"][0]["fullUrl"], &second["entry"][0]["fullUrl"]), (&entries[0]["fullUrl"], &entries[1]["fullUrl"]));
+        let (_, nothing) = world.get(&world.officer, "/fhir/Patient/b/$disclosures").await;
+        assert!(nothing.get("entry").is_none(), "{nothing}");
+        for id in ["a", "b", "nobody"] {
+            assert_eq!(world.get(&world.asker, &format!("/fhir/Patient/{id}/$disclosures")).await.0, 403);
+            assert_eq!(world.get(&world.holder, &format!("/fhir/Patient/{id}/$disclosures")).await.0, 403);
+        }
+        assert_eq!(world.get(&world.officer, "/fhir/Patient/nobody/$disclosures").await.0, 404);
+        world.server.stop().await;
+    }
+);

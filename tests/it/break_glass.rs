@@ -1,0 +1,197 @@
+//! Breaking the glass: one person, one token, some minutes, reading only, and never in silence.
+
+use crate::lookup::{World, by_number, ids, observation, set};
+use crate::support::both_databases;
+use crate::support::smart::signed_token;
+use lango::exchange::break_glass::NOTICE_JOB;
+use lango::store::Store;
+use serde_json::{Value, json};
+use std::collections::BTreeSet;
+
+async fn emergency(world: &World) -> String {
+    signed_token(&world.server, "asker", &json!({ "purpose_of_use": "BTG", "purpose_of_use_reason": "unconscious", "subject_id": "MCT-7" }))
+        .await
+}
+
+/// What the privacy officer finds: Tasks, and the Communications that they are about.
+async fn told(world: &World) -> (Vec<Value>, Vec<Value>) {
+    let of = async |search: &str| -> Vec<Value> {
+        let (status, bundle) = world.get(world.token("operator"), search).await;
+        assert_eq!(status, 200, "{bundle}");
+        bundle["entry"].as_array().into_iter().flatten().map(|entry| entry["resource"].clone()).collect()
+    };
+    (of("/fhir/Task?code=break-glass-review").await, of("/fhir/Communication").await)
+}
+
+async fn status(world: &World, token: &str, path: &str) -> u16 {
+    world.get(token, path).await.0
+}
+
+both_databases!(
+    async fn a_clinician_reads_one_patient_and_both_who_must_know_are_told(db: &TestDb) {
+        let world = World::new(db).await;
+        let token = emergency(&world).await;
+        let (status_code, read) = world.get(&token, "/fhir/Observation/a-hr").await;
+        assert_eq!((status_code, read["id"].as_str()), (200, Some("a-hr")), "{read}");
+        let (tasks, notices) = told(&world).await;
+        assert_eq!((tasks.len(), notices.len()), (1, 1));
+        let task = &tasks[0];
+        assert_eq!(task["reasonCode"]["text"], "unconscious");
+        assert_eq!(task["requester"]["identifier"]["value"], "HF-B");
+        assert_eq!(task["owner"]["identifier"]["value"], "operator");
+        assert_eq!(task["input"][0]["valueIdentifier"]["value"], "MCT-7");
+        assert_eq!(notices[0]["subject"], task["for"]);
+        let store = Store::open(&db.url).await.unwrap();
+        let jobs = store.jobs(Some(NOTICE_JOB), None, 10).await.unwrap();
+        assert_eq!(jobs.len(), 1);
+        assert_eq!(jobs[0].payload["communication"], notices[0]["id"]);
+        store.close().await;
+        // The same person, wherever: by id, by lookup, as golden Patient; and they are told once.
+        for path in ["Observation/c-hr", "Patient/a", "Patient/c", &format!("Patient/{}", world.golden)] {
+            assert_eq!(status(&world, &token, &format!("/fhir/{path}")).await, 200, "{path}");
+        }
+        let (_, found) = world.lookup(&token, json!([by_number("19900101-1")])).await;
+        assert_eq!(ids(&found), set(&["a", "a-hr", "c", "c-hr"]), "exempt labels stay closed");
+        assert_eq!(told(&world).await.0.len(), 1);
+        // Nobody but the operator learns of it, not even who holds the record.
+        for holder in ["a", "c"] {
+            for search in ["Task", "Communication"] {
+                let (_, found) = world.get(world.token(holder), &format!("/fhir/{search}")).await;
+                assert_eq!(ids(&found), set(&[]), "{search}");
+            }
+        }
+        world.consent("k", "a", json!({ "type": "permit" })).await;
+        assert_eq!(ids(&world.get(&world.asker, "/fhir/Task").await.1), set(&[]));
+        world.server.stop().await;
+    }
+);
+
+both_databases!(
+    async fn nothing_else_is_opened(db: &TestDb) {
+        let world = World::new(db).await;
+        let token = emergency(&world).await;
+        assert_eq!(status(&world, &token, "/fhir/Observation/a-hr").await, 200);
+        let ghost = world.get(&token, "/fhir/Observation/never-was").await;
+        for path in ["Observation/z-hr", "Observation/a-psy", "Observation/a-hr/_history", "Observation/a-hr/_history/1"] {
+            assert_eq!(world.get(&token, &format!("/fhir/{path}")).await, ghost, "{path}");
+        }
+        assert_eq!(
+            world.get(&token, "/fhir/Patient/z").await,
+            world.get(&token, "/fhir/Patient/never-was").await,
+            "one person for a token"
+        );
+        assert_eq!(ids(&world.lookup(&token, json!([by_number("19700101-9")])).await.1), set(&[]));
+        for search in [
+            "Observation",
+            "Observation?patient=Patient/a",
+            "Observation?_id=a-hr",
+            "Patient?_id=a",
+            "Encounter?_has:Observation:encounter:code=x",
+        ] {
+            assert_eq!(ids(&world.get(&token, &format!("/fhir/{search}")).await.1), set(&[]), "{search}");
+        }
+        // Reading only.
+        let own = observation("a-hr", "a", None);
+        assert_ne!(world.send(&token, "PUT", "/fhir/Observation/a-hr", &own).await.0 / 100, 2);
+        world.send(&token, "DELETE", "/fhir/Observation/a-hr", &Value::Null).await;
+        assert_eq!(status(&world, world.token("a"), "/fhir/Observation/a-hr").await, 200);
+        // In a Bundle it is the same reading.
+        let get = |url: &str| json!({ "request": { "method": "GET", "url": url } });
+        let batch = json!({ "resourceType": "Bundle", "type": "batch", "entry": [get("Observation/c-hr"), get("Observation/z-hr"), get("Observation?patient=Patient/a")] });
+        let (_, answers) = world.send(&token, "POST", "/fhir", &batch).await;
+        let entries = answers["entry"].as_array().unwrap();
+        assert_eq!(entries[0]["resource"]["id"], "c-hr", "{answers}");
+        assert!(entries[1]["response"]["status"].as_str().unwrap().starts_with("404"), "{answers}");
+        assert_eq!(ids(&entries[2]["resource"]), set(&[]));
+        world.server.stop().await;
+    }
+);
+
+both_databases!(
+    async fn who_may_not_alarms_nobody(db: &TestDb) {
+        let world = World::new(db).await;
+        let reason = "unconscious";
+        for (client, extension) in [
+            ("asker", json!({ "purpose_of_use": "BTG" })),
+            ("asker", json!({ "purpose_of_use": "TREAT", "purpose_of_use_reason": reason })),
+            ("asker", json!({ "purpose_of_use": ["BTG", "TREAT"], "purpose_of_use_reason": reason })),
+            ("asker", json!({ "purpose_of_use": "BTG", "purpose_of_use_reason": reason, "subject_role": "facility" })),
+            ("asker", json!({ "purpose_of_use_reason": reason })),
+            ("c", json!({ "purpose_of_use": "BTG", "purpose_of_use_reason": reason })),
+        ] {
+            let token = signed_token(&world.server, client, &extension).await;
+            let ghost = world.get(&token, "/fhir/Observation/never-was").await;
+            assert_eq!(world.get(&token, "/fhir/Observation/z-hr").await, ghost, "{extension}");
+            assert_eq!(ids(&world.lookup(&token, json!([by_number("19700101-9")])).await.1), set(&[]), "{extension}");
+        }
+        // Who may, and finds nothing that the glass opens: a label that is exempt, a patient who named emergencies and said no, nobody.
+        let token = emergency(&world).await;
+        let emergencies = json!([{ "system": "http://terminology.hl7.org/CodeSystem/v3-ActReason", "code": "ETREAT" }]);
+        world.consent("no", "z", json!({ "type": "deny", "purpose": emergencies })).await;
+        for path in ["Observation/a-psy", "Observation/z-hr", "Patient/z", "Patient/never-was", "Organization/never-was"] {
+            assert_eq!(status(&world, &token, &format!("/fhir/{path}")).await, 404, "{path}");
+        }
+        assert_eq!(ids(&world.lookup(&token, json!([by_number("19700101-9")])).await.1), set(&[]));
+        assert_eq!(told(&world).await, (vec![], vec![]));
+        // What the patient allows, nobody need break anything for.
+        world.consent("yes", "a", json!({ "type": "permit" })).await;
+        let (_, found) = world.lookup(&token, json!([by_number("19900101-1")])).await;
+        assert_eq!(ids(&found), set(&["a", "a-hr", "a-psy", "c", "c-hr", "c-psy"]));
+        assert_eq!(status(&world, &token, "/fhir/Observation/c-psy").await, 200);
+        assert_eq!(told(&world).await, (vec![], vec![]));
+        world.server.stop().await;
+    }
+);
+
+both_databases!(
+    async fn racing_uses_of_a_token_open_one_patient(db: &TestDb) {
+        let world = World::new(db).await;
+        let token = emergency(&world).await;
+        let paths = [
+            "/fhir/Observation/a-hr",
+            "/fhir/Observation/z-hr",
+            "/fhir/Patient/a",
+            "/fhir/Patient/z",
+            "/fhir/Patient/c",
+            "/fhir/Observation/c-hr",
+        ];
+        let reads = paths.iter().map(|path| async { (&path[6..], world.get(&token, path).await.0) });
+        let opened: BTreeSet<&str> =
+            futures_util::future::join_all(reads).await.iter().filter(|(_, status)| *status == 200).map(|(path, _)| *path).collect();
+        let asha = BTreeSet::from(["Observation/a-hr", "Patient/a", "Patient/c", "Observation/c-hr"]);
+        let other = BTreeSet::from(["Observation/z-hr", "Patient/z"]);
+        assert!(opened == asha || opened == other, "{opened:?}");
+        let (tasks, notices) = told(&world).await;
+        assert_eq!((tasks.len(), notices.len()), (1, 1));
+        world.server.stop().await;
+    }
+);
+
+both_databases!(
+    async fn the_glass_is_whole_again_after_its_minutes_and_without_its_notice(db: &TestDb) {
+        let world = World::new(db).await;
+        let token = emergency(&world).await;
+        assert_eq!(status(&world, &token, "/fhir/Observation/a-hr").await, 200);
+        // As if the glass had been broken six minutes ago.
+        let store = Store::open(&db.url).await.unwrap();
+        let sql = "UPDATE resource SET updated = updated - 360000000 WHERE id LIKE 'btg-%'";
+        match &store {
+            Store::Sqlite(db) => sqlx::query(sql).execute(&db.write).await.map(|_| ()).unwrap(),
+            Store::Postgres(db) => sqlx::query(sql).execute(&db.pool).await.map(|_| ()).unwrap(),
+        }
+        store.close().await;
+        assert_eq!(status(&world, &token, "/fhir/Observation/a-hr").await, 404);
+        assert_eq!(ids(&world.lookup(&token, json!([by_number("19900101-1")])).await.1), set(&[]));
+        // The officer's word on the Task opens nothing: not for this patient, and not for another.
+        let mut task = told(&world).await.0.remove(0);
+        (task["status"], task["for"]) = (json!("completed"), json!({ "reference": "Patient/z" }));
+        world.put(world.token("operator"), &task).await;
+        for path in ["Observation/a-hr", "Observation/z-hr"] {
+            assert_eq!(status(&world, &token, &format!("/fhir/{path}")).await, 404, "{path}");
+        }
+        let path = format!("/fhir/Task/{}", task["id"].as_str().unwrap());
+        assert_eq!(world.send(world.token("operator"), "DELETE", &path, &Value::Null).await.0, 204);
+        assert_eq!(status(&world, &token, "/fhir/Observation/z-hr").await, 404);
+        world.server.stop().await;
+    }
+);
