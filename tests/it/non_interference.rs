@@ -16,6 +16,20 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// Worlds of one test.
 const WORLDS: u64 = 4;
+/// Types whose histories are asked for.
+const HISTORIES: [&str; 11] = [
+    "Appointment",
+    "Binary",
+    "Condition",
+    "Consent",
+    "Encounter",
+    "Group",
+    "List",
+    "MedicationRequest",
+    "Observation",
+    "Patient",
+    "Provenance",
+];
 /// Purposes that the asker signs, one of these in each world.
 const PURPOSES: [&[&str]; 6] = [&["TREAT"], &["TREAT"], &["TREAT"], &["ETREAT"], &["TREAT", "HPAYMT"], &[]];
 
@@ -186,14 +200,10 @@ impl World<'_> {
         for path in searches(&self.name) {
             told.push((path.clone(), self.asked("GET", &format!("/fhir/{path}"), &[], None).await));
         }
-        for path in [
-            "_history?_count=200",
-            "Observation/_history?_count=200",
-            "Patient/_history?_count=200",
-            "Consent",
-            "Consent/_history?_count=200",
-        ] {
-            told.push((path.to_owned(), self.asked("GET", &format!("/fhir/{path}"), &[], None).await));
+        // What the caller itself caused is recorded, so a history of everything never stands still.
+        let histories = HISTORIES.iter().map(|name| format!("{name}/_history?_count=200"));
+        for path in histories.chain(["Consent".to_owned()]) {
+            told.push((path.clone(), self.asked("GET", &format!("/fhir/{path}"), &[], None).await));
         }
         let form = ("content-type", "application/x-www-form-urlencoded");
         told.push((
@@ -272,7 +282,11 @@ impl World<'_> {
                 }
             }
         }
-        let entries = tells("_history?_count=200").body["entry"].as_array().cloned().unwrap_or_default();
+        let entries = HISTORIES.iter().flat_map(|name| {
+            let bundle = &tells(&format!("{name}/_history?_count=200")).body;
+            bundle["entry"].as_array().cloned().unwrap_or_default()
+        });
+        let entries: Vec<Value> = entries.collect();
         let told: BTreeSet<String> =
             entries.iter().filter_map(version_of).filter(|name| self.records.contains_key(name.rsplit_once('/').unwrap().0)).collect();
         assert!(if exact { told == versions } else { told.is_subset(&versions) }, "{}: {told:?} {versions:?}", self.name);
