@@ -80,7 +80,8 @@ async fn send_all(server: &TestServer, payloads: &[Value]) -> (u64, BTreeMap<(St
 async fn the_generators_payloads_give_its_counts(seed: u32, db: &TestDb) {
     let Generated { payloads, cells, spoiled, .. } = &payloads::generate(seed, 300, 600, "0.06");
     let server = TestServer::open(db).await;
-    let (_, rejected) = send_all(&server, payloads).await;
+    let (new, rejected) = send_all(&server, payloads).await;
+    assert_eq!(new, total(&server, "Patient").await - total(&server, "Patient?_tag=golden").await, "seed {seed}: each client is new once");
     let (found, expected): (BTreeSet<_>, BTreeSet<_>) = (rejected.keys().collect(), spoiled.keys().collect());
     assert_eq!(found, expected, "seed {seed}: exactly what was spoiled is rejected");
     for (record, why) in spoiled {
@@ -246,7 +247,9 @@ both_databases!(
         }
         let failed: Vec<&Value> = reply["summary"].as_array().unwrap().iter().filter(|line| line["success"] == false).collect();
         assert!(
-            failed.len() == 1 && failed[0]["visitId"] == "V-never" && failed[0]["validationIssues"].to_string().contains("never sent"),
+            failed.len() == 1
+                && failed[0]["visitId"] == "V-never"
+                && failed[0]["validationIssues"].to_string().contains("'visitDetails.visitDate': is missing"),
             "{reply}"
         );
 

@@ -168,6 +168,8 @@ pub struct Produced {
     pub update: Update,
     /// The place in [`Record::lists`] of the list that made it.
     pub list: Option<usize>,
+    /// With [`Update::Existing`] and [`Update::Known`]: the path within the record of what must be said when nothing is stored.
+    pub needs: Option<String>,
     shared: bool,
 }
 
@@ -389,6 +391,9 @@ impl Definition {
                         };
                         issues.push(issue.at(at));
                     }
+        let client = run.one(&self.client, &scope).unwrap_or(Value::Array(Vec::new()));
+        let of_client = scope.var("client", &client);
+        let scope = scope.within(&of_client);
                 }
                 Ok(_) => {}
                 Err(error) => issues.push(

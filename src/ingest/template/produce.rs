@@ -133,7 +133,8 @@ impl<'r> Run<'r> {
                 None => {
                     self.seen.insert(key, self.produced.len());
                     let list = self.list.filter(|_| !resource.shared);
-                    self.produced.push(Produced { resource: Value::Object(map), update: resource.update, list, shared: resource.shared });
+                    let Resource { update, shared, .. } = *resource;
+                    self.produced.push(Produced { resource: Value::Object(map), update, list, needs: resource.needs.clone(), shared });
                     return;
                 }
                 Some(known) => {
