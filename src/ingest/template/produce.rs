@@ -286,6 +286,9 @@ impl<'r> Run<'r> {
         }
         if found.is_empty() && translation.bound {
             let default = translation.default.as_ref().and_then(|part| self.one(part, scope));
+            if translation.form == Form::Coding {
+                return default;
+            }
             return default.or_else(|| Some(json!({ "extension": [{ "url": DATA_ABSENT, "valueCode": "as-text" }], "text": code })));
         }
         if translation.form == Form::Code {
