@@ -435,3 +435,55 @@ both_databases!(
         server.stop().await;
     }
 );
+
+both_databases!(
+    async fn a_medicine_that_no_map_knows_is_listed_and_translated_when_it_is_mended(db: &TestDb) {
+        let server = TestServer::open(db).await;
+        let coded = |code: &str, standard: Value| {
+            let mut medicine = medicine(code);
+            medicine["codeStandard"] = standard;
+            medicine
+        };
+        let medicines =
+            [coded("D-1", json!("MSD CODE")), coded("D-2", json!("MNH CODE")), coded("D-3", Value::Null), coded("J01CA04", json!("ATC"))];
+        let reply = sent(&server, "HF-1", visit(json!({ "medicationDetails": medicines }))).await;
+        let listed: Vec<(&str, &str)> = reply["unmapped"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|one| (one["code"].as_str().unwrap(), one["path"].as_str().unwrap()))
+            .collect();
+        let place = |place: usize| format!("listGrid[0].medicationDetails[{place}].code");
+        assert_eq!(listed, [("D-1", &*place(0)), ("D-2", &*place(1)), ("D-3", &*place(2))], "{reply}");
+        let (_, mut map) = server.get("/fhir/ConceptMap/hdu-medication").await;
+        let element = json!([{ "code": "D-1", "target": [{ "code": "J01CA04", "equivalence": "equivalent" }] }]);
+        let source = "https://lango.health/fhir/CodeSystem/msd";
+        map["group"] = json!([{ "source": source, "target": "http://www.whocc.no/atc", "element": element }]);
+        assert_eq!(server.put("/fhir/ConceptMap/hdu-medication", &map).await.0, 200);
+        let (_, said, _) = program::output(db, &["template", "replay"]);
+        assert!(said.contains("MedicationRequest: 0 created, 1 updated, 0 withdrawn"), "{said}");
+        let mended = one(&server, &format!("MedicationRequest?code={source}%7CD-1")).await;
+        assert_eq!(mended["medicationCodeableConcept"]["coding"][0]["code"], "J01CA04", "{mended}");
+        assert!(unmapped(&server).await.iter().all(|((_, _, code), _)| code != "D-1"));
+        server.stop().await;
+    }
+);
+
+both_databases!(
+    async fn a_payload_may_name_no_template_and_is_told_of_one_that_is_not_there(db: &TestDb) {
+        let server = TestServer::open(db).await;
+        let mut body = payload("HF-1", vec![record("M-1", "V-1")]);
+        body.as_object_mut().unwrap().remove("templateDetails");
+        let (status, reply) = send(&server, &body).await;
+        assert_eq!((status, &reply["newClients"], &reply["warnings"]), (200, &json!(1), &Value::Null), "{reply}");
+        body["templateDetails"] = json!({ "code": "NOPE", "id": "nope", "name": "None" });
+        let (_, reply) = send(&server, &body).await;
+        assert!(warnings(&reply).contains(r#""templateDetails.code" "names a template that is not known here"#), "{reply}");
+        let mut odd = record("M-1", "V-1");
+        odd["visitDetails"]["id"] = json!(true);
+        let (status, reply) = send(&server, &payload("HF-1", vec![odd])).await;
+        assert_eq!(status, 400, "{reply}");
+        assert!(reply["invalidClientsSummary"][0]["validationIssues"].to_string().contains("'visitDetails.id': must be text"), "{reply}");
+        server.stop().await;
+    }
+);
