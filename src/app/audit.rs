@@ -3,9 +3,9 @@
 //! Every process does all of it; the database lets one seal at a time, and what two publish at once is the same.
 
 use super::App;
+use crate::access::audit::Event;
 use crate::access::audit::checkpoint::{Kind, Notary};
 use crate::access::audit::resource::{Naming, audit_event};
-use crate::access::audit::Event;
 use crate::definitions;
 use crate::fhir::time::{Micros, now};
 use crate::ingest::write::Draft;
@@ -169,4 +169,3 @@ impl App {
         Ok(self.store.remove_sealed(&last).await?)
     }
 }
-

@@ -121,7 +121,12 @@ impl App {
 
     /// Runs until `shutdown`: deliveries, linking that a crash left undone, terminology that another process changed, upkeep.
     pub async fn background(self, shutdown: CancellationToken) {
-        tokio::join!(self.outbox().run(shutdown.clone()), self.refresh(shutdown.clone()), self.keep_audit(shutdown.clone()), self.store.upkeep(shutdown));
+        tokio::join!(
+            self.outbox().run(shutdown.clone()),
+            self.refresh(shutdown.clone()),
+            self.keep_audit(shutdown.clone()),
+            self.store.upkeep(shutdown)
+        );
     }
 
     fn outbox(&self) -> Outbox {

@@ -152,8 +152,7 @@ macro_rules! seal {
             into.push("INSERT INTO audit (position, at, owner, patient, event, hash) VALUES ");
             into.join(chunk, ", ", |sql, (_, at, owner, patient, event)| {
                 position += 1;
-                let mut row =
-                    Sealed { position, at: *at, owner: *owner, patient: *patient, event: event.clone(), hash: Vec::new() };
+                let mut row = Sealed { position, at: *at, owner: *owner, patient: *patient, event: event.clone(), hash: Vec::new() };
                 row.hash = row.expected(&hash).to_vec();
                 hash.clone_from(&row.hash);
                 sql.push("(").int(row.position).push(", ").int(row.at).push(", ").int(row.owner).push(", ").int(row.patient);
@@ -234,7 +233,9 @@ impl Store {
     pub async fn remove_sealed(&self, last: &Sealed) -> Result<u64, sqlx::Error> {
         let mut floor = Sql::new(self.dialect());
         floor.push("INSERT INTO audit_floor (id, position, hash) VALUES (1, ").int(last.position).push(", ");
-        floor.bind(Arg::Bytes(last.hash.clone())).push(") ON CONFLICT (id) DO UPDATE SET position = excluded.position, hash = excluded.hash");
+        floor
+            .bind(Arg::Bytes(last.hash.clone()))
+            .push(") ON CONFLICT (id) DO UPDATE SET position = excluded.position, hash = excluded.hash");
         self.execute(floor).await?;
         let mut removal = Sql::new(self.dialect());
         removal.push("DELETE FROM audit WHERE position <= ").int(last.position);

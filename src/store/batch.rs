@@ -63,7 +63,12 @@ pub struct Place {
 
 impl Batch {
     pub fn is_empty(&self) -> bool {
-        self.inserts.is_empty() && self.updates.is_empty() && self.rows.is_empty() && self.closings.is_empty() && self.jobs.is_empty() && self.audit.is_empty()
+        self.inserts.is_empty()
+            && self.updates.is_empty()
+            && self.rows.is_empty()
+            && self.closings.is_empty()
+            && self.jobs.is_empty()
+            && self.audit.is_empty()
     }
 
     /// Adds what is recorded of the unit; its mutations come first.

@@ -1,8 +1,8 @@
 //! Breaking the glass: one person, one token, some minutes, reading only, and never in silence.
 
 use crate::lookup::{World, by_number, ids, observation, set};
-use crate::support::smart::signed_token;
 use crate::support::both_databases;
+use crate::support::smart::signed_token;
 use lango::exchange::break_glass::NOTICE_JOB;
 use lango::store::Store;
 use serde_json::{Value, json};

@@ -131,7 +131,8 @@ fn shape(method: &Method, uri: &Uri, held: &Held<'_>) -> Shape {
         ("GET" | "HEAD", Some(Target::Instance(..))) => (Read, "read"),
         ("GET" | "HEAD", Some(Target::Version(..))) => (Read, "vread"),
         ("GET" | "HEAD", Some(Target::History(..))) => (Read, "history-instance"),
-        ("GET" | "HEAD", Some(Target::Type(_) | Target::Compartment(..))) | ("POST", Some(Target::Search(_) | Target::CompartmentSearch(..))) => (Execute, "search-type"),
+        ("GET" | "HEAD", Some(Target::Type(_) | Target::Compartment(..)))
+        | ("POST", Some(Target::Search(_) | Target::CompartmentSearch(..))) => (Execute, "search-type"),
         ("POST", Some(Target::Type(_))) => (Create, "create"),
         ("PUT", Some(Target::Type(_) | Target::Instance(..))) => (Update, "update"),
         ("PATCH", Some(Target::Type(_) | Target::Instance(..))) => (Update, "patch"),
@@ -239,8 +240,7 @@ mod tests {
         let held: Held<'_> = serde_json::from_str(body).unwrap();
         let mut names = HashSet::new();
         held.names(&mut names);
-        let mut names: Vec<String> =
-            names.into_iter().map(|(code, id)| format!("{}/{id}", definitions::r4().type_name(code))).collect();
+        let mut names: Vec<String> = names.into_iter().map(|(code, id)| format!("{}/{id}", definitions::r4().type_name(code))).collect();
         names.sort();
         assert_eq!(names, ["Bundle/x", "List/l", "Observation/o", "Patient/a"]);
         assert_eq!(held.refusals(), [(1, 404)]);

@@ -41,7 +41,8 @@ pub async fn plan(
     let drafts = writer
         .workers()
         .map(work, move |(place, condition, entry, id)| {
-            let draft = check(entry, &validator, &making.options.base).map(|(type_code, resource)| Draft::new(type_code, &id, resource, &making));
+            let draft =
+                check(entry, &validator, &making.options.base).map(|(type_code, resource)| Draft::new(type_code, &id, resource, &making));
             (place, condition, draft)
         })
         .await?;
