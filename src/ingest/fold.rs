@@ -35,16 +35,26 @@ pub(super) struct Said {
     pub resource: Arc<Value>,
     pub update: Update,
     pub list: Option<usize>,
+    /// Where in the payload stands, or should stand, what is needed when nothing is stored.
+    pub needs: Option<Box<str>>,
 }
 
 impl Said {
-    /// `None` for what has no type or id.
-    pub fn of(produced: Produced) -> Option<Said> {
-        let Produced { resource, update, list, .. } = produced;
+    /// What the record at `path` says; `None` for what has no type or id.
+    pub fn of(produced: Produced, path: &str) -> Option<Said> {
+        let Produced { resource, update, list, needs, .. } = produced;
+        let needs = needs.map(|needs| format!("{path}.{needs}").into());
         let type_code = definitions::r4().type_code(resource.get("resourceType")?.as_str()?)?;
         let id = resource.get("id")?.as_str()?.into();
-        Some(Said { name: (type_code, id), resource: Arc::new(resource), update, list })
+        Some(Said { name: (type_code, id), resource: Arc::new(resource), update, list, needs })
     }
+}
+
+/// A record builds on what was never sent.
+#[derive(Debug)]
+pub(super) struct NeverSent {
+    /// Where in the payload stands, or should stand, what would be needed.
+    pub needs: Vec<Box<str>>,
 }
 
 /// A resource as the records say it.
@@ -72,6 +82,17 @@ struct ListSaid {
     made: BTreeSet<usize>,
 }
 
+/// That a record touches a state, and how.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Touch {
+    /// In [`Fold::states`].
+    place: usize,
+    /// No record before it has.
+    pub first: bool,
+    /// It says something else than those before it.
+    pub changed: bool,
+}
+
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct Fold {
@@ -91,17 +112,18 @@ pub(super) struct Settled {
 }
 
 impl Settled {
-    /// The places of the changes that a record with these states and this visit makes.
-    pub fn places<'s>(&'s self, states: &'s [usize], visit: Option<&str>) -> impl Iterator<Item = usize> + 's {
-        let own = states.iter().filter_map(|state| self.of_state.get(*state).copied().flatten());
-        own.chain(visit.and_then(|visit| self.withdrawn.get(visit)).into_iter().flatten().copied())
+    /// The places of the changes that a record with these touches and this visit has a part in, and which part.
+    pub fn places<'s>(&'s self, touches: &'s [Touch], visit: Option<&str>) -> impl Iterator<Item = (usize, Touch)> + 's {
+        let own = touches.iter().filter_map(|touch| Some((self.of_state.get(touch.place).copied().flatten()?, *touch)));
+        let withdrawn = visit.and_then(|visit| self.withdrawn.get(visit)).into_iter().flatten();
+        own.chain(withdrawn.map(|place| (*place, Touch { place: *place, first: true, changed: true })))
     }
 }
 
 impl Fold {
     /// What was said, each resource once.
     pub fn into_said(self) -> impl Iterator<Item = Said> {
-        let said = |State { name, resource, update, .. }: State| Some(Said { name, resource: resource?, update, list: None });
+        let said = |State { name, resource, update, .. }: State| Some(Said { name, resource: resource?, update, list: None, needs: None });
         self.states.into_iter().filter_map(said)
     }
 
@@ -109,23 +131,25 @@ impl Fold {
         self.places.get(name).and_then(|place| self.states.get(*place)).is_some_and(|state| state.resource.is_some())
     }
 
-    /// Lays a record over the others and gives the states that it touches; `None`, and nothing, when it updates what was never sent.
+    /// Lays a record over the others and gives the states that it touches; nothing is laid when it builds on what was never sent.
     /// `exists`: what is known from elsewhere to be stored.
-    pub fn add(&mut self, told: &Told, exists: impl Fn(&Name) -> bool) -> Option<Vec<usize>> {
-        let missing = |said: &&Said| said.update == Update::Existing && !self.has(&said.name) && !exists(&said.name);
-        if told.resources.iter().any(|said| missing(&said)) {
-            return None;
+    pub fn add(&mut self, told: &Told, exists: impl Fn(&Name) -> bool) -> Result<Vec<Touch>, NeverSent> {
+        let missing =
+            |said: &&Said| matches!(said.update, Update::Existing | Update::Known) && !self.has(&said.name) && !exists(&said.name);
+        let missing: Vec<&Said> = told.resources.iter().filter(missing).collect();
+        if !missing.is_empty() {
+            return Err(NeverSent { needs: missing.into_iter().filter_map(|said| said.needs.clone()).collect() });
         }
         let mut touched = Vec::with_capacity(told.resources.len());
         let mut made: Vec<BTreeSet<usize>> = vec![BTreeSet::new(); told.lists.len()];
         for said in &told.resources {
-            let place = self.lay(said, told);
+            let touch = self.lay(said, told);
             if let Some(made) = said.list.and_then(|list| made.get_mut(list)) {
-                made.insert(place);
+                made.insert(touch.place);
             }
-            touched.push(place);
+            touched.push(touch);
         }
-        let Some(id) = &told.visit else { return Some(touched) };
+        let Some(id) = &told.visit else { return Ok(touched) };
         let visit = self.visits.entry(id.clone()).or_default();
         visit.submission = visit.submission.max(told.submission);
         for (listed, made) in told.lists.iter().zip(made) {
@@ -137,38 +161,39 @@ impl Fold {
                 known.made.extend(made);
                 continue;
             }
-            for gone in known.made.difference(&made).filter(|gone| !touched.contains(gone)) {
+            for gone in known.made.difference(&made).filter(|gone| !touched.iter().any(|touch| touch.place == **gone)) {
                 if let Some(state) = self.states.get_mut(*gone) {
                     (state.resource, state.update) = (None, Update::Replace);
                 }
             }
-            touched.extend(known.made.difference(&made));
+            touched.extend(known.made.difference(&made).map(|place| Touch { place: *place, first: false, changed: true }));
             *known = ListSaid { whole: true, made };
         }
-        Some(touched)
+        Ok(touched)
     }
 
-    fn lay(&mut self, said: &Said, told: &Told) -> usize {
+    fn lay(&mut self, said: &Said, told: &Told) -> Touch {
         let list = said.list.and_then(|list| told.lists.get(list)).map(|list| list.name.clone());
         let Some((place, state)) = self.places.get(&said.name).and_then(|place| Some((*place, self.states.get_mut(*place)?))) else {
             let place = self.states.len();
             self.places.insert(said.name.clone(), place);
             let (name, resource, visit) = (said.name.clone(), Some(Arc::clone(&said.resource)), told.visit.clone());
             self.states.push(State { name, resource, update: said.update, visit, list });
-            return place;
+            return Touch { place, first: true, changed: true };
         };
         let before = state.resource.take();
-        let (resource, update) = match (before, said.update) {
-            (Some(before), Update::IfAbsent) => (before, state.update),
+        let (resource, update) = match (&before, said.update) {
+            (Some(before), Update::IfAbsent | Update::Known) => (Arc::clone(before), state.update),
             (Some(before), Update::Merge | Update::Existing) => {
                 let update = if state.update == Update::Replace { Update::Replace } else { Update::Merge };
-                (Arc::new(merge(&before, &said.resource)), update)
+                (Arc::new(merge(before, &said.resource)), update)
             }
-            (None, Update::IfAbsent) => (Arc::clone(&said.resource), Update::Replace),
+            (None, Update::IfAbsent | Update::Known) => (Arc::clone(&said.resource), Update::Replace),
             (_, update) => (Arc::clone(&said.resource), update),
         };
+        let changed = before.is_none_or(|before| before != resource);
         (state.resource, state.update, state.visit, state.list) = (Some(resource), update, told.visit.clone(), list);
-        place
+        Touch { place, first: false, changed }
     }
 
     /// Holds what was said against what is stored. `stored`: at least the resources that do not simply take the place of what is
@@ -178,7 +203,10 @@ impl Fold {
             Settled { changes: Vec::with_capacity(self.states.len()), visits: Vec::new(), of_state: Vec::new(), withdrawn: HashMap::new() };
         let mut remembered: HashMap<&str, Remembered> = HashMap::new();
         for (id, said) in &self.visits {
-            let memory = Remembered::new(self, said, rows.get(id));
+            let mut memory = Remembered::new(self, said, rows.get(id));
+            // What one record made and a later one withdrew was perhaps stored before, and is no longer referred to.
+            let gone = self.states.iter().filter(|state| state.resource.is_none() && state.visit.as_ref() == Some(id));
+            memory.references.extend(gone.map(|state| reference(&state.name)));
             if let Some(row) = memory.row(id, said, rows.get(id)) {
                 settled.visits.push(row);
             }
@@ -213,7 +241,7 @@ impl Fold {
         };
         let live = stored.get(&state.name).and_then(|stored| Some((stored.version, stored.body.as_ref()?)));
         let (mut resource, condition) = match (state.update, live) {
-            (Update::IfAbsent, Some(_)) => return None,
+            (Update::IfAbsent, Some(_)) | (Update::Known, _) => return None,
             (Update::Replace, Some(_)) if late => return None,
             (Update::Merge | Update::Existing, Some((version, before))) => {
                 let before: Value = serde_json::from_slice(before).ok()?;

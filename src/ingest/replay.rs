@@ -204,10 +204,11 @@ impl Replay<'_> {
                 let (records, rejected) = (processed.records.len() as i64, rejected(&processed.records) as i64);
                 store.close_submission(submission.key, owner, "done", records, rejected, &unmapped).await?;
             }
-            for said in std::mem::take(&mut processed.shared).into_iter().filter_map(Said::of) {
+            for said in std::mem::take(&mut processed.shared).into_iter().filter_map(|produced| Said::of(produced, "")) {
                 let author = author_of_shared(&said, owner);
                 let fold = self.shared.entry((author.owner != owner, author.owner)).or_default();
-                fold.add(&Told { submission: submission.key, visit: None, lists: Vec::new(), resources: vec![said] }, |_| true);
+                // It builds on nothing that could be missing.
+                let _ = fold.add(&Told { submission: submission.key, visit: None, lists: Vec::new(), resources: vec![said] }, |_| true);
             }
         }
         let mut complete = BTreeSet::new();

@@ -5,10 +5,10 @@
 //! record fails alone. Ids come from the facility and its local ids, so doing it all again meets the same resources and
 //! changes only what has changed: a second sending, a replay after a map was mended, a restart after a crash.
 
-use super::fold::{Fold, Name, Said, Told};
+use super::fold::{Fold, Name, NeverSent, Said, Told, Touch};
 use super::refusal::{Refusal, RefusalKind};
 use super::template::{Coding, EnvelopeError, Options, Processed, Record, Templates, Translate, Update, Verdict};
-use super::write::{Author, CommitError, Done, Effect, Plan, Tries, Writer};
+use super::write::{Author, CommitError, Effect, Plan, Tries, Writer};
 use crate::access::Caller;
 use crate::definitions;
 use crate::fhir::text::clip;
@@ -228,7 +228,7 @@ impl Submitter {
         };
         let mut outcomes: Vec<Outcome> = Vec::with_capacity(processed.records.len());
         // Organizations and the like first. One that another facility describes itself is left to it.
-        for said in std::mem::take(&mut processed.shared).into_iter().filter_map(Said::of) {
+        for said in std::mem::take(&mut processed.shared).into_iter().filter_map(|produced| Said::of(produced, "")) {
             let author = author_of_shared(&said, owner);
             let told = Told { submission: key, visit: None, lists: Vec::new(), resources: vec![said] };
             match self.write(vec![Arc::new(told)], &author, None).await {
@@ -297,10 +297,10 @@ impl Submitter {
             let folded = self.writer.workers().run(move || {
                 let mut fold = Fold::default();
                 let exists = |name: &Name| again.is_none() && met.resources.get(name).is_some_and(|stored| stored.body.is_some());
-                let states: Vec<Option<Vec<usize>>> = told.iter().map(|told| fold.add(told, exists)).collect();
-                (fold.settle(&writer, &met.resources, &met.visits), states)
+                let touches: Vec<Result<Vec<Touch>, NeverSent>> = told.iter().map(|told| fold.add(told, exists)).collect();
+                (fold.settle(&writer, &met.resources, &met.visits), touches)
             });
-            let (mut settled, states) = folded.await?;
+            let (mut settled, touches) = folded.await?;
             let (changes, visits) = (std::mem::take(&mut settled.changes), std::mem::take(&mut settled.visits));
             let plan = Plan { changes, visits, ..Plan::default() };
             let done = match again {
@@ -321,13 +321,15 @@ impl Submitter {
                 Err(CommitError::Refused(_, refusal)) => return Err(refusal),
             };
             let patient = definitions::r4().type_code("Patient");
-            let verdicts = records.iter().zip(&states).map(|(told, states)| match states {
-                Some(states) => {
-                    let done: Vec<&Done> = settled.places(states, told.visit.as_deref()).filter_map(|place| done.get(place)).collect();
-                    let withdrawn = done.iter().filter(|done| done.effect == Effect::Deleted).count();
-                    (outcome(done.into_iter(), patient), withdrawn)
+            let verdicts = records.iter().zip(&touches).map(|(told, touches)| match touches {
+                Ok(touches) => {
+                    let parts = settled.places(touches, told.visit.as_deref());
+                    let parts: Vec<(TypeCode, Effect)> =
+                        parts.filter_map(|(place, touch)| done.get(place).map(|done| (done.type_code, part(done.effect, touch)))).collect();
+                    let withdrawn = parts.iter().filter(|(_, effect)| *effect == Effect::Deleted).count();
+                    (outcome(&parts, patient), withdrawn)
                 }
-                None => (Outcome::Failed(vec![never_sent()]), 0),
+                Err(never_sent) => (Outcome::Failed(never_sent.issues()), 0),
             });
             let records = verdicts.collect();
             return Ok(Written { records, effects: done.iter().map(|done| (done.type_code, done.effect)).collect() });
@@ -372,7 +374,7 @@ struct Met {
 /// What a record says, taken out of it; `None` when it is rejected.
 pub(super) fn told(record: &mut Record, submission: i64) -> Option<Told> {
     let Verdict::Accepted { resources } = &mut record.verdict else { return None };
-    let resources = std::mem::take(resources).into_iter().filter_map(Said::of).collect();
+    let resources = std::mem::take(resources).into_iter().filter_map(|produced| Said::of(produced, &record.path)).collect();
     let visit = record.visit_key.map(|key| key.to_string().into());
     Some(Told { submission, visit, lists: std::mem::take(&mut record.lists), resources })
 }
@@ -394,18 +396,32 @@ fn withdrawal(count: usize) -> Issue {
     Issue::warning(IssueCode::Informational, words)
 }
 
-pub(super) fn never_sent() -> Issue {
-    Issue::error(
-        IssueCode::NotFound,
-        "This updates a client or visit that was never sent: send the full record with demographicDetails first",
-    )
+impl NeverSent {
+    fn issues(&self) -> Vec<Issue> {
+        let words =
+            "is missing, and this client or visit was never sent before by this facility: only what is known already may leave it out";
+        let issue = Issue::error(IssueCode::NotFound, words);
+        match &*self.needs {
+            [] => vec![issue],
+            needs => needs.iter().map(|path| issue.clone().at(path.to_string())).collect(),
+        }
+    }
 }
 
-fn outcome<'a>(done: impl Iterator<Item = &'a Done>, patient: Option<u16>) -> Outcome {
+/// A record's part in what was done with a resource that several records of a transaction speak of: the first of them made it.
+fn part(effect: Effect, touch: Touch) -> Effect {
+    match effect {
+        _ if !touch.first && !touch.changed => Effect::Unchanged,
+        Effect::Created if !touch.first => Effect::Updated,
+        effect => effect,
+    }
+}
+
+fn outcome(parts: &[(TypeCode, Effect)], patient: Option<TypeCode>) -> Outcome {
     let (mut created, mut changed, mut known) = (false, false, false);
-    for done in done {
-        match done.effect {
-            Effect::Created if Some(done.type_code) == patient => return Outcome::New,
+    for (type_code, effect) in parts {
+        match effect {
+            Effect::Created if Some(*type_code) == patient => return Outcome::New,
             Effect::Created => created = true,
             Effect::Updated | Effect::Deleted => changed = true,
             Effect::Unchanged | Effect::Absent => known = true,

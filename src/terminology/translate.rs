@@ -1,5 +1,6 @@
 //! `ConceptMap/$translate` (<https://hl7.org/fhir/R4/conceptmap-operation-translate.html>).
 
+use super::code_system::{CodeSystem, Content};
 use super::concept_map::{ConceptMap, Element, Equivalence, Group, Product, Target, Unmapped};
 use super::parameters::{Parts, coding};
 use super::shelf::Shelved;
@@ -179,7 +180,14 @@ pub(super) fn through(loaded: &Loaded, map: &Arc<ConceptMap>, system: Option<&st
             }
             match &group.unmapped {
                 // A facility's own word is no ICD-10 code, however the map hands codes on.
-                Some(Unmapped::Provided) if group.target.as_deref() == Some(ICD10) && !is_like_icd10(code) => {}
+                Some(Unmapped::Provided) if group.target.as_deref() == Some(ICD10) => {
+                    let system = loaded.systems.canonical(ICD10);
+                    found.extend(as_icd10(code, system.map(|system| &**system)).map(|code| Translation {
+                        display: system.and_then(|system| system.find(&code)?.display.clone()),
+                        code: Some(code.into()),
+                        ..of(&map, group, Equivalence::Equal)
+                    }));
+                }
                 Some(Unmapped::Provided) => found.push(Translation {
                     code: Some(code.into()),
                     display: group.target.as_deref().and_then(|target| loaded.systems.canonical(target)?.find(code)?.display.clone()),
@@ -213,14 +221,43 @@ fn find<'a>(group: &'a Group, code: &str, ignore_case: bool, icd10: bool) -> Opt
     })
 }
 
-/// `B54`, `B50.9`, `B509`, `S52.51`: a letter, a digit, a letter or digit, then up to four more, perhaps after a point.
-fn is_like_icd10(code: &str) -> bool {
-    let [letter, digit, third, rest @ ..] = code.as_bytes() else { return false };
-    let rest = rest.strip_prefix(b".").map_or(Some(rest), |rest| (!rest.is_empty()).then_some(rest));
-    letter.is_ascii_alphabetic()
+/// The code as ICD-10 writes it: `B54` of `b54`, `B50.9` of `B509`. `None` for what is no code of it: where the whole of ICD-10 is
+/// loaded, what is not in it; where only a part is, what has not the form of a code.
+fn as_icd10(code: &str, system: Option<&CodeSystem>) -> Option<String> {
+    let code = code.trim().to_ascii_uppercase();
+    let [letter, digit, third, rest @ ..] = code.as_bytes() else { return None };
+    let rest = match rest {
+        [] => rest,
+        rest => Some(rest.strip_prefix(b".").unwrap_or(rest)).filter(|rest| !rest.is_empty())?,
+    };
+    let is_like = letter.is_ascii_uppercase()
         && digit.is_ascii_digit()
         && third.is_ascii_alphanumeric()
-        && rest.is_some_and(|rest| rest.len() <= 4 && rest.iter().all(u8::is_ascii_alphanumeric))
+        && rest.len() <= 4
+        && rest.iter().all(u8::is_ascii_alphanumeric);
+    let (category, rest) = (code.get(..3).filter(|_| is_like)?, std::str::from_utf8(rest).ok()?);
+    let written = if rest.is_empty() { category.to_owned() } else { format!("{category}.{rest}") };
+    match system {
+        Some(system) if system.find(&written).is_some() => Some(written),
+        Some(system) if system.content == Content::Complete => None,
+        _ => has_icd10_form(*letter, rest.as_bytes()).then_some(written),
+    }
+}
+
+/// Whether `rest` may follow the point: a digit; a second one in the chapters that have a fifth character (mental disorders, the
+/// musculoskeletal system, injuries and their causes); and there a seventh after `X` in what was left out.
+fn has_icd10_form(letter: u8, rest: &[u8]) -> bool {
+    let subdivided = matches!(letter, b'F' | b'M' | b'S' | b'T' | b'V' | b'W' | b'X' | b'Y');
+    match rest {
+        [] => true,
+        [fourth] => fourth.is_ascii_digit(),
+        [fourth, middle @ .., last] if subdivided => {
+            let between = |c: &u8| c.is_ascii_digit() || rest.len() == 4 && *c == b'X';
+            let end = if rest.len() == 4 { last.is_ascii_alphanumeric() } else { last.is_ascii_digit() };
+            between(fourth) && middle.iter().all(between) && end
+        }
+        _ => false,
+    }
 }
 
 fn of(map: &ConceptMap, group: &Group, equivalence: Equivalence) -> Translation {

@@ -164,7 +164,6 @@ both_databases!(
         };
         let location = json!({ "resourceType": "Location", "id": "l", "name": "Ward" });
         let (transaction, patient_b) = (bundle("transaction"), json!({ "resourceType": "Patient", "id": "b" }));
-        // who, method, path, body, status, events
         /// Token, method, path, body, status, events.
         type Row<'a> = (&'a str, &'a str, &'a str, &'a Value, u16, Vec<Told>);
         let table: Vec<Row> = vec![

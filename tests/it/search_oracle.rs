@@ -677,7 +677,7 @@ fn case(chance: &mut Chance, type_name: &str, world: &World) -> (String, String,
                 _ => (":above", |own, wanted| version_below(wanted, own)),
             };
             let holds = move |resource: &Value| own(resource).is_some_and(|own| test(&own, wanted));
-            (format!("instantiates-canonical{modifier}"), wanted.replace('|', "|"), Box::new(holds))
+            (format!("instantiates-canonical{modifier}"), wanted.to_owned(), Box::new(holds))
         }
         ("Observation", 0) => token_case(chance, "code", |resource| owned(codings(&resource["code"])), false),
         ("Observation", 1) => match chance.below(5) {

@@ -80,7 +80,7 @@ async fn send_all(server: &TestServer, payloads: &[Value]) -> (u64, BTreeMap<(St
 async fn the_generators_payloads_give_its_counts(seed: u32, db: &TestDb) {
     let Generated { payloads, cells, spoiled, .. } = &payloads::generate(seed, 300, 600, "0.06");
     let server = TestServer::open(db).await;
-    let (_, rejected) = send_all(&server, payloads).await;
+    let (new, rejected) = send_all(&server, payloads).await;
     let (found, expected): (BTreeSet<_>, BTreeSet<_>) = (rejected.keys().collect(), spoiled.keys().collect());
     assert_eq!(found, expected, "seed {seed}: exactly what was spoiled is rejected");
     for (record, why) in spoiled {
@@ -93,6 +93,7 @@ async fn the_generators_payloads_give_its_counts(seed: u32, db: &TestDb) {
     let (before, versions) = (totals(&server).await, superseded(&store).await);
     let golden = total(&server, "Patient?_tag=golden").await;
     assert!(golden > 0 && golden < before["Patient"], "seed {seed}: {golden}");
+    assert_eq!(new, before["Patient"] - golden, "seed {seed}: each client is new once");
     let (new, again) = send_all(&server, payloads).await;
     settled(&store).await;
     assert_eq!((new, again), (0, rejected.clone()), "seed {seed}: the same verdicts");
@@ -246,7 +247,9 @@ both_databases!(
         }
         let failed: Vec<&Value> = reply["summary"].as_array().unwrap().iter().filter(|line| line["success"] == false).collect();
         assert!(
-            failed.len() == 1 && failed[0]["visitId"] == "V-never" && failed[0]["validationIssues"].to_string().contains("never sent"),
+            failed.len() == 1
+                && failed[0]["visitId"] == "V-never"
+                && failed[0]["validationIssues"].to_string().contains("'visitDetails.visitDate': is missing"),
             "{reply}"
         );
 
@@ -461,11 +464,13 @@ both_databases!(
 
         let key = |facility: &str, map: &str, code: &str| (facility.to_owned(), map.to_owned(), code.to_owned());
         let listed = unmapped(&server).await;
-        for (map, code) in [("hdu-diagnosis", "HOMA YA MBU"), ("hdu-lab-test", "KIPIMO-77"), ("hdu-code-type", "HOUSE LIST")] {
+        let said =
+            [("hdu-diagnosis", "HOMA YA MBU"), ("hdu-lab-test", "KIPIMO-77"), ("hdu-code-type", "HOUSE LIST"), ("hdu-medication", "D-9")];
+        for (map, code) in said {
             assert_eq!(listed.get(&key("HF-1", map, code)), Some(&2), "{listed:?}");
             assert_eq!(listed.get(&key("HF-2", map, code)), Some(&1), "{listed:?}");
         }
-        assert_eq!(listed.len(), 6, "{listed:?}");
+        assert_eq!(listed.len(), 8, "{listed:?}");
 
         let request = one(&server, "ServiceRequest?code=KIPIMO-77&patient.identifier=M-2").await;
         assert!(request["code"]["coding"][0]["system"].is_string() && request["code"]["coding"][0]["code"] == "KIPIMO-77", "{request}");
@@ -474,7 +479,7 @@ both_databases!(
         let untouched = one(&server, "Condition?patient.identifier=M-3").await;
         let before = totals(&server).await;
 
-        // Two of the three maps are mended while the server runs.
+        // Two of the four maps are mended while the server runs.
         for (map, code, target) in [("hdu-lab-test", "KIPIMO-77", "70569-9"), ("hdu-diagnosis", "HOMA YA MBU", "B54")] {
             let path = format!("/fhir/ConceptMap/{map}");
             let (_, mut resource) = server.get(&path).await;
@@ -502,7 +507,12 @@ both_databases!(
         let left = unmapped(&server).await;
         assert_eq!(
             left,
-            BTreeMap::from([(key("HF-1", "hdu-code-type", "HOUSE LIST"), 2), (key("HF-2", "hdu-code-type", "HOUSE LIST"), 1)])
+            BTreeMap::from([
+                (key("HF-1", "hdu-code-type", "HOUSE LIST"), 2),
+                (key("HF-2", "hdu-code-type", "HOUSE LIST"), 1),
+                (key("HF-1", "hdu-medication", "D-9"), 2),
+                (key("HF-2", "hdu-medication", "D-9"), 1),
+            ])
         );
         // The mended diagnoses are counted: 3 and the one that was right from the start.
         assert_eq!(measured(&server).await.iter().filter(|((_, group, ..), _)| group == "B54").map(|(_, count)| count).sum::<u64>(), 4);

@@ -33,7 +33,8 @@ async fn sent(server: &TestServer, facility: &str, record: Value) -> Value {
 
 /// Conditions and medicines of the visit by code.
 async fn codes(server: &TestServer, kind: &str, path: &str) -> Vec<String> {
-    let (_, body) = server.get(&format!("/fhir/{kind}?_count=100")).await;
+    let separator = if kind.contains('?') { '&' } else { '?' };
+    let (_, body) = server.get(&format!("/fhir/{kind}{separator}_count=100")).await;
     let entries = body["entry"].as_array().cloned().unwrap_or_default();
     let mut found: Vec<String> =
         entries.iter().map(|entry| entry["resource"][path]["coding"][0]["code"].as_str().unwrap().to_owned()).collect();
@@ -320,6 +321,169 @@ both_databases!(
         let told = warnings(&reply);
         assert!(told.contains(r#""data.facilityDetails.code" "the payload names no facility"#), "{told}");
         assert!(told.contains(r#""listGrid[1].demographicDetails.dateOfBirth" "is after visitDate"#), "{told}");
+        server.stop().await;
+    }
+);
+
+/// The codes of what a client of HF-1 was diagnosed with.
+async fn diagnoses(server: &TestServer, mrn: &str) -> Vec<String> {
+    let patient = one(server, &format!("Patient?identifier={mrn}&_source=urn:lango:facility:HF-1")).await;
+    codes(server, &format!("Condition?patient={}", patient["id"].as_str().unwrap()), "code").await
+}
+
+both_databases!(
+    async fn visits_of_one_number_are_each_clients_own(db: &TestDb) {
+        let server = TestServer::open(db).await;
+        let of = |mrn: &str, code: &str| {
+            let mut record = record(mrn, "1");
+            record["diagnosisDetails"] = json!([diagnosis(code)]);
+            record
+        };
+        let (status, reply) = send(&server, &payload("HF-1", vec![of("alice", "B54"), of("bob", "A09")])).await;
+        assert_eq!((status, &reply["newClients"]), (200, &json!(2)), "{reply}");
+        assert_eq!(total(&server, "Encounter?identifier=1").await, 2);
+        assert_eq!((diagnoses(&server, "alice").await, diagnoses(&server, "bob").await), (vec!["B54".into()], vec!["A09".into()]));
+
+        // What comes of one of them later is nothing to the other.
+        sent(&server, "HF-1", of("bob", "J18.9")).await;
+        let discharge = json!({ "mrn": "bob", "visitDetails": { "id": "1", "closedDate": "2026-09-20" }, "diagnosisDetails": [] });
+        sent(&server, "HF-1", discharge.clone()).await;
+        assert_eq!((diagnoses(&server, "alice").await, diagnoses(&server, "bob").await), (vec!["B54".into()], vec![]));
+        let visits = last_days(&server).await;
+        assert_eq!(visits, ["2026-09-07", "2026-09-20"]);
+        // A client of whom no visit of this number was sent has none to be updated; a record without a client has none either.
+        sent(&server, "HF-1", record("carol", "2")).await;
+        let (mut carols, mut nobodys) = (discharge.clone(), discharge);
+        carols["mrn"] = json!("carol");
+        nobodys.as_object_mut().unwrap().remove("mrn");
+        let (_, reply) = send(&server, &payload("HF-1", vec![carols, nobodys])).await;
+        assert_eq!((&reply["failedClients"], &reply["invalidClients"]), (&json!(1), &json!(1)), "{reply}");
+        let before = totals(&server).await;
+        let (_, said, _) = program::output(db, &["template", "replay"]);
+        assert!(said.contains("0 records changed"), "{said}");
+        assert_eq!(
+            (totals(&server).await, last_days(&server).await),
+            (before, vec!["2026-09-07".into(), "2026-09-07".into(), "2026-09-20".into()])
+        );
+        server.stop().await;
+    }
+);
+
+/// The days on which visits ended.
+async fn last_days(server: &TestServer) -> Vec<String> {
+    let (_, body) = server.get("/fhir/Encounter?_count=100").await;
+    let entries = body["entry"].as_array().cloned().unwrap_or_default();
+    let mut found: Vec<String> = entries.iter().map(|entry| entry["resource"]["period"]["end"].as_str().unwrap().to_owned()).collect();
+    found.sort();
+    found
+}
+
+both_databases!(
+    async fn only_a_client_who_is_known_may_come_without_details(db: &TestDb) {
+        let server = TestServer::open(db).await;
+        let bare = |mrn: &str, visit: &str| {
+            json!({
+                "mrn": mrn, "visitDetails": { "id": visit, "visitDate": "2026-09-10", "closedDate": "2026-09-10", "visitType": "OPD" },
+                "diagnosisDetails": [diagnosis("B54")],
+            })
+        };
+        let (status, reply) = send(&server, &payload("HF-1", vec![bare("M-1", "V-2"), record("M-1", "V-1"), bare("M-1", "V-3")])).await;
+        assert_eq!(status, 200, "{reply}");
+        for (key, count) in [("newClients", 1), ("updatedClients", 1), ("failedClients", 1)] {
+            assert_eq!(reply[key], count, "{key}: {reply}");
+        }
+        let line = &reply["summary"][0];
+        assert_eq!((&line["success"], &line["visitId"]), (&json!(false), &json!("V-2")), "{reply}");
+        assert!(line["validationIssues"][0].as_str().unwrap().starts_with("Field 'demographicDetails': is missing"), "{reply}");
+        assert_eq!((total(&server, "Patient").await, total(&server, "Encounter").await), (1, 2));
+        // Known now, and what is known of the client stays; another facility does not know the client.
+        sent(&server, "HF-1", bare("M-1", "V-2")).await;
+        let patient = one(&server, "Patient").await;
+        assert_eq!((&patient["birthDate"], &patient["meta"]["versionId"]), (&json!("1994-03-22"), &json!("1")), "{patient}");
+        let (_, reply) = send(&server, &payload("HF-2", vec![bare("M-1", "V-2")])).await;
+        assert_eq!((&reply["failedClients"], &reply["newClients"]), (&json!(1), &json!(0)), "{reply}");
+        assert_eq!((total(&server, "Patient").await, total(&server, "Encounter").await), (1, 3));
+        server.stop().await;
+    }
+);
+
+both_databases!(
+    async fn a_client_is_new_once(db: &TestDb) {
+        let server = TestServer::open(db).await;
+        let records = || vec![record("M-1", "V-1"), record("M-1", "V-2"), record("M-1", "V-1"), record("M-2", "V-3")];
+        let counts = |reply: &Value| ["newClients", "updatedClients", "ignoredClients"].map(|key| reply[key].as_u64().unwrap());
+        let (_, reply) = send(&server, &payload("HF-1", records())).await;
+        assert_eq!(counts(&reply), [2, 1, 1], "{reply}");
+        let (_, reply) = send(&server, &payload("HF-1", records())).await;
+        assert_eq!(counts(&reply), [0, 0, 4], "{reply}");
+        server.stop().await;
+    }
+);
+
+both_databases!(
+    async fn a_code_that_is_none_of_icd_10_is_listed_and_not_called_one(db: &TestDb) {
+        let server = TestServer::open(db).await;
+        let said = ["b54", "B99.99", "A09.X", "J06.9X"];
+        let reply = sent(&server, "HF-1", visit(json!({ "diagnosisDetails": said.map(diagnosis) }))).await;
+        let listed: Vec<&str> = reply["unmapped"].as_array().unwrap().iter().map(|one| one["code"].as_str().unwrap()).collect();
+        assert_eq!(listed, ["B99.99", "A09.X", "J06.9X"], "{reply}");
+        assert_eq!(codes(&server, "Condition?code=http://hl7.org/fhir/sid/icd-10%7C", "code").await, ["B54"]);
+        assert_eq!(codes(&server, "Condition", "code").await, ["A09.X", "B54", "B99.99", "J06.9X"]);
+        let own = "Condition?code=https://lango.health/fhir/CodeSystem/hdu-diagnosis%7CB99.99";
+        assert_eq!(one(&server, own).await["code"]["coding"].as_array().unwrap().len(), 1);
+        assert_eq!(measured(&server).await.into_iter().map(|(cell, count)| (cell.1, count)).collect::<Vec<_>>(), [("B54".into(), 1)]);
+        server.stop().await;
+    }
+);
+
+both_databases!(
+    async fn a_medicine_that_no_map_knows_is_listed_and_translated_when_it_is_mended(db: &TestDb) {
+        let server = TestServer::open(db).await;
+        let coded = |code: &str, standard: Value| {
+            let mut medicine = medicine(code);
+            medicine["codeStandard"] = standard;
+            medicine
+        };
+        let medicines =
+            [coded("D-1", json!("MSD CODE")), coded("D-2", json!("MNH CODE")), coded("D-3", Value::Null), coded("J01CA04", json!("ATC"))];
+        let reply = sent(&server, "HF-1", visit(json!({ "medicationDetails": medicines }))).await;
+        let listed: Vec<(&str, &str)> = reply["unmapped"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|one| (one["code"].as_str().unwrap(), one["path"].as_str().unwrap()))
+            .collect();
+        let place = |place: usize| format!("listGrid[0].medicationDetails[{place}].code");
+        assert_eq!(listed, [("D-1", &*place(0)), ("D-2", &*place(1)), ("D-3", &*place(2))], "{reply}");
+        let (_, mut map) = server.get("/fhir/ConceptMap/hdu-medication").await;
+        let element = json!([{ "code": "D-1", "target": [{ "code": "J01CA04", "equivalence": "equivalent" }] }]);
+        let source = "https://lango.health/fhir/CodeSystem/msd";
+        map["group"] = json!([{ "source": source, "target": "http://www.whocc.no/atc", "element": element }]);
+        assert_eq!(server.put("/fhir/ConceptMap/hdu-medication", &map).await.0, 200);
+        let (_, said, _) = program::output(db, &["template", "replay"]);
+        assert!(said.contains("MedicationRequest: 0 created, 1 updated, 0 withdrawn"), "{said}");
+        let mended = one(&server, &format!("MedicationRequest?code={source}%7CD-1")).await;
+        assert_eq!(mended["medicationCodeableConcept"]["coding"][0]["code"], "J01CA04", "{mended}");
+        assert!(unmapped(&server).await.iter().all(|((_, _, code), _)| code != "D-1"));
+        server.stop().await;
+    }
+);
+
+both_databases!(
+    async fn a_payload_may_name_no_template_and_is_told_of_one_that_is_not_there(db: &TestDb) {
+        let server = TestServer::open(db).await;
+        let mut body = payload("HF-1", vec![record("M-1", "V-1")]);
+        body.as_object_mut().unwrap().remove("templateDetails");
+        let (status, reply) = send(&server, &body).await;
+        assert_eq!((status, &reply["newClients"], &reply["warnings"]), (200, &json!(1), &Value::Null), "{reply}");
+        body["templateDetails"] = json!({ "code": "NOPE", "id": "nope", "name": "None" });
+        let (_, reply) = send(&server, &body).await;
+        assert!(warnings(&reply).contains(r#""templateDetails.code" "names a template that is not known here"#), "{reply}");
+        let mut odd = record("M-1", "V-1");
+        odd["visitDetails"]["id"] = json!(true);
+        let (status, reply) = send(&server, &payload("HF-1", vec![odd])).await;
+        assert_eq!(status, 400, "{reply}");
+        assert!(reply["invalidClientsSummary"][0]["validationIssues"].to_string().contains("'visitDetails.id': must be text"), "{reply}");
         server.stop().await;
     }
 );

@@ -37,6 +37,8 @@ pub struct Definition {
     pub(super) reported: Part,
     pub(super) label: Part,
     pub(super) visit: Part,
+    /// What the facility knows the client by: `%client`.
+    pub(super) client: Part,
     /// What makes a visit the same one next time; without it nothing is remembered of visits.
     pub(super) visit_key: Option<Vec<Part>>,
     pub(super) identifiers: Part,
@@ -172,6 +174,7 @@ impl Files {
             reported: part("reported")?,
             label: part("label")?,
             visit: part("visit")?,
+            client: part("client")?,
             visit_key: match about.get("visitKey") {
                 None => None,
                 Some(_) => match part("visitKey")? {

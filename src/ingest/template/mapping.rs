@@ -101,6 +101,8 @@ pub enum Update {
     IfAbsent,
     /// As `Merge`, and there must be something stored: an update of a visit that was never sent is refused.
     Existing,
+    /// There must be something stored, and it stays as it is: a client that was never sent is refused.
+    Known,
 }
 
 /// One line of a mapping: for each item, when the condition holds, a resource.
@@ -121,6 +123,8 @@ pub(super) struct Resource {
     pub type_name: String,
     pub id: Vec<Part>,
     pub update: Update,
+    /// With [`Update::Existing`] and [`Update::Known`]: the path of what a record must say when nothing is stored.
+    pub needs: Option<String>,
     /// Belongs to the submission, not to the record: an Organization, say.
     pub shared: bool,
     pub body: Vec<(String, Part)>,
@@ -156,7 +160,7 @@ impl Compiler<'_> {
 
     fn production(&self, value: &Value, pointer: &str) -> Compiled<Production> {
         let Value::Object(map) = value else { return fault(pointer, "a production must be an object") };
-        let known = ["for", "whole", "when", "let", "id", "update", "shared", "resource", "then", "//"];
+        let known = ["for", "whole", "when", "let", "id", "update", "needs", "shared", "resource", "then", "//"];
         if let Some(key) = map.keys().find(|key| !known.contains(&key.as_str())) {
             return fault(pointer, format!("{key} is no key of a production; those are {}", known.join(", ")));
         }
@@ -217,12 +221,14 @@ impl Compiler<'_> {
             Some("merge") => Update::Merge,
             Some("if-absent") => Update::IfAbsent,
             Some("existing") => Update::Existing,
-            Some(_) => return fault(pointer, "update must be replace, merge, if-absent or existing"),
+            Some("known") => Update::Known,
+            Some(_) => return fault(pointer, "update must be replace, merge, if-absent, existing or known"),
         };
         Ok(Resource {
             type_name,
             id: self.parts(id, &format!("{pointer}/id"))?,
             update,
+            needs: production.get("needs").and_then(Value::as_str).map(str::to_owned),
             shared: production.get("shared") == Some(&Value::Bool(true)),
             body: self.object(&resource, &at)?,
         })

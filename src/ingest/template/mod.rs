@@ -168,6 +168,8 @@ pub struct Produced {
     pub update: Update,
     /// The place in [`Record::lists`] of the list that made it.
     pub list: Option<usize>,
+    /// With [`Update::Existing`] and [`Update::Known`]: the path within the record of what must be said when nothing is stored.
+    pub needs: Option<String>,
     shared: bool,
 }
 
@@ -218,7 +220,13 @@ impl Templates {
         let Some(definition) = chosen.or_else(|| self.definitions.iter().find(|definition| definition.is_default)) else {
             return Err(refused("", IssueCode::NotSupported, "names no template that is known here, and there is no default one"));
         };
-        definition.process(payload, options, translate)
+        let named = if chosen.is_some() { None } else { definition.named_at(&payload) };
+        let mut processed = definition.process(payload, options, translate)?;
+        if let Some(path) = named {
+            let words = format!("names a template that is not known here; the payload is read by the template {}", definition.name);
+            processed.envelope_warnings.push(Issue::warning(IssueCode::NotFound, words).at(path));
+        }
+        Ok(processed)
     }
 }
 
@@ -230,6 +238,13 @@ impl Definition {
             .filter_map(|select| select.eval(&scope).ok())
             .flatten()
             .any(|value| value.as_str().is_some_and(|code| self.codes.iter().any(|known| known.eq_ignore_ascii_case(code.trim()))))
+    }
+
+    /// Where a payload names a template.
+    fn named_at(&self, payload: &Value) -> Option<String> {
+        let scope = Scope::of(payload);
+        let named = self.select.iter().find(|select| select.eval(&scope).is_ok_and(|found| !found.is_empty()))?;
+        Some(named.member().unwrap_or_default())
     }
 
     /// Judges and translates a payload by this template, whatever it names.
@@ -376,6 +391,9 @@ impl Definition {
         let of_facility = scope.var("facility", facility);
         let scope = scope.within(&of_facility);
         let mut run = Run::new(&self.schema, translate, &record, &path);
+        let client = run.one(&self.client, &scope).unwrap_or(Value::Array(Vec::new()));
+        let of_client = scope.var("client", &client);
+        let scope = scope.within(&of_client);
         for rule in self.rules.iter().filter(|_| is_object) {
             match rule.expression.truth(&scope) {
                 // What the walk has already said of the same place need not be said twice.

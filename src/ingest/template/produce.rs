@@ -133,7 +133,8 @@ impl<'r> Run<'r> {
                 None => {
                     self.seen.insert(key, self.produced.len());
                     let list = self.list.filter(|_| !resource.shared);
-                    self.produced.push(Produced { resource: Value::Object(map), update: resource.update, list, shared: resource.shared });
+                    let Resource { update, shared, .. } = *resource;
+                    self.produced.push(Produced { resource: Value::Object(map), update, list, needs: resource.needs.clone(), shared });
                     return;
                 }
                 Some(known) => {
@@ -285,6 +286,9 @@ impl<'r> Run<'r> {
         }
         if found.is_empty() && translation.bound {
             let default = translation.default.as_ref().and_then(|part| self.one(part, scope));
+            if translation.form == Form::Coding {
+                return default;
+            }
             return default.or_else(|| Some(json!({ "extension": [{ "url": DATA_ABSENT, "valueCode": "as-text" }], "text": code })));
         }
         if translation.form == Form::Code {

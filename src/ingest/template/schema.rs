@@ -298,6 +298,7 @@ impl<'a> Walk<'a> {
                 self.text(kind, text, enforced)
             }
             (Kind::Boolean, Value::Bool(flag)) => Some(Value::Bool(flag)),
+            (Kind::Text { blank: false }, Value::Bool(_)) => self.refuse(enforced, "must be text or a number, not true or false"),
             (kind, Value::Bool(flag)) => self.text(kind, if flag { "true" } else { "false" }, enforced),
             (Kind::Integer | Kind::Number, Value::Number(number)) => self.number(schema.kind(node), number),
             (kind, Value::Number(number)) => self.text(kind, &number.to_string(), enforced),

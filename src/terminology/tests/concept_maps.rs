@@ -123,12 +123,40 @@ fn unmapped_codes_go_where_the_map_says() {
 fn only_what_can_be_an_icd_10_code_is_handed_on_as_one() {
     let map = concept_map("to-icd", json!([{ "source": A, "target": ICD10, "element": [], "unmapped": { "mode": "provided" } }]));
     let terminology = holding(&[map]);
-    let translated = |code: &str| !terminology.translate_code("http://test/cm/to-icd", Some(A), code).unwrap().is_empty();
-    for code in ["B54", "b54", "B50.9", "B509", "S52.51", "U07.1", "C7A", "M84.475A"] {
-        assert!(translated(code), "{code}");
+    let translated = |code: &str| codes(&terminology.translate_code("http://test/cm/to-icd", Some(A), code).unwrap()).join(" ");
+    for code in ["B54", "B50.9", "S52.51", "F32.01", "U07.1", "C7A", "M84.475A", "T36.0X1A"] {
+        assert_eq!(translated(code), code);
     }
-    for code in ["MALARIA", "HOMA YA MBU", "B5", "B54.", "12", "B54 - Malaria", "B50.99999", "B50.9.1", "", "KIPIMO-77"] {
-        assert!(!translated(code), "{code}");
+    for (sent, code) in [("b54", "B54"), (" j06.9", "J06.9"), ("B509", "B50.9"), ("s5251", "S52.51")] {
+        assert_eq!(translated(sent), code);
+    }
+    for code in [
+        "B99.99",
+        "A09.X",
+        "J06.9X",
+        "M84.X",
+        "M84.4A",
+        "MALARIA",
+        "HOMA YA MBU",
+        "B5",
+        "B54.",
+        "12",
+        "B54 - Malaria",
+        "B50.99999",
+        "B50.9.1",
+        "",
+        "KIPIMO-77",
+    ] {
+        assert_eq!(translated(code), "", "{code}");
+    }
+    // Where the whole of it is loaded, it knows.
+    let whole = json!({ "resourceType": "CodeSystem", "id": "icd", "url": ICD10, "content": "complete", "caseSensitive": true,
+        "concept": [{ "code": "A00-B99", "display": "A chapter" }, { "code": "B54", "display": "Malaria" }, { "code": "B99.99", "display": "Ours" }] });
+    let map = concept_map("to-icd", json!([{ "source": A, "target": ICD10, "element": [], "unmapped": { "mode": "provided" } }]));
+    let terminology = holding(&[map, whole]);
+    let translated = |code: &str| codes(&terminology.translate_code("http://test/cm/to-icd", Some(A), code).unwrap()).join(" ");
+    for (sent, code) in [("b54", "B54"), ("B9999", "B99.99"), ("B50.9", ""), ("A00-B99", "")] {
+        assert_eq!(translated(sent), code, "{sent}");
     }
 }
 
