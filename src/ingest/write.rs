@@ -21,7 +21,9 @@ use crate::search::{ParseOptions, extract, own};
 use crate::store::gate::{self as store_gate, About, Traits};
 use crate::store::visits::Visit;
 use crate::store::write::{Change, NewJob};
-use crate::store::{FacilityKey, IndexEntry, IndexValue, Mutation, Precondition, Scope, Store, Stored, Subject, TypeCode, Unit, WriteError};
+use crate::store::{
+    FacilityKey, IndexEntry, IndexValue, Mutation, Precondition, Scope, Store, Stored, Subject, TypeCode, Unit, WriteError,
+};
 use crate::terminology::Terminology;
 use crate::validate::{Profiles, Validator};
 use arc_swap::ArcSwap;
@@ -54,6 +56,8 @@ pub struct Draft {
     pub entries: Vec<IndexEntry>,
     /// What a patient's consent may ask of it.
     pub traits: Traits,
+    /// The facility that `meta.source` says it is from, in lango's own words.
+    source: Option<Box<str>>,
     /// The resource itself where it is a Consent, from which the writer makes rules.
     consent: Option<Box<Value>>,
     /// The serialised resource from the quote that ends `meta.lastUpdated` on.
@@ -95,7 +99,8 @@ impl Draft {
             }
         }
         let consent = (type_name == "Consent").then(|| Box::new(resource.clone()));
-        Draft { type_code, type_name, id: id.into(), about, entries, traits, consent, tail: tail(resource.get("meta"), resource) }
+        let (source, tail) = (source_facility(resource).map(Box::from), tail(resource.get("meta"), resource));
+        Draft { type_code, type_name, id: id.into(), about, entries, traits, source, consent, tail }
     }
 
     /// The bytes of version `version`, and where its `meta.lastUpdated` stands.
@@ -609,6 +614,7 @@ impl Writer {
         }
         if let Some(caller) = &author.caller {
             self.check_reach(&wanted.action, live, caller)?;
+            check_source(&wanted.action, live, caller)?;
         }
         match (wanted.condition, live) {
             (Condition::Version(version), Some(live)) if live.version == version => {}
@@ -783,6 +789,23 @@ fn changes_of(mutations: &[Mutation]) -> Vec<audit::Change<'_>> {
         Some(audit::Change { action, type_code: *type_code, id, version: base_version + 1, subject })
     };
     mutations.iter().filter_map(change).collect()
+}
+
+/// The facility in a `meta.source` as templates write it.
+fn source_facility(resource: &Value) -> Option<&str> {
+    let source = resource.pointer("/meta/source")?.as_str()?.strip_prefix("urn:lango:facility:")?;
+    source.split('#').next()
+}
+
+/// Nobody says of what is new that another facility sent it; what is stored may go on saying it.
+fn check_source(action: &Action, live: Option<&Stored>, caller: &Caller) -> Result<(), Refusal> {
+    let Action::Put(Draft { source: Some(source), .. }) = action else { return Ok(()) };
+    let is_of = |body: &Bytes| serde_json::from_slice::<Value>(body).is_ok_and(|before| source_facility(&before) == Some(&**source));
+    if caller.facility_code.as_deref() == Some(&**source) || live.and_then(|live| live.body.as_ref()).is_some_and(is_of) {
+        return Ok(());
+    }
+    let words = "names another facility than the one that is sending: leave it out, or name your own";
+    Err(Refusal::new(RefusalKind::Forbidden, Issue::error(IssueCode::Forbidden, words).at("meta.source")))
 }
 
 fn may_change(author: &Author, type_name: &str, owner: FacilityKey) -> bool {

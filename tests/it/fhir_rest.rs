@@ -353,6 +353,12 @@ both_databases!(
         assert_eq!(problem(call(1, Method::PUT, "/fhir/Patient/p", Some(mine.clone())).await).0, 409);
         assert_eq!(call(1, Method::GET, "/fhir/Patient", None).await.1["total"], 0);
         assert_eq!(call(0, Method::GET, "/fhir/Patient/p", None).await.1["meta"]["versionId"], "1");
+        // Nobody says that another facility sent it.
+        let from = |facility: &str| json!({ "resourceType": "Patient", "id": "p", "meta": { "source": format!("urn:lango:facility:{facility}") } });
+        assert_eq!(call(0, Method::PUT, "/fhir/Patient/p", Some(from("A"))).await.0, 200);
+        let refused = call(0, Method::PUT, "/fhir/Patient/p", Some(from("B"))).await;
+        assert!(refused.1.to_string().contains("meta.source"), "{}", refused.1);
+        assert_eq!(problem(refused).0, 403);
         let map = json!({ "resourceType": "ConceptMap", "id": "m", "status": "active" });
         assert_eq!(problem(call(0, Method::PUT, "/fhir/ConceptMap/m", Some(map)).await).0, 403);
         server.stop().await;
