@@ -232,7 +232,7 @@ fn a_later_part_of_a_visit_needs_no_demographics() {
     }));
     assert_eq!((errors(&record), warnings(&record)), (vec![], String::new()));
     let whole = only(&sample());
-    for (type_name, update) in [("Patient", Update::IfAbsent), ("Encounter", Update::Existing)] {
+    for (type_name, update) in [("Patient", Update::Known), ("Encounter", Update::Existing)] {
         let later = resources(&record).iter().find(|one| one.resource["resourceType"] == type_name).unwrap();
         assert_eq!(later.update, update);
         assert_eq!(later.resource["id"], of_type(&whole, type_name)[0]["id"]);
