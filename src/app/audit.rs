@@ -8,7 +8,7 @@ use crate::access::audit::resource::{Naming, audit_event};
 use crate::access::audit::{Event, Recorder, Trail};
 use crate::definitions;
 use crate::fhir::time::{Micros, now};
-use crate::ingest::write::Draft;
+use crate::ingest::draft::Draft;
 use crate::store::gate::About;
 use crate::store::{FacilityKey, Sealed};
 use anyhow::Context;

@@ -10,6 +10,7 @@
 pub mod bundle;
 pub mod consent;
 pub mod criteria;
+pub mod draft;
 mod fold;
 pub mod identities;
 pub mod load;

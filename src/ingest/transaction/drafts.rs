@@ -1,7 +1,8 @@
 //! The resources of a transaction, checked and made ready to be written.
 
+use super::super::draft::Draft;
 use super::super::refusal::{Refusal, RefusalKind, within};
-use super::super::write::{Action, Draft, Plan, Wanted, Writer};
+use super::super::write::{Action, Plan, Wanted, Writer};
 use super::targets::{Target, TargetKind};
 use super::{Entry, Problems, Rest};
 use crate::definitions;
