@@ -101,21 +101,25 @@ fn service_base(full_url: &str) -> Option<&str> {
     (full_url.contains("://") && crate::fhir::reference::is_type_name(type_name) && crate::fhir::reference::is_id(id)).then_some(base)
 }
 
-/// The conditional references (`Type?query`) in a resource.
-pub fn conditional_references(resource: &mut Value, mut each: impl FnMut(&str)) {
-    each_string(resource, |place, text| {
-        if place.key == "reference" && text.contains('?') && matches!(Reference::parse(text), Some(Reference::Conditional { .. })) {
-            each(text);
-        }
-    });
+/// The conditional references (`Type?query`) in a resource, each with the FHIRPath of its `Reference.reference`.
+pub fn conditional_references(resource: &mut Value) -> Vec<(String, String)> {
+    let is_conditional = |text: &str| text.contains('?') && matches!(Reference::parse(text), Some(Reference::Conditional { .. }));
+    references(resource, is_conditional, true)
 }
 
 /// Where `resource` still refers to a `urn:uuid:` or `urn:oid:` that is not `known`: the FHIRPath of each `Reference.reference`. A
 /// Bundle within resolves its own (<https://hl7.org/fhir/R4/bundle.html#references>).
 pub fn unresolved_urns(resource: &mut Value, known: impl Fn(&str) -> bool) -> Vec<String> {
+    let found = references(resource, |text| text.starts_with("urn:") && !known(text), false);
+    found.into_iter().map(|(_, path)| path).collect()
+}
+
+/// The references that are `wanted`, with their places; those of a Bundle within too if `into_bundles`.
+fn references(resource: &mut Value, wanted: impl Fn(&str) -> bool, into_bundles: bool) -> Vec<(String, String)> {
     let mut any = false;
-    each_string(resource, |place, text| any |= place.key == "reference" && text.starts_with("urn:") && !known(text));
+    each_string(resource, |place, text| any |= place.key == "reference" && wanted(text));
     let mut found = Vec::new();
+    // Most resources have none; only the others pay for paths.
     if !any {
         return found;
     }
@@ -126,11 +130,10 @@ pub fn unresolved_urns(resource: &mut Value, known: impl Fn(&str) -> bool) -> Ve
             Value::Array(items) => {
                 waiting.extend(items.iter().enumerate().rev().map(|(place, item)| (item, format!("{path}[{place}]"))));
             }
-            Value::Object(_) if type_name(value) == "Bundle" => {}
+            Value::Object(_) if !into_bundles && type_name(value) == "Bundle" => {}
             Value::Object(members) => {
-                let dangles = |text: &&str| text.starts_with("urn:") && !known(text);
-                if members.get("reference").and_then(Value::as_str).filter(dangles).is_some() {
-                    found.push(format!("{path}.reference"));
+                if let Some(text) = members.get("reference").and_then(Value::as_str).filter(|text| wanted(text)) {
+                    found.push((text.to_owned(), format!("{path}.reference")));
                 }
                 waiting.extend(members.iter().rev().map(|(name, member)| (member, format!("{path}.{name}"))));
             }
@@ -244,9 +247,11 @@ mod tests {
 
     #[test]
     fn conditional_references_are_found() {
-        let mut found = Vec::new();
-        let mut resource = json!({"a": [{"reference": "Patient?identifier=1"}], "b": {"reference": "Patient/1"}, "reference": "not?one"});
-        conditional_references(&mut resource, |text| found.push(text.to_owned()));
-        assert_eq!(found, ["Patient?identifier=1"]);
+        let mut resource = json!({
+            "resourceType": "Observation", "performer": [{"reference": "Patient/1"}, {"reference": "Patient?identifier=1"}],
+            "subject": {"reference": "not?one"},
+        });
+        let found = conditional_references(&mut resource);
+        assert_eq!(found, [("Patient?identifier=1".to_owned(), "Observation.performer[1].reference".to_owned())]);
     }
 }

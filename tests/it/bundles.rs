@@ -59,7 +59,12 @@ both_databases!(
         places.sort_unstable();
         assert_eq!(
             places,
-            ["Bundle.entry[1].resource.birthDate", "Bundle.entry[1].resource.foo", "Bundle.entry[2].resource", "Bundle.entry[3].resource"]
+            [
+                "Bundle.entry[1].resource.birthDate",
+                "Bundle.entry[1].resource.foo",
+                "Bundle.entry[2].resource.subject.reference",
+                "Bundle.entry[3].resource"
+            ]
         );
         assert_eq!(count(&server, "Patient").await, 0);
         server.stop().await;

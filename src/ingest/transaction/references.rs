@@ -10,7 +10,7 @@ use crate::definitions;
 use crate::fhir::{Issue, IssueCode, Reference};
 use crate::search::extract;
 use crate::store::{IndexEntry, TypeCode};
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 /// Rewrites all references. `named`: fullUrls of entries that are refused for other reasons, so that no reference to them is a
@@ -27,25 +27,24 @@ pub async fn settle(
     let rewritten = writer
         .workers()
         .map(entries, move |mut entry| {
-            let (mut conditional, mut dangling) = (BTreeSet::new(), Vec::new());
+            let (mut conditional, mut dangling) = (Vec::new(), Vec::new());
             let full_url = entry.full_url.take();
             let (in_bundle, path) = (!entry.path.is_empty(), entry.resource_path());
             if let Some(resource) = &mut entry.resource {
                 identities.rewrite(resource, full_url.as_deref());
-                conditional_references(resource, |reference| {
-                    conditional.insert(reference.to_owned());
-                });
+                conditional = conditional_references(resource);
                 if in_bundle {
                     dangling = unresolved_urns(resource, |urn| named.contains(urn));
                 }
             }
+            conditional.iter_mut().for_each(|(_, place)| *place = within(&path, place));
             let dangling = dangling.into_iter().map(|place| within(&path, &place)).collect::<Vec<_>>();
             (entry, conditional, dangling)
         })
         .await?;
     let mut entries = Vec::with_capacity(rewritten.len());
     let mut holders = HashSet::new();
-    let mut references: HashMap<String, String> = HashMap::new();
+    let mut references: BTreeMap<String, String> = BTreeMap::new();
     for (entry, conditional, dangling) in rewritten {
         for path in dangling {
             let words = "No entry of the Bundle has this as its fullUrl: a urn can only refer to an entry of the same Bundle.";
@@ -54,8 +53,8 @@ pub async fn settle(
         if !conditional.is_empty() {
             holders.insert(entries.len());
         }
-        for reference in conditional {
-            references.entry(reference).or_insert_with(|| entry.resource_path());
+        for (reference, place) in conditional {
+            references.entry(reference).or_insert(place);
         }
         entries.push(entry);
     }
