@@ -247,7 +247,11 @@ both_databases!(
         let refer = |criteria: &str| post("urn:uuid:o", observation(&format!("Patient?{criteria}")));
 
         let (status, outcome) = server.post("/fhir", &transaction(vec![put(patient("a", "2")), refer("identifier=urn:s|1")])).await;
-        assert_eq!((status, places(&outcome)), (412, vec!["Bundle.entry[1].resource.subject.reference"]), "it will not match any more: {outcome}");
+        assert_eq!(
+            (status, places(&outcome)),
+            (412, vec!["Bundle.entry[1].resource.subject.reference"]),
+            "it will not match any more: {outcome}"
+        );
         let delete = json!({ "request": { "method": "DELETE", "url": "Patient/a" } });
         assert_eq!(server.post("/fhir", &transaction(vec![delete.clone(), refer("identifier=urn:s|1")])).await.0, 412, "it is deleted");
         let create = json!({ "resource": patient("x", "1"), "request": { "method": "POST", "url": "Patient", "ifNoneExist": "identifier=urn:s|1" } });
