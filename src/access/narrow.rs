@@ -14,40 +14,6 @@ use crate::store::query::Test;
 use crate::store::{Filter, IndexEntry, Query, Stored, TypeCode};
 use serde_json::Value;
 
-/// What no patient's compartment holds and a patient may see all the same: it is about nobody.
-const ABOUT_NOBODY: [&str; 30] = [
-    "ActivityDefinition",
-    "CodeSystem",
-    "CompartmentDefinition",
-    "ConceptMap",
-    "Endpoint",
-    "EventDefinition",
-    "Evidence",
-    "EvidenceVariable",
-    "GraphDefinition",
-    "HealthcareService",
-    "ImplementationGuide",
-    "InsurancePlan",
-    "Library",
-    "Location",
-    "Measure",
-    "Medication",
-    "MedicationKnowledge",
-    "NamingSystem",
-    "ObservationDefinition",
-    "OperationDefinition",
-    "Organization",
-    "OrganizationAffiliation",
-    "PlanDefinition",
-    "Practitioner",
-    "PractitionerRole",
-    "Questionnaire",
-    "SearchParameter",
-    "StructureDefinition",
-    "StructureMap",
-    "ValueSet",
-];
-
 impl Caller {
     /// Adds to `query` what the scopes demand of every type that it looks at. Refused when a type is not within the scopes at all;
     /// of several possible targets of a chain those that are not are left out.
@@ -173,7 +139,7 @@ impl Bound {
 fn in_compartment(type_code: TypeCode, patient: &str) -> Option<Filter> {
     let definitions = definitions::r4();
     let type_name = definitions.type_name(type_code);
-    if ABOUT_NOBODY.contains(&type_name) {
+    if extract::is_about_nobody(type_name) {
         return None;
     }
     if type_name == "Patient" {
@@ -199,7 +165,7 @@ mod tests {
         for (type_code, name) in definitions.resource_types().iter().enumerate() {
             let type_code = TypeCode::try_from(type_code).unwrap();
             let condition = in_compartment(type_code, "p");
-            assert_eq!(condition.is_none(), ABOUT_NOBODY.contains(name), "{name}");
+            assert_eq!(condition.is_none(), extract::is_about_nobody(name), "{name}");
             let shut = ["Binary", "Bundle", "Parameters", "MessageHeader", "Subscription"].contains(name);
             assert!(!shut || condition == Some(Filter::Nothing), "{name} could hold anybody's data");
         }

@@ -8,7 +8,8 @@
 //! Passwords and tokens never stand in the file: it names the environment variable or the file that holds them
 //! ([`Secret`]), and nothing prints them.
 //!
-//! This room knows no database, no HTTP and no FHIR. `docs/configuration.md` says the same for operators; a test
+//! This room knows no database and no HTTP; of other rooms only the words in which some settings are written (how much is validated,
+//! which consent policy holds). `docs/configuration.md` says the same for operators; a test
 //! compares the two.
 
 mod destination;

@@ -139,6 +139,11 @@ fn holds_patients(resource: &Value, base: &str) -> bool {
     false
 }
 
+/// Whether resources of this type are about no patient, as far as they name none.
+pub fn is_about_nobody(type_name: &str) -> bool {
+    OPEN.contains(&type_name)
+}
+
 /// Types that are about no patient: definitions, terminology, and the directory of care. A resource of another type that names
 /// no Patient may still hold what is about one.
 const OPEN: [&str; 57] = [
