@@ -16,6 +16,7 @@ use std::collections::HashMap;
 
 /// How long a person has for each step, in seconds.
 const STEP_LIVES: i64 = 600;
+const STEP: &str = "lango 2026 steps of a login";
 
 /// What an app asks for, checked.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -113,30 +114,17 @@ impl Access {
             browser: browser.to_owned(),
             expires: now_seconds() + STEP_LIVES,
         };
-        let text = serde_json::to_vec(&step).map_err(|_| AccessError::Broken("a step could not be written"))?;
-        let mac = blake3::keyed_hash(&self.step_key()?, &text);
-        Ok(format!("{}.{}", URL_SAFE_NO_PAD.encode(&text), URL_SAFE_NO_PAD.encode(mac.as_bytes())))
+        self.seal(STEP, &step)
     }
 
     /// What [`Access::seal_step`] sealed, if it is this browser's and not too old.
     pub fn open_step(&self, sealed: &str, browser: &str) -> Result<Step, AccessError> {
         const WRONG: AccessError = AccessError::Refused("a step of a login does not hold");
-        let (text, mac) = sealed.split_once('.').ok_or(WRONG)?;
-        let text = URL_SAFE_NO_PAD.decode(text).map_err(|_| WRONG)?;
-        let mac: [u8; 32] = URL_SAFE_NO_PAD.decode(mac).ok().and_then(|mac| mac.try_into().ok()).ok_or(WRONG)?;
-        // blake3::Hash compares in constant time.
-        if blake3::keyed_hash(&self.step_key()?, &text) != blake3::Hash::from(mac) {
-            return Err(WRONG);
-        }
-        let step: Step = serde_json::from_slice(&text).map_err(|_| WRONG)?;
+        let step: Step = self.unseal(STEP, sealed)?;
         if step.browser.is_empty() || step.browser != browser || step.expires < now_seconds() {
             return Err(WRONG);
         }
         Ok(step)
-    }
-
-    fn step_key(&self) -> Result<[u8; 32], AccessError> {
-        self.secret("lango 2026 steps of a login")
     }
 
     /// The rights of what was asked that this person can give: `patient/` scopes are a patient's own, since a person without a Patient

@@ -2,6 +2,7 @@
 
 use super::claimed::Claimed;
 use super::clients::Client;
+use super::people::Person;
 use super::scopes::{Context, Params};
 use super::{Interaction, Role, Scopes};
 use crate::store::{FacilityKey, Scope};
@@ -113,6 +114,23 @@ impl Caller {
             patient: presented.patient,
             expires: presented.expires,
             token: presented.token,
+        }
+    }
+
+    /// A person at lango's own pages: roles, and no right to any resource.
+    pub(super) fn of_session(person: Person, owner: FacilityKey, roles: Vec<Role>, session: Arc<str>) -> Caller {
+        Caller {
+            client: None,
+            person: Some(person.id),
+            facility_code: Some(person.facility),
+            owner,
+            scope: Scope::Owners(Vec::new()),
+            roles,
+            claimed: Arc::new(Claimed { practitioner: person.practitioner, ..Claimed::default() }),
+            patient: None,
+            expires: None,
+            token: Some(session),
+            rights: Rights::Scopes { registered: Arc::default(), granted: Arc::default() },
         }
     }
 

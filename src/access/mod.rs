@@ -29,9 +29,13 @@ pub mod keys;
 mod narrow;
 mod oauth;
 pub mod people;
+pub mod registration;
+pub mod releases;
 mod role;
 mod scopes;
+mod sealed;
 mod secrets;
+pub mod sessions;
 mod tickets;
 mod tokens;
 mod totp;
@@ -397,18 +401,20 @@ fn roles_of(client: &Client, person: Option<&Person>, claimed: &Claimed) -> Resu
     if claimed.organization.as_ref().is_some_and(|organization| organization != facility) {
         return Err(AccessError::Refused("a caller acts for another organisation than its own"));
     }
-    let parsed = |roles: &[String]| -> Vec<Role> {
-        if roles.is_empty() { vec![Role::Facility] } else { roles.iter().filter_map(|role| role.parse().ok()).collect() }
-    };
-    let mut roles = parsed(&client.roles);
+    let mut roles = parsed_roles(&client.roles);
     if let Some(person) = person {
-        let own = parsed(&person.roles);
+        let own = parsed_roles(&person.roles);
         roles.retain(|role| own.contains(role));
     }
     if let Some(Code { system: None, code }) = &claimed.role {
         roles.retain(|role| role.as_str() == code);
     }
     Ok(roles)
+}
+
+/// As they are registered; who has none is a facility.
+fn parsed_roles(roles: &[String]) -> Vec<Role> {
+    if roles.is_empty() { vec![Role::Facility] } else { roles.iter().filter_map(|role| role.parse().ok()).collect() }
 }
 
 fn now_seconds() -> i64 {

@@ -185,10 +185,10 @@ impl Scope {
         let (type_name, letters) = right.split_once('.')?;
         let type_name = match type_name {
             "*" => None,
-            name if name.starts_with(|c: char| c.is_ascii_uppercase()) && name.chars().all(|c| c.is_ascii_alphabetic()) => {
+            name => {
+                definitions::r4().type_code(name)?;
                 Some(name.to_owned())
             }
-            _ => return None,
         };
         let interactions = match letters {
             // Version 1 knows no parameters.
@@ -314,6 +314,9 @@ mod tests {
             "system/Patient.",
             "system/.rs",
             "system/patient.rs",
+            "system/Nothing.rs",
+            "system/Resource.rs",
+            "system/DomainResource.rs",
             "system/Patient/1.rs",
             "system/Patient.READ",
             "SYSTEM/*.*",

@@ -140,6 +140,10 @@ pub struct Limits {
     pub requests_at_once: u32,
     /// Seconds that one request may take; 0: any time.
     pub request_s: u32,
+    /// Answers in a minute that tell one client of one patient what others contributed; 0: any number.
+    pub reads_per_patient: u32,
+    /// Patients in an hour of whom one client is told what others contributed; 0: any number.
+    pub patients_per_hour: u32,
 }
 
 /// What searches are offered.
@@ -254,9 +258,11 @@ impl Default for Limits {
             delete_matches: 1,
             lookups_per_client: 1200,
             lookups_per_patient: 120,
-            requests_per_second: 0,
-            requests_at_once: 0,
-            request_s: 0,
+            requests_per_second: 10_000,
+            requests_at_once: 256,
+            request_s: 900,
+            reads_per_patient: 600,
+            patients_per_hour: 20_000,
         }
     }
 }
