@@ -87,7 +87,9 @@ pub struct ScopeError(String);
 pub(super) const OFFLINE: &str = "offline_access";
 pub(super) const LAUNCH_PATIENT: &str = "launch/patient";
 pub(super) const ONLINE: &str = "online_access";
-pub(super) const WORDS: [&str; 3] = [OFFLINE, ONLINE, LAUNCH_PATIENT];
+pub(super) const OPENID: &str = "openid";
+pub(super) const FHIR_USER: &str = "fhirUser";
+pub(super) const WORDS: [&str; 5] = [OFFLINE, ONLINE, LAUNCH_PATIENT, OPENID, FHIR_USER];
 
 /// The words of one list; more only cost time at every request.
 const MOST: usize = 200;
@@ -292,7 +294,8 @@ mod tests {
         for bad in [
             "",
             "person/*.rs",
-            "openid",
+            "launch",
+            "profile",
             "system/*.rs?code=x",
             "system/Observation.rs?",
             "system/Observation.rs?code",

@@ -16,11 +16,13 @@ mod destination;
 mod issuer;
 mod keys;
 mod load;
+mod notices;
 mod secret;
 
 pub use destination::{Credentials, Destination, DestinationKind};
 pub use issuer::Issuer;
 pub use keys::{KEYS, Key};
+pub use notices::Notices;
 pub use load::{ConfigError, Loaded, Overrides, load};
 pub use secret::{DatabaseUrl, Secret};
 
@@ -60,6 +62,7 @@ pub struct Settings {
     pub consent: ConsentSettings,
     pub audit: AuditSettings,
     pub destinations: Vec<Destination>,
+    pub notices: Notices,
     pub tls: Tls,
     pub cors: Cors,
     /// Outside issuers whose access tokens are believed.
@@ -234,6 +237,7 @@ impl Default for Settings {
             consent: ConsentSettings::default(),
             audit: AuditSettings::default(),
             destinations: Vec::new(),
+            notices: Notices::default(),
             tls: Tls::default(),
             cors: Cors::default(),
             issuers: Vec::new(),
@@ -365,6 +369,7 @@ impl Settings {
         if !self.cors.origins.iter().all(is_origin) {
             return Err(("cors.origins", "write each as https://host, with a port if need be and nothing after it".into()));
         }
+        self.notices.check()?;
         issuer::check(&self.issuers)?;
         destination::check(&self.destinations)
     }

@@ -22,7 +22,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// What tells nobody anything about anybody.
-const UNRECORDED: [&str; 9] = [
+const UNRECORDED: [&str; 10] = [
+    "/.well-known/openid-configuration",
     "/livez",
     "/readyz",
     "/metrics",

@@ -18,7 +18,8 @@ use std::sync::Arc;
 pub const FACILITY_HEADER: HeaderName = HeaderName::from_static("x-lango-facility");
 
 /// What needs no login.
-const PUBLIC: [&str; 13] = [
+const PUBLIC: [&str; 14] = [
+    "/.well-known/openid-configuration",
     "/livez",
     "/readyz",
     "/metrics",

@@ -37,6 +37,8 @@ struct ConsentPage<'a> {
     client: &'a str,
     name: &'a str,
     rights: &'a [String],
+    /// Whose record; asked when there are several.
+    choices: &'a [(String, String)],
     redirect_uri: &'a str,
     step: &'a str,
 }
@@ -109,7 +111,7 @@ async fn login(State(access): State<Arc<Access>>, headers: HeaderMap, body: Byte
         }
         Err(error) => return failed(&access, &error),
     };
-    consent_page(&access, step.asked, &person, &browser).unwrap_or_else(|error| failed(&access, &error))
+    consent_page(&access, step.asked, &person, &browser).await.unwrap_or_else(|error| failed(&access, &error))
 }
 
 async fn consent(State(access): State<Arc<Access>>, headers: HeaderMap, body: Bytes) -> Response {
@@ -124,7 +126,7 @@ async fn consent(State(access): State<Arc<Access>>, headers: HeaderMap, body: By
         answers.push(("error", "access_denied"));
         return send_back(&access, &step.asked.redirect_uri, &answers);
     }
-    match access.agree(&step).await {
+    match access.agree(&step, &field(&body, "patient")).await {
         Ok(code) => {
             // RFC 9207: the app sees who answered.
             answers.extend([("code", code.expose()), ("iss", access.public_url())]);
@@ -156,8 +158,9 @@ fn login_page(access: &Access, asked: Asked, browser: &str, wrong: bool) -> Resu
     Ok(html(if wrong { StatusCode::UNAUTHORIZED } else { StatusCode::OK }, page.render(), None))
 }
 
-fn consent_page(access: &Access, asked: Asked, person: &Person, browser: &str) -> Result<Response, AccessError> {
+async fn consent_page(access: &Access, asked: Asked, person: &Person, browser: &str) -> Result<Response, AccessError> {
     let rights: Vec<String> = access.offered(&asked, person).split(' ').filter(|word| !word.is_empty()).map(in_words).collect();
+    let choices = access.choices(person).await?;
     let (client, redirect_uri) = (asked.client.clone(), asked.redirect_uri.clone());
     let step = access.seal_step(asked, Some(person), browser)?;
     let (style, action) = (access.local_path("/auth/style.css"), access.local_path("/auth/consent"));
@@ -167,6 +170,7 @@ fn consent_page(access: &Access, asked: Asked, person: &Person, browser: &str) -
         client: &client,
         name: &person.name,
         rights: &rights,
+        choices: if choices.len() > 1 { &choices } else { &[] },
         redirect_uri: &redirect_uri,
         step: &step,
     };
@@ -178,7 +182,9 @@ fn in_words(scope: &str) -> String {
     match scope {
         "offline_access" => return "keep access while you are away, for 30 days".to_owned(),
         "online_access" => return "keep access while you use the app".to_owned(),
-        "launch/patient" => return "know which patient you are".to_owned(),
+        "launch/patient" => return "know whose record is meant".to_owned(),
+        "openid" => return "know the name that you log in with".to_owned(),
+        "fhirUser" => return "know which record says who you are".to_owned(),
         _ => {}
     }
     let (right, params) = scope.split_once('?').unwrap_or((scope, ""));
@@ -201,7 +207,7 @@ fn in_words(scope: &str) -> String {
             .collect(),
     };
     let what = if type_name == "*" { "records of every kind" } else { type_name };
-    let whose = if context == "patient" { "in your own record" } else { "that you may see" };
+    let whose = if context == "patient" { "in the record of the patient" } else { "that you may see" };
     let narrowed = if params.is_empty() { String::new() } else { format!(", only where {params}") };
     format!("{} {what} {whose}{narrowed}", verbs.join(", "))
 }

@@ -160,7 +160,7 @@ both_databases!(
         assert_eq!(page.headers()["cache-control"], "no-store");
         let page = page.text().await.unwrap();
         assert!(page.contains("Dr Asha &#60;b&#62;") && !page.contains("<b>"), "names are text: {page}");
-        assert!(!page.contains("in your own record"), "without a Patient of her own there is no patient's context: {page}");
+        assert!(!page.contains("in the record of the patient"), "without a Patient of her own there is no patient's context: {page}");
         let back = world.submit("/auth/consent", &cookie, &[("step", step(&page)), ("decision", "allow")]).await;
         let code = text(&sent_back(&back), "code").to_owned();
         let (status, granted) = world.exchange(&code).await;
