@@ -80,6 +80,10 @@ fn read(stored: &Stored) -> Option<Value> {
 /// The patient's own copy; its id. It names all source Patients of the person, whichever of them the login is for.
 async fn to_patient(app: &App, type_code: TypeCode, stored: &Stored, notice: &Value) -> anyhow::Result<String> {
     let copy = format!("{}-p", stored.id);
+    // What lango wrote of its own nobody changes, lango neither: what an earlier try wrote stays.
+    if app.store.read(type_code, &copy, &Scope::All).await?.is_some() {
+        return Ok(copy);
+    }
     let patient = notice.pointer("/subject/reference").and_then(Value::as_str).and_then(|text| text.strip_prefix("Patient/"));
     let Some(patient) = patient else { return Ok(copy) };
     let person = Person::find(&app.registry, &app.store, &Sought::Patient(patient.to_owned()), &Scope::All).await?;

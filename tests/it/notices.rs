@@ -1,9 +1,9 @@
 //! Notices: the patient and the facility find them, and the operator's address is told that they are there.
 
 use crate::lookup::{World, consent, ids};
+use crate::support::both_databases;
 use crate::support::login::{Browser, add_portal, user};
 use crate::support::smart::signed_token;
-use crate::support::both_databases;
 use axum::Router;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
@@ -71,7 +71,7 @@ async fn comes_to(world: &World, store: &Store, status: &str) -> Value {
         if notice["status"] == json!(status) {
             return notice;
         }
-        assert!(Instant::now() < deadline, "{found}");
+        assert!(Instant::now() < deadline, "{found} {:?}", store.jobs(Some(NOTICE_JOB), None, 10).await.unwrap());
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
@@ -80,7 +80,7 @@ both_databases!(
     async fn a_patient_finds_by_their_own_login_that_the_glass_was_broken(db: &TestDb) {
         let world = World::new(db).await;
         let store = Store::open(&db.url).await.unwrap();
-        add_portal(db, "patient/*.rs launch/patient").await;
+        add_portal(db, "patient/*.cruds launch/patient").await;
         // Of one person's Patients another than the one that was read.
         user(db, &["add", "asha", "--facility", "HF-C", "--patient", "c"]);
         user(db, &["add", "zuri", "--facility", "HF-A", "--patient", "z"]);
@@ -88,7 +88,7 @@ both_databases!(
         let notice = comes_to(&world, &store, "in-progress").await;
         assert!(notice["statusReason"]["text"].as_str().unwrap().contains("nobody was called"), "{notice}");
         let browser = Browser::at(&world.server);
-        let granted = browser.granted("asha", "patient/*.rs launch/patient", "").await;
+        let granted = browser.granted("asha", "patient/*.cruds launch/patient", "").await;
         let token = granted["access_token"].as_str().unwrap();
         let (_, found) = world.get(token, "/fhir/Communication").await;
         assert_eq!(ids(&found).len(), 1, "{found}");
@@ -96,6 +96,13 @@ both_databases!(
         assert_eq!((message["status"].as_str(), message["sender"]["identifier"]["value"].as_str()), (Some("completed"), Some("HF-B")));
         assert!(message["payload"][0]["contentString"].as_str().unwrap().contains("emergency"), "{message}");
         assert_eq!(ids(&world.get(token, "/fhir/Task").await.1).len(), 0, "the officer's work is the officer's");
+        let portal = [("DELETE", Value::Null), ("PUT", message.clone())];
+        for (method, body) in &portal {
+            assert_eq!(
+                world.send(token, method, &format!("/fhir/Communication/{}", message["id"].as_str().unwrap()), body).await.0 / 100,
+                4
+            );
+        }
         let other = browser.granted("zuri", "patient/*.rs launch/patient", "").await;
         let path = format!("/fhir/Communication/{}", message["id"].as_str().unwrap());
         assert_eq!(world.get(other["access_token"].as_str().unwrap(), &path).await.0, 404);
