@@ -1,9 +1,11 @@
 //! How much one client gets: of one patient, of how many patients, and at once.
 
 use crate::lookup::World;
-use crate::support::both_databases;
+use crate::support::{TestServer, both_databases};
 use crate::support::server::answer;
+use lango::store::Store;
 use serde_json::{Value, json};
+use std::time::{Duration, Instant};
 
 /// Status and `Retry-After` of a read.
 async fn asked(world: &World, token: &str, path: &str) -> (u16, Option<u64>, Value) {
@@ -51,6 +53,31 @@ both_databases!(
         assert_eq!(asked(&world, &world.asker, "/fhir/Observation").await.0, 429, "a page with both");
         assert_eq!(asked(&world, &world.asker, "/fhir/Observation/a-hr").await.0, 200, "who was read before");
         world.server.stop().await;
+    }
+);
+
+both_databases!(
+    async fn who_knocks_without_end_fills_no_disk(db: &TestDb) {
+        let server = TestServer::smart(db).await;
+        let store = Store::open(&db.url).await.unwrap();
+        let start = Instant::now();
+        for _ in 0..10 {
+            let paths = ["/fhir/Patient", "/api/v1/hduApi/unmapped", "/console/clients", "/auth/token", "/nowhere"];
+            let knocks = paths.iter().cycle().take(20).map(|path| server.client.post(server.url(path)).body("x").send());
+            for answer in futures_util::future::join_all(knocks).await {
+                assert!(answer.unwrap().status().is_client_error());
+            }
+        }
+        let seconds = start.elapsed().as_secs() + 2;
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while store.has_unsealed().await.unwrap() {
+            assert!(Instant::now() < deadline, "events are sealed within seconds");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        let recorded = store.sealed_after(0, 10_000).await.unwrap().len() as u64;
+        assert!((20..=20 * seconds).contains(&recorded), "{recorded} in {seconds} s");
+        store.close().await;
+        server.stop().await;
     }
 );
 
