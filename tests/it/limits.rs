@@ -1,8 +1,8 @@
 //! How much one client gets: of one patient, of how many patients, and at once.
 
 use crate::lookup::World;
-use crate::support::{TestServer, both_databases};
 use crate::support::server::answer;
+use crate::support::{TestServer, both_databases};
 use lango::store::Store;
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
