@@ -275,7 +275,9 @@ mod tests {
         flatten("", &Value::try_from(Settings::default()).unwrap(), &mut defaults);
         let audit = AuditSettings { checkpoint_file: Some("x".into()), ..AuditSettings::default() };
         let tls = Tls { certificate: Some("x".into()), key: Some("x".into()), client_ca: Some("x".into()) };
-        let with_options = Settings { base_url: Some("x".into()), templates_dir: Some("x".into()), audit, tls, ..Settings::default() };
+        let notices = Notices { url: Some("x".into()), token_file: Some("x".into()), ..Notices::default() };
+        let with_options =
+            Settings { base_url: Some("x".into()), templates_dir: Some("x".into()), audit, tls, notices, ..Settings::default() };
         let mut all = BTreeMap::new();
         flatten("", &Value::try_from(with_options).unwrap(), &mut all);
         for path in all.keys() {
