@@ -22,8 +22,8 @@ mod secret;
 pub use destination::{Credentials, Destination, DestinationKind};
 pub use issuer::Issuer;
 pub use keys::{KEYS, Key};
-pub use notices::Notices;
 pub use load::{ConfigError, Loaded, Overrides, load};
+pub use notices::Notices;
 pub use secret::{DatabaseUrl, Secret};
 
 use crate::access::consent::vocabulary::Coding;

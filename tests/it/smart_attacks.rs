@@ -327,11 +327,9 @@ both_databases!(
         }
         // What is registered for all types is for those that there are.
         let secret = add_client(db, "wide", "HF-1", "system/*.cruds").await;
-        for (asked, granted) in [
-            ("system/Nothing.rs", None),
-            ("system/Resource.rs", None),
-            ("system/Nothing.rs system/Patient.rs", Some("system/Patient.rs")),
-        ] {
+        for (asked, granted) in
+            [("system/Nothing.rs", None), ("system/Resource.rs", None), ("system/Nothing.rs system/Patient.rs", Some("system/Patient.rs"))]
+        {
             let form = [("grant_type", "client_credentials"), ("client_id", "wide"), ("client_secret", secret.as_str()), ("scope", asked)];
             let answer = gate.ask_token(&form, None).await;
             assert_eq!(answer.body["scope"].as_str(), granted, "{asked:?}");
