@@ -2,6 +2,7 @@
 
 mod access;
 mod audit;
+mod blocks;
 mod break_glass;
 mod bundles;
 mod conditional;
