@@ -1,7 +1,7 @@
 //! Which filter's index is read, and how.
 
 use super::condition::test_table;
-use super::{Compiler, holds, scope_condition, version_condition, visible};
+use super::{Compiler, holds, version_condition, visible};
 use crate::store::TypeCode;
 use crate::store::query::*;
 
@@ -34,7 +34,8 @@ impl Compiler<'_> {
     /// All resources of the type.
     fn scan(&mut self, alias: &str) {
         let query = self.query;
-        self.sql.push(&format!("SELECT {alias}.key FROM resource {alias} WHERE {alias}.type = "));
+        self.select(alias);
+        self.sql.push(&format!("resource {alias} WHERE {alias}.type = "));
         self.sql.literal(i64::from(query.type_code));
         match self.seen {
             None => {
@@ -48,7 +49,9 @@ impl Compiler<'_> {
                 self.sql.push(")");
             }
         }
-        version_condition(self.sql, alias, &query.scope);
+        if !self.late {
+            version_condition(self.sql, alias, &query.scope);
+        }
     }
 
     /// The rows of the filter's own index.
@@ -59,7 +62,6 @@ impl Compiler<'_> {
 
     /// A select from the filter's own index.
     fn drive(&mut self, filter: &Filter, alias: &str) {
-        let query = self.query;
         match filter {
             Filter::Id(ids) => {
                 self.scan(alias);
@@ -71,23 +73,26 @@ impl Compiler<'_> {
             }
             Filter::Param { param, tests } => {
                 let table = tests.first().map_or("token", test_table);
-                self.sql.push(&format!("SELECT {alias}.key FROM {table} {alias} WHERE "));
+                self.select(alias);
+                self.sql.push(&format!("{table} {alias} WHERE "));
                 self.tests(*param, tests, alias);
                 self.sql.push(" AND ");
                 holds(self.sql, alias, self.seen);
-                scope_condition(self.sql, alias, &query.scope);
+                self.scoped(alias);
             }
             Filter::Chain { param, targets } => {
-                self.sql.push(&format!("SELECT {alias}.key FROM reference {alias} WHERE {alias}.param = "));
+                self.select(alias);
+                self.sql.push(&format!("reference {alias} WHERE {alias}.param = "));
                 self.sql.literal(i64::from(*param));
                 self.sql.push(&format!(" AND {alias}.target IN ("));
                 self.targets(targets);
                 self.sql.push(") AND ");
                 holds(self.sql, alias, self.seen);
-                scope_condition(self.sql, alias, &query.scope);
+                self.scoped(alias);
             }
             Filter::Any(filters) if !filters.is_empty() => {
-                self.sql.push(&format!("SELECT {alias}.key FROM ("));
+                self.select(alias);
+                self.sql.push("(");
                 for (place, filter) in filters.iter().enumerate() {
                     if place > 0 {
                         self.sql.push(" UNION ALL ");
@@ -118,9 +123,17 @@ impl Compiler<'_> {
     /// A whole search inside another, in the same scope and at the same moment.
     pub(super) fn nested(&mut self, type_code: TypeCode, filters: &[Filter]) {
         let query = Query { type_code, filters: filters.to_vec(), scope: self.query.scope.clone(), sort: Vec::new() };
-        let mut inner = Compiler { sql: self.sql, query: &query, seen: self.seen, driver: None, aliases: self.aliases };
+        let mut inner = Compiler { sql: self.sql, query: &query, seen: self.seen, driver: None, late: false, aliases: self.aliases };
         inner.matches();
         self.aliases = inner.aliases;
+    }
+}
+
+/// Whether a walk along its index gives resources in the order of their keys, so that a page can end early.
+pub(super) fn is_in_order(filter: &Filter) -> bool {
+    match filter {
+        Filter::Param { tests, .. } => matches!(tests.as_slice(), [Test::Token { code: Some(_), .. } | Test::Uri(_)]),
+        _ => false,
     }
 }
 
