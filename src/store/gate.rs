@@ -561,33 +561,18 @@ fn audiences(sql: &mut Sql, requester: &Requester) -> String {
 /// The rule of `rule` speaks of this requester, now, and of this row.
 fn matches(sql: &mut Sql, rule: &str, alias: &str, rows: Rows, requester: &Requester, now: Micros) {
     speaks(sql, rule, requester, now);
+    // Whose columns tell of the row.
+    let (traits, from) = match rows {
+        Rows::Version => (alias, "rule_part k WHERE".to_owned()),
+        Rows::Index => ("q", format!("resource q CROSS JOIN rule_part k WHERE q.key = {alias}.key AND")),
+    };
     sql.push(&format!(
-        " AND ({rule}.parts = 0 OR {rule}.parts = (SELECT count(DISTINCT k.part) FROM rule_part k \
-         WHERE k.consent = {rule}.consent AND k.node = {rule}.node AND CASE k.kind"
-    ));
-    sql.push(&format!(
-        " WHEN {} THEN EXISTS (SELECT 1 FROM class_fact y JOIN clause_fact z ON z.clause = k.value AND z.fact = y.fact WHERE y.class = ",
+        " AND ({rule}.parts = 0 OR {rule}.parts = (SELECT count(DISTINCT k.part) FROM {from} k.consent = {rule}.consent AND k.node = {rule}.node AND CASE k.kind \
+         WHEN {} THEN EXISTS (SELECT 1 FROM class_fact y JOIN clause_fact z ON z.clause = k.value AND z.fact = y.fact WHERE y.class = {traits}.class)",
         Test::FACTS
     ));
-    trait_of(sql, "class", alias, rows);
-    sql.push(")");
-    sql.push(&format!(" WHEN {} THEN ", Test::WITHIN));
-    trait_of(sql, "low", alias, rows);
-    sql.push(" >= k.low AND ");
-    trait_of(sql, "high", alias, rows);
-    sql.push(" <= k.high AND ");
-    trait_of(sql, "high", alias, rows);
-    sql.push(" <> ");
-    trait_of(sql, "low", alias, rows);
-    sql.push(&format!(" WHEN {} THEN ", Test::TOUCHES));
-    trait_of(sql, "high", alias, rows);
-    sql.push(" = ");
-    trait_of(sql, "low", alias, rows);
-    sql.push(" OR (");
-    trait_of(sql, "low", alias, rows);
-    sql.push(" < k.high AND ");
-    trait_of(sql, "high", alias, rows);
-    sql.push(" > k.low)");
+    sql.push(&format!(" WHEN {} THEN {traits}.low >= k.low AND {traits}.high <= k.high AND {traits}.high <> {traits}.low", Test::WITHIN));
+    sql.push(&format!(" WHEN {} THEN {traits}.high = {traits}.low OR ({traits}.low < k.high AND {traits}.high > k.low)", Test::TOUCHES));
     sql.push(&format!(" WHEN {} THEN k.value = {alias}.key", Test::INSTANCE));
     let refers = format!("EXISTS (SELECT 1 FROM reference x WHERE x.key = {alias}.key AND x.target = k.value AND x.until = 0)");
     sql.push(&format!(" WHEN {} THEN ", Test::REFERS));

@@ -1,42 +1,48 @@
 //! Which filter's index is read, and how.
 
 use super::condition::test_table;
-use super::{Compiler, holds, version_condition, visible};
+use super::{Compiler, holds, scope_condition, version_condition, visible};
 use crate::store::TypeCode;
 use crate::store::query::*;
 
 impl Compiler<'_> {
-    /// `SELECT d.key …` of everything that satisfies all filters.
+    /// `SELECT d.key …` of everything that satisfies all filters, The scope is asked last: it costs most.
     pub(super) fn matches(&mut self) {
         let query = self.query;
         let driver = self.driver.or_else(|| super::driver(query, &[]));
         let alias = self.alias("d");
-        match driver.and_then(|place| query.filters.get(place)) {
-            Some(filter) => {
-                self.drive(filter, &alias);
-                for (place, other) in query.filters.iter().enumerate() {
-                    if Some(place) != driver {
-                        self.sql.push(" AND ");
-                        self.probe(other, &alias);
-                    }
-                }
+        let driving = driver.and_then(|place| query.filters.get(place));
+        let reads_resources = match driving {
+            Some(filter) => self.drive(filter, &alias, self.late),
+            None => self.scan(&alias, self.late),
+        };
+        for (place, other) in query.filters.iter().enumerate() {
+            if driving.is_none() || Some(place) != driver {
+                self.sql.push(" AND ");
+                self.probe(other, &alias);
             }
-            None => {
-                self.scan(&alias);
-                for other in &query.filters {
-                    self.sql.push(" AND ");
-                    self.probe(other, &alias);
-                }
-            }
+        }
+        match reads_resources {
+            _ if self.late => {}
+            true => version_condition(self.sql, &alias, &query.scope),
+            false => scope_condition(self.sql, &alias, &query.scope),
         }
     }
 
-    /// All resources of the type.
-    fn scan(&mut self, alias: &str) {
-        let query = self.query;
-        self.select(alias);
+    /// `SELECT key FROM`, with the columns that a scope decides by if `whole`.
+    fn select(&mut self, alias: &str, whole: bool) {
+        self.sql.push(&format!("SELECT {alias}.key"));
+        if whole {
+            self.sql.push(&format!(", {alias}.owner, {alias}.patient"));
+        }
+        self.sql.push(" FROM ");
+    }
+
+    /// All resources of the type, whoever may see them: rows of `resource`, so `true`.
+    fn scan(&mut self, alias: &str, whole: bool) -> bool {
+        self.select(alias, whole);
         self.sql.push(&format!("resource {alias} WHERE {alias}.type = "));
-        self.sql.literal(i64::from(query.type_code));
+        self.sql.literal(i64::from(self.query.type_code));
         match self.seen {
             None => {
                 self.sql.push(&format!(" AND {alias}.live = 1"));
@@ -49,61 +55,61 @@ impl Compiler<'_> {
                 self.sql.push(")");
             }
         }
-        if !self.late {
-            version_condition(self.sql, alias, &query.scope);
-        }
+        true
     }
 
-    /// The rows of the filter's own index.
+    /// The rows of the filter's own index, whoever may see them.
     pub(super) fn rows_of(&mut self, filter: &Filter) {
         let alias = self.alias("d");
-        self.drive(filter, &alias);
+        self.drive(filter, &alias, false);
     }
 
-    /// A select from the filter's own index.
-    fn drive(&mut self, filter: &Filter, alias: &str) {
+    /// A select from the filter's own index, whoever may see the rows; whether they are rows of `resource`.
+    fn drive(&mut self, filter: &Filter, alias: &str, whole: bool) -> bool {
         match filter {
             Filter::Id(ids) => {
-                self.scan(alias);
+                self.scan(alias, whole);
                 self.sql.push(&format!(" AND {alias}.id IN ("));
                 self.sql.join(ids, ", ", |sql, id| {
                     sql.str(id);
                 });
                 self.sql.push(")");
+                true
             }
             Filter::Param { param, tests } => {
                 let table = tests.first().map_or("token", test_table);
-                self.select(alias);
+                self.select(alias, whole);
                 self.sql.push(&format!("{table} {alias} WHERE "));
                 self.tests(*param, tests, alias);
                 self.sql.push(" AND ");
                 holds(self.sql, alias, self.seen);
-                self.scoped(alias);
+                false
             }
             Filter::Chain { param, targets } => {
-                self.select(alias);
+                self.select(alias, whole);
                 self.sql.push(&format!("reference {alias} WHERE {alias}.param = "));
                 self.sql.literal(i64::from(*param));
                 self.sql.push(&format!(" AND {alias}.target IN ("));
                 self.targets(targets);
                 self.sql.push(") AND ");
                 holds(self.sql, alias, self.seen);
-                self.scoped(alias);
+                false
             }
             Filter::Any(filters) if !filters.is_empty() => {
-                self.select(alias);
+                self.select(alias, whole);
                 self.sql.push("(");
                 for (place, filter) in filters.iter().enumerate() {
                     if place > 0 {
                         self.sql.push(" UNION ALL ");
                     }
                     let inner = self.alias("d");
-                    self.drive(filter, &inner);
+                    self.drive(filter, &inner, true);
                 }
                 self.sql.push(&format!(") {alias} WHERE 1 = 1"));
+                false
             }
             // `rank` offers no other filter as a driver.
-            _ => self.scan(alias),
+            _ => self.scan(alias, whole),
         }
     }
 

@@ -132,20 +132,4 @@ impl Compiler<'_> {
         self.aliases += 1;
         format!("{letter}{}", self.aliases)
     }
-
-    /// `SELECT key FROM` of what drives, with what a late decision needs.
-    fn select(&mut self, alias: &str) {
-        self.sql.push(&format!("SELECT {alias}.key"));
-        if self.late {
-            self.sql.push(&format!(", {alias}.owner, {alias}.patient"));
-        }
-        self.sql.push(" FROM ");
-    }
-
-    /// The scope's condition on index rows that drive, unless it is decided late.
-    fn scoped(&mut self, alias: &str) {
-        if !self.late {
-            scope_condition(self.sql, alias, &self.query.scope);
-        }
-    }
 }
