@@ -547,10 +547,12 @@ fn audiences(sql: &mut Sql, requester: &Requester) -> String {
     let name = format!("audiences_{}", set_key(&words));
     if !sql.text.contains(&format!("{name} AS")) {
         let list = |numbers: &[i64]| [0].iter().chain(numbers).map(i64::to_string).collect::<Vec<_>>().join(", ");
+        // An actor's rows are few: one walk for each, and not one for each of its purposes too.
+        let plus = if sql.dialect == Dialect::Sqlite { "+" } else { "" };
         let (actors, purposes) = (list(&requester.actors), list(&requester.purposes));
         let more = sql.text.strip_prefix("WITH audiences_").map(|rest| format!(", audiences_{rest}"));
         sql.text = format!(
-            "WITH {name} AS MATERIALIZED (SELECT a.audience FROM audience_part a WHERE a.actor IN ({actors}) AND a.purpose IN ({purposes}) \
+            "WITH {name} AS MATERIALIZED (SELECT a.audience FROM audience_part a WHERE a.actor IN ({actors}) AND {plus}a.purpose IN ({purposes}) \
              GROUP BY a.audience, a.parts HAVING count(DISTINCT a.part) = a.parts){}",
             more.unwrap_or_else(|| format!(" {}", sql.text))
         );
