@@ -201,6 +201,7 @@ mod tests {
             id: "p1".into(),
             version: 3,
             updated: 5,
+            patient: 0,
             owner: 0,
             body: Some(stamped(&body, stamp_at, 5)),
         };
