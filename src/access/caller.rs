@@ -2,6 +2,7 @@
 
 use super::claimed::Claimed;
 use super::clients::Client;
+use super::consent::Requester;
 use super::scopes::{Context, Params};
 use super::{Interaction, Role, Scopes};
 use crate::store::{FacilityKey, Scope};
@@ -31,6 +32,8 @@ pub struct Caller {
     pub expires: Option<i64>,
     /// The token's `jti`, for the audit.
     pub token: Option<Arc<str>>,
+    /// What it is to a Consent: the words from which [`Caller::scope`] was made.
+    pub requester: Arc<Requester>,
     rights: Rights,
 }
 
@@ -96,11 +99,19 @@ impl Caller {
             patient: None,
             expires: None,
             token: None,
+            requester: Arc::new(Requester::unknown(0)),
             rights: Rights::Unrestricted,
         }
     }
 
-    pub(super) fn of_client(client: Client, owner: FacilityKey, scope: Scope, roles: Vec<Role>, presented: Presented) -> Caller {
+    pub(super) fn of_client(
+        client: Client,
+        owner: FacilityKey,
+        scope: Scope,
+        roles: Vec<Role>,
+        requester: Requester,
+        presented: Presented,
+    ) -> Caller {
         Caller {
             rights: Rights::Scopes { registered: Arc::new(Scopes::of_registered(&client.scopes)), granted: presented.scopes },
             client: Some(client.id),
@@ -113,6 +124,7 @@ impl Caller {
             patient: presented.patient,
             expires: presented.expires,
             token: presented.token,
+            requester: Arc::new(requester),
         }
     }
 

@@ -102,7 +102,10 @@ impl Asked<'_> {
         });
         let effect = provision.precedence.effect();
         let labels = provision.labels.as_ref().map(|any| any.holds(|label| Truth::of(is_labelled(resource, label, effect))));
-        let data = provision.data.as_ref().map(|any| any.holds(|data| Truth::of(is_data(resource, data))));
+        let data = provision.data.as_ref().map(|any| {
+            let named = any.holds(|data| Truth::of(is_data(resource, data)));
+            if resource.elsewhere { named.max(Truth::Unknown) } else { named }
+        });
         let known = if provision.unknown { Truth::Unknown } else { Truth::Yes };
         [actors, actions, purposes, classes, codes, labels, data].into_iter().flatten().fold(known, Truth::min)
     }
