@@ -21,7 +21,7 @@ mod talk;
 
 pub use locate::{Location, Registration, registration};
 pub use login::public_keys;
-pub use release::{Away, Gap, Held, Record};
+pub use release::{Away, Gap, Held, Record, disclose};
 
 use crate::access::Claimed;
 use crate::config::{self, Settings};

@@ -138,16 +138,7 @@ impl Talk<'_> {
         let ids: Vec<String> = known.filter_map(|patient| patient.get("id")?.as_str()).filter(|id| is_id(id)).map(str::to_owned).collect();
         self.cut |= ids.len() > MOST_PATIENTS;
         for id in ids.iter().take(MOST_PATIENTS) {
-            let mut query = form_urlencoded::Serializer::new(String::new());
-            query.append_pair("_count", &PAGE.to_string());
-            if let Some(since) = wanted.since {
-                query.append_pair("_since", &format_instant(since));
-            }
-            let types: Vec<&str> = named_types(wanted).collect();
-            if !types.is_empty() {
-                query.append_pair("_type", &types.join(","));
-            }
-            let url = format!("{}/Patient/{id}/$everything?{}", self.holder.settings.url, query.finish());
+            let url = format!("{}/Patient/{id}/$everything?{}", self.holder.settings.url, narrowed(wanted));
             self.pages(self.holder.http.get(url)).await?;
         }
         Ok(())
@@ -225,6 +216,18 @@ impl Talk<'_> {
         let parsed = self.workers.run(move || json::parse(&body)).await.map_err(|_| HolderError::Busy)?;
         parsed.map_err(|_| HolderError::Crooked("its answer is no JSON"))
     }
+}
+
+/// The parameters of `$everything`.
+fn narrowed(wanted: &Wanted) -> String {
+    let mut query = form_urlencoded::Serializer::new(String::new());
+    query.append_pair("_count", &PAGE.to_string());
+    query.extend_pairs(wanted.since.map(|since| ("_since", format_instant(since))));
+    let types: Vec<&str> = named_types(wanted).collect();
+    if !types.is_empty() {
+        query.append_pair("_type", &types.join(","));
+    }
+    query.finish()
 }
 
 /// The types to ask for; none: all. The Patient is always among them, because it tells whose the rest is.
