@@ -7,7 +7,11 @@ use crate::access::clients;
 use crate::config::{AuthMode, Destination, Settings};
 use crate::definitions;
 use crate::destinations::dhis2::{Client, Dhis2Destination};
+use crate::exchange::Holders;
+use crate::exchange::holders::{Registration, registration};
+use crate::ingest::workers::Workers;
 use crate::store::Store;
+use jiff::tz::TimeZone;
 use std::process::ExitCode;
 
 /// How far the database server's clock may be from ours.
@@ -17,7 +21,7 @@ const SHOWN: u32 = 20;
 
 #[derive(Debug, clap::Args)]
 pub struct Doctor {
-    /// Do not ask the destinations
+    /// Do not ask the destinations and holders
     #[arg(long)]
     offline: bool,
     #[command(subcommand)]
@@ -82,8 +86,38 @@ impl Doctor {
                 Err(words) => findings.bad(&what, words),
             }
         }
+        self.holders(&settings, &store, &mut findings).await?;
         store.close().await;
         Ok(if findings.bad == 0 { ExitCode::SUCCESS } else { ExitCode::from(1) })
+    }
+
+    async fn holders(&self, settings: &Settings, store: &Store, findings: &mut Findings) -> anyhow::Result<()> {
+        let zone = TimeZone::get(&settings.zone)?;
+        for holder in Holders::new(settings)?.list() {
+            let facility = &holder.settings.facility;
+            let what = format!("holder {facility}");
+            let owner = if *facility == settings.operator.code { Some(0) } else { store.known_facility(facility).await? };
+            let registered = match owner {
+                Some(owner) => registration(store, &zone, owner, &holder.settings.url).await?,
+                None => Registration::None,
+            };
+            match registered {
+                Registration::Active => {}
+                Registration::Elsewhere => {
+                    findings.note(&what, "its Endpoints give another address, so it is not asked: agree with it, and correct url in lango.toml")
+                }
+                Registration::None => findings.note(&what, "it has no active Endpoint here, so it is not asked: it must send one with this address"),
+            }
+            if self.offline {
+                findings.ok(&what, "its settings are whole; it was not asked");
+                continue;
+            }
+            match holder.answers(&Workers::default()).await {
+                Ok(()) => findings.ok(&what, "it answers, and lets lango in"),
+                Err(error) => findings.bad(&what, error),
+            }
+        }
+        Ok(())
     }
 
     async fn destination(&self, settings: &Destination) -> Result<String, String> {
