@@ -121,7 +121,9 @@ mod tests {
         for good in ["https://emr.example.org/fhir", "http://127.0.0.1:9/fhir", "http://[::1]/fhir", "http://localhost/fhir"] {
             assert!(is_address(good), "{good}");
         }
-        for bad in ["http://emr.example.org/fhir", "http://10.0.0.1/fhir", "https://u:p@emr.example.org", "https://x/fhir?a=b", "file:///x", "x"] {
+        for bad in
+            ["http://emr.example.org/fhir", "http://10.0.0.1/fhir", "https://u:p@emr.example.org", "https://x/fhir?a=b", "file:///x", "x"]
+        {
             assert!(!is_address(bad), "{bad}");
         }
     }

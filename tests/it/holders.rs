@@ -193,7 +193,9 @@ both_databases!(
             None,
             Some(json!({ "type": "permit", "actor": others })),
             Some(json!({ "type": "permit", "provision": hidden })),
-            Some(json!({ "type": "permit", "class": [{ "system": "http://hl7.org/fhir/resource-types", "code": "Observation" }], "provision": hidden })),
+            Some(
+                json!({ "type": "permit", "class": [{ "system": "http://hl7.org/fhir/resource-types", "code": "Observation" }], "provision": hidden }),
+            ),
         ] {
             if let Some(provision) = &provision {
                 world.consent("k", "a", provision.clone()).await;
@@ -211,7 +213,15 @@ both_databases!(
             double.set(mode);
             assert_eq!(lasting(ask(&world, &world.asker, std::slice::from_ref(&holder)).await), nobody);
         }
-        assert_eq!(double.requests().len(), 2);
+        assert_eq!(double.requests().len(), 0, "and so it need not be asked");
+        world
+            .consent("k", "a", json!({ "type": "permit", "code": [{ "text": "x", "coding": [{ "system": "urn:x", "code": "x" }] }] }))
+            .await;
+        for mode in [Mode::Status(500), Mode::Says(ashas())] {
+            double.set(mode);
+            assert_eq!(lasting(ask(&world, &world.asker, std::slice::from_ref(&holder)).await), nobody);
+        }
+        assert_eq!(double.requests().len(), 2, "it might have had what is allowed");
         // A Consent covers whom it covered when it was written.
         let later = json!([{ "type": "deny", "securityLabel": [{ "system": LABEL, "code": "PSY" }] }]);
         world.consent("k", "a", json!({ "type": "permit", "provision": later })).await;
@@ -258,7 +268,9 @@ both_databases!(
             of("two", &|one| one["performer"] = json!([{ "reference": "Patient/p2" }])),
             of("two-hidden", &|one| one["extension"] = json!([{ "url": "urn:x", "valueReference": { "reference": "Patient/p2" } }])),
             of("two-by-number", &|one| one["performer"] = json!([{ "type": "Patient", "identifier": { "system": OWN, "value": "D-8" } }])),
-            of("contains-another", &|one| one["contained"] = json!([{ "resourceType": "Patient", "id": "x", "name": [{ "text": "Somebody" }] }])),
+            of("contains-another", &|one| {
+                one["contained"] = json!([{ "resourceType": "Patient", "id": "x", "name": [{ "text": "Somebody" }] }])
+            }),
             of("no-subject", &|one| drop(one.as_object_mut().unwrap().remove("subject"))),
             of("labelled", &|one| one["meta"] = json!({ "security": [{ "system": LABEL, "code": "HIV" }] })),
             of("telling", &|one| one["code"] = json!({ "coding": [{ "system": "http://hl7.org/fhir/sid/icd-10", "code": "B20" }] })),
@@ -322,7 +334,10 @@ both_databases!(
             assert!(began.elapsed().as_secs() < 5, "{what}");
             assert_eq!(entries(&bundle).len(), 7, "what is here is told: {what}");
             let told = outcome(&bundle);
-            assert!(told.contains("HF-D: did not answer") && told.contains("\"partial\"") && !told.contains("\"complete\""), "{what}: {told}");
+            assert!(
+                told.contains("HF-D: did not answer") && told.contains("\"partial\"") && !told.contains("\"complete\""),
+                "{what}: {told}"
+            );
             double.set(Mode::Says(ashas()));
             let bundle = ask(&world, &world.asker, &[]).await;
             assert!(entries(&bundle).contains("HF-D:Observation/far") && outcome(&bundle).contains("\"complete\""), "after {what}");
@@ -459,7 +474,10 @@ both_databases!(
         assert!(entries(&bundle).contains("HF-D:Observation/far"), "{bundle}");
         let requests = double.requests();
         assert_eq!(requests.len(), 2, "{requests:?}");
-        assert!(requests[0].starts_with("POST /fhir/Patient/_search HTTP") && requests[0].ends_with("identifier=urn%3Amrn%3Ahf-d%7CD-7"), "{requests:?}");
+        assert!(
+            requests[0].starts_with("POST /fhir/Patient/_search HTTP") && requests[0].ends_with("identifier=urn%3Amrn%3Ahf-d%7CD-7"),
+            "{requests:?}"
+        );
         assert!(requests[1].starts_with("GET /fhir/Patient/p1/$everything?_count=500&_type=Observation%2CPatient HTTP"), "{requests:?}");
         world.server.stop().await;
     }
@@ -497,7 +515,10 @@ both_databases!(
         assert_eq!((status, visits(&shared)), (200, vec!["new".to_owned()]), "{shared}");
         let record = &shared["results"][0];
         assert_eq!(record["facilityDetails"]["code"], "HF-D");
-        assert_eq!((&record["demographicDetails"]["lastName"], &record["diagnosisDetails"][0]["diagnosisCode"]), (&json!("Far"), &json!("B54")));
+        assert_eq!(
+            (&record["demographicDetails"]["lastName"], &record["diagnosisDetails"][0]["diagnosisCode"]),
+            (&json!("Far"), &json!("B54"))
+        );
         assert!(!shared.to_string().contains("Hidden"), "{shared}");
         // Asha at HF-A, at HF-C and at HF-D, and whom HF-D holds.
         assert_eq!(shared["pager"]["total"], 4);
@@ -507,6 +528,11 @@ both_databases!(
             let (_, page_of) = world.get(&world.asker, &format!("{asked}&pageSize=1&page={page}")).await;
             assert_eq!(visits(&page_of).len(), usize::from(page == 4), "{page_of}");
         }
+        assert!(shared["missing"].is_null(), "{shared}");
+        let told = double.set(Mode::Status(500));
+        let (_, without) = world.get(&world.asker, &asked).await;
+        assert_eq!(without["missing"], json!([{ "facilityCode": "HF-D", "reason": "no-answer" }]));
+        double.set(told);
         let before = double.requests().len();
         assert_eq!(visits(&world.get(&world.asker, &format!("{asked}&hfrCode=HF-C")).await.1).len(), 0);
         assert_eq!(double.requests().len(), before);

@@ -6,11 +6,11 @@
 //!
 //! Names are the holder's own: its `Patient/1` is not ours. For the decision they are made absolute, and the patient is called as here.
 
+use super::Wanted;
 use super::locate::Location;
 use super::release::Record;
-use super::Wanted;
-use crate::access::consent::{self, labels_on_arrival};
 use crate::access::consent::vocabulary::Coding;
+use crate::access::consent::{self, labels_on_arrival};
 use crate::definitions;
 use crate::fhir::Reference;
 use crate::fhir::reference::is_id;

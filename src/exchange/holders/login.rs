@@ -50,13 +50,6 @@ impl Holder {
         // Whose client lango is at the holder, and in what role, the holder has registered.
         let passed_on = Claimed { role: None, organization: None, ..claimed.clone() }.to_extensions();
         let name = blake3::hash(passed_on.as_ref().map(Value::to_string).unwrap_or_default().as_bytes());
-        let login = self.settings.login().map_err(|error| {
-            tracing::error!(%error, "lango cannot log in at a holder");
-            HolderError::Settings("its key or secret cannot be read: see the log")
-        })?;
-        if login == HolderLogin::None {
-            return Ok(None);
-        }
         let now = Instant::now();
         {
             let tokens = self.login.tokens.lock().unwrap_or_else(PoisonError::into_inner);
@@ -65,6 +58,13 @@ impl Holder {
             {
                 return Ok(Some(token.clone()));
             }
+        }
+        let login = self.settings.login().map_err(|error| {
+            tracing::error!(%error, "lango cannot log in at a holder");
+            HolderError::Settings("its key or secret cannot be read: see the log")
+        })?;
+        if login == HolderLogin::None {
+            return Ok(None);
         }
         let endpoint = self.token_endpoint().await?;
         let form = match &login {
@@ -82,7 +82,8 @@ impl Holder {
                 ])
             }
         };
-        let request = self.http.post(&endpoint).header(header::CONTENT_TYPE, talk::FORM).header(header::ACCEPT, "application/json").body(form);
+        let request =
+            self.http.post(&endpoint).header(header::CONTENT_TYPE, talk::FORM).header(header::ACCEPT, "application/json").body(form);
         let Answer { body, .. } = talk::send(request, LONGEST_ANSWER).await.map_err(|error| match error {
             HolderError::Refused(_) => HolderError::Login,
             error => error,

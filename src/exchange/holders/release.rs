@@ -3,9 +3,10 @@
 use super::check::{Checked, check};
 use super::locate::{Location, locations};
 use super::{HolderError, Wanted};
-use crate::access::consent::{self, Consent, Outcome, Precedence, Requester, ResourceFacts};
+use crate::access::consent::{self, Consent, Requester, ResourceFacts};
 use crate::access::{Caller, Interaction, audit};
 use crate::app::App;
+use crate::definitions;
 use crate::exchange::Person;
 use crate::fhir::Interval;
 use crate::fhir::time::now;
@@ -54,6 +55,16 @@ pub enum Gap {
     Cut,
 }
 
+impl Gap {
+    /// The word for it in answers.
+    pub fn code(self) -> &'static str {
+        match self {
+            Gap::NoAnswer => "no-answer",
+            Gap::Cut => "incomplete",
+        }
+    }
+}
+
 /// What may leave.
 #[derive(Default)]
 pub struct Held<'a> {
@@ -73,9 +84,7 @@ impl Away {
         let mut known = locations(&app.holders, &app.store, &app.zone, operator, strong, person).await?;
         known.retain(|location| wanted.owners.as_ref().is_none_or(|owners| owners.contains(&location.owner)));
         let deciding = Deciding::new(app, caller, glass, known.iter().map(|location| location.patient)).await?;
-        let keys: Vec<ResourceKey> = known.iter().map(|location| location.patient).collect();
-        let permitted = app.store.consents_behind(&caller.scope, &keys).await?;
-        known.retain(|location| deciding.may_ask(location, permitted.contains_key(&location.patient)));
+        known.retain(|location| deciding.may_ask(location, &wanted.types));
         if known.is_empty() {
             return Ok(Away::default());
         }
@@ -124,7 +133,6 @@ impl Held<'_> {
         }
         counts
     }
-
 }
 
 /// Has it recorded that these leave: to be called before they do.
@@ -164,7 +172,12 @@ struct Deciding<'a> {
 }
 
 impl<'a> Deciding<'a> {
-    async fn new(app: &'a App, caller: &'a Caller, glass: bool, patients: impl Iterator<Item = ResourceKey>) -> Result<Deciding<'a>, Refusal> {
+    async fn new(
+        app: &'a App,
+        caller: &'a Caller,
+        glass: bool,
+        patients: impl Iterator<Item = ResourceKey>,
+    ) -> Result<Deciding<'a>, Refusal> {
         let patients: BTreeSet<ResourceKey> = patients.collect();
         let consents = app.writer.consents_of(&patients.into_iter().collect::<Vec<_>>()).await?;
         let requester = Requester { now: now(), break_glass_until: glass.then_some(Interval::MAX), ..(*caller.requester).clone() };
@@ -191,19 +204,12 @@ impl<'a> Deciding<'a> {
         consent::facts(&location.body, &options.zone, &options.base)
     }
 
-    /// Whether the holder may be asked: something permits the caller something of the patient's, and no rule of hers keeps from the caller that this
-    /// holder knows her. `permitted`: a Consent that covers her here permits the caller something.
-    fn may_ask(&self, location: &Location, permitted: bool) -> bool {
-        if self.is_open(location) {
-            return true;
-        }
-        let deployment = self.app.settings.consent.deployment();
-        if !permitted && !deployment.implicit.admits(&self.requester) && !self.requester.breaks_glass() {
-            return false;
-        }
-        // An opt-out is no rule about the location: what it leaves to permits may be there.
-        let mut rules = self.consents(location).to_vec();
-        rules.iter_mut().for_each(|consent| consent.provisions.retain(|rule| rule.precedence != Precedence::DefaultDeny));
-        consent::decide(&rules, &self.requester, &self.facts(location), &deployment).outcome != Outcome::Deny
+    /// Whether the holder may be asked: of something of these types with the location's labels it might be that it may leave. Otherwise asking would only
+    /// tell, by the time that it takes, that somebody is asked.
+    fn may_ask(&self, location: &Location, types: &[TypeCode]) -> bool {
+        let (consents, deployment) = (self.consents(location), self.app.settings.consent.deployment());
+        let labels = self.facts(location).labels;
+        let might = |name: &str| consent::might_release(consents, &self.requester, name, &labels, &deployment);
+        self.is_open(location) || types.iter().any(|type_code| might(definitions::r4().type_name(*type_code)))
     }
 }

@@ -6,9 +6,9 @@ use super::{Holder, HolderError, Told, VIA, Wanted};
 use crate::access::Claimed;
 use crate::config::{HolderKind, Secret};
 use crate::definitions;
+use crate::fhir::json;
 use crate::fhir::reference::is_id;
 use crate::fhir::time::format_instant;
-use crate::fhir::json;
 use crate::ingest::workers::Workers;
 use reqwest::{RequestBuilder, StatusCode, Url, header};
 use serde_json::{Value, json};
@@ -84,16 +84,9 @@ impl Holder {
         }
     }
 
-    async fn tell_once(
-        &self,
-        identifier: &Identifier,
-        wanted: &Wanted,
-        claimed: &Claimed,
-        workers: &Workers,
-    ) -> Result<Told, HolderError> {
+    async fn tell_once(&self, identifier: &Identifier, wanted: &Wanted, claimed: &Claimed, workers: &Workers) -> Result<Told, HolderError> {
         let token = self.token(claimed).await?;
-        let mut talk =
-            Talk { holder: self, workers, token, bytes: self.most_bytes, pages: MOST_PAGES, resources: Vec::new(), cut: false };
+        let mut talk = Talk { holder: self, workers, token, bytes: self.most_bytes, pages: MOST_PAGES, resources: Vec::new(), cut: false };
         match self.settings.kind {
             HolderKind::Lango => talk.record_lookup(identifier, wanted).await?,
             HolderKind::Fhir => talk.everything(identifier, wanted).await?,
@@ -103,8 +96,7 @@ impl Holder {
 
     pub(super) async fn greet(&self, workers: &Workers) -> Result<(), HolderError> {
         let token = self.token(&Claimed::default()).await?;
-        let mut talk =
-            Talk { holder: self, workers, token, bytes: self.most_bytes, pages: 1, resources: Vec::new(), cut: false };
+        let mut talk = Talk { holder: self, workers, token, bytes: self.most_bytes, pages: 1, resources: Vec::new(), cut: false };
         let statement = talk.json(self.http.get(format!("{}/metadata", self.settings.url))).await?;
         let version = statement.get("fhirVersion").and_then(Value::as_str).unwrap_or_default();
         if version.starts_with("4.0") { Ok(()) } else { Err(HolderError::Crooked("its CapabilityStatement is not one of FHIR 4.0")) }

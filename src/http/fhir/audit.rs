@@ -220,7 +220,8 @@ impl Held<'_> {
             }
             let mut parts: Vec<&Part<'_>> = held.entry.iter().chain(&held.parameter).collect();
             while let Some(part) = parts.pop() {
-                let elsewhere = part.full_url.as_deref().is_some_and(|url| url.contains("://") && !url.starts_with(base));
+                let is_here = |url: &str| url.strip_prefix(base).is_some_and(|rest| rest.starts_with('/'));
+                let elsewhere = part.full_url.as_deref().is_some_and(|url| url.contains("://") && !is_here(url));
                 waiting.extend(part.resource.as_deref().filter(|_| !elsewhere));
                 parts.extend(&part.part);
             }

@@ -133,7 +133,16 @@ async fn page(app: &App, caller: &Caller, query: &str) -> Result<Response, Refus
     }
     let pages = total.div_ceil(page_size as u64);
     let pager = json!({ "page": page, "pageSize": page_size, "total": total, "totalPages": pages });
-    Ok(Json(json!({ "results": results, "pager": pager })).into_response())
+    let mut answer = json!({ "results": results, "pager": pager });
+    if !released.missing.is_empty() {
+        let mut missing = Vec::new();
+        for (owner, gap) in &released.missing {
+            let code = app.store.facility_code(*owner).await?.unwrap_or_else(|| app.settings.operator.code.clone());
+            missing.push(json!({ "facilityCode": code, "reason": gap.code() }));
+        }
+        answer["missing"] = Value::Array(missing);
+    }
+    Ok(Json(answer).into_response())
 }
 
 fn parse<'p>(

@@ -151,8 +151,9 @@ impl Double {
         Double { base, go, mode, requests, task }
     }
 
-    pub fn set(&self, mode: Mode) {
-        *self.mode.lock().unwrap() = mode;
+    /// Answers in another way from now on, and says in which it did.
+    pub fn set(&self, mode: Mode) -> Mode {
+        std::mem::replace(&mut self.mode.lock().unwrap(), mode)
     }
 
     /// Every request as it came, head and body.

@@ -35,11 +35,11 @@ pub(super) async fn outcomes(
     }
     for (owner, gap) in missing {
         let source = sources.of(*owner).await?;
-        let (kind, code, words) = match gap {
-            Gap::NoAnswer => ("transient", "no-answer", "did not answer, so what it holds is missing here: ask again later."),
-            Gap::Cut => ("incomplete", "incomplete", "has more than lango takes at once: ask for some types, or since a date."),
+        let (kind, words) = match gap {
+            Gap::NoAnswer => ("transient", "did not answer, so what it holds is missing here: ask again later."),
+            Gap::Cut => ("incomplete", "has more than lango takes at once: ask for some types, or since a date."),
         };
-        issues.push(told("warning", kind, code, &source.code, format!("{}: {words}", source.code)));
+        issues.push(told("warning", kind, gap.code(), &source.code, format!("{}: {words}", source.code)));
         named.insert(source.code);
     }
     for code in holders.iter().filter(|code| !named.contains(*code)).collect::<BTreeSet<_>>() {
