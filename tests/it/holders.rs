@@ -2,9 +2,11 @@
 
 use crate::lookup::{World, by_number, consent, observation, set};
 use crate::support::holder::{Double, Mode, RealHolder, asked_at, endpoint};
-use crate::support::smart::{add_signing_client, signed_token};
+use crate::support::smart::{add_scoped_client, add_signing_client, signed_token};
 use crate::support::{TestDb, both_databases, program};
+use lango::access::clients;
 use lango::config::{HolderKind, Settings};
+use lango::store::Store;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::time::Instant;
@@ -156,6 +158,42 @@ both_databases!(
         world.server.stop().await;
         c.stop().await;
         a.stop().await;
+    }
+);
+
+both_databases!(
+    async fn a_holder_may_decide_too_and_hears_what_for_it_is_asked(db: &TestDb) {
+        let nida = "https://lango.health/id/nida";
+        let treatment = json!([{ "system": "http://terminology.hl7.org/CodeSystem/v3-ActReason", "code": "TREAT" }]);
+        let records = [
+            patient("c1", nida, NUMBER),
+            observation("far", "c1", None),
+            consent("theirs", "c1", json!({ "type": "permit", "purpose": treatment })),
+        ];
+        let c = RealHolder::knowing_lango_as("HIE", "HF-C", &records).await;
+        add_scoped_client(db, "narrow", "HF-B", "", "system/Observation.rs?status=amended").await;
+        let world = World::with(db, |settings| settings.holders = vec![c.settings()]).await;
+        world.put(world.token("c"), &endpoint("ep-c", &c.server.base)).await;
+        permit(&world, "k").await;
+        let found = |bundle: &Value| entries(bundle).contains("HF-C:Observation/far");
+        assert!(found(&ask(&world, &world.asker, &[]).await));
+        let payment = signed_token(&world.server, "asker", &json!({ "purpose_of_use": "HPAYMT" })).await;
+        let bundle = ask(&world, &payment, &[]).await;
+        assert!(entries(&bundle).contains("HF-C:Observation/c-hr") && !found(&bundle), "she permits it here, and not there: {bundle}");
+        // Scopes hold for what is far as for what is here.
+        let narrow = signed_token(&world.server, "narrow", &json!({ "purpose_of_use": "TREAT" })).await;
+        let (status, bundle) = world.lookup(&narrow, json!([by_number(NUMBER)])).await;
+        assert_eq!((status, entries(&bundle)), (200, set(&[])), "{bundle}");
+        // A token that the holder does not know any more is replaced; one that it does not give is missed.
+        let store = Store::open(&c.db.url).await.unwrap();
+        clients::set_disabled(&store, "hie", true).await.unwrap();
+        let bundle = ask(&world, &world.asker, &[]).await;
+        assert!(!found(&bundle) && outcome(&bundle).contains("HF-C: did not answer"), "{bundle}");
+        clients::set_disabled(&store, "hie", false).await.unwrap();
+        store.close().await;
+        assert!(found(&ask(&world, &world.asker, &[]).await));
+        world.server.stop().await;
+        c.stop().await;
     }
 );
 
@@ -478,7 +516,11 @@ both_databases!(
             requests[0].starts_with("POST /fhir/Patient/_search HTTP") && requests[0].ends_with("identifier=urn%3Amrn%3Ahf-d%7CD-7"),
             "{requests:?}"
         );
-        assert!(requests[1].starts_with("GET /fhir/Patient/p1/$everything?_count=500&_type=Observation%2CPatient HTTP"), "{requests:?}");
+        assert!(
+            requests[1]
+                .starts_with("GET /fhir/Patient/p1/$everything?_count=500&_type=Observation%2CPatient%2CEncounter%2CComposition HTTP"),
+            "{requests:?}"
+        );
         world.server.stop().await;
     }
 );

@@ -19,8 +19,8 @@ use crate::ingest::draft::{Making, with_labels};
 use crate::search::extract;
 use crate::store::gate::About;
 use crate::validate::structure;
-use serde_json::Value;
-use std::collections::BTreeSet;
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What of an answer is the patient's, and how much was left out.
 #[derive(Default)]
@@ -32,6 +32,11 @@ pub struct Checked {
     pub unusable: usize,
 }
 
+fn security(resource: &Value) -> BTreeSet<Coding> {
+    let labels = resource.pointer("/meta/security").and_then(Value::as_array).into_iter().flatten();
+    labels.filter_map(|label| Some(Coding::new(label.get("system")?.as_str()?, label.get("code")?.as_str()?))).collect()
+}
+
 /// Cuts what a holder answered to the patient of `location`.
 pub fn check(resources: Vec<Value>, location: &Location, wanted: &Wanted, making: &Making) -> Checked {
     let patients: BTreeSet<String> = resources
@@ -40,9 +45,12 @@ pub fn check(resources: Vec<Value>, location: &Location, wanted: &Wanted, making
         .filter_map(|patient| Some(patient.get("id")?.as_str()?.to_owned()))
         .collect();
     // Who knows her may give away what for; so what it tells of her is no less confidential than that it knows her.
-    let security = location.body.pointer("/meta/security").and_then(Value::as_array).into_iter().flatten();
-    let inherited = security.filter_map(|label| Some(Coding::new(label.get("system")?.as_str()?, label.get("code")?.as_str()?))).collect();
-    let cutting = Cutting { location, wanted, making, patients, inherited };
+    let inherited = security(&location.body);
+    let mut cutting = Cutting { location, wanted, making, patients, inherited, handed: BTreeMap::new() };
+    // A document before the visits that it lists, which hand on what they got.
+    for type_name in ["Composition", "Encounter"] {
+        resources.iter().for_each(|resource| cutting.hand_on(type_name, resource));
+    }
     let mut checked = Checked::default();
     let mut seen = BTreeSet::new();
     for resource in resources {
@@ -68,6 +76,8 @@ struct Cutting<'a> {
     /// Ids at the holder.
     patients: BTreeSet<String>,
     inherited: BTreeSet<Coding>,
+    /// Labels that come with a name: to what a document lists, to what names a visit.
+    handed: BTreeMap<String, BTreeSet<Coding>>,
 }
 
 impl Cutting<'_> {
@@ -95,7 +105,7 @@ impl Cutting<'_> {
         if structure(&resource).iter().any(|issue| issue.severity.is_error()) {
             return Err(Why::Unusable);
         }
-        let labels = labels_on_arrival(&resource, &self.inherited, &self.making.sensitive);
+        let labels = self.labels(&resource);
         let resource = if labels.is_empty() { resource } else { with_labels(&resource, &labels) };
         let url = format!("{}/{type_name}/{id}", self.base());
         let named = self.in_our_words(&resource, is_patient);
@@ -112,6 +122,54 @@ impl Cutting<'_> {
         let known_as = if is_patient { self.location.id.to_string() } else { url.clone() };
         let (owner, patient) = (self.location.owner, self.location.patient);
         Ok(Some(Record { owner, patient, type_code, url, known_as, body: resource, facts, entries }))
+    }
+
+    /// Notes what a document or a visit hands on.
+    fn hand_on(&mut self, type_name: &str, resource: &Value) {
+        let text = |key: &str| resource.get(key).and_then(Value::as_str);
+        if text("resourceType") != Some(type_name) {
+            return;
+        }
+        let mut labels = self.labels(resource);
+        labels.extend(security(resource));
+        if labels.is_empty() {
+            return;
+        }
+        let names = match type_name {
+            "Encounter" => text("id").map(|id| format!("Encounter/{id}")).into_iter().collect(),
+            _ => self.listed(resource),
+        };
+        for name in names {
+            self.handed.entry(name).or_default().extend(labels.iter().cloned());
+        }
+    }
+
+    /// The labels to add to a resource: its own on arrival, the location's, and those of the visits and documents that it belongs to.
+    fn labels(&self, resource: &Value) -> BTreeSet<Coding> {
+        let mut inherited = self.inherited.clone();
+        let text = |key: &str| resource.get(key).and_then(Value::as_str).unwrap_or_default();
+        let own = format!("{}/{}", text("resourceType"), text("id"));
+        let visits = self.references(resource).into_iter().filter(|name| name.starts_with("Encounter/"));
+        let handed = visits.chain([own]).filter_map(|name| self.handed.get(&name));
+        inherited.extend(handed.flatten().cloned());
+        labels_on_arrival(resource, &inherited, &self.making.sensitive)
+    }
+
+    /// What the sections of a document list, at any depth.
+    fn listed(&self, document: &Value) -> BTreeSet<String> {
+        let list = |of: &Value, key: &str| of.get(key).and_then(Value::as_array).cloned().unwrap_or_default();
+        let mut found = BTreeSet::new();
+        let mut waiting = list(document, "section");
+        while let Some(section) = waiting.pop() {
+            found.extend(self.references(&json!({ "entry": list(&section, "entry") })));
+            waiting.extend(list(&section, "section"));
+        }
+        found
+    }
+
+    /// What a resource refers to at the holder, as `Type/id`.
+    fn references(&self, resource: &Value) -> BTreeSet<String> {
+        consent::facts(resource, &self.making.options.zone, self.base()).references
     }
 
     /// It says itself that it is older than what is wanted.
@@ -185,5 +243,103 @@ impl Cutting<'_> {
             }
         }
         named
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Holder, Settings};
+    use crate::exchange::holders::Holders;
+    use crate::exchange::holders::locate::Identifier;
+    use proptest::prelude::*;
+    use std::sync::Arc;
+
+    const BASE: &str = "https://holder.example.org/fhir";
+
+    fn location() -> Location {
+        let settings: Holder = serde_json::from_value(json!({ "facility": "HF-D", "url": BASE })).unwrap();
+        let holders = Holders::new(&Settings { holders: vec![settings], ..Settings::default() }).unwrap();
+        let identifier = Identifier { system: "urn:mrn".into(), value: "7".into() };
+        let (holder, body) = (Arc::clone(&holders.list()[0]), json!({ "resourceType": "Patient", "id": "here" }));
+        Location { holder, owner: 5, patient: 6, id: "here".into(), body, identifier }
+    }
+
+    fn patient(id: &str, number: &str) -> Value {
+        json!({ "resourceType": "Patient", "id": id, "identifier": [{ "system": "urn:mrn", "value": number }] })
+    }
+
+    fn checked(resources: Vec<Value>) -> Checked {
+        let types = ["Patient", "Observation", "Encounter", "Composition"].iter().filter_map(|name| definitions::r4().type_code(name));
+        let wanted = Wanted { types: types.collect(), owners: None, since: None };
+        let making = Making::default();
+        check(resources, &location(), &wanted, &making)
+    }
+
+    /// Every way in which a resource may speak of a Patient; the last ones are of somebody else.
+    fn names() -> Vec<String> {
+        let of = |id: &str| [format!("Patient/{id}"), format!("Patient/{id}/_history/1"), format!("{BASE}/Patient/{id}")];
+        let elsewhere = ["https://other.example.org/fhir/Patient/hers".to_owned(), "Patient?identifier=8".to_owned()];
+        of("hers").into_iter().chain(of("theirs")).chain(of("here")).chain(elsewhere).collect()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn what_is_kept_names_the_patient_and_nobody_else(picks in prop::collection::vec((0usize..11, 0usize..11, 0usize..4), 1..12)) {
+            let names = names();
+            let mut resources = vec![patient("theirs", "8"), patient("hers", "7")];
+            for (n, (subject, other, place)) in picks.iter().enumerate() {
+                let mut one = json!({ "resourceType": "Observation", "id": format!("o{n}"), "status": "final", "code": { "text": "x" }, "subject": { "reference": names[*subject] } });
+                let other = json!({ "reference": names[*other] });
+                match place {
+                    0 => one["focus"] = json!([other]),
+                    1 => one["performer"] = json!([other]),
+                    2 => one["extension"] = json!([{ "url": "urn:x", "extension": [{ "url": "y", "valueReference": other }] }]),
+                    _ => {}
+                }
+                resources.push(one);
+            }
+            let kept = checked(resources.clone());
+            let is_hers = |name: &str| names[..3].iter().any(|hers| hers == name);
+            let expected: BTreeSet<String> = resources[2..].iter().zip(&picks).filter(|(_, (subject, other, place))| {
+                is_hers(&names[*subject]) && (*place > 2 || is_hers(&names[*other]))
+            }).map(|(one, _)| format!("{BASE}/Observation/{}", one["id"].as_str().unwrap())).chain([format!("{BASE}/Patient/hers")]).collect();
+            let found: BTreeSet<String> = kept.records.iter().map(|record| record.url.clone()).collect();
+            prop_assert_eq!(found, expected);
+            for record in &kept.records {
+                let text = record.body.to_string();
+                prop_assert!(!text.contains("theirs") && !text.contains("other.example.org") && !text.contains("Patient/here"), "{}", text);
+            }
+        }
+    }
+
+    #[test]
+    fn what_names_a_labelled_visit_or_is_listed_by_a_labelled_document_is_as_sensitive() {
+        let label = json!({ "security": [{ "system": "http://terminology.hl7.org/CodeSystem/v3-ActCode", "code": "HIV" }] });
+        let hers = json!({ "reference": "Patient/hers" });
+        let visit = |id: &str| json!({ "resourceType": "Encounter", "id": id, "status": "finished", "subject": hers, "class": { "system": "urn:c", "code": "AMB" } });
+        let in_visit = |id: &str, visit: &str| json!({ "resourceType": "Observation", "id": id, "status": "final", "code": { "text": "x" }, "subject": hers, "encounter": { "reference": visit } });
+        let mut labelled = visit("clinic");
+        labelled["meta"] = label.clone();
+        let document = json!({
+            "resourceType": "Composition", "id": "letter", "meta": label, "status": "final", "type": { "text": "x" }, "subject": hers, "title": "x",
+            "date": "2026-01-01", "author": [{ "display": "x" }], "section": [{ "focus": hers, "section": [{ "entry": [{ "reference": format!("{BASE}/Encounter/listed") }] }] }],
+        });
+        let kept = checked(vec![
+            patient("hers", "7"),
+            in_visit("of-clinic", "Encounter/clinic"),
+            in_visit("of-listed", &format!("{BASE}/Encounter/listed")),
+            in_visit("of-other", "Encounter/other"),
+            labelled,
+            visit("listed"),
+            visit("other"),
+            document,
+        ]);
+        let restricted = |record: &&Record| record.body.to_string().contains("\"HIV\"") && record.facts.confidentiality().code() == "R";
+        let found: Vec<&str> = kept.records.iter().filter(restricted).filter_map(|record| record.url.rsplit('/').next()).collect();
+        assert_eq!(found, ["of-clinic", "of-listed", "clinic", "listed", "letter"]);
+        assert_eq!((kept.records.len(), kept.foreign, kept.unusable), (8, 0, 0));
     }
 }

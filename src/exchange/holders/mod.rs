@@ -41,6 +41,8 @@ use tokio::time::{Instant, timeout_at};
 pub const VIA: &str = "lango-lookup";
 
 const CONNECT: Duration = Duration::from_secs(3);
+/// The part of all questions that may be under way which one holder may have: a quarter.
+const SHARE: u32 = 4;
 /// Failures in a row after which a holder is left alone.
 const FAILURES: u32 = 3;
 
@@ -58,6 +60,8 @@ pub struct Holder {
     http: reqwest::Client,
     login: Login,
     breaker: Breaker,
+    /// So that a slow one does not take all questions that may be under way.
+    at_once: Semaphore,
     most_bytes: usize,
 }
 
@@ -128,6 +132,7 @@ impl Holders {
                 http: http.clone(),
                 login: Login::default(),
                 breaker: Breaker::new(FAILURES, Duration::from_secs(limits.holder_rest_s.into())),
+                at_once: Semaphore::new(limits.holders_at_once.div_ceil(SHARE) as usize),
                 most_bytes: limits.holder_bytes(),
             })
         };
@@ -163,7 +168,8 @@ impl Holders {
         if !holder.breaker.admits(Instant::now()) {
             return Err(HolderError::Resting);
         }
-        let Ok(Ok(_permit)) = timeout_at(deadline, self.at_once.acquire()).await else { return Err(HolderError::Busy) };
+        let permits = async { (holder.at_once.acquire().await, self.at_once.acquire().await) };
+        let Ok((Ok(_own), Ok(_all))) = timeout_at(deadline, permits).await else { return Err(HolderError::Busy) };
         let own = Instant::now().checked_add(holder.patience()).unwrap_or(deadline);
         let told = timeout_at(own.min(deadline), holder.tell(&location.identifier, wanted, claimed, workers)).await;
         let told = told.unwrap_or(Err(HolderError::Late));

@@ -222,9 +222,10 @@ fn narrowed(wanted: &Wanted) -> String {
     query.finish()
 }
 
-/// The types to ask for; none: all. The Patient is always among them, because it tells whose the rest is.
+/// The types to ask for; none: all. Always among them are those that tell whose the rest is and how sensitive.
 fn named_types(wanted: &Wanted) -> impl Iterator<Item = &'static str> {
-    let names = wanted.types.iter().map(|code| definitions::r4().type_name(*code)).filter(|name| *name != "Patient");
+    const TELLING: [&str; 3] = ["Patient", "Encounter", "Composition"];
+    let names = wanted.types.iter().map(|code| definitions::r4().type_name(*code)).filter(|name| !TELLING.contains(name));
     let few = wanted.types.len() <= MOST_TYPES;
-    names.chain(["Patient"]).filter(move |_| few).collect::<Vec<_>>().into_iter()
+    names.chain(TELLING).filter(move |_| few).collect::<Vec<_>>().into_iter()
 }

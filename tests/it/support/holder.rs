@@ -51,12 +51,17 @@ pub struct RealHolder {
 
 impl RealHolder {
     pub async fn start(facility: &str, records: &[Value]) -> RealHolder {
+        RealHolder::knowing_lango_as(facility, facility, records).await
+    }
+
+    /// One that does not leave all decisions to lango: its client is of this other facility.
+    pub async fn knowing_lango_as(hie: &str, facility: &str, records: &[Value]) -> RealHolder {
         let db = TestDb::sqlite();
-        add_signing_client(&db, "own", facility, "").await;
+        add_signing_client(&db, "own", facility, "consent-recorder").await;
         let asking = Settings { holders: vec![with_key(asked_at(facility, "http://127.0.0.1"))], ..Settings::default() };
         let jwks = lango::exchange::holders::public_keys(&asking).expect("a key").to_string();
         let store = Store::open(&db.url).await.expect("the database opens");
-        let client = Client { jwks: Some(jwks), ..Client::new("hie", facility, "system/*.rs") };
+        let client = Client { jwks: Some(jwks), ..Client::new("hie", hie, "system/*.rs") };
         clients::add(&store, &client).await.expect("a new client");
         store.close().await;
         let server = TestServer::start(&db, |settings| {
