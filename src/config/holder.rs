@@ -24,6 +24,8 @@ pub struct Holder {
     pub secret_env: Option<String>,
     /// The file that holds lango's secret; white space at its end does not count.
     pub secret_file: Option<PathBuf>,
+    /// The scopes that lango asks for; without it those that it is registered with.
+    pub scope: Option<String>,
     /// Where tokens are given, if that is another host than the FHIR base's, whose SMART configuration otherwise says.
     pub token_url: Option<String>,
     /// Seconds that it may take to answer.

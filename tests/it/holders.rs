@@ -430,6 +430,24 @@ both_databases!(
 );
 
 both_databases!(
+    async fn what_a_consent_keeps_does_not_leave_by_a_second_location(db: &TestDb) {
+        let double = Double::start(Mode::Says(ashas())).await;
+        let world = with_double(db, &double, |_| {}).await;
+        let class = json!([{ "system": "http://hl7.org/fhir/resource-types", "code": "Observation" }]);
+        world.consent("first", "a", json!({ "type": "deny", "class": class })).await;
+        // Sent once more, after that Consent; both are covered by the next.
+        world.put(world.token("d"), &location("d-again", None)).await;
+        let mut second = consent("second", "a", json!({ "type": "permit" }));
+        second["policy"] = json!([{ "uri": "https://hie.example.org/another" }]);
+        world.put(&world.desk, &second).await;
+        let found = entries(&ask(&world, &world.asker, &[]).await);
+        assert_eq!(double.requests().len(), 2);
+        assert!(found.contains("HF-D:Patient/p1") && !found.contains("HF-D:Observation/far"), "{found:?}");
+        world.server.stop().await;
+    }
+);
+
+both_databases!(
     async fn in_an_emergency_holders_are_asked_too_and_both_who_must_know_are_told(db: &TestDb) {
         let mut told = ashas();
         let exempt = json!({ "resource": observation("far-psy", "p1", Some("PSYTHPN")) });

@@ -67,24 +67,9 @@ impl Holder {
             return Ok(None);
         }
         let endpoint = self.token_endpoint().await?;
-        let form = match &login {
-            HolderLogin::None => return Ok(None),
-            HolderLogin::Secret { client_id, secret } => {
-                form(&[("grant_type", "client_credentials"), ("client_id", client_id), ("client_secret", secret.expose())])
-            }
-            HolderLogin::Key { client_id, key } => {
-                let key = ClientKey::read(key)?;
-                let assertion = key.assertion(client_id, &endpoint, passed_on)?;
-                form(&[
-                    ("grant_type", "client_credentials"),
-                    ("client_assertion_type", "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"),
-                    ("client_assertion", &assertion),
-                ])
-            }
-        };
-        let request =
-            self.http.post(&endpoint).header(header::CONTENT_TYPE, talk::FORM).header(header::ACCEPT, "application/json").body(form);
-        let Answer { body, .. } = talk::send(request, LONGEST_ANSWER).await.map_err(|error| match error {
+        let form = self.proof(&login, &endpoint, passed_on)?;
+        let request = self.http.post(&endpoint).header(header::CONTENT_TYPE, talk::FORM).header(header::ACCEPT, "application/json");
+        let Answer { body, .. } = talk::send(request.body(form), LONGEST_ANSWER).await.map_err(|error| match error {
             HolderError::Refused(_) => HolderError::Login,
             error => error,
         })?;
@@ -100,6 +85,26 @@ impl Holder {
             tokens.insert(name, (token.clone(), until));
         }
         Ok(Some(token))
+    }
+
+    /// The form by which lango asks for a token.
+    fn proof(&self, login: &HolderLogin, endpoint: &str, passed_on: Option<Value>) -> Result<String, HolderError> {
+        let mut form = form_urlencoded::Serializer::new(String::new());
+        form.append_pair("grant_type", "client_credentials").extend_pairs(self.settings.scope.iter().map(|scope| ("scope", scope)));
+        match login {
+            HolderLogin::None => {}
+            HolderLogin::Secret { client_id, secret } => {
+                form.extend_pairs([("client_id", client_id.as_str()), ("client_secret", secret.expose())]);
+            }
+            HolderLogin::Key { client_id, key } => {
+                let assertion = ClientKey::read(key)?.assertion(client_id, endpoint, passed_on)?;
+                form.extend_pairs([
+                    ("client_assertion_type", "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"),
+                    ("client_assertion", assertion.as_str()),
+                ]);
+            }
+        }
+        Ok(form.finish())
     }
 
     async fn token_endpoint(&self) -> Result<String, HolderError> {
@@ -179,10 +184,6 @@ impl ClientKey {
         let header = Header { kid: Some(self.id.clone()), ..Header::new(self.algorithm) };
         jsonwebtoken::encode(&header, &claims, &self.private).map_err(|_| HolderError::Settings("nothing can be signed with key_file"))
     }
-}
-
-fn form(pairs: &[(&str, &str)]) -> String {
-    form_urlencoded::Serializer::new(String::new()).extend_pairs(pairs).finish()
 }
 
 /// What may stand in a header (RFC 6750 §2.1, and a little more).

@@ -90,8 +90,7 @@ impl Away {
         }
         let deadline = Instant::now().checked_add(app.holders.patience).unwrap_or_else(Instant::now);
         let questions = known.into_iter().map(|location| one(app, caller, location, wanted, deadline));
-        let answers = futures_util::future::join_all(questions).await.into_iter().collect::<Result<_, _>>()?;
-        Ok(Away { answers })
+        Ok(Away { answers: futures_util::future::join_all(questions).await })
     }
 
     /// What of it may leave now, by the Consents as they stand; with `glass` as if the glass was broken.
@@ -102,16 +101,19 @@ impl Away {
         }
         let deciding = Deciding::new(app, caller, glass, self.answers.iter().map(|answered| answered.location.patient)).await?;
         let options = app.writer.options();
-        let mut seen = BTreeSet::new();
+        // A holder that sent her twice answers twice: what one of the two keeps does not leave by the other.
+        let mut kept: BTreeSet<&str> = BTreeSet::new();
         for Answered { location, told, cut } in &self.answers {
             let gap = match told {
                 Ok(records) => {
-                    let admitted = records.iter().filter(|record| {
-                        caller.admits_entries(record.type_code, &record.known_as, &record.entries, &[Interaction::Read], options)
-                    });
-                    // A holder that sent her twice answers twice.
-                    let released = admitted.filter(|record| deciding.releases(location, &record.facts) && seen.insert(&record.url));
-                    held.records.extend(released);
+                    for record in records {
+                        let admitted =
+                            caller.admits_entries(record.type_code, &record.known_as, &record.entries, &[Interaction::Read], options);
+                        match admitted && deciding.releases(location, &record.facts) {
+                            true => held.records.push(record),
+                            false => _ = kept.insert(&record.url),
+                        }
+                    }
                     cut.then_some(Gap::Cut)
                 }
                 Err(_) => Some(Gap::NoAnswer),
@@ -119,6 +121,7 @@ impl Away {
             let tellable = || deciding.releases(location, &deciding.facts(location));
             held.missing.extend(gap.filter(|_| tellable()).map(|gap| (location.owner, gap)));
         }
+        held.records.retain(|record| kept.insert(&record.url));
         Ok(held)
     }
 }
@@ -145,22 +148,25 @@ pub fn disclose<'a>(records: impl IntoIterator<Item = &'a Record>) {
     by_patient.into_iter().for_each(|(patient, what)| trail.discloses(patient, what));
 }
 
-async fn one(app: &App, caller: &Caller, location: Location, wanted: &Wanted, deadline: Instant) -> Result<Answered, Refusal> {
+async fn one(app: &App, caller: &Caller, location: Location, wanted: &Wanted, deadline: Instant) -> Answered {
     let workers = app.writer.workers();
     let facility = location.holder.settings.facility.clone();
     let told = match app.holders.ask(&location, wanted, &caller.claimed, workers, deadline).await {
         Ok(told) => told,
         Err(error) => {
             tracing::warn!(facility, %error, "a holder gave no answer");
-            return Ok(Answered { location, told: Err(error), cut: false });
+            return Answered { location, told: Err(error), cut: false };
         }
     };
     let (of, wanted, making) = (location.clone(), wanted.clone(), app.writer.making());
-    let Checked { records, foreign, unusable } = workers.run(move || check(told.resources, &of, &wanted, &making)).await?;
+    let Ok(Checked { records, foreign, unusable }) = workers.run(move || check(told.resources, &of, &wanted, &making)).await else {
+        tracing::error!(facility, "what a holder answered could not be read");
+        return Answered { location, told: Err(HolderError::Crooked("what it answers cannot be read")), cut: false };
+    };
     if foreign > 0 || unusable > 0 {
         tracing::warn!(facility, foreign, unusable, "a holder answered what is not the patient's, or no FHIR; it was left out");
     }
-    Ok(Answered { location, told: Ok(records), cut: told.cut })
+    Answered { location, told: Ok(records), cut: told.cut }
 }
 
 /// The gate for what is not in the store.

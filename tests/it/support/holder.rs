@@ -22,6 +22,7 @@ pub fn asked_at(facility: &str, base: &str) -> Holder {
         key_file: None,
         secret_env: None,
         secret_file: None,
+        scope: None,
         token_url: None,
         timeout_s: 5,
     }
