@@ -17,6 +17,7 @@ mod holder;
 mod issuer;
 mod keys;
 mod load;
+mod notices;
 mod secret;
 
 pub use destination::{Credentials, Destination, DestinationKind};
@@ -24,6 +25,7 @@ pub use holder::{Holder, HolderKind, HolderLogin};
 pub use issuer::Issuer;
 pub use keys::{KEYS, Key};
 pub use load::{ConfigError, Loaded, Overrides, load};
+pub use notices::Notices;
 pub use secret::{DatabaseUrl, Secret};
 
 use crate::access::consent::vocabulary::Coding;
@@ -62,6 +64,7 @@ pub struct Settings {
     pub consent: ConsentSettings,
     pub audit: AuditSettings,
     pub destinations: Vec<Destination>,
+    pub notices: Notices,
     pub tls: Tls,
     pub cors: Cors,
     /// Outside issuers whose access tokens are believed.
@@ -144,6 +147,10 @@ pub struct Limits {
     pub requests_at_once: u32,
     /// Seconds that one request may take; 0: any time.
     pub request_s: u32,
+    /// Answers in a minute that tell one client of one patient what others contributed; 0: any number.
+    pub reads_per_patient: u32,
+    /// Patients in an hour of whom one client is told what others contributed; 0: any number.
+    pub patients_per_hour: u32,
     /// Seconds after which a lookup answers without the holders that have not answered.
     pub holders_s: u32,
     /// Questions to holders under way at once.
@@ -242,6 +249,7 @@ impl Default for Settings {
             consent: ConsentSettings::default(),
             audit: AuditSettings::default(),
             destinations: Vec::new(),
+            notices: Notices::default(),
             tls: Tls::default(),
             cors: Cors::default(),
             issuers: Vec::new(),
@@ -267,9 +275,11 @@ impl Default for Limits {
             delete_matches: 1,
             lookups_per_client: 1200,
             lookups_per_patient: 120,
-            requests_per_second: 0,
-            requests_at_once: 0,
-            request_s: 0,
+            requests_per_second: 10_000,
+            requests_at_once: 256,
+            request_s: 900,
+            reads_per_patient: 600,
+            patients_per_hour: 20_000,
             holders_s: 8,
             holders_at_once: 16,
             holder_mb: 8,
@@ -385,6 +395,7 @@ impl Settings {
         if !self.cors.origins.iter().all(is_origin) {
             return Err(("cors.origins", "write each as https://host, with a port if need be and nothing after it".into()));
         }
+        self.notices.check()?;
         issuer::check(&self.issuers)?;
         holder::check(&self.holders)?;
         destination::check(&self.destinations)

@@ -2,6 +2,7 @@
 
 use crate::lookup::{World, by_number, consent, observation, set};
 use crate::support::holder::{Double, Mode, RealHolder, asked_at, endpoint};
+use crate::support::login::{Browser, add_portal, user};
 use crate::support::smart::{add_scoped_client, add_signing_client, signed_token};
 use crate::support::{TestDb, both_databases, program};
 use lango::access::clients;
@@ -472,6 +473,24 @@ both_databases!(
         world.consent("k", "a", json!({ "type": "deny", "purpose": emergencies })).await;
         let bundle = ask(&world, &token, &[]).await;
         assert_eq!((entries(&bundle), double.requests().len()), (set(&[]), asked));
+        world.server.stop().await;
+    }
+);
+
+both_databases!(
+    async fn a_person_who_logs_in_sees_what_holders_have_of_them_and_of_nobody_else(db: &TestDb) {
+        let double = Double::start(Mode::Says(ashas())).await;
+        let world = with_double(db, &double, |_| {}).await;
+        add_portal(db, "patient/*.rs launch/patient").await;
+        user(db, &["add", "asha", "--facility", "HF-D", "--patient", "d"]);
+        user(db, &["add", "zuri", "--facility", "HF-A", "--patient", "z"]);
+        let browser = Browser::at(&world.server);
+        for (name, sees) in [("zuri", false), ("asha", true)] {
+            let granted = browser.granted(name, "patient/*.rs launch/patient", "").await;
+            let (status, bundle) = world.lookup(granted["access_token"].as_str().unwrap(), json!([by_number(NUMBER)])).await;
+            assert_eq!((status, entries(&bundle).contains("HF-D:Observation/far")), (200, sees), "{name}: {bundle}");
+            assert_eq!(double.requests().len(), usize::from(sees));
+        }
         world.server.stop().await;
     }
 );

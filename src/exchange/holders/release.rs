@@ -4,6 +4,7 @@ use super::check::{Checked, check};
 use super::locate::{Location, locations};
 use super::{HolderError, Wanted};
 use crate::access::consent::{self, Consent, Requester, ResourceFacts};
+use crate::access::gate::numbers;
 use crate::access::{Caller, Interaction, audit};
 use crate::app::App;
 use crate::definitions;
@@ -190,9 +191,12 @@ impl<'a> Deciding<'a> {
         Ok(Deciding { app, caller, requester, consents })
     }
 
-    /// Whether everything of this holder is the caller's own, or nothing is kept from it.
-    fn is_open(&self, location: &Location) -> bool {
-        matches!(self.caller.scope, Scope::All) || self.caller.scope.owners().contains(&location.owner)
+    /// Whether nothing with these facts is kept from the caller: it is the holder, or the patient.
+    fn is_open(&self, location: &Location, facts: &ResourceFacts) -> bool {
+        let Scope::Gate(gate) = &self.caller.scope else { return matches!(self.caller.scope, Scope::All) };
+        let own = gate.own.as_ref().filter(|own| own.patients.contains(&location.patient));
+        let is_own = own.is_some_and(|own| !numbers(&facts.flatten()).iter().any(|fact| own.exempt.contains(fact)));
+        is_own || gate.owners.contains(&location.owner)
     }
 
     fn consents(&self, location: &Location) -> &[Consent] {
@@ -201,7 +205,7 @@ impl<'a> Deciding<'a> {
 
     fn releases(&self, location: &Location, facts: &ResourceFacts) -> bool {
         let deployment = self.app.settings.consent.deployment();
-        self.is_open(location) || consent::decide(self.consents(location), &self.requester, facts, &deployment).released
+        self.is_open(location, facts) || consent::decide(self.consents(location), &self.requester, facts, &deployment).released
     }
 
     /// What a Consent can speak of in the location itself.
@@ -214,8 +218,8 @@ impl<'a> Deciding<'a> {
     /// tell, by the time that it takes, that somebody is asked.
     fn may_ask(&self, location: &Location, types: &[TypeCode]) -> bool {
         let (consents, deployment) = (self.consents(location), self.app.settings.consent.deployment());
-        let labels = self.facts(location).labels;
-        let might = |name: &str| consent::might_release(consents, &self.requester, name, &labels, &deployment);
-        self.is_open(location) || types.iter().any(|type_code| might(definitions::r4().type_name(*type_code)))
+        let facts = self.facts(location);
+        let might = |name: &str| consent::might_release(consents, &self.requester, name, &facts.labels, &deployment);
+        self.is_open(location, &facts) || types.iter().any(|type_code| might(definitions::r4().type_name(*type_code)))
     }
 }

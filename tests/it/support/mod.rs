@@ -2,6 +2,7 @@
 #![allow(dead_code)]
 
 pub mod holder;
+pub mod login;
 pub mod payloads;
 pub mod postgres;
 pub mod program;

@@ -84,7 +84,8 @@ async fn begin(call: &Call<'_>, question: Question) -> Result<Answer, Failure> {
     let paced = caller.client.is_some();
     if paced && !state.lookups.allows(client, limits.lookups_per_client, &question.sought.words(), limits.lookups_per_patient) {
         let words = "So many lookups in a minute are more than the operator allows: come back when the minute is over.";
-        return Err(Refusal::new(RefusalKind::Throttled, Issue::error(IssueCode::Throttled, words)).into());
+        let refused: Failure = Refusal::new(RefusalKind::Throttled, Issue::error(IssueCode::Throttled, words)).into();
+        return Err(Failure { retry_after: Some(60), ..refused });
     }
     let types = if question.types.is_empty() { readable(call)? } else { question.types };
     let person = Person::find(&state.registry, &state.store, &question.sought, &caller.scope).await.map_err(Refusal::internal)?;

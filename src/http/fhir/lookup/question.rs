@@ -89,7 +89,7 @@ pub(super) fn question(call: &Call<'_>, operation: &OperationTarget, parameters:
     }
     match (sought.pop(), issues.is_empty()) {
         (Some(sought), true) => Ok(Question { sought, purpose, types, holders, since, count: asked_count }),
-        _ => Err(Failure { status: StatusCode::BAD_REQUEST, issues, allow: None }),
+        _ => Err(Failure::of_issues(StatusCode::BAD_REQUEST, issues)),
     }
 }
 
