@@ -16,6 +16,7 @@ mod fixtures;
 mod fuzz;
 mod hdu;
 mod histories;
+mod holders;
 mod hostile;
 mod house;
 mod interactions;
