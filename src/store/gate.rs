@@ -415,8 +415,12 @@ pub enum Rows {
     Version,
 }
 
-/// Appends the condition on the rows of `alias`.
+/// What the condition itself calls its tables. A row outside by such a name could not be spoken of: the decision would be on another.
+const ALIASES: [&str; 9] = ["a", "c", "k", "n", "o", "q", "x", "y", "z"];
+
+/// Appends the condition on the rows of `alias`, which is none of [`ALIASES`].
 pub fn condition(sql: &mut Sql, alias: &str, rows: Rows, gate: &Gate) {
+    debug_assert!(!ALIASES.contains(&alias), "{alias} is a name of the condition's own");
     sql.push(" AND (");
     owned(sql, alias, &gate.owners);
     sql.push(&format!(" OR {alias}.patient = 0"));

@@ -104,16 +104,16 @@ impl Store {
 
 /// `SELECT key, owner` of everything asked for, perhaps repeated.
 fn found(sql: &mut Sql, asked: &Records, seen: Option<&Snapshot>) {
-    sql.push("SELECT x.key, x.owner FROM reference x WHERE x.param IN (");
+    sql.push("SELECT i.key, i.owner FROM reference i WHERE i.param IN (");
     sql.join(if asked.params.is_empty() { &[0] } else { &asked.params[..] }, ", ", |sql, param| {
         sql.literal(i64::from(*param));
     });
-    sql.push(") AND x.target IN (");
+    sql.push(") AND i.target IN (");
     numbers(sql, &asked.patients);
     sql.push(") AND ");
-    compile::holds(sql, "x", seen);
-    compile::scope_condition(sql, "x", &asked.scope);
-    narrowed(sql, "x", asked);
+    compile::holds(sql, "i", seen);
+    compile::scope_condition(sql, "i", &asked.scope);
+    narrowed(sql, "i", asked);
     let Some(own) = asked.own else { return };
     sql.push(" UNION ALL SELECT r.key, r.owner FROM resource r WHERE r.type = ").literal(i64::from(own)).push(" AND r.key IN (");
     numbers(sql, &asked.patients);

@@ -212,6 +212,25 @@ both_databases!(
 );
 
 both_databases!(
+    async fn a_permit_for_what_refers_to_a_visit_counts_nothing_else(db: &TestDb) {
+        let world = World::new(db).await;
+        let reference = json!({ "reference": "Patient/a" });
+        let class = json!({ "system": "http://terminology.hl7.org/CodeSystem/v3-ActCode", "code": "AMB" });
+        let visit = json!({ "resourceType": "Encounter", "id": "e", "status": "finished", "class": class, "subject": reference });
+        world.put(world.token("a"), &visit).await;
+        let mut seen = observation("a-seen", "a", None);
+        seen["encounter"] = json!({ "reference": "Encounter/e" });
+        world.put(world.token("a"), &seen).await;
+        let data = json!([{ "meaning": "dependents", "reference": { "reference": "Encounter/e" } }]);
+        world.consent("k", "a", json!({ "type": "permit", "data": data })).await;
+        assert_eq!(world.found(&world.asker, &[]).await, set(&["a-seen", "e"]));
+        let told = outcome(&world.lookup(&world.asker, json!([by_number("19900101-1")])).await.1).to_string();
+        assert!(told.contains("HF-A: 2 records.") && !told.contains("HF-C"), "{told}");
+        world.server.stop().await;
+    }
+);
+
+both_databases!(
     async fn denied_unknown_and_empty_look_the_same(db: &TestDb) {
         let world = World::new(db).await;
         let holder = json!({ "name": "holder", "valueString": "HF-A" });

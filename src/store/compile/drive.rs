@@ -138,7 +138,11 @@ impl Compiler<'_> {
 /// Whether a walk along its index gives resources in the order of their keys, so that a page can end early.
 pub(super) fn is_in_order(filter: &Filter) -> bool {
     match filter {
-        Filter::Param { tests, .. } => matches!(tests.as_slice(), [Test::Token { code: Some(_), .. } | Test::Uri(_)]),
+        Filter::Param { tests, .. } => match tests.as_slice() {
+            [Test::Token { code: Some(_), .. } | Test::Uri(_)] => true,
+            [Test::Composite(parts)] => matches!(parts.first(), Some(Test::Token { code: Some(_), .. })),
+            _ => false,
+        },
         _ => false,
     }
 }
