@@ -34,7 +34,7 @@ use serde_json::Value;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 /// How long the job waits that does the linking again if the process ends before it is done, in microseconds.
 const LINK_LATER: Micros = 10_000_000;
@@ -163,6 +163,8 @@ pub struct Tries(u32);
 
 impl Tries {
     const MOST: u32 = 16;
+    /// From then on it goes alone.
+    const PATIENT: u32 = 5;
 
     /// Waits a little, longer and at random each time; after sixteen tries it gives up.
     pub async fn pause(&mut self) -> Result<(), Refusal> {
@@ -174,6 +176,13 @@ impl Tries {
         tokio::time::sleep(Duration::from_micros(rand::random_range(0..=most * 1000))).await;
         Ok(())
     }
+}
+
+/// The right to make one try; held, not read.
+#[expect(dead_code, reason = "dropping it is its use")]
+pub(super) enum Turn<'a> {
+    Together(RwLockReadGuard<'a, ()>),
+    Alone(RwLockWriteGuard<'a, ()>),
 }
 
 /// Writes resources. Cheap to clone.
@@ -190,6 +199,8 @@ pub struct Writer {
     validator: Validator,
     /// Held while terminology is read back, so that the last version written is the last one loaded.
     refreshing: Arc<Mutex<()>>,
+    /// Who tries together with others reads; who has been overtaken too often writes, and the others wait for it.
+    lane: Arc<RwLock<()>>,
     workers: Workers,
     policy: Policy,
     facility_system: Arc<str>,
@@ -221,6 +232,7 @@ impl Writer {
             sensitive: Arc::default(),
             validator,
             refreshing: Arc::default(),
+            lane: Arc::default(),
             workers: Workers::default(),
             policy: Policy::default(),
             facility_system: "urn:lango:facility".into(),
@@ -230,6 +242,12 @@ impl Writer {
     /// The same, under the operator's policy.
     pub fn with_policy(self, policy: Policy) -> Writer {
         Writer { policy, ..self }
+    }
+
+    /// Waits until one more try may be made. A plan that many shared resources go into loses against quick small ones for ever; so after a
+    /// few tries it is made while no other of this process is.
+    pub(super) async fn turn(&self, tries: &Tries) -> Turn<'_> {
+        if tries.0 < Tries::PATIENT { Turn::Together(self.lane.read().await) } else { Turn::Alone(self.lane.write().await) }
     }
 
     /// Holds resources against R4 and the loaded profiles.
