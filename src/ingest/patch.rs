@@ -495,6 +495,31 @@ mod tests {
         apply(vec![operation(kind, path, more)])
     }
 
+    /// RFC 7396, appendix A, as far as it is about objects.
+    #[test]
+    fn a_merge_patch_does_what_its_rfc_says() {
+        for (before, patch, after) in [
+            (json!({"a": "b"}), json!({"a": "c"}), json!({"a": "c"})),
+            (json!({"a": "b"}), json!({"b": "c"}), json!({"a": "b", "b": "c"})),
+            (json!({"a": "b"}), json!({"a": null}), json!({})),
+            (json!({"a": "b", "b": "c"}), json!({"a": null}), json!({"b": "c"})),
+            (json!({"a": ["b"]}), json!({"a": "c"}), json!({"a": "c"})),
+            (json!({"a": "c"}), json!({"a": ["b"]}), json!({"a": ["b"]})),
+            (json!({"a": {"b": "c"}}), json!({"a": {"b": "d", "c": null}}), json!({"a": {"b": "d"}})),
+            (json!({"a": [{"b": "c"}]}), json!({"a": [1]}), json!({"a": [1]})),
+            (json!({"e": null}), json!({"a": 1}), json!({"e": null, "a": 1})),
+            (json!({}), json!({"a": {"bb": {"ccc": null}}}), json!({"a": {"bb": {}}})),
+        ] {
+            let mut merged = before.clone();
+            merge(&mut merged, patch.as_object().unwrap(), 0);
+            assert_eq!(merged, after, "{before} with {patch}");
+        }
+        assert!(Patch::merge(&json!([])).is_err());
+        assert!(matches!(Patch::plain(&json!([])), Ok(Patch::Json(_))));
+        assert!(matches!(Patch::plain(&json!({"active": true})), Ok(Patch::Merge(_))));
+        assert!(Patch::merge(&json!({"id": "other"})).unwrap().apply(patient()).is_err(), "who a resource is stays");
+    }
+
     #[test]
     fn elements_are_added_replaced_and_deleted() {
         let added =

@@ -8,7 +8,8 @@
 use super::fold::{Fold, Name, NeverSent, Said, Told, Touch};
 use super::refusal::{Refusal, RefusalKind};
 use super::template::{Coding, EnvelopeError, Options, Processed, Record, Templates, Translate, Update, Verdict};
-use super::write::{Author, CommitError, Effect, Plan, Tries, Writer};
+use super::tries::Tries;
+use super::write::{Author, CommitError, Effect, Plan, Writer};
 use crate::access::Caller;
 use crate::definitions;
 use crate::fhir::text::clip;

@@ -11,6 +11,7 @@
 use super::consent::{CONSENT_JOB, asks_for_itself};
 use super::draft::{Draft, Making, source_facility, stamped};
 use super::refusal::{Refusal, RefusalKind};
+use super::tries::{Lane, Tries};
 use super::workers::Workers;
 use crate::access::consent::Sensitive;
 use crate::access::consent::vocabulary::Coding;
@@ -33,8 +34,7 @@ use bytes::Bytes;
 use serde_json::Value;
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
-use tokio::sync::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use tokio::sync::Mutex;
 
 /// How long the job waits that does the linking again if the process ends before it is done, in microseconds.
 const LINK_LATER: Micros = 10_000_000;
@@ -157,34 +157,6 @@ impl From<&Caller> for Author {
     }
 }
 
-/// Paces the tries of a plan that keeps being out of date.
-#[derive(Debug, Default)]
-pub struct Tries(u32);
-
-impl Tries {
-    const MOST: u32 = 16;
-    /// From then on it goes alone.
-    const PATIENT: u32 = 5;
-
-    /// Waits a little, longer and at random each time; after sixteen tries it gives up.
-    pub async fn pause(&mut self) -> Result<(), Refusal> {
-        self.0 += 1;
-        if self.0 >= Tries::MOST {
-            return Err(WriteError::Stale.into());
-        }
-        let most = 1u64 << self.0.min(7);
-        tokio::time::sleep(Duration::from_micros(rand::random_range(0..=most * 1000))).await;
-        Ok(())
-    }
-}
-
-/// The right to make one try; held, not read.
-#[expect(dead_code, reason = "dropping it is its use")]
-pub(super) enum Turn<'a> {
-    Together(RwLockReadGuard<'a, ()>),
-    Alone(RwLockWriteGuard<'a, ()>),
-}
-
 /// Writes resources. Cheap to clone.
 #[derive(Clone)]
 pub struct Writer {
@@ -199,8 +171,7 @@ pub struct Writer {
     validator: Validator,
     /// Held while terminology is read back, so that the last version written is the last one loaded.
     refreshing: Arc<Mutex<()>>,
-    /// Who tries together with others reads; who has been overtaken too often writes, and the others wait for it.
-    lane: Arc<RwLock<()>>,
+    lane: Lane,
     workers: Workers,
     policy: Policy,
     facility_system: Arc<str>,
@@ -232,7 +203,7 @@ impl Writer {
             sensitive: Arc::default(),
             validator,
             refreshing: Arc::default(),
-            lane: Arc::default(),
+            lane: Lane::default(),
             workers: Workers::default(),
             policy: Policy::default(),
             facility_system: "urn:lango:facility".into(),
@@ -244,10 +215,9 @@ impl Writer {
         Writer { policy, ..self }
     }
 
-    /// Waits until one more try may be made. A plan that many shared resources go into loses against quick small ones for ever; so after a
-    /// few tries it is made while no other of this process is.
-    pub(super) async fn turn(&self, tries: &Tries) -> Turn<'_> {
-        if tries.0 < Tries::PATIENT { Turn::Together(self.lane.read().await) } else { Turn::Alone(self.lane.write().await) }
+    /// Where tries wait for their turn.
+    pub(super) fn lane(&self) -> &Lane {
+        &self.lane
     }
 
     /// Holds resources against R4 and the loaded profiles.

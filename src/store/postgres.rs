@@ -123,11 +123,16 @@ impl Postgres {
     /// The moment that a page's first query sees: everything committed by now and nothing else.
     pub async fn snapshot(&self) -> Result<super::query::Snapshot, sqlx::Error> {
         let text: String = sqlx::query_scalar("SELECT pg_current_snapshot()::text").fetch_one(&self.pool).await?;
+        Ok(self.snapshot_of(&text))
+    }
+
+    /// What `pg_current_snapshot` says, in the store's numbers.
+    pub fn snapshot_of(&self, text: &str) -> super::query::Snapshot {
         let mut parts = text.split(':').skip(1);
         let number = |part: &str| part.parse::<i64>().ok().map(|id| id + self.txn_base);
         let below = parts.next().and_then(number).unwrap_or(i64::MAX);
         let except = parts.next().unwrap_or("").split(',').filter_map(number).collect();
-        Ok(super::query::Snapshot { below, except })
+        super::query::Snapshot { below, except }
     }
 
     async fn try_commit(&self, unit: Unit) -> Result<Vec<Written>, WriteError> {

@@ -12,7 +12,8 @@ pub use drafts::problems_of;
 
 use super::patch::Patch;
 use super::refusal::{self, Refusal, RefusalKind};
-use super::write::{Author, CommitError, Condition, Done, Effect, Tries, Writer};
+use super::tries::Tries;
+use super::write::{Author, CommitError, Condition, Done, Effect, Writer};
 use crate::access::Caller;
 use crate::definitions;
 use crate::fhir::Issue;
@@ -157,7 +158,7 @@ pub async fn attempt(
     keep_bodies: bool,
 ) -> Result<Vec<Outcome>, CommitError> {
     let refused = |refusal| CommitError::Refused(None, refusal);
-    let _turn = writer.turn(tries).await;
+    let _turn = writer.lane().turn(tries).await;
     let mut settling = Settling::new(writer, caller);
     let mut named = HashSet::new();
     for entry in broken {
