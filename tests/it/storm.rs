@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 const CLIENTS: usize = 16;
 /// Of each client.
-const STEPS: usize = 40;
+const STEPS: usize = 25;
 /// Patients known by an identifier, and resources known by an id, that all of them fight over.
 const SHARED: usize = 3;
 

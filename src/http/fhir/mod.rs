@@ -182,7 +182,8 @@ async fn carry_out(
         }
         ("GET", Target::System) => {
             let issue = Issue::error(IssueCode::NotSupported, target::ONE_TYPE);
-            Err(Failure { status: StatusCode::METHOD_NOT_ALLOWED, issues: vec![issue], allow: Some(Target::System.methods()) })
+            let allow = Some(Target::System.methods());
+            Err(Failure { allow, ..Failure::new(StatusCode::METHOD_NOT_ALLOWED, issue) })
         }
         (_, target) => Err(Failure::method_not_allowed(target.methods())),
     }
