@@ -2,6 +2,7 @@
 
 use super::claimed::Claimed;
 use super::clients::Client;
+use super::consent::Requester;
 use super::people::Person;
 use super::scopes::{Context, Params};
 use super::{Interaction, Role, Scopes};
@@ -34,6 +35,8 @@ pub struct Caller {
     pub expires: Option<i64>,
     /// The token's `jti`, for the audit.
     pub token: Option<Arc<str>>,
+    /// What it is to a Consent: the words from which [`Caller::scope`] was made.
+    pub requester: Arc<Requester>,
     rights: Rights,
 }
 
@@ -101,11 +104,19 @@ impl Caller {
             patients: Arc::default(),
             expires: None,
             token: None,
+            requester: Arc::new(Requester::unknown(0)),
             rights: Rights::Unrestricted,
         }
     }
 
-    pub(super) fn of_client(client: Client, owner: FacilityKey, scope: Scope, roles: Vec<Role>, presented: Presented) -> Caller {
+    pub(super) fn of_client(
+        client: Client,
+        owner: FacilityKey,
+        scope: Scope,
+        roles: Vec<Role>,
+        requester: Requester,
+        presented: Presented,
+    ) -> Caller {
         Caller {
             rights: Rights::Scopes { registered: Arc::new(Scopes::of_registered(&client.scopes)), granted: presented.scopes },
             client: Some(client.id),
@@ -119,6 +130,7 @@ impl Caller {
             patients: presented.patients,
             expires: presented.expires,
             token: presented.token,
+            requester: Arc::new(requester),
         }
     }
 
@@ -136,6 +148,7 @@ impl Caller {
             patients: Arc::default(),
             expires: None,
             token: Some(session),
+            requester: Arc::new(Requester::unknown(0)),
             rights: Rights::Scopes { registered: Arc::default(), granted: Arc::default() },
         }
     }

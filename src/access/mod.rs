@@ -254,21 +254,20 @@ impl Access {
             client.facility = person.facility;
         }
         let owner = self.facility_key(&client.facility).await?;
-        let scope = self.scope(&client, owner, &roles, &presented.claimed, own).await?;
-        Ok(Caller::of_client(client, owner, scope, roles, presented))
+        let requester = self.requester(&client, owner, &roles, &presented.claimed).await?;
+        let scope = self.scope(&client, owner, &roles, &requester, own);
+        Ok(Caller::of_client(client, owner, scope, roles, requester, presented))
     }
 
-    /// What this caller may see: its own, and what patients allow it for the purposes that it signed.
-    async fn scope(
+    /// What this caller is to a Consent.
+    async fn requester(
         &self,
         client: &Client,
         owner: FacilityKey,
         roles: &[Role],
         claimed: &Claimed,
-        own: Option<BreakGlass>,
-    ) -> Result<Scope, AccessError> {
-        let now = now_micros();
-        let mut requester = consent::Requester::unknown(now);
+    ) -> Result<consent::Requester, AccessError> {
+        let mut requester = consent::Requester::unknown(now_micros());
         requester.purposes = claimed.purposes.iter().map(purpose).collect();
         if !requester.purposes.is_empty() {
             let names = self.directory.names(owner, &client.facility, claimed.practitioner.as_deref()).await?;
@@ -278,7 +277,19 @@ impl Access {
             requester.devices = BTreeSet::from([format!("urn:lango:client|{}", client.id)]);
             requester.roles = roles.iter().map(|role| Coding::role(role.as_str())).collect();
         }
-        let requesters = gate::requesters(&requester, &self.settings.deployment);
+        Ok(requester)
+    }
+
+    /// What this caller may see: its own, and what patients allow it for the purposes that it signed.
+    fn scope(
+        &self,
+        client: &Client,
+        owner: FacilityKey,
+        roles: &[Role],
+        requester: &consent::Requester,
+        own: Option<BreakGlass>,
+    ) -> Scope {
+        let requesters = gate::requesters(requester, &self.settings.deployment);
         let mut owners = vec![audit::owner_of(&client.id)];
         // Who logs in for patients does not see with a facility's eyes.
         owners.push(if own.is_some() { INBOX } else { owner });
@@ -288,7 +299,7 @@ impl Access {
         if roles.contains(&Role::ConsentRecorder) {
             owners.push(CONSENT_DESK);
         }
-        Ok(Scope::Gate(Arc::new(Gate { owners, requesters, break_glass: None, own, now })))
+        Scope::Gate(Arc::new(Gate { owners, requesters, break_glass: None, own, now: requester.now }))
     }
 
     /// The records that are a patient's own to see. Whoever acts for somebody else does not see what is restricted: what a child told a

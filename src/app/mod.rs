@@ -15,7 +15,7 @@ use crate::config::Settings;
 use crate::definitions::{self, CodeSet};
 use crate::destinations::dhis2::{JOB_KIND, MetadataCache};
 use crate::exchange::notice::{self, NOTICE_JOB};
-use crate::exchange::{Pace, consent_request};
+use crate::exchange::{Holders, Pace, consent_request};
 use crate::fhir::time::now;
 use crate::ingest::consent::CONSENT_JOB;
 use crate::ingest::load::Loader;
@@ -60,6 +60,8 @@ pub struct App {
     pub pulse: Pulse,
     /// How often clients look persons up, and persons are looked up.
     pub lookups: Arc<Pace>,
+    /// Facilities whose records stay with them.
+    pub holders: Arc<Holders>,
     /// What was read of DHIS2 servers a short while ago.
     dhis2: MetadataCache,
 }
@@ -93,6 +95,7 @@ impl App {
         let rules = Rules { operator: settings.operator.code.clone(), zone: zone.clone(), strict_blocks: settings.strict_templates };
         let submitter =
             Submitter { writer: writer.clone(), templates: Arc::new(templates), terminology: terminology.clone(), rules: Arc::new(rules) };
+        let holders = Arc::new(Holders::new(&settings)?);
         let app = App {
             settings: Arc::new(settings),
             zone,
@@ -103,6 +106,7 @@ impl App {
             submitter,
             pulse: Pulse::default(),
             lookups: Arc::default(),
+            holders,
             dhis2: MetadataCache::default(),
         };
         app.put_shipped().await.context("what lango ships could not be stored")?;

@@ -13,6 +13,7 @@
 //! compares the two.
 
 mod destination;
+mod holder;
 mod issuer;
 mod keys;
 mod load;
@@ -20,10 +21,11 @@ mod notices;
 mod secret;
 
 pub use destination::{Credentials, Destination, DestinationKind};
+pub use holder::{Holder, HolderKind, HolderLogin};
 pub use issuer::Issuer;
 pub use keys::{KEYS, Key};
-pub use notices::Notices;
 pub use load::{ConfigError, Loaded, Overrides, load};
+pub use notices::Notices;
 pub use secret::{DatabaseUrl, Secret};
 
 use crate::access::consent::vocabulary::Coding;
@@ -67,6 +69,8 @@ pub struct Settings {
     pub cors: Cors,
     /// Outside issuers whose access tokens are believed.
     pub issuers: Vec<Issuer>,
+    /// Facilities whose records stay with them, and that lango may ask.
+    pub holders: Vec<Holder>,
 }
 
 /// Who may do what.
@@ -147,6 +151,14 @@ pub struct Limits {
     pub reads_per_patient: u32,
     /// Patients in an hour of whom one client is told what others contributed; 0: any number.
     pub patients_per_hour: u32,
+    /// Seconds after which a lookup answers without the holders that have not answered.
+    pub holders_s: u32,
+    /// Questions to holders under way at once.
+    pub holders_at_once: u32,
+    /// MiB of one holder's answer about one patient.
+    pub holder_mb: u32,
+    /// Seconds for which a holder that failed several times in a row is left alone.
+    pub holder_rest_s: u32,
 }
 
 /// What searches are offered.
@@ -241,6 +253,7 @@ impl Default for Settings {
             tls: Tls::default(),
             cors: Cors::default(),
             issuers: Vec::new(),
+            holders: Vec::new(),
         }
     }
 }
@@ -267,6 +280,10 @@ impl Default for Limits {
             request_s: 900,
             reads_per_patient: 600,
             patients_per_hour: 20_000,
+            holders_s: 8,
+            holders_at_once: 16,
+            holder_mb: 8,
+            holder_rest_s: 30,
         }
     }
 }
@@ -290,6 +307,11 @@ impl Limits {
     /// Bytes of a request's body after decompression.
     pub fn decompressed_bytes(&self) -> usize {
         mebibytes(self.decompressed_mb)
+    }
+
+    /// Bytes of one holder's answer about one patient.
+    pub fn holder_bytes(&self) -> usize {
+        mebibytes(self.holder_mb)
     }
 }
 
@@ -346,6 +368,10 @@ impl Settings {
             ("limits.lookups_per_patient", limits.lookups_per_patient),
             ("consent.break_glass_minutes", self.consent.break_glass_minutes),
             ("limits.delete_matches", limits.delete_matches),
+            ("limits.holders_s", limits.holders_s),
+            ("limits.holders_at_once", limits.holders_at_once),
+            ("limits.holder_mb", limits.holder_mb),
+            ("limits.holder_rest_s", limits.holder_rest_s),
         ];
         if let Some((key, _)) = counts.iter().find(|(_, count)| *count == 0) {
             return Err((key, "write a number of 1 or more".into()));
@@ -371,6 +397,7 @@ impl Settings {
         }
         self.notices.check()?;
         issuer::check(&self.issuers)?;
+        holder::check(&self.holders)?;
         destination::check(&self.destinations)
     }
 }

@@ -11,11 +11,11 @@ use crate::access::gate;
 use crate::definitions;
 use crate::fhir::time::{Micros, now, parse_interval};
 use crate::fhir::{Issue, IssueCode};
-use crate::store::TypeCode;
 use crate::store::gate::Rules;
+use crate::store::{ResourceKey, TypeCode};
 use jiff::ToSpan as _;
 use serde_json::Value;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// The kind of the job that tells who asked for a consent what became of it; its payload names the Consent.
 pub const CONSENT_JOB: &str = "consent.tell";
@@ -43,19 +43,44 @@ const OF_AGE: i64 = 18;
 impl Writer {
     /// What `resource`, a Consent, allows whom, and of whose records.
     pub(super) async fn consent_rules(&self, resource: &Value) -> Result<Rules, Refusal> {
-        let references = self.referred(resource).await?;
-        let consent = self.read_consent(resource, &references, None)?;
-        let Some(patient) = consent.patient.as_deref().and_then(|name| name.strip_prefix("Patient/")) else {
-            return Ok(Rules::default());
-        };
-        let of_age = self.of_age(patient).await?;
-        let person = self.registry().person(patient).await.map_err(Refusal::internal)?;
-        let mut consent = self.read_consent(resource, &references, of_age)?;
+        let Some((patient, mut consent)) = self.understood(resource).await? else { return Ok(Rules::default()) };
+        let person = self.registry().person(&patient).await.map_err(Refusal::internal)?;
         if resource.get("dateTime").is_none() {
             // It was given when it came. Without this any older one of its series would go before it.
             consent.given = now();
         }
         Ok(gate::rules(&consent, person.into_iter().map(Into::into).collect()))
+    }
+
+    /// The Consents that speak of these Patients, each read as it stands now, for a decision on what is not in the store. Which Patients a
+    /// Consent covers is what its rules say, so here too it is those that were one person when it was written.
+    pub async fn consents_of(&self, patients: &[ResourceKey]) -> Result<BTreeMap<ResourceKey, Vec<Consent>>, Refusal> {
+        let mut found: BTreeMap<ResourceKey, Vec<Consent>> = BTreeMap::new();
+        let mut read: HashMap<ResourceKey, Option<Consent>> = HashMap::new();
+        for (patient, stored) in self.store().consents_about(patients).await? {
+            let consent = match read.get(&stored.key) {
+                Some(known) => known.clone(),
+                None => {
+                    let resource: Value = serde_json::from_slice(stored.body.as_deref().unwrap_or(b"null")).map_err(Refusal::internal)?;
+                    let consent = self.understood(&resource).await?.map(|(_, consent)| consent);
+                    read.insert(stored.key, consent.clone());
+                    consent
+                }
+            };
+            found.entry(patient).or_default().extend(consent);
+        }
+        Ok(found)
+    }
+
+    /// What a Consent says, and the id of the Patient that it names; `None`: it names none.
+    async fn understood(&self, resource: &Value) -> Result<Option<(String, Consent)>, Refusal> {
+        let references = self.referred(resource).await?;
+        let consent = self.read_consent(resource, &references, None)?;
+        let Some(patient) = consent.patient.as_deref().and_then(|name| name.strip_prefix("Patient/")).map(str::to_owned) else {
+            return Ok(None);
+        };
+        let of_age = self.of_age(&patient).await?;
+        Ok(Some((patient, self.read_consent(resource, &references, of_age)?)))
     }
 
     fn read_consent(&self, resource: &Value, references: &HashMap<Name, Vec<Name>>, of_age: Option<Micros>) -> Result<Consent, Refusal> {

@@ -107,7 +107,8 @@ pub struct Making {
     pub sensitive: Arc<Sensitive>,
 }
 
-fn with_labels(resource: &Value, labels: &BTreeSet<Coding>) -> Value {
+/// The resource with these labels added to `meta.security`.
+pub fn with_labels(resource: &Value, labels: &BTreeSet<Coding>) -> Value {
     let mut resource = resource.clone();
     let Some(members) = resource.as_object_mut() else { return resource };
     let meta = members.entry("meta").or_insert_with(|| Value::Object(serde_json::Map::new()));
@@ -201,6 +202,7 @@ mod tests {
             id: "p1".into(),
             version: 3,
             updated: 5,
+            patient: 0,
             owner: 0,
             body: Some(stamped(&body, stamp_at, 5)),
         };

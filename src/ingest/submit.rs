@@ -5,9 +5,10 @@
 //! record fails alone. Ids come from the facility and its local ids, so doing it all again meets the same resources and
 //! changes only what has changed: a second sending, a replay after a map was mended, a restart after a crash.
 
+use super::draft::source_facility;
 use super::fold::{Fold, Name, NeverSent, Said, Told, Touch};
 use super::refusal::{Refusal, RefusalKind};
-use super::template::{Coding, EnvelopeError, Options, Processed, Record, Templates, Translate, Update, Verdict};
+use super::template::{Coding, EnvelopeError, Known, Options, Processed, Record, Templates, Translate, Update, Verdict};
 use super::tries::Tries;
 use super::write::{Author, CommitError, Effect, Plan, Writer};
 use crate::access::Caller;
@@ -143,9 +144,7 @@ impl Report {
 impl Submitter {
     /// Judges a payload without keeping or writing anything.
     pub async fn check(&self, door: Door, payload: Vec<u8>, facility: Option<String>) -> Result<Processed, SubmitError> {
-        let me = self.clone();
-        let processed = self.writer.workers().run(move || me.process(door, &payload, facility.as_deref())).await?;
-        Ok(processed?)
+        Ok(self.process(door, payload, facility).await??)
     }
 
     /// Keeps a payload and carries it out; answers when everything is durable.
@@ -179,8 +178,60 @@ impl Submitter {
         self.writer.store()
     }
 
-    fn process(&self, door: Door, payload: &[u8], facility: Option<&str>) -> Result<Processed, EnvelopeError> {
+    /// Judges and translates a payload: once, and when it builds on what is stored (the date of a visit that it does not say
+    /// again) a second time with that.
+    async fn process(
+        &self,
+        door: Door,
+        payload: Vec<u8>,
+        facility: Option<String>,
+    ) -> Result<Result<Processed, EnvelopeError>, SubmitError> {
+        let payload: Arc<[u8]> = payload.into();
+        let work = |known: Known| {
+            let (me, payload, facility) = (self.clone(), Arc::clone(&payload), facility.clone());
+            self.writer.workers().run(move || me.process_with(door, &payload, facility.as_deref(), &known))
+        };
+        match work(Known::new()).await? {
+            Ok(processed) if !processed.wanted.is_empty() => match self.known(&processed).await? {
+                known if known.is_empty() => Ok(Ok(processed)),
+                known => Ok(work(known).await?),
+            },
+            judged => Ok(judged),
+        }
+    }
+
+    /// What a payload builds on: as an entry of its own says it, else as it is stored.
+    async fn known(&self, processed: &Processed) -> Result<Known, SubmitError> {
+        let parse = |name: &String| {
+            let (type_name, id) = name.split_once('/')?;
+            Some((definitions::r4().type_code(type_name)?, id.to_owned()))
+        };
+        let asked: Vec<(TypeCode, String)> = processed.wanted.iter().filter_map(parse).collect();
+        let mut known = Known::new();
+        for stored in self.store().read_many(&asked).await? {
+            let resource = stored.body.as_ref().and_then(|body| serde_json::from_slice::<serde_json::Value>(body).ok());
+            // What another facility put there is none of this one's business.
+            let own = processed.facility.code.replace(' ', "_");
+            let resource = resource.filter(|resource| source_facility(resource) == Some(&own));
+            let name = format!("{}/{}", definitions::r4().type_name(stored.type_code), stored.id);
+            known.extend(resource.map(|resource| (name, resource)));
+        }
+        for record in &processed.records {
+            let Verdict::Accepted { resources } = &record.verdict else { continue };
+            for produced in resources.iter().filter(|produced| produced.update == Update::Merge) {
+                let text = |key: &str| produced.resource.get(key).and_then(serde_json::Value::as_str).unwrap_or_default();
+                let name = format!("{}/{}", text("resourceType"), text("id"));
+                if processed.wanted.contains(&name) {
+                    known.insert(name, produced.resource.clone());
+                }
+            }
+        }
+        Ok(known)
+    }
+
+    fn process_with(&self, door: Door, payload: &[u8], facility: Option<&str>, stored: &Known) -> Result<Processed, EnvelopeError> {
         let options = Options {
+            stored,
             facility,
             operator: &self.rules.operator,
             zone: &self.rules.zone,
@@ -201,8 +252,7 @@ impl Submitter {
         facility: Option<String>,
         owner: FacilityKey,
     ) -> Result<(Result<Processed, EnvelopeError>, FacilityKey), SubmitError> {
-        let me = self.clone();
-        let processed = self.writer.workers().run(move || me.process(door, &payload, facility.as_deref())).await?;
+        let processed = self.process(door, payload, facility).await?;
         // A caller without a facility of its own sends for the one that the payload names; the operator's number is always 0.
         let owner = match processed.as_ref().map(|processed| processed.facility.code.as_str()) {
             Ok(code) if owner == 0 && code != self.rules.operator => self.store().facility_key(code).await?,

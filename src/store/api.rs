@@ -32,6 +32,8 @@ pub struct Stored {
     pub version: i64,
     pub updated: Micros,
     pub owner: FacilityKey,
+    /// As in the table `resource`: whose record it is part of; 0 nobody's, negative: its contributor's alone.
+    pub patient: ResourceKey,
     /// `None`: this version is a delete.
     pub body: Option<Bytes>,
 }
@@ -130,19 +132,28 @@ pub enum FactValue {
 }
 
 /// Columns of a version, in the order that [`stored`] reads them.
-pub(super) const VERSION: &str = "key, type, id, version, live, updated, owner, body";
+pub(super) const VERSION: &str = "key, type, id, version, live, updated, owner, patient, body";
 
 /// The same, in a statement that has more than one table.
-pub(super) const VERSION_OF_R: &str = "r.key, r.type, r.id, r.version, r.live, r.updated, r.owner, r.body";
+pub(super) const VERSION_OF_R: &str = "r.key, r.type, r.id, r.version, r.live, r.updated, r.owner, r.patient, r.body";
 
-pub(super) type VersionRow = (i64, i64, String, i64, i64, i64, i64, Option<Vec<u8>>);
+pub(super) type VersionRow = (i64, i64, String, i64, i64, i64, i64, i64, Option<Vec<u8>>);
 
-pub(super) fn stored((key, type_code, id, version, live, updated, owner, body): VersionRow) -> Result<Stored, sqlx::Error> {
+pub(super) fn stored((key, type_code, id, version, live, updated, owner, patient, body): VersionRow) -> Result<Stored, sqlx::Error> {
     let body = match body.filter(|_| live > 0) {
         Some(kept) => Some(packed::unpack(kept).map_err(|error| sqlx::Error::Decode(error.into()))?.into()),
         None => None,
     };
-    Ok(Stored { key, type_code: TypeCode::try_from(type_code).unwrap_or(TypeCode::MAX), id: id.into(), version, updated, owner, body })
+    Ok(Stored {
+        key,
+        type_code: TypeCode::try_from(type_code).unwrap_or(TypeCode::MAX),
+        id: id.into(),
+        version,
+        updated,
+        owner,
+        patient,
+        body,
+    })
 }
 
 impl Store {
@@ -233,7 +244,7 @@ impl Store {
         let mut found = Vec::with_capacity(targets.len());
         for chunk in targets.chunks(500) {
             let mut sql = Sql::new(self.dialect());
-            sql.push("SELECT key, type, id, version, live, updated, owner, body FROM (VALUES ");
+            sql.push("SELECT key, type, id, version, live, updated, owner, patient, body FROM (VALUES ");
             sql.join(chunk, ", ", |sql, (code, id)| {
                 sql.push("(").literal(i64::from(*code)).push(", ").str(id).push(")");
             });
@@ -259,11 +270,11 @@ impl Store {
     ) -> Result<Vec<Stored>, sqlx::Error> {
         let before = before.unwrap_or(i64::MAX);
         let mut sql = Sql::new(self.dialect());
-        sql.push("SELECT key, type, id, version, live, updated, owner, body FROM (SELECT ")
+        sql.push("SELECT key, type, id, version, live, updated, owner, patient, body FROM (SELECT ")
             .push(VERSION)
-            .push(", patient, class, low, high FROM resource WHERE type = ");
+            .push(", class, low, high FROM resource WHERE type = ");
         sql.literal(i64::from(type_code)).push(" AND id = ").str(id).push(" AND version > 0 AND version < ").int(before);
-        sql.push(" UNION ALL SELECT h.key, h.type, r.id, h.version, h.live, h.updated, h.owner, h.body, h.patient, h.class, h.low, h.high FROM resource r JOIN history h ON h.key = r.key");
+        sql.push(" UNION ALL SELECT h.key, h.type, r.id, h.version, h.live, h.updated, h.owner, h.patient, h.body, h.class, h.low, h.high FROM resource r JOIN history h ON h.key = r.key");
         sql.push(" WHERE r.type = ").literal(i64::from(type_code)).push(" AND r.id = ").str(id).push(" AND h.version < ").int(before);
         sql.push(") v WHERE 1 = 1");
         compile::named_condition(&mut sql, "v", scope);
@@ -500,7 +511,7 @@ impl Store {
         compile::visible(&mut sql, "r.txn", snapshot);
         sql.push(" AND key IN (");
         list(&mut sql);
-        sql.push(") UNION ALL SELECT h.key, h.type, r.id, h.version, h.live, h.updated, h.owner, h.body FROM history h JOIN resource r ON r.key = h.key WHERE h.live > 0 AND ");
+        sql.push(") UNION ALL SELECT h.key, h.type, r.id, h.version, h.live, h.updated, h.owner, h.patient, h.body FROM history h JOIN resource r ON r.key = h.key WHERE h.live > 0 AND ");
         compile::visible(&mut sql, "h.txn", snapshot);
         sql.push(" AND NOT ");
         compile::visible(&mut sql, "h.until", snapshot);

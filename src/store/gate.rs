@@ -82,6 +82,26 @@ fn sorted(numbers: impl Iterator<Item = i64>) -> Vec<i64> {
     numbers
 }
 
+/// Most rows that an actor part and a purpose part are joined to.
+const JOINED: usize = 256;
+
+/// Parts that only say what for are joined to one that says who. So the rows of an audience are found by its actors: the purposes alone
+/// are nearly everybody's.
+fn join_purposes(sets: &mut Vec<(Vec<i64>, Vec<i64>)>) {
+    let (mut whom, why): (Vec<_>, Vec<_>) = sets.drain(..).partition(|(actors, _)| *actors != [0]);
+    for (any, purposes) in why {
+        let fits = |actors: &Vec<i64>| actors.len().saturating_mul(purposes.len()) <= JOINED;
+        match whom.iter_mut().find(|(actors, whatever)| *whatever == [0] && fits(actors)) {
+            Some((_, whatever)) => *whatever = purposes,
+            None => match whom.iter().find(|(actors, _)| fits(actors)) {
+                Some((actors, _)) => whom.push((actors.clone(), purposes)),
+                None => whom.push((any, purposes)),
+            },
+        }
+    }
+    *sets = whom;
+}
+
 /// The number of a set of numbers.
 fn set_key(numbers: &[i64]) -> i64 {
     let mut hasher = blake3::Hasher::new();
@@ -233,9 +253,10 @@ impl RuleRows {
     fn audience(&mut self, parts: &[AudiencePart]) -> i64 {
         let keys = |words: &[String]| if words.is_empty() { vec![0] } else { sorted(words.iter().map(|word| system_key(word))) };
         let mut sets: Vec<(Vec<i64>, Vec<i64>)> = parts.iter().map(|part| (keys(&part.actors), keys(&part.purposes))).collect();
+        sets.retain(|set| *set != (vec![0], vec![0]));
+        join_purposes(&mut sets);
         sets.sort();
         sets.dedup();
-        sets.retain(|set| *set != (vec![0], vec![0]));
         if sets.is_empty() {
             return 0;
         }
@@ -526,58 +547,58 @@ fn current(sql: &mut Sql, alias: &str) {
 /// The rule `n` matches and none of its exceptions does.
 fn effective(sql: &mut Sql, alias: &str, rows: Rows, requester: &Requester, now: Micros) {
     matches(sql, "n", alias, rows, requester, now);
-    sql.push(" AND (n.children = 0 OR NOT EXISTS (SELECT 1 FROM rule c WHERE c.patient = n.patient AND c.consent = n.consent AND c.parent = n.node");
+    // An exception that matches decides by itself or through one of its own, and never later than a permit: only what denies must give way.
+    sql.push(" AND (n.children = 0 OR n.precedence IN (1, 3) OR NOT EXISTS (SELECT 1 FROM rule c WHERE c.patient = n.patient AND c.consent = n.consent AND c.parent = n.node");
     matches(sql, "c", alias, rows, requester, now);
     sql.push("))");
 }
 
 /// The rule of `rule` speaks of this requester, now.
 fn speaks(sql: &mut Sql, rule: &str, requester: &Requester, now: Micros) {
-    sql.push(&format!(" AND {rule}.superseded = 0 AND {rule}.low <= "));
+    let audiences = audiences(sql, requester);
+    // The index on the patient is to be used, of whom there are few rules, and not one walk for each audience.
+    let plus = if sql.dialect == Dialect::Sqlite { "+" } else { "" };
+    sql.push(&format!(" AND {plus}{rule}.audience IN (SELECT audience FROM {audiences}) AND {rule}.superseded = 0 AND {rule}.low <= "));
     sql.int(now);
     sql.push(&format!(" AND {rule}.high > "));
     sql.int(now);
-    sql.push(&format!(" AND {rule}.audience IN (SELECT a.audience FROM audience_part a WHERE a.actor IN (0"));
-    for actor in &requester.actors {
-        sql.push(", ").literal(*actor);
+}
+
+/// The name under which the statement knows the audiences that hold this requester. They are looked up once, at its beginning,
+/// however often it decides.
+fn audiences(sql: &mut Sql, requester: &Requester) -> String {
+    let words: Vec<i64> = requester.actors.iter().chain(&[-1]).chain(&requester.purposes).copied().collect();
+    let name = format!("audiences_{}", set_key(&words));
+    if !sql.text.contains(&format!("{name} AS")) {
+        let list = |numbers: &[i64]| [0].iter().chain(numbers).map(i64::to_string).collect::<Vec<_>>().join(", ");
+        // An actor's rows are few: one walk for each, and not one for each of its purposes too.
+        let plus = if sql.dialect == Dialect::Sqlite { "+" } else { "" };
+        let (actors, purposes) = (list(&requester.actors), list(&requester.purposes));
+        let more = sql.text.strip_prefix("WITH audiences_").map(|rest| format!(", audiences_{rest}"));
+        sql.text = format!(
+            "WITH {name} AS MATERIALIZED (SELECT a.audience FROM audience_part a WHERE a.actor IN ({actors}) AND {plus}a.purpose IN ({purposes}) \
+             GROUP BY a.audience, a.parts HAVING count(DISTINCT a.part) = a.parts){}",
+            more.unwrap_or_else(|| format!(" {}", sql.text))
+        );
     }
-    sql.push(") AND a.purpose IN (0");
-    for purpose in &requester.purposes {
-        sql.push(", ").literal(*purpose);
-    }
-    sql.push(") GROUP BY a.audience, a.parts HAVING count(DISTINCT a.part) = a.parts)");
+    name
 }
 
 /// The rule of `rule` speaks of this requester, now, and of this row.
 fn matches(sql: &mut Sql, rule: &str, alias: &str, rows: Rows, requester: &Requester, now: Micros) {
     speaks(sql, rule, requester, now);
+    // Whose columns tell of the row.
+    let (traits, from) = match rows {
+        Rows::Version => (alias, "rule_part k WHERE".to_owned()),
+        Rows::Index => ("q", format!("resource q CROSS JOIN rule_part k WHERE q.key = {alias}.key AND")),
+    };
     sql.push(&format!(
-        " AND ({rule}.parts = 0 OR {rule}.parts = (SELECT count(DISTINCT k.part) FROM rule_part k \
-         WHERE k.consent = {rule}.consent AND k.node = {rule}.node AND CASE k.kind"
-    ));
-    sql.push(&format!(
-        " WHEN {} THEN EXISTS (SELECT 1 FROM class_fact y JOIN clause_fact z ON z.clause = k.value AND z.fact = y.fact WHERE y.class = ",
+        " AND ({rule}.parts = 0 OR {rule}.parts = (SELECT count(DISTINCT k.part) FROM {from} k.consent = {rule}.consent AND k.node = {rule}.node AND CASE k.kind \
+         WHEN {} THEN EXISTS (SELECT 1 FROM class_fact y JOIN clause_fact z ON z.clause = k.value AND z.fact = y.fact WHERE y.class = {traits}.class)",
         Test::FACTS
     ));
-    trait_of(sql, "class", alias, rows);
-    sql.push(")");
-    sql.push(&format!(" WHEN {} THEN ", Test::WITHIN));
-    trait_of(sql, "low", alias, rows);
-    sql.push(" >= k.low AND ");
-    trait_of(sql, "high", alias, rows);
-    sql.push(" <= k.high AND ");
-    trait_of(sql, "high", alias, rows);
-    sql.push(" <> ");
-    trait_of(sql, "low", alias, rows);
-    sql.push(&format!(" WHEN {} THEN ", Test::TOUCHES));
-    trait_of(sql, "high", alias, rows);
-    sql.push(" = ");
-    trait_of(sql, "low", alias, rows);
-    sql.push(" OR (");
-    trait_of(sql, "low", alias, rows);
-    sql.push(" < k.high AND ");
-    trait_of(sql, "high", alias, rows);
-    sql.push(" > k.low)");
+    sql.push(&format!(" WHEN {} THEN {traits}.low >= k.low AND {traits}.high <= k.high AND {traits}.high <> {traits}.low", Test::WITHIN));
+    sql.push(&format!(" WHEN {} THEN {traits}.high = {traits}.low OR ({traits}.low < k.high AND {traits}.high > k.low)", Test::TOUCHES));
     sql.push(&format!(" WHEN {} THEN k.value = {alias}.key", Test::INSTANCE));
     let refers = format!("EXISTS (SELECT 1 FROM reference x WHERE x.key = {alias}.key AND x.target = k.value AND x.until = 0)");
     sql.push(&format!(" WHEN {} THEN ", Test::REFERS));

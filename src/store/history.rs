@@ -68,7 +68,7 @@ impl Store {
         let select = Select { wanted, after: cursor.and_then(After::of), limit: limit.saturating_add(1), snapshot: &snapshot, scope };
         let mut sql = Sql::new(self.dialect());
         sql.push("SELECT r.key, r.type, r.id, p.version");
-        for column in ["live", "updated", "owner", "body"] {
+        for column in ["live", "updated", "owner", "patient", "body"] {
             sql.push(&format!(", CASE WHEN r.version = p.version THEN r.{column} ELSE h.{column} END AS {column}"));
         }
         sql.push(" FROM (SELECT q.key, q.version, q.updated FROM (");

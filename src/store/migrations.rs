@@ -17,6 +17,12 @@ const ALL: &[(i64, &str, &str, &str)] = &[
     (11, "history", include_str!("../../migrations/sqlite/0011_history.sql"), include_str!("../../migrations/postgres/0011_history.sql")),
     (21, "launch", include_str!("../../migrations/sqlite/0021_launch.sql"), include_str!("../../migrations/postgres/0021_launch.sql")),
     (30, "search", include_str!("../../migrations/sqlite/0030_search.sql"), include_str!("../../migrations/postgres/0030_search.sql")),
+    (
+        51,
+        "audience",
+        include_str!("../../migrations/sqlite/0051_audience.sql"),
+        include_str!("../../migrations/postgres/0051_audience.sql"),
+    ),
 ];
 
 pub fn migrator(dialect: Dialect) -> Migrator {

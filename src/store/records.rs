@@ -80,7 +80,7 @@ impl Store {
         }
         let mut sql = Sql::new(self.dialect());
         sql.push(
-            "SELECT r.key, r.type, r.id, r.version, r.live, r.updated, r.owner, r.body FROM resource r WHERE r.live = 1 AND r.key IN (",
+            "SELECT r.key, r.type, r.id, r.version, r.live, r.updated, r.owner, r.patient, r.body FROM resource r WHERE r.live = 1 AND r.key IN (",
         );
         numbers(&mut sql, keys);
         sql.push(")");
@@ -90,7 +90,7 @@ impl Store {
         }
         compile::version_condition(&mut sql, "r", scope);
         if let Some(snapshot) = seen {
-            sql.push(" UNION ALL SELECT h.key, h.type, r.id, h.version, h.live, h.updated, h.owner, h.body FROM history h JOIN resource r ON r.key = h.key WHERE h.live = 1 AND h.key IN (");
+            sql.push(" UNION ALL SELECT h.key, h.type, r.id, h.version, h.live, h.updated, h.owner, h.patient, h.body FROM history h JOIN resource r ON r.key = h.key WHERE h.live = 1 AND h.key IN (");
             numbers(&mut sql, keys);
             sql.push(") AND ");
             compile::visible(&mut sql, "h.txn", snapshot);

@@ -19,8 +19,8 @@ struct Row {
 }
 
 fn rows() -> Vec<Row> {
-    let lines = PAGE.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| feature |"));
-    lines.map(row).collect()
+    let tables = PAGE.split("\n| feature |").skip(1).flat_map(|table| table.lines().skip(2).take_while(|line| line.starts_with('|')));
+    tables.map(row).collect()
 }
 
 fn row(line: &'static str) -> Row {

@@ -64,6 +64,10 @@ impl World {
         world
     }
 
+    pub fn add_token(&mut self, id: &'static str, token: String) {
+        self.tokens.push((id, token));
+    }
+
     pub fn token(&self, id: &str) -> &str {
         &self.tokens.iter().find(|(known, _)| *known == id).unwrap().1
     }

@@ -2,6 +2,7 @@
 
 mod access;
 mod audit;
+mod blocks;
 mod break_glass;
 mod bundles;
 mod clients;
@@ -17,6 +18,7 @@ mod fixtures;
 mod fuzz;
 mod hdu;
 mod histories;
+mod holders;
 mod hostile;
 mod house;
 mod include_oracle;

@@ -5,10 +5,10 @@ use crate::access::Caller;
 use crate::access::releases::Releases;
 use crate::definitions;
 use crate::fhir::time::now;
-use crate::store::audit::NOBODY;
+use crate::store::audit::{NOBODY, Placed};
 use crate::store::gate::About;
-use crate::store::{AuditRow, FacilityKey, ResourceKey, Scope, Store, Subject, TypeCode};
-use std::collections::{BTreeMap, HashSet};
+use crate::store::{AuditRow, FacilityKey, ResourceKey, Scope, Store, Stored, Subject, TypeCode};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -47,6 +47,8 @@ struct Noted {
     written: HashSet<Name>,
     /// What a handler said that it shows.
     shown: HashSet<Name>,
+    /// Owner and patient of rows that were read for the answer.
+    read: HashMap<Name, (FacilityKey, ResourceKey)>,
     /// Whose data it shows that is not in the store, such as what another holder answered.
     disclosed: BTreeMap<ResourceKey, Vec<String>>,
     /// Parameters that came in the body.
@@ -128,6 +130,13 @@ impl Trail {
     /// The answer will show these resources in a form that is not FHIR's.
     pub fn shows(&self, names: impl IntoIterator<Item = (TypeCode, Box<str>)>) {
         self.noted().shown.extend(names);
+    }
+
+    /// These current versions were read for the answer, which saves looking up again whose they are. What the answer holds says the answer.
+    pub fn read<'a>(&self, rows: impl IntoIterator<Item = &'a Stored>) {
+        let place = |row: &Stored| ((row.type_code, row.id.clone()), (row.owner, row.patient));
+        // What was made of several has no version.
+        self.noted().read.extend(rows.into_iter().filter(|row| row.version > 0).map(place));
     }
 
     /// The answer will show data of this Patient that is not in the store under these names, such as what another holder answered.
@@ -225,19 +234,35 @@ impl Trail {
     /// Records the request and everybody whose data the answer holds; the answer may leave when this has succeeded. `held`: the
     /// resources in the answer.
     pub async fn settle(&self, store: &Store, shape: &Shape, status: u16, held: HashSet<Name>) -> Result<(), AuditError> {
-        let (names, inner, has_written, mut by_patient) = {
+        let (names, mut read, inner, has_written, mut by_patient) = {
             let mut noted = self.noted();
             let mut names = held;
             names.extend(std::mem::take(&mut noted.shown));
             names.retain(|name| !noted.written.contains(name));
-            (names, std::mem::take(&mut noted.inner), !noted.written.is_empty(), std::mem::take(&mut noted.disclosed))
+            (
+                names,
+                std::mem::take(&mut noted.read),
+                std::mem::take(&mut noted.inner),
+                !noted.written.is_empty(),
+                std::mem::take(&mut noted.disclosed),
+            )
         };
         let mut rows = Vec::new();
         let mut foreign: Vec<ResourceKey> = by_patient.keys().copied().collect();
         if !names.is_empty() {
             let mut names: Vec<Name> = names.into_iter().collect();
             names.sort_unstable();
-            for placed in store.placed(&names, shape.old_versions).await? {
+            let (mut known, mut unknown) = (Vec::new(), Vec::new());
+            for name in names {
+                match read.remove(&name).filter(|_| !shape.old_versions) {
+                    Some((owner, patient)) => known.push(Placed { type_code: name.0, id: name.1.into(), owner, patient }),
+                    None => unknown.push(name),
+                }
+            }
+            if !unknown.is_empty() {
+                known.extend(store.placed(&unknown, shape.old_versions).await?);
+            }
+            for placed in known {
                 let what = format!("{}/{}", definitions::r4().type_name(placed.type_code), placed.id);
                 if placed.patient <= 0 {
                     continue;

@@ -171,7 +171,8 @@ impl Rule {
     }
 }
 
-/// The verdict by flat rules, those of all consents of one person that are in force and cover the data. Equal to [`decide`](super::decide::decide).
+/// The verdict by flat rules, those of all consents of one person that are in force and cover the data. Equal to [`decide`](super::decide::decide) for
+/// resources of this server.
 pub fn evaluate_rules(compiled: &[Compiled], requester: &Requester, resource: &ResourceFacts, deployment: &Deployment) -> Verdict {
     let facts = resource.flatten();
     strictest(requester, |requester| {

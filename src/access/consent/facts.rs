@@ -30,6 +30,8 @@ pub struct ResourceFacts {
     pub references: BTreeSet<Name>,
     /// Who wrote, performed or asked for it, people and organisations; the contributing facility may be added.
     pub authors: BTreeSet<Name>,
+    /// Another server's, with names of its own: that no rule names it here does not tell that none means it.
+    pub elsewhere: bool,
 }
 
 /// One thing that a clause of a rule can ask for, as text: `kind|…`. Equal texts are equal facts.

@@ -32,7 +32,7 @@ pub mod vocabulary;
 mod tests;
 
 pub use compile::{Compiled, Rule, compile, evaluate_rules};
-pub use decide::decide;
+pub use decide::{decide, might_release};
 pub use facts::{Fact, ResourceFacts, facts};
 pub use labels::{SENSITIVE_SETS, Sensitive, WORDS, labels_on_arrival};
 pub use model::{

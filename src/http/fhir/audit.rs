@@ -35,7 +35,7 @@ pub async fn settled(state: &FhirState, method: &Method, uri: &Uri, answered: Re
     }
     let shape = shape(method, uri, &held);
     let mut names = HashSet::new();
-    held.names(&mut names);
+    held.names(state.base_url(), &mut names);
     let mut settled = trail.settle(&state.store, &shape, status.as_u16(), names).await;
     let mut answered = answered;
     if let Err(AuditError::TooMuch { seconds }) = settled {
@@ -198,6 +198,8 @@ impl Kind<'_> {
 /// An entry of a Bundle or a part of Parameters.
 #[derive(Debug, Default, Deserialize)]
 struct Part<'a> {
+    #[serde(default, borrow, rename = "fullUrl")]
+    full_url: Option<Cow<'a, str>>,
     #[serde(default, borrow)]
     resource: Option<Box<Held<'a>>>,
     #[serde(default, borrow)]
@@ -213,7 +215,8 @@ struct Verdict<'a> {
 }
 
 impl Held<'_> {
-    fn names(&self, into: &mut HashSet<(TypeCode, Box<str>)>) {
+    /// The names of those that are of this server; of what another one holds whoever shows it has told the trail.
+    fn names(&self, base: &str, into: &mut HashSet<(TypeCode, Box<str>)>) {
         // What goes into a Bundle is nested no deeper than lango nests it, and the parser stops at 128.
         let mut waiting = vec![self];
         while let Some(held) = waiting.pop() {
@@ -223,7 +226,9 @@ impl Held<'_> {
             }
             let mut parts: Vec<&Part<'_>> = held.entry.iter().chain(&held.parameter).collect();
             while let Some(part) = parts.pop() {
-                waiting.extend(part.resource.as_deref());
+                let is_here = |url: &str| url.strip_prefix(base).is_some_and(|rest| rest.starts_with('/'));
+                let elsewhere = part.full_url.as_deref().is_some_and(|url| url.contains("://") && !is_here(url));
+                waiting.extend(part.resource.as_deref().filter(|_| !elsewhere));
                 parts.extend(&part.part);
             }
         }
@@ -246,11 +251,12 @@ mod tests {
         let body = r#"{"resourceType":"Bundle","id":"x","type":"batch-response","entry":[
             {"resource":{"resourceType":"Patient","id":"a","contained":[{"resourceType":"Patient","id":"c"}],"type":{"text":"x"},"n":1.50}},
             {"response":{"status":"404 Not Found"}},
-            {"resource":{"resourceType":"Bundle","entry":[{"resource":{"resourceType":"Observation","id":"o","valueQuantity":{"value":1e3}}}]}},
+            {"fullUrl":"https://holder/fhir/Observation/h","resource":{"resourceType":"Observation","id":"h"}},
+            {"fullUrl":"https://here/fhir/Bundle/b","resource":{"resourceType":"Bundle","entry":[{"resource":{"resourceType":"Observation","id":"o","valueQuantity":{"value":1e3}}}]}},
             {"resource":{"resourceType":"Parameters","parameter":[{"name":"p","part":[{"name":"q","resource":{"resourceType":"List","id":"l","entry":[{"item":{"reference":"Patient/z"}}]}}]}]}}]}"#;
         let held: Held<'_> = serde_json::from_str(body).unwrap();
         let mut names = HashSet::new();
-        held.names(&mut names);
+        held.names("https://here/fhir", &mut names);
         let mut names: Vec<String> = names.into_iter().map(|(code, id)| format!("{}/{id}", definitions::r4().type_name(code))).collect();
         names.sort();
         assert_eq!(names, ["Bundle/x", "List/l", "Observation/o", "Patient/a"]);

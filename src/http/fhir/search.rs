@@ -3,7 +3,7 @@
 use super::super::error::Failure;
 use super::Call;
 use super::answer::Answer;
-use crate::access::{Caller, Interaction};
+use crate::access::{Caller, Interaction, audit};
 use crate::definitions;
 use crate::fhir::time::now;
 use crate::fhir::{Issue, IssueCode};
@@ -81,6 +81,12 @@ struct Included<'a> {
 impl Admits for Included<'_> {
     fn admits(&self, row: &Stored) -> bool {
         self.caller.admits(row, &[Interaction::Read, Interaction::Search], self.options)
+    }
+
+    fn answered(&self, rows: &[Stored]) {
+        if let Some(trail) = audit::current() {
+            trail.read(rows);
+        }
     }
 }
 

@@ -14,15 +14,19 @@
 mod coverage;
 mod definition;
 mod expr;
+mod forget;
 mod mapping;
 mod merge;
 mod moment;
 mod produce;
+#[cfg(test)]
+mod removal;
 mod schema;
 #[cfg(test)]
 mod tests;
 
 pub use definition::{Definition, TemplateError};
+pub use forget::forget;
 pub use mapping::Update;
 pub use merge::merge;
 
@@ -35,6 +39,7 @@ use mapping::Part;
 use produce::Run;
 use schema::Walk;
 use serde_json::{Map, Value, json};
+use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 use uuid::Uuid;
 
@@ -43,6 +48,9 @@ use uuid::Uuid;
 pub struct Templates {
     definitions: Vec<Definition>,
 }
+
+/// Resources that are stored, by `Type/id`.
+pub type Known = HashMap<String, Value>;
 
 /// What surrounds a payload.
 #[derive(Clone, Copy, Debug)]
@@ -57,6 +65,8 @@ pub struct Options<'a> {
     pub strict_blocks: bool,
     /// Rules and mandatory marks reject a record. Without it they are warnings, and only what cannot be read or has no identity is rejected.
     pub judged: bool,
+    /// What mappings ask of the store; [`Processed::wanted`] says what that would have been.
+    pub stored: &'a Known,
 }
 
 /// A code in a system.
@@ -98,6 +108,8 @@ pub struct Processed {
     pub shared: Vec<Produced>,
     /// One for each entry of the list, in its order. Empty for a zero report.
     pub records: Vec<Record>,
+    /// `Type/id` of what the mapping asked of the store and was not given: the date of a visit that a record does not say again.
+    pub wanted: BTreeSet<String>,
 }
 
 /// Who sent the payload.
@@ -255,7 +267,7 @@ impl Definition {
     fn process(&self, mut payload: Value, options: &Options<'_>, translate: &dyn Translate) -> Result<Processed, EnvelopeError> {
         let (list_path, list) = self.take_records(&mut payload)?;
         let flat = self.flat.as_ref().filter(|(path, _)| path.last().map(String::as_str) == Some(list_path));
-        let mut walk = Walk::new(&self.schema, options.zone, options.strict_blocks, String::new());
+        let mut walk = Walk::of_envelope(&self.schema, options.zone, options.strict_blocks);
         let envelope = walk.value(self.schema.root(), payload, true).unwrap_or_default();
         // The list was there, and was taken out.
         let list_at = self.records.join(".");
@@ -265,7 +277,7 @@ impl Definition {
             return Err(EnvelopeError { issues: errors });
         }
 
-        let mut run = Run::new(&self.schema, translate, &envelope, "");
+        let mut run = Run::new(&self.schema, translate, options.stored, &envelope, "");
         let scope = Scope::of(&envelope);
         let payload = scope.var("payload", &envelope);
         let scope = scope.within(&payload);
@@ -281,8 +293,9 @@ impl Definition {
         };
         let facility_json = json!({ "code": facility.code, "name": facility.name, "system": facility.system });
         let var = scope.var("facility", &facility_json);
-        run.all(&self.mapping.submission, &scope.within(&var));
+        run.carry_out(&self.mapping.submission, &scope.within(&var));
         envelope_warnings.append(&mut run.faults);
+        envelope_warnings.append(&mut run.told);
 
         let mut shared = Shared::default();
         run.produced.into_iter().for_each(|produced| shared.add(produced));
@@ -298,7 +311,8 @@ impl Definition {
                 }
             })
             .collect();
-        Ok(Processed { template: self.name.clone(), facility, reported, envelope_warnings, shared: shared.list, records })
+        let Shared { list: shared, wanted, .. } = shared;
+        Ok(Processed { template: self.name.clone(), facility, reported, envelope_warnings, shared, records, wanted })
     }
 
     /// Takes the list of records out of the payload. Gives the list's key and its entries.
@@ -384,13 +398,15 @@ impl Definition {
         let mut issues = walk.issues;
         if !is_object {
             issues.push(Issue::error(IssueCode::Structure, "must be an object").at(path.clone()));
+        } else if record.is_null() {
+            issues.push(Issue::error(IssueCode::Structure, "is empty: it says nothing").at(path.clone()));
         }
         let scope = Scope::of(&record);
         let of_record = scope.var("record", &record);
         let scope = scope.within(&of_record);
         let of_facility = scope.var("facility", facility);
         let scope = scope.within(&of_facility);
-        let mut run = Run::new(&self.schema, translate, &record, &path);
+        let mut run = Run::new(&self.schema, translate, options.stored, &record, &path);
         let client = run.one(&self.client, &scope).unwrap_or(Value::Array(Vec::new()));
         let of_client = scope.var("client", &client);
         let scope = scope.within(&of_client);
@@ -431,7 +447,9 @@ impl Definition {
         let (mut errors, mut warnings): (Vec<_>, Vec<_>) = issues.into_iter().partition(|issue| issue.severity.is_error());
         let visit_key = self.visit_key.as_ref().and_then(|parts| run.key(&self.name, parts, &scope));
         if errors.is_empty() {
-            run.all(&self.mapping.record, &scope);
+            run.carry_out(&self.mapping.record, &scope);
+            warnings.append(&mut run.told);
+            shared.wanted.append(&mut run.wanted);
             let faults = std::mem::take(&mut run.faults).into_iter().map(|issue| issue.at(path.clone()));
             // A record that no rule has judged may lack what its resources are known by: then nothing of it is stored.
             if options.judged {
@@ -451,11 +469,13 @@ impl Definition {
     }
 }
 
-/// Resources of the submission, each id once.
+/// What the records have in common.
 #[derive(Default)]
 struct Shared {
+    /// Resources of the submission, each id once.
     list: Vec<Produced>,
-    places: std::collections::HashMap<String, usize>,
+    places: HashMap<String, usize>,
+    wanted: BTreeSet<String>,
 }
 
 impl Shared {
