@@ -20,6 +20,7 @@ pub mod replay;
 pub mod submit;
 pub mod template;
 pub mod transaction;
+pub mod tries;
 pub mod workers;
 pub mod write;
 

@@ -11,6 +11,7 @@
 use super::consent::{CONSENT_JOB, asks_for_itself};
 use super::draft::{Draft, Making, source_facility, stamped};
 use super::refusal::{Refusal, RefusalKind};
+use super::tries::{Lane, Tries};
 use super::workers::Workers;
 use crate::access::consent::Sensitive;
 use crate::access::consent::vocabulary::Coding;
@@ -33,7 +34,6 @@ use bytes::Bytes;
 use serde_json::Value;
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
 use tokio::sync::Mutex;
 
 /// How long the job waits that does the linking again if the process ends before it is done, in microseconds.
@@ -157,25 +157,6 @@ impl From<&Caller> for Author {
     }
 }
 
-/// Paces the tries of a plan that keeps being out of date.
-#[derive(Debug, Default)]
-pub struct Tries(u32);
-
-impl Tries {
-    const MOST: u32 = 16;
-
-    /// Waits a little, longer and at random each time; after sixteen tries it gives up.
-    pub async fn pause(&mut self) -> Result<(), Refusal> {
-        self.0 += 1;
-        if self.0 >= Tries::MOST {
-            return Err(WriteError::Stale.into());
-        }
-        let most = 1u64 << self.0.min(7);
-        tokio::time::sleep(Duration::from_micros(rand::random_range(0..=most * 1000))).await;
-        Ok(())
-    }
-}
-
 /// Writes resources. Cheap to clone.
 #[derive(Clone)]
 pub struct Writer {
@@ -190,6 +171,7 @@ pub struct Writer {
     validator: Validator,
     /// Held while terminology is read back, so that the last version written is the last one loaded.
     refreshing: Arc<Mutex<()>>,
+    lane: Lane,
     workers: Workers,
     policy: Policy,
     facility_system: Arc<str>,
@@ -221,6 +203,7 @@ impl Writer {
             sensitive: Arc::default(),
             validator,
             refreshing: Arc::default(),
+            lane: Lane::default(),
             workers: Workers::default(),
             policy: Policy::default(),
             facility_system: "urn:lango:facility".into(),
@@ -230,6 +213,11 @@ impl Writer {
     /// The same, under the operator's policy.
     pub fn with_policy(self, policy: Policy) -> Writer {
         Writer { policy, ..self }
+    }
+
+    /// Where tries wait for their turn.
+    pub(super) fn lane(&self) -> &Lane {
+        &self.lane
     }
 
     /// Holds resources against R4 and the loaded profiles.

@@ -1,5 +1,6 @@
 //! What search offers, for the CapabilityStatement: the same tables that [`super::parse`] reads by, so it cannot promise more.
 
+use super::filter;
 use super::filter::index_kinds;
 use crate::definitions::{self, ParamKind, SearchParam};
 use crate::store::TypeCode;
@@ -53,16 +54,12 @@ fn search_param(type_name: &str, param: &SearchParam) -> Value {
 /// Which modifiers the parameter takes, in words.
 fn modifiers(type_name: &str, param: &SearchParam) -> String {
     let more = match param.kind {
-        ParamKind::String => ", :exact, :contains",
-        ParamKind::Token if param.code == "_id" => ", :not",
-        ParamKind::Token => ", :not, :text, :in, :not-in, :above, :below, :of-type",
-        ParamKind::Reference => ", :[type], :identifier, :text, :above, :below; chains",
-        ParamKind::Uri => ", :above, :below",
         ParamKind::Special => return format!("{type_name}: latitude|longitude|distance|units"),
+        ParamKind::Reference => "; chains",
         ParamKind::Date | ParamKind::Number | ParamKind::Quantity => "; prefixes eq, ne, gt, lt, ge, le, sa, eb, ap",
         _ => "",
     };
-    format!("{type_name}: :missing{more}")
+    format!("{type_name}: {}{more}", filter::modifiers(param))
 }
 
 /// For each type, `Source:param` of everything that may refer to it.

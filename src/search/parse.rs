@@ -193,7 +193,8 @@ pub fn parse(type_code: TypeCode, pairs: &[(String, String)], scope: Scope, opti
             Ok(Used::As(value)) => request.self_params.push((key.clone(), value)),
             Ok(Used::No) => {}
             Err(wrong) if wrong.ignorable && !options.strict => {
-                let words = format!("{}. It was ignored.", wrong.issue.diagnostics);
+                let words = wrong.issue.diagnostics;
+                let words = format!("{words}{} It was ignored.", if words.ends_with('?') { "" } else { "." });
                 request.warnings.push(Issue::warning(wrong.issue.code, words).at(path(type_name, key)));
             }
             Err(wrong) => errors.push(wrong.issue.at(path(type_name, key))),
@@ -283,6 +284,9 @@ fn control(
         (name, Some(_)) if CONTROLS.contains(&name) || name == CURSOR => {
             Err(Wrong::error(IssueCode::Invalid, format!("{name} takes no such modifier")))
         }
+        ("_type", None) if value != definitions.type_name(type_code) => {
+            Err(Wrong::ignorable("_type has no place in a search of one type, whose name is in the URL"))
+        }
         ("_type" | "_format" | "_pretty", None) => Ok(Used::No),
         (CURSOR, None) => {
             request.cursor = Some(value.to_owned());
@@ -337,7 +341,8 @@ fn control(
 fn elements(definitions: &Definitions, type_code: TypeCode, value: &str) -> Result<Vec<String>, Wrong> {
     let type_name = definitions.type_name(type_code);
     let mut names = Vec::new();
-    for name in value.split(',').map(str::trim) {
+    // Some clients ask for what every answer has.
+    for name in value.split(',').map(str::trim).filter(|name| *name != "resourceType") {
         let name = name.strip_prefix(type_name).and_then(|rest| rest.strip_prefix('.')).unwrap_or(name);
         let top = name.split('.').next().unwrap_or_default().trim_end_matches("[x]");
         let structure = definitions.structure(type_name);
@@ -399,11 +404,11 @@ fn include(definitions: &Definitions, type_code: TypeCode, value: &str, iterate:
     if source == "*" && param.is_none() {
         return Ok(Include { source: None, param: None, target: None, iterate });
     }
-    let source = typed(source)?;
-    let target = target.filter(|target| !target.is_empty()).map(typed).transpose()?;
     let Some(code) = param else {
         return Err(Wrong::error(IssueCode::Invalid, "an include is written Type:parameter or Type:parameter:Target"));
     };
+    let source = typed(source)?;
+    let target = target.filter(|target| !target.is_empty()).map(typed).transpose()?;
     let source_name = definitions.type_name(source);
     if !reverse && !iterate && source != type_code {
         return Err(Wrong::ignorable(format!(

@@ -293,18 +293,34 @@ impl Store {
         }
     }
 
+    /// What a statement saw, by its own words.
+    fn snapshot_of(&self, moment: &str) -> Snapshot {
+        match self {
+            Store::Postgres(db) => db.snapshot_of(moment),
+            Store::Sqlite(_) => Snapshot { below: moment.parse::<i64>().map_or(i64::MAX, |txn| txn.saturating_add(1)), except: Vec::new() },
+        }
+    }
+
     /// One page of at most `limit` rows.
     pub async fn search(&self, query: &Query, limit: u32, cursor: Option<&Cursor>) -> Result<Page, sqlx::Error> {
-        // Taken before the first page is read: what commits in between shows on the first page or on none.
-        let snapshot = match cursor {
-            Some(cursor) => Some(cursor.snapshot.clone()),
-            None => Some(self.snapshot().await?),
-        };
         let driver = self.driver(query, cursor.map(|cursor| &cursor.snapshot)).await?;
-        let sql = compile::page(self.dialect(), query, cursor, limit.saturating_add(1), driver);
-        let mut found = self.page_rows(sql, query.sort.len()).await?;
+        let mut sql = compile::page(self.dialect(), query, cursor, limit.saturating_add(1), driver);
+        if cursor.is_none() {
+            // The first page says itself what it saw: what commits before or after another statement asks would be on two pages or on none,
+            // once a value that they are sorted by has changed.
+            let moment = match self {
+                Store::Sqlite(_) => "CAST((SELECT txn FROM counter WHERE id = 1) AS TEXT)",
+                Store::Postgres(_) => "pg_current_snapshot()::text",
+            };
+            sql.text = format!("SELECT first.*, {moment} AS moment FROM ({}) first", sql.text);
+        }
+        let (mut found, moment) = self.page_rows(sql, query.sort.len(), cursor.is_none()).await?;
         let more = found.len() > limit as usize;
         found.truncate(limit as usize);
+        let snapshot = match (cursor, moment) {
+            (Some(cursor), _) => Some(cursor.snapshot.clone()),
+            (None, moment) => moment.map(|moment| self.snapshot_of(&moment)),
+        };
         let next = match (found.last(), snapshot) {
             (Some((key, values)), Some(snapshot)) if more => Some(Cursor { snapshot, after: values.clone(), after_key: *key }),
             _ => None,
@@ -523,12 +539,15 @@ impl Store {
     }
 
     /// Keys with their sort values.
-    async fn page_rows(&self, sql: Sql, sorts: usize) -> Result<Vec<(ResourceKey, Vec<SortValue>)>, sqlx::Error> {
+    /// The rows of a page, and for a first one the moment that it saw, if it has any rows.
+    async fn page_rows(&self, sql: Sql, sorts: usize, first: bool) -> Result<(Vec<PageRow>, Option<String>), sqlx::Error> {
         macro_rules! read {
             ($pool:expr) => {{
                 let Sql { text, args, .. } = sql;
                 let rows = bind_all!(sqlx::query(AssertSqlSafe(text)), args).fetch_all($pool).await?;
-                rows.iter()
+                let moment = rows.first().filter(|_| first).map(|row| row.try_get("moment")).transpose()?;
+                let rows = rows
+                    .iter()
                     .map(|row| {
                         let values = (1..=sorts).map(|place| {
                             // A column's type is the parameter's kind, which the row itself tells.
@@ -542,7 +561,8 @@ impl Store {
                         });
                         Ok((row.try_get(0)?, values.collect::<Result<_, sqlx::Error>>()?))
                     })
-                    .collect()
+                    .collect::<Result<_, sqlx::Error>>()?;
+                Ok((rows, moment))
             }};
         }
         match self {
@@ -551,6 +571,9 @@ impl Store {
         }
     }
 }
+
+/// The key of a match and the values by which it is sorted.
+type PageRow = (ResourceKey, Vec<SortValue>);
 
 fn counter(dialect: Dialect) -> Sql {
     let mut sql = Sql::new(dialect);

@@ -123,11 +123,16 @@ impl Postgres {
     /// The moment that a page's first query sees: everything committed by now and nothing else.
     pub async fn snapshot(&self) -> Result<super::query::Snapshot, sqlx::Error> {
         let text: String = sqlx::query_scalar("SELECT pg_current_snapshot()::text").fetch_one(&self.pool).await?;
+        Ok(self.snapshot_of(&text))
+    }
+
+    /// What `pg_current_snapshot` says, in the store's numbers.
+    pub fn snapshot_of(&self, text: &str) -> super::query::Snapshot {
         let mut parts = text.split(':').skip(1);
         let number = |part: &str| part.parse::<i64>().ok().map(|id| id + self.txn_base);
         let below = parts.next().and_then(number).unwrap_or(i64::MAX);
         let except = parts.next().unwrap_or("").split(',').filter_map(number).collect();
-        Ok(super::query::Snapshot { below, except })
+        super::query::Snapshot { below, except }
     }
 
     async fn try_commit(&self, unit: Unit) -> Result<Vec<Written>, WriteError> {
@@ -159,25 +164,26 @@ impl Postgres {
                 return Err(WriteError::Stale);
             }
         }
-        if !unit.unchanged.is_empty() {
-            // Shared locks: many may rest on one resource at once, and nobody changes it until they are done.
-            let mut names: Vec<_> = unit.unchanged.iter().map(|(code, id, _)| (*code, &**id)).collect();
-            names.sort_unstable();
-            names.dedup();
-            let identities = select(&mut *connection, &names, " ORDER BY r.key FOR SHARE OF r").await?;
-            for (type_code, id, version) in &unit.unchanged {
-                let known = identities.get(&(*type_code, id.clone()) as &Name);
-                if known.is_none_or(|identity| !identity.live || identity.version != *version) {
-                    return Err(WriteError::Stale);
-                }
-            }
-        }
         if !super::visits::write_postgres(&mut *connection, &unit.visits).await? {
             return Err(WriteError::Stale);
         }
         let txn: i64 = sqlx::query_scalar("SELECT pg_current_xact_id()::text::bigint").fetch_one(&mut *connection).await?;
         let txn = txn + self.txn_base;
         let (identities, reserved) = locate(&mut *connection, &unit).await?;
+        if !unit.unchanged.is_empty() {
+            // Shared locks: many may rest on one resource at once, and nobody changes it until they are done. Never waited for, since those
+            // above are held: whoever holds one changes it, so what rests on it is out of date, and two who waited for each other would stand.
+            let mut names: Vec<_> = unit.unchanged.iter().map(|(code, id, _)| (*code, &**id)).collect();
+            names.sort_unstable();
+            names.dedup();
+            let unchanged = select(&mut *connection, &names, " ORDER BY r.key FOR SHARE OF r SKIP LOCKED").await?;
+            for (type_code, id, version) in &unit.unchanged {
+                let known = unchanged.get(&(*type_code, id.clone()) as &Name);
+                if known.is_none_or(|identity| !identity.live || identity.version != *version) {
+                    return Err(WriteError::Stale);
+                }
+            }
+        }
         // After the locks: whoever waited for another is later.
         let updated = now();
         let definitions = definitions::r4();

@@ -45,6 +45,7 @@ pub fn statement(state: &FhirState) -> Answer {
     if let Some(members) = rest.as_object_mut() {
         members.insert("security".to_owned(), security(state));
         members.insert("resource".to_owned(), Value::Array(resources));
+        members.insert("searchParam".to_owned(), everywhere(state));
         members.insert("interaction".to_owned(), json!([{ "code": "transaction" }, { "code": "batch" }, { "code": "history-system" }]));
     }
     let statement = json!({
@@ -62,10 +63,24 @@ pub fn statement(state: &FhirState) -> Answer {
         "implementation": { "description": format!("lango at {}", operator.name), "url": state.base_url() },
         "fhirVersion": "4.0.1",
         "format": ["application/fhir+json", "application/fhir+xml", "json", "xml"],
-        "patchFormat": ["application/json-patch+json", "application/fhir+json", "application/fhir+xml"],
+        "patchFormat": ["application/json-patch+json", "application/merge-patch+json", "application/fhir+json", "application/fhir+xml"],
         "rest": [rest],
     });
     Answer::ok(statement.to_string())
+}
+
+/// What every type can be searched by besides its own parameters.
+fn everywhere(state: &FhirState) -> Value {
+    let special = |name: &str, words: &str| json!({ "name": name, "type": "special", "documentation": words });
+    let mut list = vec![
+        special("_has", "_has:Type:reference-parameter:parameter, nested up to 8 deep"),
+        special("_list", "ids of Lists; no functional lists"),
+        special("_filter", "every operator; no […] in a path"),
+    ];
+    if state.settings.search.full_text {
+        list.extend([special("_text", "words of the narrative"), special("_content", "words of the whole resource")]);
+    }
+    Value::Array(list)
 }
 
 fn security(state: &FhirState) -> Value {

@@ -48,7 +48,9 @@ pub fn routes(state: FhirState) -> Router {
         .route("/fhir", any(handle))
         .route("/fhir/", any(handle))
         .route("/fhir/{type}", any(handle))
+        .route("/fhir/{type}/", any(handle))
         .route("/fhir/{type}/{id}", any(handle))
+        .route("/fhir/{type}/{id}/", any(handle))
         .route("/fhir/{type}/{id}/{verb}", any(handle))
         .route("/fhir/{type}/{id}/_history/{version}", any(handle))
         .route("/fhir/{type}/{id}/{member}/_search", any(handle))
@@ -177,6 +179,11 @@ async fn carry_out(
             audit::came_with(&form);
             let query = search::form_pairs(headers, &form, &call.query)?;
             operation::run(&Call { query, ..call }, operation, Some(Bytes::new())).await
+        }
+        ("GET", Target::System) => {
+            let issue = Issue::error(IssueCode::NotSupported, target::ONE_TYPE);
+            let allow = Some(Target::System.methods());
+            Err(Failure { allow, ..Failure::new(StatusCode::METHOD_NOT_ALLOWED, issue) })
         }
         (_, target) => Err(Failure::method_not_allowed(target.methods())),
     }

@@ -4,6 +4,7 @@ use super::super::error::Failure;
 use crate::definitions;
 use crate::fhir::reference::{is_id, is_type_name};
 use crate::fhir::{Issue, IssueCode};
+use crate::search::suggest;
 use crate::store::TypeCode;
 use axum::http::StatusCode;
 
@@ -36,6 +37,9 @@ pub struct OperationTarget {
     pub name: String,
 }
 
+/// The answer to a search that names no type.
+pub const ONE_TYPE: &str = "Search one type at a time: /fhir/Type?… or /fhir/Type/_search. The base itself takes Bundles by POST, and /fhir/metadata tells what else there is.";
+
 impl Target {
     /// Reads what follows the base, such as `/Patient/1`; percent-encoding is undone.
     pub fn of_path(path: &str) -> Result<Target, Failure> {
@@ -50,10 +54,7 @@ impl Target {
             [name] if name.starts_with('$') => Ok(operation(None, None, name.trim_start_matches('$'))),
             ["_history"] => Ok(Target::SystemHistory),
             [type_name, "_history"] => Ok(Target::TypeHistory(type_code(type_name)?)),
-            ["_search"] => {
-                let words = "A search names its type: Type?… or Type/_search.";
-                Err(Failure::new(StatusCode::NOT_FOUND, Issue::error(IssueCode::NotSupported, words)))
-            }
+            ["_search"] => Err(Failure::new(StatusCode::NOT_FOUND, Issue::error(IssueCode::NotSupported, ONE_TYPE))),
             [type_name] => Ok(Target::Type(type_code(type_name)?)),
             [type_name, "_search"] => Ok(Target::Search(type_code(type_name)?)),
             [type_name, name] if name.starts_with('$') => Ok(operation(Some(type_code(type_name)?), None, name.trim_start_matches('$'))),
@@ -92,8 +93,11 @@ impl Target {
 
 fn type_code(name: &str) -> Result<TypeCode, Failure> {
     definitions::r4().type_code(name).ok_or_else(|| {
-        let issue = Issue::error(IssueCode::NotFound, "The URL names no resource type of FHIR R4: check its spelling, capitals included.");
-        Failure::new(StatusCode::NOT_FOUND, issue)
+        let words = match suggest::nearest(name, definitions::r4().resource_types().iter().copied()) {
+            Some(near) => format!("The URL names no resource type of FHIR R4: is {near} meant? Capitals count."),
+            None => "The URL names no resource type of FHIR R4: /fhir/metadata lists them.".to_owned(),
+        };
+        Failure::new(StatusCode::NOT_FOUND, Issue::error(IssueCode::NotFound, words))
     })
 }
 

@@ -13,7 +13,8 @@ mod split;
 use super::patch::Patch;
 use super::refusal::{Refusal, RefusalKind};
 use super::transaction::{self, Broken, Entry, Operation, Outcome, Problems};
-use super::write::{CommitError, Condition, Tries, Writer};
+use super::tries::Tries;
+use super::write::{CommitError, Condition, Writer};
 use crate::access::Caller;
 use crate::definitions;
 use crate::fhir::reference::is_type_name;
@@ -107,7 +108,7 @@ async fn transaction(context: &Context<'_>, entries: Vec<Bytes>) -> Result<Vec<A
         }
         let (places, changes): (Vec<usize>, Vec<Entry>) = changes.into_iter().unzip();
         let keep_bodies = context.answer == Return::Representation;
-        match transaction::attempt(context.writer, changes, broken, context.caller, keep_bodies).await {
+        match transaction::attempt(context.writer, &tries, changes, broken, context.caller, keep_bodies).await {
             Ok(outcomes) => {
                 let mut answers: Vec<(usize, Answer)> = places.into_iter().zip(outcomes.into_iter().map(Answer::Changed)).collect();
                 for (place, path, url) in reads {
@@ -164,7 +165,7 @@ async fn one(context: &Context<'_>, place: usize, asked: Asked, entries: &[Bytes
             Asked::Change(entry) => entry,
         };
         let keep_bodies = context.answer == Return::Representation;
-        let refusal = match transaction::attempt(context.writer, vec![entry], Vec::new(), context.caller, keep_bodies).await {
+        let refusal = match transaction::attempt(context.writer, &tries, vec![entry], Vec::new(), context.caller, keep_bodies).await {
             Ok(mut outcomes) => match outcomes.pop() {
                 Some(outcome) => return Answer::Changed(outcome),
                 None => Refusal::internal(anyhow::anyhow!("an entry has no outcome")),
@@ -217,7 +218,9 @@ fn read_entry(number: usize, bytes: &[u8], base_url: &str, validator: &Validator
     if let Some(members) = entry.as_object_mut() {
         members.shift_remove("resource");
     }
-    let entry = check_around(entry, &path, &mut problems);
+    // With nothing around the resource, the missing request says it all.
+    let bare = entry.as_object().is_some_and(serde_json::Map::is_empty);
+    let entry = if bare { entry } else { check_around(entry, &path, &mut problems) };
     let full_url = entry.get("fullUrl").and_then(Value::as_str).filter(|url| !url.is_empty()).map(str::to_owned);
     let request = entry.get("request").unwrap_or(&Value::Null);
     let asked = Request { path: &path, request, base_url, resource: resource.as_ref().unwrap_or(&Value::Null) }.read(&mut problems);
@@ -347,21 +350,25 @@ impl Request<'_> {
     }
 }
 
-/// The patch that an entry carries (<https://hl7.org/fhir/R4/http.html#patch>): JSON Patch in a Binary, or Parameters.
+/// The patch that an entry carries (<https://hl7.org/fhir/R4/http.html#patch>): JSON Patch or Merge Patch in a Binary, or Parameters.
 fn patch_in(resource: &Value) -> Result<Patch, Refusal> {
     if resource.get("resourceType").and_then(Value::as_str) != Some("Binary") {
         return Patch::fhirpath(resource);
     }
     let content_type = resource.get("contentType").and_then(Value::as_str).unwrap_or_default();
-    if content_type.split(';').next().unwrap_or_default().trim() != "application/json-patch+json" {
-        let words = "A Binary that patches has the contentType application/json-patch+json; a FHIRPath Patch is sent as Parameters.";
-        return Err(Refusal::malformed(words).within("Binary.contentType"));
-    }
+    let read = match content_type.split(';').next().unwrap_or_default().trim() {
+        "application/json-patch+json" => Patch::json,
+        "application/merge-patch+json" => Patch::merge,
+        _ => {
+            let words = "A Binary that patches has the contentType application/json-patch+json or application/merge-patch+json; a FHIRPath Patch is sent as Parameters.";
+            return Err(Refusal::malformed(words).within("Binary.contentType"));
+        }
+    };
     let data = resource.get("data").and_then(Value::as_str).unwrap_or_default();
     let text = base64::engine::general_purpose::STANDARD.decode(data.split_ascii_whitespace().collect::<String>());
     let document = text.ok().and_then(|text| json::parse(&text).ok());
     let document = document.ok_or_else(|| Refusal::malformed("The data is no JSON in base64.").within("Binary.data"))?;
-    Patch::json(&document)
+    read(&document)
 }
 
 /// `If-None-Exist` holds the query alone; some clients send it with the type or a question mark in front.

@@ -35,8 +35,8 @@ pub async fn signed_token(server: &TestServer, id: &str, extension: &Value) -> S
     body["access_token"].as_str().expect("a token").to_owned()
 }
 
-/// The token endpoint's answer to such an assertion.
-pub async fn ask_signed(server: &TestServer, id: &str, extension: &Value) -> (u16, Value) {
+/// An assertion for the token endpoint, good once.
+pub fn assertion(server: &TestServer, id: &str, extension: &Value) -> String {
     let now = jiff::Timestamp::now().as_second();
     let jti = uuid::Uuid::new_v4().to_string();
     let claims = json!({
@@ -45,7 +45,12 @@ pub async fn ask_signed(server: &TestServer, id: &str, extension: &Value) -> (u1
     });
     let mut header = Header::new(Algorithm::ES384);
     header.kid = Some("test".into());
-    let assertion = jsonwebtoken::encode(&header, &claims, &key()).expect("a signature");
+    jsonwebtoken::encode(&header, &claims, &key()).expect("a signature")
+}
+
+/// The token endpoint's answer to such an assertion.
+pub async fn ask_signed(server: &TestServer, id: &str, extension: &Value) -> (u16, Value) {
+    let assertion = assertion(server, id, extension);
     let form = [
         ("grant_type", "client_credentials"),
         ("client_assertion_type", "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"),
