@@ -16,6 +16,7 @@ pub mod api;
 pub mod audit;
 mod batch;
 mod compile;
+pub mod everything;
 pub mod facts;
 pub mod gate;
 pub mod history;

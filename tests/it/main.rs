@@ -9,6 +9,7 @@ mod consent;
 mod crash;
 mod dhis2;
 mod dhis2_double;
+mod everything;
 mod fhir_rest;
 mod fixtures;
 mod fuzz;

@@ -7,7 +7,7 @@ use crate::search::capability;
 use serde_json::{Value, json};
 
 /// (type or `Resource`, name without the dollar sign, canonical of its OperationDefinition)
-const OPERATIONS: [(&str, &str, &str); 10] = [
+const OPERATIONS: [(&str, &str, &str); 11] = [
     ("Measure", "evaluate-measure", "http://hl7.org/fhir/OperationDefinition/Measure-evaluate-measure"),
     ("ConceptMap", "translate", "http://hl7.org/fhir/OperationDefinition/ConceptMap-translate"),
     ("CodeSystem", "lookup", "http://hl7.org/fhir/OperationDefinition/CodeSystem-lookup"),
@@ -15,10 +15,13 @@ const OPERATIONS: [(&str, &str, &str); 10] = [
     ("CodeSystem", "subsumes", "http://hl7.org/fhir/OperationDefinition/CodeSystem-subsumes"),
     ("ValueSet", "expand", "http://hl7.org/fhir/OperationDefinition/ValueSet-expand"),
     ("ValueSet", "validate-code", "http://hl7.org/fhir/OperationDefinition/ValueSet-validate-code"),
+    ("Patient", "everything", "http://hl7.org/fhir/OperationDefinition/Patient-everything"),
     ("Patient", "disclosures", "https://lango.health/fhir/OperationDefinition/Patient-disclosures"),
     ("Patient", "record-lookup", "https://lango.health/fhir/OperationDefinition/Patient-record-lookup"),
     ("Resource", "validate", "http://hl7.org/fhir/OperationDefinition/Resource-validate"),
 ];
+
+const COMPARTMENTS: [&str; 5] = ["patient", "encounter", "practitioner", "relatedPerson", "device"];
 
 pub fn statement(state: &FhirState) -> Answer {
     let mut resources = capability::rest_resources();
@@ -44,6 +47,10 @@ pub fn statement(state: &FhirState) -> Answer {
     });
     if let Some(members) = rest.as_object_mut() {
         members.insert("security".to_owned(), security(state));
+        members.insert(
+            "compartment".to_owned(),
+            COMPARTMENTS.map(|name| format!("http://hl7.org/fhir/CompartmentDefinition/{name}")).as_slice().into(),
+        );
         members.insert("resource".to_owned(), Value::Array(resources));
         members.insert("interaction".to_owned(), json!([{ "code": "transaction" }, { "code": "batch" }, { "code": "history-system" }]));
     }

@@ -36,6 +36,7 @@ pub async fn run(call: &Call<'_>, operation: OperationTarget, body: Option<Bytes
             };
             super::lookup::lookup(call, &operation, sent).await
         }
+        (Some("Patient"), "everything") => super::everything::everything(call, &operation, body).await,
         (type_name, "validate") => validate::run(call, type_name, &operation, body).await,
         _ => Err(Failure::unknown_operation()),
     }
