@@ -52,6 +52,8 @@ pub enum Condition {
     Any,
     /// The id was made for this change: nothing is there.
     New,
+    /// The same, by POST.
+    Posted,
     /// `If-None-Match: *`: nothing that is not deleted is there.
     Absent,
     /// `If-Match`: this version is the current one.
@@ -314,6 +316,8 @@ impl Writer {
 
     /// Carries out `plan`; answers when it is durable. `keep_bodies`: the answers carry the resources.
     pub async fn commit(&self, plan: Plan, author: &Author, keep_bodies: bool) -> Result<Vec<Done>, CommitError> {
+        let came_by_post = |wanted: &&Wanted| wanted.condition == Condition::Posted;
+        let posted = plan.changes.iter().filter(came_by_post).map(Wanted::target).map(|(type_code, id)| (type_code, id.into())).collect();
         let Prepared { mut done, mutations, stamps } = self.prepare(plan.changes, author, keep_bodies).await?;
         if mutations.is_empty() && plan.jobs.is_empty() && plan.visits.is_empty() {
             return Ok(done);
@@ -334,7 +338,8 @@ impl Writer {
             None => Vec::new(),
         };
         let names: Vec<(TypeCode, Box<str>)> = mutations.iter().map(|mutation| (mutation.type_code, mutation.id.clone())).collect();
-        let unit = Unit { mutations, preconditions: plan.preconditions, unchanged: plan.unchanged, jobs, visits: plan.visits, audit };
+        let unit =
+            Unit { mutations, preconditions: plan.preconditions, unchanged: plan.unchanged, jobs, visits: plan.visits, audit, posted };
         let written = self.store.commit(unit).await.map_err(|error| match error {
             WriteError::Stale => CommitError::Stale,
             error => CommitError::Refused(None, error.into()),
@@ -467,7 +472,7 @@ impl Writer {
     async fn current(&self, changes: &[Wanted]) -> Result<HashMap<(TypeCode, Box<str>), Stored>, sqlx::Error> {
         let targets: Vec<(TypeCode, String)> = changes
             .iter()
-            .filter(|wanted| wanted.condition != Condition::New)
+            .filter(|wanted| !matches!(wanted.condition, Condition::New | Condition::Posted))
             .map(|wanted| {
                 let (type_code, id) = wanted.target();
                 (type_code, id.to_owned())

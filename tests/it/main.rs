@@ -20,6 +20,7 @@ mod house;
 mod interactions;
 mod leaks;
 mod lookup;
+mod maintain;
 mod measure;
 mod non_interference;
 mod patches;

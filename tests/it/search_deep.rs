@@ -192,6 +192,40 @@ both_databases!(
 );
 
 both_databases!(
+    async fn an_own_reference_is_listed_and_included_by(db: &TestDb) {
+        let server = TestServer::open(db).await;
+        let village = json!([{ "url": "urn:village", "valueReference": { "reference": "Location/hai" } }]);
+        server.put("/fhir/Location/hai", &json!({ "resourceType": "Location", "id": "hai" })).await;
+        server.put("/fhir/Patient/p", &json!({ "resourceType": "Patient", "id": "p", "extension": village })).await;
+        assert_eq!(server.get("/fhir/Patient?_include=Patient:village").await.1["entry"].as_array().unwrap().len(), 2, "a warning");
+        let definition = json!({
+            "resourceType": "SearchParameter", "id": "village", "url": "urn:lango:test:village", "name": "Village", "status": "active",
+            "description": "Where they live", "code": "village", "base": ["Patient"], "type": "reference", "target": ["Location"],
+            "expression": "Patient.extension.where(url = 'urn:village').value"
+        });
+        let (status, outcome) = server.put("/fhir/SearchParameter/village", &definition).await;
+        assert_eq!(status, 201, "{outcome}");
+        until(&server, "/fhir/Patient?village=Location/hai", |status, _| status == 200).await;
+        for path in
+            ["Patient?_include=Patient:village", "Patient?_include=*", "Location?_revinclude=Patient:village", "Location?_revinclude=*"]
+        {
+            let (status, bundle) = server.get(&format!("/fhir/{path}")).await;
+            let modes: Vec<&str> =
+                bundle["entry"].as_array().unwrap().iter().map(|entry| entry["search"]["mode"].as_str().unwrap()).collect();
+            assert_eq!((status, &modes[..]), (200, &["match", "include"][..]), "{path}: {bundle}");
+        }
+        let (_, statement) = server.get("/fhir/metadata").await;
+        let resources = statement["rest"][0]["resource"].as_array().unwrap();
+        let of = |name: &str| resources.iter().find(|resource| resource["type"] == name).unwrap();
+        let listed = of("Patient")["searchParam"].as_array().unwrap().iter().find(|param| param["name"] == "village").unwrap();
+        assert_eq!((&listed["definition"], &listed["type"]), (&json!("urn:lango:test:village"), &json!("reference")));
+        assert!(of("Patient")["searchInclude"].as_array().unwrap().contains(&json!("Patient:village")));
+        assert!(of("Location")["searchRevInclude"].as_array().unwrap().contains(&json!("Patient:village")));
+        server.stop().await;
+    }
+);
+
+both_databases!(
     async fn words_are_found_when_the_operator_has_them_indexed(db: &TestDb) {
         let server = TestServer::open(db).await;
         let condition = |id: &str, div: &str, note: &str| {

@@ -121,10 +121,10 @@ pub fn came_with(form: &[u8]) {
     }
 }
 
-/// Notes a query within a Bundle; of one that was refused, the Bundle's answer tells.
-pub fn asked_within(url: &str, answered: &Result<Answer, Failure>) {
+/// Notes a query or an operation within a Bundle; of one that was refused, the Bundle's answer tells.
+pub fn asked_within(method: &str, url: &str, answered: &Result<Answer, Failure>) {
     if let (Some(trail), Ok(answer)) = (audit::current(), answered) {
-        trail.asked_within(&format!("GET {url}"), answer.status.as_u16());
+        trail.asked_within(&format!("{method} {url}"), answer.status.as_u16());
     }
 }
 
