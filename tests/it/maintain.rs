@@ -349,3 +349,33 @@ both_databases!(
         server.stop().await;
     }
 );
+
+both_databases!(
+    async fn validate_tells_what_a_write_would_be_told(db: &TestDb) {
+        let world = World::new(db).await;
+        let provision = json!({ "type": "permit", "actor": [{
+            "role": { "coding": [{ "system": "http://terminology.hl7.org/CodeSystem/v3-ParticipationType", "code": "IRCP" }] },
+            "reference": { "reference": "Organization/hf-b" } }] });
+        world.consent("k", "a", provision).await;
+        let check = async |token: &str, path: &str, mode: &str, resource: Value| -> (u16, String) {
+            let body = json!({ "resourceType": "Parameters", "parameter": [{ "name": "mode", "valueCode": mode }, { "name": "resource", "resource": resource }] });
+            let (status, outcome) = world.send(token, "POST", &format!("/fhir/{path}/$validate"), &body).await;
+            (status, outcome["issue"][0]["code"].as_str().unwrap_or_else(|| panic!("{outcome}")).to_owned())
+        };
+        let (asker, holder) = (&world.asker, world.token("a"));
+        let ok = (200, "informational".to_owned());
+        let forbidden = (200, "forbidden".to_owned());
+        assert_eq!(check(holder, "Patient/a", "update", patient("a", "Mushi")).await, ok);
+        assert_eq!(check(asker, "Patient/a", "update", patient("a", "Mushi")).await, forbidden, "it belongs to another facility");
+        assert_eq!(check(asker, "Patient", "create", patient("a", "Mushi")).await, ok, "a create gets an id of its own");
+        assert_eq!(check(holder, "Patient/a", "delete", Value::Null).await, ok);
+        assert_eq!(check(asker, "Patient/a", "delete", Value::Null).await, forbidden);
+        assert_eq!(check(asker, "Patient/z", "delete", Value::Null).await, (404, "not-found".to_owned()), "hidden");
+        assert_eq!(check(asker, "Patient/z", "update", patient("z", "Mushi")).await, (200, "conflict".to_owned()));
+        assert_eq!(check(holder, "Patient", "update", json!({ "resourceType": "Patient" })).await, (200, "required".to_owned()));
+        let elsewhere = json!({ "resourceType": "Patient", "meta": { "source": "urn:lango:facility:HF-C#1" } });
+        assert_eq!(check(holder, "Patient", "create", elsewhere).await, forbidden);
+        assert_eq!(world.get(holder, "/fhir/Patient/a/_history/2").await.0, 404, "nothing was written");
+        world.server.stop().await;
+    }
+);
