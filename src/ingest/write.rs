@@ -9,7 +9,8 @@
 //! that first contributed it; another facility cannot change it, and is told that the id is taken, never by whom.
 
 use super::consent::{CONSENT_JOB, asks_for_itself};
-use super::draft::{Draft, Making, source_facility, stamped};
+use super::draft::{Draft, Making, stamped};
+use super::ownership::{DIRECTORY, OPERATOR, check_source, keeps_directory, may_change};
 use super::refusal::{Refusal, RefusalKind};
 use super::workers::Workers;
 use crate::access::consent::Sensitive;
@@ -41,9 +42,6 @@ const LINK_LATER: Micros = 10_000_000;
 
 /// What defines an own search parameter.
 const PARAMETER: &str = "SearchParameter";
-
-/// The operator's own organisation.
-const OPERATOR: FacilityKey = 0;
 
 /// What a change demands of the version that is there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -700,30 +698,4 @@ fn changes_of(mutations: &[Mutation]) -> Vec<audit::Change<'_>> {
         Some(audit::Change { action, type_code: *type_code, id, version: base_version + 1, subject })
     };
     mutations.iter().filter_map(change).collect()
-}
-
-/// Nobody says of what is new that another facility sent it; what is stored may go on saying it.
-fn check_source(action: &Action, live: Option<&Stored>, caller: &Caller) -> Result<(), Refusal> {
-    let Action::Put(Draft { source: Some(source), .. }) = action else { return Ok(()) };
-    let is_of = |body: &Bytes| serde_json::from_slice::<Value>(body).is_ok_and(|before| source_facility(&before) == Some(&**source));
-    if caller.facility_code.as_deref() == Some(&**source) || live.and_then(|live| live.body.as_ref()).is_some_and(is_of) {
-        return Ok(());
-    }
-    let words = "names another facility than the one that is sending: leave it out, or name your own";
-    Err(Refusal::new(RefusalKind::Forbidden, Issue::error(IssueCode::Forbidden, words).at("meta.source")))
-}
-
-fn may_change(author: &Author, type_name: &str, owner: FacilityKey) -> bool {
-    author.scope == Scope::All
-        || author.scope.owners().contains(&owner)
-        || owner == OPERATOR && keeps_directory(author) && DIRECTORY.contains(&type_name)
-}
-
-/// Types by which facilities and people are known. What those who keep the directory write of them is the operator's word, which
-/// consents and requesters are matched by.
-const DIRECTORY: [&str; 8] =
-    ["CareTeam", "Group", "HealthcareService", "Location", "Organization", "OrganizationAffiliation", "Practitioner", "PractitionerRole"];
-
-fn keeps_directory(author: &Author) -> bool {
-    author.caller.as_ref().is_some_and(|caller| caller.has_role(Role::Registry) || caller.has_role(Role::Operator))
 }
