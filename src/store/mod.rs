@@ -32,7 +32,7 @@ mod reads;
 pub mod records;
 mod reindex;
 mod rows;
-mod sql;
+pub(crate) mod sql;
 mod sqlite;
 pub mod submissions;
 pub mod upkeep;

@@ -32,6 +32,9 @@ pub enum AuditError {
     Read(#[from] sqlx::Error),
     #[error("an event could not be put into words")]
     Words(#[from] serde_json::Error),
+    /// More leaves for this client than [`Releases`](crate::access::releases::Releases) admit; nothing was recorded yet.
+    #[error("too much leaves for one client")]
+    TooMuch { seconds: u64 },
     /// The task that records has ended.
     #[error("the audit is closed")]
     Closed,

@@ -1,19 +1,19 @@
 //! What an answer shows, for the record ([`crate::access::audit`]): read off the answer itself, whatever route made it.
 
-use super::super::audit::failure;
+use super::super::audit::{failure, too_much};
 use super::super::error::Failure;
 use super::super::state::FhirState;
 use super::Call;
 use super::answer::Answer;
 use super::target::Target;
 use crate::access::audit::resource::{self, audit_event};
-use crate::access::audit::{self, Action, Event, Shape};
+use crate::access::audit::{self, Action, AuditError, Event, Shape};
 use crate::access::{Interaction, Role};
 use crate::definitions;
 use crate::fhir::{Issue, IssueCode};
 use crate::ingest::{Refusal, RefusalKind};
 use crate::store::TypeCode;
-use axum::http::{Method, Uri};
+use axum::http::{Method, StatusCode, Uri};
 use serde::Deserialize;
 use serde_json::json;
 use std::borrow::Cow;
@@ -36,7 +36,13 @@ pub async fn settled(state: &FhirState, method: &Method, uri: &Uri, answered: Re
     let shape = shape(method, uri, &held);
     let mut names = HashSet::new();
     held.names(&mut names);
-    match trail.settle(&state.store, &shape, status.as_u16(), names).await {
+    let mut settled = trail.settle(&state.store, &shape, status.as_u16(), names).await;
+    let mut answered = answered;
+    if let Err(AuditError::TooMuch { seconds }) = settled {
+        answered = Err(Failure { retry_after: Some(seconds), ..too_much() });
+        settled = trail.settle(&state.store, &shape, StatusCode::TOO_MANY_REQUESTS.as_u16(), HashSet::new()).await;
+    }
+    match settled {
         Ok(()) => answered,
         Err(error) => {
             tracing::error!(%error, "an answer was withheld");
@@ -56,7 +62,7 @@ const MOST_ROWS: u32 = 10_000;
 pub async fn disclosures(call: &Call<'_>, type_code: TypeCode, id: &str) -> Result<Answer, Failure> {
     let caller = call.caller;
     // A practitioner's token may have a patient in context, who is somebody else.
-    let own = caller.person.is_some() && caller.claimed.practitioner.is_none() && caller.patient.as_deref() == Some(id);
+    let own = caller.person.is_some() && caller.claimed.practitioner.is_none() && caller.patients.iter().any(|own| own == id);
     if !(own || caller.has_role(Role::Operator)) {
         let words = "Who saw a record is told to the person whom it is about and to the privacy officer (role operator).";
         return Err(Refusal::new(RefusalKind::Forbidden, Issue::error(IssueCode::Forbidden, words)).into());

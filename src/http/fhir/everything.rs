@@ -236,8 +236,8 @@ impl Asked {
             Reach::Everything => true,
             Reach::Nothing => false,
             Reach::Within(bounds) => bounds.iter().any(|bound| {
-                let own = |patient: &str| about_nobody || ids.iter().all(|id| id == patient);
-                bound.params.is_empty() && bound.patient.as_deref().is_none_or(own)
+                let own = |patients: &[String]| about_nobody || ids.iter().all(|id| patients.contains(id));
+                bound.params.is_empty() && bound.patients.as_deref().is_none_or(own)
             }),
         }
     }
