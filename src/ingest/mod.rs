@@ -14,6 +14,7 @@ pub mod draft;
 mod fold;
 pub mod identities;
 pub mod load;
+mod ownership;
 pub mod patch;
 pub mod refusal;
 pub mod replay;

@@ -9,7 +9,8 @@
 //! that first contributed it; another facility cannot change it, and is told that the id is taken, never by whom.
 
 use super::consent::{CONSENT_JOB, asks_for_itself};
-use super::draft::{Draft, Making, source_facility, stamped};
+use super::draft::{Draft, Making, stamped};
+use super::ownership::{DIRECTORY, OPERATOR, check_source, keeps_directory, may_change};
 use super::refusal::{Refusal, RefusalKind};
 use super::tries::{Lane, Tries};
 use super::workers::Workers;
@@ -42,9 +43,6 @@ const LINK_LATER: Micros = 10_000_000;
 /// What defines an own search parameter.
 const PARAMETER: &str = "SearchParameter";
 
-/// The operator's own organisation.
-const OPERATOR: FacilityKey = 0;
-
 /// What a change demands of the version that is there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Condition {
@@ -52,6 +50,8 @@ pub enum Condition {
     Any,
     /// The id was made for this change: nothing is there.
     New,
+    /// The same, by POST.
+    Posted,
     /// `If-None-Match: *`: nothing that is not deleted is there.
     Absent,
     /// `If-Match`: this version is the current one.
@@ -302,6 +302,8 @@ impl Writer {
 
     /// Carries out `plan`; answers when it is durable. `keep_bodies`: the answers carry the resources.
     pub async fn commit(&self, plan: Plan, author: &Author, keep_bodies: bool) -> Result<Vec<Done>, CommitError> {
+        let came_by_post = |wanted: &&Wanted| wanted.condition == Condition::Posted;
+        let posted = plan.changes.iter().filter(came_by_post).map(Wanted::target).map(|(type_code, id)| (type_code, id.into())).collect();
         let Prepared { mut done, mutations, stamps } = self.prepare(plan.changes, author, keep_bodies).await?;
         if mutations.is_empty() && plan.jobs.is_empty() && plan.visits.is_empty() {
             return Ok(done);
@@ -322,7 +324,8 @@ impl Writer {
             None => Vec::new(),
         };
         let names: Vec<(TypeCode, Box<str>)> = mutations.iter().map(|mutation| (mutation.type_code, mutation.id.clone())).collect();
-        let unit = Unit { mutations, preconditions: plan.preconditions, unchanged: plan.unchanged, jobs, visits: plan.visits, audit };
+        let unit =
+            Unit { mutations, preconditions: plan.preconditions, unchanged: plan.unchanged, jobs, visits: plan.visits, audit, posted };
         let written = self.store.commit(unit).await.map_err(|error| match error {
             WriteError::Stale => CommitError::Stale,
             error => CommitError::Refused(None, error.into()),
@@ -455,7 +458,7 @@ impl Writer {
     async fn current(&self, changes: &[Wanted]) -> Result<HashMap<(TypeCode, Box<str>), Stored>, sqlx::Error> {
         let targets: Vec<(TypeCode, String)> = changes
             .iter()
-            .filter(|wanted| wanted.condition != Condition::New)
+            .filter(|wanted| !matches!(wanted.condition, Condition::New | Condition::Posted))
             .map(|wanted| {
                 let (type_code, id) = wanted.target();
                 (type_code, id.to_owned())
@@ -683,30 +686,4 @@ fn changes_of(mutations: &[Mutation]) -> Vec<audit::Change<'_>> {
         Some(audit::Change { action, type_code: *type_code, id, version: base_version + 1, subject })
     };
     mutations.iter().filter_map(change).collect()
-}
-
-/// Nobody says of what is new that another facility sent it; what is stored may go on saying it.
-fn check_source(action: &Action, live: Option<&Stored>, caller: &Caller) -> Result<(), Refusal> {
-    let Action::Put(Draft { source: Some(source), .. }) = action else { return Ok(()) };
-    let is_of = |body: &Bytes| serde_json::from_slice::<Value>(body).is_ok_and(|before| source_facility(&before) == Some(&**source));
-    if caller.facility_code.as_deref() == Some(&**source) || live.and_then(|live| live.body.as_ref()).is_some_and(is_of) {
-        return Ok(());
-    }
-    let words = "names another facility than the one that is sending: leave it out, or name your own";
-    Err(Refusal::new(RefusalKind::Forbidden, Issue::error(IssueCode::Forbidden, words).at("meta.source")))
-}
-
-fn may_change(author: &Author, type_name: &str, owner: FacilityKey) -> bool {
-    author.scope == Scope::All
-        || author.scope.owners().contains(&owner)
-        || owner == OPERATOR && keeps_directory(author) && DIRECTORY.contains(&type_name)
-}
-
-/// Types by which facilities and people are known. What those who keep the directory write of them is the operator's word, which
-/// consents and requesters are matched by.
-const DIRECTORY: [&str; 8] =
-    ["CareTeam", "Group", "HealthcareService", "Location", "Organization", "OrganizationAffiliation", "Practitioner", "PractitionerRole"];
-
-fn keeps_directory(author: &Author) -> bool {
-    author.caller.as_ref().is_some_and(|caller| caller.has_role(Role::Registry) || caller.has_role(Role::Operator))
 }

@@ -191,6 +191,11 @@ impl Registry {
         Ok(Some(Stored { id: id.into(), body: Some(view.to_string().into()), version: 0, ..newest.clone() }))
     }
 
+    /// The Patients that the golden Patient `id` stands for; `None`: it is no golden Patient.
+    pub async fn sources_of(&self, id: &str) -> Result<Option<Vec<String>>, RegistryError> {
+        Ok(self.golden(id).await?.map(|(_, golden)| golden::sources(&golden).into_iter().collect()))
+    }
+
     /// The golden Patient with this id, or the one that has taken its place.
     async fn golden(&self, id: &str) -> Result<Option<(String, Value)>, RegistryError> {
         let mut id = id.to_owned();

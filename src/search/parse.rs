@@ -141,6 +141,8 @@ pub struct SearchRequest {
     pub cursor: Option<String>,
     /// What was left out, to be said in the answer.
     pub warnings: Vec<Issue>,
+    /// The operator's own search parameters, as the request was read by.
+    pub own: Arc<Own>,
     /// The parameters that were used, for the `self` link; without the cursor.
     pub self_params: Vec<(String, String)>,
     /// What a page token is bound to: type, filters, sort and scope, in one text.
@@ -162,6 +164,7 @@ pub fn parse(type_code: TypeCode, pairs: &[(String, String)], scope: Scope, opti
         elements: Vec::new(),
         cursor: None,
         warnings: Vec::new(),
+        own: Arc::clone(&options.own),
         self_params: Vec::new(),
         binding: String::new(),
     };
@@ -276,7 +279,7 @@ fn control(
             if request.includes.len() + request.revincludes.len() >= MAX_INCLUDES {
                 return Some(Err(Wrong::error(IssueCode::TooCostly, format!("a search has {MAX_INCLUDES} includes at most"))));
             }
-            include(definitions, type_code, value, modifier.is_some(), reverse).map(|include| {
+            include(definitions, options, type_code, value, modifier.is_some(), reverse).map(|include| {
                 if reverse { &mut request.revincludes } else { &mut request.includes }.push(include);
                 Used::Yes
             })
@@ -388,7 +391,14 @@ fn sort(definitions: &Definitions, options: &ParseOptions, type_code: TypeCode, 
 }
 
 /// `Type:param[:Target]`, `Type:*` or `*`.
-fn include(definitions: &Definitions, type_code: TypeCode, value: &str, iterate: bool, reverse: bool) -> Result<Include, Wrong> {
+fn include(
+    definitions: &Definitions,
+    options: &ParseOptions,
+    type_code: TypeCode,
+    value: &str,
+    iterate: bool,
+    reverse: bool,
+) -> Result<Include, Wrong> {
     let searched = definitions.type_name(type_code);
     let mut parts = value.split(':');
     let (source, param, target) = (parts.next().unwrap_or_default(), parts.next(), parts.next());
@@ -418,8 +428,13 @@ fn include(definitions: &Definitions, type_code: TypeCode, value: &str, iterate:
     if code == "*" {
         return Ok(Include { source: Some(source), param: None, target, iterate });
     }
-    let param = definitions.param(source, code).filter(|param| param.kind == ParamKind::Reference).ok_or_else(|| {
-        let known = definitions.params(source).iter().filter(|param| param.kind == ParamKind::Reference).map(|param| param.code.as_str());
+    let param = options.param(source, code).filter(|param| param.kind == ParamKind::Reference).ok_or_else(|| {
+        let known = definitions
+            .params(source)
+            .iter()
+            .chain(options.own.ready(source).map(|own| &own.param))
+            .filter(|param| param.kind == ParamKind::Reference)
+            .map(|param| param.code.as_str());
         Wrong::ignorable(format!("{source_name} has no reference parameter '{}'{}", shown(code), suggest::hint(code, known)))
     })?;
     let wanted = target.or((reverse && !iterate).then_some(type_code));

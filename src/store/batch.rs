@@ -28,6 +28,8 @@ pub struct ResourceRow {
     pub class: i64,
     pub low: i64,
     pub high: i64,
+    /// 1: it came by POST. Of an update it changes nothing.
+    pub posted: i64,
     /// As [`packed::pack`] left it.
     pub body: Option<Vec<u8>>,
 }
@@ -165,6 +167,7 @@ impl Batch {
             class,
             low,
             high,
+            posted: 0,
             body,
         };
         match place.identity {
@@ -177,6 +180,13 @@ impl Batch {
             }
         }
         (Written { key, version, updated }, Identity { key, version, live, owner: mutation.owner, patient })
+    }
+
+    /// Notes that the resource that was added last, if it is new, came by POST.
+    pub fn mark_posted(&mut self, key: ResourceKey) {
+        if let Some(row) = self.inserts.last_mut().filter(|row| row.key == key) {
+            row.posted = 1;
+        }
     }
 
     /// A row for a resource that something refers to and nobody has sent yet.
@@ -195,6 +205,7 @@ impl Batch {
             class: 0,
             low: 0,
             high: 0,
+            posted: 0,
             body: None,
         });
     }

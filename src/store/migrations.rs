@@ -17,6 +17,7 @@ const ALL: &[(i64, &str, &str, &str)] = &[
     (11, "history", include_str!("../../migrations/sqlite/0011_history.sql"), include_str!("../../migrations/postgres/0011_history.sql")),
     (21, "launch", include_str!("../../migrations/sqlite/0021_launch.sql"), include_str!("../../migrations/postgres/0021_launch.sql")),
     (30, "search", include_str!("../../migrations/sqlite/0030_search.sql"), include_str!("../../migrations/postgres/0030_search.sql")),
+    (45, "posted", include_str!("../../migrations/sqlite/0045_posted.sql"), include_str!("../../migrations/postgres/0045_posted.sql")),
     (
         51,
         "audience",

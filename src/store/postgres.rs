@@ -203,6 +203,9 @@ impl Postgres {
                 return Err(WriteError::Stale);
             };
             written.push(batch.add(mutation, &Place { key, identity }, txn, updated, &mut target).0);
+            if unit.posted.contains(&name) {
+                batch.mark_posted(key);
+            }
         }
         batch.add_audit(unit.audit, &mut target);
         batch.jobs = unit.jobs;
@@ -320,9 +323,9 @@ async fn holds(connection: &mut PgConnection, precondition: &Precondition) -> Re
 async fn write(connection: &mut PgConnection, batch: &Batch) -> Result<(), sqlx::Error> {
     if !batch.inserts.is_empty() {
         // A name that another transaction made meanwhile fails on the unique key; the unit is then tried again and finds it.
-        let insert = "INSERT INTO resource (key, type, id, version, live, updated, created, txn, owner, patient, class, low, high, body) SELECT * FROM unnest(\
+        let insert = "INSERT INTO resource (key, type, id, version, live, updated, created, txn, owner, patient, class, low, high, posted, body) SELECT * FROM unnest(\
              $1::bigint[], $2::bigint[], $3::text[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[], $8::bigint[], $9::bigint[], $10::bigint[], \
-             $11::bigint[], $12::bigint[], $13::bigint[], $14::bytea[])";
+             $11::bigint[], $12::bigint[], $13::bigint[], $14::bigint[], $15::bytea[])";
         bind_resources(sqlx::query(insert), &batch.inserts).execute(&mut *connection).await?;
     }
     if !batch.superseded.is_empty() {
@@ -341,8 +344,8 @@ async fn write(connection: &mut PgConnection, batch: &Batch) -> Result<(), sqlx:
         let update = "UPDATE resource r SET version = u.v, live = u.l, updated = u.d, created = CASE WHEN u.c < 0 THEN r.created ELSE u.c END, \
              txn = u.x, owner = u.o, patient = u.p, class = u.s, low = u.f, high = u.g, body = u.b FROM unnest(\
              $1::bigint[], $2::bigint[], $3::text[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[], $8::bigint[], $9::bigint[], $10::bigint[], \
-             $11::bigint[], $12::bigint[], $13::bigint[], $14::bytea[]) \
-             AS u(k, t, i, v, l, d, c, x, o, p, s, f, g, b) WHERE r.key = u.k";
+             $11::bigint[], $12::bigint[], $13::bigint[], $14::bigint[], $15::bytea[]) \
+             AS u(k, t, i, v, l, d, c, x, o, p, s, f, g, y, b) WHERE r.key = u.k";
         bind_resources(sqlx::query(update), &batch.updates).execute(&mut *connection).await?;
     }
     for of_table in batch.closings.chunk_by(|a, b| a.table == b.table) {
@@ -422,6 +425,7 @@ fn bind_resources<'q>(query: PgQuery<'q>, rows: &[ResourceRow]) -> PgQuery<'q> {
         .bind(ints(|row| row.class))
         .bind(ints(|row| row.low))
         .bind(ints(|row| row.high))
+        .bind(ints(|row| row.posted))
         .bind(rows.iter().map(|row| row.body.clone()).collect::<Vec<Option<Vec<u8>>>>())
 }
 

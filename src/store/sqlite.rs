@@ -308,6 +308,9 @@ impl Writer {
             for (mutation, place) in unit.mutations.into_iter().zip(&places) {
                 let name: Name = (mutation.type_code, mutation.id.clone());
                 let (word, identity) = batch.add(mutation, place, txn, updated, &mut target);
+                if unit.posted.contains(&name) {
+                    batch.mark_posted(place.key);
+                }
                 pending.insert(place.key);
                 written.push(word);
                 learned.push((name, identity));
@@ -362,8 +365,8 @@ impl Writer {
         batch.sort();
         for chunk in batch.inserts.chunks(CHUNK) {
             let text = self.inserts.entry((RESOURCE, chunk.len())).or_insert_with(|| {
-                let rows = vec!["(?,?,?,?,?,?,?,?,?,?,?,?,?,?)"; chunk.len()].join(",");
-                let columns = "key, type, id, version, live, updated, created, txn, owner, patient, class, low, high, body";
+                let rows = vec!["(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)"; chunk.len()].join(",");
+                let columns = "key, type, id, version, live, updated, created, txn, owner, patient, class, low, high, posted, body";
                 Arc::from(format!("INSERT INTO resource ({columns}) VALUES {rows}"))
             });
             let mut query = sqlx::query(AssertSqlSafe(text.clone()));
@@ -378,6 +381,7 @@ impl Writer {
                     .bind(row.class)
                     .bind(row.low)
                     .bind(row.high)
+                    .bind(row.posted)
                     .bind(row.body.as_deref());
             }
             query.execute(&mut *connection).await?;

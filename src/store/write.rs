@@ -5,6 +5,7 @@ use super::gate::{About, Rules, Traits};
 use super::visits::Visit;
 use super::{FacilityKey, IndexEntry, Query, ResourceKey, TypeCode};
 use crate::fhir::time::Micros;
+use std::collections::HashSet;
 
 /// One transaction.
 #[derive(Clone, Debug, Default)]
@@ -20,6 +21,8 @@ pub struct Unit {
     pub visits: Vec<Visit>,
     /// What is recorded of it.
     pub audit: Vec<AuditRow>,
+    /// Those of the mutations that make something new and came by POST, for histories.
+    pub posted: HashSet<(TypeCode, Box<str>)>,
 }
 
 impl Unit {

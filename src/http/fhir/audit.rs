@@ -127,10 +127,10 @@ pub fn came_with(form: &[u8]) {
     }
 }
 
-/// Notes a query within a Bundle; of one that was refused, the Bundle's answer tells.
-pub fn asked_within(url: &str, answered: &Result<Answer, Failure>) {
+/// Notes a query or an operation within a Bundle; of one that was refused, the Bundle's answer tells.
+pub fn asked_within(method: &str, url: &str, answered: &Result<Answer, Failure>) {
     if let (Some(trail), Ok(answer)) = (audit::current(), answered) {
-        trail.asked_within(&format!("GET {url}"), answer.status.as_u16());
+        trail.asked_within(&format!("{method} {url}"), answer.status.as_u16());
     }
 }
 
@@ -142,8 +142,8 @@ fn shape(method: &Method, uri: &Uri, held: &Held<'_>) -> Shape {
         ("GET" | "HEAD", Some(Target::Instance(..))) => (Read, "read"),
         ("GET" | "HEAD", Some(Target::Version(..))) => (Read, "vread"),
         ("GET" | "HEAD", Some(Target::History(..))) => (Read, "history-instance"),
-        ("GET" | "HEAD", Some(Target::Type(_) | Target::Compartment(..)))
-        | ("POST", Some(Target::Search(_) | Target::CompartmentSearch(..))) => (Execute, "search-type"),
+        ("GET" | "HEAD", Some(Target::Type(_) | Target::Compartment(_)))
+        | ("POST", Some(Target::Search(_) | Target::CompartmentSearch(_))) => (Execute, "search-type"),
         ("POST", Some(Target::Type(_))) => (Create, "create"),
         ("PUT", Some(Target::Type(_) | Target::Instance(..))) => (Update, "update"),
         ("PATCH", Some(Target::Type(_) | Target::Instance(..))) => (Update, "patch"),

@@ -17,15 +17,25 @@ pub enum Target {
     /// `Type/_search`.
     Search(TypeCode),
     Instance(TypeCode, String),
-    /// `Patient/id/Type`: what is in the patient's compartment (<https://hl7.org/fhir/R4/compartmentdefinition.html>).
-    Compartment(String, TypeCode),
+    /// `Patient/id/Type`.
+    Compartment(Compartment),
     /// `Patient/id/Type/_search`.
-    CompartmentSearch(String, TypeCode),
+    CompartmentSearch(Compartment),
     SystemHistory,
     TypeHistory(TypeCode),
     History(TypeCode, String),
     Version(TypeCode, String, i64),
     Operation(OperationTarget),
+}
+
+/// What is in the compartment of a resource (<https://hl7.org/fhir/R4/compartmentdefinition.html>).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Compartment {
+    /// The type of the resource that defines it.
+    pub of: TypeCode,
+    pub id: String,
+    /// `None`: `*`, all types.
+    pub member: Option<TypeCode>,
 }
 
 /// `[Type/[id/]]$name`.
@@ -63,8 +73,10 @@ impl Target {
             [type_name, id, name] if name.starts_with('$') => {
                 Ok(operation(Some(type_code(type_name)?), Some(&checked_id(id)?), name.trim_start_matches('$')))
             }
-            ["Patient", id, type_name] if is_type_name(type_name) => Ok(Target::Compartment(checked_id(id)?, type_code(type_name)?)),
-            ["Patient", id, type_name, "_search"] => Ok(Target::CompartmentSearch(checked_id(id)?, type_code(type_name)?)),
+            [of, id, member] if COMPARTMENTS.contains(of) && (*member == "*" || is_type_name(member)) => {
+                Ok(Target::Compartment(compartment(of, id, member)?))
+            }
+            [of, id, member, "_search"] if COMPARTMENTS.contains(of) => Ok(Target::CompartmentSearch(compartment(of, id, member)?)),
             [type_name, id, "_history", version] => {
                 // A version that is no number of ours does not exist.
                 let version = version.parse().ok().filter(|version| *version > 0).unwrap_or(i64::MAX);
@@ -77,11 +89,11 @@ impl Target {
     /// The methods that this takes, for `Allow`.
     pub fn methods(&self) -> &'static str {
         match self {
-            Target::System | Target::Search(_) | Target::CompartmentSearch(..) => "POST",
+            Target::System | Target::Search(_) | Target::CompartmentSearch(_) => "POST",
             Target::Metadata
             | Target::SystemHistory
             | Target::TypeHistory(_)
-            | Target::Compartment(..)
+            | Target::Compartment(_)
             | Target::History(..)
             | Target::Version(..) => "GET, HEAD",
             Target::Type(_) => "GET, HEAD, POST, PUT, PATCH, DELETE",
@@ -89,6 +101,14 @@ impl Target {
             Target::Operation(_) => "GET, HEAD, POST",
         }
     }
+}
+
+/// The types that define compartments.
+const COMPARTMENTS: [&str; 5] = ["Device", "Encounter", "Patient", "Practitioner", "RelatedPerson"];
+
+fn compartment(of: &str, id: &str, member: &str) -> Result<Compartment, Failure> {
+    let member = if member == "*" { None } else { Some(type_code(member)?) };
+    Ok(Compartment { of: type_code(of)?, id: checked_id(id)?, member })
 }
 
 fn type_code(name: &str) -> Result<TypeCode, Failure> {
@@ -122,6 +142,12 @@ mod tests {
         let operation = OperationTarget { type_code: Some(patient), id: Some("a".into()), name: "validate".into() };
         assert_eq!(of("/Patient/a/$validate"), Some(Target::Operation(operation.clone())));
         assert_eq!(of("/Patient/a/%24validate"), Some(Target::Operation(operation)));
+        let observation = definitions::r4().type_code("Observation");
+        let within = |of: &str, member| Compartment { of: definitions::r4().type_code(of).unwrap(), id: "a".into(), member };
+        assert_eq!(of("/Patient/a/Observation"), Some(Target::Compartment(within("Patient", observation))));
+        assert_eq!(of("/Device/a/*"), Some(Target::Compartment(within("Device", None))));
+        assert_eq!(of("/Encounter/a/Observation/_search"), Some(Target::CompartmentSearch(within("Encounter", observation))));
+        assert_eq!(of("/Location/a/Observation"), None);
         let status = |path| Target::of_path(path).unwrap_err().status.as_u16();
         assert_eq!((status("/patient"), status("/Patient/a_b"), status("/Patient/a/b/c/d"), status("/%ff")), (404, 400, 404, 404));
     }

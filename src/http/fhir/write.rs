@@ -156,9 +156,9 @@ fn answered(call: &Call<'_>, outcome: Outcome, answer: Return) -> Answer {
 }
 
 pub async fn bundle(call: &Call<'_>, body: Bytes) -> Result<Answer, Failure> {
-    let fetch = |url: String| -> futures_util::future::BoxFuture<'_, Result<Fetched, Refusal>> {
+    let fetch = |url: String, body: Option<Bytes>| -> futures_util::future::BoxFuture<'_, Result<Fetched, Refusal>> {
         Box::pin(async move {
-            let answer = super::fetch(call, url).await?;
+            let answer = super::fetch(call, url, body).await?;
             let body =
                 answer.body.ok_or_else(|| Refusal::new(RefusalKind::NotFound, Issue::error(IssueCode::NotFound, "There is no answer.")))?;
             Ok(Fetched { etag: answer.version, updated: answer.updated, body })

@@ -5,7 +5,9 @@
 //! transaction is one [`transaction::attempt`]: all or nothing, every problem of every entry at once. A batch is one attempt
 //! for each entry, deletes first, then creates, then updates and patches. What reads (GET) comes last and sees what was written.
 //!
-//! The caller lends a function that answers reads, since searching and its answers are not this room's concern.
+//! Operations by POST are carried out in batches, with what reads: a transaction could not take back what they do.
+//!
+//! The caller lends a function that answers reads and operations, since searching and its answers are not this room's concern.
 
 mod respond;
 mod split;
@@ -41,7 +43,7 @@ pub enum Return {
     OperationOutcome,
 }
 
-/// The answer to a GET within a Bundle.
+/// The answer to a GET or an operation within a Bundle.
 #[derive(Clone, Debug)]
 pub struct Fetched {
     pub etag: Option<i64>,
@@ -50,8 +52,8 @@ pub struct Fetched {
     pub body: Bytes,
 }
 
-/// Answers a GET of a URL relative to the base, such as `Patient/1` or `Patient?name=x`.
-pub type Fetch<'a> = &'a (dyn Fn(String) -> BoxFuture<'a, Result<Fetched, Refusal>> + Send + Sync);
+/// Answers a GET of a URL relative to the base, such as `Patient/1` or `Patient?name=x`; with a body, an operation by POST.
+pub type Fetch<'a> = &'a (dyn Fn(String, Option<Bytes>) -> BoxFuture<'a, Result<Fetched, Refusal>> + Send + Sync);
 
 /// What a Bundle is carried out with.
 pub struct Context<'a> {
@@ -67,7 +69,16 @@ pub struct Context<'a> {
 /// One entry as it was read.
 enum Asked {
     Change(Entry),
-    Read { path: String, url: String },
+    Read {
+        path: String,
+        url: String,
+    },
+    /// An operation by POST, with the bytes of its Parameters or other resource.
+    Operate {
+        path: String,
+        url: String,
+        body: Bytes,
+    },
 }
 
 /// What an entry came to.
@@ -103,6 +114,13 @@ async fn transaction(context: &Context<'_>, entries: Vec<Bytes>) -> Result<Vec<A
             match asked {
                 Ok(Asked::Change(entry)) => changes.push((place, entry)),
                 Ok(Asked::Read { path, url }) => reads.push((place, path, url)),
+                Ok(Asked::Operate { path, .. }) => {
+                    let mut problems = Problems::default();
+                    let words = "Operations by POST go in a batch: a transaction could not take back what they do.";
+                    let issue = Issue::error(IssueCode::NotSupported, words);
+                    problems.add(&format!("{path}.request.url"), Refusal::new(RefusalKind::Malformed, issue));
+                    broken.push(Broken { full_url: None, problems });
+                }
                 Err(entry) => broken.push(entry),
             }
         }
@@ -112,7 +130,7 @@ async fn transaction(context: &Context<'_>, entries: Vec<Bytes>) -> Result<Vec<A
             Ok(outcomes) => {
                 let mut answers: Vec<(usize, Answer)> = places.into_iter().zip(outcomes.into_iter().map(Answer::Changed)).collect();
                 for (place, path, url) in reads {
-                    answers.push((place, fetch(context, &path, url).await));
+                    answers.push((place, fetch(context, &path, url, None).await));
                 }
                 answers.sort_by_key(|(place, _)| *place);
                 return Ok(answers.into_iter().map(|(_, answer)| answer).collect());
@@ -133,7 +151,7 @@ async fn batch(context: &Context<'_>, entries: Vec<Bytes>) -> Result<Vec<Answer>
                     Asked::Change(Entry { operation: Operation::Delete { .. } | Operation::DeleteWhere { .. }, .. }) => 0,
                     Asked::Change(Entry { operation: Operation::Create { .. }, .. }) => 1,
                     Asked::Change(_) => 2,
-                    Asked::Read { .. } => 3,
+                    Asked::Read { .. } | Asked::Operate { .. } => 3,
                 };
                 if let Some(turn) = waiting.get_mut(turn) {
                     turn.push((place, asked));
@@ -161,7 +179,8 @@ async fn one(context: &Context<'_>, place: usize, asked: Asked, entries: &[Bytes
     let mut tries = Tries::default();
     loop {
         let entry = match asked {
-            Asked::Read { path, url } => return fetch(context, &path, url).await,
+            Asked::Read { path, url } => return fetch(context, &path, url, None).await,
+            Asked::Operate { path, url, body } => return fetch(context, &path, url, Some(body)).await,
             Asked::Change(entry) => entry,
         };
         let keep_bodies = context.answer == Return::Representation;
@@ -187,8 +206,8 @@ async fn one(context: &Context<'_>, place: usize, asked: Asked, entries: &[Bytes
     }
 }
 
-async fn fetch(context: &Context<'_>, path: &str, url: String) -> Answer {
-    match (context.fetch)(url).await {
+async fn fetch(context: &Context<'_>, path: &str, url: String, body: Option<Bytes>) -> Answer {
+    match (context.fetch)(url, body).await {
         Ok(fetched) => Answer::Fetched(fetched),
         Err(mut refusal) => {
             for issue in refusal.issues.iter_mut().filter(|issue| issue.expression.is_empty()) {
@@ -226,6 +245,10 @@ fn read_entry(number: usize, bytes: &[u8], base_url: &str, validator: &Validator
     let asked = Request { path: &path, request, base_url, resource: resource.as_ref().unwrap_or(&Value::Null) }.read(&mut problems);
     match asked {
         Some(Wish::Read(url)) if problems.is_empty() => Ok(Asked::Read { path, url }),
+        Some(Wish::Operate(url)) if problems.is_empty() => {
+            let body = resource.map_or_else(Bytes::new, |resource| resource.to_string().into());
+            Ok(Asked::Operate { path, url, body })
+        }
         Some(Wish::Change(type_code, operation)) if problems.is_empty() => {
             // A delete has no resource, and a patch gets what it makes of the stored one.
             let puts = matches!(operation, Operation::Create { .. } | Operation::Update { .. } | Operation::UpdateWhere { .. });
@@ -258,6 +281,7 @@ fn check_around(entry: Value, path: &str, problems: &mut Problems) -> Value {
 /// What a request asks for.
 enum Wish {
     Read(String),
+    Operate(String),
     Change(TypeCode, Operation),
 }
 
@@ -290,6 +314,9 @@ impl Request<'_> {
         let url = url.strip_prefix(self.base_url).unwrap_or(url).trim_start_matches('/');
         if matches!(method, "GET" | "HEAD") {
             return Some(Wish::Read(url.to_owned()));
+        }
+        if method == "POST" && is_operation(url) {
+            return Some(Wish::Operate(url.to_owned()));
         }
         let (target, query) = match url.split_once('?') {
             Some((target, query)) => (target, Some(query.to_owned())),
@@ -350,6 +377,12 @@ impl Request<'_> {
     }
 }
 
+/// Whether a URL relative to the base ends in an operation's name.
+fn is_operation(url: &str) -> bool {
+    let path = url.split('?').next().unwrap_or_default();
+    path.rsplit('/').next().is_some_and(|last| last.starts_with('$') || last.starts_with("%24"))
+}
+
 /// The patch that an entry carries (<https://hl7.org/fhir/R4/http.html#patch>): JSON Patch or Merge Patch in a Binary, or Parameters.
 fn patch_in(resource: &Value) -> Result<Patch, Refusal> {
     if resource.get("resourceType").and_then(Value::as_str) != Some("Binary") {
@@ -400,7 +433,7 @@ mod tests {
     fn operation(request: Value) -> String {
         match read(json!({"request": request, "resource": {"resourceType": "Patient"}})) {
             Ok(Asked::Change(entry)) => format!("{:?}", entry.operation),
-            Ok(Asked::Read { .. }) => panic!("a read"),
+            Ok(Asked::Read { .. } | Asked::Operate { .. }) => panic!("no change"),
             Err(refusal) => panic!("{refusal}"),
         }
     }

@@ -184,11 +184,12 @@ impl Asked {
             params.filter_map(|param| Some(r4.param(*code, param)?.id))
         });
         Records {
-            patients: self.person.keys.clone(),
+            of: self.person.keys.clone(),
             params: params.collect(),
             own: patient.filter(|patient| self.types.contains(patient)),
             owners: self.owners.clone(),
             since: self.since,
+            during: None,
             scope: self.scope.clone(),
         }
     }
