@@ -14,7 +14,8 @@ use crate::access::{Interaction, Role};
 use crate::definitions;
 use crate::fhir::{Issue, IssueCode};
 use crate::ingest::transaction::{self, Entry, Operation};
-use crate::ingest::write::{CommitError, Condition, Tries};
+use crate::ingest::tries::Tries;
+use crate::ingest::write::{CommitError, Condition};
 use crate::ingest::{Refusal, RefusalKind};
 use crate::store::TypeCode;
 use crate::store::labels::{Label, MOST};
@@ -100,7 +101,7 @@ pub async fn change(call: &Call<'_>, operation: &OperationTarget, body: Option<B
         }
         let operation = Operation::Update { id: id.clone(), condition: Condition::Seen(stored.version) };
         let entry = Entry { path: String::new(), full_url: None, type_code, operation, resource: Some(resource) };
-        match transaction::attempt(writer, vec![entry], Vec::new(), call.caller, true).await {
+        match transaction::attempt(writer, &tries, vec![entry], Vec::new(), call.caller, true).await {
             Ok(outcomes) => {
                 let body = outcomes.into_iter().next().and_then(|outcome| outcome.body);
                 let now: Value = body.and_then(|body| serde_json::from_slice(&body).ok()).unwrap_or_default();

@@ -31,6 +31,9 @@ pub async fn create(call: &Call<'_>, type_code: TypeCode, body: Bytes) -> Result
         return Err(Failure::bad_request("Give the criteria of a conditional create once: in If-None-Exist, or in the URL."));
     }
     let criteria = header.or(url);
+    if criteria.as_deref().is_some_and(|text| text.trim_start_matches('?').is_empty()) {
+        return Err(Failure::bad_request("If-None-Exist names no criteria: give some, such as identifier=system|value, or leave it out."));
+    }
     write(call, type_code, Operation::Create { criteria }, Some(body)).await
 }
 
