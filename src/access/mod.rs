@@ -281,14 +281,7 @@ impl Access {
     }
 
     /// What this caller may see: its own, and what patients allow it for the purposes that it signed.
-    fn scope(
-        &self,
-        client: &Client,
-        owner: FacilityKey,
-        roles: &[Role],
-        requester: &consent::Requester,
-        own: Option<BreakGlass>,
-    ) -> Scope {
+    fn scope(&self, client: &Client, owner: FacilityKey, roles: &[Role], requester: &consent::Requester, own: Option<BreakGlass>) -> Scope {
         let requesters = gate::requesters(requester, &self.settings.deployment);
         let mut owners = vec![audit::owner_of(&client.id)];
         // Who logs in for patients does not see with a facility's eyes.
