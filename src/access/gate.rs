@@ -8,7 +8,9 @@ use super::consent::vocabulary::{self, Coding};
 use super::consent::{self, Action, Consent, Deployment, Effect, ImplicitPolicy, ResourceFacts, Standing};
 use crate::definitions;
 use crate::fhir::Interval;
-use crate::store::gate::{self, AudiencePart, Precedence, Rule, Rules, Test, Traits};
+use crate::fhir::reference::Reference;
+use crate::store::gate::{self, AudiencePart, Hands, Precedence, Rule, Rules, Test, Traits};
+use serde_json::Value;
 use std::collections::BTreeSet;
 
 /// What rules may ask of a resource with these facts. References that are `indexed` (type, id) are left out: the store has them as
@@ -21,6 +23,51 @@ pub fn traits(facts: &ResourceFacts, indexed: impl Fn(&str, &str) -> bool) -> Tr
         Some(Place::Instance(..) | Place::Elsewhere) => false,
     };
     Traits::new(facts_in_words.iter().map(consent::Fact::as_str).filter(kept), facts.time)
+}
+
+/// What an Encounter, a Composition or a Bundle hands on to what comes in it; `None` for other types. Absolute references under `base` are local.
+pub fn hands(type_name: &str, resource: &Value, base: &str) -> Option<Hands> {
+    let lists = match type_name {
+        "Encounter" => Vec::new(),
+        "Composition" => entries_of_sections(resource, base),
+        "Bundle" => entries_of_bundle(resource, base),
+        _ => return None,
+    };
+    let labels = consent::handed_on(resource);
+    // Whom an unlabelled one lists nobody asks.
+    let lists = if labels.is_empty() { Vec::new() } else { lists };
+    Some(Hands::new(labels.iter().map(consent::Fact::as_str), lists))
+}
+
+fn entries_of_sections(composition: &Value, base: &str) -> Vec<(Box<str>, Box<str>)> {
+    let mut found = Vec::new();
+    let mut waiting = vec![composition];
+    while let Some(section) = waiting.pop() {
+        let list = |key: &str| section.get(key).and_then(Value::as_array).into_iter().flatten();
+        found.extend(list("entry").filter_map(|entry| named(entry.get("reference")?.as_str()?, base)));
+        waiting.extend(list("section"));
+    }
+    found
+}
+
+/// An entry is what its `fullUrl` names here; without one, what it says it is.
+fn entries_of_bundle(bundle: &Value, base: &str) -> Vec<(Box<str>, Box<str>)> {
+    let entries = bundle.get("entry").and_then(Value::as_array).into_iter().flatten();
+    let name = |entry: &Value| match entry.get("fullUrl").and_then(Value::as_str) {
+        Some(url) => named(url, base),
+        None => {
+            let text = |key: &str| entry.pointer(key).and_then(Value::as_str);
+            named(&format!("{}/{}", text("/resource/resourceType")?, text("/resource/id")?), base)
+        }
+    };
+    entries.filter_map(name).collect()
+}
+
+fn named(reference: &str, base: &str) -> Option<(Box<str>, Box<str>)> {
+    match Reference::parse_at(reference, base)? {
+        Reference::Local { type_name, id, .. } => Some((type_name.into(), id.into())),
+        _ => None,
+    }
 }
 
 /// A fact that the store does not keep in words.
@@ -185,4 +232,17 @@ pub fn requesters(requester: &consent::Requester, deployment: &Deployment) -> Ve
 /// Facts as the store has them.
 pub fn numbers(facts: &BTreeSet<consent::Fact>) -> Vec<i64> {
     Traits::new(facts.iter().map(consent::Fact::as_str), None).facts().to_vec()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use consent::vocabulary::Confidentiality;
+
+    #[test]
+    fn the_store_knows_the_levels_by_their_words() {
+        let highest = Confidentiality::of(&Coding::confidentiality("V")).unwrap();
+        let words: Vec<String> = highest.and_below().map(|level| consent::Fact::confidentiality(level).as_str().to_owned()).collect();
+        assert_eq!(words, gate::LEVELS);
+    }
 }

@@ -2,10 +2,12 @@
 
 use super::audit::{AUDIT, AuditRow, NewRow, Subject};
 use super::gate::{About, CONSENT, CONTRIBUTOR_ONLY, RuleRows};
+use super::inherit::{Container, ENCOUNTER, NAMES_ENCOUNTER};
 use super::packed;
 use super::rows::{self, Cell, Identity, Name, Row, Stamp};
 use super::write::{Change, Mutation, NewJob, Written};
 use super::{FacilityKey, IndexEntry, IndexValue, ResourceKey, TypeCode};
+use crate::definitions;
 use crate::fhir::time::{Micros, format_instant};
 use std::collections::BTreeMap;
 
@@ -26,6 +28,8 @@ pub struct ResourceRow {
     pub patient: ResourceKey,
     /// What rules may ask: [`super::gate::Traits`].
     pub class: i64,
+    /// Its class by itself; 0: it inherited nothing.
+    pub own: i64,
     pub low: i64,
     pub high: i64,
     /// As [`packed::pack`] left it.
@@ -45,6 +49,10 @@ pub struct Batch {
     pub closings: Vec<Row>,
     /// Index rows that begin.
     pub rows: Vec<Row>,
+    /// What hands labels on.
+    pub containers: Vec<Container>,
+    /// What may inherit, with the Encounters that it names.
+    pub members: Vec<(ResourceKey, Vec<ResourceKey>)>,
     /// The facts of the classes that resources are of.
     pub classes: BTreeMap<i64, Vec<i64>>,
     /// Consents whose rules of before end, and the rules that begin.
@@ -67,6 +75,7 @@ impl Batch {
             && self.updates.is_empty()
             && self.rows.is_empty()
             && self.closings.is_empty()
+            && self.containers.is_empty()
             && self.jobs.is_empty()
             && self.audit.is_empty()
     }
@@ -93,6 +102,11 @@ impl Batch {
         target: &mut dyn FnMut(&str, &str) -> Option<ResourceKey>,
     ) -> (Written, Identity) {
         let key = place.key;
+        if let Some(hands) = &mutation.traits.hands {
+            let lists = hands.lists.iter().filter_map(|(type_name, id)| target(type_name, id)).collect();
+            let (labels, is_new) = (hands.labels().to_vec(), mutation.base_version == 0);
+            self.containers.push(Container { key, owner: mutation.owner, labels, lists, is_new });
+        }
         if let (Change::Reindex { entries, old_entries }, Some(identity)) = (&mutation.change, place.identity) {
             let stamp = Stamp { key, since: txn, owner: identity.owner, patient: identity.patient };
             if identity.live {
@@ -112,6 +126,10 @@ impl Batch {
         let class = mutation.traits.class();
         if class != 0 {
             self.classes.entry(class).or_insert_with(|| mutation.traits.facts().to_vec());
+            // That somebody is a patient is not what a document tells.
+            if definitions::r4().type_name(mutation.type_code) != "Patient" {
+                self.members.push((key, encounters(&mutation.change, target)));
+            }
         }
         let (low, high) = mutation.traits.bounds();
         if let Some(rules) = &mutation.rules {
@@ -163,6 +181,7 @@ impl Batch {
             owner: mutation.owner,
             patient,
             class,
+            own: 0,
             low,
             high,
             body,
@@ -193,6 +212,7 @@ impl Batch {
             owner: 0,
             patient: 0,
             class: 0,
+            own: 0,
             low: 0,
             high: 0,
             body: None,
@@ -208,6 +228,18 @@ impl Batch {
     }
 }
 
+/// The Encounters that the new state names.
+fn encounters(change: &Change, target: &mut dyn FnMut(&str, &str) -> Option<ResourceKey>) -> Vec<ResourceKey> {
+    let Change::Put { entries, .. } = change else { return Vec::new() };
+    let named = entries.iter().filter_map(|entry| match &entry.value {
+        IndexValue::Reference { type_name, id } if &**type_name == ENCOUNTER && NAMES_ENCOUNTER.contains(&entry.param) => {
+            target(type_name, id)
+        }
+        _ => None,
+    });
+    named.collect()
+}
+
 /// The resources that a mutation's entries and rules refer to, its Patient included.
 pub fn targets(mutation: &Mutation) -> impl Iterator<Item = (&str, &str)> {
     let (new, old): (&[IndexEntry], &[IndexEntry]) = match &mutation.change {
@@ -219,7 +251,8 @@ pub fn targets(mutation: &Mutation) -> impl Iterator<Item = (&str, &str)> {
         _ => None,
     });
     let covered = mutation.rules.iter().flat_map(|rules| rules.targets());
-    referred.chain(mutation.about.patient().map(|id| ("Patient", id))).chain(covered)
+    let listed = mutation.traits.hands.iter().flat_map(|hands| &hands.lists).map(|(type_name, id)| (&**type_name, &**id));
+    referred.chain(mutation.about.patient().map(|id| ("Patient", id))).chain(covered).chain(listed)
 }
 
 /// The cells of a closing row that find the row it ends: its primary key without `since`.

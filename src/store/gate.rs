@@ -13,6 +13,8 @@ use super::sql::{Dialect, Sql};
 use super::{FacilityKey, ResourceKey, system_key};
 use crate::fhir::Interval;
 use crate::fhir::time::Micros;
+use std::collections::BTreeSet;
+use std::sync::LazyLock;
 
 /// Whose a resource is, beyond its owner.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -51,17 +53,60 @@ pub struct Traits {
     /// Sorted, each once.
     facts: Vec<i64>,
     pub when: Option<Interval>,
+    /// Of what other resources come in; `None`: not of such a type, or deleted.
+    pub hands: Option<Hands>,
+}
+
+/// What an Encounter, a Composition or a document hands on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Hands {
+    /// Its labels, sorted, each once.
+    labels: Vec<i64>,
+    /// The resources (type, id) that it lists. Who names an Encounter is not listed.
+    pub lists: Vec<(Box<str>, Box<str>)>,
+}
+
+impl Hands {
+    /// Of labels in words, such as `label|SYSTEM|CODE` and [`LEVELS`].
+    pub fn new<T: AsRef<str>>(labels: impl IntoIterator<Item = T>, lists: Vec<(Box<str>, Box<str>)>) -> Hands {
+        Hands { labels: sorted(labels.into_iter().map(|label| system_key(label.as_ref()))), lists }
+    }
+
+    pub(super) fn labels(&self) -> &[i64] {
+        &self.labels
+    }
+}
+
+/// How confidential a resource is, in the words of its facts, from the least on. A resource with facts has one of them.
+pub const LEVELS: [&str; 6] =
+    ["confidentiality|U", "confidentiality|L", "confidentiality|M", "confidentiality|N", "confidentiality|R", "confidentiality|V"];
+
+/// The facts `own` with the labels that were handed on: the highest level of all. `None` when that adds nothing.
+pub(super) fn inherited(own: &[i64], labels: &BTreeSet<i64>) -> Option<Vec<i64>> {
+    static NUMBERS: LazyLock<[i64; 6]> = LazyLock::new(|| LEVELS.map(system_key));
+    let is_level = |fact: &&i64| NUMBERS.contains(fact);
+    let level = NUMBERS.iter().rev().find(|level| own.contains(level) || labels.contains(level));
+    let rest = own.iter().chain(labels).filter(|fact| !is_level(fact));
+    let facts = sorted(rest.chain(level).copied());
+    let mut before = own.to_vec();
+    before.sort_unstable();
+    (facts != before).then_some(facts)
 }
 
 impl Traits {
     /// Of facts in words, such as `type|Observation`.
     pub fn new<T: AsRef<str>>(facts: impl IntoIterator<Item = T>, when: Option<Interval>) -> Traits {
-        Traits { facts: sorted(facts.into_iter().map(|fact| system_key(fact.as_ref()))), when }
+        Traits { facts: sorted(facts.into_iter().map(|fact| system_key(fact.as_ref()))), when, hands: None }
     }
 
     /// The number of the class of resources with these facts; 0 without any.
     pub fn class(&self) -> i64 {
-        if self.facts.is_empty() { 0 } else { set_key(&self.facts) }
+        if self.facts.is_empty() { 0 } else { Traits::class_of(&self.facts) }
+    }
+
+    /// The same of sorted facts.
+    pub(super) fn class_of(facts: &[i64]) -> i64 {
+        set_key(facts)
     }
 
     pub fn facts(&self) -> &[i64] {
@@ -316,7 +361,7 @@ pub fn class_statements<'a>(dialect: Dialect, classes: impl Iterator<Item = (&'a
 const CHUNK: usize = 200;
 
 /// Rows that are there already stay as they are: equal keys are equal rows.
-fn insert<const WIDTH: usize>(dialect: Dialect, table: &'static str, rows: &[[i64; WIDTH]], statements: &mut Vec<Sql>) {
+pub(super) fn insert<const WIDTH: usize>(dialect: Dialect, table: &'static str, rows: &[[i64; WIDTH]], statements: &mut Vec<Sql>) {
     // In one order everywhere, so that two writers of the same rows wait for each other and do not lock crosswise.
     let mut rows: Vec<&[i64; WIDTH]> = rows.iter().collect();
     rows.sort_unstable();

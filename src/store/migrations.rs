@@ -16,6 +16,7 @@ const ALL: &[(i64, &str, &str, &str)] = &[
     (10, "people", include_str!("../../migrations/sqlite/0010_people.sql"), include_str!("../../migrations/postgres/0010_people.sql")),
     (11, "history", include_str!("../../migrations/sqlite/0011_history.sql"), include_str!("../../migrations/postgres/0011_history.sql")),
     (30, "search", include_str!("../../migrations/sqlite/0030_search.sql"), include_str!("../../migrations/postgres/0030_search.sql")),
+    (41, "labels", include_str!("../../migrations/sqlite/0041_labels.sql"), include_str!("../../migrations/postgres/0041_labels.sql")),
 ];
 
 pub fn migrator(dialect: Dialect) -> Migrator {

@@ -20,6 +20,7 @@ pub mod facts;
 pub mod gate;
 pub mod history;
 pub mod index;
+mod inherit;
 mod jobs;
 mod migrations;
 mod packed;

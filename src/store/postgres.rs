@@ -7,7 +7,7 @@ use super::reads::Reads;
 use super::rows::{self, Cell, ColumnType, Identity, IdentityRow, Name, Row, TABLES};
 use super::sql::{Dialect, Sql, bind_all};
 use super::write::{Precondition, Unit, WriteError, Written};
-use super::{ResourceKey, TypeCode, compile, gate};
+use super::{ResourceKey, TypeCode, compile, gate, inherit};
 use crate::definitions;
 use crate::fhir::time::now;
 use anyhow::Context as _;
@@ -200,6 +200,7 @@ impl Postgres {
         }
         batch.add_audit(unit.audit, &mut target);
         batch.jobs = unit.jobs;
+        inherit::settle(&mut inherit::Connection::Postgres(&mut *connection), &mut batch).await?;
         batch.sort();
         write(&mut *connection, &batch).await?;
         let classes = self.write_gate(&mut *connection, &batch).await?;
@@ -257,8 +258,12 @@ async fn locate(connection: &mut PgConnection, unit: &Unit) -> Result<(HashMap<N
     others.sort_unstable();
     let mut own: Vec<_> = own.into_iter().collect();
     own.sort_unstable();
-    let mut identities = select(&mut *connection, &own, " ORDER BY r.key FOR UPDATE OF r").await?;
-    identities.extend(select(&mut *connection, &others, "").await?);
+    // Who names an Encounter waits for whoever labels it, and the other way round; Encounters first, as those who label them do.
+    let encounter = definitions.type_code(inherit::ENCOUNTER);
+    let (encounters, others_still): (Vec<_>, Vec<_>) = others.iter().partition(|(code, _)| Some(*code) == encounter);
+    let mut identities = select(&mut *connection, &encounters, " ORDER BY r.key FOR KEY SHARE OF r").await?;
+    identities.extend(select(&mut *connection, &own, " ORDER BY r.key FOR UPDATE OF r").await?);
+    identities.extend(select(&mut *connection, &others_still, "").await?);
     let missing: Vec<_> = others.into_iter().filter(|(code, id)| !identities.contains_key(&(*code, Box::from(*id)) as &Name)).collect();
     if !missing.is_empty() {
         let (types, ids) = columns(&missing);
@@ -270,7 +275,7 @@ async fn locate(connection: &mut PgConnection, unit: &Unit) -> Result<(HashMap<N
         .bind(&ids)
         .execute(&mut *connection)
         .await?;
-        identities.extend(select(&mut *connection, &missing, "").await?);
+        identities.extend(select(&mut *connection, &missing, " ORDER BY r.key FOR KEY SHARE OF r").await?);
     }
     let fresh: Vec<_> = own.into_iter().filter(|(code, id)| !identities.contains_key(&(*code, Box::from(*id)) as &Name)).collect();
     let mut reserved = HashMap::new();
@@ -314,9 +319,9 @@ async fn holds(connection: &mut PgConnection, precondition: &Precondition) -> Re
 async fn write(connection: &mut PgConnection, batch: &Batch) -> Result<(), sqlx::Error> {
     if !batch.inserts.is_empty() {
         // A name that another transaction made meanwhile fails on the unique key; the unit is then tried again and finds it.
-        let insert = "INSERT INTO resource (key, type, id, version, live, updated, created, txn, owner, patient, class, low, high, body) SELECT * FROM unnest(\
+        let insert = "INSERT INTO resource (key, type, id, version, live, updated, created, txn, owner, patient, class, own, low, high, body) SELECT * FROM unnest(\
              $1::bigint[], $2::bigint[], $3::text[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[], $8::bigint[], $9::bigint[], $10::bigint[], \
-             $11::bigint[], $12::bigint[], $13::bigint[], $14::bytea[])";
+             $11::bigint[], $12::bigint[], $13::bigint[], $14::bigint[], $15::bytea[])";
         bind_resources(sqlx::query(insert), &batch.inserts).execute(&mut *connection).await?;
     }
     if !batch.superseded.is_empty() {
@@ -333,10 +338,10 @@ async fn write(connection: &mut PgConnection, batch: &Batch) -> Result<(), sqlx:
     }
     if !batch.updates.is_empty() {
         let update = "UPDATE resource r SET version = u.v, live = u.l, updated = u.d, created = CASE WHEN u.c < 0 THEN r.created ELSE u.c END, \
-             txn = u.x, owner = u.o, patient = u.p, class = u.s, low = u.f, high = u.g, body = u.b FROM unnest(\
+             txn = u.x, owner = u.o, patient = u.p, class = u.s, own = u.w, low = u.f, high = u.g, body = u.b FROM unnest(\
              $1::bigint[], $2::bigint[], $3::text[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[], $8::bigint[], $9::bigint[], $10::bigint[], \
-             $11::bigint[], $12::bigint[], $13::bigint[], $14::bytea[]) \
-             AS u(k, t, i, v, l, d, c, x, o, p, s, f, g, b) WHERE r.key = u.k";
+             $11::bigint[], $12::bigint[], $13::bigint[], $14::bigint[], $15::bytea[]) \
+             AS u(k, t, i, v, l, d, c, x, o, p, s, w, f, g, b) WHERE r.key = u.k";
         bind_resources(sqlx::query(update), &batch.updates).execute(&mut *connection).await?;
     }
     for of_table in batch.closings.chunk_by(|a, b| a.table == b.table) {
@@ -414,6 +419,7 @@ fn bind_resources<'q>(query: PgQuery<'q>, rows: &[ResourceRow]) -> PgQuery<'q> {
         .bind(ints(|row| row.owner))
         .bind(ints(|row| row.patient))
         .bind(ints(|row| row.class))
+        .bind(ints(|row| row.own))
         .bind(ints(|row| row.low))
         .bind(ints(|row| row.high))
         .bind(rows.iter().map(|row| row.body.clone()).collect::<Vec<Option<Vec<u8>>>>())

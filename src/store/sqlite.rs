@@ -6,7 +6,7 @@ use super::reads::Reads;
 use super::rows::{self, Cell, Identity, IdentityRow, Name, Row, TABLES};
 use super::sql::{Arg, Dialect, Sql, bind_all};
 use super::write::{Precondition, Unit, WriteError, Written};
-use super::{ResourceKey, TypeCode, compile, gate};
+use super::{ResourceKey, TypeCode, compile, gate, inherit};
 use crate::definitions;
 use crate::fhir::time::{Micros, now};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
@@ -359,11 +359,12 @@ impl Writer {
         if batch.is_empty() {
             return Ok(());
         }
+        inherit::settle(&mut inherit::Connection::Sqlite(&mut *connection), batch).await?;
         batch.sort();
         for chunk in batch.inserts.chunks(CHUNK) {
             let text = self.inserts.entry((RESOURCE, chunk.len())).or_insert_with(|| {
-                let rows = vec!["(?,?,?,?,?,?,?,?,?,?,?,?,?,?)"; chunk.len()].join(",");
-                let columns = "key, type, id, version, live, updated, created, txn, owner, patient, class, low, high, body";
+                let rows = vec!["(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)"; chunk.len()].join(",");
+                let columns = "key, type, id, version, live, updated, created, txn, owner, patient, class, own, low, high, body";
                 Arc::from(format!("INSERT INTO resource ({columns}) VALUES {rows}"))
             });
             let mut query = sqlx::query(AssertSqlSafe(text.clone()));
@@ -376,6 +377,7 @@ impl Writer {
                     .bind(row.owner)
                     .bind(row.patient)
                     .bind(row.class)
+                    .bind(row.own)
                     .bind(row.low)
                     .bind(row.high)
                     .bind(row.body.as_deref());
@@ -470,7 +472,7 @@ async fn holds(connection: &mut SqliteConnection, precondition: &Precondition) -
 async fn update(connection: &mut SqliteConnection, row: &ResourceRow) -> Result<(), sqlx::Error> {
     sqlx::query(
         "UPDATE resource SET version = ?, live = ?, updated = ?, created = coalesce(?, created), txn = ?, owner = ?, patient = ?, \
-         class = ?, low = ?, high = ?, body = ? WHERE key = ?",
+         class = ?, own = ?, low = ?, high = ?, body = ? WHERE key = ?",
     )
     .bind(row.version)
     .bind(row.live)
@@ -480,6 +482,7 @@ async fn update(connection: &mut SqliteConnection, row: &ResourceRow) -> Result<
     .bind(row.owner)
     .bind(row.patient)
     .bind(row.class)
+    .bind(row.own)
     .bind(row.low)
     .bind(row.high)
     .bind(row.body.as_deref())

@@ -17,6 +17,7 @@ mod histories;
 mod hostile;
 mod house;
 mod interactions;
+mod labels;
 mod leaks;
 mod lookup;
 mod measure;

@@ -166,7 +166,7 @@ impl World<'_> {
     fn reader(&self) -> Reader<'_> {
         let consents = self.consents.iter();
         let read = consents.map(|(consent, covers)| (worlds::read_consent(consent, "", &self.records), covers.clone()));
-        Reader { base: "", requester: self.requester.clone(), consents: read.collect() }
+        Reader { base: "", requester: self.requester.clone(), consents: read.collect(), encounters: worlds::encounters(&self.records) }
     }
 
     fn visible(&self) -> Vec<String> {
