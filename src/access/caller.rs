@@ -4,7 +4,9 @@ use super::claimed::Claimed;
 use super::clients::Client;
 use super::scopes::{Context, Params};
 use super::{Interaction, Role, Scopes};
-use crate::store::{FacilityKey, Scope};
+use crate::fhir::time::now;
+use crate::store::gate::Gate;
+use crate::store::{FacilityKey, Scope, Store};
 use std::sync::Arc;
 
 /// Who makes a request. Every query is decided under [`Caller::scope`] and narrowed by [`Caller::narrow`]; every write belongs
@@ -114,6 +116,14 @@ impl Caller {
             expires: presented.expires,
             token: presented.token,
         }
+    }
+
+    /// The same caller, deciding as of now.
+    pub async fn again(&self, store: &Store) -> Result<Caller, sqlx::Error> {
+        let Scope::Gate(gate) = &self.scope else { return Ok(self.clone()) };
+        let since = store.closings().await?;
+        let gate = Gate { since, now: now(), ..Gate::clone(gate) };
+        Ok(Caller { scope: Scope::Gate(Arc::new(gate)), ..self.clone() })
     }
 
     /// Whether nothing is hidden from this caller and nothing forbidden.

@@ -267,7 +267,9 @@ impl Access {
         if roles.contains(&Role::ConsentRecorder) {
             owners.push(CONSENT_DESK);
         }
-        Ok(Scope::Gate(Arc::new(Gate { owners, requesters, break_glass: None, now })))
+        // Before anything is decided.
+        let since = if requesters.is_empty() { 0 } else { self.store.closings().await? };
+        Ok(Scope::Gate(Arc::new(Gate { owners, requesters, break_glass: None, now, since })))
     }
 
     async fn authenticate_secret(&self, id: &str, secret: &Secret) -> Result<Client, AccessError> {

@@ -11,8 +11,9 @@ use crate::access::gate;
 use crate::definitions;
 use crate::fhir::time::{Micros, now, parse_interval};
 use crate::fhir::{Issue, IssueCode};
-use crate::store::TypeCode;
+use crate::search::extract;
 use crate::store::gate::Rules;
+use crate::store::{IndexEntry, IndexValue, Stored, TypeCode};
 use jiff::ToSpan as _;
 use serde_json::Value;
 use std::collections::{BTreeSet, HashMap};
@@ -40,6 +41,13 @@ pub fn asks_for_itself(consent: &Value, facility_system: &str, code: &str) -> bo
 /// From this age on a permit that a guardian gave no longer holds.
 const OF_AGE: i64 = 18;
 
+fn named(entry: IndexEntry) -> Option<Name> {
+    match entry.value {
+        IndexValue::Reference { type_name, id } => Some(format!("{type_name}/{id}")),
+        _ => None,
+    }
+}
+
 impl Writer {
     /// What `resource`, a Consent, allows whom, and of whose records.
     pub(super) async fn consent_rules(&self, resource: &Value) -> Result<Rules, Refusal> {
@@ -59,10 +67,8 @@ impl Writer {
     }
 
     fn read_consent(&self, resource: &Value, references: &HashMap<Name, Vec<Name>>, of_age: Option<Micros>) -> Result<Consent, Refusal> {
-        let members = |url: &str| -> Option<Vec<Coding>> {
-            let members = self.terminology().members(url)?;
-            Some(members.iter().map(|member| Coding::new(&member.system, &member.code)).collect())
-        };
+        // What is in a value set changes without the Consent: the rule names it.
+        let members = |url: &str| Some(vec![Coding::new(gate::VALUE_SET, url)]);
         let references_of = |name: &str| references.get(name).cloned().unwrap_or_default();
         let options = self.options();
         let reading = Reading { zone: &options.zone, base: &options.base, value_set: &members, references_of: &references_of, of_age };
@@ -71,7 +77,8 @@ impl Writer {
         })
     }
 
-    /// What the resources that the Consent's data criteria name refer to.
+    /// What the resources that the Consent's data criteria name refer to where no search parameter knows it; the rest the rules ask of the index, as it
+    /// stands then.
     async fn referred(&self, resource: &Value) -> Result<HashMap<Name, Vec<Name>>, Refusal> {
         let mut wanted: BTreeSet<(TypeCode, String)> = BTreeSet::new();
         let mut waiting = vec![resource];
@@ -93,13 +100,15 @@ impl Writer {
         }
         let options = self.options();
         let stored = self.store().read_many(&wanted.into_iter().collect::<Vec<_>>()).await?;
-        let of = |body: &bytes::Bytes| -> Option<Vec<Name>> {
-            let resource: Value = serde_json::from_slice(body).ok()?;
-            Some(consent::facts(&resource, &options.zone, &options.base).references.into_iter().collect())
+        let of = |stored: &Stored| -> Option<Vec<Name>> {
+            let resource: Value = serde_json::from_slice(stored.body.as_ref()?).ok()?;
+            let indexed: BTreeSet<Name> = extract::extract(stored.type_code, &resource, options).into_iter().filter_map(named).collect();
+            let references = consent::facts(&resource, &options.zone, &options.base).references;
+            Some(references.into_iter().filter(|name| !indexed.contains(name)).collect())
         };
         let named = stored.iter().filter_map(|stored| {
             let name = format!("{}/{}", definitions::r4().type_name(stored.type_code), stored.id);
-            Some((name, of(stored.body.as_ref()?)?))
+            Some((name, of(stored)?))
         });
         Ok(named.collect())
     }

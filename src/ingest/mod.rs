@@ -16,6 +16,8 @@ pub mod identities;
 pub mod load;
 pub mod patch;
 pub mod refusal;
+pub mod relabel;
+mod resting;
 pub mod replay;
 pub mod submit;
 pub mod template;

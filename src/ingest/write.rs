@@ -11,9 +11,10 @@
 use super::consent::{CONSENT_JOB, asks_for_itself};
 use super::draft::{Draft, Making, source_facility, stamped};
 use super::refusal::{Refusal, RefusalKind};
+use super::relabel;
+use super::resting::Known;
 use super::workers::Workers;
 use crate::access::consent::Sensitive;
-use crate::access::consent::vocabulary::Coding;
 use crate::access::{CONSENT_DESK, Caller, Interaction, Role, audit};
 use crate::definitions;
 use crate::fhir::time::{Micros, now};
@@ -190,6 +191,8 @@ pub struct Writer {
     validator: Validator,
     /// Held while terminology is read back, so that the last version written is the last one loaded.
     refreshing: Arc<Mutex<()>>,
+    /// What of the terminology in the database is in memory.
+    pub(super) known: Arc<Mutex<Known>>,
     workers: Workers,
     policy: Policy,
     facility_system: Arc<str>,
@@ -221,6 +224,7 @@ impl Writer {
             sensitive: Arc::default(),
             validator,
             refreshing: Arc::default(),
+            known: Arc::default(),
             workers: Workers::default(),
             policy: Policy::default(),
             facility_system: "urn:lango:facility".into(),
@@ -283,11 +287,7 @@ impl Writer {
         if known.0 == Some(changes) {
             return Making { options: Arc::clone(&self.options), sensitive: Arc::clone(&known.1) };
         }
-        let members = |url: &str| {
-            let members = self.terminology.members(url)?;
-            Some(members.iter().map(|member| Coding::new(&member.system, &member.code)).collect())
-        };
-        let sensitive = Arc::new(Sensitive::new(members));
+        let sensitive = Arc::new(relabel::sensitive(&self.terminology));
         if known.0.is_some() && !sensitive.unreadable.is_empty() {
             tracing::warn!(value_sets = ?sensitive.unreadable, "a value set of sensitive codes cannot be listed: nothing is labelled by it");
         }
@@ -313,13 +313,13 @@ impl Writer {
     }
 
     /// Carries out `plan`; answers when it is durable. `keep_bodies`: the answers carry the resources.
-    pub async fn commit(&self, plan: Plan, author: &Author, keep_bodies: bool) -> Result<Vec<Done>, CommitError> {
-        let Prepared { mut done, mutations, stamps } = self.prepare(plan.changes, author, keep_bodies).await?;
+    pub async fn commit(&self, mut plan: Plan, author: &Author, keep_bodies: bool) -> Result<Vec<Done>, CommitError> {
+        let Prepared { mut done, mutations, stamps } = self.prepare(std::mem::take(&mut plan.changes), author, keep_bodies).await?;
         if mutations.is_empty() && plan.jobs.is_empty() && plan.visits.is_empty() {
             return Ok(done);
         }
         let (places, mutations): (Vec<usize>, Vec<Mutation>) = mutations.into_iter().unzip();
-        let mut jobs = plan.jobs;
+        let mut jobs = std::mem::take(&mut plan.jobs);
         let to_link: Vec<String> = mutations.iter().filter(|m| self.is_to_be_linked(m)).map(|m| m.id.to_string()).collect();
         for consent in mutations.iter().filter(|m| m.owner == CONSENT_DESK && definitions::r4().type_name(m.type_code) == "Consent") {
             let payload = serde_json::json!({ "version": 1, "consent": &*consent.id });
@@ -334,7 +334,10 @@ impl Writer {
             None => Vec::new(),
         };
         let names: Vec<(TypeCode, Box<str>)> = mutations.iter().map(|mutation| (mutation.type_code, mutation.id.clone())).collect();
-        let unit = Unit { mutations, preconditions: plan.preconditions, unchanged: plan.unchanged, jobs, visits: plan.visits, audit };
+        let (terminology, relabelling) = self.resting(&mutations).await.map_err(|error| CommitError::Refused(None, error.into()))?;
+        jobs.extend(relabelling);
+        let Plan { preconditions, unchanged, visits, .. } = plan;
+        let unit = Unit { mutations, preconditions, unchanged, jobs, visits, audit, terminology, bases: Vec::new() };
         let written = self.store.commit(unit).await.map_err(|error| match error {
             WriteError::Stale => CommitError::Stale,
             error => CommitError::Refused(None, error.into()),
@@ -430,6 +433,32 @@ impl Writer {
         }
     }
 
+    /// Removes AuditEvents of lango's own making, these ids, for good; those that are gone already stay gone.
+    pub async fn purge_audit_events(&self, ids: Vec<String>) -> Result<(), Refusal> {
+        let Some(type_code) = definitions::r4().type_code("AuditEvent") else { return Ok(()) };
+        let names: Vec<(TypeCode, String)> = ids.into_iter().map(|id| (type_code, id)).collect();
+        let mut tries = Tries::default();
+        loop {
+            let present = self.store.read_many(&names).await?;
+            // Those of a negative owner are lango's: a client may have sent one under the same id.
+            let own = present.iter().filter(|stored| stored.owner < 0).map(|stored| {
+                let old_entries = stored.body.as_ref().map(|body| self.entries_of(type_code, body)).transpose()?.unwrap_or_default();
+                let (id, owner, base_version) = (stored.id.clone(), stored.owner, stored.version);
+                let (about, traits, change) = (About::Audit, Traits::default(), Change::Purge { old_entries });
+                Ok(Mutation { type_code, id, base_version, change, owner, listed: true, about, traits, rules: None })
+            });
+            let mutations = own.collect::<Result<Vec<Mutation>, Refusal>>()?;
+            if mutations.is_empty() {
+                return Ok(());
+            }
+            match self.store.commit(Unit { mutations, ..Unit::default() }).await {
+                Ok(_) => return Ok(()),
+                Err(WriteError::Stale) => tries.pause().await?,
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
     /// Loads what was written into the terminology and profiles in memory.
     async fn refresh_definitions(&self, done: impl Iterator<Item = &Done>) -> Result<(), sqlx::Error> {
         let changed: Vec<(TypeCode, String)> =
@@ -458,7 +487,7 @@ impl Writer {
         let (now, before) = match &mutation.change {
             Change::Put { entries, old_entries, .. } => (entries.as_slice(), old_entries),
             Change::Delete { old_entries, .. } => (&[][..], old_entries),
-            Change::Reindex { .. } => return false,
+            Change::Reindex { .. } | Change::Purge { .. } => return false,
         };
         definitions::r4().type_name(mutation.type_code) == "Patient" && now.iter().chain(before).any(strong)
     }
@@ -684,7 +713,7 @@ fn changes_of(mutations: &[Mutation]) -> Vec<audit::Change<'_>> {
         let Mutation { type_code, id, base_version, change, about, rules, .. }: &Mutation = mutation;
         let action = match change {
             // What is found by other values says what it said.
-            Change::Reindex { .. } => return None,
+            Change::Reindex { .. } | Change::Purge { .. } => return None,
             Change::Delete { .. } => audit::Action::Delete,
             Change::Put { .. } if *base_version == 0 => audit::Action::Create,
             Change::Put { .. } => audit::Action::Update,

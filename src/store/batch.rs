@@ -1,11 +1,12 @@
 //! A write being gathered: whole units turned into rows, ready for either database's bulk statements.
 
 use super::audit::{AUDIT, AuditRow, NewRow, Subject};
-use super::gate::{About, CONSENT, CONTRIBUTOR_ONLY, RuleRows};
+use super::gate::{About, CONSENT, CONTRIBUTOR_ONLY, Membership, RuleRows};
 use super::inherit::{Container, ENCOUNTER, NAMES_ENCOUNTER};
 use super::packed;
 use super::rows::{self, Cell, Identity, Name, Row, Stamp};
-use super::write::{Change, Mutation, NewJob, Written};
+use super::sql::{Dialect, Sql};
+use super::write::{Change, Mutation, NewJob, Resting, Written};
 use super::{FacilityKey, IndexEntry, IndexValue, ResourceKey, TypeCode};
 use crate::definitions;
 use crate::fhir::time::{Micros, format_instant};
@@ -45,6 +46,8 @@ pub struct Batch {
     pub updates: Vec<ResourceRow>,
     /// Keys whose present row goes to the history before its update, with the transaction that supersedes it.
     pub superseded: Vec<(ResourceKey, i64)>,
+    /// Keys whose former versions are removed.
+    pub purged: Vec<ResourceKey>,
     /// Index rows that end: `until` cell is the transaction that ends them.
     pub closings: Vec<Row>,
     /// Index rows that begin.
@@ -58,6 +61,10 @@ pub struct Batch {
     /// Consents whose rules of before end, and the rules that begin.
     pub consents: Vec<ResourceKey>,
     pub rules: RuleRows,
+    /// Value sets as they are from now on for rules that name them.
+    pub sets: Vec<Membership>,
+    /// The terminology changes: what rules permit or deny by it may too.
+    pub resets: bool,
     pub jobs: Vec<NewJob>,
     pub audit: Vec<NewRow>,
 }
@@ -76,8 +83,20 @@ impl Batch {
             && self.rows.is_empty()
             && self.closings.is_empty()
             && self.containers.is_empty()
+            && self.sets.is_empty()
             && self.jobs.is_empty()
             && self.audit.is_empty()
+    }
+
+    /// Whether it may close something to somebody.
+    pub fn closes(&self) -> bool {
+        !self.consents.is_empty() || self.resets
+    }
+
+    /// Adds what the unit's rules rest on.
+    pub fn add_resting(&mut self, resting: Resting) {
+        self.resets |= resting.changes && !resting.sets.is_empty();
+        self.sets.extend(resting.sets);
     }
 
     /// Adds what is recorded of the unit; its mutations come first.
@@ -115,6 +134,15 @@ impl Batch {
             }
             return (Written { key, version: identity.version, updated }, identity);
         }
+        if let (Change::Purge { old_entries }, Some(identity)) = (&mutation.change, place.identity) {
+            let stamp = Stamp { key, since: txn, owner: identity.owner, patient: identity.patient };
+            if identity.live {
+                self.closings.extend(old_entries.iter().filter_map(|entry| rows::row(entry, stamp, target)));
+            }
+            self.purged.push(key);
+            self.updates.push(placeholder(key, &(mutation.type_code, mutation.id)));
+            return (Written { key, version: 0, updated }, Identity { key, version: 0, live: false, owner: 0, patient: 0 });
+        }
         let patient = match &mutation.about {
             About::Nobody => 0,
             // A name that gives no key cannot be opened by anybody's rules.
@@ -148,7 +176,9 @@ impl Batch {
                 }
                 (true, Some(packed::pack(body)), entries, old_entries)
             }
-            Change::Delete { old_entries } | Change::Reindex { old_entries, .. } => (false, None, Vec::new(), old_entries),
+            Change::Delete { old_entries } | Change::Purge { old_entries } | Change::Reindex { old_entries, .. } => {
+                (false, None, Vec::new(), old_entries)
+            }
         };
         if was_live {
             let same_stamp = place.identity.is_some_and(|old| old.owner == mutation.owner && old.patient == patient);
@@ -200,23 +230,7 @@ impl Batch {
 
     /// A row for a resource that something refers to and nobody has sent yet.
     pub fn add_placeholder(&mut self, key: ResourceKey, name: &Name) {
-        self.inserts.push(ResourceRow {
-            key,
-            type_code: name.0,
-            id: name.1.clone(),
-            version: 0,
-            live: 0,
-            updated: 0,
-            txn: 0,
-            created: Some(0),
-            owner: 0,
-            patient: 0,
-            class: 0,
-            own: 0,
-            low: 0,
-            high: 0,
-            body: None,
-        });
+        self.inserts.push(placeholder(key, name));
     }
 
     /// Puts rows in the order of their B-trees and drops repeats, so that inserts append where they can.
@@ -225,6 +239,27 @@ impl Batch {
         self.rows.sort_by(Row::compare);
         self.rows.dedup_by(|a, b| a.compare(b).is_eq());
         self.closings.sort_by(Row::compare);
+    }
+}
+
+/// The row of a resource that nobody has sent.
+fn placeholder(key: ResourceKey, name: &Name) -> ResourceRow {
+    ResourceRow {
+        key,
+        type_code: name.0,
+        id: name.1.clone(),
+        version: 0,
+        live: 0,
+        updated: 0,
+        txn: 0,
+        created: Some(0),
+        owner: 0,
+        patient: 0,
+        class: 0,
+        own: 0,
+        low: 0,
+        high: 0,
+        body: None,
     }
 }
 
@@ -244,7 +279,7 @@ fn encounters(change: &Change, target: &mut dyn FnMut(&str, &str) -> Option<Reso
 pub fn targets(mutation: &Mutation) -> impl Iterator<Item = (&str, &str)> {
     let (new, old): (&[IndexEntry], &[IndexEntry]) = match &mutation.change {
         Change::Put { entries, old_entries, .. } | Change::Reindex { entries, old_entries } => (entries, old_entries),
-        Change::Delete { old_entries } => (&[], old_entries),
+        Change::Delete { old_entries } | Change::Purge { old_entries } => (&[], old_entries),
     };
     let referred = new.iter().chain(old).filter_map(|entry| match &entry.value {
         IndexValue::Reference { type_name, id } => Some((&**type_name, &**id)),
@@ -259,4 +294,15 @@ pub fn targets(mutation: &Mutation) -> impl Iterator<Item = (&str, &str)> {
 pub fn closing_key(row: &Row) -> &[Cell] {
     let end = row.cells.len().saturating_sub(rows::TRAILER);
     row.cells.get(..end).unwrap_or_default()
+}
+
+/// The statement that removes former versions.
+pub fn removal(dialect: Dialect, keys: &[ResourceKey]) -> Sql {
+    let mut sql = Sql::new(dialect);
+    sql.push("DELETE FROM history WHERE key IN (");
+    sql.join(keys, ", ", |sql, key| {
+        sql.literal(*key);
+    });
+    sql.push(")");
+    sql
 }

@@ -75,6 +75,11 @@ impl Hands {
     pub(super) fn labels(&self) -> &[i64] {
         &self.labels
     }
+
+    /// Whether it has no labels.
+    pub fn is_empty(&self) -> bool {
+        self.labels.is_empty()
+    }
 }
 
 /// How confidential a resource is, in the words of its facts, from the least on. A resource with facts has one of them.
@@ -97,6 +102,11 @@ impl Traits {
     /// Of facts in words, such as `type|Observation`.
     pub fn new<T: AsRef<str>>(facts: impl IntoIterator<Item = T>, when: Option<Interval>) -> Traits {
         Traits { facts: sorted(facts.into_iter().map(|fact| system_key(fact.as_ref()))), when, hands: None }
+    }
+
+    /// Of what hands labels on, without facts.
+    pub fn of_hands(hands: Hands) -> Traits {
+        Traits { hands: Some(hands), ..Traits::default() }
     }
 
     /// The number of the class of resources with these facts; 0 without any.
@@ -151,6 +161,12 @@ pub struct Rules {
 }
 
 impl Rules {
+    /// The value sets that the rules name.
+    pub fn sets(&self) -> impl Iterator<Item = &str> {
+        let tests = self.rules.iter().flat_map(|rule| &rule.parts).flatten();
+        tests.filter_map(|test| if let Test::InSet(members) = test { Some(&*members.url) } else { None })
+    }
+
     /// The resources that the rules name (type, id).
     pub(super) fn targets(&self) -> impl Iterator<Item = (&str, &str)> {
         let named = self.rules.iter().flat_map(|rule| &rule.parts).flatten().filter_map(Test::target);
@@ -212,6 +228,71 @@ pub enum Test {
     Instance(Box<str>, Box<str>),
     /// It refers to this resource (type, id) by a search parameter. Other references are facts.
     Refers(Box<str>, Box<str>),
+    /// This resource (type, id) refers to it by a search parameter, today.
+    Around(Box<str>, Box<str>),
+    /// A code in it is in the value set ([`Members`]), today.
+    InSet(Members),
+}
+
+/// A value set as the rules of an effect see it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Members {
+    pub url: Box<str>,
+    /// For a rule that denies: what cannot be told is in.
+    pub denies: bool,
+}
+
+impl Members {
+    fn clause(&self) -> i64 {
+        system_key(&format!("{}|{}", if self.denies { "set denied" } else { "set" }, self.url))
+    }
+}
+
+/// What is in a value set that rules name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Membership {
+    pub url: Box<str>,
+    /// Codes as facts in words; `None`: it cannot be listed.
+    pub facts: Option<Vec<String>>,
+}
+
+impl Membership {
+    /// The clause and its facts for rules of either effect.
+    fn clauses(&self) -> [(i64, Vec<i64>); 2] {
+        [false, true].map(|denies| {
+            let words: Vec<&str> = match &self.facts {
+                Some(facts) => facts.iter().map(String::as_str).collect(),
+                // Every resource has one of them.
+                None if denies => LEVELS.to_vec(),
+                None => Vec::new(),
+            };
+            let clause = Members { url: self.url.clone(), denies }.clause();
+            (clause, sorted(words.into_iter().map(system_key)))
+        })
+    }
+
+    /// The statements that put these in the place of what was known before.
+    pub(super) fn statements(dialect: Dialect, sets: &[Membership]) -> Vec<Sql> {
+        let mut statements = Vec::new();
+        let clauses: Vec<(i64, Vec<i64>)> = sets.iter().flat_map(Membership::clauses).collect();
+        for chunk in clauses.chunks(CHUNK) {
+            let mut sql = Sql::new(dialect);
+            sql.push("DELETE FROM clause_fact WHERE clause IN (");
+            sql.join(chunk, ", ", |sql, (clause, _)| {
+                sql.literal(*clause);
+            });
+            sql.push(")");
+            statements.push(sql);
+        }
+        let rows: Vec<[i64; 2]> = clauses.iter().flat_map(|(clause, facts)| facts.iter().map(|fact| [*clause, *fact])).collect();
+        insert(dialect, "clause_fact", &rows, &mut statements);
+        for set in sets {
+            let mut sql = Sql::new(dialect);
+            sql.push("INSERT INTO rule_set (url) VALUES (").str(&set.url).push(") ON CONFLICT DO NOTHING");
+            statements.push(sql);
+        }
+        statements
+    }
 }
 
 impl Test {
@@ -220,11 +301,12 @@ impl Test {
     const TOUCHES: i64 = 2;
     const INSTANCE: i64 = 3;
     const REFERS: i64 = 4;
+    const AROUND: i64 = 5;
 
     /// The resource that it names.
     fn target(&self) -> Option<(&str, &str)> {
         match self {
-            Test::Instance(type_name, id) | Test::Refers(type_name, id) => Some((type_name, id)),
+            Test::Instance(type_name, id) | Test::Refers(type_name, id) | Test::Around(type_name, id) => Some((type_name, id)),
             _ => None,
         }
     }
@@ -309,6 +391,8 @@ impl RuleRows {
             Test::Touches(interval) => (Test::TOUCHES, 0, interval.low, interval.high),
             Test::Instance(type_name, id) => named(Test::INSTANCE, (type_name, id)),
             Test::Refers(type_name, id) => named(Test::REFERS, (type_name, id)),
+            Test::Around(type_name, id) => named(Test::AROUND, (type_name, id)),
+            Test::InSet(members) => (Test::FACTS, members.clause(), 0, 0),
         }
     }
 }
@@ -317,6 +401,21 @@ impl RuleRows {
     /// The patients whose rules these are.
     pub fn patients(&self) -> impl Iterator<Item = ResourceKey> {
         self.rules.iter().map(|rule| rule[0])
+    }
+
+    /// The patients of whom these rules deny something.
+    pub fn denied(&self) -> impl Iterator<Item = ResourceKey> {
+        const DENIES: [i64; 2] = [Precedence::Deny as i64, Precedence::DefaultDeny as i64];
+        self.rules.iter().filter(|rule| DENIES.contains(&rule[4])).map(|rule| rule[0])
+    }
+
+    /// The rules that there are of `patients`: whoever has none before loses nothing by a permit.
+    pub(super) fn ruled(dialect: Dialect, patients: &[ResourceKey]) -> Sql {
+        let mut sql = Sql::new(dialect);
+        sql.push("SELECT DISTINCT patient FROM rule WHERE patient IN (");
+        numbers(&mut sql, patients);
+        sql.push(")");
+        sql
     }
 
     /// The statements that put these rows in the place of the rules of `consents`. `patients`: all whose rules change, sorted.
@@ -392,6 +491,8 @@ pub struct Gate {
     pub break_glass: Option<BreakGlass>,
     /// The instant of the request.
     pub now: Micros,
+    /// The newest closing that its decisions know of ([`super::closing`]).
+    pub since: i64,
 }
 
 /// An emergency: the records of one person are open, but for what is exempt and where the person's own rules name emergencies and deny.
@@ -600,6 +701,10 @@ fn matches(sql: &mut Sql, rule: &str, alias: &str, rows: Rows, requester: &Reque
     trait_of(sql, "high", alias, rows);
     sql.push(" > k.low)");
     sql.push(&format!(" WHEN {} THEN k.value = {alias}.key", Test::INSTANCE));
+    sql.push(&format!(
+        " WHEN {} THEN EXISTS (SELECT 1 FROM reference x WHERE x.key = k.value AND x.target = {alias}.key AND x.until = 0)",
+        Test::AROUND
+    ));
     let refers = format!("EXISTS (SELECT 1 FROM reference x WHERE x.key = {alias}.key AND x.target = k.value AND x.until = 0)");
     sql.push(&format!(" WHEN {} THEN ", Test::REFERS));
     match rows {

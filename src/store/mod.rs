@@ -15,7 +15,9 @@
 pub mod api;
 pub mod audit;
 mod batch;
+pub mod closing;
 mod compile;
+pub mod covered;
 pub mod facts;
 pub mod gate;
 pub mod history;
@@ -29,6 +31,7 @@ pub mod query;
 mod reads;
 pub mod records;
 mod reindex;
+pub mod resting;
 mod rows;
 mod sql;
 mod sqlite;

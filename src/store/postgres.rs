@@ -7,13 +7,13 @@ use super::reads::Reads;
 use super::rows::{self, Cell, ColumnType, Identity, IdentityRow, Name, Row, TABLES};
 use super::sql::{Dialect, Sql, bind_all};
 use super::write::{Precondition, Unit, WriteError, Written};
-use super::{ResourceKey, TypeCode, compile, gate, inherit};
+use super::{ResourceKey, TypeCode, closing, compile, gate, inherit, resting};
 use crate::definitions;
 use crate::fhir::time::now;
 use anyhow::Context as _;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPoolOptions};
 use sqlx::{AssertSqlSafe, Connection as _, PgPool};
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::str::FromStr;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -134,7 +134,16 @@ impl Postgres {
         if unit.only_records() {
             let mut batch = Batch::default();
             batch.add_audit(unit.audit, &mut |_, _| None);
-            super::audit::write_postgres(&mut *self.pool.acquire().await?, &batch.audit).await?;
+            if unit.bases.is_empty() {
+                super::audit::write_postgres(&mut *self.pool.acquire().await?, &batch.audit).await?;
+                return Ok(Vec::new());
+            }
+            let mut transaction = self.pool.begin().await?;
+            if !closing::hold_postgres(&mut transaction, &unit.bases).await? {
+                return Err(WriteError::Stale);
+            }
+            super::audit::write_postgres(&mut transaction, &batch.audit).await?;
+            transaction.commit().await?;
             return Ok(Vec::new());
         }
         let mut transaction = self.pool.begin().await?;
@@ -172,6 +181,11 @@ impl Postgres {
                 }
             }
         }
+        if let Some(resting) = &unit.terminology
+            && !resting::hold_postgres(&mut *connection, resting).await?
+        {
+            return Err(WriteError::Stale);
+        }
         if !super::visits::write_postgres(&mut *connection, &unit.visits).await? {
             return Err(WriteError::Stale);
         }
@@ -199,8 +213,14 @@ impl Postgres {
             written.push(batch.add(mutation, &Place { key, identity }, txn, updated, &mut target).0);
         }
         batch.add_audit(unit.audit, &mut target);
+        if let Some(resting) = unit.terminology {
+            batch.add_resting(resting);
+        }
         batch.jobs = unit.jobs;
         inherit::settle(&mut inherit::Connection::Postgres(&mut *connection), &mut batch).await?;
+        if batch.closes() {
+            closing::lock_postgres(&mut *connection).await?;
+        }
         batch.sort();
         write(&mut *connection, &batch).await?;
         let classes = self.write_gate(&mut *connection, &batch).await?;
@@ -225,6 +245,8 @@ impl Postgres {
             batch.classes.iter().filter(|(class, _)| !known.contains(class)).collect()
         };
         let mut statements = gate::class_statements(Dialect::Postgres, new.iter().copied());
+        statements.extend(gate::Membership::statements(Dialect::Postgres, &batch.sets));
+        let mut closed: BTreeSet<ResourceKey> = batch.resets.then_some(closing::EVERYBODY).into_iter().collect();
         if !batch.consents.is_empty() {
             let former = "SELECT DISTINCT patient FROM rule WHERE consent = ANY($1)";
             let mut patients: Vec<ResourceKey> = sqlx::query_scalar(former).bind(&batch.consents).fetch_all(&mut *connection).await?;
@@ -236,8 +258,14 @@ impl Postgres {
                 .bind(&patients)
                 .execute(&mut *connection)
                 .await?;
+            closed.extend(batch.rules.denied());
+            let Sql { text, args, .. } = gate::RuleRows::ruled(Dialect::Postgres, &patients);
+            closed.extend(
+                bind_all!(sqlx::query_scalar::<_, i64>(AssertSqlSafe(text)).persistent(false), args).fetch_all(&mut *connection).await?,
+            );
             statements.extend(batch.rules.statements(Dialect::Postgres, &batch.consents, &patients));
         }
+        statements.extend(closing::note(Dialect::Postgres, &closed));
         for Sql { text, args, .. } in statements {
             bind_all!(sqlx::query(AssertSqlSafe(text)).persistent(false), args).execute(&mut *connection).await?;
         }
@@ -335,6 +363,10 @@ async fn write(connection: &mut PgConnection, batch: &Batch) -> Result<(), sqlx:
         .bind(&txns)
         .execute(&mut *connection)
         .await?;
+    }
+    if !batch.purged.is_empty() {
+        let Sql { text, args, .. } = batch::removal(Dialect::Postgres, &batch.purged);
+        bind_all!(sqlx::query(AssertSqlSafe(text)).persistent(false), args).execute(&mut *connection).await?;
     }
     if !batch.updates.is_empty() {
         let update = "UPDATE resource r SET version = u.v, live = u.l, updated = u.d, created = CASE WHEN u.c < 0 THEN r.created ELSE u.c END, \

@@ -400,6 +400,12 @@ both_databases!(
         let rows = store.sealed_after(0, 1_000).await.unwrap();
         let removed = app.remove_audit_before(&notary, rows[4].at).await.unwrap();
         assert_eq!(removed, 4);
+        let type_code = lango::definitions::r4().type_code("AuditEvent").unwrap();
+        for (place, row) in rows.iter().enumerate() {
+            let id = lango::access::audit::resource::id(row);
+            let versions = store.history(type_code, &id, None, 10, &lango::store::Scope::All).await.unwrap();
+            assert_eq!(versions.is_empty(), place < 4, "the AuditEvents go with their rows, and no others: {place}");
+        }
         let whole = verify(&store, &notary, "").await.unwrap().unwrap();
         assert_eq!((whole.first, whole.rows), (5, rows.len() as u64 - 4));
         // More went than the statement says.

@@ -24,6 +24,7 @@ mod measure;
 mod non_interference;
 mod patches;
 mod registry;
+mod resting;
 mod search_deep;
 mod search_oracle;
 mod serve;

@@ -378,9 +378,11 @@ impl World<'_> {
         for name in hidden(self) {
             let sender = self.records[&name].sender;
             let mut body = self.records[&name].body().unwrap().clone();
+            // A Patient that goes would change whom its identifiers link, and what a rule on related data names what that rule is about.
+            let is_rested_on = name.starts_with("Patient/")
+                || self.consents.iter().any(|(consent, _)| consent.to_string().contains(&format!("\"{name}\"")));
             match choices.below(4) {
-                // A Patient that goes would change whom its identifiers link.
-                0 if !name.starts_with("Patient/") => self.delete(&name).await,
+                0 if !is_rested_on => self.delete(&name).await,
                 1 | 2 => {
                     body["language"] = json!("sw");
                     if body.get("valueString").is_some() {

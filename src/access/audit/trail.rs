@@ -5,10 +5,12 @@ use crate::access::Caller;
 use crate::definitions;
 use crate::fhir::time::now;
 use crate::store::audit::NOBODY;
+use crate::store::closing::Basis;
 use crate::store::gate::About;
 use crate::store::{AuditRow, FacilityKey, ResourceKey, Scope, Store, Subject, TypeCode};
 use std::collections::{BTreeMap, HashSet};
 use std::future::Future;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Bytes of a request that are kept.
@@ -35,6 +37,8 @@ pub struct Trail {
     owner: FacilityKey,
     request: String,
     request_id: Option<String>,
+    /// As of which closing the answer is decided; 0: no rule can open anything for this caller.
+    since: AtomicI64,
     noted: Mutex<Noted>,
 }
 
@@ -96,6 +100,7 @@ impl Trail {
             recorder,
             request: cut(request),
             request_id: request_id.map(cut),
+            since: AtomicI64::new(caller.map_or(0, |caller| since(&caller.scope))),
             noted: Mutex::default(),
         }
     }
@@ -139,6 +144,11 @@ impl Trail {
     /// Whether [`Trail::settle`] was called.
     pub fn is_settled(&self) -> bool {
         self.noted().settled
+    }
+
+    /// The answer is decided again, for the same caller as of now.
+    pub fn begins_again(&self, caller: &Caller) {
+        self.since.store(since(&caller.scope), Ordering::SeqCst);
     }
 
     /// Whether the request changed something.
@@ -266,7 +276,13 @@ impl Trail {
         if status == 404 {
             rows.extend(self.denial(store, shape).await?);
         }
-        self.recorder.record(rows).await?;
+        // Of what a Bundle wrote and then read, those are asked whose data it shows. What shows one's own only hinges on nobody.
+        let is_told = has_written || !shape.is_query();
+        let hinges = status < 400 && !(is_told && foreign.is_empty());
+        let gated = matches!(&self.scope, Scope::Gate(gate) if !gate.requesters.is_empty());
+        let basis = (hinges && gated)
+            .then(|| Basis { since: self.since.load(Ordering::SeqCst), patients: is_told.then(|| foreign.iter().copied().collect()) });
+        self.recorder.record(rows, basis).await?;
         self.noted().settled = true;
         Ok(())
     }
@@ -292,6 +308,13 @@ impl From<&About> for Subject {
             About::Patient(id) => Subject::Id(id.clone()),
             About::Nobody | About::Unknown | About::Consent | About::Audit => Subject::Nobody,
         }
+    }
+}
+
+fn since(scope: &Scope) -> i64 {
+    match scope {
+        Scope::Gate(gate) => gate.since,
+        Scope::All | Scope::Owners(_) => 0,
     }
 }
 

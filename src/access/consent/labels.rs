@@ -50,6 +50,17 @@ impl Sensitive {
         sensitive
     }
 
+    /// Another one than that of other codes, labels or ways of finding them.
+    pub fn digest(&self) -> String {
+        let mut known: Vec<(&str, &str, &[&str])> = Vec::new();
+        for (system, codes) in &self.codes {
+            known.extend(codes.iter().map(|(code, labels)| (system.as_str(), code.as_str(), labels.as_slice())));
+        }
+        known.sort_unstable();
+        let text = format!("labels on arrival, 1: {known:?}");
+        blake3::hash(text.as_bytes()).to_hex().to_string()
+    }
+
     /// What a code tells of, by itself or by a broader one that it begins with: `B20.1` under `B20`, `J05AR10` under `J05A`.
     fn of_code<'a>(&'a self, system: &str, code: &'a str) -> impl Iterator<Item = &'static str> + 'a {
         let by_prefix = system.starts_with("http://hl7.org/fhir/sid/icd-10") || system == "http://www.whocc.no/atc";

@@ -5,7 +5,7 @@
 //! same consent a flat list of [`Rule`]s that a database evaluates inside a query, and [`evaluate_rules`] reads them in Rust; tests hold the two, and a
 //! third reading from the words of the specification, against each other. [`labels_on_arrival`] says which security labels a resource gets on arrival.
 //!
-//! The rules of precedence are told in `docs/access.md`. Above all of them stands one: what is not understood, not said or not known never opens and
+//! The rules of precedence are told in `docs/consent.md`. Above all of them stands one: what is not understood, not said or not known never opens and
 //! always closes ([`Truth`]). An exception narrows the rule that it stands in; the deepest matching rule wins; of several a deny wins.
 //!
 //! How a query uses it:
