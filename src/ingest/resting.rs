@@ -56,16 +56,15 @@ impl Writer {
         }
         self.catch_up(number).await?;
         let terminology = self.terminology().copy();
-        for mutation in mutations.iter().filter(is_terminology) {
-            match &mutation.change {
-                Change::Put { body, .. } => {
-                    if let Ok(resource) = serde_json::from_slice::<Value>(body) {
-                        terminology.upsert(&resource);
-                    }
-                }
-                Change::Delete { .. } => terminology.remove(r4.type_name(mutation.type_code), &mutation.id),
-                Change::Reindex { .. } | Change::Purge { .. } => {}
-            }
+        let changed = || mutations.iter().filter(is_terminology);
+        let put = |mutation: &Mutation| match &mutation.change {
+            Change::Put { body, .. } => serde_json::from_slice(body).ok(),
+            _ => None,
+        };
+        let put: Vec<Value> = changed().filter_map(put).collect();
+        terminology.load(&put);
+        for gone in changed().filter(|mutation| matches!(mutation.change, Change::Delete { .. })) {
+            terminology.remove(r4.type_name(gone.type_code), &gone.id);
         }
         let job = if changes { self.relabelling(&terminology).await? } else { None };
         let sets = self.workers().run(move || urls.iter().map(|url| gate::members(url, members(&terminology, url))).collect()).await;

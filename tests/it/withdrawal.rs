@@ -5,7 +5,8 @@ use crate::support::server::answer;
 use crate::support::smart::signed_token;
 use crate::support::{TestDb, TestServer, both_databases};
 use lango::access::audit::{Action, Event};
-use lango::store::Store;
+use lango::store::closing::Basis;
+use lango::store::{Store, Unit, WriteError};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -156,3 +157,37 @@ async fn nor_one_of_another_process_on_the_database() {
     drop(world);
     db.discard().await;
 }
+
+both_databases!(
+    async fn what_was_decided_before_something_was_closed_is_not_released(db: &TestDb) {
+        let world = World::new(db).await;
+        let store = Store::open(&db.url).await.unwrap();
+        let patient = lango::definitions::r4().type_code("Patient").unwrap();
+        let key = async |id: &str| store.person_keys(patient, id, None).await.unwrap()[0];
+        let (a, b) = (key("a").await, key("b").await);
+        let before = store.closings().await.unwrap();
+        world.consent("c", json!({ "type": "permit" })).await;
+        assert_eq!(store.closings().await.unwrap(), before, "who permits for the first time closes nothing");
+        let is_released = async |since: i64, patients: Option<BTreeSet<i64>>| match store
+            .commit(Unit::of_audit(Vec::new(), vec![Basis { since, patients }]))
+            .await
+        {
+            Ok(_) => true,
+            Err(WriteError::Stale) => false,
+            Err(error) => panic!("{error}"),
+        };
+        assert!(is_released(before, None).await);
+        world.consent("c", json!({ "type": "permit", "purpose": crate::consent::purpose("HPAYMT") })).await;
+        let after = store.closings().await.unwrap();
+        for (since, patients, released) in [
+            (before, None, false),
+            (before, Some([a, b].into()), false),
+            (before, Some([b].into()), true),
+            (after, None, true),
+            (after, Some([a].into()), true),
+        ] {
+            assert_eq!(is_released(since, patients.clone()).await, released, "{since} {patients:?}");
+        }
+        store.close().await;
+    }
+);

@@ -224,16 +224,20 @@ impl Trail {
         };
         let mut rows = Vec::new();
         let mut foreign: Vec<ResourceKey> = by_patient.keys().copied().collect();
+        let mut is_made_for_caller = false;
         if !names.is_empty() {
             let mut names: Vec<Name> = names.into_iter().collect();
             names.sort_unstable();
             for placed in store.placed(&names, shape.old_versions).await? {
                 let what = format!("{}/{}", definitions::r4().type_name(placed.type_code), placed.id);
+                let is_foreign = matches!(self.scope, Scope::Gate(_)) && !self.scope.owners().contains(&placed.owner);
                 if placed.patient <= 0 {
+                    // Such as a golden Patient, which is made of what the caller may see of many, or a Consent.
+                    is_made_for_caller |= is_foreign && placed.patient < 0;
                     continue;
                 }
                 by_patient.entry(placed.patient).or_default().push(what);
-                if matches!(self.scope, Scope::Gate(_)) && !self.scope.owners().contains(&placed.owner) {
+                if is_foreign {
                     foreign.push(placed.patient);
                 }
             }
@@ -277,7 +281,7 @@ impl Trail {
             rows.extend(self.denial(store, shape).await?);
         }
         // Of what a Bundle wrote and then read, those are asked whose data it shows. What shows one's own only hinges on nobody.
-        let is_told = has_written || !shape.is_query();
+        let is_told = !is_made_for_caller && (has_written || !shape.is_query());
         let hinges = status < 400 && !(is_told && foreign.is_empty());
         let gated = matches!(&self.scope, Scope::Gate(gate) if !gate.requesters.is_empty());
         let basis = (hinges && gated)
