@@ -15,6 +15,7 @@ use crate::access::{self, Caller};
 use crate::config::Settings;
 use crate::definitions::{self, CodeSet};
 use crate::destinations::dhis2::{JOB_KIND, MetadataCache};
+use crate::exchange::notice::{self, NOTICE_JOB};
 use crate::exchange::{Pace, consent_request};
 use crate::fhir::time::now;
 use crate::ingest::consent::CONSENT_JOB;
@@ -39,6 +40,8 @@ use tokio_util::sync::CancellationToken;
 
 /// Marks a resource that lango shipped, with the hash of its content, so that an edited one is left alone by an upgrade.
 const SHIPPED: &str = "urn:lango:shipped";
+/// What the ids of golden Patients are made with.
+pub(crate) const GOLDEN_SECRET: &str = "lango 2026 golden patient ids";
 /// How often another process's changes of terminology are looked for.
 const REFRESH: Duration = Duration::from_secs(2);
 /// Rows read at a time when the terminology is loaded.
@@ -78,7 +81,7 @@ impl App {
             Some(folder) => Templates::load(folder).with_context(|| format!("templates_dir: {}", folder.display()))?,
             None => Templates::shipped().context("the shipped templates are broken")?,
         };
-        let secret = access::secret_of(&store, "lango 2026 golden patient ids").await.context("the signing keys cannot be read")?;
+        let secret = access::secret_of(&store, GOLDEN_SECRET).await.context("the signing keys cannot be read")?;
         let registry = Registry::new(store.clone(), secret, settings.systems.strong.iter().cloned())?;
         let terminology = Terminology::new();
         // Before what is stored, which replaces one of the same id.
@@ -136,7 +139,8 @@ impl App {
     }
 
     fn outbox(&self) -> Outbox {
-        let (linking, pushing, indexing, telling, labelling) = (self.clone(), self.clone(), self.clone(), self.clone(), self.clone());
+        let (linking, pushing, indexing) = (self.clone(), self.clone(), self.clone());
+        let (telling, labelling, noticing) = (self.clone(), self.clone(), self.clone());
         Outbox::new(self.store.clone())
             .with_pulse(self.pulse.clone())
             .register(LINK_JOB, move |job| {
@@ -156,6 +160,10 @@ impl App {
                         Err(error) => Outcome::retry(format!("{error:#}")),
                     }
                 }
+            })
+            .register(NOTICE_JOB, move |job| {
+                let app = noticing.clone();
+                async move { notice::deliver(&app, &job.payload).await }
             })
             .register(REINDEX_JOB, move |job| {
                 let app = indexing.clone();

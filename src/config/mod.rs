@@ -16,11 +16,13 @@ mod destination;
 mod issuer;
 mod keys;
 mod load;
+mod notices;
 mod secret;
 
 pub use destination::{Credentials, Destination, DestinationKind};
 pub use issuer::Issuer;
 pub use keys::{KEYS, Key};
+pub use notices::Notices;
 pub use load::{ConfigError, Loaded, Overrides, load};
 pub use secret::{DatabaseUrl, Secret};
 
@@ -60,6 +62,7 @@ pub struct Settings {
     pub consent: ConsentSettings,
     pub audit: AuditSettings,
     pub destinations: Vec<Destination>,
+    pub notices: Notices,
     pub tls: Tls,
     pub cors: Cors,
     /// Outside issuers whose access tokens are believed.
@@ -140,6 +143,10 @@ pub struct Limits {
     pub requests_at_once: u32,
     /// Seconds that one request may take; 0: any time.
     pub request_s: u32,
+    /// Answers in a minute that tell one client of one patient what others contributed; 0: any number.
+    pub reads_per_patient: u32,
+    /// Patients in an hour of whom one client is told what others contributed; 0: any number.
+    pub patients_per_hour: u32,
 }
 
 /// What searches are offered.
@@ -230,6 +237,7 @@ impl Default for Settings {
             consent: ConsentSettings::default(),
             audit: AuditSettings::default(),
             destinations: Vec::new(),
+            notices: Notices::default(),
             tls: Tls::default(),
             cors: Cors::default(),
             issuers: Vec::new(),
@@ -254,9 +262,11 @@ impl Default for Limits {
             delete_matches: 1,
             lookups_per_client: 1200,
             lookups_per_patient: 120,
-            requests_per_second: 0,
-            requests_at_once: 0,
-            request_s: 0,
+            requests_per_second: 10_000,
+            requests_at_once: 256,
+            request_s: 900,
+            reads_per_patient: 600,
+            patients_per_hour: 20_000,
         }
     }
 }
@@ -359,6 +369,7 @@ impl Settings {
         if !self.cors.origins.iter().all(is_origin) {
             return Err(("cors.origins", "write each as https://host, with a port if need be and nothing after it".into()));
         }
+        self.notices.check()?;
         issuer::check(&self.issuers)?;
         destination::check(&self.destinations)
     }

@@ -193,13 +193,15 @@ pub struct Gate {
     pub requesters: Vec<Requester>,
     /// The glass that was broken for this request.
     pub break_glass: Option<BreakGlass>,
+    /// The records of the person who asks, or for whom they ask: open but for what is exempt, whatever the rules say.
+    pub own: Option<BreakGlass>,
     /// The instant of the request.
     pub now: Micros,
     /// The newest closing that its decisions know of ([`super::closing`]).
     pub since: i64,
 }
 
-/// An emergency: the records of one person are open, but for what is exempt and where the person's own rules name emergencies and deny.
+/// The records of one person are open, but for what is exempt and where the person's own rules name emergencies and deny.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BreakGlass {
     pub patients: Vec<ResourceKey>,
@@ -247,6 +249,28 @@ pub fn condition(sql: &mut Sql, alias: &str, rows: Rows, gate: &Gate) {
     sql.push(" AND (");
     owned(sql, alias, &gate.owners);
     sql.push(&format!(" OR {alias}.patient = 0"));
+    if let Some(own) = &gate.own {
+        sql.push(&format!(" OR ({alias}.patient IN ("));
+        numbers(sql, &own.patients);
+        sql.push(")");
+        if !own.exempt.is_empty() {
+            sql.push(" AND NOT EXISTS (SELECT 1 FROM class_fact y WHERE y.class = ");
+            trait_of(sql, "class", alias, rows);
+            sql.push(" AND y.fact IN (");
+            numbers(sql, &own.exempt);
+            sql.push("))");
+        }
+        sql.push(&format!(
+            ") OR ({alias}.patient = {CONSENT} AND EXISTS (SELECT 1 FROM rule n WHERE n.consent = {alias}.key AND n.patient IN ("
+        ));
+        numbers(sql, &own.patients);
+        sql.push("))");
+        if rows == Rows::Version {
+            sql.push(" AND ");
+            current(sql, alias);
+        }
+        sql.push(")");
+    }
     if !gate.requesters.is_empty() {
         sql.push(&format!(" OR ({alias}.patient > 0"));
         for requester in &gate.requesters {

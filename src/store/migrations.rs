@@ -15,6 +15,7 @@ const ALL: &[(i64, &str, &str, &str)] = &[
     (9, "upkeep", include_str!("../../migrations/sqlite/0009_upkeep.sql"), include_str!("../../migrations/postgres/0009_upkeep.sql")),
     (10, "people", include_str!("../../migrations/sqlite/0010_people.sql"), include_str!("../../migrations/postgres/0010_people.sql")),
     (11, "history", include_str!("../../migrations/sqlite/0011_history.sql"), include_str!("../../migrations/postgres/0011_history.sql")),
+    (21, "launch", include_str!("../../migrations/sqlite/0021_launch.sql"), include_str!("../../migrations/postgres/0021_launch.sql")),
     (30, "search", include_str!("../../migrations/sqlite/0030_search.sql"), include_str!("../../migrations/postgres/0030_search.sql")),
     (41, "labels", include_str!("../../migrations/sqlite/0041_labels.sql"), include_str!("../../migrations/postgres/0041_labels.sql")),
     (42, "closing", include_str!("../../migrations/sqlite/0042_closing.sql"), include_str!("../../migrations/postgres/0042_closing.sql")),

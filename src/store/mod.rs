@@ -33,7 +33,7 @@ pub mod records;
 mod reindex;
 pub mod resting;
 mod rows;
-mod sql;
+pub(crate) mod sql;
 mod sqlite;
 pub mod submissions;
 pub mod upkeep;

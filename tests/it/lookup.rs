@@ -126,7 +126,7 @@ fn outcome(bundle: &Value) -> Value {
     entries.iter().find(|entry| entry["search"]["mode"] == "outcome").unwrap()["resource"].clone()
 }
 
-fn patient(id: &str, number: &str) -> Value {
+pub fn patient(id: &str, number: &str) -> Value {
     json!({ "resourceType": "Patient", "id": id, "name": [{ "family": "Mushi" }], "identifier": [{ "system": NIDA, "value": number }] })
 }
 

@@ -2,6 +2,7 @@
 
 use super::{Action, Agent, AuditError, Event, Recorder, owner_of};
 use crate::access::Caller;
+use crate::access::releases::Releases;
 use crate::definitions;
 use crate::fhir::time::now;
 use crate::store::audit::NOBODY;
@@ -39,6 +40,8 @@ pub struct Trail {
     request_id: Option<String>,
     /// As of which closing the answer is decided; 0: no rule can open anything for this caller.
     since: AtomicI64,
+    /// Bounds what leaves; `None`: nothing does.
+    releases: Option<Arc<Releases>>,
     noted: Mutex<Noted>,
 }
 
@@ -101,8 +104,14 @@ impl Trail {
             request: cut(request),
             request_id: request_id.map(cut),
             since: AtomicI64::new(caller.map_or(0, |caller| since(&caller.scope))),
+            releases: None,
             noted: Mutex::default(),
         }
+    }
+
+    /// The same, bounded in what leaves.
+    pub fn bounded(self, releases: Arc<Releases>) -> Trail {
+        Trail { releases: Some(releases), ..self }
     }
 
     /// Of lango's own work, such as a command of the operator's: what it changes is recorded.
@@ -207,6 +216,17 @@ impl Trail {
         Ok(rows)
     }
 
+    /// The row for the transaction of a change that is none of a resource: of a client, say. Call [`Trail::administered`] when it
+    /// is committed.
+    pub fn administration(&self) -> Result<AuditRow, AuditError> {
+        self.row(&self.event(Action::Execute, "operation", 200), Subject::Nobody)
+    }
+
+    /// The request is recorded, with what it changed.
+    pub fn administered(&self) {
+        self.noted().settled = true;
+    }
+
     /// These changes are committed.
     pub fn wrote(&self, names: impl IntoIterator<Item = (TypeCode, Box<str>)>) {
         self.noted().written.extend(names);
@@ -244,6 +264,9 @@ impl Trail {
         }
         foreign.sort_unstable();
         foreign.dedup();
+        if let (Some(releases), Some(client)) = (&self.releases, &self.agent.client) {
+            releases.admit(client, &foreign).map_err(|seconds| AuditError::TooMuch { seconds })?;
+        }
         let behind = if foreign.is_empty() { BTreeMap::new() } else { store.consents_behind(&self.scope, &foreign).await? };
         let consents = |patient: &ResourceKey| -> Vec<String> {
             let list = behind.get(patient).map_or(&[][..], Vec::as_slice);

@@ -1,6 +1,6 @@
 //! What an answer shows, for the record ([`crate::access::audit`]): read off the answer itself, whatever route made it.
 
-use super::super::audit::failure;
+use super::super::audit::{failure, too_much};
 use super::super::error::Failure;
 use super::super::state::FhirState;
 use super::Call;
@@ -32,11 +32,20 @@ pub async fn settled(state: &FhirState, method: &Method, uri: &Uri, answered: Re
     match recorded(state, method, uri, &answered).await {
         Ok(()) => Settled::Answer(answered),
         Err(AuditError::Outdated) => Settled::Outdated,
-        Err(error) => {
-            tracing::error!(%error, "an answer was withheld");
-            Settled::Answer(Err(failure()))
+        Err(AuditError::TooMuch { seconds }) => {
+            let refused = Err(Failure { retry_after: Some(seconds), ..too_much() });
+            match recorded(state, method, uri, &refused).await {
+                Ok(()) => Settled::Answer(refused),
+                Err(error) => withheld(&error),
+            }
         }
+        Err(error) => withheld(&error),
     }
+}
+
+fn withheld(error: &AuditError) -> Settled {
+    tracing::error!(%error, "an answer was withheld");
+    Settled::Answer(Err(failure()))
 }
 
 /// Whether the request may be carried out again: it has changed nothing.
@@ -83,7 +92,7 @@ const MOST_ROWS: u32 = 10_000;
 pub async fn disclosures(call: &Call<'_>, type_code: TypeCode, id: &str) -> Result<Answer, Failure> {
     let caller = call.caller;
     // A practitioner's token may have a patient in context, who is somebody else.
-    let own = caller.person.is_some() && caller.claimed.practitioner.is_none() && caller.patient.as_deref() == Some(id);
+    let own = caller.person.is_some() && caller.claimed.practitioner.is_none() && caller.patients.iter().any(|own| own == id);
     if !(own || caller.has_role(Role::Operator)) {
         let words = "Who saw a record is told to the person whom it is about and to the privacy officer (role operator).";
         return Err(Refusal::new(RefusalKind::Forbidden, Issue::error(IssueCode::Forbidden, words)).into());

@@ -91,7 +91,8 @@ async fn begin(call: &Call<'_>, question: Question) -> Result<Answer, Failure> {
     let paced = caller.client.is_some();
     if paced && !state.lookups.allows(client, limits.lookups_per_client, &question.sought.words(), limits.lookups_per_patient) {
         let words = "So many lookups in a minute are more than the operator allows: come back when the minute is over.";
-        return Err(Refusal::new(RefusalKind::Throttled, Issue::error(IssueCode::Throttled, words)).into());
+        let refused: Failure = Refusal::new(RefusalKind::Throttled, Issue::error(IssueCode::Throttled, words)).into();
+        return Err(Failure { retry_after: Some(60), ..refused });
     }
     let types = if question.types.is_empty() { readable(call)? } else { question.types };
     let person = Person::find(&state.registry, &state.store, &question.sought, &caller.scope).await.map_err(Refusal::internal)?;
@@ -433,7 +434,7 @@ fn question(call: &Call<'_>, operation: &OperationTarget, parameters: &Value) ->
     }
     match (sought.pop(), issues.is_empty()) {
         (Some(sought), true) => Ok(Question { sought, purpose, types, holders, since, count: asked_count }),
-        _ => Err(Failure { status: StatusCode::BAD_REQUEST, issues, allow: None }),
+        _ => Err(Failure::of_issues(StatusCode::BAD_REQUEST, issues)),
     }
 }
 

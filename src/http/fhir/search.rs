@@ -27,11 +27,8 @@ pub async fn search(call: &Call<'_>, type_code: TypeCode, patient: Option<&str>,
         full_text: state.settings.search.full_text,
         ..ParseOptions::new(state.base_url(), state.zone.clone())
     };
-    let mut request = search::parse(type_code, &pairs, call.caller.scope.clone(), &options).map_err(|issues| Failure {
-        status: StatusCode::BAD_REQUEST,
-        issues,
-        allow: None,
-    })?;
+    let mut request = search::parse(type_code, &pairs, call.caller.scope.clone(), &options)
+        .map_err(|issues| Failure::of_issues(StatusCode::BAD_REQUEST, issues))?;
     let type_name = definitions::r4().type_name(type_code);
     let path = match patient {
         Some(id) => {

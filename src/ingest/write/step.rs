@@ -153,7 +153,7 @@ impl Writer {
         let Some(stored) = stored else { return Err(Refusal::not_found()) };
         match self.store.read(stored.type_code, &stored.id, &author.scope).await? {
             Some(_) => {
-                let words = "The server records AuditEvents of its own: nobody changes or removes them.";
+                let words = "The server itself recorded this: nobody changes or removes it.";
                 Err(Refusal::new(RefusalKind::Forbidden, Issue::error(IssueCode::Forbidden, words)))
             }
             None => self.step_on_foreign(wanted, stored, author).await,
