@@ -17,6 +17,8 @@ pub mod load;
 mod ownership;
 pub mod patch;
 pub mod refusal;
+pub mod relabel;
+mod resting;
 pub mod replay;
 pub mod submit;
 pub mod template;
