@@ -1,6 +1,6 @@
 //! The Consents that speak of patients, whole: for a decision on what is not in the store, where no query can decide.
 
-use super::api::Store;
+use super::api::{Store, VERSION};
 use super::sql::{Sql, bind_all};
 use super::{ResourceKey, Stored};
 use sqlx::AssertSqlSafe;
@@ -27,7 +27,7 @@ impl Store {
             return Ok(Vec::new());
         }
         let mut sql = Sql::new(self.dialect());
-        sql.push("SELECT key, type, id, version, live, updated, owner, body FROM resource WHERE live > 0 AND key IN (");
+        sql.push("SELECT ").push(VERSION).push(" FROM resource WHERE live > 0 AND key IN (");
         sql.join(&pairs, ", ", |sql, (_, consent)| {
             sql.literal(*consent);
         });
