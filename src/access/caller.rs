@@ -6,7 +6,9 @@ use super::consent::Requester;
 use super::people::Person;
 use super::scopes::{Context, Params};
 use super::{Interaction, Role, Scopes};
-use crate::store::{FacilityKey, Scope};
+use crate::fhir::time::now;
+use crate::store::gate::Gate;
+use crate::store::{FacilityKey, Scope, Store};
 use std::sync::Arc;
 
 /// Who makes a request. Every query is decided under [`Caller::scope`] and narrowed by [`Caller::narrow`]; every write belongs
@@ -132,6 +134,15 @@ impl Caller {
             token: presented.token,
             requester: Arc::new(requester),
         }
+    }
+
+    /// The same caller, deciding as of now.
+    pub async fn again(&self, store: &Store) -> Result<Caller, sqlx::Error> {
+        let Scope::Gate(gate) = &self.scope else { return Ok(self.clone()) };
+        let since = store.closings().await?;
+        let gate = Gate { since, now: now(), ..Gate::clone(gate) };
+        let requester = Requester { now: gate.now, ..Requester::clone(&self.requester) };
+        Ok(Caller { scope: Scope::Gate(Arc::new(gate)), requester: Arc::new(requester), ..self.clone() })
     }
 
     /// A person at lango's own pages: roles, and no right to any resource.

@@ -255,7 +255,7 @@ impl Access {
         }
         let owner = self.facility_key(&client.facility).await?;
         let requester = self.requester(&client, owner, &roles, &presented.claimed).await?;
-        let scope = self.scope(&client, owner, &roles, &requester, own);
+        let scope = self.scope(&client, owner, &roles, &requester, own).await?;
         Ok(Caller::of_client(client, owner, scope, roles, requester, presented))
     }
 
@@ -281,7 +281,14 @@ impl Access {
     }
 
     /// What this caller may see: its own, and what patients allow it for the purposes that it signed.
-    fn scope(&self, client: &Client, owner: FacilityKey, roles: &[Role], requester: &consent::Requester, own: Option<BreakGlass>) -> Scope {
+    async fn scope(
+        &self,
+        client: &Client,
+        owner: FacilityKey,
+        roles: &[Role],
+        requester: &consent::Requester,
+        own: Option<BreakGlass>,
+    ) -> Result<Scope, AccessError> {
         let requesters = gate::requesters(requester, &self.settings.deployment);
         let mut owners = vec![audit::owner_of(&client.id)];
         // Who logs in for patients does not see with a facility's eyes.
@@ -292,7 +299,9 @@ impl Access {
         if roles.contains(&Role::ConsentRecorder) {
             owners.push(CONSENT_DESK);
         }
-        Scope::Gate(Arc::new(Gate { owners, requesters, break_glass: None, own, now: requester.now }))
+        // Before anything is decided.
+        let since = if requesters.is_empty() { 0 } else { self.store.closings().await? };
+        Ok(Scope::Gate(Arc::new(Gate { owners, requesters, break_glass: None, own, now: requester.now, since })))
     }
 
     /// The records that are a patient's own to see. Whoever acts for somebody else does not see what is restricted: what a child told a

@@ -7,6 +7,7 @@
 mod audit;
 mod measures;
 mod reindex;
+mod relabel;
 
 pub use reindex::{REINDEX_JOB, Reindex};
 
@@ -19,6 +20,7 @@ use crate::exchange::{Holders, Pace, consent_request};
 use crate::fhir::time::now;
 use crate::ingest::consent::CONSENT_JOB;
 use crate::ingest::load::Loader;
+use crate::ingest::relabel::RELABEL_JOB;
 use crate::ingest::submit::{Rules, SubmitError, Submitter};
 use crate::ingest::template::Templates;
 use crate::ingest::write::{Author, Policy, Writer};
@@ -26,8 +28,7 @@ use crate::outbox::{Outbox, Outcome, Pulse};
 use crate::registry::{LINK_JOB, Registry};
 use crate::search::extract;
 use crate::search::own::OwnParams;
-use crate::store::query::{DateOp, SortBy};
-use crate::store::{Filter, Query, Scope, SortKey, Store, Stored, TypeCode};
+use crate::store::{Scope, Store, Stored, TypeCode};
 use crate::terminology::{self, Terminology};
 use crate::validate::{Profiles, Validator, package, structure};
 use anyhow::Context;
@@ -113,6 +114,7 @@ impl App {
         app.put_packages().await?;
         app.load_definitions(None).await.context("the terminology and profiles could not be loaded")?;
         app.load_parameters(true).await.context("the search parameters could not be loaded")?;
+        app.check_labels().await.context("what is stored could not be held against the value sets of sensitive codes")?;
         Ok(app)
     }
 
@@ -141,7 +143,8 @@ impl App {
     }
 
     fn outbox(&self) -> Outbox {
-        let (linking, pushing, indexing, telling, noticing) = (self.clone(), self.clone(), self.clone(), self.clone(), self.clone());
+        let (linking, pushing, indexing) = (self.clone(), self.clone(), self.clone());
+        let (telling, labelling, noticing) = (self.clone(), self.clone(), self.clone());
         Outbox::new(self.store.clone())
             .with_pulse(self.pulse.clone())
             .register(LINK_JOB, move |job| {
@@ -170,6 +173,10 @@ impl App {
                 let app = indexing.clone();
                 async move { app.reindex(&job.payload).await }
             })
+            .register(RELABEL_JOB, move |job| {
+                let app = labelling.clone();
+                async move { app.relabel(&job.payload).await }
+            })
             .register(JOB_KIND, move |job| {
                 let app = pushing.clone();
                 async move { app.deliver(&job.payload).await }
@@ -188,6 +195,9 @@ impl App {
             match self.load_definitions(Some(since.saturating_sub(10_000_000))).await {
                 Ok(()) => since = before,
                 Err(error) => tracing::warn!(%error, "terminology and profiles were not refreshed"),
+            }
+            if let Err(error) = self.check_labels().await {
+                tracing::warn!(error = format!("{error:#}"), "labels were not held against the value sets of sensitive codes");
             }
             if let Err(error) = self.load_parameters(false).await {
                 tracing::warn!(%error, "search parameters were not refreshed");
@@ -282,25 +292,29 @@ impl App {
     }
 }
 
-/// Reads every terminology resource and profile, or those changed since, into memory.
+/// Reads every terminology resource and profile into memory, or those that changed or were deleted since.
 async fn load_definitions(store: &Store, terminology: &Terminology, profiles: &Profiles, since: Option<i64>) -> anyhow::Result<()> {
     for name in ["CodeSystem", "ValueSet", "ConceptMap", "StructureDefinition"] {
         let Some(type_code) = definitions::r4().type_code(name) else { continue };
-        let changed = since.map(|low| Filter::LastUpdated { ranges: vec![(DateOp::Ge, crate::fhir::Interval { low, high: low + 1 })] });
-        let sort = if since.is_some() { vec![SortKey { by: SortBy::LastUpdated, descending: false }] } else { Vec::new() };
-        let query = Query { type_code, filters: changed.into_iter().collect(), scope: Scope::All, sort };
-        let mut cursor = None;
+        let mut after = (i64::MIN, 0);
         loop {
-            let page = store.search(&query, LOAD_PAGE, cursor.as_ref()).await?;
-            let read = |body: &[u8]| serde_json::from_slice::<Value>(body).ok();
-            let resources: Vec<Value> = page.rows.iter().filter_map(|row| read(row.body.as_ref()?)).collect();
+            let rows = store.changed_since(type_code, since.unwrap_or(i64::MIN), after, LOAD_PAGE).await?;
+            let Some(last) = rows.last() else { break };
+            after = (last.updated, last.key);
+            let (kept, gone): (Vec<&Stored>, Vec<&Stored>) = rows.iter().partition(|row| row.body.is_some());
+            let read = |row: &&Stored| serde_json::from_slice::<Value>(row.body.as_ref()?).ok();
+            let resources: Vec<Value> = kept.iter().filter_map(read).collect();
+            // At the start nothing is there that could be gone.
+            let gone = gone.into_iter().filter(|_| since.is_some());
             match Profiles::holds(name) {
-                true => profiles.load(&resources),
-                false => resources.iter().for_each(|resource| terminology.upsert(resource)),
-            }
-            cursor = page.next;
-            if cursor.is_none() {
-                break;
+                true => {
+                    profiles.load(&resources);
+                    gone.for_each(|row| profiles.remove(&row.id));
+                }
+                false => {
+                    resources.iter().for_each(|resource| terminology.upsert(resource));
+                    gone.for_each(|row| terminology.remove(name, &row.id));
+                }
             }
         }
     }

@@ -8,11 +8,17 @@
 //! Everything here is numbers: facts, actors and purposes are hashes of words ([`super::system_key`]), so nothing has to
 //! be looked up before a write and the same words are the same number on every process.
 
+mod rules;
+
+pub use rules::*;
+
 use super::audit::{AUDIT, AUDITOR};
 use super::sql::{Dialect, Sql};
 use super::{FacilityKey, ResourceKey, system_key};
 use crate::fhir::Interval;
 use crate::fhir::time::Micros;
+use std::collections::BTreeSet;
+use std::sync::LazyLock;
 
 /// Whose a resource is, beyond its owner.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -51,17 +57,70 @@ pub struct Traits {
     /// Sorted, each once.
     facts: Vec<i64>,
     pub when: Option<Interval>,
+    /// Of what other resources come in; `None`: not of such a type, or deleted.
+    pub hands: Option<Hands>,
+}
+
+/// What an Encounter, a Composition or a document hands on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Hands {
+    /// Its labels, sorted, each once.
+    labels: Vec<i64>,
+    /// The resources (type, id) that it lists. Who names an Encounter is not listed.
+    pub lists: Vec<(Box<str>, Box<str>)>,
+}
+
+impl Hands {
+    /// Of labels in words, such as `label|SYSTEM|CODE` and [`LEVELS`].
+    pub fn new<T: AsRef<str>>(labels: impl IntoIterator<Item = T>, lists: Vec<(Box<str>, Box<str>)>) -> Hands {
+        Hands { labels: sorted(labels.into_iter().map(|label| system_key(label.as_ref()))), lists }
+    }
+
+    pub(super) fn labels(&self) -> &[i64] {
+        &self.labels
+    }
+
+    /// Whether it has no labels.
+    pub fn is_empty(&self) -> bool {
+        self.labels.is_empty()
+    }
+}
+
+/// How confidential a resource is, in the words of its facts, from the least on. A resource with facts has one of them.
+pub const LEVELS: [&str; 6] =
+    ["confidentiality|U", "confidentiality|L", "confidentiality|M", "confidentiality|N", "confidentiality|R", "confidentiality|V"];
+
+/// The facts `own` with the labels that were handed on: the highest level of all. `None` when that adds nothing.
+pub(super) fn inherited(own: &[i64], labels: &BTreeSet<i64>) -> Option<Vec<i64>> {
+    static NUMBERS: LazyLock<[i64; 6]> = LazyLock::new(|| LEVELS.map(system_key));
+    let is_level = |fact: &&i64| NUMBERS.contains(fact);
+    let level = NUMBERS.iter().rev().find(|level| own.contains(level) || labels.contains(level));
+    let rest = own.iter().chain(labels).filter(|fact| !is_level(fact));
+    let facts = sorted(rest.chain(level).copied());
+    let mut before = own.to_vec();
+    before.sort_unstable();
+    (facts != before).then_some(facts)
 }
 
 impl Traits {
     /// Of facts in words, such as `type|Observation`.
     pub fn new<T: AsRef<str>>(facts: impl IntoIterator<Item = T>, when: Option<Interval>) -> Traits {
-        Traits { facts: sorted(facts.into_iter().map(|fact| system_key(fact.as_ref()))), when }
+        Traits { facts: sorted(facts.into_iter().map(|fact| system_key(fact.as_ref()))), when, hands: None }
+    }
+
+    /// Of what hands labels on, without facts.
+    pub fn of_hands(hands: Hands) -> Traits {
+        Traits { hands: Some(hands), ..Traits::default() }
     }
 
     /// The number of the class of resources with these facts; 0 without any.
     pub fn class(&self) -> i64 {
-        if self.facts.is_empty() { 0 } else { set_key(&self.facts) }
+        if self.facts.is_empty() { 0 } else { Traits::class_of(&self.facts) }
+    }
+
+    /// The same of sorted facts.
+    pub(super) fn class_of(facts: &[i64]) -> i64 {
+        set_key(facts)
     }
 
     pub fn facts(&self) -> &[i64] {
@@ -82,26 +141,6 @@ fn sorted(numbers: impl Iterator<Item = i64>) -> Vec<i64> {
     numbers
 }
 
-/// Most rows that an actor part and a purpose part are joined to.
-const JOINED: usize = 256;
-
-/// Parts that only say what for are joined to one that says who. So the rows of an audience are found by its actors: the purposes alone
-/// are nearly everybody's.
-fn join_purposes(sets: &mut Vec<(Vec<i64>, Vec<i64>)>) {
-    let (mut whom, why): (Vec<_>, Vec<_>) = sets.drain(..).partition(|(actors, _)| *actors != [0]);
-    for (any, purposes) in why {
-        let fits = |actors: &Vec<i64>| actors.len().saturating_mul(purposes.len()) <= JOINED;
-        match whom.iter_mut().find(|(actors, whatever)| *whatever == [0] && fits(actors)) {
-            Some((_, whatever)) => *whatever = purposes,
-            None => match whom.iter().find(|(actors, _)| fits(actors)) {
-                Some((actors, _)) => whom.push((actors.clone(), purposes)),
-                None => whom.push((any, purposes)),
-            },
-        }
-    }
-    *sets = whom;
-}
-
 /// The number of a set of numbers.
 fn set_key(numbers: &[i64]) -> i64 {
     let mut hasher = blake3::Hasher::new();
@@ -111,218 +150,6 @@ fn set_key(numbers: &[i64]) -> i64 {
     let mut first = [0u8; 8];
     hasher.finalize_xof().fill(&mut first);
     (i64::from_be_bytes(first) & i64::MAX).max(1)
-}
-
-/// A Consent's rules, written with the Consent; they replace what an earlier version of it said.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Rules {
-    /// Ids of the Patients that it covers.
-    pub patients: Vec<Box<str>>,
-    /// Consents of one series supersede each other; `None`: this one stands by itself.
-    pub series: Option<String>,
-    /// Which of a series is newest.
-    pub stamp: Micros,
-    pub rules: Vec<Rule>,
-}
-
-impl Rules {
-    /// The resources that the rules name (type, id).
-    pub(super) fn targets(&self) -> impl Iterator<Item = (&str, &str)> {
-        let named = self.rules.iter().flat_map(|rule| &rule.parts).flatten().filter_map(Test::target);
-        self.patients.iter().map(|id| ("Patient", &**id)).chain(named)
-    }
-}
-
-/// Which of several effective rules decides: the lowest. Odd ones show a row.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(i64)]
-pub enum Precedence {
-    Deny = 0,
-    Permit = 1,
-    /// Of a Consent's own default, for what none of its patient's rules speaks of.
-    DefaultDeny = 2,
-    DefaultPermit = 3,
-}
-
-/// One provision.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Rule {
-    /// Its number in the Consent, 0 for the root.
-    pub node: i64,
-    /// The provision that it is an exception to.
-    pub parent: Option<i64>,
-    pub precedence: Precedence,
-    /// Who must ask, and what for: every element must be met. Empty: anybody, for any purpose.
-    pub audience: Vec<AudiencePart>,
-    /// When it holds: `[low, high)`.
-    pub period: Interval,
-    /// What the resource must be: every element must be met, by any of its tests.
-    pub parts: Vec<Vec<Test>>,
-    pub has_exceptions: bool,
-    /// It names whom it allows: they may read the Consent itself.
-    pub names_actor: bool,
-    /// It names emergencies: where it denies, it holds against break-glass.
-    pub names_emergency: bool,
-}
-
-/// Any of the actors, and any of the purposes; an empty list means all.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct AudiencePart {
-    /// In words, such as `organization|Organization/123`; the same words as in [`Requester::actors`].
-    pub actors: Vec<String>,
-    /// In words, such as `http://terminology.hl7.org/CodeSystem/v3-ActReason|TREAT`.
-    pub purposes: Vec<String>,
-}
-
-/// A test on a resource.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Test {
-    /// One of its facts is one of these, in the words of [`Traits::new`].
-    Facts(Vec<String>),
-    /// What happened lies in the interval as a whole; unknown times do not.
-    Within(Interval),
-    /// What happened touches the interval, or its time is unknown.
-    Touches(Interval),
-    /// It is this resource (type, id).
-    Instance(Box<str>, Box<str>),
-    /// It refers to this resource (type, id) by a search parameter. Other references are facts.
-    Refers(Box<str>, Box<str>),
-}
-
-impl Test {
-    const FACTS: i64 = 0;
-    const WITHIN: i64 = 1;
-    const TOUCHES: i64 = 2;
-    const INSTANCE: i64 = 3;
-    const REFERS: i64 = 4;
-
-    /// The resource that it names.
-    fn target(&self) -> Option<(&str, &str)> {
-        match self {
-            Test::Instance(type_name, id) | Test::Refers(type_name, id) => Some((type_name, id)),
-            _ => None,
-        }
-    }
-}
-
-/// Rows of the tables of `0003_consent.sql`, in the order of their columns.
-#[derive(Debug, Default)]
-pub struct RuleRows {
-    pub rules: Vec<[i64; 16]>,
-    pub parts: Vec<[i64; 7]>,
-    pub audiences: Vec<[i64; 5]>,
-    pub clauses: Vec<[i64; 2]>,
-}
-
-impl RuleRows {
-    /// The rows of one Consent. `target` gives the key of a resource.
-    pub fn add(&mut self, consent: ResourceKey, updated: Micros, rules: &Rules, target: &mut dyn FnMut(&str, &str) -> Option<ResourceKey>) {
-        let patients: Vec<ResourceKey> = rules.patients.iter().filter_map(|id| target("Patient", id)).collect();
-        let series = rules.series.as_deref().map_or(0, system_key);
-        for rule in &rules.rules {
-            let audience = self.audience(&rule.audience);
-            for (part, tests) in rule.parts.iter().enumerate() {
-                for test in tests {
-                    let (kind, value, low, high) = self.test(test, target);
-                    self.parts.push([consent, rule.node, part as i64, kind, value, low, high]);
-                }
-            }
-            for patient in &patients {
-                self.rules.push([
-                    *patient,
-                    consent,
-                    rule.node,
-                    rule.parent.unwrap_or(-1),
-                    rule.precedence as i64,
-                    audience,
-                    rule.period.low,
-                    rule.period.high,
-                    rule.parts.len() as i64,
-                    i64::from(rule.has_exceptions),
-                    i64::from(rule.names_actor),
-                    i64::from(rule.names_emergency),
-                    series,
-                    rules.stamp,
-                    updated,
-                    0,
-                ]);
-            }
-        }
-    }
-
-    fn audience(&mut self, parts: &[AudiencePart]) -> i64 {
-        let keys = |words: &[String]| if words.is_empty() { vec![0] } else { sorted(words.iter().map(|word| system_key(word))) };
-        let mut sets: Vec<(Vec<i64>, Vec<i64>)> = parts.iter().map(|part| (keys(&part.actors), keys(&part.purposes))).collect();
-        sets.retain(|set| *set != (vec![0], vec![0]));
-        join_purposes(&mut sets);
-        sets.sort();
-        sets.dedup();
-        if sets.is_empty() {
-            return 0;
-        }
-        let numbers: Vec<i64> =
-            sets.iter().flat_map(|(actors, purposes)| actors.iter().chain(&[-1]).chain(purposes).chain(&[-2])).copied().collect();
-        let audience = set_key(&numbers);
-        let count = sets.len() as i64;
-        for (part, (actors, purposes)) in sets.iter().enumerate() {
-            for actor in actors {
-                self.audiences.extend(purposes.iter().map(|purpose| [*actor, *purpose, audience, part as i64, count]));
-            }
-        }
-        audience
-    }
-
-    fn test(&mut self, test: &Test, target: &mut dyn FnMut(&str, &str) -> Option<ResourceKey>) -> (i64, i64, i64, i64) {
-        let mut named = |kind, (type_name, id): (&str, &str)| (kind, target(type_name, id).unwrap_or(0), 0, 0);
-        match test {
-            Test::Facts(words) => {
-                let facts = sorted(words.iter().map(|word| system_key(word)));
-                let clause = set_key(&facts);
-                self.clauses.extend(facts.iter().map(|fact| [clause, *fact]));
-                (Test::FACTS, clause, 0, 0)
-            }
-            Test::Within(interval) => (Test::WITHIN, 0, interval.low, interval.high),
-            Test::Touches(interval) => (Test::TOUCHES, 0, interval.low, interval.high),
-            Test::Instance(type_name, id) => named(Test::INSTANCE, (type_name, id)),
-            Test::Refers(type_name, id) => named(Test::REFERS, (type_name, id)),
-        }
-    }
-}
-
-impl RuleRows {
-    /// The patients whose rules these are.
-    pub fn patients(&self) -> impl Iterator<Item = ResourceKey> {
-        self.rules.iter().map(|rule| rule[0])
-    }
-
-    /// The statements that put these rows in the place of the rules of `consents`. `patients`: all whose rules change, sorted.
-    pub fn statements(&self, dialect: Dialect, consents: &[ResourceKey], patients: &[ResourceKey]) -> Vec<Sql> {
-        let mut statements = Vec::new();
-        for chunk in consents.chunks(CHUNK) {
-            for table in ["rule", "rule_part"] {
-                let mut sql = Sql::new(dialect);
-                sql.push("DELETE FROM ").push(table).push(" WHERE consent IN (");
-                numbers(&mut sql, chunk);
-                sql.push(")");
-                statements.push(sql);
-            }
-        }
-        insert(dialect, "clause_fact", &self.clauses, &mut statements);
-        insert(dialect, "audience_part", &self.audiences, &mut statements);
-        insert(dialect, "rule_part", &self.parts, &mut statements);
-        insert(dialect, "rule", &self.rules, &mut statements);
-        for chunk in patients.chunks(CHUNK) {
-            let mut sql = Sql::new(dialect);
-            sql.push(
-                "UPDATE rule SET superseded = CASE WHEN EXISTS (SELECT 1 FROM rule s WHERE s.patient = rule.patient \
-                 AND s.series = rule.series AND (s.stamp, s.updated, s.consent) > (rule.stamp, rule.updated, rule.consent)) THEN 1 ELSE 0 END WHERE series <> 0 AND patient IN (",
-            );
-            numbers(&mut sql, chunk);
-            sql.push(")");
-            statements.push(sql);
-        }
-        statements
-    }
 }
 
 /// The statements that make the facts of `classes` known.
@@ -337,7 +164,7 @@ pub fn class_statements<'a>(dialect: Dialect, classes: impl Iterator<Item = (&'a
 const CHUNK: usize = 200;
 
 /// Rows that are there already stay as they are: equal keys are equal rows.
-fn insert<const WIDTH: usize>(dialect: Dialect, table: &'static str, rows: &[[i64; WIDTH]], statements: &mut Vec<Sql>) {
+pub(super) fn insert<const WIDTH: usize>(dialect: Dialect, table: &'static str, rows: &[[i64; WIDTH]], statements: &mut Vec<Sql>) {
     // In one order everywhere, so that two writers of the same rows wait for each other and do not lock crosswise.
     let mut rows: Vec<&[i64; WIDTH]> = rows.iter().collect();
     rows.sort_unstable();
@@ -370,6 +197,8 @@ pub struct Gate {
     pub own: Option<BreakGlass>,
     /// The instant of the request.
     pub now: Micros,
+    /// The newest closing that its decisions know of ([`super::closing`]).
+    pub since: i64,
 }
 
 /// The records of one person are open, but for what is exempt and where the person's own rules name emergencies and deny.
@@ -604,6 +433,10 @@ fn matches(sql: &mut Sql, rule: &str, alias: &str, rows: Rows, requester: &Reque
     sql.push(&format!(" WHEN {} THEN {traits}.low >= k.low AND {traits}.high <= k.high AND {traits}.high <> {traits}.low", Test::WITHIN));
     sql.push(&format!(" WHEN {} THEN {traits}.high = {traits}.low OR ({traits}.low < k.high AND {traits}.high > k.low)", Test::TOUCHES));
     sql.push(&format!(" WHEN {} THEN k.value = {alias}.key", Test::INSTANCE));
+    sql.push(&format!(
+        " WHEN {} THEN EXISTS (SELECT 1 FROM reference x WHERE x.key = k.value AND x.target = {alias}.key AND x.until = 0)",
+        Test::AROUND
+    ));
     let refers = format!("EXISTS (SELECT 1 FROM reference x WHERE x.key = {alias}.key AND x.target = k.value AND x.until = 0)");
     sql.push(&format!(" WHEN {} THEN ", Test::REFERS));
     match rows {

@@ -7,13 +7,13 @@ use super::reads::Reads;
 use super::rows::{self, Cell, ColumnType, Identity, IdentityRow, Name, Row, TABLES};
 use super::sql::{Dialect, Sql, bind_all};
 use super::write::{Precondition, Unit, WriteError, Written};
-use super::{ResourceKey, TypeCode, compile, gate};
+use super::{ResourceKey, TypeCode, closing, compile, gate, inherit, resting};
 use crate::definitions;
 use crate::fhir::time::now;
 use anyhow::Context as _;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPoolOptions};
 use sqlx::{AssertSqlSafe, Connection as _, PgPool};
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::str::FromStr;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -139,7 +139,16 @@ impl Postgres {
         if unit.only_records() {
             let mut batch = Batch::default();
             batch.add_audit(unit.audit, &mut |_, _| None);
-            super::audit::write_postgres(&mut *self.pool.acquire().await?, &batch.audit).await?;
+            if unit.bases.is_empty() {
+                super::audit::write_postgres(&mut *self.pool.acquire().await?, &batch.audit).await?;
+                return Ok(Vec::new());
+            }
+            let mut transaction = self.pool.begin().await?;
+            if !closing::hold_postgres(&mut transaction, &unit.bases).await? {
+                return Err(WriteError::Stale);
+            }
+            super::audit::write_postgres(&mut transaction, &batch.audit).await?;
+            transaction.commit().await?;
             return Ok(Vec::new());
         }
         let mut transaction = self.pool.begin().await?;
@@ -163,6 +172,11 @@ impl Postgres {
             if !holds(&mut *connection, precondition).await? {
                 return Err(WriteError::Stale);
             }
+        }
+        if let Some(resting) = &unit.terminology
+            && !resting::hold_postgres(&mut *connection, resting).await?
+        {
+            return Err(WriteError::Stale);
         }
         if !super::visits::write_postgres(&mut *connection, &unit.visits).await? {
             return Err(WriteError::Stale);
@@ -208,7 +222,14 @@ impl Postgres {
             }
         }
         batch.add_audit(unit.audit, &mut target);
+        if let Some(resting) = unit.terminology {
+            batch.add_resting(resting);
+        }
         batch.jobs = unit.jobs;
+        inherit::settle(&mut inherit::Connection::Postgres(&mut *connection), &mut batch).await?;
+        if batch.closes() {
+            closing::lock_postgres(&mut *connection).await?;
+        }
         batch.sort();
         write(&mut *connection, &batch).await?;
         let classes = self.write_gate(&mut *connection, &batch).await?;
@@ -233,6 +254,8 @@ impl Postgres {
             batch.classes.iter().filter(|(class, _)| !known.contains(class)).collect()
         };
         let mut statements = gate::class_statements(Dialect::Postgres, new.iter().copied());
+        statements.extend(gate::Membership::statements(Dialect::Postgres, &batch.sets));
+        let mut closed: BTreeSet<ResourceKey> = batch.resets.then_some(closing::EVERYBODY).into_iter().collect();
         if !batch.consents.is_empty() {
             let former = "SELECT DISTINCT patient FROM rule WHERE consent = ANY($1)";
             let mut patients: Vec<ResourceKey> = sqlx::query_scalar(former).bind(&batch.consents).fetch_all(&mut *connection).await?;
@@ -244,8 +267,14 @@ impl Postgres {
                 .bind(&patients)
                 .execute(&mut *connection)
                 .await?;
+            closed.extend(batch.rules.denied());
+            let Sql { text, args, .. } = gate::RuleRows::ruled(Dialect::Postgres, &patients);
+            closed.extend(
+                bind_all!(sqlx::query_scalar::<_, i64>(AssertSqlSafe(text)).persistent(false), args).fetch_all(&mut *connection).await?,
+            );
             statements.extend(batch.rules.statements(Dialect::Postgres, &batch.consents, &patients));
         }
+        statements.extend(closing::note(Dialect::Postgres, &closed));
         for Sql { text, args, .. } in statements {
             bind_all!(sqlx::query(AssertSqlSafe(text)).persistent(false), args).execute(&mut *connection).await?;
         }
@@ -266,8 +295,12 @@ async fn locate(connection: &mut PgConnection, unit: &Unit) -> Result<(HashMap<N
     others.sort_unstable();
     let mut own: Vec<_> = own.into_iter().collect();
     own.sort_unstable();
-    let mut identities = select(&mut *connection, &own, " ORDER BY r.key FOR UPDATE OF r").await?;
-    identities.extend(select(&mut *connection, &others, "").await?);
+    // Who names an Encounter waits for whoever labels it, and the other way round; Encounters first, as those who label them do.
+    let encounter = definitions.type_code(inherit::ENCOUNTER);
+    let (encounters, others_still): (Vec<_>, Vec<_>) = others.iter().partition(|(code, _)| Some(*code) == encounter);
+    let mut identities = select(&mut *connection, &encounters, " ORDER BY r.key FOR KEY SHARE OF r").await?;
+    identities.extend(select(&mut *connection, &own, " ORDER BY r.key FOR UPDATE OF r").await?);
+    identities.extend(select(&mut *connection, &others_still, "").await?);
     let missing: Vec<_> = others.into_iter().filter(|(code, id)| !identities.contains_key(&(*code, Box::from(*id)) as &Name)).collect();
     if !missing.is_empty() {
         let (types, ids) = columns(&missing);
@@ -279,7 +312,7 @@ async fn locate(connection: &mut PgConnection, unit: &Unit) -> Result<(HashMap<N
         .bind(&ids)
         .execute(&mut *connection)
         .await?;
-        identities.extend(select(&mut *connection, &missing, "").await?);
+        identities.extend(select(&mut *connection, &missing, " ORDER BY r.key FOR KEY SHARE OF r").await?);
     }
     let fresh: Vec<_> = own.into_iter().filter(|(code, id)| !identities.contains_key(&(*code, Box::from(*id)) as &Name)).collect();
     let mut reserved = HashMap::new();
@@ -323,9 +356,9 @@ async fn holds(connection: &mut PgConnection, precondition: &Precondition) -> Re
 async fn write(connection: &mut PgConnection, batch: &Batch) -> Result<(), sqlx::Error> {
     if !batch.inserts.is_empty() {
         // A name that another transaction made meanwhile fails on the unique key; the unit is then tried again and finds it.
-        let insert = "INSERT INTO resource (key, type, id, version, live, updated, created, txn, owner, patient, class, low, high, posted, body) SELECT * FROM unnest(\
+        let insert = "INSERT INTO resource (key, type, id, version, live, updated, created, txn, owner, patient, class, own, low, high, posted, body) SELECT * FROM unnest(\
              $1::bigint[], $2::bigint[], $3::text[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[], $8::bigint[], $9::bigint[], $10::bigint[], \
-             $11::bigint[], $12::bigint[], $13::bigint[], $14::bigint[], $15::bytea[])";
+             $11::bigint[], $12::bigint[], $13::bigint[], $14::bigint[], $15::bigint[], $16::bytea[])";
         bind_resources(sqlx::query(insert), &batch.inserts).execute(&mut *connection).await?;
     }
     if !batch.superseded.is_empty() {
@@ -340,12 +373,16 @@ async fn write(connection: &mut PgConnection, batch: &Batch) -> Result<(), sqlx:
         .execute(&mut *connection)
         .await?;
     }
+    if !batch.purged.is_empty() {
+        let Sql { text, args, .. } = batch::removal(Dialect::Postgres, &batch.purged);
+        bind_all!(sqlx::query(AssertSqlSafe(text)).persistent(false), args).execute(&mut *connection).await?;
+    }
     if !batch.updates.is_empty() {
         let update = "UPDATE resource r SET version = u.v, live = u.l, updated = u.d, created = CASE WHEN u.c < 0 THEN r.created ELSE u.c END, \
-             txn = u.x, owner = u.o, patient = u.p, class = u.s, low = u.f, high = u.g, body = u.b FROM unnest(\
+             txn = u.x, owner = u.o, patient = u.p, class = u.s, own = u.w, low = u.f, high = u.g, body = u.b FROM unnest(\
              $1::bigint[], $2::bigint[], $3::text[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[], $8::bigint[], $9::bigint[], $10::bigint[], \
-             $11::bigint[], $12::bigint[], $13::bigint[], $14::bigint[], $15::bytea[]) \
-             AS u(k, t, i, v, l, d, c, x, o, p, s, f, g, y, b) WHERE r.key = u.k";
+             $11::bigint[], $12::bigint[], $13::bigint[], $14::bigint[], $15::bigint[], $16::bytea[]) \
+             AS u(k, t, i, v, l, d, c, x, o, p, s, w, f, g, y, b) WHERE r.key = u.k";
         bind_resources(sqlx::query(update), &batch.updates).execute(&mut *connection).await?;
     }
     for of_table in batch.closings.chunk_by(|a, b| a.table == b.table) {
@@ -423,6 +460,7 @@ fn bind_resources<'q>(query: PgQuery<'q>, rows: &[ResourceRow]) -> PgQuery<'q> {
         .bind(ints(|row| row.owner))
         .bind(ints(|row| row.patient))
         .bind(ints(|row| row.class))
+        .bind(ints(|row| row.own))
         .bind(ints(|row| row.low))
         .bind(ints(|row| row.high))
         .bind(ints(|row| row.posted))

@@ -400,6 +400,12 @@ both_databases!(
         let rows = store.sealed_after(0, 1_000).await.unwrap();
         let removed = app.remove_audit_before(&notary, rows[4].at).await.unwrap();
         assert_eq!(removed, 4);
+        let type_code = lango::definitions::r4().type_code("AuditEvent").unwrap();
+        for (place, row) in rows.iter().enumerate() {
+            let id = lango::access::audit::resource::id(row);
+            let versions = store.history(type_code, &id, None, 10, &lango::store::Scope::All).await.unwrap();
+            assert_eq!(versions.is_empty(), place < 4, "the AuditEvents go with their rows, and no others: {place}");
+        }
         let whole = verify(&store, &notary, "").await.unwrap().unwrap();
         assert_eq!((whole.first, whole.rows), (5, rows.len() as u64 - 4));
         // More went than the statement says.
@@ -418,7 +424,7 @@ both_databases!(
         let event = r#"{"action":"R","interaction":"read","status":200}"#;
         for age in [40, 31, 29, 0] {
             let row = AuditRow { at: now - age * day, owner: NOBODY, subject: Subject::Nobody, event: event.to_owned() };
-            store.commit(Unit::of_audit(vec![row])).await.unwrap();
+            store.commit(Unit::of_audit(vec![row], Vec::new())).await.unwrap();
         }
         let server = TestServer::start(db, |settings| settings.audit.keep_days = 30).await;
         let deadline = Instant::now() + Duration::from_secs(30);

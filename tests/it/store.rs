@@ -327,7 +327,15 @@ both_databases!(
         let gate = |purposes: &[&str], default: GateDefault, now: i64| {
             let requester = |purpose: &&str| Requester::new(vec!["org|A"], vec![*purpose, "TREAT"], default.clone());
             Scope::Gate(
-                Gate { owners: vec![77], requesters: purposes.iter().map(requester).collect(), break_glass: None, own: None, now }.into(),
+                Gate {
+                    owners: vec![77],
+                    requesters: purposes.iter().map(requester).collect(),
+                    break_glass: None,
+                    own: None,
+                    now,
+                    since: 0,
+                }
+                .into(),
             )
         };
         let mut version = 0;
@@ -419,6 +427,7 @@ both_databases!(
                 break_glass: None,
                 own: None,
                 now: 9,
+                since: 0,
             }
             .into(),
         );

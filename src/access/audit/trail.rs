@@ -6,10 +6,12 @@ use crate::access::releases::Releases;
 use crate::definitions;
 use crate::fhir::time::now;
 use crate::store::audit::{NOBODY, Placed};
+use crate::store::closing::Basis;
 use crate::store::gate::About;
 use crate::store::{AuditRow, FacilityKey, ResourceKey, Scope, Store, Stored, Subject, TypeCode};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::future::Future;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Bytes of a request that are kept.
@@ -36,6 +38,8 @@ pub struct Trail {
     owner: FacilityKey,
     request: String,
     request_id: Option<String>,
+    /// As of which closing the answer is decided; 0: no rule can open anything for this caller.
+    since: AtomicI64,
     /// Bounds what leaves; `None`: nothing does.
     releases: Option<Arc<Releases>>,
     noted: Mutex<Noted>,
@@ -101,6 +105,7 @@ impl Trail {
             recorder,
             request: cut(request),
             request_id: request_id.map(cut),
+            since: AtomicI64::new(caller.map_or(0, |caller| since(&caller.scope))),
             releases: None,
             noted: Mutex::default(),
         }
@@ -157,6 +162,11 @@ impl Trail {
     /// Whether [`Trail::settle`] was called.
     pub fn is_settled(&self) -> bool {
         self.noted().settled
+    }
+
+    /// The answer is decided again, for the same caller as of now.
+    pub fn begins_again(&self, caller: &Caller) {
+        self.since.store(since(&caller.scope), Ordering::SeqCst);
     }
 
     /// Whether the request changed something.
@@ -249,6 +259,7 @@ impl Trail {
         };
         let mut rows = Vec::new();
         let mut foreign: Vec<ResourceKey> = by_patient.keys().copied().collect();
+        let mut is_made_for_caller = false;
         if !names.is_empty() {
             let mut names: Vec<Name> = names.into_iter().collect();
             names.sort_unstable();
@@ -264,11 +275,14 @@ impl Trail {
             }
             for placed in known {
                 let what = format!("{}/{}", definitions::r4().type_name(placed.type_code), placed.id);
+                let is_foreign = matches!(self.scope, Scope::Gate(_)) && !self.scope.owners().contains(&placed.owner);
                 if placed.patient <= 0 {
+                    // Such as a golden Patient, which is made of what the caller may see of many, or a Consent.
+                    is_made_for_caller |= is_foreign && placed.patient < 0;
                     continue;
                 }
                 by_patient.entry(placed.patient).or_default().push(what);
-                if matches!(self.scope, Scope::Gate(_)) && !self.scope.owners().contains(&placed.owner) {
+                if is_foreign {
                     foreign.push(placed.patient);
                 }
             }
@@ -314,7 +328,13 @@ impl Trail {
         if status == 404 {
             rows.extend(self.denial(store, shape).await?);
         }
-        self.recorder.record(rows).await?;
+        // Of what a Bundle wrote and then read, those are asked whose data it shows. What shows one's own only hinges on nobody.
+        let is_told = !is_made_for_caller && (has_written || !shape.is_query());
+        let hinges = status < 400 && !(is_told && foreign.is_empty());
+        let gated = matches!(&self.scope, Scope::Gate(gate) if !gate.requesters.is_empty());
+        let basis = (hinges && gated)
+            .then(|| Basis { since: self.since.load(Ordering::SeqCst), patients: is_told.then(|| foreign.iter().copied().collect()) });
+        self.recorder.record(rows, basis).await?;
         self.noted().settled = true;
         Ok(())
     }
@@ -340,6 +360,13 @@ impl From<&About> for Subject {
             About::Patient(id) => Subject::Id(id.clone()),
             About::Nobody | About::Unknown | About::Consent | About::Audit => Subject::Nobody,
         }
+    }
+}
+
+fn since(scope: &Scope) -> i64 {
+    match scope {
+        Scope::Gate(gate) => gate.since,
+        Scope::All | Scope::Owners(_) => 0,
     }
 }
 

@@ -78,6 +78,24 @@ impl Fact {
         Fact(format!("ref|{name}"))
     }
 
+    /// The resource of this name refers to it. Resources do not have it: who keeps references knows.
+    pub fn around(name: &str) -> Fact {
+        Fact(format!("around|{name}"))
+    }
+
+    /// It is this resource, which another referred to when the consent was read.
+    pub fn beside(name: &str) -> Fact {
+        Fact(format!("beside|{name}"))
+    }
+
+    /// Whether a resource with these facts has it.
+    pub(super) fn is_of(&self, facts: &BTreeSet<Fact>) -> bool {
+        match self.0.strip_prefix("beside|") {
+            Some(name) => facts.contains(&Fact::instance(name)),
+            None => facts.contains(self),
+        }
+    }
+
     pub fn author(name: &str) -> Fact {
         Fact(format!("author|{name}"))
     }

@@ -8,27 +8,69 @@ use super::answer::Answer;
 use super::target::Target;
 use crate::access::audit::resource::{self, audit_event};
 use crate::access::audit::{self, Action, AuditError, Event, Shape};
-use crate::access::{Interaction, Role};
+use crate::access::{Caller, Interaction, Role};
 use crate::definitions;
 use crate::fhir::{Issue, IssueCode};
 use crate::ingest::{Refusal, RefusalKind};
 use crate::store::TypeCode;
-use axum::http::{Method, StatusCode, Uri};
+use axum::http::{Method, Uri};
 use serde::Deserialize;
 use serde_json::json;
 use std::borrow::Cow;
 use std::collections::HashSet;
 
+/// What became of an answer on its way out.
+pub enum Settled {
+    /// It may leave.
+    Answer(Result<Answer, Failure>),
+    /// What patients allow changed meanwhile: nothing is recorded, and it must be made again.
+    Outdated,
+}
+
 /// The same answer once it is recorded, with everybody whose data it holds; a failure in its place when it cannot be.
-pub async fn settled(state: &FhirState, method: &Method, uri: &Uri, answered: Result<Answer, Failure>) -> Result<Answer, Failure> {
-    let Some(trail) = audit::current() else { return answered };
-    let (status, body) = match &answered {
+pub async fn settled(state: &FhirState, method: &Method, uri: &Uri, answered: Result<Answer, Failure>) -> Settled {
+    match recorded(state, method, uri, &answered).await {
+        Ok(()) => Settled::Answer(answered),
+        Err(AuditError::Outdated) => Settled::Outdated,
+        Err(AuditError::TooMuch { seconds }) => {
+            let refused = Err(Failure { retry_after: Some(seconds), ..too_much() });
+            match recorded(state, method, uri, &refused).await {
+                Ok(()) => Settled::Answer(refused),
+                Err(error) => withheld(&error),
+            }
+        }
+        Err(error) => withheld(&error),
+    }
+}
+
+fn withheld(error: &AuditError) -> Settled {
+    tracing::error!(%error, "an answer was withheld");
+    Settled::Answer(Err(failure()))
+}
+
+/// Whether the request may be carried out again: it has changed nothing.
+pub fn may_repeat() -> bool {
+    audit::current().is_some_and(|trail| !trail.has_written())
+}
+
+/// The same caller, deciding as of now.
+pub async fn begin_again(state: &FhirState, caller: &Caller) -> Result<Caller, Failure> {
+    let caller = caller.again(&state.store).await.map_err(Refusal::from)?;
+    if let Some(trail) = audit::current() {
+        trail.begins_again(&caller);
+    }
+    Ok(caller)
+}
+
+async fn recorded(state: &FhirState, method: &Method, uri: &Uri, answered: &Result<Answer, Failure>) -> Result<(), AuditError> {
+    let Some(trail) = audit::current() else { return Ok(()) };
+    let (status, body) = match answered {
         Ok(answer) => (answer.status, answer.body.as_deref()),
         Err(failure) => (failure.status, None),
     };
     let mut held = Held::default();
     if let Some(body) = body.filter(|_| status.is_success()) {
-        held = serde_json::from_slice(body).map_err(Refusal::internal)?;
+        held = serde_json::from_slice(body)?;
     }
     for (place, status) in held.refusals() {
         trail.asked_within(&format!("Bundle.entry[{place}]"), status);
@@ -36,19 +78,7 @@ pub async fn settled(state: &FhirState, method: &Method, uri: &Uri, answered: Re
     let shape = shape(method, uri, &held);
     let mut names = HashSet::new();
     held.names(state.base_url(), &mut names);
-    let mut settled = trail.settle(&state.store, &shape, status.as_u16(), names).await;
-    let mut answered = answered;
-    if let Err(AuditError::TooMuch { seconds }) = settled {
-        answered = Err(Failure { retry_after: Some(seconds), ..too_much() });
-        settled = trail.settle(&state.store, &shape, StatusCode::TOO_MANY_REQUESTS.as_u16(), HashSet::new()).await;
-    }
-    match settled {
-        Ok(()) => answered,
-        Err(error) => {
-            tracing::error!(%error, "an answer was withheld");
-            Err(failure())
-        }
-    }
+    trail.settle(&state.store, &shape, status.as_u16(), names).await
 }
 
 /// Events of an accounting that are answered at once, and at most.

@@ -15,6 +15,7 @@ mod meta;
 mod metadata;
 mod operation;
 mod read;
+mod repeat;
 mod search;
 mod target;
 mod validate;
@@ -30,9 +31,11 @@ use crate::fhir::{Issue, IssueCode, xml};
 use crate::ingest::Refusal;
 use crate::store::{Stored, TypeCode};
 use answer::Answer;
+use audit::Settled;
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
 use axum::response::Response;
 use axum::routing::any;
@@ -117,14 +120,30 @@ async fn handle(State(state): State<FhirState>, request: Request) -> Response {
         Err(failure) => return answer::failure(&failure, Format::Json, false),
     };
     let query = pairs.into_iter().filter(|(key, _)| !matches!(key.as_str(), "_format" | "_pretty")).collect();
-    let caller = parts.extensions.get::<Caller>();
-    let answered = carry_out(&state, caller, &parts.method, &parts.uri, &parts.headers, query, body).await;
-    let answered = audit::settled(&state, &parts.method, &parts.uri, answered).await;
+    let answered = decided(&state, &parts, query, body).await;
     let answered = answered.map(|answer| answer.unless_unchanged(&parts.method, &parts.headers));
     match answered {
         Ok(answer) => answer.render(format, pretty),
         Err(failure) => answer::failure(&failure, format, pretty),
     }
+}
+
+/// The answer, recorded. When what patients allow changed while it was made, it is made again.
+async fn decided(state: &FhirState, parts: &Parts, query: Vec<(String, String)>, body: Body) -> Result<Answer, Failure> {
+    let mut caller = parts.extensions.get::<Caller>().cloned();
+    let (mut body, repeated) = repeat::first(body);
+    for _ in 0..repeat::TIMES {
+        let answered = carry_out(state, caller.as_ref(), &parts.method, &parts.uri, &parts.headers, query.clone(), body).await;
+        match audit::settled(state, &parts.method, &parts.uri, answered).await {
+            Settled::Answer(answered) => return answered,
+            Settled::Outdated => {}
+        }
+        (caller, body) = match (&caller, repeated.again()) {
+            (Some(caller), Some(body)) if audit::may_repeat() => (Some(audit::begin_again(state, caller).await?), body),
+            _ => break,
+        };
+    }
+    Err(repeat::failure())
 }
 
 async fn carry_out(

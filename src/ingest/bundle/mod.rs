@@ -12,12 +12,14 @@
 mod respond;
 mod split;
 
+use super::draft::with_labels;
 use super::patch::Patch;
 use super::refusal::{Refusal, RefusalKind};
 use super::transaction::{self, Broken, Entry, Operation, Outcome, Problems};
 use super::tries::Tries;
 use super::write::{CommitError, Condition, Writer};
-use crate::access::Caller;
+use crate::access::consent::vocabulary::Coding;
+use crate::access::{Caller, consent};
 use crate::definitions;
 use crate::fhir::reference::is_type_name;
 use crate::fhir::{Issue, IssueCode, json};
@@ -29,6 +31,7 @@ use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use serde_json::{Value, json};
 use split::Kind;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// Entries of a batch that are worked on at the same time; the store gathers them into common commits.
@@ -92,25 +95,41 @@ enum Answer {
 pub async fn process(context: &Context<'_>, body: Bytes) -> Result<Vec<u8>, Refusal> {
     let most_entries = context.most_entries;
     let split = context.writer.workers().run(move || split::split(&body, most_entries)).await??;
+    let labels = split.meta.as_deref().map(labels_of).transpose()?.unwrap_or_default();
+    let reading = Reading { base_url: context.base_url.to_owned(), validator: context.writer.validator().clone(), labels };
     let answers = match split.kind {
-        Kind::Transaction => transaction(context, split.entries).await?,
-        Kind::Batch => batch(context, split.entries).await?,
+        Kind::Transaction => transaction(context, &reading, split.entries).await?,
+        Kind::Batch => batch(context, &reading, split.entries).await?,
     };
     Ok(respond::bundle(split.kind, &answers, context))
 }
 
-async fn read(context: &Context<'_>, entries: &[Bytes]) -> Result<Vec<Result<Asked, Broken>>, Refusal> {
-    let base_url = context.base_url.to_owned();
-    let numbered: Vec<(usize, Bytes)> = entries.iter().cloned().enumerate().collect();
-    let validator = context.writer.validator().clone();
-    context.writer.workers().map(numbered, move |(number, bytes)| read_entry(number, &bytes, &base_url, &validator)).await
+/// What entries are read with.
+#[derive(Clone)]
+struct Reading {
+    base_url: String,
+    validator: Validator,
+    /// The Bundle's own, which what comes in it inherits.
+    labels: Arc<BTreeSet<Coding>>,
 }
 
-async fn transaction(context: &Context<'_>, entries: Vec<Bytes>) -> Result<Vec<Answer>, Refusal> {
+fn labels_of(meta: &[u8]) -> Result<Arc<BTreeSet<Coding>>, Refusal> {
+    let meta =
+        json::parse(meta).map_err(|error| Refusal::malformed(format!("It is no valid JSON: {}.", error.message)).within("Bundle.meta"))?;
+    Ok(Arc::new(consent::security(&json!({ "meta": meta }))))
+}
+
+async fn read(context: &Context<'_>, reading: &Reading, entries: &[Bytes]) -> Result<Vec<Result<Asked, Broken>>, Refusal> {
+    let numbered: Vec<(usize, Bytes)> = entries.iter().cloned().enumerate().collect();
+    let reading = reading.clone();
+    context.writer.workers().map(numbered, move |(number, bytes)| read_entry(number, &bytes, &reading)).await
+}
+
+async fn transaction(context: &Context<'_>, reading: &Reading, entries: Vec<Bytes>) -> Result<Vec<Answer>, Refusal> {
     let mut tries = Tries::default();
     loop {
         let (mut changes, mut reads, mut broken) = (Vec::new(), Vec::new(), Vec::new());
-        for (place, asked) in read(context, &entries).await?.into_iter().enumerate() {
+        for (place, asked) in read(context, reading, &entries).await?.into_iter().enumerate() {
             match asked {
                 Ok(Asked::Change(entry)) => changes.push((place, entry)),
                 Ok(Asked::Read { path, url }) => reads.push((place, path, url)),
@@ -141,10 +160,10 @@ async fn transaction(context: &Context<'_>, entries: Vec<Bytes>) -> Result<Vec<A
     }
 }
 
-async fn batch(context: &Context<'_>, entries: Vec<Bytes>) -> Result<Vec<Answer>, Refusal> {
+async fn batch(context: &Context<'_>, reading: &Reading, entries: Vec<Bytes>) -> Result<Vec<Answer>, Refusal> {
     let mut answers: Vec<(usize, Answer)> = Vec::with_capacity(entries.len());
     let mut waiting: [Vec<(usize, Asked)>; 4] = Default::default();
-    for (place, asked) in read(context, &entries).await?.into_iter().enumerate() {
+    for (place, asked) in read(context, reading, &entries).await?.into_iter().enumerate() {
         match asked {
             Ok(asked) => {
                 let turn = match &asked {
@@ -163,7 +182,7 @@ async fn batch(context: &Context<'_>, entries: Vec<Bytes>) -> Result<Vec<Answer>
     for turn in waiting {
         let entries = &entries;
         let mut running = futures_util::stream::iter(turn)
-            .map(|(place, asked)| async move { (place, one(context, place, asked, entries).await) })
+            .map(|(place, asked)| async move { (place, one(context, reading, place, asked, entries).await) })
             .buffer_unordered(BATCH_WIDTH);
         while let Some(answer) = running.next().await {
             answers.push(answer);
@@ -174,7 +193,7 @@ async fn batch(context: &Context<'_>, entries: Vec<Bytes>) -> Result<Vec<Answer>
 }
 
 /// One entry of a batch.
-async fn one(context: &Context<'_>, place: usize, asked: Asked, entries: &[Bytes]) -> Answer {
+async fn one(context: &Context<'_>, reading: &Reading, place: usize, asked: Asked, entries: &[Bytes]) -> Answer {
     let mut asked = asked;
     let mut tries = Tries::default();
     loop {
@@ -191,7 +210,7 @@ async fn one(context: &Context<'_>, place: usize, asked: Asked, entries: &[Bytes
             },
             Err(CommitError::Refused(_, refusal)) => refusal,
             Err(CommitError::Stale) => match tries.pause().await {
-                Ok(()) => match entries.get(place).map(|bytes| read_entry(place, bytes, context.base_url, context.writer.validator())) {
+                Ok(()) => match entries.get(place).map(|bytes| read_entry(place, bytes, reading)) {
                     Some(Ok(again)) => {
                         asked = again;
                         continue;
@@ -223,9 +242,10 @@ fn refusal_of(entry: Broken) -> Refusal {
 }
 
 /// Reads one `Bundle.entry`; when it cannot be carried out, with every problem of its request and of its resource.
-fn read_entry(number: usize, bytes: &[u8], base_url: &str, validator: &Validator) -> Result<Asked, Broken> {
+fn read_entry(number: usize, bytes: &[u8], reading: &Reading) -> Result<Asked, Broken> {
     let path = format!("Bundle.entry[{number}]");
     let mut problems = Problems::default();
+    let Reading { base_url, validator, labels } = reading;
     let mut entry = match json::parse(bytes) {
         Ok(entry) => entry,
         Err(error) => {
@@ -252,7 +272,10 @@ fn read_entry(number: usize, bytes: &[u8], base_url: &str, validator: &Validator
         Some(Wish::Change(type_code, operation)) if problems.is_empty() => {
             // A delete has no resource, and a patch gets what it makes of the stored one.
             let puts = matches!(operation, Operation::Create { .. } | Operation::Update { .. } | Operation::UpdateWhere { .. });
-            let resource = resource.filter(|_| puts);
+            let resource = resource.filter(|_| puts).map(|resource| match labels.is_empty() {
+                true => resource,
+                false => with_labels(&resource, &consent::labels_of_bundle(&resource, labels)),
+            });
             Ok(Asked::Change(Entry { path, full_url, type_code, operation, resource }))
         }
         _ => {
@@ -427,7 +450,8 @@ mod tests {
 
     fn read(entry: Value) -> Result<Asked, Refusal> {
         let validator = Validator::new(Profiles::new(), Arc::new(()), Level::Structure);
-        read_entry(4, entry.to_string().as_bytes(), "http://lango/fhir", &validator).map_err(refusal_of)
+        let reading = Reading { base_url: "http://lango/fhir".to_owned(), validator, labels: Arc::default() };
+        read_entry(4, entry.to_string().as_bytes(), &reading).map_err(refusal_of)
     }
 
     fn operation(request: Value) -> String {

@@ -154,7 +154,7 @@ impl<'a> World<'a> {
     pub fn reader(&self) -> Reader<'_> {
         let consents = self.consents.iter();
         let read = consents.map(|(consent, covers)| (worlds::read_consent(consent, "", &self.records), covers.clone()));
-        Reader { base: "", requester: self.requester.clone(), consents: read.collect() }
+        Reader { base: "", requester: self.requester.clone(), consents: read.collect(), encounters: worlds::encounters(&self.records) }
     }
 
     pub fn visible(&self) -> Vec<String> {
@@ -187,9 +187,11 @@ impl<'a> World<'a> {
         for name in self.hidden() {
             let sender = self.records[&name].sender;
             let mut body = self.records[&name].body().unwrap().clone();
+            // A Patient that goes would change whom its identifiers link, and what a rule on related data names what that rule is about.
+            let is_rested_on = name.starts_with("Patient/")
+                || self.consents.iter().any(|(consent, _)| consent.to_string().contains(&format!("\"{name}\"")));
             match choices.below(4) {
-                // A Patient that goes would change whom its identifiers link.
-                0 if !name.starts_with("Patient/") => steps.push(Step::Delete(name)),
+                0 if !is_rested_on => steps.push(Step::Delete(name)),
                 1 | 2 => {
                     body["language"] = json!("sw");
                     if body.get("valueString").is_some() {

@@ -304,6 +304,18 @@ pub struct Reader<'a> {
     pub requester: Requester,
     /// Each with the Patients (`Patient/id`) that it covers.
     pub consents: Vec<(Consent, BTreeSet<String>)>,
+    /// What Encounters (`Encounter/id`) hand on to what names them.
+    pub encounters: BTreeMap<String, BTreeSet<Coding>>,
+}
+
+/// The labels of Encounters, also of those that were deleted, but for levels that are no more than normal.
+pub fn encounters(records: &BTreeMap<String, Record>) -> BTreeMap<String, BTreeSet<Coding>> {
+    let handed = |record: &Record| {
+        let labels = record.versions.iter().rev().flatten().next().map(consent::security).unwrap_or_default();
+        labels.into_iter().filter(|label| label.system != CONFIDENTIALITY || matches!(&*label.code, "R" | "V")).collect()
+    };
+    let encounters = records.iter().filter(|(name, _)| name.starts_with("Encounter/"));
+    encounters.map(|(name, record)| (name.clone(), handed(record))).collect()
 }
 
 /// The requester that the asker's client is for these purposes.
@@ -351,7 +363,10 @@ impl Reader<'_> {
         if matches!(type_name, "Group" | "Binary" | "Provenance") {
             return false;
         }
-        let facts = consent::facts(body, &jiff::tz::TimeZone::UTC, self.base);
+        let mut facts = consent::facts(body, &jiff::tz::TimeZone::UTC, self.base);
+        let came_in = facts.references.iter().filter_map(|name| self.encounters.get(name));
+        let inherited: Vec<Coding> = came_in.flatten().cloned().collect();
+        facts.labels.extend(inherited);
         let mut patients: BTreeSet<&String> = facts.references.iter().filter(|name| name.starts_with("Patient/")).collect();
         let own = facts.name.as_ref().filter(|_| type_name == "Patient");
         patients.extend(own);
