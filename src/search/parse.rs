@@ -414,10 +414,10 @@ fn include(
     if source == "*" && param.is_none() {
         return Ok(Include { source: None, param: None, target: None, iterate });
     }
+    let source = typed(source)?;
     let Some(code) = param else {
         return Err(Wrong::error(IssueCode::Invalid, "an include is written Type:parameter or Type:parameter:Target"));
     };
-    let source = typed(source)?;
     let target = target.filter(|target| !target.is_empty()).map(typed).transpose()?;
     let source_name = definitions.type_name(source);
     if !reverse && !iterate && source != type_code {

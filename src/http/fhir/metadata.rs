@@ -4,7 +4,9 @@ use super::super::state::FhirState;
 use super::answer::Answer;
 use crate::config::AuthMode;
 use crate::search::capability;
+use crate::validate::shipped_profiles;
 use serde_json::{Value, json};
+use std::sync::LazyLock;
 
 /// (type, `Resource` for all types or `System`, name without the dollar sign, canonical of its OperationDefinition)
 const OPERATIONS: [(&str, &str, &str); 16] = [
@@ -26,6 +28,12 @@ const OPERATIONS: [(&str, &str, &str); 16] = [
     ("System", "reindex", "https://lango.health/fhir/OperationDefinition/reindex"),
 ];
 
+/// (type, canonical URL) of the profiles that canonical resources claim.
+static PROFILES: LazyLock<Vec<(String, String)>> = LazyLock::new(|| {
+    let text = |profile: &Value, key: &str| profile.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
+    shipped_profiles().iter().map(|profile| (text(profile, "type"), text(profile, "url"))).collect()
+});
+
 const COMPARTMENTS: [&str; 5] = ["patient", "encounter", "practitioner", "relatedPerson", "device"];
 
 pub fn statement(state: &FhirState) -> Answer {
@@ -34,6 +42,10 @@ pub fn statement(state: &FhirState) -> Answer {
         let name = resource.get("type").and_then(Value::as_str).unwrap_or_default().to_owned();
         let operations = operations(|on, _| on == name || on == "Resource");
         if let Some(members) = resource.as_object_mut() {
+            let profiles: Vec<&str> = PROFILES.iter().filter(|(of, _)| *of == name).map(|(_, url)| &**url).collect();
+            if !profiles.is_empty() {
+                members.insert("supportedProfile".to_owned(), json!(profiles));
+            }
             members.insert("updateCreate".to_owned(), json!(state.settings.update_create));
             if state.settings.limits.delete_matches > 1 {
                 members.insert("conditionalDelete".to_owned(), json!("multiple"));
