@@ -407,7 +407,8 @@ fn audiences(sql: &mut Sql, requester: &Requester) -> String {
         // An actor's rows are few: one walk for each, and not one for each of its purposes too.
         let plus = if sql.dialect == Dialect::Sqlite { "+" } else { "" };
         let (actors, purposes) = (list(&requester.actors), list(&requester.purposes));
-        let more = sql.text.strip_prefix("WITH audiences_").map(|rest| format!(", audiences_{rest}"));
+        // A statement may already begin with names of its own; they may rest on this one.
+        let more = sql.text.strip_prefix("WITH ").map(|rest| format!(", {rest}"));
         sql.text = format!(
             "WITH {name} AS MATERIALIZED (SELECT a.audience FROM audience_part a WHERE a.actor IN ({actors}) AND {plus}a.purpose IN ({purposes}) \
              GROUP BY a.audience, a.parts HAVING count(DISTINCT a.part) = a.parts){}",
