@@ -71,6 +71,8 @@ pub struct Wanted {
     pub condition: Condition,
 }
 
+// Nearly all are puts: a box would be an allocation for each, and save nothing.
+#[allow(clippy::large_enum_variant)]
 #[derive(Clone, Debug)]
 pub enum Action {
     Put(Draft),
