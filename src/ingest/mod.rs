@@ -8,6 +8,7 @@
 //! over the network or from a file.
 
 pub mod bundle;
+mod carry;
 pub mod consent;
 pub mod criteria;
 pub mod draft;
@@ -20,6 +21,7 @@ pub mod replay;
 pub mod submit;
 pub mod template;
 pub mod transaction;
+mod who;
 pub mod workers;
 pub mod write;
 

@@ -12,6 +12,7 @@
 
 #[cfg(test)]
 mod coverage;
+mod cut;
 mod definition;
 mod expr;
 mod mapping;
@@ -28,13 +29,16 @@ pub use merge::merge;
 
 use crate::access::MAX_FACILITY_CODE;
 use crate::fhir::{Issue, IssueCode, Severity};
+use cut::Cut;
 use definition::Files;
 use expr::Scope;
 use jiff::tz::TimeZone;
 use mapping::Part;
+pub(super) use produce::NAMESPACE;
 use produce::Run;
 use schema::Walk;
 use serde_json::{Map, Value, json};
+use std::ops::Range;
 use std::path::Path;
 use uuid::Uuid;
 
@@ -85,6 +89,92 @@ pub trait Translate {
     fn translate(&self, map_url: &str, system: Option<&str>, code: &str) -> Option<Vec<Coding>>;
 }
 
+/// A payload of which the envelope was read.
+#[derive(Debug)]
+pub struct Opened {
+    /// The template's name.
+    pub template: String,
+    pub facility: Facility,
+    /// The day or moment that the payload says it reports for.
+    pub reported: Option<String>,
+    pub warnings: Vec<Issue>,
+    /// Resources of the submission as a whole.
+    pub shared: Vec<Produced>,
+    /// The place of the template in [`Templates`].
+    definition: usize,
+    /// The key of the list, and the places of its entries in the payload.
+    list: String,
+    entries: Vec<Range<usize>>,
+    /// Each entry is one block of this name only.
+    block: Option<String>,
+    visit_path: Option<String>,
+}
+
+impl Opened {
+    /// How many records the payload has.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Where in a record its visit's id stands.
+    pub fn visit_path(&self) -> Option<&str> {
+        self.visit_path.as_deref()
+    }
+}
+
+/// A record in its normal form, held against the rules.
+#[derive(Debug)]
+pub struct Judged {
+    pub identity: Identity,
+    /// Nothing of it is translated yet.
+    record: Record,
+    value: Value,
+    judged: bool,
+}
+
+impl Judged {
+    pub fn is_rejected(&self) -> bool {
+        !self.record.errors.is_empty()
+    }
+
+    pub fn visit_id(&self) -> Option<&str> {
+        self.record.visit_id.as_deref()
+    }
+
+    /// The place of the record in its list.
+    pub fn index(&self) -> usize {
+        self.record.index
+    }
+}
+
+/// What a record says of who its client is.
+#[derive(Clone, Debug, Default)]
+pub struct Identity {
+    /// Clients are no matter of this template.
+    pub is_absent: bool,
+    /// The facility's own number of the client.
+    pub number: Option<String>,
+    /// Other identifiers, each as `TYPE|value`; other numbers as they are.
+    pub others: Vec<String>,
+    /// What else tells people apart, such as names and birth date, by name and in one spelling.
+    pub likeness: Map<String, Value>,
+    /// How many such things the template knows.
+    pub likeness_size: usize,
+    /// The path within the record of what must be said when the client cannot be told; `None`: there need not be one.
+    pub needs: Option<String>,
+}
+
+impl Identity {
+    /// What a client is called by who knows nothing of others: the number, else the first identifier.
+    pub fn own_key(&self) -> Option<&str> {
+        self.number.as_deref().or(self.others.first().map(String::as_str))
+    }
+}
+
 /// A payload's verdicts.
 #[derive(Debug)]
 pub struct Processed {
@@ -109,8 +199,14 @@ pub struct Facility {
     pub system: Option<String>,
 }
 
+impl Facility {
+    fn to_json(&self) -> Value {
+        json!({ "code": self.code, "name": self.name, "system": self.system })
+    }
+}
+
 /// One entry of the list.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Record {
     pub index: usize,
     /// Where it stands in the payload, such as `listGrid[3]`: what the paths of its problems begin with.
@@ -124,7 +220,11 @@ pub struct Record {
     pub lists: Vec<Listed>,
     /// The client's identifiers as (type, value), for the reply.
     pub identifiers: Vec<(String, String)>,
+    /// The client's identifiers as they were last sent, with this record or before.
+    pub known: Vec<(String, String)>,
     pub verdict: Verdict,
+    /// What belongs to the submission and not to the record, such as Organizations.
+    pub shared: Vec<Produced>,
     /// Why it is rejected; empty when it is accepted.
     pub errors: Vec<Issue>,
     pub warnings: Vec<Issue>,
@@ -146,9 +246,12 @@ impl Record {
     }
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub enum Verdict {
-    Accepted { resources: Vec<Produced> },
+    Accepted {
+        resources: Vec<Produced>,
+    },
+    #[default]
     Rejected,
 }
 
@@ -213,24 +316,94 @@ impl Templates {
         self.definitions.iter().find(|definition| definition.name == name)
     }
 
-    /// Judges and translates a payload by the template that it names, else by the default one.
-    pub fn process(&self, payload: &[u8], options: &Options<'_>, translate: &dyn Translate) -> Result<Processed, EnvelopeError> {
-        let payload = parse(payload)?;
-        let chosen = self.definitions.iter().find(|definition| definition.is_chosen_by(&payload));
-        let Some(definition) = chosen.or_else(|| self.definitions.iter().find(|definition| definition.is_default)) else {
+    /// Whether a payload has more records than `most`, wherever one of the templates looks for them. Reads nothing else of it.
+    pub fn exceeds(&self, payload: &[u8], most: usize) -> bool {
+        self.definitions.iter().flat_map(Definition::lists).any(|path| cut::count(payload, path, most) > most)
+    }
+
+    /// Reads a payload's envelope by the template that it names, else by the default one; `as_template`: by this one, whatever it names.
+    pub fn open(
+        &self,
+        payload: &[u8],
+        as_template: Option<&str>,
+        options: &Options<'_>,
+        translate: &dyn Translate,
+    ) -> Result<Opened, EnvelopeError> {
+        crate::fhir::json::check(payload).map_err(|error| unreadable(&error))?;
+        let cut = cut::cut(payload, self.definitions.iter().flat_map(Definition::lists));
+        let envelope = crate::fhir::json::parse(&cut.envelope).map_err(|error| unreadable(&error))?;
+        let place = |wanted: &dyn Fn(&Definition) -> bool| self.definitions.iter().position(wanted);
+        let forced = as_template.and_then(|name| place(&|definition| definition.name == name));
+        let chosen = forced.or_else(|| place(&|definition| definition.is_chosen_by(&envelope)));
+        let Some((index, definition)) =
+            chosen.or_else(|| place(&|definition| definition.is_default)).and_then(|index| Some((index, self.definitions.get(index)?)))
+        else {
             return Err(refused("", IssueCode::NotSupported, "names no template that is known here, and there is no default one"));
         };
-        let named = if chosen.is_some() { None } else { definition.named_at(&payload) };
-        let mut processed = definition.process(payload, options, translate)?;
+        let named = if chosen.is_some() { None } else { definition.named_at(&envelope) };
+        let mut opened = definition.open(envelope, cut, options, translate)?;
+        opened.definition = index;
         if let Some(path) = named {
             let words = format!("names a template that is not known here; the payload is read by the template {}", definition.name);
-            processed.envelope_warnings.push(Issue::warning(IssueCode::NotFound, words).at(path));
+            opened.warnings.push(Issue::warning(IssueCode::NotFound, words).at(path));
         }
-        Ok(processed)
+        Ok(opened)
+    }
+
+    /// Reads the record at `index` and holds it against the rules.
+    pub fn judge(&self, opened: &Opened, payload: &[u8], index: usize, options: &Options<'_>, translate: &dyn Translate) -> Judged {
+        let text = opened.entries.get(index).and_then(|range| payload.get(range.clone())).unwrap_or_default();
+        // The payload was found to be good JSON as a whole.
+        let value = crate::fhir::json::parse(text).unwrap_or_default();
+        let value = match &opened.block {
+            Some(block) => json!({ block: [value] }),
+            None => value,
+        };
+        match self.definitions.get(opened.definition) {
+            Some(definition) => definition.judge(opened, index, value, options, translate),
+            None => Judged { identity: Identity::default(), record: Record::default(), value, judged: true },
+        }
+    }
+
+    /// Makes the resources of a record that is about `client`.
+    pub fn translate(&self, opened: &Opened, judged: &Judged, client: Option<&str>, translate: &dyn Translate) -> Record {
+        let mut record = match self.definitions.get(opened.definition) {
+            Some(definition) => definition.translate(opened, judged, client, translate),
+            None => Record::default(),
+        };
+        if let Some(block) = &opened.block {
+            record.flatten(block);
+        }
+        record
+    }
+
+    /// Judges and translates a payload as if nothing had ever been sent before: each record is about the client that it names first.
+    pub fn process(&self, payload: &[u8], options: &Options<'_>, translate: &dyn Translate) -> Result<Processed, EnvelopeError> {
+        let mut opened = self.open(payload, None, options, translate)?;
+        let mut shared = Shared::default();
+        std::mem::take(&mut opened.shared).into_iter().for_each(|produced| {
+            shared.add(produced);
+        });
+        let mut records = Vec::with_capacity(opened.len());
+        for index in 0..opened.len() {
+            let judged = self.judge(&opened, payload, index, options, translate);
+            let mut record = self.translate(&opened, &judged, judged.identity.own_key(), translate);
+            std::mem::take(&mut record.shared).into_iter().for_each(|produced| {
+                shared.add(produced);
+            });
+            records.push(record);
+        }
+        let Opened { template, facility, reported, warnings, .. } = opened;
+        Ok(Processed { template, facility, reported, envelope_warnings: warnings, shared: shared.list, records })
     }
 }
 
 impl Definition {
+    /// The paths at which a payload may have its records.
+    fn lists(&self) -> impl Iterator<Item = &[String]> {
+        std::iter::once(&*self.records).chain(self.flat.iter().map(|(path, _)| &**path))
+    }
+
     fn is_chosen_by(&self, payload: &Value) -> bool {
         let scope = Scope::of(payload);
         self.select
@@ -247,20 +420,21 @@ impl Definition {
         Some(named.member().unwrap_or_default())
     }
 
-    /// Judges and translates a payload by this template, whatever it names.
-    pub fn process_bytes(&self, payload: &[u8], options: &Options<'_>, translate: &dyn Translate) -> Result<Processed, EnvelopeError> {
-        self.process(parse(payload)?, options, translate)
-    }
-
-    fn process(&self, mut payload: Value, options: &Options<'_>, translate: &dyn Translate) -> Result<Processed, EnvelopeError> {
-        let (list_path, list) = self.take_records(&mut payload)?;
-        let flat = self.flat.as_ref().filter(|(path, _)| path.last().map(String::as_str) == Some(list_path));
+    fn open(
+        &self,
+        mut envelope: Value,
+        mut cut: Cut<'_>,
+        options: &Options<'_>,
+        translate: &dyn Translate,
+    ) -> Result<Opened, EnvelopeError> {
+        let list = self.take_list(&mut envelope)?;
+        let block = self.flat.as_ref().filter(|(path, _)| &**path == list).map(|(_, block)| block.clone());
         let mut walk = Walk::new(&self.schema, options.zone, options.strict_blocks, String::new());
-        let envelope = walk.value(self.schema.root(), payload, true).unwrap_or_default();
+        let envelope = walk.value(self.schema.root(), envelope, true).unwrap_or_default();
         // The list was there, and was taken out.
         let list_at = self.records.join(".");
         let issues = walk.issues.into_iter().filter(|issue| issue.expression != list_at);
-        let (errors, mut envelope_warnings): (Vec<_>, Vec<_>) = issues.partition(|issue| issue.severity.is_error());
+        let (errors, mut warnings): (Vec<_>, Vec<_>) = issues.partition(|issue| issue.severity.is_error());
         if !errors.is_empty() {
             return Err(EnvelopeError { issues: errors });
         }
@@ -275,46 +449,36 @@ impl Definition {
         }
         let reported = text(run.one(&self.reported, &scope));
         let facility = Facility {
-            code: self.owner(&said, options, &mut envelope_warnings),
+            code: self.owner(&said, options, &mut warnings),
             name: text(said.get("name").cloned()),
             system: text(said.get("system").cloned()),
         };
-        let facility_json = json!({ "code": facility.code, "name": facility.name, "system": facility.system });
+        let facility_json = facility.to_json();
         let var = scope.var("facility", &facility_json);
         run.all(&self.mapping.submission, &scope.within(&var));
-        envelope_warnings.append(&mut run.faults);
-
-        let mut shared = Shared::default();
-        run.produced.into_iter().for_each(|produced| shared.add(produced));
-        let records = list.into_iter().enumerate();
-        let records = records
-            .map(|(index, value)| match flat {
-                None => self.record(index, value, list_path, &facility_json, options, translate, &mut shared),
-                Some((_, block)) => {
-                    let mut record =
-                        self.record(index, json!({ block: [value] }), list_path, &facility_json, options, translate, &mut shared);
-                    record.flatten(block);
-                    record
-                }
-            })
-            .collect();
-        Ok(Processed { template: self.name.clone(), facility, reported, envelope_warnings, shared: shared.list, records })
+        warnings.append(&mut run.faults);
+        let entries = cut.lists.remove(list).unwrap_or_default();
+        let (template, list) = (self.name.clone(), list.last().cloned().unwrap_or_default());
+        let visit_path = match &self.visit {
+            Part::Expr(expr) => expr.member(),
+            _ => None,
+        };
+        Ok(Opened { template, facility, reported, warnings, shared: run.produced, definition: 0, list, entries, block, visit_path })
     }
 
-    /// Takes the list of records out of the payload. Gives the list's key and its entries.
-    fn take_records(&self, payload: &mut Value) -> Result<(&str, Vec<Value>), EnvelopeError> {
+    /// Takes the emptied list of records out of the envelope. Gives its path.
+    fn take_list(&self, envelope: &mut Value) -> Result<&[String], EnvelopeError> {
         if let Some((path, _)) = &self.flat
             && let Some((last, parents)) = path.split_last()
-            && let Some(map) = parents.iter().try_fold(&mut *payload, |place, step| place.get_mut(step)).and_then(Value::as_object_mut)
+            && let Some(map) = parents.iter().try_fold(&mut *envelope, |place, step| place.get_mut(step)).and_then(Value::as_object_mut)
             && self.records.last().is_some_and(|list| !map.contains_key(list))
-            && let Some(Value::Array(list)) = map.get_mut(last)
+            && map.get(last).is_some_and(Value::is_array)
         {
-            let list = std::mem::take(list);
             map.shift_remove(last);
-            return Ok((last, list));
+            return Ok(path);
         }
         let (last, parents) = self.records.split_last().map_or(("", &[][..]), |(last, parents)| (last.as_str(), parents));
-        let (mut place, mut path) = (payload, String::new());
+        let (mut place, mut path) = (envelope, String::new());
         for step in parents {
             if !place.is_object() {
                 break;
@@ -328,7 +492,7 @@ impl Definition {
         let Some(map) = place.as_object_mut() else { return Err(refused(&path, IssueCode::Structure, "must be a JSON object")) };
         let full = self.records.join(".");
         match map.shift_remove(last) {
-            Some(Value::Array(list)) => Ok((last, list)),
+            Some(Value::Array(_)) => Ok(&self.records),
             Some(Value::Null) | None => {
                 Err(refused(&full, IssueCode::Required, "is mandatory and is missing; send an empty list when there is nothing to report"))
             }
@@ -366,55 +530,27 @@ impl Definition {
         .unwrap_or_default()
     }
 
-    #[allow(clippy::too_many_arguments)]
-    fn record(
-        &self,
-        index: usize,
-        value: Value,
-        list: &str,
-        facility: &Value,
-        options: &Options<'_>,
-        translate: &dyn Translate,
-        shared: &mut Shared,
-    ) -> Record {
-        let path = format!("{list}[{index}]");
+    fn judge(&self, opened: &Opened, index: usize, value: Value, options: &Options<'_>, translate: &dyn Translate) -> Judged {
+        let path = format!("{}[{index}]", opened.list);
         let is_object = value.is_object();
         let mut walk = Walk::new(&self.schema, options.zone, options.strict_blocks, path.clone());
-        let record = if is_object { walk.value(self.record, value, true).unwrap_or_default() } else { Value::Null };
+        let value = if is_object { walk.value(self.record, value, true).unwrap_or_default() } else { Value::Null };
         let mut issues = walk.issues;
         if !is_object {
             issues.push(Issue::error(IssueCode::Structure, "must be an object").at(path.clone()));
         }
-        let scope = Scope::of(&record);
-        let of_record = scope.var("record", &record);
+        let facility = opened.facility.to_json();
+        let scope = Scope::of(&value);
+        let of_record = scope.var("record", &value);
         let scope = scope.within(&of_record);
-        let of_facility = scope.var("facility", facility);
+        let of_facility = scope.var("facility", &facility);
         let scope = scope.within(&of_facility);
-        let mut run = Run::new(&self.schema, translate, &record, &path);
-        let client = run.one(&self.client, &scope).unwrap_or(Value::Array(Vec::new()));
-        let of_client = scope.var("client", &client);
-        let scope = scope.within(&of_client);
         for rule in self.rules.iter().filter(|_| is_object) {
-            match rule.expression.truth(&scope) {
-                // What the walk has already said of the same place need not be said twice.
-                Ok(Some(false)) => {
-                    let at = format!("{path}.{}", rule.path);
-                    if !issues.iter().any(|issue| issue.severity.is_error() && issue.expression == at) {
-                        let issue = if rule.error {
-                            Issue::error(IssueCode::BusinessRule, &*rule.message)
-                        } else {
-                            Issue::warning(IssueCode::BusinessRule, &*rule.message)
-                        };
-                        issues.push(issue.at(at));
-                    }
-                }
-                Ok(_) => {}
-                Err(error) => issues.push(
-                    Issue::warning(IssueCode::Processing, format!("the rule cannot be applied here: {error}"))
-                        .at(format!("{path}.{}", rule.path)),
-                ),
-            }
+            issues.extend(rule.broken_by(&scope, &path, &issues));
         }
+        let mut run = Run::new(&self.schema, translate, &value, &path);
+        let identity =
+            self.client.as_ref().map_or(Identity { is_absent: true, ..Identity::default() }, |who| who.identity(&mut run, &scope));
         let label = text(run.one(&self.label, &scope)).unwrap_or_else(|| path.clone());
         let visit_id = text(run.one(&self.visit, &scope));
         let identifiers = match run.one(&self.identifiers, &scope) {
@@ -428,58 +564,125 @@ impl Definition {
                 issue.severity = Severity::Warning;
             }
         }
-        let (mut errors, mut warnings): (Vec<_>, Vec<_>) = issues.into_iter().partition(|issue| issue.severity.is_error());
-        let visit_key = self.visit_key.as_ref().and_then(|parts| run.key(&self.name, parts, &scope));
-        if errors.is_empty() {
-            run.all(&self.mapping.record, &scope);
-            let faults = std::mem::take(&mut run.faults).into_iter().map(|issue| issue.at(path.clone()));
-            // A record that no rule has judged may lack what its resources are known by: then nothing of it is stored.
-            if options.judged {
-                warnings.extend(faults)
-            } else {
-                errors.extend(faults.map(|issue| Issue { severity: Severity::Error, ..issue }))
+        let (errors, mut warnings): (Vec<_>, Vec<_>) = issues.into_iter().partition(|issue| issue.severity.is_error());
+        warnings.extend(run.faults.into_iter().map(|issue| issue.at(path.clone())));
+        let record = Record { index, path, label, visit_id, identifiers, errors, warnings, ..Record::default() };
+        Judged { identity, record, value, judged: options.judged }
+    }
+
+    fn translate(&self, opened: &Opened, judged: &Judged, client: Option<&str>, translate: &dyn Translate) -> Record {
+        let Judged { identity, record: Record { index, path, label, visit_id, identifiers, errors, warnings, .. }, value, .. } = judged;
+        let mut record = Record {
+            index: *index,
+            path: path.clone(),
+            label: label.clone(),
+            visit_id: visit_id.clone(),
+            identifiers: identifiers.clone(),
+            errors: errors.clone(),
+            warnings: warnings.clone(),
+            ..Record::default()
+        };
+        if !errors.is_empty() {
+            return record;
+        }
+        if let (None, false, Some(needs)) = (client, identity.is_absent, &identity.needs) {
+            let words = "is mandatory: the record names its client in no other way. An update needs the client's number, an identifier or the id of a visit that was sent of one client";
+            record.errors.push(Issue::error(IssueCode::Required, words).at(format!("{path}.{needs}")));
+            return record;
+        }
+        let (facility, client) = (opened.facility.to_json(), client.map_or(Value::Array(Vec::new()), Value::from));
+        let scope = Scope::of(value);
+        let of_record = scope.var("record", value);
+        let scope = scope.within(&of_record);
+        let of_facility = scope.var("facility", &facility);
+        let scope = scope.within(&of_facility);
+        let of_client = scope.var("client", &client);
+        let scope = scope.within(&of_client);
+        let mut run = Run::new(&self.schema, translate, value, path);
+        record.visit_key = self.visit_key.as_ref().and_then(|parts| run.key(&self.name, parts, &scope));
+        run.all(&self.mapping.record, &scope);
+        let faults = std::mem::take(&mut run.faults).into_iter().map(|issue| issue.at(path.clone()));
+        // A record that no rule has judged may lack what its resources are known by: then nothing of it is stored.
+        if judged.judged {
+            record.warnings.extend(faults)
+        } else {
+            record.errors.extend(faults.map(|issue| Issue { severity: Severity::Error, ..issue }))
+        }
+        if record.errors.is_empty() {
+            let (shared, resources) = run.produced.into_iter().partition(|produced| produced.shared);
+            (record.shared, record.verdict) = (shared, Verdict::Accepted { resources });
+            (record.lists, record.unmapped) = (run.lists, run.unmapped);
+        }
+        record
+    }
+}
+
+impl definition::Rule {
+    /// What is wrong when `record` breaks the rule; nothing when that was said of the same place already.
+    fn broken_by(&self, record: &Scope<'_>, path: &str, said: &[Issue]) -> Option<Issue> {
+        let at = format!("{path}.{}", self.path);
+        let issue = match self.expression.truth(record) {
+            Ok(Some(false)) if said.iter().any(|issue| issue.severity.is_error() && issue.expression == at) => return None,
+            Ok(Some(false)) if self.error => Issue::error(IssueCode::BusinessRule, &*self.message),
+            Ok(Some(false)) => Issue::warning(IssueCode::BusinessRule, &*self.message),
+            Ok(_) => return None,
+            Err(error) => Issue::warning(IssueCode::Processing, format!("the rule cannot be applied here: {error}")),
+        };
+        Some(issue.at(at))
+    }
+}
+
+impl definition::Who {
+    fn identity(&self, run: &mut Run<'_>, record: &Scope<'_>) -> Identity {
+        let number = text(run.one(&self.number, record));
+        let mut others: Vec<String> = Vec::new();
+        for other in run.one(&self.identifiers, record).as_ref().and_then(Value::as_array).into_iter().flatten() {
+            if let Some(other) = text(Some(other.clone()))
+                && number.as_ref() != Some(&other)
+                && !others.contains(&other)
+            {
+                others.push(other);
             }
         }
-        if !errors.is_empty() {
-            let (verdict, lists, unmapped) = (Verdict::Rejected, Vec::new(), Vec::new());
-            return Record { index, path, label, visit_id, visit_key, lists, identifiers, verdict, errors, warnings, unmapped };
-        }
-        let (common, resources) = run.produced.into_iter().partition(|produced| produced.shared);
-        Vec::into_iter(common).for_each(|produced| shared.add(produced));
-        let (verdict, lists, unmapped) = (Verdict::Accepted { resources }, run.lists, run.unmapped);
-        Record { index, path, label, visit_id, visit_key, lists, identifiers, verdict, errors, warnings, unmapped }
+        let likeness = self.likeness.iter().filter_map(|(name, part)| {
+            let said = text(run.one(part, record))?;
+            Some((name.clone(), Value::String(crate::fhir::text::fold(&said))))
+        });
+        let likeness: Map<String, Value> = likeness.collect();
+        Identity { is_absent: false, number, others, likeness, likeness_size: self.likeness.len(), needs: self.needs.clone() }
     }
 }
 
 /// Resources of the submission, each id once.
-#[derive(Default)]
-struct Shared {
+#[derive(Debug, Default)]
+pub struct Shared {
     list: Vec<Produced>,
     places: std::collections::HashMap<String, usize>,
 }
 
 impl Shared {
-    fn add(&mut self, produced: Produced) {
+    /// What is known of a resource now that this is said too; `None` when nothing more is than before.
+    pub fn add(&mut self, produced: Produced) -> Option<&Produced> {
         let id = text(produced.resource.get("id").cloned()).unwrap_or_default();
-        match self.places.get(&id).and_then(|place| self.list.get_mut(*place)) {
-            None => {
-                self.places.insert(id, self.list.len());
-                self.list.push(produced);
-            }
-            // Whoever knows more than an identifier speaks; two who do are laid over each other.
-            Some(known) if produced.update != Update::IfAbsent => {
-                let resource =
-                    if known.update == Update::IfAbsent { produced.resource } else { merge(&known.resource, &produced.resource) };
-                *known = Produced { resource, ..produced };
-            }
-            Some(_) => {}
+        let Some(place) = self.places.get(&id).copied() else {
+            self.places.insert(id, self.list.len());
+            self.list.push(produced);
+            return self.list.last();
+        };
+        let known = self.list.get_mut(place)?;
+        // Whoever knows more than an identifier speaks; two who do are laid over each other.
+        if produced.update == Update::IfAbsent {
+            return None;
         }
+        let resource = if known.update == Update::IfAbsent { produced.resource } else { merge(&known.resource, &produced.resource) };
+        let is_new = known.update == Update::IfAbsent || known.resource != resource;
+        *known = Produced { resource, ..produced };
+        is_new.then_some(known)
     }
 }
 
-fn parse(payload: &[u8]) -> Result<Value, EnvelopeError> {
-    crate::fhir::json::parse(payload)
-        .map_err(|error| refused("", IssueCode::Structure, &format!("the payload is no JSON that can be read: {error}")))
+fn unreadable(error: &crate::fhir::json::JsonError) -> EnvelopeError {
+    refused("", IssueCode::Structure, &format!("the payload is no JSON that can be read: {error}"))
 }
 
 fn refused(path: &str, code: IssueCode, words: &str) -> EnvelopeError {
