@@ -4,6 +4,7 @@
 use lango::definitions::r4;
 use lango::fhir::{decimal, json, time, xml};
 use lango::fhirpath::{Env, Expression, Temporal};
+use lango::ingest::patch::Patch;
 use lango::search::ParseOptions;
 use lango::store::Scope;
 use lango::validate::{Level, Profile, Profiles, Validator, structure};
@@ -13,8 +14,15 @@ use std::sync::{Arc, LazyLock};
 pub type Target = fn(&[u8]);
 
 /// By name, which is also that of its corpus.
-pub const ALL: [(&str, Target); 6] =
-    [("query", query), ("fhirpath", fhirpath), ("dates", dates), ("decimals", decimals), ("bundle", bundle), ("xml", xml_both_ways)];
+pub const ALL: [(&str, Target); 7] = [
+    ("query", query),
+    ("fhirpath", fhirpath),
+    ("dates", dates),
+    ("decimals", decimals),
+    ("bundle", bundle),
+    ("xml", xml_both_ways),
+    ("patch", patch),
+];
 
 /// A resource on which expressions are evaluated.
 static SUBJECT: LazyLock<Value> = LazyLock::new(|| {
@@ -85,4 +93,14 @@ pub fn xml_both_ways(bytes: &[u8]) {
         _ = xml::from_json(&read);
     }
     _ = xml::from_json(bytes);
+}
+
+/// A patch of each kind, read and applied to a resource; what comes of it is bounded.
+pub fn patch(bytes: &[u8]) {
+    let Ok(document) = json::parse(bytes) else { return };
+    for patch in [Patch::plain(&document), Patch::merge(&document)].into_iter().flatten() {
+        let Ok(patched) = patch.apply(SUBJECT.clone()) else { continue };
+        assert_eq!(patched["id"], SUBJECT["id"], "a patch that changed the id");
+        assert!(patched.to_string().len() < 50_000_000, "a patch that made much of little");
+    }
 }

@@ -9,13 +9,17 @@ use super::scopes::{LAUNCH_PATIENT, WORDS};
 use super::tickets::{Kind, Ticket};
 use super::{Access, AccessError, Context, Scopes, now_seconds};
 use crate::config::Secret;
+use crate::definitions;
+use crate::store::Scope;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use std::collections::HashMap;
 
 /// How long a person has for each step, in seconds.
 const STEP_LIVES: i64 = 600;
+const STEP: &str = "lango 2026 steps of a login";
 
 /// What an app asks for, checked.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -26,6 +30,8 @@ pub struct Asked {
     pub scope: String,
     pub state: Option<String>,
     challenge: String,
+    /// Of OpenID Connect.
+    nonce: Option<String>,
 }
 
 /// Why an app's request goes no further.
@@ -54,6 +60,8 @@ impl From<AccessError> for AuthorizeError {
 pub struct Step {
     pub asked: Asked,
     pub person: Option<String>,
+    /// When, in seconds since 1970.
+    logged_in: i64,
     /// The browser that the steps belong to.
     browser: String,
     expires: i64,
@@ -91,8 +99,16 @@ impl Access {
         if given.get("aud").is_some_and(|aud| aud.trim_end_matches('/') != self.settings.fhir_base()) {
             return Err(back("invalid_request", "aud is not the FHIR base of this server"));
         }
-        if state.as_ref().is_some_and(|state| state.len() > 2048) {
+        let nonce = given.get("nonce").map(|nonce| (*nonce).to_owned());
+        if [&state, &nonce].into_iter().flatten().any(|text| text.len() > 2048) {
             return Err(AuthorizeError::Told("The app's request is too long."));
+        }
+        if nonce.as_ref().is_some_and(|nonce| nonce.contains('\0')) {
+            return Err(back("invalid_request", "nonce is no text"));
+        }
+        // SMART's EHR launch; whoever asks for it believes to be told of a context that nobody here can give.
+        if given.contains_key("launch") {
+            return Err(back("invalid_request", "lango is no EHR that launches apps: leave launch away, and ask for launch/patient"));
         }
         let requested = given.get("scope").copied().unwrap_or_default();
         let registered = Scopes::of_registered(&client.scopes);
@@ -102,7 +118,7 @@ impl Access {
         }
         let words = requested.split(' ').filter(|word| WORDS.contains(word) && client.scopes.split(' ').any(|known| known == *word));
         let scope = [rights.as_str()].into_iter().chain(words).collect::<Vec<_>>().join(" ");
-        Ok(Asked { client: client.id, redirect_uri: redirect_uri.to_owned(), scope, state, challenge: challenge.to_owned() })
+        Ok(Asked { client: client.id, redirect_uri: redirect_uri.to_owned(), scope, state, challenge: challenge.to_owned(), nonce })
     }
 
     /// A step for this browser, to be opened once it comes back.
@@ -110,47 +126,51 @@ impl Access {
         let step = Step {
             asked,
             person: person.map(|person| person.id.clone()),
+            logged_in: now_seconds(),
             browser: browser.to_owned(),
             expires: now_seconds() + STEP_LIVES,
         };
-        let text = serde_json::to_vec(&step).map_err(|_| AccessError::Broken("a step could not be written"))?;
-        let mac = blake3::keyed_hash(&self.step_key()?, &text);
-        Ok(format!("{}.{}", URL_SAFE_NO_PAD.encode(&text), URL_SAFE_NO_PAD.encode(mac.as_bytes())))
+        self.seal(STEP, &step)
     }
 
     /// What [`Access::seal_step`] sealed, if it is this browser's and not too old.
     pub fn open_step(&self, sealed: &str, browser: &str) -> Result<Step, AccessError> {
         const WRONG: AccessError = AccessError::Refused("a step of a login does not hold");
-        let (text, mac) = sealed.split_once('.').ok_or(WRONG)?;
-        let text = URL_SAFE_NO_PAD.decode(text).map_err(|_| WRONG)?;
-        let mac: [u8; 32] = URL_SAFE_NO_PAD.decode(mac).ok().and_then(|mac| mac.try_into().ok()).ok_or(WRONG)?;
-        // blake3::Hash compares in constant time.
-        if blake3::keyed_hash(&self.step_key()?, &text) != blake3::Hash::from(mac) {
-            return Err(WRONG);
-        }
-        let step: Step = serde_json::from_slice(&text).map_err(|_| WRONG)?;
+        let step: Step = self.unseal(STEP, sealed)?;
         if step.browser.is_empty() || step.browser != browser || step.expires < now_seconds() {
             return Err(WRONG);
         }
         Ok(step)
     }
 
-    fn step_key(&self) -> Result<[u8; 32], AccessError> {
-        self.secret("lango 2026 steps of a login")
-    }
-
-    /// The rights of what was asked that this person can give: `patient/` scopes are a patient's own, since a person without a Patient
-    /// has no patient in context.
+    /// The rights of what was asked that this person can give: `patient/` scopes are for those who log in for patients, since nobody else
+    /// has one in context.
     pub fn offered(&self, asked: &Asked, person: &Person) -> String {
         let fits = |word: &&str| match word.split('/').next() {
-            Some("patient") => person.patient.is_some(),
-            _ => *word != LAUNCH_PATIENT || person.patient.is_some(),
+            Some("patient") => person.is_patients(),
+            _ => *word != LAUNCH_PATIENT || person.is_patients(),
         };
         asked.scope.split(' ').filter(fits).collect::<Vec<_>>().join(" ")
     }
 
-    /// The code for what the person of this step agreed to.
-    pub async fn agree(&self, step: &Step) -> Result<Secret, AccessError> {
+    /// The Patients among whom this person chooses, by id, with the name that a page shows; their own first.
+    pub async fn choices(&self, person: &Person) -> Result<Vec<(String, String)>, AccessError> {
+        let patient = definitions::r4().type_code("Patient").ok_or(AccessError::Broken("R4 has Patients"))?;
+        let mut choices = Vec::new();
+        for id in person.contexts() {
+            let mut shown = None;
+            // The one that apps are told may be the golden one, which has no names.
+            for known in person.in_context(id) {
+                let body = self.store.read(patient, &known, &Scope::All).await?.and_then(|stored| stored.body);
+                shown = shown.or_else(|| name_in(&serde_json::from_slice(&body?).ok()?));
+            }
+            choices.push((id.to_owned(), shown.unwrap_or_else(|| id.to_owned())));
+        }
+        Ok(choices)
+    }
+
+    /// The code for what the person of this step agreed to. `chosen`: the Patient in context, of those who log in for several.
+    pub async fn agree(&self, step: &Step, chosen: &str) -> Result<Secret, AccessError> {
         const NOBODY: AccessError = AccessError::Refused("nobody has logged in for this step");
         let id = step.person.as_deref().ok_or(NOBODY)?;
         let person = people::find(&self.store, id).await?.filter(Person::is_enabled).ok_or(NOBODY)?;
@@ -158,6 +178,14 @@ impl Access {
         if !Scopes::of_registered(&scopes).is_for_people() {
             return Err(AccessError::Refused("a person has no right that the app asks for"));
         }
+        let patient = match person.contexts().as_slice() {
+            [] => None,
+            [only] if chosen.is_empty() => Some((*only).to_owned()),
+            several => {
+                let found = several.iter().find(|id| **id == chosen);
+                Some((*found.ok_or(AccessError::Refused("the Patient is none of the person's"))?).to_owned())
+            }
+        };
         let ticket = Ticket {
             grant: uuid::Uuid::new_v4().to_string(),
             client: step.asked.client.clone(),
@@ -165,8 +193,22 @@ impl Access {
             scopes,
             redirect_uri: step.asked.redirect_uri.clone(),
             challenge: step.asked.challenge.clone(),
+            patient,
+            nonce: step.asked.nonce.clone(),
+            logged_in: step.logged_in,
             expires: 0,
         };
         ticket.keep(&self.store, Kind::Code).await
     }
+}
+
+/// The first name of a Patient, as a page shows it.
+fn name_in(patient: &Value) -> Option<String> {
+    let name = patient.get("name")?.as_array()?.first()?;
+    if let Some(text) = name.get("text").and_then(Value::as_str) {
+        return Some(text.to_owned());
+    }
+    let given = name.get("given").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str);
+    let words: Vec<&str> = given.chain(name.get("family").and_then(Value::as_str)).collect();
+    (!words.is_empty()).then(|| words.join(" "))
 }

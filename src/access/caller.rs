@@ -2,9 +2,13 @@
 
 use super::claimed::Claimed;
 use super::clients::Client;
+use super::consent::Requester;
+use super::people::Person;
 use super::scopes::{Context, Params};
 use super::{Interaction, Role, Scopes};
-use crate::store::{FacilityKey, Scope};
+use crate::fhir::time::now;
+use crate::store::gate::Gate;
+use crate::store::{FacilityKey, Scope, Store};
 use std::sync::Arc;
 
 /// Who makes a request. Every query is decided under [`Caller::scope`] and narrowed by [`Caller::narrow`]; every write belongs
@@ -27,10 +31,14 @@ pub struct Caller {
     pub claimed: Arc<Claimed>,
     /// The Patient whose compartment `patient/` scopes reach: the launch context, or the person's own.
     pub patient: Option<Arc<str>>,
+    /// All Patients of the same person, that one included.
+    pub patients: Arc<[String]>,
     /// When the access token ends, in seconds since 1970; `None`: no token was used.
     pub expires: Option<i64>,
     /// The token's `jti`, for the audit.
     pub token: Option<Arc<str>>,
+    /// What it is to a Consent: the words from which [`Caller::scope`] was made.
+    pub requester: Arc<Requester>,
     rights: Rights,
 }
 
@@ -65,8 +73,8 @@ pub enum Reach {
 /// One way in which a granular scope, or one of a patient's context, reaches a resource: all of it must hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Bound {
-    /// In this Patient's compartment.
-    pub patient: Option<Arc<str>>,
+    /// In the compartment of one of these Patients, who are one person.
+    pub patients: Option<Arc<[String]>>,
     /// The search parameters of the scope.
     pub params: Params,
 }
@@ -78,6 +86,7 @@ pub(super) struct Presented {
     pub claimed: Arc<Claimed>,
     pub person: Option<String>,
     pub patient: Option<Arc<str>>,
+    pub patients: Arc<[String]>,
     pub expires: Option<i64>,
     pub token: Option<Arc<str>>,
 }
@@ -94,13 +103,22 @@ impl Caller {
             roles: Role::ALL.to_vec(),
             claimed: Arc::default(),
             patient: None,
+            patients: Arc::default(),
             expires: None,
             token: None,
+            requester: Arc::new(Requester::unknown(0)),
             rights: Rights::Unrestricted,
         }
     }
 
-    pub(super) fn of_client(client: Client, owner: FacilityKey, scope: Scope, roles: Vec<Role>, presented: Presented) -> Caller {
+    pub(super) fn of_client(
+        client: Client,
+        owner: FacilityKey,
+        scope: Scope,
+        roles: Vec<Role>,
+        requester: Requester,
+        presented: Presented,
+    ) -> Caller {
         Caller {
             rights: Rights::Scopes { registered: Arc::new(Scopes::of_registered(&client.scopes)), granted: presented.scopes },
             client: Some(client.id),
@@ -111,8 +129,38 @@ impl Caller {
             roles,
             claimed: presented.claimed,
             patient: presented.patient,
+            patients: presented.patients,
             expires: presented.expires,
             token: presented.token,
+            requester: Arc::new(requester),
+        }
+    }
+
+    /// The same caller, deciding as of now.
+    pub async fn again(&self, store: &Store) -> Result<Caller, sqlx::Error> {
+        let Scope::Gate(gate) = &self.scope else { return Ok(self.clone()) };
+        let since = store.closings().await?;
+        let gate = Gate { since, now: now(), ..Gate::clone(gate) };
+        let requester = Requester { now: gate.now, ..Requester::clone(&self.requester) };
+        Ok(Caller { scope: Scope::Gate(Arc::new(gate)), requester: Arc::new(requester), ..self.clone() })
+    }
+
+    /// A person at lango's own pages: roles, and no right to any resource.
+    pub(super) fn of_session(person: Person, owner: FacilityKey, roles: Vec<Role>, session: Arc<str>) -> Caller {
+        Caller {
+            client: None,
+            person: Some(person.id),
+            facility_code: Some(person.facility),
+            owner,
+            scope: Scope::Owners(Vec::new()),
+            roles,
+            claimed: Arc::new(Claimed { practitioner: person.practitioner, ..Claimed::default() }),
+            patient: None,
+            patients: Arc::default(),
+            expires: None,
+            token: Some(session),
+            requester: Arc::new(Requester::unknown(0)),
+            rights: Rights::Scopes { registered: Arc::default(), granted: Arc::default() },
         }
     }
 
@@ -152,19 +200,19 @@ impl Caller {
         let mut bounds: Vec<Bound> = Vec::new();
         for (context, asked) in granted.covering(type_name, interaction) {
             for (_, allowed) in registered.covering(type_name, interaction).filter(|(registered, _)| *registered == context) {
-                let patient = match (context, &self.person, &self.patient) {
+                let patients = match (context, &self.person, &self.patient) {
                     (Context::System, None, None) => None,
-                    (Context::User, Some(_), patient) => patient.clone(),
-                    (Context::Patient, _, Some(patient)) => Some(Arc::clone(patient)),
+                    (Context::User, Some(_), None) => None,
+                    (Context::User, Some(_), Some(_)) | (Context::Patient, _, Some(_)) => Some(Arc::clone(&self.patients)),
                     _ => continue,
                 };
                 let mut params: Params = asked.iter().chain(allowed).cloned().collect();
                 params.sort();
                 params.dedup();
-                if patient.is_none() && params.is_empty() {
+                if patients.is_none() && params.is_empty() {
                     return Reach::Everything;
                 }
-                let bound = Bound { patient, params };
+                let bound = Bound { patients, params };
                 if !bounds.contains(&bound) {
                     bounds.push(bound);
                 }

@@ -78,7 +78,7 @@ impl Claimed {
     }
 
     /// The claim `extensions` of lango's own access tokens, from which [`Claimed::of`] reads the same again; `None` when nothing is claimed.
-    pub(super) fn to_extensions(&self) -> Option<Value> {
+    pub fn to_extensions(&self) -> Option<Value> {
         if *self == Claimed::default() {
             return None;
         }

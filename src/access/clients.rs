@@ -1,8 +1,10 @@
 //! Clients: the programs that may call, each on behalf of one facility.
 
-use super::{Scopes, now_micros, on};
+use super::registration::{LONGEST_SECRET, SHORTEST_SECRET};
+use super::{Scopes, audit, now_micros, on};
 use crate::fhir::time::Micros;
 use crate::store::Store;
+use crate::store::sql::{Arg, Sql};
 use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, JwkSet};
 
 /// One client, as it stands in the database.
@@ -54,6 +56,18 @@ impl Client {
         self.disabled.is_none()
     }
 
+    /// How it proves itself, in a word.
+    pub fn proof(&self) -> &'static str {
+        match (&self.secret_hash, &self.jwks) {
+            _ if self.issuer.is_some() => "issuer",
+            _ if self.jwks_url.is_some() => "keys",
+            _ if self.is_public() => "pkce",
+            (Some(_), Some(_)) => "both",
+            (Some(_), None) => "secret",
+            (None, _) => "keys",
+        }
+    }
+
     /// An app that cannot keep a secret: it proves itself by PKCE alone.
     pub fn is_public(&self) -> bool {
         self.secret_hash.is_none() && self.jwks.is_none() && self.jwks_url.is_none() && self.issuer.is_none()
@@ -76,18 +90,35 @@ pub enum ClientError {
     NotForPeople,
     #[error("a redirect URI is https://…, http://localhost/… or an app's own scheme with a dot, without a fragment")]
     RedirectUri,
+    #[error("that is no certificate in PEM")]
+    Pem,
     #[error("a certificate is given by its SHA-256, 64 hex digits in lower case")]
     Certificate,
     #[error("{0}")]
     Scope(#[from] super::scopes::ScopeError),
     #[error("{0}")]
     Jwks(&'static str),
-    #[error("the client exists already: choose another id, or change it with `lango client secret` and `lango client disable`")]
+    #[error("a secret has {SHORTEST_SECRET} to {LONGEST_SECRET} characters: leave it away to have one made")]
+    Secret,
+    #[error("an app that cannot keep a secret needs a redirect URI")]
+    NoRedirect,
+    #[error("the client exists already: choose another id, or give it a new secret or shut it out")]
     Exists,
     #[error("there is no such client: `lango client list` shows them")]
     Unknown,
+    #[error("the change could not be recorded, so it was not made")]
+    Unrecorded(#[from] super::audit::AuditError),
+    #[error("{0}")]
+    Broken(#[from] super::AccessError),
     #[error("the database failed")]
     Database(#[from] sqlx::Error),
+}
+
+impl ClientError {
+    /// Whether whoever asked can put it right.
+    pub fn is_askers(&self) -> bool {
+        !matches!(self, ClientError::Unrecorded(_) | ClientError::Broken(_) | ClientError::Database(_))
+    }
 }
 
 /// In the order of [`FIND`]; the last is how many of the identifiers asked about were revoked.
@@ -143,41 +174,69 @@ pub async fn list(store: &Store) -> Result<Vec<Client>, sqlx::Error> {
 
 /// Keeps a new client; its words are checked first.
 pub async fn add(store: &Store, client: &Client) -> Result<(), ClientError> {
-    const SQL: &str = "INSERT INTO client (id, facility, scopes, roles, secret_hash, jwks, created, disabled, \
-         jwks_url, issuer, redirect_uris, certificate) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) ON CONFLICT (id) DO NOTHING";
     check(client)?;
-    let added = on!(store, write, pool => sqlx::query(SQL)
-        .bind(&client.id)
-        .bind(&client.facility)
-        .bind(&client.scopes)
-        .bind(client.roles.join(" "))
-        .bind(&client.secret_hash)
-        .bind(&client.jwks)
-        .bind(client.created)
-        .bind(client.disabled)
-        .bind(&client.jwks_url)
-        .bind(&client.issuer)
-        .bind(client.redirect_uris.join(" "))
-        .bind(&client.certificate)
-        .execute(pool)
-        .await?
-        .rows_affected());
-    if added == 1 { Ok(()) } else { Err(ClientError::Exists) }
+    let text = |text: &str| Some(Arg::Text(text.to_owned()));
+    let optional = |text: &Option<String>| text.clone().map(Arg::Text);
+    let values = [
+        ("id", text(&client.id)),
+        ("facility", text(&client.facility)),
+        ("scopes", text(&client.scopes)),
+        ("roles", text(&client.roles.join(" "))),
+        ("secret_hash", optional(&client.secret_hash)),
+        ("jwks", optional(&client.jwks)),
+        ("jwks_url", optional(&client.jwks_url)),
+        ("issuer", optional(&client.issuer)),
+        ("redirect_uris", text(&client.redirect_uris.join(" "))),
+        ("certificate", optional(&client.certificate)),
+        ("created", Some(Arg::Int(client.created))),
+        ("disabled", client.disabled.map(Arg::Int)),
+    ];
+    // What is not given stays NULL.
+    let given: Vec<(&str, Arg)> = values.into_iter().filter_map(|(name, value)| Some((name, value?))).collect();
+    let mut sql = Sql::new(store.dialect());
+    sql.push("INSERT INTO client (").join(&given, ", ", |sql, (name, _)| {
+        sql.push(name);
+    });
+    sql.push(") VALUES (").join(given.iter().map(|(_, value)| value.clone()), ", ", |sql, value| {
+        sql.bind(value);
+    });
+    sql.push(") ON CONFLICT (id) DO NOTHING");
+    if change(store, sql).await? { Ok(()) } else { Err(ClientError::Exists) }
 }
 
 /// Replaces a client's secret; the old one is worthless at once.
 pub async fn set_secret(store: &Store, id: &str, secret_hash: &str) -> Result<(), ClientError> {
-    const SQL: &str = "UPDATE client SET secret_hash = $2 WHERE id = $1";
-    let changed = on!(store, write, pool => sqlx::query(SQL).bind(id).bind(secret_hash).execute(pool).await?.rows_affected());
-    if changed == 1 { Ok(()) } else { Err(ClientError::Unknown) }
+    let mut sql = Sql::new(store.dialect());
+    sql.push("UPDATE client SET secret_hash = ").str(secret_hash).push(" WHERE id = ").str(id);
+    if change(store, sql).await? { Ok(()) } else { Err(ClientError::Unknown) }
 }
 
 /// Shuts a client out, its access tokens included, or lets it in again.
 pub async fn set_disabled(store: &Store, id: &str, disabled: bool) -> Result<(), ClientError> {
-    const SQL: &str = "UPDATE client SET disabled = $2 WHERE id = $1";
-    let since = disabled.then(now_micros);
-    let changed = on!(store, write, pool => sqlx::query(SQL).bind(id).bind(since).execute(pool).await?.rows_affected());
-    if changed == 1 { Ok(()) } else { Err(ClientError::Unknown) }
+    let mut sql = Sql::new(store.dialect());
+    sql.push("UPDATE client SET disabled = ");
+    if disabled {
+        sql.int(now_micros())
+    } else {
+        sql.push("NULL")
+    };
+    sql.push(" WHERE id = ").str(id);
+    if change(store, sql).await? { Ok(()) } else { Err(ClientError::Unknown) }
+}
+
+/// Makes a change, recorded in its own transaction when a request or a command is followed; `false`: there was nothing to change.
+async fn change(store: &Store, sql: Sql) -> Result<bool, ClientError> {
+    // PostgreSQL refuses texts with this character.
+    if sql.args.iter().any(|arg| matches!(arg, Arg::Text(text) if text.contains('\0'))) {
+        return Ok(false);
+    }
+    let trail = audit::current();
+    let row = trail.as_ref().map(|trail| trail.administration()).transpose()?;
+    let changed = store.change_recorded(sql, row.as_slice()).await? > 0;
+    if let Some(trail) = trail.filter(|_| changed) {
+        trail.administered();
+    }
+    Ok(changed)
 }
 
 fn check(client: &Client) -> Result<(), ClientError> {

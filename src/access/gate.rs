@@ -8,7 +8,9 @@ use super::consent::vocabulary::{self, Coding};
 use super::consent::{self, Action, Consent, Deployment, Effect, ImplicitPolicy, ResourceFacts, Standing};
 use crate::definitions;
 use crate::fhir::Interval;
-use crate::store::gate::{self, AudiencePart, Precedence, Rule, Rules, Test, Traits};
+use crate::fhir::reference::Reference;
+use crate::store::gate::{self, AudiencePart, Hands, Members, Membership, Precedence, Rule, Rules, Test, Traits};
+use serde_json::Value;
 use std::collections::BTreeSet;
 
 /// What rules may ask of a resource with these facts. References that are `indexed` (type, id) are left out: the store has them as
@@ -18,9 +20,54 @@ pub fn traits(facts: &ResourceFacts, indexed: impl Fn(&str, &str) -> bool) -> Tr
     let kept = |word: &&str| match place(word) {
         None => true,
         Some(Place::Refers(type_name, id)) => !indexed(type_name, id),
-        Some(Place::Instance(..) | Place::Elsewhere) => false,
+        Some(Place::Instance(..) | Place::Elsewhere | Place::Around(..) | Place::Beside(..) | Place::Members(_)) => false,
     };
     Traits::new(facts_in_words.iter().map(consent::Fact::as_str).filter(kept), facts.time)
+}
+
+/// What an Encounter, a Composition or a Bundle hands on to what comes in it; `None` for other types. Absolute references under `base` are local.
+pub fn hands(type_name: &str, resource: &Value, base: &str) -> Option<Hands> {
+    let lists = match type_name {
+        "Encounter" => Vec::new(),
+        "Composition" => entries_of_sections(resource, base),
+        "Bundle" => entries_of_bundle(resource, base),
+        _ => return None,
+    };
+    let labels = consent::handed_on(resource);
+    // Whom an unlabelled one lists nobody asks.
+    let lists = if labels.is_empty() { Vec::new() } else { lists };
+    Some(Hands::new(labels.iter().map(consent::Fact::as_str), lists))
+}
+
+fn entries_of_sections(composition: &Value, base: &str) -> Vec<(Box<str>, Box<str>)> {
+    let mut found = Vec::new();
+    let mut waiting = vec![composition];
+    while let Some(section) = waiting.pop() {
+        let list = |key: &str| section.get(key).and_then(Value::as_array).into_iter().flatten();
+        found.extend(list("entry").filter_map(|entry| named(entry.get("reference")?.as_str()?, base)));
+        waiting.extend(list("section"));
+    }
+    found
+}
+
+/// An entry is what its `fullUrl` names here; without one, what it says it is.
+fn entries_of_bundle(bundle: &Value, base: &str) -> Vec<(Box<str>, Box<str>)> {
+    let entries = bundle.get("entry").and_then(Value::as_array).into_iter().flatten();
+    let name = |entry: &Value| match entry.get("fullUrl").and_then(Value::as_str) {
+        Some(url) => named(url, base),
+        None => {
+            let text = |key: &str| entry.pointer(key).and_then(Value::as_str);
+            named(&format!("{}/{}", text("/resource/resourceType")?, text("/resource/id")?), base)
+        }
+    };
+    entries.filter_map(name).collect()
+}
+
+fn named(reference: &str, base: &str) -> Option<(Box<str>, Box<str>)> {
+    match Reference::parse_at(reference, base)? {
+        Reference::Local { type_name, id, .. } => Some((type_name.into(), id.into())),
+        _ => None,
+    }
 }
 
 /// A fact that the store does not keep in words.
@@ -28,6 +75,11 @@ enum Place<'a> {
     /// It is, or refers to, this resource (type, id).
     Instance(&'a str, &'a str),
     Refers(&'a str, &'a str),
+    /// This resource refers to it, or did when the Consent was written.
+    Around(&'a str, &'a str),
+    Beside(&'a str, &'a str),
+    /// A code in it is in this value set.
+    Members(&'a str),
     /// It is, and what that is lies elsewhere.
     Elsewhere,
 }
@@ -37,7 +89,10 @@ fn place(word: &str) -> Option<Place<'_>> {
     let (kind, name) = word.split_once('|')?;
     match (kind, local(name)) {
         ("self", Some((type_name, id))) => Some(Place::Instance(type_name, id)),
-        ("self", None) => Some(Place::Elsewhere),
+        ("around", Some((type_name, id))) => Some(Place::Around(type_name, id)),
+        ("beside", Some((type_name, id))) => Some(Place::Beside(type_name, id)),
+        ("self" | "around" | "beside", None) => Some(Place::Elsewhere),
+        ("code", None) => Some(Place::Members(name.strip_prefix(VALUE_SET)?.strip_prefix('|')?)),
         ("ref", Some((type_name, id))) => Some(Place::Refers(type_name, id)),
         // Each patient an author of their own would make each patient's resources a class of their own.
         ("author", Some(("Patient", id))) => Some(Place::Refers("Patient", id)),
@@ -107,7 +162,7 @@ fn rule(compiled: &consent::Rule) -> Option<Rule> {
         Effect::Permit => vec![Test::Within(period)],
         Effect::Deny => vec![Test::Touches(period)],
     });
-    let what = compiled.clauses.iter().map(tests);
+    let what = compiled.clauses.iter().map(|clause| tests(clause, effect));
     Some(Rule {
         node: i64::from(compiled.number),
         parent: compiled.parent.map(i64::from),
@@ -126,8 +181,17 @@ fn rule(compiled: &consent::Rule) -> Option<Rule> {
     })
 }
 
+/// The system of the codings that stand for the members of a value set: rules name it, what is in it the store knows ([`members`]).
+pub const VALUE_SET: &str = "urn:lango:value-set";
+
+/// What is in a value set, for rules that name it; `None`: it cannot be listed.
+pub fn members(url: &str, codings: Option<Vec<Coding>>) -> Membership {
+    let words = |codings: Vec<Coding>| codings.iter().map(|coding| consent::Fact::code(coding).as_str().to_owned()).collect();
+    Membership { url: url.into(), facts: codings.map(words) }
+}
+
 /// The tests for "one of these facts". An empty list is met by nothing.
-fn tests(clause: &BTreeSet<consent::Fact>) -> Vec<Test> {
+fn tests(clause: &BTreeSet<consent::Fact>, effect: Effect) -> Vec<Test> {
     let mut words = Vec::new();
     let mut tests = Vec::new();
     for fact in clause {
@@ -138,6 +202,11 @@ fn tests(clause: &BTreeSet<consent::Fact>) -> Vec<Test> {
                 tests.push(Test::Refers(type_name.into(), id.into()));
                 words.push(fact.as_str().to_owned());
             }
+            Some(Place::Around(type_name, id)) => tests.push(Test::Around(type_name.into(), id.into())),
+            // What it referred to when the Consent was written, also where no search parameter knows it: that closes and does not open.
+            Some(Place::Beside(type_name, id)) if effect == Effect::Deny => tests.push(Test::Instance(type_name.into(), id.into())),
+            Some(Place::Beside(..)) => {}
+            Some(Place::Members(url)) => tests.push(Test::InSet(Members { url: url.into(), denies: effect == Effect::Deny })),
             Some(Place::Elsewhere) => {}
         }
     }
@@ -185,4 +254,17 @@ pub fn requesters(requester: &consent::Requester, deployment: &Deployment) -> Ve
 /// Facts as the store has them.
 pub fn numbers(facts: &BTreeSet<consent::Fact>) -> Vec<i64> {
     Traits::new(facts.iter().map(consent::Fact::as_str), None).facts().to_vec()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use consent::vocabulary::Confidentiality;
+
+    #[test]
+    fn the_store_knows_the_levels_by_their_words() {
+        let highest = Confidentiality::of(&Coding::confidentiality("V")).unwrap();
+        let words: Vec<String> = highest.and_below().map(|level| consent::Fact::confidentiality(level).as_str().to_owned()).collect();
+        assert_eq!(words, gate::LEVELS);
+    }
 }

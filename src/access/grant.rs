@@ -4,7 +4,7 @@ use super::claimed::Claimed;
 use super::clients::{self, Client};
 use super::oauth::ASSERTION_TYPE;
 use super::people::{self, Person};
-use super::scopes::{OFFLINE, ONLINE};
+use super::scopes::{FHIR_USER, OFFLINE, ONLINE, OPENID};
 use super::tickets::{self, Kind, Ticket};
 use super::tokens::{self, Contents, TokenClaims};
 use super::{Access, AccessError, Context, OAuthError, Role, SKEW_SECONDS, Scopes, TOKEN_SECONDS, TokenRequest};
@@ -23,6 +23,8 @@ pub struct Grant {
     /// Seconds.
     pub expires_in: i64,
     pub refresh_token: Option<Secret>,
+    /// OpenID Connect's, when `openid` was granted.
+    pub id_token: Option<String>,
     /// SMART's launch context.
     pub patient: Option<String>,
 }
@@ -55,7 +57,7 @@ impl Access {
         }
         super::roles_of(&client, None, &claimed)
             .map_err(|_| OAuthError::InvalidGrant("organization_id is not the facility of this client"))?;
-        self.mint(&client, scope, &claimed, None, None).await
+        self.mint(&client, scope, &claimed, None).await
     }
 
     async fn grant_for_code(&self, request: &TokenRequest) -> Result<Grant, OAuthError> {
@@ -90,22 +92,52 @@ impl Access {
         let person = person.ok_or(OAuthError::InvalidGrant("the person may not log in any more"))?;
         let granted = Scopes::of_registered(&ticket.scopes);
         let contexts = [Context::User, Context::Patient];
+        let patient = ticket.patient.as_deref();
+        let sees = patient.map_or(!person.is_patients(), |patient| !person.in_context(patient).is_empty());
+        if !sees {
+            return Err(OAuthError::InvalidGrant("the person may not see this patient any more: log in again"));
+        }
         // Words that are no rights come along as they were granted.
-        let scope = match narrower {
+        let mut scope = match narrower {
             Some(requested) => granted.within(requested, &contexts),
             None => ticket.scopes.clone(),
         };
         if scope.is_empty() {
             return Err(OAuthError::InvalidScope);
         }
-        person.complete(&mut claimed).map_err(OAuthError::InvalidGrant)?;
+        person.complete(&mut claimed, patient).map_err(OAuthError::InvalidGrant)?;
         super::roles_of(&client, Some(&person), &claimed)
             .map_err(|_| OAuthError::InvalidGrant("organization_id is not the facility of this person"))?;
         let refreshable = ticket.scopes.split(' ').any(|word| word == OFFLINE || word == ONLINE);
         let refresh = if refreshable { Some(ticket.keep(&self.store, Kind::Refresh).await?) } else { None };
-        let mut grant = self.mint(&client, scope, &claimed, Some(&person), Some(&ticket.grant)).await?;
+        let says = |word: &str| ticket.scopes.split(' ').any(|known| known == word);
+        let user = if says(OPENID) && says(FHIR_USER) { self.fhir_user(&person).await? } else { None };
+        if user.is_none() {
+            // Who is known by no resource is not promised as one.
+            scope = scope.split(' ').filter(|word| *word != FHIR_USER).collect::<Vec<_>>().join(" ");
+        }
+        let mut grant = self.mint(&client, scope, &claimed, Some((&person, &ticket))).await?;
         grant.refresh_token = refresh;
+        if says(OPENID) {
+            grant.id_token = Some(tokens::sign_identity(&client.id, &ticket, user.as_deref(), &self.keys.load(), &self.settings)?);
+        }
         Ok(grant)
+    }
+
+    /// The resource that says who the person is (SMART's `fhirUser`).
+    async fn fhir_user(&self, person: &Person) -> Result<Option<String>, OAuthError> {
+        let name = match (&person.patient, &person.practitioner) {
+            (Some(patient), _) => Some(format!("Patient/{patient}")),
+            (None, Some(practitioner)) => {
+                let owner = self.facility_key(&person.facility).await?;
+                let names = self.directory.names(owner, &person.facility, Some(practitioner)).await?;
+                let mut known = names.people.iter().filter(|name| name.starts_with("Practitioner/"));
+                // Two are none.
+                known.next().filter(|_| known.next().is_none()).cloned()
+            }
+            (None, None) => None,
+        };
+        Ok(name.map(|name| format!("{}/{name}", self.settings.fhir_base())))
     }
 
     async fn mint(
@@ -113,22 +145,21 @@ impl Access {
         client: &Client,
         scope: String,
         claimed: &Claimed,
-        person: Option<&Person>,
-        grant: Option<&str>,
+        granted: Option<(&Person, &Ticket)>,
     ) -> Result<Grant, OAuthError> {
         self.look_for_keys().await?;
-        let patient = person.and_then(|person| person.patient.clone());
+        let patient = granted.and_then(|(_, ticket)| ticket.patient.clone());
         let contents = Contents {
             client: &client.id,
             scope: &scope,
             claimed,
-            person: person.map(|person| person.id.as_str()),
+            person: granted.map(|(person, _)| person.id.as_str()),
             patient: patient.as_deref(),
-            grant,
+            grant: granted.map(|(_, ticket)| ticket.grant.as_str()),
             certificate: client.certificate.as_deref(),
         };
         let access_token = tokens::sign(&contents, &self.keys.load(), &self.settings)?;
-        Ok(Grant { access_token, scope, expires_in: TOKEN_SECONDS, refresh_token: None, patient })
+        Ok(Grant { access_token, scope, expires_in: TOKEN_SECONDS, refresh_token: None, id_token: None, patient })
     }
 
     /// The client that makes a request to one of these endpoints. An app without secret and keys is believed by its name alone:

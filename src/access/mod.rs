@@ -29,9 +29,13 @@ pub mod keys;
 mod narrow;
 mod oauth;
 pub mod people;
+pub mod registration;
+pub mod releases;
 mod role;
 mod scopes;
+mod sealed;
 mod secrets;
+pub mod sessions;
 mod tickets;
 mod tokens;
 mod totp;
@@ -47,15 +51,16 @@ pub use scopes::{Context, Interaction, Params, Scopes};
 pub use secrets::{generate_secret, hash_secret};
 
 use crate::config::{AuthMode, Issuer, Secret};
+use crate::definitions;
 use crate::fhir::time::Micros;
 use crate::store::audit::AUDITOR;
-use crate::store::gate::Gate;
+use crate::store::gate::{BreakGlass, Gate};
 use crate::store::{FacilityKey, Scope, Store};
 use arc_swap::ArcSwap;
 use caller::Presented;
 use clients::Client;
 use consent::Deployment;
-use consent::vocabulary::Coding;
+use consent::vocabulary::{Coding, Confidentiality};
 use directory::Directory;
 use people::Person;
 use std::collections::{BTreeSet, HashMap};
@@ -87,6 +92,8 @@ const TOKEN_SECONDS: i64 = 300;
 /// Owns what is handed in for those who record consents: requests, and what was made of them. Every client with the role
 /// `consent-recorder` works on it as on its own.
 pub const CONSENT_DESK: FacilityKey = -2;
+/// Owns what is written to patients: each finds what is in their own compartment by their own login, and nobody else sees it.
+pub const INBOX: FacilityKey = -3;
 /// Bytes of a facility's code.
 pub const MAX_FACILITY_CODE: usize = 128;
 /// How far clocks may differ.
@@ -204,6 +211,7 @@ impl Access {
             claimed: Arc::clone(&claims.claimed),
             person: claims.person.clone(),
             patient: claims.patient.clone(),
+            patients: patients_of(&claims, person.as_ref())?,
             expires: Some(claims.expires),
             token: Some(Arc::clone(&claims.id)),
         };
@@ -238,18 +246,28 @@ impl Access {
             return Err(AccessError::Refused("a client is bound to another certificate than the connection's"));
         }
         let roles = roles_of(&client, person.as_ref(), &presented.claimed)?;
+        let own = match &person {
+            Some(person) if person.is_patients() => Some(self.own(person, &presented).await?),
+            _ => None,
+        };
         if let Some(person) = person {
             client.facility = person.facility;
         }
         let owner = self.facility_key(&client.facility).await?;
-        let scope = self.scope(&client, owner, &roles, &presented.claimed).await?;
-        Ok(Caller::of_client(client, owner, scope, roles, presented))
+        let requester = self.requester(&client, owner, &roles, &presented.claimed).await?;
+        let scope = self.scope(&client, owner, &roles, &requester, own).await?;
+        Ok(Caller::of_client(client, owner, scope, roles, requester, presented))
     }
 
-    /// What this caller may see: its own, and what patients allow it for the purposes that it signed.
-    async fn scope(&self, client: &Client, owner: FacilityKey, roles: &[Role], claimed: &Claimed) -> Result<Scope, AccessError> {
-        let now = now_micros();
-        let mut requester = consent::Requester::unknown(now);
+    /// What this caller is to a Consent.
+    async fn requester(
+        &self,
+        client: &Client,
+        owner: FacilityKey,
+        roles: &[Role],
+        claimed: &Claimed,
+    ) -> Result<consent::Requester, AccessError> {
+        let mut requester = consent::Requester::unknown(now_micros());
         requester.purposes = claimed.purposes.iter().map(purpose).collect();
         if !requester.purposes.is_empty() {
             let names = self.directory.names(owner, &client.facility, claimed.practitioner.as_deref()).await?;
@@ -259,15 +277,43 @@ impl Access {
             requester.devices = BTreeSet::from([format!("urn:lango:client|{}", client.id)]);
             requester.roles = roles.iter().map(|role| Coding::role(role.as_str())).collect();
         }
-        let requesters = gate::requesters(&requester, &self.settings.deployment);
-        let mut owners = vec![owner, audit::owner_of(&client.id)];
+        Ok(requester)
+    }
+
+    /// What this caller may see: its own, and what patients allow it for the purposes that it signed.
+    async fn scope(
+        &self,
+        client: &Client,
+        owner: FacilityKey,
+        roles: &[Role],
+        requester: &consent::Requester,
+        own: Option<BreakGlass>,
+    ) -> Result<Scope, AccessError> {
+        let requesters = gate::requesters(requester, &self.settings.deployment);
+        let mut owners = vec![audit::owner_of(&client.id)];
+        // Who logs in for patients does not see with a facility's eyes.
+        owners.push(if own.is_some() { INBOX } else { owner });
         if roles.contains(&Role::Operator) {
             owners.push(AUDITOR);
         }
         if roles.contains(&Role::ConsentRecorder) {
             owners.push(CONSENT_DESK);
         }
-        Ok(Scope::Gate(Arc::new(Gate { owners, requesters, break_glass: None, now })))
+        // Before anything is decided.
+        let since = if requesters.is_empty() { 0 } else { self.store.closings().await? };
+        Ok(Scope::Gate(Arc::new(Gate { owners, requesters, break_glass: None, own, now: requester.now, since })))
+    }
+
+    /// The records that are a patient's own to see. Whoever acts for somebody else does not see what is restricted: what a child told a
+    /// nurse in confidence is not the parents'.
+    async fn own(&self, person: &Person, presented: &Presented) -> Result<BreakGlass, AccessError> {
+        let patient = definitions::r4().type_code("Patient").ok_or(AccessError::Broken("R4 has Patients"))?;
+        let patients = self.store.keys_of(patient, &presented.patients).await?;
+        let exempt = match &presented.patient {
+            Some(context) if person.is_own(context) => Vec::new(),
+            _ => gate::numbers(&Confidentiality::RESTRICTED.and_above().map(consent::Fact::confidentiality).collect()),
+        };
+        Ok(BreakGlass { patients, exempt })
     }
 
     async fn authenticate_secret(&self, id: &str, secret: &Secret) -> Result<Client, AccessError> {
@@ -352,15 +398,33 @@ impl Access {
             "token_endpoint_auth_signing_alg_values_supported": ["RS384", "ES384"],
             "scopes_supported": [
                 "system/*.cruds", "system/*.rs", "system/*.read", "system/*.write", "system/*.*", "user/*.cruds", "patient/*.rs",
-                "launch/patient", "offline_access", "online_access",
+                "launch/patient", "openid", "fhirUser", "offline_access", "online_access",
             ],
             "response_types_supported": ["code"],
             "code_challenge_methods_supported": ["S256"],
             "capabilities": [
-                "launch-standalone", "client-public", "client-confidential-symmetric", "client-confidential-asymmetric",
+                "launch-standalone", "authorize-post", "sso-openid-connect", "client-public", "client-confidential-symmetric", "client-confidential-asymmetric",
                 "context-standalone-patient", "permission-offline", "permission-online", "permission-patient", "permission-user",
                 "permission-v1", "permission-v2",
             ],
+        })
+    }
+
+    /// `.well-known/openid-configuration` (OpenID Connect Discovery §3).
+    pub fn openid_configuration(&self) -> serde_json::Value {
+        let url = &self.settings.public_url;
+        serde_json::json!({
+            "issuer": url,
+            "jwks_uri": format!("{url}/auth/jwks.json"),
+            "authorization_endpoint": format!("{url}/auth/authorize"),
+            "token_endpoint": self.settings.token_endpoint(),
+            "scopes_supported": ["openid", "fhirUser", "launch/patient", "offline_access", "online_access"],
+            "response_types_supported": ["code"],
+            "subject_types_supported": ["public"],
+            "id_token_signing_alg_values_supported": ["ES256"],
+            "claims_supported": ["iss", "sub", "aud", "exp", "iat", "auth_time", "nonce", "fhirUser"],
+            "token_endpoint_auth_methods_supported": ["client_secret_basic", "client_secret_post", "private_key_jwt", "none"],
+            "code_challenge_methods_supported": ["S256"],
         })
     }
 }
@@ -390,6 +454,20 @@ pub fn purpose(code: &Code) -> Coding {
     }
 }
 
+/// All Patients of the person whose Patient is in a token's context. A person who logs in for patients sees nothing without one.
+fn patients_of(claims: &TokenClaims, person: Option<&Person>) -> Result<Arc<[String]>, AccessError> {
+    let patients = match (person, &claims.patient) {
+        (Some(person), Some(patient)) => person.in_context(patient),
+        (None, Some(patient)) => vec![patient.to_string()],
+        (Some(person), None) if person.is_patients() => Vec::new(),
+        (_, None) => return Ok(Arc::default()),
+    };
+    if patients.is_empty() {
+        return Err(AccessError::Refused("a token's patient is not, or no longer, one whom the person may see"));
+    }
+    Ok(patients.into())
+}
+
 /// The client's roles, and of those the person's, narrowed by what was claimed. A claimed role without a system is one of lango's; one
 /// of another system says what the practitioner is and leaves the roles as they are.
 fn roles_of(client: &Client, person: Option<&Person>, claimed: &Claimed) -> Result<Vec<Role>, AccessError> {
@@ -397,18 +475,20 @@ fn roles_of(client: &Client, person: Option<&Person>, claimed: &Claimed) -> Resu
     if claimed.organization.as_ref().is_some_and(|organization| organization != facility) {
         return Err(AccessError::Refused("a caller acts for another organisation than its own"));
     }
-    let parsed = |roles: &[String]| -> Vec<Role> {
-        if roles.is_empty() { vec![Role::Facility] } else { roles.iter().filter_map(|role| role.parse().ok()).collect() }
-    };
-    let mut roles = parsed(&client.roles);
+    let mut roles = parsed_roles(&client.roles);
     if let Some(person) = person {
-        let own = parsed(&person.roles);
+        let own = parsed_roles(&person.roles);
         roles.retain(|role| own.contains(role));
     }
     if let Some(Code { system: None, code }) = &claimed.role {
         roles.retain(|role| role.as_str() == code);
     }
     Ok(roles)
+}
+
+/// As they are registered; who has none is a facility.
+fn parsed_roles(roles: &[String]) -> Vec<Role> {
+    if roles.is_empty() { vec![Role::Facility] } else { roles.iter().filter_map(|role| role.parse().ok()).collect() }
 }
 
 fn now_seconds() -> i64 {

@@ -128,28 +128,28 @@ impl Bound {
     /// What a resource of this type must satisfy, all of it.
     fn filters(&self, type_code: TypeCode, options: &ParseOptions) -> Vec<Filter> {
         let mut filters = conditions(type_code, &self.params, options).unwrap_or_else(|| vec![Filter::Nothing]);
-        if let Some(patient) = &self.patient {
-            filters.extend(in_compartment(type_code, patient));
+        if let Some(patients) = &self.patients {
+            filters.extend(in_compartment(type_code, patients));
         }
         filters
     }
 }
 
-/// The condition that a resource is in the patient's compartment; `None`: it is of a type that is about nobody.
-fn in_compartment(type_code: TypeCode, patient: &str) -> Option<Filter> {
+/// The condition that a resource is in the compartment of one of these Patients; `None`: it is of a type that is about nobody.
+fn in_compartment(type_code: TypeCode, patients: &[String]) -> Option<Filter> {
     let definitions = definitions::r4();
     let type_name = definitions.type_name(type_code);
     if extract::is_about_nobody(type_name) {
         return None;
     }
     if type_name == "Patient" {
-        return Some(Filter::Id(vec![patient.to_owned()]));
+        return Some(Filter::Id(patients.to_vec()));
     }
     let Some(patient_code) = definitions.type_code("Patient") else { return Some(Filter::Nothing) };
     let params = definitions.patient_compartment(type_code).iter().filter_map(|code| definitions.param(type_code, code));
     let tests = params.map(|param| Filter::Param {
         param: param.id,
-        tests: vec![Test::Reference { type_codes: vec![patient_code], id: patient.to_owned() }],
+        tests: patients.iter().map(|id| Test::Reference { type_codes: vec![patient_code], id: id.clone() }).collect(),
     });
     let tests: Vec<Filter> = tests.collect();
     Some(if tests.is_empty() { Filter::Nothing } else { Filter::Any(tests) })
@@ -164,7 +164,7 @@ mod tests {
         let definitions = definitions::r4();
         for (type_code, name) in definitions.resource_types().iter().enumerate() {
             let type_code = TypeCode::try_from(type_code).unwrap();
-            let condition = in_compartment(type_code, "p");
+            let condition = in_compartment(type_code, &["p".to_owned()]);
             assert_eq!(condition.is_none(), extract::is_about_nobody(name), "{name}");
             let shut = ["Binary", "Bundle", "Parameters", "MessageHeader", "Subscription"].contains(name);
             assert!(!shut || condition == Some(Filter::Nothing), "{name} could hold anybody's data");

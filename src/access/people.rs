@@ -31,8 +31,13 @@ pub struct Person {
     pub roles: Vec<String>,
     /// Identifier value of their Practitioner.
     pub practitioner: Option<String>,
-    /// Id of their own Patient: they see its compartment and nothing else.
+    /// Id of their own Patient, as apps are told it: they see its compartment and nothing else.
     pub patient: Option<String>,
+    /// Other Patients that were theirs too when an operator looked last. What is linked later opens nothing by itself, since facilities write
+    /// what links.
+    pub linked: Vec<String>,
+    /// Those for whom they act: of each the Patient that apps are told and those linked with it.
+    pub acts_for: Vec<Vec<String>>,
     pub disabled: Option<Micros>,
     /// The last time step whose one-time code was used.
     pub totp_step: i64,
@@ -54,6 +59,8 @@ impl Person {
             roles: Vec::new(),
             practitioner: None,
             patient: None,
+            linked: Vec::new(),
+            acts_for: Vec::new(),
             disabled: None,
             totp_step: 0,
             failures: 0,
@@ -65,14 +72,39 @@ impl Person {
         self.disabled.is_none()
     }
 
-    /// Who acts is who logged in, whatever the app signed besides; a patient asks for their own sake.
-    pub(super) fn complete(&self, claimed: &mut Claimed) -> Result<(), &'static str> {
+    /// Whether they log in for patients, and see nothing but what is in the context of one.
+    pub(super) fn is_patients(&self) -> bool {
+        self.patient.is_some() || !self.acts_for.is_empty()
+    }
+
+    /// The Patients that can be in context, as apps are told them; their own first.
+    pub(super) fn contexts(&self) -> Vec<&str> {
+        let others = self.acts_for.iter().filter_map(|patients| patients.first());
+        self.patient.iter().chain(others).map(String::as_str).collect()
+    }
+
+    /// All Patients of the person whose Patient is in context; none when it is nobody's whom they may see.
+    pub(super) fn in_context(&self, patient: &str) -> Vec<String> {
+        if self.is_own(patient) {
+            return self.patient.iter().chain(&self.linked).cloned().collect();
+        }
+        let other = self.acts_for.iter().find(|patients| patients.first().is_some_and(|first| first == patient));
+        other.cloned().unwrap_or_default()
+    }
+
+    pub(super) fn is_own(&self, patient: &str) -> bool {
+        self.patient.as_deref() == Some(patient)
+    }
+
+    /// Who acts is who logged in, whatever the app signed besides; a patient asks for their own sake, and whoever acts for one for theirs.
+    pub(super) fn complete(&self, claimed: &mut Claimed, patient: Option<&str>) -> Result<(), &'static str> {
         if claimed.practitioner.is_some() && claimed.practitioner != self.practitioner {
             return Err("subject_id is not the person who logged in");
         }
         claimed.practitioner.clone_from(&self.practitioner);
-        if self.patient.is_some() {
-            claimed.purposes = vec![Code { system: None, code: "PATRQT".to_owned() }];
+        if self.is_patients() {
+            let own = patient.is_some_and(|patient| self.is_own(patient));
+            claimed.purposes = vec![Code { system: None, code: if own { "PATRQT" } else { "FAMRQT" }.to_owned() }];
         }
         Ok(())
     }
@@ -85,6 +117,8 @@ pub enum PersonError {
     Id,
     #[error("a name, a facility code, an identifier has 1 to 128 characters and no control characters")]
     Text,
+    #[error("a Patient is given by its id: letters, digits, - and ., 64 at most")]
+    Patient,
     #[error("{0}")]
     Role(#[from] super::UnknownRole),
     #[error("there is somebody of this name already: choose another")]
@@ -95,14 +129,48 @@ pub enum PersonError {
     Database(#[from] sqlx::Error),
 }
 
-type Row = (String, String, String, Option<Vec<u8>>, i64, String, String, Option<String>, Option<String>, i64, i64, Option<i64>);
+type Row =
+    (String, String, String, Option<Vec<u8>>, i64, String, String, Option<String>, Option<String>, i64, i64, Option<i64>, String, String);
 
-const COLUMNS: &str = "id, name, password_hash, totp, totp_step, facility, roles, practitioner, patient, failures, locked_until, disabled";
+const COLUMNS: &str =
+    "id, name, password_hash, totp, totp_step, facility, roles, practitioner, patient, failures, locked_until, disabled, linked, acts_for";
 
 fn from_row(row: Row) -> Person {
-    let (id, name, password_hash, totp, totp_step, facility, roles, practitioner, patient, failures, locked_until, disabled) = row;
-    let roles = roles.split_whitespace().map(str::to_owned).collect();
-    Person { id, name, password_hash, totp, facility, roles, practitioner, patient, disabled, totp_step, failures, locked_until }
+    let (
+        id,
+        name,
+        password_hash,
+        totp,
+        totp_step,
+        facility,
+        roles,
+        practitioner,
+        patient,
+        failures,
+        locked_until,
+        disabled,
+        linked,
+        others,
+    ) = row;
+    let words = |text: &str| text.split_whitespace().map(str::to_owned).collect();
+    let (roles, linked) = (words(&roles), words(&linked));
+    let acts_for = others.split_whitespace().map(|patients| patients.split(',').map(str::to_owned).collect()).collect();
+    Person {
+        id,
+        name,
+        password_hash,
+        totp,
+        facility,
+        roles,
+        practitioner,
+        patient,
+        linked,
+        acts_for,
+        disabled,
+        totp_step,
+        failures,
+        locked_until,
+    }
 }
 
 /// The person of this name, disabled ones too.
@@ -125,7 +193,7 @@ pub async fn list(store: &Store) -> Result<Vec<Person>, sqlx::Error> {
 /// Keeps a new person.
 pub async fn add(store: &Store, person: &Person) -> Result<(), PersonError> {
     const SQL: &str = "INSERT INTO person (id, name, password_hash, totp, totp_step, facility, roles, practitioner, patient, failures, \
-         locked_until, created) VALUES ($1, $2, $3, $4, 0, $5, $6, $7, $8, 0, 0, $9) ON CONFLICT (id) DO NOTHING";
+         locked_until, created, linked, acts_for) VALUES ($1, $2, $3, $4, 0, $5, $6, $7, $8, 0, 0, $9, $10, $11) ON CONFLICT (id) DO NOTHING";
     check(person)?;
     let added = on!(store, write, pool => sqlx::query(SQL)
         .bind(&person.id)
@@ -137,10 +205,31 @@ pub async fn add(store: &Store, person: &Person) -> Result<(), PersonError> {
         .bind(&person.practitioner)
         .bind(&person.patient)
         .bind(now_micros())
+        .bind(person.linked.join(" "))
+        .bind(joined(&person.acts_for))
         .execute(pool)
         .await?
         .rows_affected());
     if added == 1 { Ok(()) } else { Err(PersonError::Exists) }
+}
+
+fn joined(acts_for: &[Vec<String>]) -> String {
+    acts_for.iter().map(|patients| patients.join(",")).collect::<Vec<_>>().join(" ")
+}
+
+/// Sets whose records a person sees, as they are linked now.
+pub async fn set_patients(store: &Store, person: &Person) -> Result<(), PersonError> {
+    const SQL: &str = "UPDATE person SET patient = $2, linked = $3, acts_for = $4 WHERE id = $1";
+    check(person)?;
+    let changed = on!(store, write, pool => sqlx::query(SQL)
+        .bind(&person.id)
+        .bind(&person.patient)
+        .bind(person.linked.join(" "))
+        .bind(joined(&person.acts_for))
+        .execute(pool)
+        .await?
+        .rows_affected());
+    if changed == 1 { Ok(()) } else { Err(PersonError::Unknown) }
 }
 
 fn check(person: &Person) -> Result<(), PersonError> {
@@ -151,6 +240,10 @@ fn check(person: &Person) -> Result<(), PersonError> {
     let texts = [Some(&person.name), Some(&person.facility), person.practitioner.as_ref(), person.patient.as_ref()];
     if texts.into_iter().flatten().any(|text| text.trim().is_empty() || text.len() > 128 || text.chars().any(char::is_control)) {
         return Err(PersonError::Text);
+    }
+    let is_id = |id: &String| (1..=64).contains(&id.len()) && id.chars().all(|c| c.is_ascii_alphanumeric() || "-.".contains(c));
+    if !person.patient.iter().chain(&person.linked).chain(person.acts_for.iter().flatten()).all(is_id) {
+        return Err(PersonError::Patient);
     }
     for role in &person.roles {
         role.parse::<Role>()?;

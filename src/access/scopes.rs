@@ -87,7 +87,9 @@ pub struct ScopeError(String);
 pub(super) const OFFLINE: &str = "offline_access";
 pub(super) const LAUNCH_PATIENT: &str = "launch/patient";
 pub(super) const ONLINE: &str = "online_access";
-pub(super) const WORDS: [&str; 3] = [OFFLINE, ONLINE, LAUNCH_PATIENT];
+pub(super) const OPENID: &str = "openid";
+pub(super) const FHIR_USER: &str = "fhirUser";
+pub(super) const WORDS: [&str; 5] = [OFFLINE, ONLINE, LAUNCH_PATIENT, OPENID, FHIR_USER];
 
 /// The words of one list; more only cost time at every request.
 const MOST: usize = 200;
@@ -185,10 +187,10 @@ impl Scope {
         let (type_name, letters) = right.split_once('.')?;
         let type_name = match type_name {
             "*" => None,
-            name if name.starts_with(|c: char| c.is_ascii_uppercase()) && name.chars().all(|c| c.is_ascii_alphabetic()) => {
+            name => {
+                definitions::r4().type_code(name)?;
                 Some(name.to_owned())
             }
-            _ => return None,
         };
         let interactions = match letters {
             // Version 1 knows no parameters.
@@ -292,7 +294,8 @@ mod tests {
         for bad in [
             "",
             "person/*.rs",
-            "openid",
+            "launch",
+            "profile",
             "system/*.rs?code=x",
             "system/Observation.rs?",
             "system/Observation.rs?code",
@@ -314,6 +317,9 @@ mod tests {
             "system/Patient.",
             "system/.rs",
             "system/patient.rs",
+            "system/Nothing.rs",
+            "system/Resource.rs",
+            "system/DomainResource.rs",
             "system/Patient/1.rs",
             "system/Patient.READ",
             "SYSTEM/*.*",

@@ -38,6 +38,12 @@ pub(super) struct Ticket {
     pub scopes: String,
     pub redirect_uri: String,
     pub challenge: String,
+    /// The Patient in context.
+    pub patient: Option<String>,
+    /// Of OpenID Connect, as the app gave it.
+    pub nonce: Option<String>,
+    /// When the person logged in, in seconds since 1970.
+    pub logged_in: i64,
     pub expires: Micros,
 }
 
@@ -45,8 +51,8 @@ impl Ticket {
     /// Keeps the ticket; the answer is the only copy of the code or token.
     pub async fn keep(&self, store: &Store, kind: Kind) -> Result<Secret, AccessError> {
         const FORGET: &str = "DELETE FROM grant_ticket WHERE expires < $1";
-        const SQL: &str = "INSERT INTO grant_ticket (digest, kind, grant_id, client, person, scopes, redirect_uri, challenge, expires, used) \
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, 0)";
+        const SQL: &str = "INSERT INTO grant_ticket (digest, kind, grant_id, client, person, scopes, redirect_uri, challenge, expires, used, \
+             patient, nonce, logged_in) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, 0, $10, $11, $12)";
         let secret = Secret::new(URL_SAFE_NO_PAD.encode(secrets::random::<32>()?));
         let expires = if kind == Kind::Code { now_micros().saturating_add(CODE_LIVES) } else { self.expires };
         let digest = digest(&secret);
@@ -62,6 +68,9 @@ impl Ticket {
                 .bind(&self.redirect_uri)
                 .bind(&self.challenge)
                 .bind(expires)
+                .bind(&self.patient)
+                .bind(&self.nonce)
+                .bind(self.logged_in)
                 .execute(pool)
                 .await?;
         });
@@ -69,12 +78,12 @@ impl Ticket {
     }
 }
 
-type Row = (String, String, String, String, String, String, i64);
+type Row = (String, String, String, String, String, String, i64, Option<String>, Option<String>, i64);
 
 /// The ticket, whose one use this is. A second use by its client means that it was stolen, here or there: the whole grant ends.
 pub(super) async fn redeem(store: &Store, kind: Kind, secret: &Secret, client: &str) -> Result<Ticket, AccessError> {
     const USE: &str = "UPDATE grant_ticket SET used = $2 WHERE digest = $1 AND kind = $3 AND client = $4 AND used = 0 AND expires > $2";
-    const READ: &str = "SELECT grant_id, client, person, scopes, redirect_uri, challenge, expires FROM grant_ticket \
+    const READ: &str = "SELECT grant_id, client, person, scopes, redirect_uri, challenge, expires, patient, nonce, logged_in FROM grant_ticket \
          WHERE digest = $1 AND kind = $2 AND client = $3";
     let digest = digest(secret);
     let used = on!(store, write, pool => sqlx::query(USE)
@@ -92,14 +101,14 @@ pub(super) async fn redeem(store: &Store, kind: Kind, secret: &Secret, client: &
         .bind(client)
         .fetch_optional(pool)
         .await?);
-    let Some((grant, client, person, scopes, redirect_uri, challenge, expires)) = row else {
+    let Some((grant, client, person, scopes, redirect_uri, challenge, expires, patient, nonce, logged_in)) = row else {
         return Err(AccessError::Refused("a code or refresh token is unknown"));
     };
     if used != 1 {
         end_grant(store, &grant).await?;
         return Err(AccessError::Refused("a code or refresh token was used before, or has expired"));
     }
-    Ok(Ticket { grant, client, person, scopes, redirect_uri, challenge, expires })
+    Ok(Ticket { grant, client, person, scopes, redirect_uri, challenge, patient, nonce, logged_in, expires })
 }
 
 /// The grant of a refresh token that belongs to this client, used or not.

@@ -3,6 +3,7 @@
 use super::claimed::Claimed;
 use super::jwt::Claims;
 use super::keys::{ALGORITHM, Keys};
+use super::tickets::Ticket;
 use super::{AccessError, AccessSettings, Context, SKEW_SECONDS, Scopes, TOKEN_SECONDS, jwt, now_micros, now_seconds};
 use jsonwebtoken::Header;
 use serde_json::{Value, json};
@@ -53,6 +54,35 @@ pub(super) fn sign(contents: &Contents, keys: &Keys, settings: &AccessSettings) 
     let key = keys.newest()?;
     let mut header = Header::new(ALGORITHM);
     header.typ = Some(TOKEN_TYPE.to_owned());
+    header.kid = Some(key.id.clone());
+    jsonwebtoken::encode(&header, &claims, &key.private).map_err(|_| AccessError::Broken("a token could not be signed"))
+}
+
+/// Says to an app who logged in (OpenID Connect Core §2). `user`: the URL of the resource that they are.
+pub(super) fn sign_identity(
+    client: &str,
+    ticket: &Ticket,
+    user: Option<&str>,
+    keys: &Keys,
+    settings: &AccessSettings,
+) -> Result<String, AccessError> {
+    let now = now_seconds();
+    let mut claims = json!({
+        "iss": settings.public_url,
+        "sub": ticket.person,
+        "aud": client,
+        "iat": now,
+        "exp": now.saturating_add(TOKEN_SECONDS),
+        "auth_time": ticket.logged_in,
+    });
+    if let Some(nonce) = &ticket.nonce {
+        claims["nonce"] = json!(nonce);
+    }
+    if let Some(user) = user {
+        claims["fhirUser"] = json!(user);
+    }
+    let key = keys.newest()?;
+    let mut header = Header::new(ALGORITHM);
     header.kid = Some(key.id.clone());
     jsonwebtoken::encode(&header, &claims, &key.private).map_err(|_| AccessError::Broken("a token could not be signed"))
 }

@@ -4,7 +4,7 @@
 
 use super::App;
 use crate::access::audit::checkpoint::{Kind, Notary};
-use crate::access::audit::resource::{Naming, audit_event};
+use crate::access::audit::resource::{self, Naming, audit_event};
 use crate::access::audit::{Event, Recorder, Trail};
 use crate::definitions;
 use crate::fhir::time::{Micros, now};
@@ -167,11 +167,20 @@ impl App {
         Ok(())
     }
 
-    /// Removes the events recorded before `at` that are published; how many.
+    /// Removes the events recorded before `at` that are published, and the AuditEvents made of them; how many events.
     pub async fn remove_audit_before(&self, notary: &Notary, at: Micros) -> anyhow::Result<u64> {
         let Some(last) = self.store.sealed_before(at).await? else { return Ok(0) };
         if last.position > self.store.published().await? {
             return Ok(0);
+        }
+        // The AuditEvents first: as long as the rows are there their ids are known.
+        let mut after = 0;
+        loop {
+            let mut rows = self.store.sealed_after(after, PUBLISH).await?;
+            rows.retain(|row| row.position <= last.position);
+            let Some(done) = rows.last().map(|row| row.position) else { break };
+            self.writer.purge_audit_events(rows.iter().map(resource::id).collect()).await?;
+            after = done;
         }
         let signed = notary.keep(&self.store, Kind::Removed, &last).await?;
         self.export(&signed)?;

@@ -7,6 +7,7 @@
 mod audit;
 mod measures;
 mod reindex;
+mod relabel;
 
 pub use reindex::{REINDEX_JOB, Reindex};
 
@@ -14,10 +15,12 @@ use crate::access::{self, Caller};
 use crate::config::Settings;
 use crate::definitions::{self, CodeSet};
 use crate::destinations::dhis2::{JOB_KIND, MetadataCache};
-use crate::exchange::{Pace, consent_request};
+use crate::exchange::notice::{self, NOTICE_JOB};
+use crate::exchange::{Holders, Pace, consent_request};
 use crate::fhir::time::now;
 use crate::ingest::consent::CONSENT_JOB;
 use crate::ingest::load::Loader;
+use crate::ingest::relabel::RELABEL_JOB;
 use crate::ingest::submit::{Rules, SubmitError, Submitter};
 use crate::ingest::template::Templates;
 use crate::ingest::write::{Author, Policy, Writer};
@@ -25,8 +28,7 @@ use crate::outbox::{Outbox, Outcome, Pulse};
 use crate::registry::{LINK_JOB, Registry};
 use crate::search::extract;
 use crate::search::own::OwnParams;
-use crate::store::query::{DateOp, SortBy};
-use crate::store::{Filter, Query, Scope, SortKey, Store, Stored, TypeCode};
+use crate::store::{Scope, Store, Stored, TypeCode};
 use crate::terminology::{self, Terminology};
 use crate::validate::{Profiles, Validator, package, structure};
 use anyhow::Context;
@@ -38,6 +40,8 @@ use tokio_util::sync::CancellationToken;
 
 /// Marks a resource that lango shipped, with the hash of its content, so that an edited one is left alone by an upgrade.
 const SHIPPED: &str = "urn:lango:shipped";
+/// What the ids of golden Patients are made with.
+pub(crate) const GOLDEN_SECRET: &str = "lango 2026 golden patient ids";
 /// How often another process's changes of terminology are looked for.
 const REFRESH: Duration = Duration::from_secs(2);
 /// Rows read at a time when the terminology is loaded.
@@ -57,6 +61,8 @@ pub struct App {
     pub pulse: Pulse,
     /// How often clients look persons up, and persons are looked up.
     pub lookups: Arc<Pace>,
+    /// Facilities whose records stay with them.
+    pub holders: Arc<Holders>,
     /// What was read of DHIS2 servers a short while ago.
     dhis2: MetadataCache,
 }
@@ -77,7 +83,7 @@ impl App {
             Some(folder) => Templates::load(folder).with_context(|| format!("templates_dir: {}", folder.display()))?,
             None => Templates::shipped().context("the shipped templates are broken")?,
         };
-        let secret = access::secret_of(&store, "lango 2026 golden patient ids").await.context("the signing keys cannot be read")?;
+        let secret = access::secret_of(&store, GOLDEN_SECRET).await.context("the signing keys cannot be read")?;
         let registry = Registry::new(store.clone(), secret, settings.systems.strong.iter().cloned())?;
         let terminology = Terminology::new();
         // Before what is stored, which replaces one of the same id.
@@ -95,6 +101,7 @@ impl App {
         };
         let submitter =
             Submitter { writer: writer.clone(), templates: Arc::new(templates), terminology: terminology.clone(), rules: Arc::new(rules) };
+        let holders = Arc::new(Holders::new(&settings)?);
         let app = App {
             settings: Arc::new(settings),
             zone,
@@ -105,12 +112,14 @@ impl App {
             submitter,
             pulse: Pulse::default(),
             lookups: Arc::default(),
+            holders,
             dhis2: MetadataCache::default(),
         };
         app.put_shipped().await.context("what lango ships could not be stored")?;
         app.put_packages().await?;
         app.load_definitions(None).await.context("the terminology and profiles could not be loaded")?;
         app.load_parameters(true).await.context("the search parameters could not be loaded")?;
+        app.check_labels().await.context("what is stored could not be held against the value sets of sensitive codes")?;
         Ok(app)
     }
 
@@ -139,7 +148,8 @@ impl App {
     }
 
     fn outbox(&self) -> Outbox {
-        let (linking, pushing, indexing, telling) = (self.clone(), self.clone(), self.clone(), self.clone());
+        let (linking, pushing, indexing) = (self.clone(), self.clone(), self.clone());
+        let (telling, labelling, noticing) = (self.clone(), self.clone(), self.clone());
         Outbox::new(self.store.clone())
             .with_pulse(self.pulse.clone())
             .register(LINK_JOB, move |job| {
@@ -160,9 +170,17 @@ impl App {
                     }
                 }
             })
+            .register(NOTICE_JOB, move |job| {
+                let app = noticing.clone();
+                async move { notice::deliver(&app, &job.payload).await }
+            })
             .register(REINDEX_JOB, move |job| {
                 let app = indexing.clone();
                 async move { app.reindex(&job.payload).await }
+            })
+            .register(RELABEL_JOB, move |job| {
+                let app = labelling.clone();
+                async move { app.relabel(&job.payload).await }
             })
             .register(JOB_KIND, move |job| {
                 let app = pushing.clone();
@@ -182,6 +200,9 @@ impl App {
             match self.load_definitions(Some(since.saturating_sub(10_000_000))).await {
                 Ok(()) => since = before,
                 Err(error) => tracing::warn!(%error, "terminology and profiles were not refreshed"),
+            }
+            if let Err(error) = self.check_labels().await {
+                tracing::warn!(error = format!("{error:#}"), "labels were not held against the value sets of sensitive codes");
             }
             if let Err(error) = self.load_parameters(false).await {
                 tracing::warn!(%error, "search parameters were not refreshed");
@@ -276,25 +297,29 @@ impl App {
     }
 }
 
-/// Reads every terminology resource and profile, or those changed since, into memory.
+/// Reads every terminology resource and profile into memory, or those that changed or were deleted since.
 async fn load_definitions(store: &Store, terminology: &Terminology, profiles: &Profiles, since: Option<i64>) -> anyhow::Result<()> {
     for name in ["CodeSystem", "ValueSet", "ConceptMap", "StructureDefinition"] {
         let Some(type_code) = definitions::r4().type_code(name) else { continue };
-        let changed = since.map(|low| Filter::LastUpdated { ranges: vec![(DateOp::Ge, crate::fhir::Interval { low, high: low + 1 })] });
-        let sort = if since.is_some() { vec![SortKey { by: SortBy::LastUpdated, descending: false }] } else { Vec::new() };
-        let query = Query { type_code, filters: changed.into_iter().collect(), scope: Scope::All, sort };
-        let mut cursor = None;
+        let mut after = (i64::MIN, 0);
         loop {
-            let page = store.search(&query, LOAD_PAGE, cursor.as_ref()).await?;
-            let read = |body: &[u8]| serde_json::from_slice::<Value>(body).ok();
-            let resources: Vec<Value> = page.rows.iter().filter_map(|row| read(row.body.as_ref()?)).collect();
+            let rows = store.changed_since(type_code, since.unwrap_or(i64::MIN), after, LOAD_PAGE).await?;
+            let Some(last) = rows.last() else { break };
+            after = (last.updated, last.key);
+            let (kept, gone): (Vec<&Stored>, Vec<&Stored>) = rows.iter().partition(|row| row.body.is_some());
+            let read = |row: &&Stored| serde_json::from_slice::<Value>(row.body.as_ref()?).ok();
+            let resources: Vec<Value> = kept.iter().filter_map(read).collect();
+            // At the start nothing is there that could be gone.
+            let gone = gone.into_iter().filter(|_| since.is_some());
             match Profiles::holds(name) {
-                true => profiles.load(&resources),
-                false => resources.iter().for_each(|resource| terminology.upsert(resource)),
-            }
-            cursor = page.next;
-            if cursor.is_none() {
-                break;
+                true => {
+                    profiles.load(&resources);
+                    gone.for_each(|row| profiles.remove(&row.id));
+                }
+                false => {
+                    resources.iter().for_each(|resource| terminology.upsert(resource));
+                    gone.for_each(|row| terminology.remove(name, &row.id));
+                }
             }
         }
     }

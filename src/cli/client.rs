@@ -1,18 +1,15 @@
 //! `lango client …`: who may call. Works while the server runs; what changes here counts at the next request.
 
 use super::Common;
+use crate::access::Role;
 use crate::access::clients::{self, Client as Row};
-use crate::access::{Role, generate_secret, hash_secret};
+use crate::access::registration::{LONGEST_SECRET, Proof, Registration, register, renew_secret};
 use crate::config::{Overrides, Secret};
-use anyhow::{Context, bail};
+use anyhow::Context;
 use clap::Subcommand;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-
-/// Shorter secrets can be guessed.
-const SHORTEST_SECRET: usize = 12;
-const LONGEST_SECRET: usize = 1024;
 
 #[derive(Debug, Subcommand)]
 pub enum Client {
@@ -71,50 +68,42 @@ pub struct Add {
 
 impl Client {
     pub(super) async fn run(self, common: &Common) -> anyhow::Result<ExitCode> {
-        let store = match &self {
+        let settings = match &self {
             // The first client may come before the first start of the server; nobody should make a database without noticing.
             Client::Add(_) => {
                 let settings = common.settings(Overrides::default())?;
                 if let Some(path) = super::sqlite_file(&settings).filter(|path| !path.exists()) {
                     eprintln!("{} is a new database: serve with the same --database", path.display());
                 }
-                super::open_store(&settings).await?
+                settings
             }
-            _ => common.open().await?.1,
+            _ => common.settings_of_existing()?,
         };
+        let store = super::open_store(&settings).await?;
         match self {
             Client::Add(add) => {
-                let mut row = Row { roles: add.role.iter().map(Role::to_string).collect(), ..Row::new(&add.id, &add.facility, &add.scope) };
-                let mut made = None;
-                row.certificate = add.certificate.as_deref().map(thumbprint).transpose()?;
-                (row.redirect_uris, row.issuer, row.jwks_url) = (add.redirect_uri, add.issuer, add.jwks_url);
-                let without_secret = add.public || row.issuer.is_some() || row.jwks_url.is_some();
-                match &add.jwks {
-                    Some(file) => row.jwks = Some(read_jwks(file)?),
-                    None if without_secret => {}
-                    None => {
-                        let (secret, is_new) = new_secret(add.secret_stdin)?;
-                        row.secret_hash = Some(hash_secret(&secret)?);
-                        made = is_new.then_some(secret);
-                    }
-                }
-                clients::add(&store, &row).await?;
-                eprintln!("client {} may call for facility {}", row.id, row.facility);
+                let (id, facility) = (add.id.clone(), add.facility.clone());
+                let asked = add.registration()?;
+                let made = super::recorded(&settings, &store, &format!("lango client add {id}"), register(&store, asked)).await?;
+                eprintln!("client {id} may call for facility {facility}");
                 print_once(made);
             }
             Client::Secret { id, secret_stdin } => {
-                let (secret, is_new) = new_secret(secret_stdin)?;
-                clients::set_secret(&store, &id, &hash_secret(&secret)?).await?;
+                let given = secret_stdin.then(read_secret).transpose()?;
+                let work = renew_secret(&store, &id, given.as_ref());
+                let made = super::recorded(&settings, &store, &format!("lango client secret {id}"), work).await?;
                 eprintln!("client {id} has a new secret");
-                print_once(is_new.then_some(secret));
+                print_once(made);
             }
             Client::List => list(&clients::list(&store).await?),
             Client::Disable { id } => {
-                clients::set_disabled(&store, &id, true).await?;
+                let work = clients::set_disabled(&store, &id, true);
+                super::recorded(&settings, &store, &format!("lango client disable {id}"), work).await?;
                 eprintln!("client {id} is shut out");
             }
             Client::Enable { id } => {
-                clients::set_disabled(&store, &id, false).await?;
+                let work = clients::set_disabled(&store, &id, false);
+                super::recorded(&settings, &store, &format!("lango client enable {id}"), work).await?;
                 eprintln!("client {id} may call again");
             }
         }
@@ -123,29 +112,29 @@ impl Client {
     }
 }
 
-/// The secret from standard input, or a new one and `true`.
-fn new_secret(from_stdin: bool) -> anyhow::Result<(Secret, bool)> {
-    if !from_stdin {
-        return Ok((generate_secret()?, true));
+impl Add {
+    /// What the options ask for. The rules are the room's.
+    fn registration(self) -> anyhow::Result<Registration> {
+        let read = |file: &Path| std::fs::read_to_string(file).with_context(|| format!("{} cannot be read", file.display()));
+        let proof = match (self.issuer, self.jwks_url, &self.jwks) {
+            (Some(issuer), ..) => Proof::Issuer(issuer),
+            (_, Some(url), _) => Proof::KeysAt(url),
+            (.., Some(file)) => Proof::Keys(read(file)?),
+            _ if self.public => Proof::Public,
+            _ if self.secret_stdin => Proof::Secret(read_secret()?),
+            _ => Proof::NewSecret,
+        };
+        let certificate = self.certificate.as_deref().map(read).transpose()?;
+        let (id, facility, scopes, roles) = (self.id, self.facility, self.scope, self.role);
+        Ok(Registration { id, facility, scopes, roles, proof, redirect_uris: self.redirect_uri, certificate })
     }
+}
+
+/// The secret on standard input.
+fn read_secret() -> anyhow::Result<Secret> {
     let mut text = String::new();
-    std::io::stdin().take(LONGEST_SECRET as u64 + 2).read_to_string(&mut text).context("the secret cannot be read from standard input")?;
-    let text = text.trim_end_matches(['\r', '\n']);
-    if text.len() > LONGEST_SECRET || text.chars().count() < SHORTEST_SECRET {
-        bail!("a secret has {SHORTEST_SECRET} to {LONGEST_SECRET} characters: leave --secret-stdin away to have one made");
-    }
-    Ok((Secret::new(text), false))
-}
-
-fn read_jwks(file: &Path) -> anyhow::Result<String> {
-    std::fs::read_to_string(file).with_context(|| format!("the key set {} cannot be read", file.display()))
-}
-
-/// SHA-256 of a certificate, as the server computes it of the one that a connection is made with.
-fn thumbprint(file: &Path) -> anyhow::Result<String> {
-    use rustls::pki_types::{CertificateDer, pem::PemObject};
-    let certificate = CertificateDer::from_pem_file(file).with_context(|| format!("{} holds no certificate in PEM", file.display()))?;
-    Ok(crate::http::tls::thumbprint(&certificate))
+    std::io::stdin().take(LONGEST_SECRET as u64 + 3).read_to_string(&mut text).context("the secret cannot be read from standard input")?;
+    Ok(Secret::new(text.trim_end_matches(['\r', '\n'])))
 }
 
 /// On standard output alone, so that a script can take it.
@@ -159,17 +148,8 @@ fn print_once(secret: Option<Secret>) {
 fn list(rows: &[Row]) {
     say!("{:<24} {:<16} {:<8} {:<9} scopes", "client", "facility", "login", "state");
     for row in rows {
-        let login = match (&row.secret_hash, &row.jwks) {
-            _ if row.issuer.is_some() => "issuer",
-            _ if row.jwks_url.is_some() => "keys",
-            _ if row.is_public() => "pkce",
-            (Some(_), Some(_)) => "both",
-            (Some(_), None) => "secret",
-            (None, Some(_)) => "keys",
-            (None, None) => "none",
-        };
         let state = if row.is_enabled() { "enabled" } else { "disabled" };
         let roles = if row.roles.is_empty() { String::new() } else { format!("  roles: {}", row.roles.join(" ")) };
-        say!("{:<24} {:<16} {login:<8} {state:<9} {}{roles}", row.id, row.facility, row.scopes);
+        say!("{:<24} {:<16} {:<8} {state:<9} {}{roles}", row.id, row.facility, row.proof(), row.scopes);
     }
 }

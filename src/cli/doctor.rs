@@ -7,17 +7,24 @@ use crate::access::clients;
 use crate::config::{AuthMode, Destination, Settings};
 use crate::definitions;
 use crate::destinations::dhis2::{Client, Dhis2Destination};
+use crate::exchange::Holders;
+use crate::exchange::holders::{Registration, registration};
+use crate::ingest::workers::Workers;
 use crate::store::Store;
+use futures_util::{StreamExt, stream};
+use jiff::tz::TimeZone;
 use std::process::ExitCode;
 
 /// How far the database server's clock may be from ours.
 const CLOCK_MICROS: u64 = 5_000_000;
+/// Holders asked at once.
+const AT_ONCE: usize = 16;
 /// Lines of a list; more would bury the rest.
 const SHOWN: u32 = 20;
 
 #[derive(Debug, clap::Args)]
 pub struct Doctor {
-    /// Do not ask the destinations
+    /// Do not ask the destinations and holders
     #[arg(long)]
     offline: bool,
     #[command(subcommand)]
@@ -82,8 +89,40 @@ impl Doctor {
                 Err(words) => findings.bad(&what, words),
             }
         }
+        self.holders(&settings, &store, &mut findings).await?;
         store.close().await;
         Ok(if findings.bad == 0 { ExitCode::SUCCESS } else { ExitCode::from(1) })
+    }
+
+    async fn holders(&self, settings: &Settings, store: &Store, findings: &mut Findings) -> anyhow::Result<()> {
+        let zone = TimeZone::get(&settings.zone)?;
+        let (holders, workers) = (Holders::new(settings)?, Workers::default());
+        let asked = holders.list().iter().filter(|_| !self.offline);
+        let answers: Vec<_> = stream::iter(asked).map(|holder| holder.answers(&workers)).buffered(AT_ONCE).collect().await;
+        let mut answers = answers.into_iter();
+        for holder in holders.list() {
+            let facility = &holder.settings.facility;
+            let what = format!("holder {facility}");
+            let owner = if *facility == settings.operator.code { Some(0) } else { store.known_facility(facility).await? };
+            let registered = match owner {
+                Some(owner) => registration(store, &zone, owner, &holder.settings.url).await?,
+                None => Registration::None,
+            };
+            match registered {
+                Registration::Active => {}
+                Registration::Elsewhere => findings
+                    .note(&what, "its Endpoints give another address, so it is not asked: agree with it, and correct url in lango.toml"),
+                Registration::None => {
+                    findings.note(&what, "it has no active Endpoint here, so it is not asked: it must send one with this address")
+                }
+            }
+            match answers.next() {
+                None => findings.ok(&what, "its settings are whole; it was not asked"),
+                Some(Ok(())) => findings.ok(&what, "it answers, and lets lango in"),
+                Some(Err(error)) => findings.bad(&what, error),
+            }
+        }
+        Ok(())
     }
 
     async fn destination(&self, settings: &Destination) -> Result<String, String> {

@@ -34,6 +34,7 @@ mod user;
 
 pub use run::{Server, run};
 
+use crate::access::audit::{Recorder, Trail};
 use crate::config::{self, LogFormat, Overrides, Settings};
 use crate::store::Store;
 use anyhow::Context;
@@ -179,6 +180,14 @@ fn sqlite_file(settings: &Settings) -> Option<PathBuf> {
 async fn open_store(settings: &Settings) -> anyhow::Result<Store> {
     let database = &settings.database;
     Store::open(database.expose()).await.with_context(|| format!("the database {database} cannot be opened"))
+}
+
+/// Carries out what a command changes; it is recorded as the command's where requests are recorded.
+async fn recorded<F: Future>(settings: &Settings, store: &Store, command: &str, work: F) -> F::Output {
+    if !settings.records() {
+        return work.await;
+    }
+    std::sync::Arc::new(Trail::of_lango(Recorder::new(store.clone()), command)).follow(work).await
 }
 
 /// Logs to standard error. `LANGO_LOG` filters.

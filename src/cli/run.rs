@@ -67,13 +67,14 @@ impl Server {
         let mut router = Router::new()
             .merge(http::oauth::routes(Arc::clone(&access)))
             .merge(http::login::routes(Arc::clone(&access)))
+            .merge(http::console::routes(Arc::clone(&access), store.clone()))
             .merge(http::fhir::routes(FhirState { app: app.clone(), cursor_key }))
             .merge(http::hdu::routes(app.clone()))
             .merge(http::ops::routes(Arc::clone(&metrics), store.clone(), app.pulse.clone()))
             .fallback(http::fhir::nowhere)
             .method_not_allowed_fallback(http::fhir::not_so)
             .layer(axum::middleware::from_fn_with_state(Limiter::new(&settings.limits), http::limits::limit));
-        let auditor = settings.records().then(|| Auditor::new(store.clone()));
+        let auditor = settings.records().then(|| Auditor::new(store.clone(), &settings.limits));
         if let Some(auditor) = &auditor {
             router = router.layer(axum::middleware::from_fn_with_state(auditor.clone(), http::audit::follow));
         }

@@ -7,7 +7,7 @@ use crate::fhir::Issue;
 use crate::ingest::load;
 use crate::ingest::replay::Replayed;
 use crate::ingest::submit::Translations;
-use crate::ingest::template::{Options, Templates};
+use crate::ingest::template::{Known, Options, Templates};
 use crate::terminology::Terminology;
 use anyhow::Context;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -50,8 +50,14 @@ fn check(common: &Common, files: &[PathBuf]) -> anyhow::Result<ExitCode> {
         None => Templates::shipped()?,
     };
     let terminology = Terminology::with_shipped();
-    let options =
-        Options { facility: None, operator: &settings.operator.code, zone: &zone, strict_blocks: settings.strict_templates, judged: true };
+    let options = Options {
+        facility: None,
+        operator: &settings.operator.code,
+        zone: &zone,
+        strict_blocks: settings.strict_templates,
+        judged: true,
+        stored: &Known::new(),
+    };
     let mut bad = 0;
     for file in files {
         let name = file.display();

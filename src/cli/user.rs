@@ -2,8 +2,10 @@
 
 use super::Common;
 use crate::access::people::{self, LONGEST_PASSWORD, Person, SHORTEST_PASSWORD};
-use crate::access::{Role, hash_secret};
+use crate::access::{self, Role, hash_secret};
+use crate::app::GOLDEN_SECRET;
 use crate::config::Secret;
+use crate::registry::{Registry, looks_golden};
 use anyhow::{Context, bail};
 use clap::Subcommand;
 use std::io::Read;
@@ -13,6 +15,8 @@ use std::process::ExitCode;
 pub enum User {
     /// Add a person; their password is read from standard input
     Add(Add),
+    /// Look again which Patients are linked with those of a person; what was linked since the last look is seen from now on
+    Link { id: String },
     /// Give a person a new password, read from standard input; a resting account may log in again at once
     Password { id: String },
     /// Show everybody
@@ -39,9 +43,12 @@ pub struct Add {
     /// Identifier value of the person's Practitioner
     #[arg(long, value_name = "IDENTIFIER", conflicts_with = "patient")]
     practitioner: Option<String>,
-    /// Id of the person's own Patient: they see its record and nothing else
+    /// Id of the person's own Patient: they see its record, and those of the Patients linked with it now, and nothing else
     #[arg(long, value_name = "ID")]
     patient: Option<String>,
+    /// Id of a Patient whom the person acts for, such as their child; may be given several times
+    #[arg(long, value_name = "ID", conflicts_with = "practitioner")]
+    acts_for: Vec<String>,
     /// Make a secret for an authenticator app, and print it once
     #[arg(long)]
     totp: bool,
@@ -49,7 +56,11 @@ pub struct Add {
 
 impl User {
     pub(super) async fn run(self, common: &Common) -> anyhow::Result<ExitCode> {
-        let (_, store) = common.open().await?;
+        let (settings, store) = common.open().await?;
+        let registry = async || -> anyhow::Result<Registry> {
+            let secret = access::secret_of(&store, GOLDEN_SECRET).await.context("the signing keys cannot be read")?;
+            Ok(Registry::new(store.clone(), secret, settings.systems.strong.iter().cloned())?)
+        };
         match self {
             User::Add(add) => {
                 let hash = hash_secret(&password()?)?;
@@ -57,6 +68,10 @@ impl User {
                 let mut person = Person::new(&add.id, name, &add.facility, hash);
                 person.roles = add.role.iter().map(Role::to_string).collect();
                 (person.practitioner, person.patient) = (add.practitioner, add.patient);
+                person.acts_for = add.acts_for.into_iter().map(|id| vec![id]).collect();
+                if person.patient.is_some() || !person.acts_for.is_empty() {
+                    link(&registry().await?, &mut person).await?;
+                }
                 let totp = if add.totp { Some(people::new_totp()?) } else { None };
                 person.totp = totp.as_ref().map(|(bytes, _)| bytes.clone());
                 people::add(&store, &person).await?;
@@ -65,6 +80,13 @@ impl User {
                     eprintln!("the secret for the authenticator app is shown this once:");
                     say!("{}", text.expose());
                 }
+            }
+            User::Link { id } => {
+                let mut person = people::find(&store, &id).await?.ok_or(people::PersonError::Unknown)?;
+                link(&registry().await?, &mut person).await?;
+                people::set_patients(&store, &person).await?;
+                let count = person.patient.iter().chain(&person.linked).chain(person.acts_for.iter().flatten()).count();
+                eprintln!("{id} sees what is known under {count} ids");
             }
             User::Password { id } => {
                 people::set_password(&store, &id, &hash_secret(&password()?)?).await?;
@@ -90,6 +112,28 @@ impl User {
         store.close().await;
         Ok(ExitCode::SUCCESS)
     }
+}
+
+/// Takes the Patients that are linked now with the person's, and with each of those whom they act for, and no others.
+async fn link(registry: &Registry, person: &mut Person) -> anyhow::Result<()> {
+    if let Some(own) = person.patient.take() {
+        let before: Vec<String> = std::iter::once(own).chain(person.linked.drain(..)).collect();
+        let mut ids = linked(registry, &before).await?.into_iter();
+        (person.patient, person.linked) = (ids.next(), ids.collect());
+    }
+    for patients in &mut person.acts_for {
+        *patients = linked(registry, patients).await?;
+    }
+    Ok(())
+}
+
+/// First what apps are told: the golden Patient, which stands for all, where there is one; then the one that was named, then the others.
+async fn linked(registry: &Registry, before: &[String]) -> anyhow::Result<Vec<String>> {
+    let Some(named) = before.iter().find(|id| !looks_golden(id)).or(before.first()) else { return Ok(Vec::new()) };
+    let mut ids: Vec<String> = registry.person(named).await?.into_iter().filter(|id| id != named).collect();
+    ids.push(named.clone());
+    ids.sort_by_key(|id| (!looks_golden(id), id != named));
+    Ok(ids)
 }
 
 fn password() -> anyhow::Result<Secret> {

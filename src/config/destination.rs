@@ -1,5 +1,6 @@
 //! `[[destinations]]`: systems that lango pushes to.
 
+use super::secret::read_secret;
 use super::{Secret, load::ConfigError};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -74,19 +75,8 @@ impl Destination {
     }
 
     fn secret(&self, what: &str, variable: &Option<String>, file: &Option<PathBuf>) -> Result<Option<Secret>, ConfigError> {
-        if let Some(variable) = variable {
-            let value = std::env::var(variable).ok().filter(|value| !value.is_empty()).ok_or_else(|| ConfigError::Secret {
-                destination: self.id.clone(),
-                problem: format!("{what}_env names the environment variable {variable}, which is not set: set it"),
-            })?;
-            return Ok(Some(Secret::new(value)));
-        }
-        let Some(file) = file else { return Ok(None) };
-        let text = std::fs::read_to_string(file).map_err(|error| ConfigError::Secret {
-            destination: self.id.clone(),
-            problem: format!("{what}_file names {}, which cannot be read ({error}): make it readable for lango", file.display()),
-        })?;
-        Ok(Some(Secret::new(text.trim_end())))
+        let wrong = |problem| ConfigError::Secret { destination: self.id.clone(), problem };
+        read_secret(what, variable.as_deref(), file.as_deref()).map_err(wrong)
     }
 }
 

@@ -22,6 +22,8 @@ pub enum ConfigError {
     Source { source_name: String, problem: String },
     #[error("destination {destination}: {problem}")]
     Secret { destination: String, problem: String },
+    #[error("holder {facility}: {problem}")]
+    Holder { facility: String, problem: String },
 }
 
 /// What the command line says over file and environment.
@@ -82,8 +84,8 @@ pub fn load(
         Some(source_name) => ConfigError::Source { source_name: source_name.clone(), problem },
         None => ConfigError::File { file: path.clone(), place: format!(": {key}"), problem },
     })?;
-    let secrets: Vec<&String> =
-        settings.destinations.iter().flat_map(|destination| [&destination.password_env, &destination.token_env]).flatten().collect();
+    let of_destinations = settings.destinations.iter().flat_map(|destination| [&destination.password_env, &destination.token_env]);
+    let secrets: Vec<&String> = of_destinations.chain(settings.holders.iter().map(|holder| &holder.secret_env)).flatten().collect();
     let warnings = environment
         .keys()
         .filter(|name| !KEYS.iter().any(|key| key.variable() == name.strip_suffix("_FILE").unwrap_or(name)))
@@ -275,7 +277,9 @@ mod tests {
         flatten("", &Value::try_from(Settings::default()).unwrap(), &mut defaults);
         let audit = AuditSettings { checkpoint_file: Some("x".into()), ..AuditSettings::default() };
         let tls = Tls { certificate: Some("x".into()), key: Some("x".into()), client_ca: Some("x".into()) };
-        let with_options = Settings { base_url: Some("x".into()), templates_dir: Some("x".into()), audit, tls, ..Settings::default() };
+        let notices = Notices { url: Some("x".into()), token_file: Some("x".into()), ..Notices::default() };
+        let with_options =
+            Settings { base_url: Some("x".into()), templates_dir: Some("x".into()), audit, tls, notices, ..Settings::default() };
         let mut all = BTreeMap::new();
         flatten("", &Value::try_from(with_options).unwrap(), &mut all);
         for path in all.keys() {

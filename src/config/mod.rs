@@ -13,15 +13,19 @@
 //! compares the two.
 
 mod destination;
+mod holder;
 mod issuer;
 mod keys;
 mod load;
+mod notices;
 mod secret;
 
 pub use destination::{Credentials, Destination, DestinationKind};
+pub use holder::{Holder, HolderKind, HolderLogin};
 pub use issuer::Issuer;
 pub use keys::{KEYS, Key};
 pub use load::{ConfigError, Loaded, Overrides, load};
+pub use notices::Notices;
 pub use secret::{DatabaseUrl, Secret};
 
 use crate::access::consent::vocabulary::Coding;
@@ -60,10 +64,13 @@ pub struct Settings {
     pub consent: ConsentSettings,
     pub audit: AuditSettings,
     pub destinations: Vec<Destination>,
+    pub notices: Notices,
     pub tls: Tls,
     pub cors: Cors,
     /// Outside issuers whose access tokens are believed.
     pub issuers: Vec<Issuer>,
+    /// Facilities whose records stay with them, and that lango may ask.
+    pub holders: Vec<Holder>,
 }
 
 /// Who may do what.
@@ -142,6 +149,18 @@ pub struct Limits {
     pub requests_at_once: u32,
     /// Seconds that one request may take; 0: any time.
     pub request_s: u32,
+    /// Answers in a minute that tell one client of one patient what others contributed; 0: any number.
+    pub reads_per_patient: u32,
+    /// Patients in an hour of whom one client is told what others contributed; 0: any number.
+    pub patients_per_hour: u32,
+    /// Seconds after which a lookup answers without the holders that have not answered.
+    pub holders_s: u32,
+    /// Questions to holders under way at once.
+    pub holders_at_once: u32,
+    /// MiB of one holder's answer about one patient.
+    pub holder_mb: u32,
+    /// Seconds for which a holder that failed several times in a row is left alone.
+    pub holder_rest_s: u32,
 }
 
 /// What searches are offered.
@@ -232,9 +251,11 @@ impl Default for Settings {
             consent: ConsentSettings::default(),
             audit: AuditSettings::default(),
             destinations: Vec::new(),
+            notices: Notices::default(),
             tls: Tls::default(),
             cors: Cors::default(),
             issuers: Vec::new(),
+            holders: Vec::new(),
         }
     }
 }
@@ -257,9 +278,15 @@ impl Default for Limits {
             delete_matches: 1,
             lookups_per_client: 1200,
             lookups_per_patient: 120,
-            requests_per_second: 0,
-            requests_at_once: 0,
-            request_s: 0,
+            requests_per_second: 10_000,
+            requests_at_once: 256,
+            request_s: 900,
+            reads_per_patient: 600,
+            patients_per_hour: 20_000,
+            holders_s: 8,
+            holders_at_once: 16,
+            holder_mb: 8,
+            holder_rest_s: 30,
         }
     }
 }
@@ -283,6 +310,11 @@ impl Limits {
     /// Bytes of a request's body after decompression.
     pub fn decompressed_bytes(&self) -> usize {
         mebibytes(self.decompressed_mb)
+    }
+
+    /// Bytes of one holder's answer about one patient.
+    pub fn holder_bytes(&self) -> usize {
+        mebibytes(self.holder_mb)
     }
 }
 
@@ -340,6 +372,10 @@ impl Settings {
             ("limits.lookups_per_patient", limits.lookups_per_patient),
             ("consent.break_glass_minutes", self.consent.break_glass_minutes),
             ("limits.delete_matches", limits.delete_matches),
+            ("limits.holders_s", limits.holders_s),
+            ("limits.holders_at_once", limits.holders_at_once),
+            ("limits.holder_mb", limits.holder_mb),
+            ("limits.holder_rest_s", limits.holder_rest_s),
         ];
         if let Some((key, _)) = counts.iter().find(|(_, count)| *count == 0) {
             return Err((key, "write a number of 1 or more".into()));
@@ -363,7 +399,9 @@ impl Settings {
         if !self.cors.origins.iter().all(is_origin) {
             return Err(("cors.origins", "write each as https://host, with a port if need be and nothing after it".into()));
         }
+        self.notices.check()?;
         issuer::check(&self.issuers)?;
+        holder::check(&self.holders)?;
         destination::check(&self.destinations)
     }
 }

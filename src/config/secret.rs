@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
+use std::path::Path;
 use std::str::FromStr;
 
 /// A password or token. Prints as `…`; [`Secret::expose`] is the only way to it.
@@ -23,6 +24,20 @@ impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         f.write_str("…")
     }
+}
+
+/// The secret called `what` in a section of the settings that names the environment variable or the file which holds it; the error
+/// says what to do.
+pub(super) fn read_secret(what: &str, variable: Option<&str>, file: Option<&Path>) -> Result<Option<Secret>, String> {
+    if let Some(variable) = variable {
+        let value = std::env::var(variable).ok().filter(|value| !value.is_empty());
+        let unset = || format!("{what}_env names the environment variable {variable}, which is not set: set it");
+        return value.map(|value| Some(Secret::new(value))).ok_or_else(unset);
+    }
+    let Some(file) = file else { return Ok(None) };
+    let text = std::fs::read_to_string(file)
+        .map_err(|error| format!("{what}_file names {}, which cannot be read ({error}): make it readable for lango", file.display()))?;
+    Ok(Some(Secret::new(text.trim_end())))
 }
 
 /// `sqlite:PATH` or `postgres://user:password@host/name`; prints without the password.

@@ -9,7 +9,8 @@ compartmentdefinition-patient.json. Written to `r4/` beside this script:
 
     order.json          the two frozen lists: resource types, search parameter codes. APPEND-ONLY: existing places are
                         kept as they stand, new names go to the end, because databases hold these places as numbers.
-    search.json.gz      search parameters per type, and the Patient compartment
+    search.json.gz      search parameters per type, and the Patient compartment. The other four compartments are in compartments.json, as
+                        R4 publishes them and by hand, since redistributions of the definitions leave them out
     structures.json.gz  elements of resources, datatypes and backbone elements
     codes.json.gz       code lists of the required bindings, and of others that R4 names, where they can be listed and are not long
     invariants.json.gz  the constraints of resources and datatypes, by path

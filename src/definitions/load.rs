@@ -13,6 +13,7 @@ use std::io::Read;
 use std::marker::PhantomData;
 
 const ORDER: &str = include_str!("r4/order.json");
+const COMPARTMENTS: &str = include_str!("r4/compartments.json");
 const SEARCH: &[u8] = include_bytes!("r4/search.json.gz");
 const STRUCTURES: &[u8] = include_bytes!("r4/structures.json.gz");
 const CODES: &[u8] = include_bytes!("r4/codes.json.gz");
@@ -132,6 +133,9 @@ pub(super) fn r4() -> Definitions {
     for (name, codes) in search.patient.0 {
         compartment[usize::from(type_codes[name])] = codes;
     }
+    let others: Pairs<'static, Pairs<'static, Vec<&'static str>>> = read(COMPARTMENTS);
+    let members = |table: Pairs<'static, Vec<&'static str>>| table.0.into_iter().map(|(name, codes)| (type_codes[name], codes)).collect();
+    let compartments = others.0.into_iter().map(|(of, table)| (type_codes[of], members(table))).collect();
     let params = params(search.params, &order, &type_codes);
     Definitions {
         types: order.types,
@@ -143,6 +147,7 @@ pub(super) fn r4() -> Definitions {
         code_sets,
         code_set_places,
         compartment,
+        compartments,
     }
 }
 

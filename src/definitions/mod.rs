@@ -1,4 +1,4 @@
-//! What FHIR R4 (4.0.1) says there is: resource types, elements, search parameters, code lists, the Patient compartment.
+//! What FHIR R4 (4.0.1) says there is: resource types, elements, search parameters, code lists, compartments.
 //!
 //! [`r4`] gives the tables, unpacked once from the compact files in `r4/` that `compile.py` makes of HL7's own definitions.
 //! Three kinds of question come in: what is this JSON key of that type ([`Definitions::structure`]), which search parameters
@@ -36,7 +36,10 @@ pub struct Definitions {
     structure_places: HashMap<&'static str, StructureIndex>,
     code_sets: Vec<CodeSet>,
     code_set_places: HashMap<&'static str, usize>,
+    /// Of Patients, by type.
     compartment: Vec<Vec<&'static str>>,
+    /// The others.
+    compartments: HashMap<TypeCode, HashMap<TypeCode, Vec<&'static str>>>,
 }
 
 /// FHIR R4; the first call unpacks the tables (a few tens of milliseconds).
@@ -121,6 +124,22 @@ impl Definitions {
     /// (<https://hl7.org/fhir/R4/compartmentdefinition-patient.html>); empty when it is in none.
     pub fn patient_compartment(&self, type_code: TypeCode) -> &[&'static str] {
         self.compartment.get(usize::from(type_code)).map_or(&[], Vec::as_slice)
+    }
+
+    /// The parameters by which a resource of type `member` is in the compartment of a resource of type `of`
+    /// (<https://hl7.org/fhir/R4/compartmentdefinition.html>); `None`: it never is, or there is no such compartment. The list may be
+    /// empty where the resource that defines the compartment is its only member of that type.
+    pub fn compartment(&self, of: TypeCode, member: TypeCode) -> Option<&[&'static str]> {
+        match self.compartments.get(&of) {
+            Some(members) => members.get(&member).map(Vec::as_slice),
+            None if self.type_name(of) == "Patient" => Some(self.patient_compartment(member)).filter(|params| !params.is_empty()),
+            None => None,
+        }
+    }
+
+    /// Whether a resource of this type defines a compartment that it is itself in. A Device is not among its own things.
+    pub fn is_in_own_compartment(&self, type_code: TypeCode) -> bool {
+        self.compartment(type_code, type_code).is_some()
     }
 }
 

@@ -156,3 +156,25 @@ fn the_patient_compartment_names_real_parameters() {
         }
     }
 }
+
+#[test]
+fn the_other_compartments_name_references_that_can_lead_there() {
+    let code = |name: &str| r4().type_code(name).unwrap();
+    assert_eq!(r4().compartment(code("Encounter"), code("Observation")), Some(&["encounter"][..]));
+    assert_eq!(r4().compartment(code("Encounter"), code("Patient")), None);
+    assert_eq!(r4().compartment(code("Organization"), code("Patient")), None);
+    assert_eq!(r4().compartment(code("Patient"), code("Observation")), Some(&["subject", "performer"][..]));
+    let own: Vec<&str> = ["Patient", "Encounter", "Practitioner", "RelatedPerson", "Device", "Location"]
+        .into_iter()
+        .filter(|name| r4().is_in_own_compartment(code(name)))
+        .collect();
+    assert_eq!(own, ["Patient", "Encounter", "Practitioner", "RelatedPerson"]);
+    for of in ["Encounter", "Practitioner", "RelatedPerson", "Device"] {
+        for (name, member) in r4().resource_types().iter().zip(0..) {
+            for param in r4().compartment(code(of), member).unwrap_or_default() {
+                let found = r4().param(member, param).unwrap_or_else(|| panic!("{name}.{param}"));
+                assert!(found.targets.contains(&code(of)), "{name}.{param} refers to no {of}");
+            }
+        }
+    }
+}

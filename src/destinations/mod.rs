@@ -9,3 +9,17 @@
 //! data into an error, a log or a job's result.
 
 pub mod dhis2;
+pub mod hook;
+
+use reqwest::header::{HeaderMap, RETRY_AFTER};
+use std::time::Duration;
+
+/// `Retry-After` in seconds or as an HTTP date.
+pub(crate) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
+    if let Ok(seconds) = text.parse::<u64>() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let when = jiff::fmt::rfc2822::parse(text).ok()?.timestamp();
+    when.duration_since(jiff::Timestamp::now()).try_into().ok()
+}

@@ -10,20 +10,17 @@ use crate::access::consent::vocabulary;
 use crate::access::{Caller, Role, audit, gate, purpose};
 use crate::app::App;
 use crate::definitions;
-use crate::exchange::Person;
+use crate::exchange::{Person, notice};
 use crate::fhir::time::{Micros, format_instant, now};
 use crate::ingest::Refusal;
-use crate::ingest::write::{Action, Author, CommitError, Condition, Plan, Tries, Wanted};
+use crate::ingest::tries::Tries;
+use crate::ingest::write::{Action, Author, CommitError, Condition, Plan, Wanted};
 use crate::registry;
 use crate::search::extract::NOTICE;
 use crate::store::gate::{BreakGlass, Gate};
-use crate::store::write::NewJob;
 use crate::store::{Scope, Stored};
 use serde_json::{Value, json};
 use std::sync::Arc;
-
-/// The kind of the job that delivers a notice to a patient; its payload names a Communication.
-pub const NOTICE_JOB: &str = "notice.deliver";
 
 /// A caller who may break the glass.
 pub struct Glass<'a> {
@@ -160,8 +157,6 @@ impl<'a> Glass<'a> {
             let type_code = definitions::r4().type_code(name).ok_or_else(unfinished)?;
             changes.push(Wanted { action: Action::Put(self.app.writer.draft(type_code, &self.id, resource)), condition: Condition::New });
         }
-        let payload = json!({ "version": 1, "communication": self.id });
-        let job = NewJob { kind: NOTICE_JOB.to_owned(), payload, dedup_key: None, run_at: 0 };
-        Ok(Plan { changes, jobs: vec![job], ..Plan::default() })
+        Ok(Plan { changes, jobs: vec![notice::job(&self.id)], ..Plan::default() })
     }
 }

@@ -7,12 +7,13 @@
 use crate::access::CONSENT_DESK;
 use crate::app::App;
 use crate::definitions;
+use crate::exchange::notice;
 use crate::fhir::time::{Micros, format_instant, now, parse_interval};
 use crate::ingest::consent::CONSENT_JOB;
-use crate::ingest::write::{Author, Plan};
+use crate::ingest::write::{Action, Author, CommitError, Condition, Plan, Wanted};
 use crate::search::extract::NOTICE;
-use crate::store::Scope;
 use crate::store::write::NewJob;
+use crate::store::{Scope, TypeCode};
 use anyhow::Context;
 use serde_json::{Value, json};
 
@@ -38,14 +39,15 @@ pub async fn tell(app: &App, payload: &Value) -> anyhow::Result<()> {
     }
     let Some(code) = asked.pointer("/provision/actor/0/reference/identifier/value").and_then(Value::as_str) else { return Ok(()) };
     let requester = if *code == *app.settings.operator.code { 0 } else { app.store.facility_key(code).await? };
-    let current = app.store.read(consent, id, &Scope::All).await?.and_then(|stored| stored.body);
-    let current: Option<Value> = current.and_then(|body| serde_json::from_slice(&body).ok());
+    let stored = app.store.read(consent, id, &Scope::All).await?;
+    let current: Option<Value> = stored.as_ref().and_then(|stored| serde_json::from_slice(stored.body.as_ref()?).ok());
     let ends = current.as_ref().and_then(|consent| consent.pointer("/provision/period/end")?.as_str());
     let ends = ends.and_then(|end| parse_interval(end, &app.zone)).map(|end| end.high);
     let (status, state) = state(current.as_ref(), ends);
     let digest = blake3::hash(id.as_bytes()).to_hex();
     let digest = digest.get(..32).context("a digest is longer")?;
-    for (prefix, owner) in [("ask", requester), ("desk", CONSENT_DESK)] {
+    let version = stored.map_or(0, |stored| stored.version);
+    for (prefix, owner) in [("desk", CONSENT_DESK), ("ask", requester)] {
         let resource = json!({
             "resourceType": "Task",
             "meta": { "tag": [{ "system": NOTICE, "code": "consent-request" }] },
@@ -59,8 +61,22 @@ pub async fn tell(app: &App, payload: &Value) -> anyhow::Result<()> {
             "requester": asked.pointer("/provision/actor/0/reference"),
         });
         let author = Author { scope: Scope::All, owner, caller: None };
-        let draft = app.writer.draft(task, &format!("{prefix}-{digest}"), resource);
-        app.writer.put_all(vec![draft], &author).await?;
+        let name = format!("{prefix}-{digest}");
+        let mut plan = Plan::default();
+        if prefix == "ask" && state != "asked" && told(app, task, &name).await?.as_deref() != Some(state) {
+            let notice = format!("{name}-{version}-{state}");
+            let communication = r4.type_code("Communication").context("R4 has Communications")?;
+            let draft = app.writer.draft(communication, &notice, communication_of(app, &asked, &name, code, state));
+            plan.changes.push(Wanted { action: Action::Put(draft), condition: Condition::New });
+            plan.jobs.push(notice::job(&notice));
+        }
+        plan.changes.push(Wanted { action: Action::Put(app.writer.draft(task, &name, resource)), condition: Condition::Any });
+        // A notice of a state and the Task that says it come together, so each state is told once. What another process did meanwhile is
+        // seen by the next try of the job.
+        app.writer.commit(plan, &author, false).await.map_err(|error| match error {
+            CommitError::Stale => anyhow::anyhow!("the request changed meanwhile"),
+            CommitError::Refused(_, refusal) => refusal.into(),
+        })?;
     }
     if let Some(run_at) = ends.filter(|_| state == "granted") {
         let payload = json!({ "version": 1, "consent": id });
@@ -69,6 +85,34 @@ pub async fn tell(app: &App, payload: &Value) -> anyhow::Result<()> {
         app.writer.commit(Plan { jobs: vec![job], ..Plan::default() }, &author, false).await?;
     }
     Ok(())
+}
+
+/// The state that the facility was told last.
+async fn told(app: &App, task: TypeCode, id: &str) -> anyhow::Result<Option<String>> {
+    let body = app.store.read(task, id, &Scope::All).await?.and_then(|stored| stored.body);
+    let task: Value = body.and_then(|body| serde_json::from_slice(&body).ok()).unwrap_or_default();
+    Ok(task.pointer("/businessStatus/coding/0/code").and_then(Value::as_str).map(str::to_owned))
+}
+
+/// What the facility that asked is told.
+fn communication_of(app: &App, asked: &Value, task: &str, facility: &str, state: &str) -> Value {
+    let words = match state {
+        "granted" => "The consent that was asked for was granted.",
+        "rejected" => "The consent that was asked for was not given.",
+        "expired" => "The consent that was asked for has ended.",
+        _ => "The consent that was asked for was withdrawn.",
+    };
+    json!({
+        "resourceType": "Communication",
+        "meta": { "tag": [{ "system": NOTICE, "code": "consent-request" }] },
+        "about": [{ "reference": format!("Task/{task}") }],
+        "status": "preparation",
+        "category": [{ "coding": [{ "system": "http://terminology.hl7.org/CodeSystem/communication-category", "code": "notification" }] }],
+        "subject": asked.get("patient"),
+        "topic": { "coding": [{ "system": STATES, "code": state }] },
+        "recipient": [{ "type": "Organization", "identifier": { "system": app.settings.systems.facility, "value": facility } }],
+        "payload": [{ "contentString": words }],
+    })
 }
 
 fn state(consent: Option<&Value>, ends: Option<Micros>) -> State {

@@ -6,15 +6,20 @@
 //! knows and one who allows nothing look the same.
 //!
 //! In an emergency the scope may be a wider one: [`break_glass`] says when, for whom, and that the patient and the privacy
-//! officer are told in the transaction that opens it. Who lacks a consent can ask for one ([`consent_request`]). [`pace`] bounds how often anybody may ask.
+//! officer are told in the transaction that opens it. Who lacks a consent can ask for one ([`consent_request`]). Both are told of by [`notice`]s. [`pace`] bounds how often anybody may ask.
 //!
-//! It must know nothing of HTTP, and must not decide what a consent allows: that is [`crate::access`].
+//! Records that stay with their facility are asked for there, and decided on one by one ([`holders`]).
+//!
+//! It must know nothing of the HTTP that lango answers, and must not decide what a consent allows: that is [`crate::access`].
 
 pub mod break_glass;
 pub mod consent_request;
+pub mod holders;
+pub mod notice;
 pub mod pace;
 pub mod person;
 
 pub use break_glass::Glass;
+pub use holders::{Away, Holders, Wanted};
 pub use pace::Pace;
 pub use person::{Person, Sought};

@@ -3,15 +3,18 @@
 //! Routes of FHIR settle their trail themselves, since they know what the answer holds ([`super::fhir`]). Any other answer is
 //! settled here on its way out, so that a route cannot forget.
 
+use super::auth;
 use super::connections::PeerAddress;
 use super::error::Failure;
 use crate::access::Caller;
-use crate::access::audit::{Action, Recorder, Shape, Trail};
+use crate::access::audit::{Action, AuditError, Recorder, Shape, Trail};
+use crate::access::releases::Releases;
+use crate::config::Limits;
 use crate::fhir::{Issue, IssueCode};
 use crate::store::Store;
 use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::Response;
 use std::collections::HashSet;
@@ -19,7 +22,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// What tells nobody anything about anybody.
-const UNRECORDED: [&str; 9] = [
+const UNRECORDED: [&str; 10] = [
+    "/.well-known/openid-configuration",
     "/livez",
     "/readyz",
     "/metrics",
@@ -41,6 +45,7 @@ const MOST_REFUSALS: u32 = 20;
 pub struct Auditor {
     store: Store,
     recorder: Recorder,
+    releases: Arc<Releases>,
     refusals: Arc<Mutex<Refusals>>,
 }
 
@@ -57,9 +62,10 @@ struct Refusals {
 struct Recorded;
 
 impl Auditor {
-    pub fn new(store: Store) -> Auditor {
+    pub fn new(store: Store, limits: &Limits) -> Auditor {
         let refusals = Refusals { since: Instant::now(), count: 0, skipped: 0 };
-        Auditor { recorder: Recorder::new(store.clone()), store, refusals: Arc::new(Mutex::new(refusals)) }
+        let releases = Arc::new(Releases::new(limits.reads_per_patient, limits.patients_per_hour));
+        Auditor { recorder: Recorder::new(store.clone()), store, releases, refusals: Arc::new(Mutex::new(refusals)) }
     }
 
     /// Whether one more refusal is recorded by itself; those that were not are counted, and told in the log.
@@ -82,17 +88,24 @@ impl Auditor {
         let path = request.uri().path_and_query().map_or_else(|| request.uri().path(), |both| both.as_str());
         let id = request.headers().get("x-request-id").and_then(|id| id.to_str().ok());
         let address = request.extensions().get::<PeerAddress>().map(|PeerAddress(address)| address.to_string());
-        Arc::new(Trail::new(self.recorder.clone(), caller, &format!("{} {path}", request.method()), id, address))
+        let trail = Trail::new(self.recorder.clone(), caller, &format!("{} {path}", request.method()), id, address);
+        Arc::new(trail.bounded(Arc::clone(&self.releases)))
     }
 
-    /// The answer, marked, once it is recorded.
-    async fn settled(&self, trail: &Trail, mut response: Response) -> Response {
-        let knocks = matches!(response.status(), StatusCode::UNAUTHORIZED | StatusCode::TOO_MANY_REQUESTS);
+    /// The answer, marked, once it is recorded. `stranger`: nobody has logged in.
+    async fn settled(&self, trail: &Trail, mut response: Response, stranger: bool) -> Response {
+        let status = response.status();
+        let knocks = matches!(status, StatusCode::UNAUTHORIZED | StatusCode::TOO_MANY_REQUESTS) || stranger && status.is_client_error();
         if !trail.is_settled() && (!knocks || self.takes_refusal()) {
             let shape = Shape { action: Action::Execute, interaction: "operation", target: None, old_versions: false };
-            if let Err(error) = trail.settle(&self.store, &shape, response.status().as_u16(), HashSet::new()).await {
+            let mut settled = trail.settle(&self.store, &shape, response.status().as_u16(), HashSet::new()).await;
+            if let Err(AuditError::TooMuch { seconds }) = settled {
+                response = refusal(&too_much(), seconds);
+                settled = trail.settle(&self.store, &shape, response.status().as_u16(), HashSet::new()).await;
+            }
+            if let Err(error) = settled {
                 tracing::error!(%error, "an answer was withheld");
-                response = withheld();
+                response = refusal(&failure(), 5);
             }
         }
         response.extensions_mut().insert(Recorded);
@@ -106,9 +119,13 @@ pub async fn follow(State(auditor): State<Auditor>, request: Request, next: Next
     if UNRECORDED.contains(&path) || path.starts_with(LOGIN) {
         return next.run(request).await;
     }
+    let stranger = request.extensions().get::<Caller>().is_none();
+    if stranger && auth::is_console(path) && request.method() == Method::GET {
+        return next.run(request).await;
+    }
     let trail = auditor.trail(&request);
     let response = trail.follow(next.run(request)).await;
-    auditor.settled(&trail, response).await
+    auditor.settled(&trail, response, stranger).await
 }
 
 /// Around the gate: records those who were not let in.
@@ -122,7 +139,7 @@ pub async fn refused(State(auditor): State<Auditor>, request: Request, next: Nex
     if response.extensions().get::<Recorded>().is_some() || !(status.is_client_error() || status.is_server_error()) {
         return response;
     }
-    auditor.settled(&trail, response).await
+    auditor.settled(&trail, response, true).await
 }
 
 /// What a caller gets whose answer could not be recorded.
@@ -131,12 +148,18 @@ pub fn failure() -> Failure {
     Failure::new(StatusCode::SERVICE_UNAVAILABLE, Issue::error(IssueCode::Exception, words))
 }
 
-fn withheld() -> Response {
-    let failure = failure();
+/// What a client gets that is told too much about one patient, or of too many.
+pub fn too_much() -> Failure {
+    let words = "More of this patient, or of so many patients, is not told to one client at a time: come back after the seconds of Retry-After, \
+                 or ask the operator for more.";
+    Failure::new(StatusCode::TOO_MANY_REQUESTS, Issue::error(IssueCode::Throttled, words))
+}
+
+fn refusal(failure: &Failure, seconds: u64) -> Response {
     let mut response = Response::new(Body::from(failure.outcome()));
     *response.status_mut() = failure.status;
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/fhir+json"));
-    headers.insert(header::RETRY_AFTER, HeaderValue::from_static("5"));
+    headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     response
 }

@@ -1,5 +1,6 @@
 //! The gate that every request passes: from an Authorization header to a [`Caller`].
 
+use super::{console, pages};
 use crate::access::{Access, AccessError, Caller, Forbidden, MAX_FACILITY_CODE};
 use crate::config::{AuthMode, Secret};
 use crate::fhir::outcome::operation_outcome;
@@ -17,7 +18,8 @@ use std::sync::Arc;
 pub const FACILITY_HEADER: HeaderName = HeaderName::from_static("x-lango-facility");
 
 /// What needs no login.
-const PUBLIC: [&str; 13] = [
+const PUBLIC: [&str; 14] = [
+    "/.well-known/openid-configuration",
     "/livez",
     "/readyz",
     "/metrics",
@@ -48,7 +50,7 @@ pub async fn authenticate(State(access): State<Arc<Access>>, mut request: Reques
             request.extensions_mut().insert(caller);
             next.run(request).await
         }
-        Err(_) if PUBLIC.contains(&path) => next.run(request).await,
+        Err(_) if PUBLIC.contains(&path) || is_console(path) => next.run(request).await,
         Err(refusal) => refusal.answer(path),
     }
 }
@@ -59,6 +61,10 @@ async fn identify(access: &Access, path: &str, headers: &HeaderMap, certificate:
     }
     if PUBLIC.contains(&path) {
         return Err(Refusal::NoCredentials);
+    }
+    if is_console(path) {
+        // Its pages themselves show those to the login who have no session.
+        return Ok(access.session_caller(&pages::cookie(headers, console::COOKIE)).await?);
     }
     match credentials(headers)? {
         None => Err(Refusal::NoCredentials),
@@ -71,6 +77,11 @@ async fn identify(access: &Access, path: &str, headers: &HeaderMap, certificate:
         }
         Some(Credentials::Basic { .. }) => Err(Refusal::Unclear("this address takes a bearer token: get one from /auth/token")),
     }
+}
+
+/// Where a session stands in for a token, and nothing else does.
+pub(super) fn is_console(path: &str) -> bool {
+    path.strip_prefix(console::BASE).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 fn facility(headers: &HeaderMap) -> Result<Option<&str>, Refusal> {

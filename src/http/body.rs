@@ -110,14 +110,14 @@ async fn read_gzip(chunks: &mut BodyDataStream, limits: &Limits) -> Result<Bytes
         // Small steps, so that neither memory nor the other requests feel a bomb before its limit stops it.
         for step in chunk.chunks(16 << 10) {
             if let Err(error) = decoder.write_all(step) {
-                return Err(if decoder.get_ref().overflow { too_large_inside(limits) } else { bad_gzip(&error) });
+                return Err(if decoder.get_ref().overflow { too_large_inside(limits, decoder.get_ref().most) } else { bad_gzip(&error) });
             }
             tokio::task::yield_now().await;
         }
     }
     match decoder.try_finish() {
         Ok(()) => Ok(std::mem::take(&mut decoder.get_mut().whole).into()),
-        Err(_) if decoder.get_ref().overflow => Err(too_large_inside(limits)),
+        Err(_) if decoder.get_ref().overflow => Err(too_large_inside(limits, decoder.get_ref().most)),
         Err(error) => Err(bad_gzip(&error)),
     }
 }
@@ -159,7 +159,14 @@ fn too_large(most: u32) -> Failure {
     Failure::too_large(format!("The body is larger than {most} MiB: send it in parts, or compressed with gzip."))
 }
 
-fn too_large_inside(limits: &Limits) -> Failure {
+/// `most`: the bound that was met, which a body that shrank suspiciously well meets early.
+fn too_large_inside(limits: &Limits, most: usize) -> Failure {
+    if most < limits.decompressed_bytes() {
+        let words = format!(
+            "The body decompresses to more than {MOST_RATIO} times its size, as records do not: send it uncompressed, or in parts."
+        );
+        return Failure::too_large(words);
+    }
     Failure::too_large(format!("The body decompresses to more than is taken ({} MiB at most): send it in parts.", limits.decompressed_mb))
 }
 

@@ -4,7 +4,8 @@
 //! what is left of such a link costs nothing for long; how long one request may take is the routes' own business.
 
 use super::auth::PeerCertificate;
-use super::tls::{Tls, thumbprint};
+use super::tls::Tls;
+use crate::access::registration::thumbprint;
 use axum::Router;
 use axum::http::Request;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};

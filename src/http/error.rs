@@ -12,11 +12,17 @@ pub struct Failure {
     pub issues: Vec<Issue>,
     /// For 405: the methods that the URL takes.
     pub allow: Option<&'static str>,
+    /// For 429 and 503: the seconds after which to come back; a few unless said.
+    pub retry_after: Option<u64>,
 }
 
 impl Failure {
     pub fn new(status: StatusCode, issue: Issue) -> Failure {
-        Failure { status, issues: vec![issue], allow: None }
+        Failure { status, issues: vec![issue], allow: None, retry_after: None }
+    }
+
+    pub fn of_issues(status: StatusCode, issues: Vec<Issue>) -> Failure {
+        Failure { status, issues, allow: None, retry_after: None }
     }
 
     pub fn bad_request(words: impl Into<String>) -> Failure {
@@ -37,7 +43,7 @@ impl Failure {
     pub fn method_not_allowed(allow: &'static str) -> Failure {
         let words = format!("This URL takes {allow} only.");
         let issue = Issue::error(IssueCode::NotSupported, words);
-        Failure { status: StatusCode::METHOD_NOT_ALLOWED, issues: vec![issue], allow: Some(allow) }
+        Failure { status: StatusCode::METHOD_NOT_ALLOWED, issues: vec![issue], allow: Some(allow), retry_after: None }
     }
 
     pub fn too_large(words: impl Into<String>) -> Failure {
@@ -57,7 +63,7 @@ impl From<Refusal> for Failure {
             tracing::error!(error = %cause, "a request failed");
         }
         let status = StatusCode::from_u16(refusal.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        Failure { status, issues: refusal.issues, allow: None }
+        Failure { status, issues: refusal.issues, allow: None, retry_after: None }
     }
 }
 

@@ -3,6 +3,7 @@
 //! No scripts, nothing from elsewhere, and nothing that another site could post: each form carries a sealed step that is bound to a
 //! cookie of this browser. The pages are framed by nobody and kept by no cache.
 
+use super::pages::{FORM_BYTES, STYLE, cookie, field, html, is_foreign, set_cookie};
 use crate::access::people::Person;
 use crate::access::{Access, AccessError, Asked, AuthorizeError, Step};
 use crate::config::Secret;
@@ -15,8 +16,6 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use std::sync::Arc;
 
-const FORM_BYTES: usize = 64 << 10;
-const STYLE: &str = include_str!("../../templates/auth/style.css");
 /// `__Host-` would demand https, which a lango that is tried out on loopback lacks.
 const COOKIE: &str = "lango-login";
 
@@ -38,6 +37,8 @@ struct ConsentPage<'a> {
     client: &'a str,
     name: &'a str,
     rights: &'a [String],
+    /// Whose record; asked when there are several.
+    choices: &'a [(String, String)],
     redirect_uri: &'a str,
     step: &'a str,
 }
@@ -86,11 +87,7 @@ async fn begin(access: &Access, parameters: &[u8]) -> Response {
         Ok(response) => response,
         Err(error) => return failed(access, &error),
     };
-    let secure = if access.public_url().starts_with("https:") { "; Secure" } else { "" };
-    let cookie = format!("{COOKIE}={browser}; Path={}; HttpOnly; SameSite=Strict{secure}", access.local_path("/auth"));
-    if let Ok(cookie) = HeaderValue::from_str(&cookie) {
-        response.headers_mut().append(header::SET_COOKIE, cookie);
-    }
+    set_cookie(access, &mut response, COOKIE, &browser, "/auth");
     response
 }
 
@@ -114,7 +111,7 @@ async fn login(State(access): State<Arc<Access>>, headers: HeaderMap, body: Byte
         }
         Err(error) => return failed(&access, &error),
     };
-    consent_page(&access, step.asked, &person, &browser).unwrap_or_else(|error| failed(&access, &error))
+    consent_page(&access, step.asked, &person, &browser).await.unwrap_or_else(|error| failed(&access, &error))
 }
 
 async fn consent(State(access): State<Arc<Access>>, headers: HeaderMap, body: Bytes) -> Response {
@@ -129,7 +126,7 @@ async fn consent(State(access): State<Arc<Access>>, headers: HeaderMap, body: By
         answers.push(("error", "access_denied"));
         return send_back(&access, &step.asked.redirect_uri, &answers);
     }
-    match access.agree(&step).await {
+    match access.agree(&step, &field(&body, "patient")).await {
         Ok(code) => {
             // RFC 9207: the app sees who answered.
             answers.extend([("code", code.expose()), ("iss", access.public_url())]);
@@ -145,18 +142,12 @@ async fn consent(State(access): State<Arc<Access>>, headers: HeaderMap, body: By
 
 /// The step that a form carries, and the browser it is bound to.
 fn opened(access: &Access, headers: &HeaderMap, body: &[u8]) -> Result<(Step, String), Box<Response>> {
-    let cookies = headers.get_all(header::COOKIE).iter().filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(';'));
-    let mut named = cookies.filter_map(|cookie| cookie.trim().split_once('=')).filter(|(name, _)| *name == COOKIE);
-    let browser = named.next().map(|(_, value)| value.to_owned()).unwrap_or_default();
-    let foreign = headers.get(header::ORIGIN).is_some_and(|origin| origin.as_bytes() != access.origin().as_bytes());
+    let browser = cookie(headers, COOKIE);
+    let foreign = is_foreign(access, headers);
     match access.open_step(&field(body, "step"), &browser) {
         Ok(step) if !foreign => Ok((step, browser)),
         _ => Err(Box::new(notice(access, StatusCode::BAD_REQUEST, "This page is too old, or belongs to another window."))),
     }
-}
-
-fn field(body: &[u8], wanted: &str) -> String {
-    form_urlencoded::parse(body).find(|(name, _)| name == wanted).map(|(_, value)| value.into_owned()).unwrap_or_default()
 }
 
 fn login_page(access: &Access, asked: Asked, browser: &str, wrong: bool) -> Result<Response, AccessError> {
@@ -167,8 +158,9 @@ fn login_page(access: &Access, asked: Asked, browser: &str, wrong: bool) -> Resu
     Ok(html(if wrong { StatusCode::UNAUTHORIZED } else { StatusCode::OK }, page.render(), None))
 }
 
-fn consent_page(access: &Access, asked: Asked, person: &Person, browser: &str) -> Result<Response, AccessError> {
+async fn consent_page(access: &Access, asked: Asked, person: &Person, browser: &str) -> Result<Response, AccessError> {
     let rights: Vec<String> = access.offered(&asked, person).split(' ').filter(|word| !word.is_empty()).map(in_words).collect();
+    let choices = access.choices(person).await?;
     let (client, redirect_uri) = (asked.client.clone(), asked.redirect_uri.clone());
     let step = access.seal_step(asked, Some(person), browser)?;
     let (style, action) = (access.local_path("/auth/style.css"), access.local_path("/auth/consent"));
@@ -178,6 +170,7 @@ fn consent_page(access: &Access, asked: Asked, person: &Person, browser: &str) -
         client: &client,
         name: &person.name,
         rights: &rights,
+        choices: if choices.len() > 1 { &choices } else { &[] },
         redirect_uri: &redirect_uri,
         step: &step,
     };
@@ -189,7 +182,9 @@ fn in_words(scope: &str) -> String {
     match scope {
         "offline_access" => return "keep access while you are away, for 30 days".to_owned(),
         "online_access" => return "keep access while you use the app".to_owned(),
-        "launch/patient" => return "know which patient you are".to_owned(),
+        "launch/patient" => return "know whose record is meant".to_owned(),
+        "openid" => return "know the name that you log in with".to_owned(),
+        "fhirUser" => return "know which record says who you are".to_owned(),
         _ => {}
     }
     let (right, params) = scope.split_once('?').unwrap_or((scope, ""));
@@ -212,7 +207,7 @@ fn in_words(scope: &str) -> String {
             .collect(),
     };
     let what = if type_name == "*" { "records of every kind" } else { type_name };
-    let whose = if context == "patient" { "in your own record" } else { "that you may see" };
+    let whose = if context == "patient" { "in the record of the patient" } else { "that you may see" };
     let narrowed = if params.is_empty() { String::new() } else { format!(", only where {params}") };
     format!("{} {what} {whose}{narrowed}", verbs.join(", "))
 }
@@ -240,32 +235,4 @@ fn send_back(access: &Access, redirect_uri: &str, answers: &[(&str, &str)]) -> R
         }
         Err(_) => notice(access, StatusCode::BAD_REQUEST, "The app's address cannot be used."),
     }
-}
-
-/// `leads_to`: where a form of this page ends up, which browsers hold against the policy too.
-fn html(status: StatusCode, page: Result<String, askama::Error>, leads_to: Option<&str>) -> Response {
-    let Ok(page) = page else { return StatusCode::INTERNAL_SERVER_ERROR.into_response() };
-    let origin = leads_to.and_then(|uri| reqwest::Url::parse(uri).ok()).map(|url| match url.host_str() {
-        Some(_) if matches!(url.scheme(), "https" | "http") => format!(" {}", url.origin().ascii_serialization()),
-        _ => format!(" {}:", url.scheme()),
-    });
-    let policy = format!(
-        "default-src 'none'; style-src 'self'; form-action 'self'{}; frame-ancestors 'none'; base-uri 'none'",
-        origin.unwrap_or_default()
-    );
-    let mut response = (status, [(header::CONTENT_TYPE, "text/html; charset=utf-8")], page).into_response();
-    let headers = response.headers_mut();
-    for (name, value) in [
-        (header::CACHE_CONTROL, "no-store"),
-        (header::X_FRAME_OPTIONS, "DENY"),
-        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
-        // With `no-referrer` browsers would say `Origin: null` when a form is sent.
-        (header::REFERRER_POLICY, "same-origin"),
-    ] {
-        headers.insert(name, HeaderValue::from_static(value));
-    }
-    if let Ok(policy) = HeaderValue::from_str(&policy) {
-        headers.insert(header::CONTENT_SECURITY_POLICY, policy);
-    }
-    response
 }

@@ -30,6 +30,10 @@ pub fn routes<S: Clone + Send + Sync + 'static>(access: Arc<Access>) -> Router<S
             "/fhir/.well-known/smart-configuration",
             get(|State(access): State<Arc<Access>>| async move { json_body(access.smart_configuration()) }),
         )
+        .route(
+            "/.well-known/openid-configuration",
+            get(|State(access): State<Arc<Access>>| async move { json_body(access.openid_configuration()) }),
+        )
         .with_state(access)
 }
 
@@ -57,6 +61,9 @@ fn granted(grant: Grant) -> serde_json::Value {
     });
     if let Some(token) = grant.refresh_token {
         answer["refresh_token"] = json!(token.expose());
+    }
+    if let Some(token) = grant.id_token {
+        answer["id_token"] = json!(token);
     }
     if let Some(patient) = grant.patient {
         answer["patient"] = json!(patient);

@@ -10,7 +10,6 @@ use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
-use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -78,11 +77,6 @@ type Times = [Option<SystemTime>; 3];
 fn times(files: &Files) -> Times {
     let of = |path: &Path| std::fs::metadata(path).and_then(|data| data.modified()).ok();
     [of(&files.certificate), of(&files.key), files.client_ca.as_deref().and_then(of)]
-}
-
-/// SHA-256 of a certificate in hex: the name by which clients are bound to theirs.
-pub fn thumbprint(certificate: &CertificateDer<'_>) -> String {
-    Sha256::digest(certificate).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn read(files: &Files) -> anyhow::Result<ServerConfig> {

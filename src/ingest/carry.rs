@@ -4,12 +4,14 @@
 //! in the store, and that decides what is left to write ([`super::fold`]). All of it rests on what was read on the way, so when
 //! others were quicker all of it is done again.
 
+use super::draft::source_facility;
 use super::fold::{Fold, Laid, Name, NeverSent, Said, Told, Touch};
 use super::refusal::{Refusal, RefusalKind};
 use super::submit::{Envelope, Outcome, Submitter, Translations, said};
-use super::template::{Judged, Record, Shared, Update, Verdict};
-use super::who::{Arrival, Directory};
-use super::write::{Author, CommitError, Effect, Plan, Tries};
+use super::template::{Judged, Known, Record, Shared, Update, Verdict};
+use super::tries::Tries;
+use super::who::{Arrival, Directory, Found};
+use super::write::{Author, CommitError, Effect, Plan};
 use crate::definitions;
 use crate::fhir::{Issue, IssueCode};
 use crate::store::visits::Visit;
@@ -70,9 +72,10 @@ struct Met {
     visits: HashMap<Box<str>, Visit>,
 }
 
-/// A record whose client is known.
-struct Known {
+/// A record whose client is found.
+struct Resolved {
     record: Record,
+    found: Found,
     told: Arc<Told>,
 }
 
@@ -127,6 +130,7 @@ impl<'s> Slices<'s> {
                         &envelope.opened,
                         &record,
                         record.identity.own_key(),
+                        &Known::new(),
                         &Translations(&self.submitter.terminology),
                     );
                     done.push(Carried { record, outcome: Outcome::Failed(refusal.issues) });
@@ -152,7 +156,7 @@ impl<'s> Slices<'s> {
             let directory = self.directory(envelope, &judged).await?;
             let (known, directory) = self.submitter.know(envelope, &judged, left_out, self.key, directory).await?;
             let mut carried: BTreeMap<usize, Carried> = BTreeMap::new();
-            let mut good: Vec<(usize, Known)> = Vec::with_capacity(known.len());
+            let mut good: Vec<(usize, Resolved)> = Vec::with_capacity(known.len());
             let mut organizations = Vec::new();
             for (place, mut known) in known {
                 organizations.extend(std::mem::take(&mut known.record.shared).into_iter().filter_map(|produced| said(shared, produced)));
@@ -188,7 +192,7 @@ impl<'s> Slices<'s> {
                 let names = told.iter().flat_map(|told| &told.resources).map(|said| said.name.clone());
                 Arc::make_mut(&mut unwritten.resources).extend(names);
             }
-            for ((place, Known { mut record, .. }), verdict) in good.into_iter().zip(written.verdicts) {
+            for ((place, Resolved { mut record, .. }), verdict) in good.into_iter().zip(written.verdicts) {
                 record.warnings.extend(verdict.unknown.iter().map(|path| never_heard_of().at(path.to_string())));
                 if verdict.withdrawn > 0 {
                     record.warnings.push(withdrawal(verdict.withdrawn).at(record.path.clone()));
@@ -229,7 +233,8 @@ enum Attempt {
 }
 
 impl Submitter {
-    /// Finds the client of each record that is good, one after another, and translates the record.
+    /// Finds the client of each record that is good, one after another, and translates the record: once, and when it builds on what is stored
+    /// (the date of a visit that it does not say again) a second time with that.
     async fn know(
         &self,
         envelope: &Arc<Envelope>,
@@ -237,32 +242,77 @@ impl Submitter {
         left_out: BTreeSet<usize>,
         key: i64,
         mut directory: Directory,
-    ) -> Result<(Vec<(usize, Known)>, Directory), Refusal> {
-        let (me, envelope, judged) = (self.clone(), Arc::clone(envelope), Arc::clone(judged));
+    ) -> Result<(Vec<(usize, Resolved)>, Directory), Refusal> {
+        let (me, of, records) = (self.clone(), Arc::clone(envelope), Arc::clone(judged));
         let known = self.writer.workers().run(move || {
-            let records = judged.iter().enumerate().filter(|(place, _)| !left_out.contains(place));
-            let known = records.map(|(place, judged)| (place, me.know_one(&envelope, judged, key, &mut directory)));
-            (known.collect(), directory)
+            let records = records.iter().enumerate().filter(|(place, _)| !left_out.contains(place));
+            let known = records.map(|(place, judged)| {
+                let mut found = match judged.is_rejected() {
+                    true => Found::default(),
+                    false => directory.find(&judged.identity, judged.visit_id(), Arrival(key, judged.index())),
+                };
+                found.identifiers = found.client.as_deref().map(|client| directory.identifiers(client)).unwrap_or_default();
+                (place, me.resolved(&of, judged, key, found, &Known::new()))
+            });
+            (known.collect::<Vec<_>>(), directory)
         });
-        known.await
+        let (known, directory) = known.await?;
+        let wanted: BTreeSet<String> = known.iter().flat_map(|(_, known)| known.record.wanted.iter().cloned()).collect();
+        if wanted.is_empty() {
+            return Ok((known, directory));
+        }
+        let stored = self.wanted(envelope, &known, wanted).await?;
+        let (me, of, records) = (self.clone(), Arc::clone(envelope), Arc::clone(judged));
+        let again = self.writer.workers().run(move || {
+            let again = known.into_iter().map(|(place, known)| match records.get(place) {
+                Some(judged) if known.record.wanted.iter().any(|name| stored.contains_key(name)) => {
+                    (place, me.resolved(&of, judged, key, known.found, &stored))
+                }
+                _ => (place, known),
+            });
+            again.collect()
+        });
+        Ok((again.await?, directory))
     }
 
-    fn know_one(&self, envelope: &Envelope, judged: &Judged, key: i64, directory: &mut Directory) -> Known {
-        let found = match judged.is_rejected() {
-            true => super::who::Found::default(),
-            false => directory.find(&judged.identity, judged.visit_id(), Arrival(key, judged.index())),
-        };
+    fn resolved(&self, envelope: &Envelope, judged: &Judged, key: i64, found: Found, stored: &Known) -> Resolved {
         let translations = Translations(&self.terminology);
-        let mut record = self.templates.translate(&envelope.opened, judged, found.client.as_deref(), &translations);
+        let mut record = self.templates.translate(&envelope.opened, judged, found.client.as_deref(), stored, &translations);
         let place = |path: Option<&str>| path.map_or_else(|| record.path.clone(), |path| format!("{}.{path}", record.path));
         let (at_needs, at_visit) = (place(judged.identity.needs.as_deref()), place(envelope.opened.visit_path()));
-        record.known = found.client.as_deref().map(|client| directory.identifiers(client)).unwrap_or_default();
-        if let Some(error) = found.error {
-            (record.errors, record.verdict) = (vec![error.at(at_needs)], Verdict::Rejected);
+        record.known = found.identifiers.clone();
+        if let Some(error) = &found.error {
+            (record.errors, record.verdict) = (vec![error.clone().at(at_needs)], Verdict::Rejected);
         }
-        record.warnings.extend(found.warning.map(|warning| warning.at(at_visit)));
+        record.warnings.extend(found.warning.clone().map(|warning| warning.at(at_visit)));
         let told = told(&mut record, key).unwrap_or(Told { submission: key, visit: None, lists: Vec::new(), resources: Vec::new() });
-        Known { record, told: Arc::new(told) }
+        Resolved { record, found, told: Arc::new(told) }
+    }
+
+    /// What records build on: as one of them says it, else as it is stored.
+    async fn wanted(&self, envelope: &Envelope, records: &[(usize, Resolved)], wanted: BTreeSet<String>) -> Result<Known, Refusal> {
+        let parse = |name: &String| {
+            let (type_name, id) = name.split_once('/')?;
+            Some((definitions::r4().type_code(type_name)?, id.to_owned()))
+        };
+        let asked: Vec<(TypeCode, String)> = wanted.iter().filter_map(parse).collect();
+        let mut known = Known::new();
+        // What another facility put there is none of this one's business.
+        let own = envelope.facility_code().replace(' ', "_");
+        for stored in self.store().read_many(&asked).await? {
+            let resource = stored.body.as_ref().and_then(|body| serde_json::from_slice::<serde_json::Value>(body).ok());
+            let resource = resource.filter(|resource| source_facility(resource) == Some(&own));
+            let name = format!("{}/{}", definitions::r4().type_name(stored.type_code), stored.id);
+            known.extend(resource.map(|resource| (name, resource)));
+        }
+        let said = records.iter().flat_map(|(_, known)| &known.told.resources).filter(|said| said.update == Update::Merge);
+        for said in said {
+            let name = format!("{}/{}", definitions::r4().type_name(said.name.0), said.name.1);
+            if wanted.contains(&name) {
+                known.insert(name, (*said.resource).clone());
+            }
+        }
+        Ok(known)
     }
 
     /// The records of a slice as a replay sees them: whom they are about was decided when they came. What is not known yet, because it was
@@ -293,7 +343,7 @@ impl Submitter {
                     Err(CommitError::Refused(_, refusal)) => return Err(refusal),
                 }
             }
-            let known = known.into_iter().map(|(_, Known { record, told })| {
+            let known = known.into_iter().map(|(_, Resolved { record, told, .. })| {
                 let told = if record.errors.is_empty() { Arc::into_inner(told) } else { None };
                 (record, told)
             });

@@ -11,11 +11,12 @@ use crate::access::gate;
 use crate::definitions;
 use crate::fhir::time::{Micros, now, parse_interval};
 use crate::fhir::{Issue, IssueCode};
-use crate::store::TypeCode;
+use crate::search::extract;
 use crate::store::gate::Rules;
+use crate::store::{IndexEntry, IndexValue, ResourceKey, Stored, TypeCode};
 use jiff::ToSpan as _;
 use serde_json::Value;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// The kind of the job that tells who asked for a consent what became of it; its payload names the Consent.
 pub const CONSENT_JOB: &str = "consent.tell";
@@ -37,20 +38,26 @@ pub fn asks_for_itself(consent: &Value, facility_system: &str, code: &str) -> bo
         && actors.iter().all(is_itself)
 }
 
+/// The codes that a value set stands for; `None`: it is not known.
+type ValueSets<'a> = &'a (dyn Fn(&str) -> Option<Vec<Coding>> + Sync);
+
 /// From this age on a permit that a guardian gave no longer holds.
 const OF_AGE: i64 = 18;
+
+fn named(entry: IndexEntry) -> Option<Name> {
+    match entry.value {
+        IndexValue::Reference { type_name, id } => Some(format!("{type_name}/{id}")),
+        _ => None,
+    }
+}
 
 impl Writer {
     /// What `resource`, a Consent, allows whom, and of whose records.
     pub(super) async fn consent_rules(&self, resource: &Value) -> Result<Rules, Refusal> {
-        let references = self.referred(resource).await?;
-        let consent = self.read_consent(resource, &references, None)?;
-        let Some(patient) = consent.patient.as_deref().and_then(|name| name.strip_prefix("Patient/")) else {
-            return Ok(Rules::default());
-        };
-        let of_age = self.of_age(patient).await?;
-        let person = self.registry().person(patient).await.map_err(Refusal::internal)?;
-        let mut consent = self.read_consent(resource, &references, of_age)?;
+        // What is in a value set changes without the Consent: the rule names it.
+        let named = |url: &str| Some(vec![Coding::new(gate::VALUE_SET, url)]);
+        let Some((patient, mut consent)) = self.understood(resource, &named).await? else { return Ok(Rules::default()) };
+        let person = self.registry().person(&patient).await.map_err(Refusal::internal)?;
         if resource.get("dateTime").is_none() {
             // It was given when it came. Without this any older one of its series would go before it.
             consent.given = now();
@@ -58,20 +65,58 @@ impl Writer {
         Ok(gate::rules(&consent, person.into_iter().map(Into::into).collect()))
     }
 
-    fn read_consent(&self, resource: &Value, references: &HashMap<Name, Vec<Name>>, of_age: Option<Micros>) -> Result<Consent, Refusal> {
-        let members = |url: &str| -> Option<Vec<Coding>> {
+    /// The Consents that speak of these Patients, each read as it stands now, for a decision on what is not in the store. Which Patients a
+    /// Consent covers is what its rules say, so here too it is those that were one person when it was written.
+    pub async fn consents_of(&self, patients: &[ResourceKey]) -> Result<BTreeMap<ResourceKey, Vec<Consent>>, Refusal> {
+        let listed = |url: &str| -> Option<Vec<Coding>> {
             let members = self.terminology().members(url)?;
             Some(members.iter().map(|member| Coding::new(&member.system, &member.code)).collect())
         };
+        let mut found: BTreeMap<ResourceKey, Vec<Consent>> = BTreeMap::new();
+        let mut read: HashMap<ResourceKey, Option<Consent>> = HashMap::new();
+        for (patient, stored) in self.store().consents_about(patients).await? {
+            let consent = match read.get(&stored.key) {
+                Some(known) => known.clone(),
+                None => {
+                    let resource: Value = serde_json::from_slice(stored.body.as_deref().unwrap_or(b"null")).map_err(Refusal::internal)?;
+                    let consent = self.understood(&resource, &listed).await?.map(|(_, consent)| consent);
+                    read.insert(stored.key, consent.clone());
+                    consent
+                }
+            };
+            found.entry(patient).or_default().extend(consent);
+        }
+        Ok(found)
+    }
+
+    /// What a Consent says, and the id of the Patient that it names; `None`: it names none. `value_set` tells what is in one.
+    async fn understood(&self, resource: &Value, value_set: ValueSets<'_>) -> Result<Option<(String, Consent)>, Refusal> {
+        let references = self.referred(resource).await?;
+        let consent = self.read_consent(resource, &references, None, value_set)?;
+        let Some(patient) = consent.patient.as_deref().and_then(|name| name.strip_prefix("Patient/")).map(str::to_owned) else {
+            return Ok(None);
+        };
+        let of_age = self.of_age(&patient).await?;
+        Ok(Some((patient, self.read_consent(resource, &references, of_age, value_set)?)))
+    }
+
+    fn read_consent(
+        &self,
+        resource: &Value,
+        references: &HashMap<Name, Vec<Name>>,
+        of_age: Option<Micros>,
+        value_set: ValueSets<'_>,
+    ) -> Result<Consent, Refusal> {
         let references_of = |name: &str| references.get(name).cloned().unwrap_or_default();
         let options = self.options();
-        let reading = Reading { zone: &options.zone, base: &options.base, value_set: &members, references_of: &references_of, of_age };
+        let reading = Reading { zone: &options.zone, base: &options.base, value_set, references_of: &references_of, of_age };
         Consent::read(resource, &reading).map_err(|error| {
             Refusal::new(RefusalKind::Invalid, Issue::error(IssueCode::TooLong, error.to_string()).at("Consent.provision"))
         })
     }
 
-    /// What the resources that the Consent's data criteria name refer to.
+    /// What the resources that the Consent's data criteria name refer to where no search parameter knows it; the rest the rules ask of the index, as it
+    /// stands then.
     async fn referred(&self, resource: &Value) -> Result<HashMap<Name, Vec<Name>>, Refusal> {
         let mut wanted: BTreeSet<(TypeCode, String)> = BTreeSet::new();
         let mut waiting = vec![resource];
@@ -93,13 +138,15 @@ impl Writer {
         }
         let options = self.options();
         let stored = self.store().read_many(&wanted.into_iter().collect::<Vec<_>>()).await?;
-        let of = |body: &bytes::Bytes| -> Option<Vec<Name>> {
-            let resource: Value = serde_json::from_slice(body).ok()?;
-            Some(consent::facts(&resource, &options.zone, &options.base).references.into_iter().collect())
+        let of = |stored: &Stored| -> Option<Vec<Name>> {
+            let resource: Value = serde_json::from_slice(stored.body.as_ref()?).ok()?;
+            let indexed: BTreeSet<Name> = extract::extract(stored.type_code, &resource, options).into_iter().filter_map(named).collect();
+            let references = consent::facts(&resource, &options.zone, &options.base).references;
+            Some(references.into_iter().filter(|name| !indexed.contains(name)).collect())
         };
         let named = stored.iter().filter_map(|stored| {
             let name = format!("{}/{}", definitions::r4().type_name(stored.type_code), stored.id);
-            Some((name, of(stored.body.as_ref()?)?))
+            Some((name, of(stored)?))
         });
         Ok(named.collect())
     }

@@ -75,6 +75,7 @@ impl Draft {
                 traits = gate::traits(&facts, indexed);
             }
         }
+        traits.hands = gate::hands(type_name, resource, &options.base);
         let consent = (type_name == "Consent").then(|| Box::new(resource.clone()));
         let (source, tail) = (source_facility(resource).map(Box::from), tail(resource.get("meta"), resource));
         Draft { type_code, type_name, id: id.into(), about, entries, traits, source, consent, tail }
@@ -107,7 +108,8 @@ pub struct Making {
     pub sensitive: Arc<Sensitive>,
 }
 
-fn with_labels(resource: &Value, labels: &BTreeSet<Coding>) -> Value {
+/// The resource with these labels added to `meta.security`.
+pub fn with_labels(resource: &Value, labels: &BTreeSet<Coding>) -> Value {
     let mut resource = resource.clone();
     let Some(members) = resource.as_object_mut() else { return resource };
     let meta = members.entry("meta").or_insert_with(|| Value::Object(serde_json::Map::new()));
@@ -201,6 +203,7 @@ mod tests {
             id: "p1".into(),
             version: 3,
             updated: 5,
+            patient: 0,
             owner: 0,
             body: Some(stamped(&body, stamp_at, 5)),
         };

@@ -8,7 +8,7 @@
 //! ([`Visit`]), and makes no longer is withdrawn. A submission that is older than the newest that spoke of the visit only fills
 //! gaps: what the newer one said stays.
 
-use super::template::{Listed, Produced, Update, merge};
+use super::template::{Listed, Produced, Update, forget, merge};
 use super::write::{Action, Condition, Wanted, Writer};
 use crate::definitions;
 use crate::store::visits::Visit;
@@ -329,27 +329,4 @@ fn reference((type_code, id): &Name) -> String {
 fn parse(reference: &str) -> Option<Name> {
     let (type_name, id) = reference.split_once('/')?;
     Some((definitions::r4().type_code(type_name)?, id.into()))
-}
-
-/// Takes out of a resource's lists what refers to something withdrawn.
-fn forget(resource: &mut Value, withdrawn: &BTreeSet<String>) {
-    fn refers(value: &Value, withdrawn: &BTreeSet<String>) -> bool {
-        match value {
-            Value::Array(items) => items.iter().any(|item| refers(item, withdrawn)),
-            Value::Object(map) => map.iter().any(|(key, value)| match value {
-                Value::String(text) => key == "reference" && withdrawn.contains(text),
-                value => refers(value, withdrawn),
-            }),
-            _ => false,
-        }
-    }
-    let Some(members) = resource.as_object_mut() else { return };
-    members.retain(|_, value| match value {
-        Value::Array(items) => {
-            let had = !items.is_empty();
-            items.retain(|item| !refers(item, withdrawn));
-            !had || !items.is_empty()
-        }
-        _ => true,
-    });
 }

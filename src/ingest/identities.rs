@@ -27,9 +27,10 @@ impl Identities {
         self.by_full_url.is_empty() && self.by_criteria.is_empty()
     }
 
-    /// Rewrites what `resource` says of other entries: `Reference.reference`, elements of type uri, url, canonical, oid and uuid
-    /// that are an entry's urn, attachments, and links in the narrative. `full_url` is the entry's own: relative references
-    /// are relative to its base.
+    /// Rewrites what `resource` says of other entries: `Reference.reference`, attachments, `valueUri`, `valueUrl`, links in the
+    /// narrative, and elements of type uri, url, canonical, oid and uuid that are an entry's urn. Other absolute links stay: a
+    /// `url` or `system` that equals an entry's `fullUrl` is the canonical name of a definition, not its place. `full_url` is the
+    /// entry's own: relative references are relative to its base.
     pub fn rewrite(&self, resource: &mut Value, full_url: Option<&str>) {
         if self.is_empty() {
             return;
@@ -38,11 +39,12 @@ impl Identities {
         each_string(resource, |place, text| {
             let target = match place.key {
                 "reference" => self.target(text, base),
-                "div" => self.rewrite_narrative(text),
+                "div" => self.rewrite_narrative(text, base),
+                "valueUri" | "valueUrl" => self.target(text, base),
                 key if text.starts_with("urn:") && !NEVER_A_URI.contains(&key) => self.by_full_url.get(text.as_str()).cloned(),
                 // Only attachments: at the root a `url` is the resource's own canonical name, in an extension its meaning.
                 "url" if !matches!(place.parent, None | Some("contained" | "resource" | "extension" | "modifierExtension")) => {
-                    self.by_full_url.get(text.as_str()).cloned()
+                    self.target(text, base)
                 }
                 _ => None,
             };
@@ -68,7 +70,7 @@ impl Identities {
     }
 
     /// `href` and `src` in XHTML; `None` when nothing changes.
-    fn rewrite_narrative(&self, div: &str) -> Option<String> {
+    fn rewrite_narrative(&self, div: &str, base: Option<&str>) -> Option<String> {
         let mut rewritten = String::new();
         let mut rest = div;
         let mut changed = false;
@@ -78,9 +80,9 @@ impl Identities {
             rest = after;
             let Some(quote) = after.chars().next().filter(|c| matches!(c, '"' | '\'')) else { continue };
             let Some((link, _)) = after.get(1..).and_then(|text| text.split_once(quote)) else { break };
-            if let Some(target) = self.by_full_url.get(link) {
+            if let Some(target) = self.target(link, base) {
                 rewritten.push(quote);
-                rewritten.push_str(target);
+                rewritten.push_str(&target);
                 rest = after.get(1 + link.len()..)?;
                 changed = true;
             }
@@ -236,6 +238,32 @@ mod tests {
         });
         let found = unresolved_urns(&mut resource, |urn| urn == "urn:uuid:1");
         assert_eq!(found, ["Observation.performer[1].reference", "Observation.contained[0].subject.reference"]);
+    }
+
+    #[test]
+    fn relative_links_are_rewritten_like_references() {
+        let mut resource = json!({
+            "resourceType": "DocumentReference",
+            "text": {"div": "<div><img src=\"Binary/9\"/><a href='Binary/10'>x</a></div>"},
+            "content": [{"attachment": {"url": "Binary/9"}}, {"attachment": {"url": "#Binary/9"}}],
+            "extension": [
+                {"url": "Binary/9", "valueUri": "Binary/9"}, {"url": "u", "valueUrl": "http://ehr/fhir/Binary/9#page"},
+                {"url": "u", "valueString": "Binary/9"},
+            ],
+        });
+        identities().rewrite(&mut resource, Some("http://ehr/fhir/DocumentReference/1"));
+        assert_eq!(
+            resource,
+            json!({
+                "resourceType": "DocumentReference",
+                "text": {"div": "<div><img src=\"Binary/d\"/><a href='Binary/10'>x</a></div>"},
+                "content": [{"attachment": {"url": "Binary/d"}}, {"attachment": {"url": "#Binary/9"}}],
+                "extension": [
+                    {"url": "Binary/9", "valueUri": "Binary/d"}, {"url": "u", "valueUrl": "Binary/d#page"},
+                    {"url": "u", "valueString": "Binary/9"},
+                ],
+            })
+        );
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! PATCH (<https://hl7.org/fhir/R4/http.html#patch>): JSON Patch, and FHIRPath Patch (<https://hl7.org/fhir/R4/fhirpatch.html>), on a
-//! stored resource. Both work on the resource's JSON; what comes out is checked like any resource that is put.
+//! PATCH (<https://hl7.org/fhir/R4/http.html#patch>): JSON Patch, FHIRPath Patch (<https://hl7.org/fhir/R4/fhirpatch.html>) and JSON Merge
+//! Patch (RFC 7396), on a stored resource. All work on the resource's JSON; what comes out is checked like any resource that is put.
 
 use super::refusal::{Refusal, RefusalKind};
 use crate::definitions::{self, Element, ElementKind, Structure};
@@ -17,6 +17,8 @@ const MOST_OPERATIONS: usize = 200;
 pub enum Patch {
     Json(JsonPatch),
     FhirPath(Vec<Operation>),
+    /// Members to put in place of those that are there; null takes one away.
+    Merge(Map<String, Value>),
 }
 
 /// One operation of a FHIRPath Patch.
@@ -81,6 +83,21 @@ impl Patch {
         operations.collect::<Result<_, _>>().map(Patch::FhirPath)
     }
 
+    /// Reads a JSON Merge Patch: members of the resource, as they shall be.
+    pub fn merge(document: &Value) -> Result<Patch, Refusal> {
+        let words = "A JSON Merge Patch is an object with the elements to change; null takes an element away.";
+        document.as_object().cloned().map(Patch::Merge).ok_or_else(|| malformed("", words))
+    }
+
+    /// Reads what was sent as `application/json`, which is said of all three: each has a form that no other has.
+    pub fn plain(document: &Value) -> Result<Patch, Refusal> {
+        match document {
+            Value::Array(_) => Patch::json(document),
+            _ if document.get("resourceType").and_then(Value::as_str) == Some("Parameters") => Patch::fhirpath(document),
+            _ => Patch::merge(document),
+        }
+    }
+
     /// The resource after the patch. An error is about the patch, never quoting the resource.
     pub fn apply(&self, mut resource: Value) -> Result<Value, Refusal> {
         let identity = |resource: &Value| (resource.get("resourceType").cloned(), resource.get("id").cloned());
@@ -95,6 +112,7 @@ impl Patch {
                     operation.apply(&mut resource)?;
                 }
             }
+            Patch::Merge(members) => merge(&mut resource, members, 0),
         }
         if identity(&resource) != before {
             return Err(unfit("", "A patch cannot change a resource's type or id."));
@@ -102,6 +120,21 @@ impl Patch {
         // FHIR has no empty lists and objects: what lost its last member is gone.
         prune(&mut resource, 0);
         Ok(resource)
+    }
+}
+
+/// RFC 7396, section 2. A patch is of bounded depth, as everything that is read.
+fn merge(target: &mut Value, members: &Map<String, Value>, depth: usize) {
+    if !target.is_object() {
+        *target = Value::Object(Map::new());
+    }
+    let Some(object) = target.as_object_mut() else { return };
+    for (name, value) in members {
+        match value {
+            Value::Null => drop(object.shift_remove(name)),
+            Value::Object(inner) if depth < 256 => merge(object.entry(name.as_str()).or_insert(Value::Null), inner, depth + 1),
+            value => drop(object.insert(name.clone(), value.clone())),
+        }
     }
 }
 
@@ -460,6 +493,31 @@ mod tests {
 
     fn one(kind: &str, path: &str, more: Value) -> Result<Value, Refusal> {
         apply(vec![operation(kind, path, more)])
+    }
+
+    /// RFC 7396, appendix A, as far as it is about objects.
+    #[test]
+    fn a_merge_patch_does_what_its_rfc_says() {
+        for (before, patch, after) in [
+            (json!({"a": "b"}), json!({"a": "c"}), json!({"a": "c"})),
+            (json!({"a": "b"}), json!({"b": "c"}), json!({"a": "b", "b": "c"})),
+            (json!({"a": "b"}), json!({"a": null}), json!({})),
+            (json!({"a": "b", "b": "c"}), json!({"a": null}), json!({"b": "c"})),
+            (json!({"a": ["b"]}), json!({"a": "c"}), json!({"a": "c"})),
+            (json!({"a": "c"}), json!({"a": ["b"]}), json!({"a": ["b"]})),
+            (json!({"a": {"b": "c"}}), json!({"a": {"b": "d", "c": null}}), json!({"a": {"b": "d"}})),
+            (json!({"a": [{"b": "c"}]}), json!({"a": [1]}), json!({"a": [1]})),
+            (json!({"e": null}), json!({"a": 1}), json!({"e": null, "a": 1})),
+            (json!({}), json!({"a": {"bb": {"ccc": null}}}), json!({"a": {"bb": {}}})),
+        ] {
+            let mut merged = before.clone();
+            merge(&mut merged, patch.as_object().unwrap(), 0);
+            assert_eq!(merged, after, "{before} with {patch}");
+        }
+        assert!(Patch::merge(&json!([])).is_err());
+        assert!(matches!(Patch::plain(&json!([])), Ok(Patch::Json(_))));
+        assert!(matches!(Patch::plain(&json!({"active": true})), Ok(Patch::Merge(_))));
+        assert!(Patch::merge(&json!({"id": "other"})).unwrap().apply(patient()).is_err(), "who a resource is stays");
     }
 
     #[test]

@@ -11,7 +11,7 @@
 use super::carry::{Carried, Slices};
 use super::fold::Said;
 use super::refusal::{Refusal, RefusalKind};
-use super::template::{Coding, EnvelopeError, Facility, Judged, Opened, Options, Record, Shared, Templates, Translate, Verdict};
+use super::template::{Coding, EnvelopeError, Facility, Judged, Known, Opened, Options, Record, Shared, Templates, Translate, Verdict};
 use super::write::Writer;
 use crate::access::Caller;
 use crate::fhir::text::clip;
@@ -267,8 +267,9 @@ impl Submitter {
         Err(Refusal::new(RefusalKind::TooLarge, Issue::error(IssueCode::TooLong, words)))
     }
 
-    fn options<'o>(&'o self, door: Door, facility: Option<&'o str>) -> Options<'o> {
+    fn options<'o>(&'o self, door: Door, facility: Option<&'o str>, stored: &'o Known) -> Options<'o> {
         Options {
+            stored,
             facility,
             operator: &self.rules.operator,
             zone: &self.rules.zone,
@@ -287,7 +288,12 @@ impl Submitter {
         let me = self.clone();
         let opened = self.writer.workers().run(move || {
             let template = Some(LAB).filter(|_| door.is_lab());
-            let opened = me.templates.open(&payload, template, &me.options(door, facility.as_deref()), &Translations(&me.terminology))?;
+            let opened = me.templates.open(
+                &payload,
+                template,
+                &me.options(door, facility.as_deref(), &Known::new()),
+                &Translations(&me.terminology),
+            )?;
             Ok(Arc::new(Envelope { opened, door, payload }))
         });
         opened.await
@@ -306,7 +312,8 @@ impl Submitter {
         let (me, envelope) = (self.clone(), Arc::clone(envelope));
         let judged = self.writer.workers().run(move || {
             // The caller's facility was weighed with the envelope.
-            let (options, translate) = (me.options(envelope.door, None), Translations(&me.terminology));
+            let (nothing, translate) = (Known::new(), Translations(&me.terminology));
+            let options = me.options(envelope.door, None, &nothing);
             let judge = |index| Arc::new(me.templates.judge(&envelope.opened, &envelope.payload, index, &options, &translate));
             records.map(judge).collect()
         });

@@ -97,13 +97,15 @@ fn types(identity: &Identity) -> BTreeMap<String, BTreeSet<String>> {
 }
 
 /// The answer for one record.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Found {
     /// `None`: the record names nobody who can be told, or needs nobody.
     pub client: Option<String>,
     /// Why nobody can be told, though somebody is named.
     pub error: Option<Issue>,
     pub warning: Option<Issue>,
+    /// The client's identifiers as (type, value), for the reply.
+    pub identifiers: Vec<(String, String)>,
 }
 
 /// What is known of a facility's clients, as far as some records ask for it.
@@ -193,7 +195,7 @@ impl Directory {
                 // A template that takes clients as they come knows nothing of them.
                 let learns = !identity.likeness.is_empty() || identity.needs.is_some() && !self.careful;
                 let foreign = learns && self.learn(&client, identity, visit, arrival);
-                Found { client: Some(client), warning: foreign.then(other_clients_visit), error: None }
+                Found { client: Some(client), warning: foreign.then(other_clients_visit), ..Found::default() }
             }
             Ok(None) => Found::default(),
             Err(issue) => Found { error: Some(issue), ..Found::default() },

@@ -6,21 +6,25 @@
 //! makes its plan again (what a plan rests on may have changed too), pausing by [`Tries`].
 //!
 //! What it decides, everywhere alike: a put that changes nothing makes no new version; a resource stays with the facility
-//! that first contributed it; another facility cannot change it, and is told that the id is taken, never by whom.
+//! that first contributed it; another facility cannot change it, and is told that the id is taken, never by whom ([`step`]).
 
-use super::consent::{CONSENT_JOB, asks_for_itself};
-use super::draft::{Draft, Making, source_facility, stamped};
-use super::refusal::{Refusal, RefusalKind};
+mod audit_events;
+mod step;
+
+use super::consent::CONSENT_JOB;
+use super::draft::{Draft, Making, stamped};
+use super::refusal::Refusal;
+use super::relabel;
+use super::resting::Known;
+use super::tries::{Lane, Tries};
 use super::workers::Workers;
 use crate::access::consent::Sensitive;
-use crate::access::consent::vocabulary::Coding;
-use crate::access::{CONSENT_DESK, Caller, Interaction, Role, audit};
+use crate::access::{CONSENT_DESK, Caller, audit};
 use crate::definitions;
 use crate::fhir::time::{Micros, now};
-use crate::fhir::{Issue, IssueCode};
 use crate::registry::Registry;
 use crate::search::{ParseOptions, extract, own};
-use crate::store::gate::{self as store_gate, About, Traits};
+use crate::store::gate::About;
 use crate::store::visits::Visit;
 use crate::store::write::{Change, NewJob};
 use crate::store::{
@@ -33,7 +37,6 @@ use bytes::Bytes;
 use serde_json::Value;
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
 use tokio::sync::Mutex;
 
 /// How long the job waits that does the linking again if the process ends before it is done, in microseconds.
@@ -42,9 +45,6 @@ const LINK_LATER: Micros = 10_000_000;
 /// What defines an own search parameter.
 const PARAMETER: &str = "SearchParameter";
 
-/// The operator's own organisation.
-const OPERATOR: FacilityKey = 0;
-
 /// What a change demands of the version that is there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Condition {
@@ -52,6 +52,8 @@ pub enum Condition {
     Any,
     /// The id was made for this change: nothing is there.
     New,
+    /// The same, by POST.
+    Posted,
     /// `If-None-Match: *`: nothing that is not deleted is there.
     Absent,
     /// `If-Match`: this version is the current one.
@@ -157,25 +159,6 @@ impl From<&Caller> for Author {
     }
 }
 
-/// Paces the tries of a plan that keeps being out of date.
-#[derive(Debug, Default)]
-pub struct Tries(u32);
-
-impl Tries {
-    const MOST: u32 = 16;
-
-    /// Waits a little, longer and at random each time; after sixteen tries it gives up.
-    pub async fn pause(&mut self) -> Result<(), Refusal> {
-        self.0 += 1;
-        if self.0 >= Tries::MOST {
-            return Err(WriteError::Stale.into());
-        }
-        let most = 1u64 << self.0.min(7);
-        tokio::time::sleep(Duration::from_micros(rand::random_range(0..=most * 1000))).await;
-        Ok(())
-    }
-}
-
 /// Writes resources. Cheap to clone.
 #[derive(Clone)]
 pub struct Writer {
@@ -190,6 +173,9 @@ pub struct Writer {
     validator: Validator,
     /// Held while terminology is read back, so that the last version written is the last one loaded.
     refreshing: Arc<Mutex<()>>,
+    lane: Lane,
+    /// What of the terminology in the database is in memory.
+    pub(super) known: Arc<Mutex<Known>>,
     workers: Workers,
     policy: Policy,
     facility_system: Arc<str>,
@@ -221,6 +207,8 @@ impl Writer {
             sensitive: Arc::default(),
             validator,
             refreshing: Arc::default(),
+            lane: Lane::default(),
+            known: Arc::default(),
             workers: Workers::default(),
             policy: Policy::default(),
             facility_system: "urn:lango:facility".into(),
@@ -230,6 +218,11 @@ impl Writer {
     /// The same, under the operator's policy.
     pub fn with_policy(self, policy: Policy) -> Writer {
         Writer { policy, ..self }
+    }
+
+    /// Where tries wait for their turn.
+    pub(super) fn lane(&self) -> &Lane {
+        &self.lane
     }
 
     /// Holds resources against R4 and the loaded profiles.
@@ -283,11 +276,7 @@ impl Writer {
         if known.0 == Some(changes) {
             return Making { options: Arc::clone(&self.options), sensitive: Arc::clone(&known.1) };
         }
-        let members = |url: &str| {
-            let members = self.terminology.members(url)?;
-            Some(members.iter().map(|member| Coding::new(&member.system, &member.code)).collect())
-        };
-        let sensitive = Arc::new(Sensitive::new(members));
+        let sensitive = Arc::new(relabel::sensitive(&self.terminology));
         if known.0.is_some() && !sensitive.unreadable.is_empty() {
             tracing::warn!(value_sets = ?sensitive.unreadable, "a value set of sensitive codes cannot be listed: nothing is labelled by it");
         }
@@ -313,13 +302,15 @@ impl Writer {
     }
 
     /// Carries out `plan`; answers when it is durable. `keep_bodies`: the answers carry the resources.
-    pub async fn commit(&self, plan: Plan, author: &Author, keep_bodies: bool) -> Result<Vec<Done>, CommitError> {
-        let Prepared { mut done, mutations, stamps } = self.prepare(plan.changes, author, keep_bodies).await?;
+    pub async fn commit(&self, mut plan: Plan, author: &Author, keep_bodies: bool) -> Result<Vec<Done>, CommitError> {
+        let came_by_post = |wanted: &&Wanted| wanted.condition == Condition::Posted;
+        let posted = plan.changes.iter().filter(came_by_post).map(Wanted::target).map(|(type_code, id)| (type_code, id.into())).collect();
+        let Prepared { mut done, mutations, stamps } = self.prepare(std::mem::take(&mut plan.changes), author, keep_bodies).await?;
         if mutations.is_empty() && plan.jobs.is_empty() && plan.visits.is_empty() {
             return Ok(done);
         }
         let (places, mutations): (Vec<usize>, Vec<Mutation>) = mutations.into_iter().unzip();
-        let mut jobs = plan.jobs;
+        let mut jobs = std::mem::take(&mut plan.jobs);
         let to_link: Vec<String> = mutations.iter().filter(|m| self.is_to_be_linked(m)).map(|m| m.id.to_string()).collect();
         for consent in mutations.iter().filter(|m| m.owner == CONSENT_DESK && definitions::r4().type_name(m.type_code) == "Consent") {
             let payload = serde_json::json!({ "version": 1, "consent": &*consent.id });
@@ -334,7 +325,10 @@ impl Writer {
             None => Vec::new(),
         };
         let names: Vec<(TypeCode, Box<str>)> = mutations.iter().map(|mutation| (mutation.type_code, mutation.id.clone())).collect();
-        let unit = Unit { mutations, preconditions: plan.preconditions, unchanged: plan.unchanged, jobs, visits: plan.visits, audit };
+        let (terminology, relabelling) = self.resting(&mutations).await.map_err(|error| CommitError::Refused(None, error.into()))?;
+        jobs.extend(relabelling);
+        let Plan { preconditions, unchanged, visits, .. } = plan;
+        let unit = Unit { mutations, preconditions, unchanged, jobs, visits, audit, terminology, bases: Vec::new(), posted };
         let written = self.store.commit(unit).await.map_err(|error| match error {
             WriteError::Stale => CommitError::Stale,
             error => CommitError::Refused(None, error.into()),
@@ -409,27 +403,6 @@ impl Writer {
         }
     }
 
-    /// Stores AuditEvents of lango's own making, each under its owner's number; those that are there already are left as they are.
-    pub async fn put_audit_events(&self, events: Vec<(FacilityKey, Draft)>) -> Result<(), Refusal> {
-        let names: Vec<(TypeCode, String)> = events.iter().map(|(_, draft)| (draft.type_code, draft.id.to_string())).collect();
-        let mut tries = Tries::default();
-        loop {
-            let present = self.store.read_many(&names).await?;
-            let is_new = |draft: &Draft| !present.iter().any(|stored| stored.type_code == draft.type_code && stored.id == draft.id);
-            let new = events.iter().filter(|(_, draft)| is_new(draft)).map(|(owner, draft)| {
-                let (body, stamp_at) = draft.body(1);
-                let change = Change::Put { body, stamp_at, entries: draft.entries.clone(), old_entries: Vec::new() };
-                let (type_code, id, about, traits) = (draft.type_code, draft.id.clone(), draft.about.clone(), Traits::default());
-                Mutation { type_code, id, base_version: 0, change, owner: *owner, listed: true, about, traits, rules: None }
-            });
-            match self.store.commit(Unit { mutations: new.collect(), ..Unit::default() }).await {
-                Ok(_) => return Ok(()),
-                Err(WriteError::Stale) => tries.pause().await?,
-                Err(error) => return Err(error.into()),
-            }
-        }
-    }
-
     /// Loads what was written into the terminology and profiles in memory.
     async fn refresh_definitions(&self, done: impl Iterator<Item = &Done>) -> Result<(), sqlx::Error> {
         let changed: Vec<(TypeCode, String)> =
@@ -458,7 +431,7 @@ impl Writer {
         let (now, before) = match &mutation.change {
             Change::Put { entries, old_entries, .. } => (entries.as_slice(), old_entries),
             Change::Delete { old_entries, .. } => (&[][..], old_entries),
-            Change::Reindex { .. } => return false,
+            Change::Reindex { .. } | Change::Purge { .. } => return false,
         };
         definitions::r4().type_name(mutation.type_code) == "Patient" && now.iter().chain(before).any(strong)
     }
@@ -467,7 +440,7 @@ impl Writer {
     async fn current(&self, changes: &[Wanted]) -> Result<HashMap<(TypeCode, Box<str>), Stored>, sqlx::Error> {
         let targets: Vec<(TypeCode, String)> = changes
             .iter()
-            .filter(|wanted| wanted.condition != Condition::New)
+            .filter(|wanted| !matches!(wanted.condition, Condition::New | Condition::Posted))
             .map(|wanted| {
                 let (type_code, id) = wanted.target();
                 (type_code, id.to_owned())
@@ -478,174 +451,6 @@ impl Writer {
         }
         let stored = self.store.read_many(&targets).await?;
         Ok(stored.into_iter().map(|stored| ((stored.type_code, stored.id.clone()), stored)).collect())
-    }
-
-    async fn step(&self, wanted: Wanted, stored: Option<&Stored>, author: &Author) -> Result<Step, Refusal> {
-        let live = stored.filter(|stored| stored.body.is_some());
-        let type_name = definitions::r4().type_name(wanted.target().0);
-        // Codes mean the same for everybody: one facility must not change how another's are translated, found, or what they must meet.
-        let codes = holds_for_all(wanted.target().0) || type_name == PARAMETER;
-        let for_all = codes || (keeps_directory(author) && DIRECTORY.contains(&type_name));
-        if codes && !may_change(author, type_name, OPERATOR) {
-            let words = "ConceptMap, CodeSystem, ValueSet, StructureDefinition and SearchParameter hold for all facilities: only the operator can change them.";
-            return Err(Refusal::new(RefusalKind::Forbidden, Issue::error(IssueCode::Forbidden, words)));
-        }
-        let is_request = stored.is_none() && self.is_request(&wanted.action, author);
-        if type_name == "Consent" && !is_request && author.caller.as_ref().is_some_and(|caller| !caller.has_role(Role::ConsentRecorder)) {
-            let words = "Only a client with the role consent-recorder writes Consents. A facility can ask for one: a new Consent with status proposed, whose provision permits, \
-                         without exceptions, to no other actor than the facility itself, named by its identifier.";
-            return Err(Refusal::new(RefusalKind::Forbidden, Issue::error(IssueCode::Forbidden, words)));
-        }
-        if stored.is_some_and(|stored| stored.owner < 0 && stored.owner != CONSENT_DESK) {
-            return self.step_on_record(&wanted, stored, author).await;
-        }
-        if let Some(foreign) = stored.filter(|stored| !may_change(author, type_name, stored.owner)) {
-            return self.step_on_foreign(&wanted, foreign, author).await;
-        }
-        if let Some(caller) = &author.caller {
-            self.check_reach(&wanted.action, live, caller)?;
-            check_source(&wanted.action, live, caller)?;
-        }
-        match (wanted.condition, live) {
-            (Condition::Version(version), Some(live)) if live.version == version => {}
-            (Condition::Version(_), _) => {
-                return Err(Refusal::other_version());
-            }
-            (Condition::Absent, Some(_)) => {
-                return Err(Refusal::failed_precondition("If-None-Match: * demands that the resource does not exist, and it does."));
-            }
-            (Condition::Known, _) if stored.is_none() => return Err(Refusal::no_update_as_create()),
-            _ => {}
-        }
-        let base_version = stored.map_or(0, |stored| stored.version);
-        let (type_code, id) = wanted.target();
-        let done = |effect| Done {
-            type_code,
-            id: id.into(),
-            effect,
-            version: base_version,
-            updated: stored.map_or(0, |stored| stored.updated),
-            body: None,
-        };
-        match (&wanted.action, live) {
-            (Action::Delete { .. }, None) => return Ok(Step { done: done(Effect::Absent), mutation: None }),
-            (Action::Put(draft), Some(live)) if draft.says_what(live) => {
-                return Ok(Step { done: Done { body: live.body.clone(), ..done(Effect::Unchanged) }, mutation: None });
-            }
-            _ => {}
-        }
-        let done = done(match (&wanted.action, live) {
-            (Action::Delete { .. }, _) => Effect::Deleted,
-            (Action::Put(_), Some(_)) => Effect::Updated,
-            (Action::Put(_), None) => Effect::Created,
-        });
-        let old_entries =
-            live.and_then(|live| live.body.as_ref()).map(|body| self.entries_of(type_code, body)).transpose()?.unwrap_or_default();
-        let owner = if for_all {
-            OPERATOR
-        } else if is_request {
-            CONSENT_DESK
-        } else {
-            stored.map_or(author.owner, |stored| stored.owner)
-        };
-        let id = Box::from(id);
-        let (about, traits, rules, change) = match wanted.action {
-            Action::Put(draft) => {
-                let (body, stamp_at) = draft.body(base_version + 1);
-                if type_name == PARAMETER {
-                    let definition = serde_json::from_slice(&body).map_err(Refusal::internal)?;
-                    own::Definition::read(&definition).map_err(|error| {
-                        let path = format!("{PARAMETER}.{}", error.element);
-                        Refusal::new(RefusalKind::Invalid, Issue::error(error.code, error.words).at(path))
-                    })?;
-                }
-                let rules = match &draft.consent {
-                    Some(resource) => Some(self.consent_rules(resource).await?),
-                    None => None,
-                };
-                (draft.about, draft.traits, rules, Change::Put { body, stamp_at, entries: draft.entries, old_entries })
-            }
-            Action::Delete { .. } => {
-                let about = live.and_then(|live| live.body.as_ref()).map(|body| self.about(type_code, body, &old_entries));
-                let rules = (definitions::r4().type_name(type_code) == "Consent").then(store_gate::Rules::default);
-                (about.transpose()?.unwrap_or(About::Unknown), Traits::default(), rules, Change::Delete { old_entries })
-            }
-        };
-        let mutation = Mutation { type_code, id, base_version, change, owner, listed: true, about, traits, rules };
-        Ok(Step { done, mutation: Some(mutation) })
-    }
-
-    /// A facility that asks for consent, which is for those who record consents to answer.
-    fn is_request(&self, action: &Action, author: &Author) -> bool {
-        let Some(caller) = author.caller.as_ref().filter(|caller| !caller.has_role(Role::ConsentRecorder)) else { return false };
-        let (Action::Put(draft), Some(code)) = (action, &caller.facility_code) else { return false };
-        draft.consent.as_ref().is_some_and(|consent| asks_for_itself(consent, &self.facility_system, code))
-    }
-
-    /// Granular scopes reach the resource as it is and as it will be.
-    fn check_reach(&self, action: &Action, live: Option<&Stored>, caller: &Caller) -> Result<(), Refusal> {
-        let (type_code, interaction) = match (action, live) {
-            (Action::Put(draft), None) => (draft.type_code, Interaction::Create),
-            (Action::Put(draft), Some(_)) => (draft.type_code, Interaction::Update),
-            (Action::Delete { type_code, .. }, _) => (*type_code, Interaction::Delete),
-        };
-        // A put that creates was asked for, and allowed, as an update.
-        let interactions =
-            if interaction == Interaction::Create { &[Interaction::Create, Interaction::Update][..] } else { &[interaction] };
-        let before = live.is_none_or(|live| caller.admits(live, interactions, &self.options));
-        let after = match action {
-            Action::Put(draft) => caller.admits_entries(type_code, &draft.id, &draft.entries, interactions, &self.options),
-            Action::Delete { .. } => true,
-        };
-        if before && after {
-            return Ok(());
-        }
-        let words = format!(
-            "The scopes of this client do not reach this {}: they allow {interaction} only with certain values, or of one patient.",
-            definitions::r4().type_name(type_code)
-        );
-        Err(Refusal::new(RefusalKind::Forbidden, Issue::error(IssueCode::Forbidden, words)))
-    }
-
-    /// What lango recorded nobody changes, not even who may see it.
-    async fn step_on_record(&self, wanted: &Wanted, stored: Option<&Stored>, author: &Author) -> Result<Step, Refusal> {
-        let Some(stored) = stored else { return Err(Refusal::not_found()) };
-        match self.store.read(stored.type_code, &stored.id, &author.scope).await? {
-            Some(_) => {
-                let words = "The server records AuditEvents of its own: nobody changes or removes them.";
-                Err(Refusal::new(RefusalKind::Forbidden, Issue::error(IssueCode::Forbidden, words)))
-            }
-            None => self.step_on_foreign(wanted, stored, author).await,
-        }
-    }
-
-    /// What another facility contributed stays as it is. Its id cannot look free (the put would have to succeed), so the
-    /// refusal says that the id is taken and nothing else; a delete of what the caller cannot see does nothing, as if it were not there.
-    async fn step_on_foreign(&self, wanted: &Wanted, stored: &Stored, author: &Author) -> Result<Step, Refusal> {
-        let visible = stored.body.is_some() && self.store.read(stored.type_code, &stored.id, &author.scope).await?.is_some();
-        match &wanted.action {
-            _ if visible => Err(Refusal::new(
-                RefusalKind::Forbidden,
-                Issue::error(
-                    IssueCode::Forbidden,
-                    "The resource belongs to another facility: only that facility and the operator can change it.",
-                ),
-            )),
-            // What is refused where nothing is, is refused in the same words here.
-            _ if matches!(wanted.condition, Condition::Version(_)) => Err(Refusal::other_version()),
-            Action::Put(_) if wanted.condition == Condition::Known => Err(Refusal::no_update_as_create()),
-            Action::Put(_) => Err(Refusal::new(
-                RefusalKind::Conflict,
-                Issue::error(
-                    IssueCode::Conflict,
-                    "This id cannot be used: take another, or POST the resource and let the server choose one.",
-                ),
-            )),
-            Action::Delete { type_code, id } => Ok(Step {
-                done: Done { type_code: *type_code, id: id.clone(), effect: Effect::Absent, version: 0, updated: 0, body: None },
-                mutation: None,
-            }),
-        }
     }
 
     fn entries_of(&self, type_code: TypeCode, body: &[u8]) -> Result<Vec<IndexEntry>, Refusal> {
@@ -673,18 +478,13 @@ struct Prepared {
     stamps: Vec<(usize, usize)>,
 }
 
-struct Step {
-    done: Done,
-    mutation: Option<Mutation>,
-}
-
 /// What the audit records of these.
 fn changes_of(mutations: &[Mutation]) -> Vec<audit::Change<'_>> {
     let change = |mutation| {
         let Mutation { type_code, id, base_version, change, about, rules, .. }: &Mutation = mutation;
         let action = match change {
             // What is found by other values says what it said.
-            Change::Reindex { .. } => return None,
+            Change::Reindex { .. } | Change::Purge { .. } => return None,
             Change::Delete { .. } => audit::Action::Delete,
             Change::Put { .. } if *base_version == 0 => audit::Action::Create,
             Change::Put { .. } => audit::Action::Update,
@@ -695,30 +495,4 @@ fn changes_of(mutations: &[Mutation]) -> Vec<audit::Change<'_>> {
         Some(audit::Change { action, type_code: *type_code, id, version: base_version + 1, subject })
     };
     mutations.iter().filter_map(change).collect()
-}
-
-/// Nobody says of what is new that another facility sent it; what is stored may go on saying it.
-fn check_source(action: &Action, live: Option<&Stored>, caller: &Caller) -> Result<(), Refusal> {
-    let Action::Put(Draft { source: Some(source), .. }) = action else { return Ok(()) };
-    let is_of = |body: &Bytes| serde_json::from_slice::<Value>(body).is_ok_and(|before| source_facility(&before) == Some(&**source));
-    if caller.facility_code.as_deref() == Some(&**source) || live.and_then(|live| live.body.as_ref()).is_some_and(is_of) {
-        return Ok(());
-    }
-    let words = "names another facility than the one that is sending: leave it out, or name your own";
-    Err(Refusal::new(RefusalKind::Forbidden, Issue::error(IssueCode::Forbidden, words).at("meta.source")))
-}
-
-fn may_change(author: &Author, type_name: &str, owner: FacilityKey) -> bool {
-    author.scope == Scope::All
-        || author.scope.owners().contains(&owner)
-        || owner == OPERATOR && keeps_directory(author) && DIRECTORY.contains(&type_name)
-}
-
-/// Types by which facilities and people are known. What those who keep the directory write of them is the operator's word, which
-/// consents and requesters are matched by.
-const DIRECTORY: [&str; 8] =
-    ["CareTeam", "Group", "HealthcareService", "Location", "Organization", "OrganizationAffiliation", "Practitioner", "PractitionerRole"];
-
-fn keeps_directory(author: &Author) -> bool {
-    author.caller.as_ref().is_some_and(|caller| caller.has_role(Role::Registry) || caller.has_role(Role::Operator))
 }

@@ -63,6 +63,8 @@ pub struct Registry {
     identifier: ParamId,
     link: ParamId,
     tag: ParamId,
+    /// By which a Consent names whose it is.
+    consent_patient: ParamId,
 }
 
 /// (system, value)
@@ -75,7 +77,9 @@ impl Registry {
         let patient = r4.type_code("Patient").ok_or(RegistryError::Definitions)?;
         let param = |code| r4.param(patient, code).map(|param| param.id).ok_or(RegistryError::Definitions);
         let (identifier, link, tag) = (param("identifier")?, param("link")?, param("_tag")?);
-        Ok(Registry { store, secret, strong: strong_systems.into_iter().collect(), patient, identifier, link, tag })
+        let consent = r4.type_code("Consent").ok_or(RegistryError::Definitions)?;
+        let consent_patient = r4.param(consent, "patient").map(|param| param.id).ok_or(RegistryError::Definitions)?;
+        Ok(Registry { store, secret, strong: strong_systems.into_iter().collect(), patient, identifier, link, tag, consent_patient })
     }
 
     /// Whether identifiers of this system are one person's everywhere.
@@ -191,6 +195,11 @@ impl Registry {
         Ok(Some(Stored { id: id.into(), body: Some(view.to_string().into()), version: 0, ..newest.clone() }))
     }
 
+    /// The Patients that the golden Patient `id` stands for; `None`: it is no golden Patient.
+    pub async fn sources_of(&self, id: &str) -> Result<Option<Vec<String>>, RegistryError> {
+        Ok(self.golden(id).await?.map(|(_, golden)| golden::sources(&golden).into_iter().collect()))
+    }
+
     /// The golden Patient with this id, or the one that has taken its place.
     async fn golden(&self, id: &str) -> Result<Option<(String, Value)>, RegistryError> {
         let mut id = id.to_owned();
@@ -256,7 +265,10 @@ impl Registry {
             let (sources, identifiers) = self.cluster(id).await?;
             let done = if sources.len() < 2 { self.leave(id).await } else { self.write_golden(&sources, &identifiers).await };
             match done {
-                Ok(left) => return Ok((sources, left)),
+                Ok(left) => {
+                    self.uncover(id).await?;
+                    return Ok((sources, left));
+                }
                 Err(RegistryError::Write(WriteError::Stale)) => {
                     tokio::time::sleep(std::time::Duration::from_millis(rand::random_range(1..20))).await;
                 }
@@ -264,6 +276,23 @@ impl Registry {
             }
         }
         Err(RegistryError::Write(WriteError::Stale))
+    }
+
+    /// What others permitted of this source while it was linked with them, they permit no longer when it is somebody else's; what they denied stays denied until
+    /// their Consents are written again.
+    async fn uncover(&self, id: &str) -> Result<(), RegistryError> {
+        let mut foreign = self.store.covered_by_others(self.patient, id, self.consent_patient).await?;
+        let mut persons: BTreeMap<String, bool> = BTreeMap::new();
+        for cover in &foreign {
+            if !persons.contains_key(&cover.given_by) {
+                persons.insert(cover.given_by.clone(), self.person(&cover.given_by).await?.contains(id));
+            }
+        }
+        foreign.retain(|cover| persons.get(&cover.given_by) != Some(&true));
+        if !foreign.is_empty() {
+            self.store.uncover(&foreign).await?;
+        }
+        Ok(())
     }
 
     /// Takes a source that shares with nobody out of the golden Patients that link it. Those who remain keep theirs if they still

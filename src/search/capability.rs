@@ -1,6 +1,8 @@
 //! What search offers, for the CapabilityStatement: the same tables that [`super::parse`] reads by, so it cannot promise more.
 
+use super::filter;
 use super::filter::index_kinds;
+use super::own::Own;
 use crate::definitions::{self, ParamKind, SearchParam};
 use crate::store::TypeCode;
 use serde_json::{Value, json};
@@ -8,16 +10,17 @@ use serde_json::{Value, json};
 /// The interactions that every type has.
 const INTERACTIONS: [&str; 9] = ["read", "vread", "update", "patch", "delete", "history-instance", "history-type", "create", "search-type"];
 
-/// `CapabilityStatement.rest.resource`: every type, in alphabetical order.
-pub fn rest_resources() -> Vec<Value> {
+/// `CapabilityStatement.rest.resource`: every type, in alphabetical order. The operator's own parameters are listed once a search may name them.
+pub fn rest_resources(own: &Own) -> Vec<Value> {
     let definitions = definitions::r4();
     let mut types: Vec<(&str, TypeCode)> = definitions.resource_types().iter().copied().zip(0..).collect();
     types.sort_unstable();
-    let referring = referring();
+    let referring = referring(own);
     types
         .into_iter()
         .map(|(name, type_code)| {
-            let params: Vec<&SearchParam> = searchable(type_code).collect();
+            let params = all_searchable(type_code, own);
+            let url = |param: &SearchParam| own.find(type_code, &param.code).and_then(|own| own.url.as_deref());
             let references = || params.iter().filter(|param| param.kind == ParamKind::Reference && !param.targets.is_empty());
             let includes: Vec<String> =
                 std::iter::once("*".to_owned()).chain(references().map(|param| format!("{name}:{}", param.code))).collect();
@@ -35,7 +38,7 @@ pub fn rest_resources() -> Vec<Value> {
                 "referencePolicy": ["literal", "logical", "local"],
                 "searchInclude": includes,
                 "searchRevInclude": referring.get(usize::from(type_code)).cloned().unwrap_or_default(),
-                "searchParam": params.iter().map(|param| search_param(name, param)).collect::<Vec<_>>(),
+                "searchParam": params.iter().map(|param| search_param(name, param, url(param))).collect::<Vec<_>>(),
             })
         })
         .collect()
@@ -46,32 +49,42 @@ pub fn searchable(type_code: TypeCode) -> impl Iterator<Item = &'static SearchPa
     definitions::r4().params(type_code).iter().filter(|param| !index_kinds(param.kind).is_empty() || param.code == "near")
 }
 
-fn search_param(type_name: &str, param: &SearchParam) -> Value {
-    json!({ "name": param.code, "type": param.kind.as_str() , "documentation": modifiers(type_name, param) })
+/// The same, and the operator's own.
+fn all_searchable(type_code: TypeCode, own: &Own) -> Vec<&SearchParam> {
+    let mut params: Vec<&SearchParam> = searchable(type_code).collect();
+    params.extend(own.ready(type_code).map(|own| &own.param));
+    params
+}
+
+/// `definition`: of an own parameter; those of R4 are known.
+fn search_param(type_name: &str, param: &SearchParam, definition: Option<&str>) -> Value {
+    let mut listed = json!({ "name": param.code });
+    if let Some(definition) = definition {
+        listed["definition"] = definition.into();
+    }
+    listed["type"] = param.kind.as_str().into();
+    listed["documentation"] = modifiers(type_name, param).into();
+    listed
 }
 
 /// Which modifiers the parameter takes, in words.
 fn modifiers(type_name: &str, param: &SearchParam) -> String {
     let more = match param.kind {
-        ParamKind::String => ", :exact, :contains",
-        ParamKind::Token if param.code == "_id" => ", :not",
-        ParamKind::Token => ", :not, :text, :in, :not-in, :above, :below, :of-type",
-        ParamKind::Reference => ", :[type], :identifier, :text, :above, :below; chains",
-        ParamKind::Uri => ", :above, :below",
         ParamKind::Special => return format!("{type_name}: latitude|longitude|distance|units"),
+        ParamKind::Reference => "; chains",
         ParamKind::Date | ParamKind::Number | ParamKind::Quantity => "; prefixes eq, ne, gt, lt, ge, le, sa, eb, ap",
         _ => "",
     };
-    format!("{type_name}: :missing{more}")
+    format!("{type_name}: {}{more}", filter::modifiers(param))
 }
 
 /// For each type, `Source:param` of everything that may refer to it.
-fn referring() -> Vec<Vec<String>> {
+fn referring(own: &Own) -> Vec<Vec<String>> {
     let definitions = definitions::r4();
     let types = definitions.resource_types();
     let mut referring = vec![Vec::new(); types.len()];
     for (name, type_code) in types.iter().zip(0..) {
-        for param in searchable(type_code).filter(|param| param.kind == ParamKind::Reference) {
+        for param in all_searchable(type_code, own).into_iter().filter(|param| param.kind == ParamKind::Reference) {
             for target in &param.targets {
                 if let Some(list) = referring.get_mut(usize::from(*target)) {
                     list.push(format!("{name}:{}", param.code));
@@ -128,7 +141,7 @@ mod tests {
 
     #[test]
     fn search_accepts_exactly_what_the_statement_lists() {
-        for resource in rest_resources() {
+        for resource in rest_resources(&Own::default()) {
             let type_code = definitions::r4().type_code(resource["type"].as_str().unwrap()).unwrap();
             let listed: Vec<&str> =
                 resource["searchParam"].as_array().unwrap().iter().map(|param| param["name"].as_str().unwrap()).collect();
@@ -166,7 +179,7 @@ mod tests {
 
     #[test]
     fn every_type_is_there() {
-        let resources = rest_resources();
+        let resources = rest_resources(&Own::default());
         assert_eq!(resources.len(), definitions::r4().resource_types().len());
         let patient = resources.iter().find(|resource| resource["type"] == "Patient").unwrap();
         assert!(patient["searchRevInclude"].as_array().unwrap().contains(&"Observation:subject".into()));

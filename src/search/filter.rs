@@ -274,14 +274,29 @@ impl<'a> Reader<'a> {
                 Ok((Reading::OfType(self.target(name, param, modifier)?), false))
             }
             (kind, _) if MODIFIERS.contains(&modifier) => {
-                let words = format!("the modifier :{modifier} does not apply to {name}, which is a {} parameter", kind.as_str());
+                let (kind, takes) = (kind.as_str(), modifiers(param));
+                let words = format!("the modifier :{modifier} does not apply to {name}, which is a {kind} parameter and takes {takes}");
                 Err(bad(IssueCode::Invalid, words))
             }
             _ => {
                 let hint = suggest::hint(modifier, MODIFIERS);
-                Err(bad(IssueCode::Invalid, format!("'{}' is no modifier{hint}", shown(modifier))))
+                let hint = if hint.is_empty() { ";" } else { hint.as_str() };
+                Err(bad(IssueCode::Invalid, format!("'{}' is no modifier{hint} {name} takes {}", shown(modifier), modifiers(param))))
             }
         }
+    }
+}
+
+/// The modifiers that a parameter takes.
+pub fn modifiers(param: &SearchParam) -> &'static str {
+    match param.kind {
+        ParamKind::String => ":missing, :exact, :contains",
+        ParamKind::Token if param.code == "_id" => ":missing, :not",
+        ParamKind::Token => ":missing, :not, :text, :in, :not-in, :above, :below, :of-type",
+        ParamKind::Reference => ":missing, :[type], :identifier, :text, :above, :below",
+        ParamKind::Uri => ":missing, :above, :below",
+        ParamKind::Special => "none",
+        ParamKind::Date | ParamKind::Number | ParamKind::Quantity | ParamKind::Composite => ":missing",
     }
 }
 

@@ -1,9 +1,10 @@
 //! `_include` and `_revinclude`: which resources come along with the matches
 //! (<https://hl7.org/fhir/R4/search.html#include>).
 
+use super::own::Own;
 use super::parse::{Include, SearchRequest};
 use super::respond::Admits;
-use crate::definitions::{self, Definitions, ParamKind};
+use crate::definitions::{self, ParamKind, SearchParam};
 use crate::store::{ParamId, ResourceKey, Scope, Store, Stored, TypeCode};
 use std::collections::HashSet;
 
@@ -26,7 +27,7 @@ pub struct Included {
 /// Follows the request's includes from `matches`.
 pub async fn collect(store: &Store, request: &SearchRequest, matches: &[Stored], admits: &dyn Admits) -> Result<Included, sqlx::Error> {
     let seen = matches.iter().map(|row| row.key).collect();
-    let mut walk = Walk { store, scope: &request.query.scope, admits, seen, included: Included::default() };
+    let mut walk = Walk { store, own: &request.own, scope: &request.query.scope, admits, seen, included: Included::default() };
     let mut frontier: Vec<(ResourceKey, TypeCode)> = matches.iter().map(|row| (row.key, row.type_code)).collect();
     for round in 0..=MAX_ROUNDS {
         let first = round == 0;
@@ -50,6 +51,7 @@ pub async fn collect(store: &Store, request: &SearchRequest, matches: &[Stored],
 
 struct Walk<'a> {
     store: &'a Store,
+    own: &'a Own,
     scope: &'a Scope,
     admits: &'a dyn Admits,
     seen: HashSet<ResourceKey>,
@@ -64,7 +66,7 @@ impl Walk<'_> {
         types.dedup();
         for type_code in types.into_iter().filter(|type_code| include.source.is_none_or(|source| source == *type_code)) {
             let keys: Vec<ResourceKey> = frontier.iter().filter(|(_, of)| *of == type_code).map(|(key, _)| *key).collect();
-            for param in reference_params(type_code, include.param, include.target) {
+            for (param, _) in reference_params(self.own, type_code, include.param, include.target) {
                 for chunk in keys.chunks(CHUNK) {
                     if self.full() {
                         return Ok(());
@@ -85,8 +87,7 @@ impl Walk<'_> {
             None => 0..=TypeCode::try_from(definitions.resource_types().len().saturating_sub(1)).unwrap_or(TypeCode::MAX),
         };
         for source in sources {
-            for param in reference_params(source, include.param, None) {
-                let targets = definitions.param_by_id(param).map_or(&[][..], |param| &param.targets);
+            for (param, targets) in reference_params(self.own, source, include.param, None) {
                 let keys: Vec<ResourceKey> = frontier
                     .iter()
                     .filter(|(_, of)| targets.contains(of) && include.target.is_none_or(|target| target == *of))
@@ -127,15 +128,12 @@ impl Walk<'_> {
     }
 }
 
-/// The parameter named, or every reference parameter of the type (that may refer to `target`).
-fn reference_params(type_code: TypeCode, named: Option<ParamId>, target: Option<TypeCode>) -> Vec<ParamId> {
-    let definitions: &Definitions = definitions::r4();
-    let wanted = |targets: &[TypeCode]| !targets.is_empty() && target.is_none_or(|target| targets.contains(&target));
-    match named {
-        Some(param) => vec![param],
-        None => {
-            let params = definitions.params(type_code).iter();
-            params.filter(|param| param.kind == ParamKind::Reference && wanted(&param.targets)).map(|param| param.id).collect()
-        }
-    }
+/// The parameter named, or every reference parameter of the type (that may refer to `target`), each with the types that it may refer to.
+fn reference_params(own: &Own, type_code: TypeCode, named: Option<ParamId>, target: Option<TypeCode>) -> Vec<(ParamId, &[TypeCode])> {
+    let params = definitions::r4().params(type_code).iter().chain(own.ready(type_code).map(|own| &own.param));
+    let wanted = |param: &&SearchParam| match named {
+        Some(named) => param.id == named,
+        None => !param.targets.is_empty() && target.is_none_or(|target| param.targets.contains(&target)),
+    };
+    params.filter(|param| param.kind == ParamKind::Reference).filter(wanted).map(|param| (param.id, &*param.targets)).collect()
 }

@@ -26,7 +26,7 @@ pub mod parse;
 pub mod respond;
 mod special;
 mod subset;
-mod suggest;
+pub mod suggest;
 mod value;
 
 pub use conditional::conditional;

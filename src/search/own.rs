@@ -35,6 +35,8 @@ pub struct Own {
 #[derive(Clone, Debug)]
 pub struct OwnParam {
     pub param: SearchParam,
+    /// The canonical URL of its definition.
+    pub url: Option<String>,
     /// Everything stored is indexed by it.
     pub ready: bool,
     pub(super) expression: Expression,
@@ -52,6 +54,11 @@ impl Own {
         self.by_type.get(&type_code).map_or(&[], Vec::as_slice)
     }
 
+    /// Those of a type that a search may name.
+    pub fn ready(&self, type_code: TypeCode) -> impl Iterator<Item = &OwnParam> {
+        self.of(type_code).iter().filter(|own| own.ready)
+    }
+
     /// The one with this name, ready or not.
     pub fn find(&self, type_code: TypeCode, code: &str) -> Option<&OwnParam> {
         self.of(type_code).iter().find(|own| own.param.code == code)
@@ -62,6 +69,7 @@ impl Own {
 #[derive(Clone, Debug)]
 pub struct Definition {
     id: String,
+    url: Option<String>,
     code: String,
     kind: ParamKind,
     types: Vec<TypeCode>,
@@ -126,7 +134,8 @@ impl Definition {
         targets.sort_unstable();
         let what = format!("{code}\n{}\n{types:?}\n{expression}", kind.as_str());
         let digest = blake3::hash(what.as_bytes()).to_hex().get(..32).unwrap_or_default().to_owned();
-        Ok(Some(Definition { id: id.to_owned(), code: code.to_owned(), kind, types, targets, expression: parsed, digest }))
+        let url = text("url").map(str::to_owned);
+        Ok(Some(Definition { id: id.to_owned(), url, code: code.to_owned(), kind, types, targets, expression: parsed, digest }))
     }
 }
 
@@ -172,7 +181,8 @@ pub async fn refresh(store: &Store, own: &OwnParams) -> Result<Vec<Unindexed>, s
                 targets: definition.targets.clone(),
                 components: Vec::new(),
             };
-            let own = OwnParam { param, ready: number.ready, expression: definition.expression.clone() };
+            let url = definition.url.clone();
+            let own = OwnParam { param, url, ready: number.ready, expression: definition.expression.clone() };
             next.by_type.entry(*type_code).or_default().push(own);
         }
         if !number.ready {

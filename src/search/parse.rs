@@ -141,6 +141,8 @@ pub struct SearchRequest {
     pub cursor: Option<String>,
     /// What was left out, to be said in the answer.
     pub warnings: Vec<Issue>,
+    /// The operator's own search parameters, as the request was read by.
+    pub own: Arc<Own>,
     /// The parameters that were used, for the `self` link; without the cursor.
     pub self_params: Vec<(String, String)>,
     /// What a page token is bound to: type, filters, sort and scope, in one text.
@@ -162,6 +164,7 @@ pub fn parse(type_code: TypeCode, pairs: &[(String, String)], scope: Scope, opti
         elements: Vec::new(),
         cursor: None,
         warnings: Vec::new(),
+        own: Arc::clone(&options.own),
         self_params: Vec::new(),
         binding: String::new(),
     };
@@ -193,7 +196,8 @@ pub fn parse(type_code: TypeCode, pairs: &[(String, String)], scope: Scope, opti
             Ok(Used::As(value)) => request.self_params.push((key.clone(), value)),
             Ok(Used::No) => {}
             Err(wrong) if wrong.ignorable && !options.strict => {
-                let words = format!("{}. It was ignored.", wrong.issue.diagnostics);
+                let words = wrong.issue.diagnostics;
+                let words = format!("{words}{} It was ignored.", if words.ends_with('?') { "" } else { "." });
                 request.warnings.push(Issue::warning(wrong.issue.code, words).at(path(type_name, key)));
             }
             Err(wrong) => errors.push(wrong.issue.at(path(type_name, key))),
@@ -275,13 +279,16 @@ fn control(
             if request.includes.len() + request.revincludes.len() >= MAX_INCLUDES {
                 return Some(Err(Wrong::error(IssueCode::TooCostly, format!("a search has {MAX_INCLUDES} includes at most"))));
             }
-            include(definitions, type_code, value, modifier.is_some(), reverse).map(|include| {
+            include(definitions, options, type_code, value, modifier.is_some(), reverse).map(|include| {
                 if reverse { &mut request.revincludes } else { &mut request.includes }.push(include);
                 Used::Yes
             })
         }
         (name, Some(_)) if CONTROLS.contains(&name) || name == CURSOR => {
             Err(Wrong::error(IssueCode::Invalid, format!("{name} takes no such modifier")))
+        }
+        ("_type", None) if value != definitions.type_name(type_code) => {
+            Err(Wrong::ignorable("_type has no place in a search of one type, whose name is in the URL"))
         }
         ("_type" | "_format" | "_pretty", None) => Ok(Used::No),
         (CURSOR, None) => {
@@ -337,7 +344,8 @@ fn control(
 fn elements(definitions: &Definitions, type_code: TypeCode, value: &str) -> Result<Vec<String>, Wrong> {
     let type_name = definitions.type_name(type_code);
     let mut names = Vec::new();
-    for name in value.split(',').map(str::trim) {
+    // Some clients ask for what every answer has.
+    for name in value.split(',').map(str::trim).filter(|name| *name != "resourceType") {
         let name = name.strip_prefix(type_name).and_then(|rest| rest.strip_prefix('.')).unwrap_or(name);
         let top = name.split('.').next().unwrap_or_default().trim_end_matches("[x]");
         let structure = definitions.structure(type_name);
@@ -383,7 +391,14 @@ fn sort(definitions: &Definitions, options: &ParseOptions, type_code: TypeCode, 
 }
 
 /// `Type:param[:Target]`, `Type:*` or `*`.
-fn include(definitions: &Definitions, type_code: TypeCode, value: &str, iterate: bool, reverse: bool) -> Result<Include, Wrong> {
+fn include(
+    definitions: &Definitions,
+    options: &ParseOptions,
+    type_code: TypeCode,
+    value: &str,
+    iterate: bool,
+    reverse: bool,
+) -> Result<Include, Wrong> {
     let searched = definitions.type_name(type_code);
     let mut parts = value.split(':');
     let (source, param, target) = (parts.next().unwrap_or_default(), parts.next(), parts.next());
@@ -399,11 +414,11 @@ fn include(definitions: &Definitions, type_code: TypeCode, value: &str, iterate:
     if source == "*" && param.is_none() {
         return Ok(Include { source: None, param: None, target: None, iterate });
     }
-    let source = typed(source)?;
-    let target = target.filter(|target| !target.is_empty()).map(typed).transpose()?;
     let Some(code) = param else {
         return Err(Wrong::error(IssueCode::Invalid, "an include is written Type:parameter or Type:parameter:Target"));
     };
+    let source = typed(source)?;
+    let target = target.filter(|target| !target.is_empty()).map(typed).transpose()?;
     let source_name = definitions.type_name(source);
     if !reverse && !iterate && source != type_code {
         return Err(Wrong::ignorable(format!(
@@ -413,8 +428,13 @@ fn include(definitions: &Definitions, type_code: TypeCode, value: &str, iterate:
     if code == "*" {
         return Ok(Include { source: Some(source), param: None, target, iterate });
     }
-    let param = definitions.param(source, code).filter(|param| param.kind == ParamKind::Reference).ok_or_else(|| {
-        let known = definitions.params(source).iter().filter(|param| param.kind == ParamKind::Reference).map(|param| param.code.as_str());
+    let param = options.param(source, code).filter(|param| param.kind == ParamKind::Reference).ok_or_else(|| {
+        let known = definitions
+            .params(source)
+            .iter()
+            .chain(options.own.ready(source).map(|own| &own.param))
+            .filter(|param| param.kind == ParamKind::Reference)
+            .map(|param| param.code.as_str());
         Wrong::ignorable(format!("{source_name} has no reference parameter '{}'{}", shown(code), suggest::hint(code, known)))
     })?;
     let wanted = target.or((reverse && !iterate).then_some(type_code));

@@ -16,6 +16,9 @@ use serde_json::{Value, json};
 /// Which included resources the caller's rights reach; the matches' own are conditions of the query.
 pub trait Admits: std::fmt::Debug + Sync {
     fn admits(&self, row: &Stored) -> bool;
+
+    /// These are in the answer.
+    fn answered(&self, _rows: &[Stored]) {}
 }
 
 /// What an answer needs besides the request.
@@ -72,6 +75,8 @@ pub async fn run(store: &Store, request: &SearchRequest, context: RunContext<'_>
         }
     };
     let included = include::collect(store, request, &page.rows, context.admits).await?;
+    context.admits.answered(&page.rows);
+    context.admits.answered(&included.rows);
     let mut notes = request.warnings.clone();
     if included.cut {
         let words =

@@ -174,11 +174,11 @@ impl Values<'_> {
 
     /// `Interval` and comparison of a date; `ap` is widened by a tenth of the distance from now.
     pub fn date(&self, raw: &str) -> Result<(DateOp, Interval), String> {
-        let (prefix, rest) = prefix(raw)?;
+        const WORDS: &str = "not a date; write YYYY, YYYY-MM, YYYY-MM-DD or YYYY-MM-DDThh:mm:ss+zz:zz, with eq, ne, gt, lt, ge, le, sa, eb or ap before it if wanted";
+        let (prefix, rest) = prefix(raw).ok_or(WORDS)?;
         // An unencoded `+03:00` arrives as a space.
         let rest = if rest.contains('T') { rest.replace(' ', "+") } else { rest.to_owned() };
-        let interval = time::parse_interval(&rest, &self.options.zone)
-            .ok_or("not a date; write YYYY, YYYY-MM, YYYY-MM-DD or YYYY-MM-DDThh:mm:ss+zz:zz, with eq, ne, gt, lt, ge, le, sa, eb or ap before it if wanted")?;
+        let interval = time::parse_interval(&rest, &self.options.zone).ok_or(WORDS)?;
         let op = match prefix {
             Prefix::Eq => DateOp::Eq,
             Prefix::Ne => DateOp::Ne,
@@ -297,10 +297,15 @@ enum Prefix {
 }
 
 /// The comparison before a date or number, `eq` when there is none.
-fn prefix(raw: &str) -> Result<(Prefix, &str), String> {
-    let letters = raw.find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(raw.len());
+fn prefix(raw: &str) -> Option<(Prefix, &str)> {
+    let letters = raw.find(|c: char| !(c.is_ascii_alphabetic() || matches!(c, '<' | '>' | '='))).unwrap_or(raw.len());
     let (prefix, rest) = raw.split_at_checked(letters).unwrap_or((raw, ""));
     let prefix = match prefix {
+        // As FHIR wrote them before R4's letters, and some clients still do.
+        ">" => Prefix::Gt,
+        "<" => Prefix::Lt,
+        ">=" => Prefix::Ge,
+        "<=" => Prefix::Le,
         "" | "eq" => Prefix::Eq,
         "ne" => Prefix::Ne,
         "gt" => Prefix::Gt,
@@ -310,9 +315,9 @@ fn prefix(raw: &str) -> Result<(Prefix, &str), String> {
         "sa" => Prefix::Sa,
         "eb" => Prefix::Eb,
         "ap" => Prefix::Ap,
-        _ => return Err("not understood; before the value only eq, ne, gt, lt, ge, le, sa, eb or ap may stand".into()),
+        _ => return None,
     };
-    Ok((prefix, rest))
+    Some((prefix, rest))
 }
 
 fn string(reading: Reading, value: &str) -> Result<Test, String> {
@@ -410,7 +415,7 @@ fn amount(raw: &str) -> Result<Amount, String> {
     const WORDS: &str =
         "not a number; write digits such as 100, 5.40 or 1e2, with eq, ne, gt, lt, ge, le, sa, eb or ap before it if wanted";
     const DIGITS: &str = "the number has too many digits; 28 are the most";
-    let (prefix, text) = prefix(raw)?;
+    let (prefix, text) = prefix(raw).ok_or(WORDS)?;
     if !is_decimal(text) {
         return Err(WORDS.into());
     }

@@ -32,6 +32,8 @@ pub struct Stored {
     pub version: i64,
     pub updated: Micros,
     pub owner: FacilityKey,
+    /// As in the table `resource`: whose record it is part of; 0 nobody's, negative: its contributor's alone.
+    pub patient: ResourceKey,
     /// `None`: this version is a delete.
     pub body: Option<Bytes>,
 }
@@ -130,19 +132,28 @@ pub enum FactValue {
 }
 
 /// Columns of a version, in the order that [`stored`] reads them.
-pub(super) const VERSION: &str = "key, type, id, version, live, updated, owner, body";
+pub(super) const VERSION: &str = "key, type, id, version, live, updated, owner, patient, body";
 
 /// The same, in a statement that has more than one table.
-pub(super) const VERSION_OF_R: &str = "r.key, r.type, r.id, r.version, r.live, r.updated, r.owner, r.body";
+pub(super) const VERSION_OF_R: &str = "r.key, r.type, r.id, r.version, r.live, r.updated, r.owner, r.patient, r.body";
 
-pub(super) type VersionRow = (i64, i64, String, i64, i64, i64, i64, Option<Vec<u8>>);
+pub(super) type VersionRow = (i64, i64, String, i64, i64, i64, i64, i64, Option<Vec<u8>>);
 
-pub(super) fn stored((key, type_code, id, version, live, updated, owner, body): VersionRow) -> Result<Stored, sqlx::Error> {
+pub(super) fn stored((key, type_code, id, version, live, updated, owner, patient, body): VersionRow) -> Result<Stored, sqlx::Error> {
     let body = match body.filter(|_| live > 0) {
         Some(kept) => Some(packed::unpack(kept).map_err(|error| sqlx::Error::Decode(error.into()))?.into()),
         None => None,
     };
-    Ok(Stored { key, type_code: TypeCode::try_from(type_code).unwrap_or(TypeCode::MAX), id: id.into(), version, updated, owner, body })
+    Ok(Stored {
+        key,
+        type_code: TypeCode::try_from(type_code).unwrap_or(TypeCode::MAX),
+        id: id.into(),
+        version,
+        updated,
+        owner,
+        patient,
+        body,
+    })
 }
 
 impl Store {
@@ -171,7 +182,7 @@ impl Store {
         }
     }
 
-    pub(super) fn dialect(&self) -> Dialect {
+    pub(crate) fn dialect(&self) -> Dialect {
         match self {
             Store::Sqlite(_) => Dialect::Sqlite,
             Store::Postgres(_) => Dialect::Postgres,
@@ -233,7 +244,7 @@ impl Store {
         let mut found = Vec::with_capacity(targets.len());
         for chunk in targets.chunks(500) {
             let mut sql = Sql::new(self.dialect());
-            sql.push("SELECT key, type, id, version, live, updated, owner, body FROM (VALUES ");
+            sql.push("SELECT key, type, id, version, live, updated, owner, patient, body FROM (VALUES ");
             sql.join(chunk, ", ", |sql, (code, id)| {
                 sql.push("(").literal(i64::from(*code)).push(", ").str(id).push(")");
             });
@@ -259,11 +270,11 @@ impl Store {
     ) -> Result<Vec<Stored>, sqlx::Error> {
         let before = before.unwrap_or(i64::MAX);
         let mut sql = Sql::new(self.dialect());
-        sql.push("SELECT key, type, id, version, live, updated, owner, body FROM (SELECT ")
+        sql.push("SELECT key, type, id, version, live, updated, owner, patient, body FROM (SELECT ")
             .push(VERSION)
-            .push(", patient, class, low, high FROM resource WHERE type = ");
+            .push(", class, low, high FROM resource WHERE type = ");
         sql.literal(i64::from(type_code)).push(" AND id = ").str(id).push(" AND version > 0 AND version < ").int(before);
-        sql.push(" UNION ALL SELECT h.key, h.type, r.id, h.version, h.live, h.updated, h.owner, h.body, h.patient, h.class, h.low, h.high FROM resource r JOIN history h ON h.key = r.key");
+        sql.push(" UNION ALL SELECT h.key, h.type, r.id, h.version, h.live, h.updated, h.owner, h.patient, h.body, h.class, h.low, h.high FROM resource r JOIN history h ON h.key = r.key");
         sql.push(" WHERE r.type = ").literal(i64::from(type_code)).push(" AND r.id = ").str(id).push(" AND h.version < ").int(before);
         sql.push(") v WHERE 1 = 1");
         compile::named_condition(&mut sql, "v", scope);
@@ -282,18 +293,34 @@ impl Store {
         }
     }
 
+    /// What a statement saw, by its own words.
+    fn snapshot_of(&self, moment: &str) -> Snapshot {
+        match self {
+            Store::Postgres(db) => db.snapshot_of(moment),
+            Store::Sqlite(_) => Snapshot { below: moment.parse::<i64>().map_or(i64::MAX, |txn| txn.saturating_add(1)), except: Vec::new() },
+        }
+    }
+
     /// One page of at most `limit` rows.
     pub async fn search(&self, query: &Query, limit: u32, cursor: Option<&Cursor>) -> Result<Page, sqlx::Error> {
-        // Taken before the first page is read: what commits in between shows on the first page or on none.
-        let snapshot = match cursor {
-            Some(cursor) => Some(cursor.snapshot.clone()),
-            None => Some(self.snapshot().await?),
-        };
         let driver = self.driver(query, cursor.map(|cursor| &cursor.snapshot)).await?;
-        let sql = compile::page(self.dialect(), query, cursor, limit.saturating_add(1), driver);
-        let mut found = self.page_rows(sql, query.sort.len()).await?;
+        let mut sql = compile::page(self.dialect(), query, cursor, limit.saturating_add(1), driver);
+        if cursor.is_none() {
+            // The first page says itself what it saw: what commits before or after another statement asks would be on two pages or on none,
+            // once a value that they are sorted by has changed.
+            let moment = match self {
+                Store::Sqlite(_) => "CAST((SELECT txn FROM counter WHERE id = 1) AS TEXT)",
+                Store::Postgres(_) => "pg_current_snapshot()::text",
+            };
+            sql.text = format!("SELECT first.*, {moment} AS moment FROM ({}) first", sql.text);
+        }
+        let (mut found, moment) = self.page_rows(sql, query.sort.len(), cursor.is_none()).await?;
         let more = found.len() > limit as usize;
         found.truncate(limit as usize);
+        let snapshot = match (cursor, moment) {
+            (Some(cursor), _) => Some(cursor.snapshot.clone()),
+            (None, moment) => moment.map(|moment| self.snapshot_of(&moment)),
+        };
         let next = match (found.last(), snapshot) {
             (Some((key, values)), Some(snapshot)) if more => Some(Cursor { snapshot, after: values.clone(), after_key: *key }),
             _ => None,
@@ -484,7 +511,7 @@ impl Store {
         compile::visible(&mut sql, "r.txn", snapshot);
         sql.push(" AND key IN (");
         list(&mut sql);
-        sql.push(") UNION ALL SELECT h.key, h.type, r.id, h.version, h.live, h.updated, h.owner, h.body FROM history h JOIN resource r ON r.key = h.key WHERE h.live > 0 AND ");
+        sql.push(") UNION ALL SELECT h.key, h.type, r.id, h.version, h.live, h.updated, h.owner, h.patient, h.body FROM history h JOIN resource r ON r.key = h.key WHERE h.live > 0 AND ");
         compile::visible(&mut sql, "h.txn", snapshot);
         sql.push(" AND NOT ");
         compile::visible(&mut sql, "h.until", snapshot);
@@ -512,12 +539,15 @@ impl Store {
     }
 
     /// Keys with their sort values.
-    async fn page_rows(&self, sql: Sql, sorts: usize) -> Result<Vec<(ResourceKey, Vec<SortValue>)>, sqlx::Error> {
+    /// The rows of a page, and for a first one the moment that it saw, if it has any rows.
+    async fn page_rows(&self, sql: Sql, sorts: usize, first: bool) -> Result<(Vec<PageRow>, Option<String>), sqlx::Error> {
         macro_rules! read {
             ($pool:expr) => {{
                 let Sql { text, args, .. } = sql;
                 let rows = bind_all!(sqlx::query(AssertSqlSafe(text)), args).fetch_all($pool).await?;
-                rows.iter()
+                let moment = rows.first().filter(|_| first).map(|row| row.try_get("moment")).transpose()?;
+                let rows = rows
+                    .iter()
                     .map(|row| {
                         let values = (1..=sorts).map(|place| {
                             // A column's type is the parameter's kind, which the row itself tells.
@@ -531,7 +561,8 @@ impl Store {
                         });
                         Ok((row.try_get(0)?, values.collect::<Result<_, sqlx::Error>>()?))
                     })
-                    .collect()
+                    .collect::<Result<_, sqlx::Error>>()?;
+                Ok((rows, moment))
             }};
         }
         match self {
@@ -540,6 +571,9 @@ impl Store {
         }
     }
 }
+
+/// The key of a match and the values by which it is sorted.
+type PageRow = (ResourceKey, Vec<SortValue>);
 
 fn counter(dialect: Dialect) -> Sql {
     let mut sql = Sql::new(dialect);

@@ -112,6 +112,32 @@ pub(super) async fn write_postgres(connection: &mut PgConnection, rows: &[NewRow
     Ok(())
 }
 
+/// One statement and its audit in one transaction, on either database.
+macro_rules! recorded {
+    ($transaction:expr, $sql:expr, $rows:expr, $write:ident) => {{
+        let mut transaction = $transaction;
+        let Sql { text, args, .. } = $sql;
+        let changed = bind_all!(sqlx::query(AssertSqlSafe(text)), args).execute(&mut *transaction).await?.rows_affected();
+        if changed > 0 {
+            $write(&mut *transaction, $rows).await?;
+            transaction.commit().await?;
+        }
+        changed
+    }};
+}
+
+impl Store {
+    /// Carries out one statement on a table that holds no resources, with the events that tell of it, which name no Patient; the number of
+    /// rows that it changed. When it changed none nothing is recorded.
+    pub(crate) async fn change_recorded(&self, sql: Sql, rows: &[AuditRow]) -> Result<u64, sqlx::Error> {
+        let rows: Vec<NewRow> = rows.iter().map(|row| (row.at, row.owner, 0, row.event.clone())).collect();
+        Ok(match self {
+            Store::Sqlite(db) => recorded!(db.write.begin_with("BEGIN IMMEDIATE").await?, sql, &rows, write_sqlite),
+            Store::Postgres(db) => recorded!(db.pool.begin().await?, sql, &rows, write_postgres),
+        })
+    }
+}
+
 fn insert(dialect: Dialect, rows: &[NewRow]) -> Sql {
     let mut sql = Sql::new(dialect);
     sql.push("INSERT INTO audit_new (at, owner, patient, event) VALUES ");

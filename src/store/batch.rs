@@ -1,11 +1,14 @@
 //! A write being gathered: whole units turned into rows, ready for either database's bulk statements.
 
 use super::audit::{AUDIT, AuditRow, NewRow, Subject};
-use super::gate::{About, CONSENT, CONTRIBUTOR_ONLY, RuleRows};
+use super::gate::{About, CONSENT, CONTRIBUTOR_ONLY, Membership, RuleRows};
+use super::inherit::{Container, ENCOUNTER, NAMES_ENCOUNTER};
 use super::packed;
 use super::rows::{self, Cell, Identity, Name, Row, Stamp};
-use super::write::{Change, Mutation, NewJob, Written};
+use super::sql::{Dialect, Sql};
+use super::write::{Change, Mutation, NewJob, Resting, Written};
 use super::{FacilityKey, IndexEntry, IndexValue, ResourceKey, TypeCode};
+use crate::definitions;
 use crate::fhir::time::{Micros, format_instant};
 use std::collections::BTreeMap;
 
@@ -26,8 +29,12 @@ pub struct ResourceRow {
     pub patient: ResourceKey,
     /// What rules may ask: [`super::gate::Traits`].
     pub class: i64,
+    /// Its class by itself; 0: it inherited nothing.
+    pub own: i64,
     pub low: i64,
     pub high: i64,
+    /// 1: it came by POST. Of an update it changes nothing.
+    pub posted: i64,
     /// As [`packed::pack`] left it.
     pub body: Option<Vec<u8>>,
 }
@@ -41,15 +48,25 @@ pub struct Batch {
     pub updates: Vec<ResourceRow>,
     /// Keys whose present row goes to the history before its update, with the transaction that supersedes it.
     pub superseded: Vec<(ResourceKey, i64)>,
+    /// Keys whose former versions are removed.
+    pub purged: Vec<ResourceKey>,
     /// Index rows that end: `until` cell is the transaction that ends them.
     pub closings: Vec<Row>,
     /// Index rows that begin.
     pub rows: Vec<Row>,
+    /// What hands labels on.
+    pub containers: Vec<Container>,
+    /// What may inherit, with the Encounters that it names.
+    pub members: Vec<(ResourceKey, Vec<ResourceKey>)>,
     /// The facts of the classes that resources are of.
     pub classes: BTreeMap<i64, Vec<i64>>,
     /// Consents whose rules of before end, and the rules that begin.
     pub consents: Vec<ResourceKey>,
     pub rules: RuleRows,
+    /// Value sets as they are from now on for rules that name them.
+    pub sets: Vec<Membership>,
+    /// The terminology changes: what rules permit or deny by it may too.
+    pub resets: bool,
     pub jobs: Vec<NewJob>,
     pub audit: Vec<NewRow>,
 }
@@ -67,8 +84,21 @@ impl Batch {
             && self.updates.is_empty()
             && self.rows.is_empty()
             && self.closings.is_empty()
+            && self.containers.is_empty()
+            && self.sets.is_empty()
             && self.jobs.is_empty()
             && self.audit.is_empty()
+    }
+
+    /// Whether it may close something to somebody.
+    pub fn closes(&self) -> bool {
+        !self.consents.is_empty() || self.resets
+    }
+
+    /// Adds what the unit's rules rest on.
+    pub fn add_resting(&mut self, resting: Resting) {
+        self.resets |= resting.changes && !resting.sets.is_empty();
+        self.sets.extend(resting.sets);
     }
 
     /// Adds what is recorded of the unit; its mutations come first.
@@ -93,6 +123,11 @@ impl Batch {
         target: &mut dyn FnMut(&str, &str) -> Option<ResourceKey>,
     ) -> (Written, Identity) {
         let key = place.key;
+        if let Some(hands) = &mutation.traits.hands {
+            let lists = hands.lists.iter().filter_map(|(type_name, id)| target(type_name, id)).collect();
+            let (labels, is_new) = (hands.labels().to_vec(), mutation.base_version == 0);
+            self.containers.push(Container { key, owner: mutation.owner, labels, lists, is_new });
+        }
         if let (Change::Reindex { entries, old_entries }, Some(identity)) = (&mutation.change, place.identity) {
             let stamp = Stamp { key, since: txn, owner: identity.owner, patient: identity.patient };
             if identity.live {
@@ -100,6 +135,15 @@ impl Batch {
                 self.rows.extend(entries.iter().filter_map(|entry| rows::row(entry, stamp, target)));
             }
             return (Written { key, version: identity.version, updated }, identity);
+        }
+        if let (Change::Purge { old_entries }, Some(identity)) = (&mutation.change, place.identity) {
+            let stamp = Stamp { key, since: txn, owner: identity.owner, patient: identity.patient };
+            if identity.live {
+                self.closings.extend(old_entries.iter().filter_map(|entry| rows::row(entry, stamp, target)));
+            }
+            self.purged.push(key);
+            self.updates.push(placeholder(key, &(mutation.type_code, mutation.id)));
+            return (Written { key, version: 0, updated }, Identity { key, version: 0, live: false, owner: 0, patient: 0 });
         }
         let patient = match &mutation.about {
             About::Nobody => 0,
@@ -112,6 +156,10 @@ impl Batch {
         let class = mutation.traits.class();
         if class != 0 {
             self.classes.entry(class).or_insert_with(|| mutation.traits.facts().to_vec());
+            // That somebody is a patient is not what a document tells.
+            if definitions::r4().type_name(mutation.type_code) != "Patient" {
+                self.members.push((key, encounters(&mutation.change, target)));
+            }
         }
         let (low, high) = mutation.traits.bounds();
         if let Some(rules) = &mutation.rules {
@@ -130,7 +178,9 @@ impl Batch {
                 }
                 (true, Some(packed::pack(body)), entries, old_entries)
             }
-            Change::Delete { old_entries } | Change::Reindex { old_entries, .. } => (false, None, Vec::new(), old_entries),
+            Change::Delete { old_entries } | Change::Purge { old_entries } | Change::Reindex { old_entries, .. } => {
+                (false, None, Vec::new(), old_entries)
+            }
         };
         if was_live {
             let same_stamp = place.identity.is_some_and(|old| old.owner == mutation.owner && old.patient == patient);
@@ -163,8 +213,10 @@ impl Batch {
             owner: mutation.owner,
             patient,
             class,
+            own: 0,
             low,
             high,
+            posted: 0,
             body,
         };
         match place.identity {
@@ -179,24 +231,16 @@ impl Batch {
         (Written { key, version, updated }, Identity { key, version, live, owner: mutation.owner, patient })
     }
 
+    /// Notes that the resource that was added last, if it is new, came by POST.
+    pub fn mark_posted(&mut self, key: ResourceKey) {
+        if let Some(row) = self.inserts.last_mut().filter(|row| row.key == key) {
+            row.posted = 1;
+        }
+    }
+
     /// A row for a resource that something refers to and nobody has sent yet.
     pub fn add_placeholder(&mut self, key: ResourceKey, name: &Name) {
-        self.inserts.push(ResourceRow {
-            key,
-            type_code: name.0,
-            id: name.1.clone(),
-            version: 0,
-            live: 0,
-            updated: 0,
-            txn: 0,
-            created: Some(0),
-            owner: 0,
-            patient: 0,
-            class: 0,
-            low: 0,
-            high: 0,
-            body: None,
-        });
+        self.inserts.push(placeholder(key, name));
     }
 
     /// Puts rows in the order of their B-trees and drops repeats, so that inserts append where they can.
@@ -208,22 +252,68 @@ impl Batch {
     }
 }
 
+/// The row of a resource that nobody has sent.
+fn placeholder(key: ResourceKey, name: &Name) -> ResourceRow {
+    ResourceRow {
+        key,
+        type_code: name.0,
+        id: name.1.clone(),
+        version: 0,
+        live: 0,
+        updated: 0,
+        txn: 0,
+        created: Some(0),
+        owner: 0,
+        patient: 0,
+        class: 0,
+        own: 0,
+        low: 0,
+        high: 0,
+        posted: 0,
+        body: None,
+    }
+}
+
+/// The Encounters that the new state names.
+fn encounters(change: &Change, target: &mut dyn FnMut(&str, &str) -> Option<ResourceKey>) -> Vec<ResourceKey> {
+    let Change::Put { entries, .. } = change else { return Vec::new() };
+    let named = entries.iter().filter_map(|entry| match &entry.value {
+        IndexValue::Reference { type_name, id } if &**type_name == ENCOUNTER && NAMES_ENCOUNTER.contains(&entry.param) => {
+            target(type_name, id)
+        }
+        _ => None,
+    });
+    named.collect()
+}
+
 /// The resources that a mutation's entries and rules refer to, its Patient included.
 pub fn targets(mutation: &Mutation) -> impl Iterator<Item = (&str, &str)> {
     let (new, old): (&[IndexEntry], &[IndexEntry]) = match &mutation.change {
         Change::Put { entries, old_entries, .. } | Change::Reindex { entries, old_entries } => (entries, old_entries),
-        Change::Delete { old_entries } => (&[], old_entries),
+        Change::Delete { old_entries } | Change::Purge { old_entries } => (&[], old_entries),
     };
     let referred = new.iter().chain(old).filter_map(|entry| match &entry.value {
         IndexValue::Reference { type_name, id } => Some((&**type_name, &**id)),
         _ => None,
     });
     let covered = mutation.rules.iter().flat_map(|rules| rules.targets());
-    referred.chain(mutation.about.patient().map(|id| ("Patient", id))).chain(covered)
+    let listed = mutation.traits.hands.iter().flat_map(|hands| &hands.lists).map(|(type_name, id)| (&**type_name, &**id));
+    referred.chain(mutation.about.patient().map(|id| ("Patient", id))).chain(covered).chain(listed)
 }
 
 /// The cells of a closing row that find the row it ends: its primary key without `since`.
 pub fn closing_key(row: &Row) -> &[Cell] {
     let end = row.cells.len().saturating_sub(rows::TRAILER);
     row.cells.get(..end).unwrap_or_default()
+}
+
+/// The statement that removes former versions.
+pub fn removal(dialect: Dialect, keys: &[ResourceKey]) -> Sql {
+    let mut sql = Sql::new(dialect);
+    sql.push("DELETE FROM history WHERE key IN (");
+    sql.join(keys, ", ", |sql, key| {
+        sql.literal(*key);
+    });
+    sql.push(")");
+    sql
 }

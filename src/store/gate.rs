@@ -8,11 +8,17 @@
 //! Everything here is numbers: facts, actors and purposes are hashes of words ([`super::system_key`]), so nothing has to
 //! be looked up before a write and the same words are the same number on every process.
 
+mod rules;
+
+pub use rules::*;
+
 use super::audit::{AUDIT, AUDITOR};
 use super::sql::{Dialect, Sql};
 use super::{FacilityKey, ResourceKey, system_key};
 use crate::fhir::Interval;
 use crate::fhir::time::Micros;
+use std::collections::BTreeSet;
+use std::sync::LazyLock;
 
 /// Whose a resource is, beyond its owner.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -51,17 +57,70 @@ pub struct Traits {
     /// Sorted, each once.
     facts: Vec<i64>,
     pub when: Option<Interval>,
+    /// Of what other resources come in; `None`: not of such a type, or deleted.
+    pub hands: Option<Hands>,
+}
+
+/// What an Encounter, a Composition or a document hands on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Hands {
+    /// Its labels, sorted, each once.
+    labels: Vec<i64>,
+    /// The resources (type, id) that it lists. Who names an Encounter is not listed.
+    pub lists: Vec<(Box<str>, Box<str>)>,
+}
+
+impl Hands {
+    /// Of labels in words, such as `label|SYSTEM|CODE` and [`LEVELS`].
+    pub fn new<T: AsRef<str>>(labels: impl IntoIterator<Item = T>, lists: Vec<(Box<str>, Box<str>)>) -> Hands {
+        Hands { labels: sorted(labels.into_iter().map(|label| system_key(label.as_ref()))), lists }
+    }
+
+    pub(super) fn labels(&self) -> &[i64] {
+        &self.labels
+    }
+
+    /// Whether it has no labels.
+    pub fn is_empty(&self) -> bool {
+        self.labels.is_empty()
+    }
+}
+
+/// How confidential a resource is, in the words of its facts, from the least on. A resource with facts has one of them.
+pub const LEVELS: [&str; 6] =
+    ["confidentiality|U", "confidentiality|L", "confidentiality|M", "confidentiality|N", "confidentiality|R", "confidentiality|V"];
+
+/// The facts `own` with the labels that were handed on: the highest level of all. `None` when that adds nothing.
+pub(super) fn inherited(own: &[i64], labels: &BTreeSet<i64>) -> Option<Vec<i64>> {
+    static NUMBERS: LazyLock<[i64; 6]> = LazyLock::new(|| LEVELS.map(system_key));
+    let is_level = |fact: &&i64| NUMBERS.contains(fact);
+    let level = NUMBERS.iter().rev().find(|level| own.contains(level) || labels.contains(level));
+    let rest = own.iter().chain(labels).filter(|fact| !is_level(fact));
+    let facts = sorted(rest.chain(level).copied());
+    let mut before = own.to_vec();
+    before.sort_unstable();
+    (facts != before).then_some(facts)
 }
 
 impl Traits {
     /// Of facts in words, such as `type|Observation`.
     pub fn new<T: AsRef<str>>(facts: impl IntoIterator<Item = T>, when: Option<Interval>) -> Traits {
-        Traits { facts: sorted(facts.into_iter().map(|fact| system_key(fact.as_ref()))), when }
+        Traits { facts: sorted(facts.into_iter().map(|fact| system_key(fact.as_ref()))), when, hands: None }
+    }
+
+    /// Of what hands labels on, without facts.
+    pub fn of_hands(hands: Hands) -> Traits {
+        Traits { hands: Some(hands), ..Traits::default() }
     }
 
     /// The number of the class of resources with these facts; 0 without any.
     pub fn class(&self) -> i64 {
-        if self.facts.is_empty() { 0 } else { set_key(&self.facts) }
+        if self.facts.is_empty() { 0 } else { Traits::class_of(&self.facts) }
+    }
+
+    /// The same of sorted facts.
+    pub(super) fn class_of(facts: &[i64]) -> i64 {
+        set_key(facts)
     }
 
     pub fn facts(&self) -> &[i64] {
@@ -93,217 +152,6 @@ fn set_key(numbers: &[i64]) -> i64 {
     (i64::from_be_bytes(first) & i64::MAX).max(1)
 }
 
-/// A Consent's rules, written with the Consent; they replace what an earlier version of it said.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Rules {
-    /// Ids of the Patients that it covers.
-    pub patients: Vec<Box<str>>,
-    /// Consents of one series supersede each other; `None`: this one stands by itself.
-    pub series: Option<String>,
-    /// Which of a series is newest.
-    pub stamp: Micros,
-    pub rules: Vec<Rule>,
-}
-
-impl Rules {
-    /// The resources that the rules name (type, id).
-    pub(super) fn targets(&self) -> impl Iterator<Item = (&str, &str)> {
-        let named = self.rules.iter().flat_map(|rule| &rule.parts).flatten().filter_map(Test::target);
-        self.patients.iter().map(|id| ("Patient", &**id)).chain(named)
-    }
-}
-
-/// Which of several effective rules decides: the lowest. Odd ones show a row.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(i64)]
-pub enum Precedence {
-    Deny = 0,
-    Permit = 1,
-    /// Of a Consent's own default, for what none of its patient's rules speaks of.
-    DefaultDeny = 2,
-    DefaultPermit = 3,
-}
-
-/// One provision.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Rule {
-    /// Its number in the Consent, 0 for the root.
-    pub node: i64,
-    /// The provision that it is an exception to.
-    pub parent: Option<i64>,
-    pub precedence: Precedence,
-    /// Who must ask, and what for: every element must be met. Empty: anybody, for any purpose.
-    pub audience: Vec<AudiencePart>,
-    /// When it holds: `[low, high)`.
-    pub period: Interval,
-    /// What the resource must be: every element must be met, by any of its tests.
-    pub parts: Vec<Vec<Test>>,
-    pub has_exceptions: bool,
-    /// It names whom it allows: they may read the Consent itself.
-    pub names_actor: bool,
-    /// It names emergencies: where it denies, it holds against break-glass.
-    pub names_emergency: bool,
-}
-
-/// Any of the actors, and any of the purposes; an empty list means all.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct AudiencePart {
-    /// In words, such as `organization|Organization/123`; the same words as in [`Requester::actors`].
-    pub actors: Vec<String>,
-    /// In words, such as `http://terminology.hl7.org/CodeSystem/v3-ActReason|TREAT`.
-    pub purposes: Vec<String>,
-}
-
-/// A test on a resource.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Test {
-    /// One of its facts is one of these, in the words of [`Traits::new`].
-    Facts(Vec<String>),
-    /// What happened lies in the interval as a whole; unknown times do not.
-    Within(Interval),
-    /// What happened touches the interval, or its time is unknown.
-    Touches(Interval),
-    /// It is this resource (type, id).
-    Instance(Box<str>, Box<str>),
-    /// It refers to this resource (type, id) by a search parameter. Other references are facts.
-    Refers(Box<str>, Box<str>),
-}
-
-impl Test {
-    const FACTS: i64 = 0;
-    const WITHIN: i64 = 1;
-    const TOUCHES: i64 = 2;
-    const INSTANCE: i64 = 3;
-    const REFERS: i64 = 4;
-
-    /// The resource that it names.
-    fn target(&self) -> Option<(&str, &str)> {
-        match self {
-            Test::Instance(type_name, id) | Test::Refers(type_name, id) => Some((type_name, id)),
-            _ => None,
-        }
-    }
-}
-
-/// Rows of the tables of `0003_consent.sql`, in the order of their columns.
-#[derive(Debug, Default)]
-pub struct RuleRows {
-    pub rules: Vec<[i64; 16]>,
-    pub parts: Vec<[i64; 7]>,
-    pub audiences: Vec<[i64; 5]>,
-    pub clauses: Vec<[i64; 2]>,
-}
-
-impl RuleRows {
-    /// The rows of one Consent. `target` gives the key of a resource.
-    pub fn add(&mut self, consent: ResourceKey, updated: Micros, rules: &Rules, target: &mut dyn FnMut(&str, &str) -> Option<ResourceKey>) {
-        let patients: Vec<ResourceKey> = rules.patients.iter().filter_map(|id| target("Patient", id)).collect();
-        let series = rules.series.as_deref().map_or(0, system_key);
-        for rule in &rules.rules {
-            let audience = self.audience(&rule.audience);
-            for (part, tests) in rule.parts.iter().enumerate() {
-                for test in tests {
-                    let (kind, value, low, high) = self.test(test, target);
-                    self.parts.push([consent, rule.node, part as i64, kind, value, low, high]);
-                }
-            }
-            for patient in &patients {
-                self.rules.push([
-                    *patient,
-                    consent,
-                    rule.node,
-                    rule.parent.unwrap_or(-1),
-                    rule.precedence as i64,
-                    audience,
-                    rule.period.low,
-                    rule.period.high,
-                    rule.parts.len() as i64,
-                    i64::from(rule.has_exceptions),
-                    i64::from(rule.names_actor),
-                    i64::from(rule.names_emergency),
-                    series,
-                    rules.stamp,
-                    updated,
-                    0,
-                ]);
-            }
-        }
-    }
-
-    fn audience(&mut self, parts: &[AudiencePart]) -> i64 {
-        let keys = |words: &[String]| if words.is_empty() { vec![0] } else { sorted(words.iter().map(|word| system_key(word))) };
-        let mut sets: Vec<(Vec<i64>, Vec<i64>)> = parts.iter().map(|part| (keys(&part.actors), keys(&part.purposes))).collect();
-        sets.sort();
-        sets.dedup();
-        sets.retain(|set| *set != (vec![0], vec![0]));
-        if sets.is_empty() {
-            return 0;
-        }
-        let numbers: Vec<i64> =
-            sets.iter().flat_map(|(actors, purposes)| actors.iter().chain(&[-1]).chain(purposes).chain(&[-2])).copied().collect();
-        let audience = set_key(&numbers);
-        let count = sets.len() as i64;
-        for (part, (actors, purposes)) in sets.iter().enumerate() {
-            for actor in actors {
-                self.audiences.extend(purposes.iter().map(|purpose| [*actor, *purpose, audience, part as i64, count]));
-            }
-        }
-        audience
-    }
-
-    fn test(&mut self, test: &Test, target: &mut dyn FnMut(&str, &str) -> Option<ResourceKey>) -> (i64, i64, i64, i64) {
-        let mut named = |kind, (type_name, id): (&str, &str)| (kind, target(type_name, id).unwrap_or(0), 0, 0);
-        match test {
-            Test::Facts(words) => {
-                let facts = sorted(words.iter().map(|word| system_key(word)));
-                let clause = set_key(&facts);
-                self.clauses.extend(facts.iter().map(|fact| [clause, *fact]));
-                (Test::FACTS, clause, 0, 0)
-            }
-            Test::Within(interval) => (Test::WITHIN, 0, interval.low, interval.high),
-            Test::Touches(interval) => (Test::TOUCHES, 0, interval.low, interval.high),
-            Test::Instance(type_name, id) => named(Test::INSTANCE, (type_name, id)),
-            Test::Refers(type_name, id) => named(Test::REFERS, (type_name, id)),
-        }
-    }
-}
-
-impl RuleRows {
-    /// The patients whose rules these are.
-    pub fn patients(&self) -> impl Iterator<Item = ResourceKey> {
-        self.rules.iter().map(|rule| rule[0])
-    }
-
-    /// The statements that put these rows in the place of the rules of `consents`. `patients`: all whose rules change, sorted.
-    pub fn statements(&self, dialect: Dialect, consents: &[ResourceKey], patients: &[ResourceKey]) -> Vec<Sql> {
-        let mut statements = Vec::new();
-        for chunk in consents.chunks(CHUNK) {
-            for table in ["rule", "rule_part"] {
-                let mut sql = Sql::new(dialect);
-                sql.push("DELETE FROM ").push(table).push(" WHERE consent IN (");
-                numbers(&mut sql, chunk);
-                sql.push(")");
-                statements.push(sql);
-            }
-        }
-        insert(dialect, "clause_fact", &self.clauses, &mut statements);
-        insert(dialect, "audience_part", &self.audiences, &mut statements);
-        insert(dialect, "rule_part", &self.parts, &mut statements);
-        insert(dialect, "rule", &self.rules, &mut statements);
-        for chunk in patients.chunks(CHUNK) {
-            let mut sql = Sql::new(dialect);
-            sql.push(
-                "UPDATE rule SET superseded = CASE WHEN EXISTS (SELECT 1 FROM rule s WHERE s.patient = rule.patient \
-                 AND s.series = rule.series AND (s.stamp, s.updated, s.consent) > (rule.stamp, rule.updated, rule.consent)) THEN 1 ELSE 0 END WHERE series <> 0 AND patient IN (",
-            );
-            numbers(&mut sql, chunk);
-            sql.push(")");
-            statements.push(sql);
-        }
-        statements
-    }
-}
-
 /// The statements that make the facts of `classes` known.
 pub fn class_statements<'a>(dialect: Dialect, classes: impl Iterator<Item = (&'a i64, &'a Vec<i64>)>) -> Vec<Sql> {
     let rows: Vec<[i64; 2]> = classes.flat_map(|(class, facts)| facts.iter().map(|fact| [*class, *fact])).collect();
@@ -316,7 +164,7 @@ pub fn class_statements<'a>(dialect: Dialect, classes: impl Iterator<Item = (&'a
 const CHUNK: usize = 200;
 
 /// Rows that are there already stay as they are: equal keys are equal rows.
-fn insert<const WIDTH: usize>(dialect: Dialect, table: &'static str, rows: &[[i64; WIDTH]], statements: &mut Vec<Sql>) {
+pub(super) fn insert<const WIDTH: usize>(dialect: Dialect, table: &'static str, rows: &[[i64; WIDTH]], statements: &mut Vec<Sql>) {
     // In one order everywhere, so that two writers of the same rows wait for each other and do not lock crosswise.
     let mut rows: Vec<&[i64; WIDTH]> = rows.iter().collect();
     rows.sort_unstable();
@@ -345,11 +193,15 @@ pub struct Gate {
     pub requesters: Vec<Requester>,
     /// The glass that was broken for this request.
     pub break_glass: Option<BreakGlass>,
+    /// The records of the person who asks, or for whom they ask: open but for what is exempt, whatever the rules say.
+    pub own: Option<BreakGlass>,
     /// The instant of the request.
     pub now: Micros,
+    /// The newest closing that its decisions know of ([`super::closing`]).
+    pub since: i64,
 }
 
-/// An emergency: the records of one person are open, but for what is exempt and where the person's own rules name emergencies and deny.
+/// The records of one person are open, but for what is exempt and where the person's own rules name emergencies and deny.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BreakGlass {
     pub patients: Vec<ResourceKey>,
@@ -392,11 +244,37 @@ pub enum Rows {
     Version,
 }
 
-/// Appends the condition on the rows of `alias`.
+/// What the condition itself calls its tables. A row outside by such a name could not be spoken of: the decision would be on another.
+const ALIASES: [&str; 9] = ["a", "c", "k", "n", "o", "q", "x", "y", "z"];
+
+/// Appends the condition on the rows of `alias`, which is none of [`ALIASES`].
 pub fn condition(sql: &mut Sql, alias: &str, rows: Rows, gate: &Gate) {
+    debug_assert!(!ALIASES.contains(&alias), "{alias} is a name of the condition's own");
     sql.push(" AND (");
     owned(sql, alias, &gate.owners);
     sql.push(&format!(" OR {alias}.patient = 0"));
+    if let Some(own) = &gate.own {
+        sql.push(&format!(" OR ({alias}.patient IN ("));
+        numbers(sql, &own.patients);
+        sql.push(")");
+        if !own.exempt.is_empty() {
+            sql.push(" AND NOT EXISTS (SELECT 1 FROM class_fact y WHERE y.class = ");
+            trait_of(sql, "class", alias, rows);
+            sql.push(" AND y.fact IN (");
+            numbers(sql, &own.exempt);
+            sql.push("))");
+        }
+        sql.push(&format!(
+            ") OR ({alias}.patient = {CONSENT} AND EXISTS (SELECT 1 FROM rule n WHERE n.consent = {alias}.key AND n.patient IN ("
+        ));
+        numbers(sql, &own.patients);
+        sql.push("))");
+        if rows == Rows::Version {
+            sql.push(" AND ");
+            current(sql, alias);
+        }
+        sql.push(")");
+    }
     if !gate.requesters.is_empty() {
         sql.push(&format!(" OR ({alias}.patient > 0"));
         for requester in &gate.requesters {
@@ -502,59 +380,63 @@ fn current(sql: &mut Sql, alias: &str) {
 /// The rule `n` matches and none of its exceptions does.
 fn effective(sql: &mut Sql, alias: &str, rows: Rows, requester: &Requester, now: Micros) {
     matches(sql, "n", alias, rows, requester, now);
-    sql.push(" AND (n.children = 0 OR NOT EXISTS (SELECT 1 FROM rule c WHERE c.patient = n.patient AND c.consent = n.consent AND c.parent = n.node");
+    // An exception that matches decides by itself or through one of its own, and never later than a permit: only what denies must give way.
+    sql.push(" AND (n.children = 0 OR n.precedence IN (1, 3) OR NOT EXISTS (SELECT 1 FROM rule c WHERE c.patient = n.patient AND c.consent = n.consent AND c.parent = n.node");
     matches(sql, "c", alias, rows, requester, now);
     sql.push("))");
 }
 
 /// The rule of `rule` speaks of this requester, now.
 fn speaks(sql: &mut Sql, rule: &str, requester: &Requester, now: Micros) {
-    sql.push(&format!(" AND {rule}.superseded = 0 AND {rule}.low <= "));
+    let audiences = audiences(sql, requester);
+    // The index on the patient is to be used, of whom there are few rules, and not one walk for each audience.
+    let plus = if sql.dialect == Dialect::Sqlite { "+" } else { "" };
+    sql.push(&format!(" AND {plus}{rule}.audience IN (SELECT audience FROM {audiences}) AND {rule}.superseded = 0 AND {rule}.low <= "));
     sql.int(now);
     sql.push(&format!(" AND {rule}.high > "));
     sql.int(now);
-    sql.push(&format!(" AND {rule}.audience IN (SELECT a.audience FROM audience_part a WHERE a.actor IN (0"));
-    for actor in &requester.actors {
-        sql.push(", ").literal(*actor);
+}
+
+/// The name under which the statement knows the audiences that hold this requester. They are looked up once, at its beginning,
+/// however often it decides.
+fn audiences(sql: &mut Sql, requester: &Requester) -> String {
+    let words: Vec<i64> = requester.actors.iter().chain(&[-1]).chain(&requester.purposes).copied().collect();
+    let name = format!("audiences_{}", set_key(&words));
+    if !sql.text.contains(&format!("{name} AS")) {
+        let list = |numbers: &[i64]| [0].iter().chain(numbers).map(i64::to_string).collect::<Vec<_>>().join(", ");
+        // An actor's rows are few: one walk for each, and not one for each of its purposes too.
+        let plus = if sql.dialect == Dialect::Sqlite { "+" } else { "" };
+        let (actors, purposes) = (list(&requester.actors), list(&requester.purposes));
+        let more = sql.text.strip_prefix("WITH audiences_").map(|rest| format!(", audiences_{rest}"));
+        sql.text = format!(
+            "WITH {name} AS MATERIALIZED (SELECT a.audience FROM audience_part a WHERE a.actor IN ({actors}) AND {plus}a.purpose IN ({purposes}) \
+             GROUP BY a.audience, a.parts HAVING count(DISTINCT a.part) = a.parts){}",
+            more.unwrap_or_else(|| format!(" {}", sql.text))
+        );
     }
-    sql.push(") AND a.purpose IN (0");
-    for purpose in &requester.purposes {
-        sql.push(", ").literal(*purpose);
-    }
-    sql.push(") GROUP BY a.audience, a.parts HAVING count(DISTINCT a.part) = a.parts)");
+    name
 }
 
 /// The rule of `rule` speaks of this requester, now, and of this row.
 fn matches(sql: &mut Sql, rule: &str, alias: &str, rows: Rows, requester: &Requester, now: Micros) {
     speaks(sql, rule, requester, now);
+    // Whose columns tell of the row.
+    let (traits, from) = match rows {
+        Rows::Version => (alias, "rule_part k WHERE".to_owned()),
+        Rows::Index => ("q", format!("resource q CROSS JOIN rule_part k WHERE q.key = {alias}.key AND")),
+    };
     sql.push(&format!(
-        " AND ({rule}.parts = 0 OR {rule}.parts = (SELECT count(DISTINCT k.part) FROM rule_part k \
-         WHERE k.consent = {rule}.consent AND k.node = {rule}.node AND CASE k.kind"
-    ));
-    sql.push(&format!(
-        " WHEN {} THEN EXISTS (SELECT 1 FROM class_fact y JOIN clause_fact z ON z.clause = k.value AND z.fact = y.fact WHERE y.class = ",
+        " AND ({rule}.parts = 0 OR {rule}.parts = (SELECT count(DISTINCT k.part) FROM {from} k.consent = {rule}.consent AND k.node = {rule}.node AND CASE k.kind \
+         WHEN {} THEN EXISTS (SELECT 1 FROM class_fact y JOIN clause_fact z ON z.clause = k.value AND z.fact = y.fact WHERE y.class = {traits}.class)",
         Test::FACTS
     ));
-    trait_of(sql, "class", alias, rows);
-    sql.push(")");
-    sql.push(&format!(" WHEN {} THEN ", Test::WITHIN));
-    trait_of(sql, "low", alias, rows);
-    sql.push(" >= k.low AND ");
-    trait_of(sql, "high", alias, rows);
-    sql.push(" <= k.high AND ");
-    trait_of(sql, "high", alias, rows);
-    sql.push(" <> ");
-    trait_of(sql, "low", alias, rows);
-    sql.push(&format!(" WHEN {} THEN ", Test::TOUCHES));
-    trait_of(sql, "high", alias, rows);
-    sql.push(" = ");
-    trait_of(sql, "low", alias, rows);
-    sql.push(" OR (");
-    trait_of(sql, "low", alias, rows);
-    sql.push(" < k.high AND ");
-    trait_of(sql, "high", alias, rows);
-    sql.push(" > k.low)");
+    sql.push(&format!(" WHEN {} THEN {traits}.low >= k.low AND {traits}.high <= k.high AND {traits}.high <> {traits}.low", Test::WITHIN));
+    sql.push(&format!(" WHEN {} THEN {traits}.high = {traits}.low OR ({traits}.low < k.high AND {traits}.high > k.low)", Test::TOUCHES));
     sql.push(&format!(" WHEN {} THEN k.value = {alias}.key", Test::INSTANCE));
+    sql.push(&format!(
+        " WHEN {} THEN EXISTS (SELECT 1 FROM reference x WHERE x.key = k.value AND x.target = {alias}.key AND x.until = 0)",
+        Test::AROUND
+    ));
     let refers = format!("EXISTS (SELECT 1 FROM reference x WHERE x.key = {alias}.key AND x.target = k.value AND x.until = 0)");
     sql.push(&format!(" WHEN {} THEN ", Test::REFERS));
     match rows {

@@ -9,6 +9,7 @@ use super::sql::Sql;
 use super::{Cursor, ResourceKey, Scope, Store, Stored, TypeCode, compile};
 use crate::fhir::Interval;
 use crate::fhir::time::Micros;
+use std::collections::HashSet;
 
 /// What a history is of.
 #[derive(Clone, Debug)]
@@ -30,6 +31,8 @@ pub struct Versions {
 #[derive(Clone, Debug)]
 pub struct HistoryPage {
     pub rows: Vec<Stored>,
+    /// The resources among them whose first version came by POST.
+    pub posted: HashSet<ResourceKey>,
     pub next: Option<Cursor>,
 }
 
@@ -68,7 +71,7 @@ impl Store {
         let select = Select { wanted, after: cursor.and_then(After::of), limit: limit.saturating_add(1), snapshot: &snapshot, scope };
         let mut sql = Sql::new(self.dialect());
         sql.push("SELECT r.key, r.type, r.id, p.version");
-        for column in ["live", "updated", "owner", "body"] {
+        for column in ["live", "updated", "owner", "patient", "body"] {
             sql.push(&format!(", CASE WHEN r.version = p.version THEN r.{column} ELSE h.{column} END AS {column}"));
         }
         sql.push(" FROM (SELECT q.key, q.version, q.updated FROM (");
@@ -101,7 +104,22 @@ impl Store {
             after: vec![SortValue::Int(row.updated), SortValue::Int(row.version)],
             after_key: row.key,
         });
-        Ok(HistoryPage { next: last, rows })
+        Ok(HistoryPage { next: last, posted: self.posted(&rows).await?, rows })
+    }
+
+    /// Of which of these the first version, if it is one of them, came by POST.
+    async fn posted(&self, rows: &[Stored]) -> Result<HashSet<ResourceKey>, sqlx::Error> {
+        let first: Vec<ResourceKey> = rows.iter().filter(|row| row.version == 1).map(|row| row.key).collect();
+        if first.is_empty() {
+            return Ok(HashSet::new());
+        }
+        let mut sql = Sql::new(self.dialect());
+        sql.push("SELECT key FROM resource WHERE posted = 1 AND key IN (");
+        sql.join(first, ", ", |sql, key| {
+            sql.literal(key);
+        });
+        sql.push(")");
+        Ok(self.integers(sql).await?.into_iter().collect())
     }
 }
 

@@ -15,7 +15,24 @@ const ALL: &[(i64, &str, &str, &str)] = &[
     (9, "upkeep", include_str!("../../migrations/sqlite/0009_upkeep.sql"), include_str!("../../migrations/postgres/0009_upkeep.sql")),
     (10, "people", include_str!("../../migrations/sqlite/0010_people.sql"), include_str!("../../migrations/postgres/0010_people.sql")),
     (11, "history", include_str!("../../migrations/sqlite/0011_history.sql"), include_str!("../../migrations/postgres/0011_history.sql")),
+    (21, "launch", include_str!("../../migrations/sqlite/0021_launch.sql"), include_str!("../../migrations/postgres/0021_launch.sql")),
     (30, "search", include_str!("../../migrations/sqlite/0030_search.sql"), include_str!("../../migrations/postgres/0030_search.sql")),
+    (41, "labels", include_str!("../../migrations/sqlite/0041_labels.sql"), include_str!("../../migrations/postgres/0041_labels.sql")),
+    (42, "closing", include_str!("../../migrations/sqlite/0042_closing.sql"), include_str!("../../migrations/postgres/0042_closing.sql")),
+    (
+        43,
+        "value_sets",
+        include_str!("../../migrations/sqlite/0043_value_sets.sql"),
+        include_str!("../../migrations/postgres/0043_value_sets.sql"),
+    ),
+    (44, "relabel", include_str!("../../migrations/sqlite/0044_relabel.sql"), include_str!("../../migrations/postgres/0044_relabel.sql")),
+    (45, "posted", include_str!("../../migrations/sqlite/0045_posted.sql"), include_str!("../../migrations/postgres/0045_posted.sql")),
+    (
+        51,
+        "audience",
+        include_str!("../../migrations/sqlite/0051_audience.sql"),
+        include_str!("../../migrations/postgres/0051_audience.sql"),
+    ),
 ];
 
 pub fn migrator(dialect: Dialect) -> Migrator {

@@ -7,13 +7,13 @@ use super::reads::Reads;
 use super::rows::{self, Cell, ColumnType, Identity, IdentityRow, Name, Row, TABLES};
 use super::sql::{Dialect, Sql, bind_all};
 use super::write::{Precondition, Unit, WriteError, Written};
-use super::{ResourceKey, TypeCode, compile, gate};
+use super::{ResourceKey, TypeCode, closing, compile, gate, inherit, resting};
 use crate::definitions;
 use crate::fhir::time::now;
 use anyhow::Context as _;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPoolOptions};
 use sqlx::{AssertSqlSafe, Connection as _, PgPool};
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::str::FromStr;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -123,18 +123,32 @@ impl Postgres {
     /// The moment that a page's first query sees: everything committed by now and nothing else.
     pub async fn snapshot(&self) -> Result<super::query::Snapshot, sqlx::Error> {
         let text: String = sqlx::query_scalar("SELECT pg_current_snapshot()::text").fetch_one(&self.pool).await?;
+        Ok(self.snapshot_of(&text))
+    }
+
+    /// What `pg_current_snapshot` says, in the store's numbers.
+    pub fn snapshot_of(&self, text: &str) -> super::query::Snapshot {
         let mut parts = text.split(':').skip(1);
         let number = |part: &str| part.parse::<i64>().ok().map(|id| id + self.txn_base);
         let below = parts.next().and_then(number).unwrap_or(i64::MAX);
         let except = parts.next().unwrap_or("").split(',').filter_map(number).collect();
-        Ok(super::query::Snapshot { below, except })
+        super::query::Snapshot { below, except }
     }
 
     async fn try_commit(&self, unit: Unit) -> Result<Vec<Written>, WriteError> {
         if unit.only_records() {
             let mut batch = Batch::default();
             batch.add_audit(unit.audit, &mut |_, _| None);
-            super::audit::write_postgres(&mut *self.pool.acquire().await?, &batch.audit).await?;
+            if unit.bases.is_empty() {
+                super::audit::write_postgres(&mut *self.pool.acquire().await?, &batch.audit).await?;
+                return Ok(Vec::new());
+            }
+            let mut transaction = self.pool.begin().await?;
+            if !closing::hold_postgres(&mut transaction, &unit.bases).await? {
+                return Err(WriteError::Stale);
+            }
+            super::audit::write_postgres(&mut transaction, &batch.audit).await?;
+            transaction.commit().await?;
             return Ok(Vec::new());
         }
         let mut transaction = self.pool.begin().await?;
@@ -159,18 +173,10 @@ impl Postgres {
                 return Err(WriteError::Stale);
             }
         }
-        if !unit.unchanged.is_empty() {
-            // Shared locks: many may rest on one resource at once, and nobody changes it until they are done.
-            let mut names: Vec<_> = unit.unchanged.iter().map(|(code, id, _)| (*code, &**id)).collect();
-            names.sort_unstable();
-            names.dedup();
-            let identities = select(&mut *connection, &names, " ORDER BY r.key FOR SHARE OF r").await?;
-            for (type_code, id, version) in &unit.unchanged {
-                let known = identities.get(&(*type_code, id.clone()) as &Name);
-                if known.is_none_or(|identity| !identity.live || identity.version != *version) {
-                    return Err(WriteError::Stale);
-                }
-            }
+        if let Some(resting) = &unit.terminology
+            && !resting::hold_postgres(&mut *connection, resting).await?
+        {
+            return Err(WriteError::Stale);
         }
         if !super::visits::write_postgres(&mut *connection, &unit.visits).await? {
             return Err(WriteError::Stale);
@@ -178,6 +184,20 @@ impl Postgres {
         let txn: i64 = sqlx::query_scalar("SELECT pg_current_xact_id()::text::bigint").fetch_one(&mut *connection).await?;
         let txn = txn + self.txn_base;
         let (identities, reserved) = locate(&mut *connection, &unit).await?;
+        if !unit.unchanged.is_empty() {
+            // Shared locks: many may rest on one resource at once, and nobody changes it until they are done. Never waited for, since those
+            // above are held: whoever holds one changes it, so what rests on it is out of date, and two who waited for each other would stand.
+            let mut names: Vec<_> = unit.unchanged.iter().map(|(code, id, _)| (*code, &**id)).collect();
+            names.sort_unstable();
+            names.dedup();
+            let unchanged = select(&mut *connection, &names, " ORDER BY r.key FOR SHARE OF r SKIP LOCKED").await?;
+            for (type_code, id, version) in &unit.unchanged {
+                let known = unchanged.get(&(*type_code, id.clone()) as &Name);
+                if known.is_none_or(|identity| !identity.live || identity.version != *version) {
+                    return Err(WriteError::Stale);
+                }
+            }
+        }
         // After the locks: whoever waited for another is later.
         let updated = now();
         let definitions = definitions::r4();
@@ -197,9 +217,19 @@ impl Postgres {
                 return Err(WriteError::Stale);
             };
             written.push(batch.add(mutation, &Place { key, identity }, txn, updated, &mut target).0);
+            if unit.posted.contains(&name) {
+                batch.mark_posted(key);
+            }
         }
         batch.add_audit(unit.audit, &mut target);
+        if let Some(resting) = unit.terminology {
+            batch.add_resting(resting);
+        }
         batch.jobs = unit.jobs;
+        inherit::settle(&mut inherit::Connection::Postgres(&mut *connection), &mut batch).await?;
+        if batch.closes() {
+            closing::lock_postgres(&mut *connection).await?;
+        }
         batch.sort();
         write(&mut *connection, &batch).await?;
         let classes = self.write_gate(&mut *connection, &batch).await?;
@@ -224,6 +254,8 @@ impl Postgres {
             batch.classes.iter().filter(|(class, _)| !known.contains(class)).collect()
         };
         let mut statements = gate::class_statements(Dialect::Postgres, new.iter().copied());
+        statements.extend(gate::Membership::statements(Dialect::Postgres, &batch.sets));
+        let mut closed: BTreeSet<ResourceKey> = batch.resets.then_some(closing::EVERYBODY).into_iter().collect();
         if !batch.consents.is_empty() {
             let former = "SELECT DISTINCT patient FROM rule WHERE consent = ANY($1)";
             let mut patients: Vec<ResourceKey> = sqlx::query_scalar(former).bind(&batch.consents).fetch_all(&mut *connection).await?;
@@ -235,8 +267,14 @@ impl Postgres {
                 .bind(&patients)
                 .execute(&mut *connection)
                 .await?;
+            closed.extend(batch.rules.denied());
+            let Sql { text, args, .. } = gate::RuleRows::ruled(Dialect::Postgres, &patients);
+            closed.extend(
+                bind_all!(sqlx::query_scalar::<_, i64>(AssertSqlSafe(text)).persistent(false), args).fetch_all(&mut *connection).await?,
+            );
             statements.extend(batch.rules.statements(Dialect::Postgres, &batch.consents, &patients));
         }
+        statements.extend(closing::note(Dialect::Postgres, &closed));
         for Sql { text, args, .. } in statements {
             bind_all!(sqlx::query(AssertSqlSafe(text)).persistent(false), args).execute(&mut *connection).await?;
         }
@@ -257,8 +295,12 @@ async fn locate(connection: &mut PgConnection, unit: &Unit) -> Result<(HashMap<N
     others.sort_unstable();
     let mut own: Vec<_> = own.into_iter().collect();
     own.sort_unstable();
-    let mut identities = select(&mut *connection, &own, " ORDER BY r.key FOR UPDATE OF r").await?;
-    identities.extend(select(&mut *connection, &others, "").await?);
+    // Who names an Encounter waits for whoever labels it, and the other way round; Encounters first, as those who label them do.
+    let encounter = definitions.type_code(inherit::ENCOUNTER);
+    let (encounters, others_still): (Vec<_>, Vec<_>) = others.iter().partition(|(code, _)| Some(*code) == encounter);
+    let mut identities = select(&mut *connection, &encounters, " ORDER BY r.key FOR KEY SHARE OF r").await?;
+    identities.extend(select(&mut *connection, &own, " ORDER BY r.key FOR UPDATE OF r").await?);
+    identities.extend(select(&mut *connection, &others_still, "").await?);
     let missing: Vec<_> = others.into_iter().filter(|(code, id)| !identities.contains_key(&(*code, Box::from(*id)) as &Name)).collect();
     if !missing.is_empty() {
         let (types, ids) = columns(&missing);
@@ -270,7 +312,7 @@ async fn locate(connection: &mut PgConnection, unit: &Unit) -> Result<(HashMap<N
         .bind(&ids)
         .execute(&mut *connection)
         .await?;
-        identities.extend(select(&mut *connection, &missing, "").await?);
+        identities.extend(select(&mut *connection, &missing, " ORDER BY r.key FOR KEY SHARE OF r").await?);
     }
     let fresh: Vec<_> = own.into_iter().filter(|(code, id)| !identities.contains_key(&(*code, Box::from(*id)) as &Name)).collect();
     let mut reserved = HashMap::new();
@@ -314,9 +356,9 @@ async fn holds(connection: &mut PgConnection, precondition: &Precondition) -> Re
 async fn write(connection: &mut PgConnection, batch: &Batch) -> Result<(), sqlx::Error> {
     if !batch.inserts.is_empty() {
         // A name that another transaction made meanwhile fails on the unique key; the unit is then tried again and finds it.
-        let insert = "INSERT INTO resource (key, type, id, version, live, updated, created, txn, owner, patient, class, low, high, body) SELECT * FROM unnest(\
+        let insert = "INSERT INTO resource (key, type, id, version, live, updated, created, txn, owner, patient, class, own, low, high, posted, body) SELECT * FROM unnest(\
              $1::bigint[], $2::bigint[], $3::text[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[], $8::bigint[], $9::bigint[], $10::bigint[], \
-             $11::bigint[], $12::bigint[], $13::bigint[], $14::bytea[])";
+             $11::bigint[], $12::bigint[], $13::bigint[], $14::bigint[], $15::bigint[], $16::bytea[])";
         bind_resources(sqlx::query(insert), &batch.inserts).execute(&mut *connection).await?;
     }
     if !batch.superseded.is_empty() {
@@ -331,12 +373,16 @@ async fn write(connection: &mut PgConnection, batch: &Batch) -> Result<(), sqlx:
         .execute(&mut *connection)
         .await?;
     }
+    if !batch.purged.is_empty() {
+        let Sql { text, args, .. } = batch::removal(Dialect::Postgres, &batch.purged);
+        bind_all!(sqlx::query(AssertSqlSafe(text)).persistent(false), args).execute(&mut *connection).await?;
+    }
     if !batch.updates.is_empty() {
         let update = "UPDATE resource r SET version = u.v, live = u.l, updated = u.d, created = CASE WHEN u.c < 0 THEN r.created ELSE u.c END, \
-             txn = u.x, owner = u.o, patient = u.p, class = u.s, low = u.f, high = u.g, body = u.b FROM unnest(\
+             txn = u.x, owner = u.o, patient = u.p, class = u.s, own = u.w, low = u.f, high = u.g, body = u.b FROM unnest(\
              $1::bigint[], $2::bigint[], $3::text[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[], $8::bigint[], $9::bigint[], $10::bigint[], \
-             $11::bigint[], $12::bigint[], $13::bigint[], $14::bytea[]) \
-             AS u(k, t, i, v, l, d, c, x, o, p, s, f, g, b) WHERE r.key = u.k";
+             $11::bigint[], $12::bigint[], $13::bigint[], $14::bigint[], $15::bigint[], $16::bytea[]) \
+             AS u(k, t, i, v, l, d, c, x, o, p, s, w, f, g, y, b) WHERE r.key = u.k";
         bind_resources(sqlx::query(update), &batch.updates).execute(&mut *connection).await?;
     }
     for of_table in batch.closings.chunk_by(|a, b| a.table == b.table) {
@@ -414,8 +460,10 @@ fn bind_resources<'q>(query: PgQuery<'q>, rows: &[ResourceRow]) -> PgQuery<'q> {
         .bind(ints(|row| row.owner))
         .bind(ints(|row| row.patient))
         .bind(ints(|row| row.class))
+        .bind(ints(|row| row.own))
         .bind(ints(|row| row.low))
         .bind(ints(|row| row.high))
+        .bind(ints(|row| row.posted))
         .bind(rows.iter().map(|row| row.body.clone()).collect::<Vec<Option<Vec<u8>>>>())
 }
 

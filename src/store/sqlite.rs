@@ -6,12 +6,12 @@ use super::reads::Reads;
 use super::rows::{self, Cell, Identity, IdentityRow, Name, Row, TABLES};
 use super::sql::{Arg, Dialect, Sql, bind_all};
 use super::write::{Precondition, Unit, WriteError, Written};
-use super::{ResourceKey, TypeCode, compile, gate};
+use super::{ResourceKey, TypeCode, closing, compile, gate, inherit, resting};
 use crate::definitions;
 use crate::fhir::time::{Micros, now};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{AssertSqlSafe, Row as _, SqlitePool};
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -229,6 +229,14 @@ impl Writer {
         pending: &mut HashSet<ResourceKey>,
     ) -> Result<Verdict, sqlx::Error> {
         if unit.only_records() {
+            if !unit.bases.is_empty() {
+                if batch.closes() {
+                    self.flush(&mut *connection, batch, pending).await?;
+                }
+                if !closing::hold_sqlite(&mut *connection, &unit.bases).await? {
+                    return Ok(Verdict::Stale);
+                }
+            }
             batch.add_audit(unit.audit, &mut |_, _| None);
             return Ok(Verdict::Applied(Vec::new()));
         }
@@ -238,6 +246,14 @@ impl Writer {
                 if !holds(&mut *connection, precondition).await? {
                     return Ok(Verdict::Stale);
                 }
+            }
+        }
+        if let Some(resting) = &unit.terminology {
+            if batch.closes() {
+                self.flush(&mut *connection, batch, pending).await?;
+            }
+            if !resting::hold_sqlite(&mut *connection, resting).await? {
+                return Ok(Verdict::Stale);
             }
         }
         if !super::visits::hold_sqlite(&mut *connection, &unit.visits).await? {
@@ -308,6 +324,9 @@ impl Writer {
             for (mutation, place) in unit.mutations.into_iter().zip(&places) {
                 let name: Name = (mutation.type_code, mutation.id.clone());
                 let (word, identity) = batch.add(mutation, place, txn, updated, &mut target);
+                if unit.posted.contains(&name) {
+                    batch.mark_posted(place.key);
+                }
                 pending.insert(place.key);
                 written.push(word);
                 learned.push((name, identity));
@@ -320,6 +339,12 @@ impl Writer {
             learned.push((name, Identity { key, version: 0, live: false, owner: 0, patient: 0 }));
         }
         self.identities.extend(learned);
+        if let Some(resting) = unit.terminology {
+            if resting.changes {
+                resting::count_sqlite(&mut *connection).await?;
+            }
+            batch.add_resting(resting);
+        }
         batch.jobs.extend(unit.jobs);
         Ok(Verdict::Applied(written))
     }
@@ -359,11 +384,12 @@ impl Writer {
         if batch.is_empty() {
             return Ok(());
         }
+        inherit::settle(&mut inherit::Connection::Sqlite(&mut *connection), batch).await?;
         batch.sort();
         for chunk in batch.inserts.chunks(CHUNK) {
             let text = self.inserts.entry((RESOURCE, chunk.len())).or_insert_with(|| {
-                let rows = vec!["(?,?,?,?,?,?,?,?,?,?,?,?,?,?)"; chunk.len()].join(",");
-                let columns = "key, type, id, version, live, updated, created, txn, owner, patient, class, low, high, body";
+                let rows = vec!["(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)"; chunk.len()].join(",");
+                let columns = "key, type, id, version, live, updated, created, txn, owner, patient, class, own, low, high, posted, body";
                 Arc::from(format!("INSERT INTO resource ({columns}) VALUES {rows}"))
             });
             let mut query = sqlx::query(AssertSqlSafe(text.clone()));
@@ -376,8 +402,10 @@ impl Writer {
                     .bind(row.owner)
                     .bind(row.patient)
                     .bind(row.class)
+                    .bind(row.own)
                     .bind(row.low)
                     .bind(row.high)
+                    .bind(row.posted)
                     .bind(row.body.as_deref());
             }
             query.execute(&mut *connection).await?;
@@ -391,6 +419,10 @@ impl Writer {
             .bind(key)
             .execute(&mut *connection)
             .await?;
+        }
+        for chunk in batch.purged.chunks(CHUNK) {
+            let Sql { text, args, .. } = batch::removal(Dialect::Sqlite, chunk);
+            bind_all!(sqlx::query(AssertSqlSafe(text)), args).execute(&mut *connection).await?;
         }
         for row in &batch.updates {
             update(&mut *connection, row).await?;
@@ -421,6 +453,8 @@ impl Writer {
         let new: Vec<_> = batch.classes.iter().filter(|(class, _)| !self.classes.contains(class)).collect();
         let mut statements = gate::class_statements(Dialect::Sqlite, new.iter().copied());
         self.classes.extend(new.into_iter().map(|(class, _)| *class));
+        statements.extend(gate::Membership::statements(Dialect::Sqlite, &batch.sets));
+        let mut closed: BTreeSet<ResourceKey> = batch.resets.then_some(closing::EVERYBODY).into_iter().collect();
         if !batch.consents.is_empty() {
             let mut patients: Vec<ResourceKey> = batch.rules.patients().collect();
             for consent in &batch.consents {
@@ -429,8 +463,15 @@ impl Writer {
             }
             patients.sort_unstable();
             patients.dedup();
+            closed.extend(batch.rules.denied());
+            for chunk in patients.chunks(CHUNK) {
+                let Sql { text, args, .. } = gate::RuleRows::ruled(Dialect::Sqlite, chunk);
+                let ruled = bind_all!(sqlx::query_scalar::<_, ResourceKey>(AssertSqlSafe(text)), args);
+                closed.extend(ruled.fetch_all(&mut *connection).await?);
+            }
             statements.extend(batch.rules.statements(Dialect::Sqlite, &batch.consents, &patients));
         }
+        statements.extend(closing::note(Dialect::Sqlite, &closed));
         for Sql { text, args, .. } in statements {
             bind_all!(sqlx::query(AssertSqlSafe(text)).persistent(false), args).execute(&mut *connection).await?;
         }
@@ -470,7 +511,7 @@ async fn holds(connection: &mut SqliteConnection, precondition: &Precondition) -
 async fn update(connection: &mut SqliteConnection, row: &ResourceRow) -> Result<(), sqlx::Error> {
     sqlx::query(
         "UPDATE resource SET version = ?, live = ?, updated = ?, created = coalesce(?, created), txn = ?, owner = ?, patient = ?, \
-         class = ?, low = ?, high = ?, body = ? WHERE key = ?",
+         class = ?, own = ?, low = ?, high = ?, body = ? WHERE key = ?",
     )
     .bind(row.version)
     .bind(row.live)
@@ -480,6 +521,7 @@ async fn update(connection: &mut SqliteConnection, row: &ResourceRow) -> Result<
     .bind(row.owner)
     .bind(row.patient)
     .bind(row.class)
+    .bind(row.own)
     .bind(row.low)
     .bind(row.high)
     .bind(row.body.as_deref())

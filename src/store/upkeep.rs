@@ -45,6 +45,9 @@ impl Store {
                 continue;
             }
             swept = now();
+            if let Err(error) = self.forget_closings().await {
+                tracing::warn!(%error, "old closings were not removed");
+            }
             tokio::select! {
                 () = shutdown.cancelled() => return,
                 removed = self.sweep(swept) => match removed {

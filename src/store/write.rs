@@ -1,10 +1,12 @@
 //! What can be written: units of mutations, applied whole or not at all.
 
 use super::audit::AuditRow;
-use super::gate::{About, Rules, Traits};
+use super::closing::Basis;
+use super::gate::{About, Membership, Rules, Traits};
 use super::visits::Visit;
 use super::{FacilityKey, IndexEntry, Query, ResourceKey, TypeCode};
 use crate::fhir::time::Micros;
+use std::collections::HashSet;
 
 /// One transaction.
 #[derive(Clone, Debug, Default)]
@@ -20,15 +22,21 @@ pub struct Unit {
     pub visits: Vec<Visit>,
     /// What is recorded of it.
     pub audit: Vec<AuditRow>,
+    /// Those of the mutations that make something new and came by POST, for histories.
+    pub posted: HashSet<(TypeCode, Box<str>)>,
+    /// What rules rest on in the terminology; `None`: nothing of it changes, and no rule that is written names a value set.
+    pub terminology: Option<Resting>,
+    /// What the answers were decided on that it records; it is stale when one does not hold any more.
+    pub bases: Vec<Basis>,
 }
 
 impl Unit {
     /// A unit that records events and changes nothing.
-    pub fn of_audit(audit: Vec<AuditRow>) -> Unit {
-        Unit { audit, ..Unit::default() }
+    pub fn of_audit(audit: Vec<AuditRow>, bases: Vec<Basis>) -> Unit {
+        Unit { audit, bases, ..Unit::default() }
     }
 
-    /// Whether it does nothing but record.
+    /// Whether it does nothing but record, and perhaps release.
     pub(super) fn only_records(&self) -> bool {
         self.mutations.is_empty()
             && self.preconditions.is_empty()
@@ -36,6 +44,16 @@ impl Unit {
             && self.jobs.is_empty()
             && self.visits.is_empty()
     }
+}
+
+/// Memberships of value sets, worked out from the terminology as of a number ([`Store::terminology_number`](super::Store::terminology_number)).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Resting {
+    /// Another number in the database makes the unit stale.
+    pub number: i64,
+    /// The unit changes the terminology, and so the number.
+    pub changes: bool,
+    pub sets: Vec<Membership>,
 }
 
 /// The new state of one resource.
@@ -70,6 +88,10 @@ pub enum Change {
         old_entries: Vec<IndexEntry>,
     },
     Delete {
+        old_entries: Vec<IndexEntry>,
+    },
+    /// The resource is gone with all its versions, as if nobody had sent it: what lango made and may keep no longer.
+    Purge {
         old_entries: Vec<IndexEntry>,
     },
     /// The resource stays as it is; these of its index rows end, and those begin. What is in both is written anew.

@@ -112,6 +112,11 @@ impl Terminology {
         terminology
     }
 
+    /// A copy that changes by itself.
+    pub fn copy(&self) -> Terminology {
+        Terminology { loaded: Arc::new(ArcSwap::new(self.loaded.load_full())), changes: Arc::default() }
+    }
+
     /// How often it changed since this process began.
     pub fn changes(&self) -> u64 {
         self.changes.load(Ordering::Acquire)

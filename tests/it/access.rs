@@ -236,7 +236,7 @@ both_databases!(
         {
             assert_eq!(gate.get("/api/v1/hduApi/dataTemplates", &[("authorization", &header)]).await.status, 401, "{header}");
         }
-        for path in ["/fhir/nowhere/else", "/fhir//metadata", "/fhir/metadata/", "/FHIR/metadata", "/console"] {
+        for path in ["/fhir/nowhere/else", "/fhir//metadata", "/fhir/metadata/", "/FHIR/metadata", "/consoles"] {
             assert_eq!(gate.get(path, &[]).await.status, 401, "{path}");
         }
     }

@@ -10,7 +10,7 @@ use lango::access::audit::{Event, owner_of};
 use lango::app::App;
 use lango::config::Settings;
 use lango::store::audit::NOBODY;
-use lango::store::{Sealed, Store};
+use lango::store::{AuditRow, Sealed, Store, Subject, Unit};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -400,12 +400,46 @@ both_databases!(
         let rows = store.sealed_after(0, 1_000).await.unwrap();
         let removed = app.remove_audit_before(&notary, rows[4].at).await.unwrap();
         assert_eq!(removed, 4);
+        let type_code = lango::definitions::r4().type_code("AuditEvent").unwrap();
+        for (place, row) in rows.iter().enumerate() {
+            let id = lango::access::audit::resource::id(row);
+            let versions = store.history(type_code, &id, None, 10, &lango::store::Scope::All).await.unwrap();
+            assert_eq!(versions.is_empty(), place < 4, "the AuditEvents go with their rows, and no others: {place}");
+        }
         let whole = verify(&store, &notary, "").await.unwrap().unwrap();
         assert_eq!((whole.first, whole.rows), (5, rows.len() as u64 - 4));
         // More went than the statement says.
         sql(&store, "DELETE FROM audit WHERE position = 5").await;
         assert_eq!(verify(&store, &notary, "").await.unwrap(), Err(Broken::Missing(1)));
         app.store.close().await;
+        store.close().await;
+    }
+);
+
+both_databases!(
+    async fn a_server_removes_what_is_older_than_it_was_told_to_keep(db: &TestDb) {
+        let store = Store::open(&db.url).await.unwrap();
+        let day = 24 * 3600 * 1_000_000;
+        let now = jiff::Timestamp::now().as_microsecond();
+        let event = r#"{"action":"R","interaction":"read","status":200}"#;
+        for age in [40, 31, 29, 0] {
+            let row = AuditRow { at: now - age * day, owner: NOBODY, subject: Subject::Nobody, event: event.to_owned() };
+            store.commit(Unit::of_audit(vec![row], Vec::new())).await.unwrap();
+        }
+        let server = TestServer::start(db, |settings| settings.audit.keep_days = 30).await;
+        let deadline = Instant::now() + Duration::from_secs(30);
+        loop {
+            let first = store.sealed_after(0, 1).await.unwrap().first().map(|row| row.position);
+            if first == Some(3) {
+                break;
+            }
+            assert!(Instant::now() < deadline, "{first:?}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        server.stop().await;
+        let notary = Notary::open(&store).await.unwrap();
+        let whole = verify(&store, &notary, "").await.unwrap().unwrap();
+        assert_eq!((whole.first, whole.rows), (3, 2), "what is younger stays, and the chain with it");
         store.close().await;
     }
 );

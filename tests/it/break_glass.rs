@@ -3,7 +3,7 @@
 use crate::lookup::{World, by_number, ids, observation, set};
 use crate::support::both_databases;
 use crate::support::smart::signed_token;
-use lango::exchange::break_glass::NOTICE_JOB;
+use lango::exchange::notice::NOTICE_JOB;
 use lango::store::Store;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;

@@ -74,7 +74,7 @@ impl World {
     }
 
     /// The Observations that the asker sees, which every way in must agree on.
-    async fn sees(&self, token: &str) -> BTreeSet<String> {
+    pub async fn sees(&self, token: &str) -> BTreeSet<String> {
         let seen = self.ids(token, "/fhir/Observation").await;
         for path in ["/fhir/Observation?_sort=-date", "/fhir/Observation?_sort=code&_count=1000", "/fhir/Observation?status=final"] {
             assert_eq!(self.ids(token, path).await, seen, "{path}");

@@ -253,7 +253,10 @@ impl Leaks {
         for path in [
             "Patient/@/$everything",
             "Encounter/@/$everything",
+            "Patient/@/$everything?_type=Observation&_count=1",
             "Patient/$everything",
+            "Patient/@/$meta",
+            "Observation/@-hr/$meta",
             "Observation/$lastn",
             "Composition/@/$document",
             "Patient/@/$summary",

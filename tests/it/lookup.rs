@@ -64,6 +64,10 @@ impl World {
         world
     }
 
+    pub fn add_token(&mut self, id: &'static str, token: String) {
+        self.tokens.push((id, token));
+    }
+
     pub fn token(&self, id: &str) -> &str {
         &self.tokens.iter().find(|(known, _)| *known == id).unwrap().1
     }
@@ -126,7 +130,7 @@ fn outcome(bundle: &Value) -> Value {
     entries.iter().find(|entry| entry["search"]["mode"] == "outcome").unwrap()["resource"].clone()
 }
 
-fn patient(id: &str, number: &str) -> Value {
+pub fn patient(id: &str, number: &str) -> Value {
     json!({ "resourceType": "Patient", "id": id, "name": [{ "family": "Mushi" }], "identifier": [{ "system": NIDA, "value": number }] })
 }
 
@@ -203,6 +207,25 @@ both_databases!(
         assert_eq!(world.found(&world.asker, &[]).await, set(&["a", "a-hr", "c", "c-hr"]));
         // The facility's own are its own, whatever it asks for.
         assert_eq!(world.found(world.token("c"), &[]).await, set(&["c", "c-hr", "c-psy"]));
+        world.server.stop().await;
+    }
+);
+
+both_databases!(
+    async fn a_permit_for_what_refers_to_a_visit_counts_nothing_else(db: &TestDb) {
+        let world = World::new(db).await;
+        let reference = json!({ "reference": "Patient/a" });
+        let class = json!({ "system": "http://terminology.hl7.org/CodeSystem/v3-ActCode", "code": "AMB" });
+        let visit = json!({ "resourceType": "Encounter", "id": "e", "status": "finished", "class": class, "subject": reference });
+        world.put(world.token("a"), &visit).await;
+        let mut seen = observation("a-seen", "a", None);
+        seen["encounter"] = json!({ "reference": "Encounter/e" });
+        world.put(world.token("a"), &seen).await;
+        let data = json!([{ "meaning": "dependents", "reference": { "reference": "Encounter/e" } }]);
+        world.consent("k", "a", json!({ "type": "permit", "data": data })).await;
+        assert_eq!(world.found(&world.asker, &[]).await, set(&["a-seen", "e"]));
+        let told = outcome(&world.lookup(&world.asker, json!([by_number("19900101-1")])).await.1).to_string();
+        assert!(told.contains("HF-A: 2 records.") && !told.contains("HF-C"), "{told}");
         world.server.stop().await;
     }
 );

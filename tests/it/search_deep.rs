@@ -148,6 +148,53 @@ async fn until(server: &TestServer, path: &str, wanted: impl Fn(u16, &Value) -> 
 }
 
 both_databases!(
+    /// What the table of prefixes in R4's search page says of each, on dates of every precision and Periods without an end or a start.
+    async fn dates_are_compared_by_the_words_of_the_specification(db: &TestDb) {
+        let server = TestServer::open(db).await;
+        for (id, effective) in [
+            ("day", json!("2013-01-14")),
+            ("midnight", json!("2013-01-14T00:00:00Z")),
+            ("ten", json!("2013-01-14T10:00:00Z")),
+            ("next", json!("2013-01-15T00:00:00Z")),
+            ("month", json!("2013-01")),
+            ("march", json!("2013-03-14")),
+            ("later", json!("2013-03-15")),
+            ("far", json!("2015-06-15")),
+            ("onwards", json!({ "start": "2013-01-21" })),
+            ("until", json!({ "end": "2013-01-10" })),
+        ] {
+            let mut observation = json!({ "resourceType": "Observation", "id": id, "status": "final", "code": { "text": "x" } });
+            let element = if effective.is_object() { "effectivePeriod" } else { "effectiveDateTime" };
+            observation[element] = effective;
+            let (status, outcome) = server.put(&format!("/fhir/Observation/{id}"), &observation).await;
+            assert_eq!(status, 201, "{outcome}");
+        }
+        for (search, expected) in [
+            ("eq2013-01-14", "day midnight ten"),
+            ("ne2013-01-14", "far later march month next onwards until"),
+            ("lt2013-01-14T10:00Z", "day midnight month until"),
+            ("gt2013-01-14T10:00Z", "day far later march month next onwards"),
+            ("ge2013-03-14", "far later march onwards"),
+            ("gt2013-03-14", "far later onwards"),
+            ("le2013-03-14", "day march midnight month next onwards ten until"),
+            ("lt2013-03-14", "day midnight month next onwards ten until"),
+            ("sa2013-03-14", "far later"),
+            ("eb2013-03-14", "day midnight month next ten until"),
+            ("eb2013-01-15", "day midnight ten until"),
+            ("eq2013-01", "day midnight month next ten"),
+            ("ge2013-01", "day far later march midnight month next onwards ten"),
+            ("le2013", "day later march midnight month next ten until"),
+            ("ap2013-03-14", "day later march midnight month next onwards ten until"),
+        ] {
+            let mut found = ids(&server.get(&format!("/fhir/Observation?date={search}")).await.1);
+            found.sort();
+            assert_eq!(found.join(" "), expected, "{search}");
+        }
+        server.stop().await;
+    }
+);
+
+both_databases!(
     async fn an_own_search_parameter_is_indexed_and_then_used(db: &TestDb) {
         let server = TestServer::open(db).await;
         for n in 0..5 {
@@ -187,6 +234,40 @@ both_databases!(
         let found = until(&server, "/fhir/Patient?district=p9", |status, _| status == 200).await;
         assert_eq!(ids(&found), ["p9"]);
         assert_eq!(ids(&server.get("/fhir/Patient?district=hai").await.1), [""; 0]);
+        server.stop().await;
+    }
+);
+
+both_databases!(
+    async fn an_own_reference_is_listed_and_included_by(db: &TestDb) {
+        let server = TestServer::open(db).await;
+        let village = json!([{ "url": "urn:village", "valueReference": { "reference": "Location/hai" } }]);
+        server.put("/fhir/Location/hai", &json!({ "resourceType": "Location", "id": "hai" })).await;
+        server.put("/fhir/Patient/p", &json!({ "resourceType": "Patient", "id": "p", "extension": village })).await;
+        assert_eq!(server.get("/fhir/Patient?_include=Patient:village").await.1["entry"].as_array().unwrap().len(), 2, "a warning");
+        let definition = json!({
+            "resourceType": "SearchParameter", "id": "village", "url": "urn:lango:test:village", "name": "Village", "status": "active",
+            "description": "Where they live", "code": "village", "base": ["Patient"], "type": "reference", "target": ["Location"],
+            "expression": "Patient.extension.where(url = 'urn:village').value"
+        });
+        let (status, outcome) = server.put("/fhir/SearchParameter/village", &definition).await;
+        assert_eq!(status, 201, "{outcome}");
+        until(&server, "/fhir/Patient?village=Location/hai", |status, _| status == 200).await;
+        for path in
+            ["Patient?_include=Patient:village", "Patient?_include=*", "Location?_revinclude=Patient:village", "Location?_revinclude=*"]
+        {
+            let (status, bundle) = server.get(&format!("/fhir/{path}")).await;
+            let modes: Vec<&str> =
+                bundle["entry"].as_array().unwrap().iter().map(|entry| entry["search"]["mode"].as_str().unwrap()).collect();
+            assert_eq!((status, &modes[..]), (200, &["match", "include"][..]), "{path}: {bundle}");
+        }
+        let (_, statement) = server.get("/fhir/metadata").await;
+        let resources = statement["rest"][0]["resource"].as_array().unwrap();
+        let of = |name: &str| resources.iter().find(|resource| resource["type"] == name).unwrap();
+        let listed = of("Patient")["searchParam"].as_array().unwrap().iter().find(|param| param["name"] == "village").unwrap();
+        assert_eq!((&listed["definition"], &listed["type"]), (&json!("urn:lango:test:village"), &json!("reference")));
+        assert!(of("Patient")["searchInclude"].as_array().unwrap().contains(&json!("Patient:village")));
+        assert!(of("Location")["searchRevInclude"].as_array().unwrap().contains(&json!("Patient:village")));
         server.stop().await;
     }
 );

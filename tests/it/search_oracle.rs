@@ -12,19 +12,23 @@ const CASES: usize = 5_000;
 const WAVE: usize = 8;
 
 /// Numbers by chance, the same in every run.
-struct Chance(u64);
+pub struct Chance(u64);
 
 impl Chance {
-    fn below(&mut self, bound: usize) -> usize {
+    pub fn new(seed: u64) -> Chance {
+        Chance(seed)
+    }
+
+    pub fn below(&mut self, bound: usize) -> usize {
         self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 33) as usize % bound
     }
 
-    fn pick<'a, T>(&mut self, list: &'a [T]) -> &'a T {
+    pub fn pick<'a, T>(&mut self, list: &'a [T]) -> &'a T {
         &list[self.below(list.len())]
     }
 
-    fn one_in(&mut self, n: usize) -> bool {
+    pub fn one_in(&mut self, n: usize) -> bool {
         self.below(n) == 0
     }
 }
@@ -268,12 +272,12 @@ fn exact(text: &str) -> (i64, i64) {
     (thousandths * 10, 5 * 10i64.pow(3 - fraction.len() as u32))
 }
 
-fn compares(prefix: &str, value: &Value, wanted: &str) -> bool {
+pub fn compares(prefix: &str, value: &Value, wanted: &str) -> bool {
     in_unit(prefix, value, 1, wanted, 1)
 }
 
 /// The same where both are counted in units, each so many of the smallest.
-fn in_unit(prefix: &str, value: &Value, unit: i128, wanted: &str, wanted_unit: i128) -> bool {
+pub fn in_unit(prefix: &str, value: &Value, unit: i128, wanted: &str, wanted_unit: i128) -> bool {
     let (value, _) = exact(&value.to_string());
     let (wanted, half) = exact(wanted);
     let (value, wanted, half) = (i128::from(value) * unit, i128::from(wanted) * wanted_unit, i128::from(half) * wanted_unit);
@@ -308,7 +312,7 @@ fn day(year: i64, month: i64, day: i64) -> i64 {
 }
 
 /// The seconds from which and up to which a date or time stands, in UTC.
-fn span(text: &str) -> (i64, i64) {
+pub fn span(text: &str) -> (i64, i64) {
     let part = |range: std::ops::Range<usize>| text.get(range).map(|digits| digits.parse::<i64>().unwrap());
     let year = part(0..4).unwrap();
     let Some(month) = part(5..7) else { return (day(year, 1, 1) * 86_400, day(year + 1, 1, 1) * 86_400) };
@@ -327,7 +331,7 @@ fn span(text: &str) -> (i64, i64) {
     (start, start + 1)
 }
 
-fn dates(prefix: &str, (low, high): (i64, i64), wanted: &str) -> bool {
+pub fn dates(prefix: &str, (low, high): (i64, i64), wanted: &str) -> bool {
     let (from, to) = span(wanted);
     let equal = from <= low && high <= to;
     match prefix {
@@ -870,7 +874,7 @@ async fn load(server: &TestServer, world: &World) {
 both_databases!(
     async fn searches_find_what_a_slow_scan_finds(db: &TestDb) {
         let server = TestServer::open(db).await;
-        let mut chance = Chance(20_261_121);
+        let mut chance = Chance::new(20_261_121);
         let world = world(&mut chance);
         load(&server, &world).await;
         // Observations and Patients have the most parameters.

@@ -325,5 +325,19 @@ both_databases!(
             assert_eq!(answer.body["scope"].as_str(), granted, "{asked:?}");
             assert_eq!(answer.status, if granted.is_some() { 200 } else { 400 }, "{asked:?}");
         }
+        // What is registered for all types is for those that there are.
+        let secret = add_client(db, "wide", "HF-1", "system/*.cruds").await;
+        for (asked, granted) in
+            [("system/Nothing.rs", None), ("system/Resource.rs", None), ("system/Nothing.rs system/Patient.rs", Some("system/Patient.rs"))]
+        {
+            let form = [("grant_type", "client_credentials"), ("client_id", "wide"), ("client_secret", secret.as_str()), ("scope", asked)];
+            let answer = gate.ask_token(&form, None).await;
+            assert_eq!(answer.body["scope"].as_str(), granted, "{asked:?}");
+            assert_eq!(answer.body["error"].as_str(), if granted.is_none() { Some("invalid_scope") } else { None }, "{asked:?}");
+        }
+        let store = Store::open(&db.url).await.unwrap();
+        let unknown = Client::new("nothing", "HF-1", "system/Nothing.rs");
+        assert!(matches!(clients::add(&store, &unknown).await, Err(clients::ClientError::Scope(_))));
+        store.close().await;
     }
 );

@@ -6,7 +6,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use lango::access::clients::{self, Client};
 use lango::access::people::{self, Person};
-use lango::access::{hash_secret, keys};
+use lango::access::{generate_secret, hash_secret, keys};
 use lango::config::Secret;
 use lango::store::Store;
 use reqwest::{Response, Url, header};
@@ -160,7 +160,7 @@ both_databases!(
         assert_eq!(page.headers()["cache-control"], "no-store");
         let page = page.text().await.unwrap();
         assert!(page.contains("Dr Asha &#60;b&#62;") && !page.contains("<b>"), "names are text: {page}");
-        assert!(!page.contains("in your own record"), "without a Patient of her own there is no patient's context: {page}");
+        assert!(!page.contains("in the record of the patient"), "without a Patient of her own there is no patient's context: {page}");
         let back = world.submit("/auth/consent", &cookie, &[("step", step(&page)), ("decision", "allow")]).await;
         let code = text(&sent_back(&back), "code").to_owned();
         let (status, granted) = world.exchange(&code).await;
@@ -400,6 +400,20 @@ both_databases!(
             (200, &json!(true), &json!("emr-1"), &json!("system/*.rs"))
         );
         assert_eq!(introspect("emr-2", second.clone(), token.clone()).await, (200, json!({ "active": false })));
+        // Whoever runs lango learns about all.
+        let officer = generate_secret().unwrap();
+        let operator = Client {
+            roles: vec!["operator".into()],
+            secret_hash: Some(hash_secret(&officer).unwrap()),
+            ..Client::new("officer", "MOH", "system/AuditEvent.rs")
+        };
+        clients::add(&world.store, &operator).await.unwrap();
+        let (_, told) = introspect("officer", officer.expose().to_owned(), token.clone()).await;
+        assert_eq!((&told["active"], &told["client_id"]), (&json!(true), &json!("emr-1")));
+        clients::set_disabled(&world.store, "emr-1", true).await.unwrap();
+        let (_, told) = introspect("officer", officer.expose().to_owned(), token.clone()).await;
+        assert_eq!(told, json!({ "active": false }), "its client is shut out");
+        clients::set_disabled(&world.store, "emr-1", false).await.unwrap();
         assert_eq!(introspect("emr-1", first.clone(), "rubbish".into()).await, (200, json!({ "active": false })));
         assert_eq!(introspect("emr-1", "wrong".into(), token.clone()).await.0, 401);
         let there = || async { answer(elsewhere.client.get(elsewhere.url("/fhir/Patient")).bearer_auth(&token)).await.0 };

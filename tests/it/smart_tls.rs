@@ -3,8 +3,8 @@
 use crate::support::server::answer;
 use crate::support::{TestDb, TestServer, add_client, both_databases};
 use lango::access::clients::{self, Client};
+use lango::access::registration::thumbprint;
 use lango::access::{generate_secret, hash_secret};
-use lango::http::tls::thumbprint;
 use lango::store::Store;
 use reqwest::{Certificate, Identity};
 use rustls::pki_types::CertificateDer;

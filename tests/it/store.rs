@@ -326,7 +326,17 @@ both_databases!(
 
         let gate = |purposes: &[&str], default: GateDefault, now: i64| {
             let requester = |purpose: &&str| Requester::new(vec!["org|A"], vec![*purpose, "TREAT"], default.clone());
-            Scope::Gate(Gate { owners: vec![77], requesters: purposes.iter().map(requester).collect(), break_glass: None, now }.into())
+            Scope::Gate(
+                Gate {
+                    owners: vec![77],
+                    requesters: purposes.iter().map(requester).collect(),
+                    break_glass: None,
+                    own: None,
+                    now,
+                    since: 0,
+                }
+                .into(),
+            )
         };
         let mut version = 0;
         // What the rules of one Consent show, by every way in.
@@ -411,8 +421,15 @@ both_databases!(
         (patient.owner, patient.about) = (5, About::Patient("p".into()));
         store.commit(unit(vec![patient])).await.unwrap();
         let scope = Scope::Gate(
-            Gate { owners: vec![], requesters: vec![Requester::new(vec!["a"], vec!["t"], GateDefault::Hidden)], break_glass: None, now: 9 }
-                .into(),
+            Gate {
+                owners: vec![],
+                requesters: vec![Requester::new(vec!["a"], vec!["t"], GateDefault::Hidden)],
+                break_glass: None,
+                own: None,
+                now: 9,
+                since: 0,
+            }
+            .into(),
         );
         let of_series = |id: &str, base_version: i64, stamp: i64, permit: bool| {
             let mut consent = consent(id, base_version, vec![rule(0, None, permit)]);

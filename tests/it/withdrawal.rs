@@ -4,7 +4,11 @@ use crate::consent::World;
 use crate::support::server::answer;
 use crate::support::smart::signed_token;
 use crate::support::{TestDb, TestServer, both_databases};
+use lango::access::audit::{Action, Event};
+use lango::store::closing::Basis;
+use lango::store::{Store, Unit, WriteError};
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -39,8 +43,9 @@ fn holds(answer: &Value) -> bool {
 }
 
 /// Reads from `servers` without a pause while the consent comes and goes. A request that was sent after the acknowledgement of a withdrawal and
-/// was answered before the consent came back must be empty.
-async fn readers_see_nothing(world: &World, servers: &[(&TestServer, &str)]) {
+/// was answered before the consent came back must be empty; and so must every other whose release came after the withdrawal in the order of commits,
+/// which is the order of the audit's chain.
+async fn readers_see_nothing(db: &TestDb, world: &World, servers: &[(&TestServer, &str)]) {
     let stop = Arc::new(AtomicBool::new(false));
     // Odd while a withdrawal is acknowledged and nothing else was begun.
     let state = Arc::new(AtomicUsize::new(0));
@@ -51,16 +56,23 @@ async fn readers_see_nothing(world: &World, servers: &[(&TestServer, &str)]) {
         let (client, base, token) = (server.client.clone(), server.base.clone(), token.to_owned());
         let (stop, state, full, empty) = (Arc::clone(&stop), Arc::clone(&state), Arc::clone(&full), Arc::clone(&empty));
         readers.push(tokio::spawn(async move {
-            let mut way = reader;
+            let (mut way, mut shown) = (reader, Vec::new());
             while !stop.load(Ordering::SeqCst) {
                 way += 1;
                 let path = WAYS[way % WAYS.len()];
                 let before = state.load(Ordering::SeqCst);
-                let (_, told) = answer(client.get(format!("{base}/fhir/{path}")).bearer_auth(&token)).await;
+                let id = format!("reader-{reader}-{way}");
+                let (status, told) =
+                    answer(client.get(format!("{base}/fhir/{path}")).bearer_auth(&token).header("x-request-id", &id)).await;
+                assert!(matches!(status, 200 | 404), "{path}: {told}");
                 let withdrawn = before % 2 == 1 && state.load(Ordering::SeqCst) == before;
                 assert!(!(withdrawn && holds(&told)), "{path} after the withdrawal: {told}");
                 if holds(&told) { &full } else { &empty }.fetch_add(1, Ordering::SeqCst);
+                if holds(&told) {
+                    shown.push(id);
+                }
             }
+            shown
         }));
     }
     let more = async |counter: &AtomicUsize| {
@@ -88,15 +100,49 @@ async fn readers_see_nothing(world: &World, servers: &[(&TestServer, &str)]) {
         state.fetch_add(1, Ordering::SeqCst);
     }
     stop.store(true, Ordering::SeqCst);
+    let mut shown = BTreeSet::new();
     for reader in readers {
-        reader.await.expect("no reader saw what was withdrawn");
+        shown.extend(reader.await.expect("no reader saw what was withdrawn"));
     }
+    assert!(!shown.is_empty());
+    check_order(db, &shown).await;
+}
+
+/// All of `shown`, ids of requests whose answers held something, were released while the consent was given.
+async fn check_order(db: &TestDb, shown: &BTreeSet<String>) {
+    let store = Store::open(&db.url).await.unwrap();
+    while store.has_unsealed().await.unwrap() {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let (mut given, mut changes, mut after, mut released) = (false, 0, 0, BTreeSet::new());
+    loop {
+        let rows = store.sealed_after(after, 5_000).await.unwrap();
+        let Some(last) = rows.last() else { break };
+        after = last.position;
+        for row in &rows {
+            let event: Event = serde_json::from_str(&row.event).unwrap();
+            let changed =
+                event.what.iter().any(|name| name.starts_with("Consent/")) && !matches!(event.action, Action::Read | Action::Execute);
+            match event.request_id {
+                // Each one gives what the one before took.
+                _ if changed => (given, changes) = (!given, changes + 1),
+                Some(id) if shown.contains(&id) => {
+                    assert!(given, "{} was released after the withdrawal", event.request);
+                    released.insert(id);
+                }
+                _ => {}
+            }
+        }
+    }
+    assert_eq!(changes, 2 * ROUNDS);
+    assert_eq!(&released, shown, "no answer without its record");
+    store.close().await;
 }
 
 both_databases!(
     async fn no_answer_after_the_acknowledgement_holds_what_was_withdrawn(db: &TestDb) {
         let world = World::new(db).await;
-        readers_see_nothing(&world, &[(&world.server, &world.asker)]).await;
+        readers_see_nothing(db, &world, &[(&world.server, &world.asker)]).await;
     }
 );
 
@@ -106,8 +152,42 @@ async fn nor_one_of_another_process_on_the_database() {
     let world = World::new(&db).await;
     let second = TestServer::smart(&db).await;
     let token = signed_token(&second, "asker", &json!({ "purpose_of_use": "TREAT" })).await;
-    readers_see_nothing(&world, &[(&second, &token), (&world.server, &world.asker)]).await;
+    readers_see_nothing(&db, &world, &[(&second, &token), (&world.server, &world.asker)]).await;
     second.stop().await;
     drop(world);
     db.discard().await;
 }
+
+both_databases!(
+    async fn what_was_decided_before_something_was_closed_is_not_released(db: &TestDb) {
+        let world = World::new(db).await;
+        let store = Store::open(&db.url).await.unwrap();
+        let patient = lango::definitions::r4().type_code("Patient").unwrap();
+        let key = async |id: &str| store.person_keys(patient, id, None).await.unwrap()[0];
+        let (a, b) = (key("a").await, key("b").await);
+        let before = store.closings().await.unwrap();
+        world.consent("c", json!({ "type": "permit" })).await;
+        assert_eq!(store.closings().await.unwrap(), before, "who permits for the first time closes nothing");
+        let is_released = async |since: i64, patients: Option<BTreeSet<i64>>| match store
+            .commit(Unit::of_audit(Vec::new(), vec![Basis { since, patients }]))
+            .await
+        {
+            Ok(_) => true,
+            Err(WriteError::Stale) => false,
+            Err(error) => panic!("{error}"),
+        };
+        assert!(is_released(before, None).await);
+        world.consent("c", json!({ "type": "permit", "purpose": crate::consent::purpose("HPAYMT") })).await;
+        let after = store.closings().await.unwrap();
+        for (since, patients, released) in [
+            (before, None, false),
+            (before, Some([a, b].into()), false),
+            (before, Some([b].into()), true),
+            (after, None, true),
+            (after, Some([a].into()), true),
+        ] {
+            assert_eq!(is_released(since, patients.clone()).await, released, "{since} {patients:?}");
+        }
+        store.close().await;
+    }
+);

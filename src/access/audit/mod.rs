@@ -32,7 +32,13 @@ pub enum AuditError {
     Read(#[from] sqlx::Error),
     #[error("an event could not be put into words")]
     Words(#[from] serde_json::Error),
-    /// The task that records has ended.
+    /// What patients allow changed since the answer was decided: it must be decided again.
+    #[error("what patients allow changed meanwhile")]
+    Outdated,
+    /// More leaves for this client than [`Releases`](crate::access::releases::Releases) admit; nothing was recorded yet.
+    #[error("too much leaves for one client")]
+    TooMuch { seconds: u64 },
+    /// The task that records has ended, or could not.
     #[error("the audit is closed")]
     Closed,
 }

@@ -1,10 +1,13 @@
 //! Gathers what concurrent requests have to record into one commit.
 //!
 //! An answer waits for the commit that its events are in. Whatever comes while one is on its way goes with the next, so under load
-//! many answers share one `fsync`, and a single one waits for no company.
+//! many answers share one `fsync`, and a single one waits for no company. The commit also holds what the answers were decided on against what
+//! was closed since ([`crate::store::closing`]); when that fails for a group, each of it is tried alone.
 
 use super::AuditError;
+use crate::store::closing::Basis;
 use crate::store::{AuditRow, Store, Unit, WriteError};
+use futures_util::future::join_all;
 use tokio::sync::{mpsc, oneshot};
 
 /// Answers that may wait for a place; beyond it they wait to join.
@@ -23,7 +26,8 @@ pub struct Recorder {
 #[derive(Debug)]
 struct Waiting {
     rows: Vec<AuditRow>,
-    done: oneshot::Sender<bool>,
+    basis: Option<Basis>,
+    done: oneshot::Sender<Result<(), AuditError>>,
 }
 
 impl Recorder {
@@ -33,42 +37,57 @@ impl Recorder {
         Recorder { queue }
     }
 
-    /// Answers when the rows are durable.
-    pub async fn record(&self, rows: Vec<AuditRow>) -> Result<(), AuditError> {
-        if rows.is_empty() {
+    /// Answers when the rows are durable. `basis`: what the answer was decided on that they release; when that does not hold any more, nothing is
+    /// recorded and it is [`AuditError::Outdated`].
+    pub async fn record(&self, rows: Vec<AuditRow>, basis: Option<Basis>) -> Result<(), AuditError> {
+        if rows.is_empty() && basis.is_none() {
             return Ok(());
         }
         let (done, answer) = oneshot::channel();
-        self.queue.send(Waiting { rows, done }).await.map_err(|_| AuditError::Closed)?;
-        match answer.await {
-            Ok(true) => Ok(()),
-            Ok(false) | Err(_) => Err(AuditError::Closed),
-        }
+        self.queue.send(Waiting { rows, basis, done }).await.map_err(|_| AuditError::Closed)?;
+        answer.await.map_err(|_| AuditError::Closed)?
     }
 }
 
 async fn run(store: Store, mut waiting: mpsc::Receiver<Waiting>) {
     let mut group = Vec::with_capacity(GROUP);
     while waiting.recv_many(&mut group, GROUP).await > 0 {
-        let (rows, done): (Vec<_>, Vec<_>) = group.drain(..).map(|waiting| (waiting.rows, waiting.done)).unzip();
-        let written = commit(&store, rows.into_iter().flatten().collect()).await;
-        if let Err(error) = &written {
-            tracing::error!(%error, answers = done.len(), "the audit could not be written; the answers are withheld");
-        }
-        for done in done {
-            // A caller that went away misses nothing.
-            let _ = done.send(written.is_ok());
+        let rows = group.iter().flat_map(|waiting| waiting.rows.iter().cloned()).collect();
+        let bases: Vec<Basis> = group.iter().filter_map(|waiting| waiting.basis.clone()).collect();
+        let is_alone = group.len() == 1;
+        let written = commit(&store, rows, bases).await;
+        match written {
+            Err(WriteError::Stale) if !is_alone => {
+                let alone = group.drain(..).map(async |waiting| {
+                    let written = commit(&store, waiting.rows, waiting.basis.into_iter().collect()).await;
+                    tell(waiting.done, &written);
+                });
+                join_all(alone).await;
+            }
+            written => group.drain(..).for_each(|waiting| tell(waiting.done, &written)),
         }
     }
 }
 
-async fn commit(store: &Store, rows: Vec<AuditRow>) -> Result<(), WriteError> {
+fn tell(done: oneshot::Sender<Result<(), AuditError>>, written: &Result<(), WriteError>) {
+    // A caller that went away misses nothing.
+    let _ = done.send(match written {
+        Ok(()) => Ok(()),
+        Err(WriteError::Stale) => Err(AuditError::Outdated),
+        Err(error) => {
+            tracing::error!(%error, "the audit could not be written; an answer is withheld");
+            Err(AuditError::Closed)
+        }
+    });
+}
+
+async fn commit(store: &Store, rows: Vec<AuditRow>, bases: Vec<Basis>) -> Result<(), WriteError> {
     let mut tries = 0;
     loop {
         tries += 1;
-        match store.commit(Unit::of_audit(rows.clone())).await {
+        match store.commit(Unit::of_audit(rows.clone(), bases.clone())).await {
             Ok(_) => return Ok(()),
-            Err(WriteError::Stale) if tries < TRIES => {}
+            Err(WriteError::Stale) if tries < TRIES && bases.is_empty() => {}
             Err(error) => return Err(error),
         }
     }

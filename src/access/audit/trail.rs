@@ -2,13 +2,16 @@
 
 use super::{Action, Agent, AuditError, Event, Recorder, owner_of};
 use crate::access::Caller;
+use crate::access::releases::Releases;
 use crate::definitions;
 use crate::fhir::time::now;
-use crate::store::audit::NOBODY;
+use crate::store::audit::{NOBODY, Placed};
+use crate::store::closing::Basis;
 use crate::store::gate::About;
-use crate::store::{AuditRow, FacilityKey, ResourceKey, Scope, Store, Subject, TypeCode};
-use std::collections::{BTreeMap, HashSet};
+use crate::store::{AuditRow, FacilityKey, ResourceKey, Scope, Store, Stored, Subject, TypeCode};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::future::Future;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Bytes of a request that are kept.
@@ -35,6 +38,10 @@ pub struct Trail {
     owner: FacilityKey,
     request: String,
     request_id: Option<String>,
+    /// As of which closing the answer is decided; 0: no rule can open anything for this caller.
+    since: AtomicI64,
+    /// Bounds what leaves; `None`: nothing does.
+    releases: Option<Arc<Releases>>,
     noted: Mutex<Noted>,
 }
 
@@ -44,6 +51,8 @@ struct Noted {
     written: HashSet<Name>,
     /// What a handler said that it shows.
     shown: HashSet<Name>,
+    /// Owner and patient of rows that were read for the answer.
+    read: HashMap<Name, (FacilityKey, ResourceKey)>,
     /// Whose data it shows that is not in the store, such as what another holder answered.
     disclosed: BTreeMap<ResourceKey, Vec<String>>,
     /// Parameters that came in the body.
@@ -96,8 +105,15 @@ impl Trail {
             recorder,
             request: cut(request),
             request_id: request_id.map(cut),
+            since: AtomicI64::new(caller.map_or(0, |caller| since(&caller.scope))),
+            releases: None,
             noted: Mutex::default(),
         }
+    }
+
+    /// The same, bounded in what leaves.
+    pub fn bounded(self, releases: Arc<Releases>) -> Trail {
+        Trail { releases: Some(releases), ..self }
     }
 
     /// Of lango's own work, such as a command of the operator's: what it changes is recorded.
@@ -121,6 +137,13 @@ impl Trail {
         self.noted().shown.extend(names);
     }
 
+    /// These current versions were read for the answer, which saves looking up again whose they are. What the answer holds says the answer.
+    pub fn read<'a>(&self, rows: impl IntoIterator<Item = &'a Stored>) {
+        let place = |row: &Stored| ((row.type_code, row.id.clone()), (row.owner, row.patient));
+        // What was made of several has no version.
+        self.noted().read.extend(rows.into_iter().filter(|row| row.version > 0).map(place));
+    }
+
     /// The answer will show data of this Patient that is not in the store under these names, such as what another holder answered.
     pub fn discloses(&self, patient: ResourceKey, what: Vec<String>) {
         self.noted().disclosed.entry(patient).or_default().extend(what);
@@ -139,6 +162,11 @@ impl Trail {
     /// Whether [`Trail::settle`] was called.
     pub fn is_settled(&self) -> bool {
         self.noted().settled
+    }
+
+    /// The answer is decided again, for the same caller as of now.
+    pub fn begins_again(&self, caller: &Caller) {
+        self.since.store(since(&caller.scope), Ordering::SeqCst);
     }
 
     /// Whether the request changed something.
@@ -197,6 +225,17 @@ impl Trail {
         Ok(rows)
     }
 
+    /// The row for the transaction of a change that is none of a resource: of a client, say. Call [`Trail::administered`] when it
+    /// is committed.
+    pub fn administration(&self) -> Result<AuditRow, AuditError> {
+        self.row(&self.event(Action::Execute, "operation", 200), Subject::Nobody)
+    }
+
+    /// The request is recorded, with what it changed.
+    pub fn administered(&self) {
+        self.noted().settled = true;
+    }
+
     /// These changes are committed.
     pub fn wrote(&self, names: impl IntoIterator<Item = (TypeCode, Box<str>)>) {
         self.noted().written.extend(names);
@@ -205,31 +244,54 @@ impl Trail {
     /// Records the request and everybody whose data the answer holds; the answer may leave when this has succeeded. `held`: the
     /// resources in the answer.
     pub async fn settle(&self, store: &Store, shape: &Shape, status: u16, held: HashSet<Name>) -> Result<(), AuditError> {
-        let (names, inner, has_written, mut by_patient) = {
+        let (names, mut read, inner, has_written, mut by_patient) = {
             let mut noted = self.noted();
             let mut names = held;
             names.extend(std::mem::take(&mut noted.shown));
             names.retain(|name| !noted.written.contains(name));
-            (names, std::mem::take(&mut noted.inner), !noted.written.is_empty(), std::mem::take(&mut noted.disclosed))
+            (
+                names,
+                std::mem::take(&mut noted.read),
+                std::mem::take(&mut noted.inner),
+                !noted.written.is_empty(),
+                std::mem::take(&mut noted.disclosed),
+            )
         };
         let mut rows = Vec::new();
         let mut foreign: Vec<ResourceKey> = by_patient.keys().copied().collect();
+        let mut is_made_for_caller = false;
         if !names.is_empty() {
             let mut names: Vec<Name> = names.into_iter().collect();
             names.sort_unstable();
-            for placed in store.placed(&names, shape.old_versions).await? {
+            let (mut known, mut unknown) = (Vec::new(), Vec::new());
+            for name in names {
+                match read.remove(&name).filter(|_| !shape.old_versions) {
+                    Some((owner, patient)) => known.push(Placed { type_code: name.0, id: name.1.into(), owner, patient }),
+                    None => unknown.push(name),
+                }
+            }
+            if !unknown.is_empty() {
+                known.extend(store.placed(&unknown, shape.old_versions).await?);
+            }
+            for placed in known {
                 let what = format!("{}/{}", definitions::r4().type_name(placed.type_code), placed.id);
+                let is_foreign = matches!(self.scope, Scope::Gate(_)) && !self.scope.owners().contains(&placed.owner);
                 if placed.patient <= 0 {
+                    // Such as a golden Patient, which is made of what the caller may see of many, or a Consent.
+                    is_made_for_caller |= is_foreign && placed.patient < 0;
                     continue;
                 }
                 by_patient.entry(placed.patient).or_default().push(what);
-                if matches!(self.scope, Scope::Gate(_)) && !self.scope.owners().contains(&placed.owner) {
+                if is_foreign {
                     foreign.push(placed.patient);
                 }
             }
         }
         foreign.sort_unstable();
         foreign.dedup();
+        if let (Some(releases), Some(client)) = (&self.releases, &self.agent.client) {
+            releases.admit(client, &foreign).map_err(|seconds| AuditError::TooMuch { seconds })?;
+        }
         let behind = if foreign.is_empty() { BTreeMap::new() } else { store.consents_behind(&self.scope, &foreign).await? };
         let consents = |patient: &ResourceKey| -> Vec<String> {
             let list = behind.get(patient).map_or(&[][..], Vec::as_slice);
@@ -266,7 +328,13 @@ impl Trail {
         if status == 404 {
             rows.extend(self.denial(store, shape).await?);
         }
-        self.recorder.record(rows).await?;
+        // Of what a Bundle wrote and then read, those are asked whose data it shows. What shows one's own only hinges on nobody.
+        let is_told = !is_made_for_caller && (has_written || !shape.is_query());
+        let hinges = status < 400 && !(is_told && foreign.is_empty());
+        let gated = matches!(&self.scope, Scope::Gate(gate) if !gate.requesters.is_empty());
+        let basis = (hinges && gated)
+            .then(|| Basis { since: self.since.load(Ordering::SeqCst), patients: is_told.then(|| foreign.iter().copied().collect()) });
+        self.recorder.record(rows, basis).await?;
         self.noted().settled = true;
         Ok(())
     }
@@ -292,6 +360,13 @@ impl From<&About> for Subject {
             About::Patient(id) => Subject::Id(id.clone()),
             About::Nobody | About::Unknown | About::Consent | About::Audit => Subject::Nobody,
         }
+    }
+}
+
+fn since(scope: &Scope) -> i64 {
+    match scope {
+        Scope::Gate(gate) => gate.since,
+        Scope::All | Scope::Owners(_) => 0,
     }
 }
 

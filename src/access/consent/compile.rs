@@ -147,8 +147,8 @@ fn data_facts(data: &Data) -> Vec<Fact> {
     match data {
         Data::Instance(name) => vec![Fact::instance(name)],
         Data::Related(name, refers_to) => {
-            let around = refers_to.iter().map(|one| Fact::instance(one));
-            [Fact::instance(name), Fact::refers_to(name)].into_iter().chain(around).collect()
+            let beside = refers_to.iter().map(|one| Fact::beside(one));
+            [Fact::instance(name), Fact::refers_to(name), Fact::around(name)].into_iter().chain(beside).collect()
         }
         Data::Dependents(name) => vec![Fact::instance(name), Fact::refers_to(name)],
         Data::AuthoredBy(name) => vec![Fact::author(name)],
@@ -166,12 +166,13 @@ impl Rule {
         self.from <= requester.now
             && requester.now < self.until
             && data
-            && self.clauses.iter().all(|clause| !clause.is_disjoint(facts))
+            && self.clauses.iter().all(|clause| clause.iter().any(|fact| fact.is_of(facts)))
             && self.audience.matches(requester)
     }
 }
 
-/// The verdict by flat rules, those of all consents of one person that are in force and cover the data. Equal to [`decide`](super::decide::decide).
+/// The verdict by flat rules, those of all consents of one person that are in force and cover the data. Equal to [`decide`](super::decide::decide) for
+/// resources of this server.
 pub fn evaluate_rules(compiled: &[Compiled], requester: &Requester, resource: &ResourceFacts, deployment: &Deployment) -> Verdict {
     let facts = resource.flatten();
     strictest(requester, |requester| {

@@ -26,10 +26,27 @@ impl Effective {
 /// What the consents of a person say to this request for this resource. Give all consents that cover the person whose the resource is; those that
 /// do not count are left out here. The same input has the same answer, whatever its order.
 pub fn decide(consents: &[Consent], requester: &Requester, resource: &ResourceFacts, deployment: &Deployment) -> Verdict {
+    verdict(consents, requester, resource, deployment, false)
+}
+
+/// Whether a resource of which nothing is known but its type and labels that it has at least might be released: some permit may be about it, and no
+/// deny surely is. What [`decide`] releases this allows; it decides nothing but whether to ask for what is not here.
+pub fn might_release(
+    consents: &[Consent],
+    requester: &Requester,
+    type_name: &str,
+    labels: &BTreeSet<Coding>,
+    deployment: &Deployment,
+) -> bool {
+    let resource = ResourceFacts { type_name: type_name.to_owned(), labels: labels.clone(), ..ResourceFacts::default() };
+    verdict(consents, requester, &resource, deployment, true).released
+}
+
+fn verdict(consents: &[Consent], requester: &Requester, resource: &ResourceFacts, deployment: &Deployment, open: bool) -> Verdict {
     strictest(requester, |requester| {
         let mut effective = Effective::default();
         for consent in in_force(consents) {
-            let asked = Asked { consent, requester, resource };
+            let asked = Asked { consent, requester, resource, open };
             for provision in &consent.provisions {
                 asked.visit(
                     provision,
@@ -46,6 +63,8 @@ struct Asked<'a> {
     consent: &'a Consent,
     requester: &'a Requester,
     resource: &'a ResourceFacts,
+    /// The resource is not known yet: what cannot be told of it opens and does not close. What cannot be told of the rule or of who asks closes as ever.
+    open: bool,
 }
 
 /// What the rules above a rule ask for: an exception only narrows.
@@ -72,10 +91,14 @@ impl Asked<'_> {
         let now = self.requester.now;
         let said = if self.requester.purposes.is_empty() { Truth::Unknown } else { Truth::Yes };
         let time = path.data_period.map_or(Truth::Yes, |period| within(self.resource.time, period));
-        let matches = path.truth.min(said).min(time).suffices(effect)
-            && path.period.low <= now
-            && now < path.period.high
-            && (effect == Effect::Deny || now < self.consent.permits_until);
+        let truth = path.truth.min(self.sure(said)).min(time);
+        let enough = match (self.open, effect) {
+            (false, _) => truth.suffices(effect),
+            (true, Effect::Permit) => truth != Truth::No,
+            (true, Effect::Deny) => truth == Truth::Yes,
+        };
+        let matches =
+            enough && path.period.low <= now && now < path.period.high && (effect == Effect::Deny || now < self.consent.permits_until);
         let mut excepted = false;
         for exception in &provision.exceptions {
             excepted |= self.visit(exception, &path, effective);
@@ -95,16 +118,42 @@ impl Asked<'_> {
             let named = requester.asks_for(|asked| any.values.iter().any(|named| vocabulary::purpose_covers(named, asked)));
             if any.unknown { named.max(Truth::Unknown) } else { named }
         });
-        let classes = provision.classes.as_ref().map(|any| any.holds(|class| Truth::of(is_of_class(resource, class))));
+        let classes = provision.classes.as_ref().map(|any| {
+            any.holds(|class| match class {
+                Class::Type(_) => Truth::of(is_of_class(resource, class)),
+                Class::Profile(_) | Class::Document(_) => self.told(is_of_class(resource, class)),
+            })
+        });
         let codes = provision.codes.as_ref().map(|any| {
             let found = any.holds(|code| Truth::of(resource.codes.contains(code)));
-            if resource.uncoded { found.max(Truth::Unknown) } else { found }
+            if resource.uncoded || self.open { found.max(Truth::Unknown) } else { found }
         });
         let effect = provision.precedence.effect();
-        let labels = provision.labels.as_ref().map(|any| any.holds(|label| Truth::of(is_labelled(resource, label, effect))));
-        let data = provision.data.as_ref().map(|any| any.holds(|data| Truth::of(is_data(resource, data))));
+        let labels = provision.labels.as_ref().map(|any| {
+            any.holds(|label| match Confidentiality::of(label) {
+                // It may be labelled lower than what says nothing.
+                Some(_) if self.open && resource.confidentiality() <= Confidentiality::NORMAL => Truth::Unknown,
+                Some(_) => Truth::of(is_labelled(resource, label, effect)),
+                None => self.told(is_labelled(resource, label, effect)),
+            })
+        });
+        let data = provision.data.as_ref().map(|any| {
+            let named = any.holds(|data| Truth::of(is_data(resource, data)));
+            if resource.elsewhere || self.open { named.max(Truth::Unknown) } else { named }
+        });
         let known = if provision.unknown { Truth::Unknown } else { Truth::Yes };
-        [actors, actions, purposes, classes, codes, labels, data].into_iter().flatten().fold(known, Truth::min)
+        let asker = [actors, actions, purposes].into_iter().flatten().fold(known, Truth::min);
+        [classes, codes, labels, data].into_iter().flatten().fold(self.sure(asker), Truth::min)
+    }
+
+    /// What of the rule or of who asks cannot be told.
+    fn sure(&self, truth: Truth) -> Truth {
+        if self.open && truth == Truth::Unknown { Truth::No } else { truth }
+    }
+
+    /// What is not said of the resource may still hold.
+    fn told(&self, holds: bool) -> Truth {
+        if self.open { Truth::of(holds).max(Truth::Unknown) } else { Truth::of(holds) }
     }
 }
 

@@ -30,6 +30,8 @@ pub struct ResourceFacts {
     pub references: BTreeSet<Name>,
     /// Who wrote, performed or asked for it, people and organisations; the contributing facility may be added.
     pub authors: BTreeSet<Name>,
+    /// Another server's, with names of its own: that no rule names it here does not tell that none means it.
+    pub elsewhere: bool,
 }
 
 /// One thing that a clause of a rule can ask for, as text: `kind|…`. Equal texts are equal facts.
@@ -74,6 +76,24 @@ impl Fact {
 
     pub fn refers_to(name: &str) -> Fact {
         Fact(format!("ref|{name}"))
+    }
+
+    /// The resource of this name refers to it. Resources do not have it: who keeps references knows.
+    pub fn around(name: &str) -> Fact {
+        Fact(format!("around|{name}"))
+    }
+
+    /// It is this resource, which another referred to when the consent was read.
+    pub fn beside(name: &str) -> Fact {
+        Fact(format!("beside|{name}"))
+    }
+
+    /// Whether a resource with these facts has it.
+    pub(super) fn is_of(&self, facts: &BTreeSet<Fact>) -> bool {
+        match self.0.strip_prefix("beside|") {
+            Some(name) => facts.contains(&Fact::instance(name)),
+            None => facts.contains(self),
+        }
     }
 
     pub fn author(name: &str) -> Fact {

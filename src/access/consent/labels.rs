@@ -4,7 +4,7 @@
 //! A resource with one of them, in any coding or text, gets the sensitivity's code of v3 ActCode and the confidentiality `R`. Labels are only added: what
 //! a facility labelled higher stays higher.
 
-use super::facts::{coding, items};
+use super::facts::{Fact, coding, items};
 use super::vocabulary::{self, ACT_CODE, CONFIDENTIALITY, Coding, Confidentiality};
 use crate::definitions;
 use serde_json::Value;
@@ -50,6 +50,17 @@ impl Sensitive {
         sensitive
     }
 
+    /// Another one than that of other codes, labels or ways of finding them.
+    pub fn digest(&self) -> String {
+        let mut known: Vec<(&str, &str, &[&str])> = Vec::new();
+        for (system, codes) in &self.codes {
+            known.extend(codes.iter().map(|(code, labels)| (system.as_str(), code.as_str(), labels.as_slice())));
+        }
+        known.sort_unstable();
+        let text = format!("labels on arrival, 1: {known:?}");
+        blake3::hash(text.as_bytes()).to_hex().to_string()
+    }
+
     /// What a code tells of, by itself or by a broader one that it begins with: `B20.1` under `B20`, `J05AR10` under `J05A`.
     fn of_code<'a>(&'a self, system: &str, code: &'a str) -> impl Iterator<Item = &'static str> + 'a {
         let by_prefix = system.starts_with("http://hl7.org/fhir/sid/icd-10") || system == "http://www.whocc.no/atc";
@@ -91,6 +102,29 @@ impl Sensitive {
     }
 }
 
+/// The labels of an Encounter, a Composition or a Bundle that what comes in it inherits, as facts: its sensitivities, and its level when that
+/// is above normal.
+pub fn handed_on(resource: &Value) -> BTreeSet<Fact> {
+    let labels: BTreeSet<Coding> = items(resource.pointer("/meta/security")).filter_map(coding).filter(is_inherited).collect();
+    let level = vocabulary::confidentiality(&labels);
+    let sensitivities = labels.iter().filter(|label| label.system == ACT_CODE).map(Fact::label);
+    sensitivities.chain((level > Confidentiality::NORMAL).then(|| Fact::confidentiality(level))).collect()
+}
+
+/// The security labels of a resource.
+pub fn security(resource: &Value) -> BTreeSet<Coding> {
+    items(resource.pointer("/meta/security")).filter_map(coding).collect()
+}
+
+/// The labels that `inherited`, those of the Bundle that a resource is sent in, add to it.
+pub fn labels_of_bundle(resource: &Value, inherited: &BTreeSet<Coding>) -> BTreeSet<Coding> {
+    labels_on_arrival(resource, inherited, &Sensitive::default())
+}
+
+fn is_inherited(label: &Coding) -> bool {
+    matches!(label.system.as_str(), ACT_CODE | CONFIDENTIALITY)
+}
+
 /// The labels to add to `meta.security`. `inherited` are the labels of the Bundle, Composition or Encounter that it came in. Nothing for
 /// resources that are about no patient.
 pub fn labels_on_arrival(resource: &Value, inherited: &BTreeSet<Coding>, sensitive: &Sensitive) -> BTreeSet<Coding> {
@@ -100,7 +134,7 @@ pub fn labels_on_arrival(resource: &Value, inherited: &BTreeSet<Coding>, sensiti
     }
     let own: BTreeSet<Coding> = items(resource.pointer("/meta/security")).filter_map(coding).collect();
     let mut all = sensitive.of_resource(resource);
-    all.extend(inherited.iter().filter(|label| matches!(label.system.as_str(), ACT_CODE | CONFIDENTIALITY)).cloned());
+    all.extend(inherited.iter().filter(|label| is_inherited(label)).cloned());
     all.extend(own.iter().cloned());
     // One level: the highest of what is said, implied and inherited.
     let level = vocabulary::confidentiality(&all);

@@ -5,7 +5,7 @@
 //! same consent a flat list of [`Rule`]s that a database evaluates inside a query, and [`evaluate_rules`] reads them in Rust; tests hold the two, and a
 //! third reading from the words of the specification, against each other. [`labels_on_arrival`] says which security labels a resource gets on arrival.
 //!
-//! The rules of precedence are told in `docs/access.md`. Above all of them stands one: what is not understood, not said or not known never opens and
+//! The rules of precedence are told in `docs/consent.md`. Above all of them stands one: what is not understood, not said or not known never opens and
 //! always closes ([`Truth`]). An exception narrows the rule that it stands in; the deepest matching rule wins; of several a deny wins.
 //!
 //! How a query uses it:
@@ -32,9 +32,9 @@ pub mod vocabulary;
 mod tests;
 
 pub use compile::{Compiled, Rule, compile, evaluate_rules};
-pub use decide::decide;
+pub use decide::{decide, might_release};
 pub use facts::{Fact, ResourceFacts, facts};
-pub use labels::{SENSITIVE_SETS, Sensitive, WORDS, labels_on_arrival};
+pub use labels::{SENSITIVE_SETS, Sensitive, WORDS, handed_on, labels_of_bundle, labels_on_arrival, security};
 pub use model::{
     Action, Actor, AnyOf, Class, Consent, ConsentVersion, Data, Effect, Name, Precedence, Provision, Standing, Truth, in_force,
 };

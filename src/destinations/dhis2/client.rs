@@ -5,8 +5,9 @@ use super::mapping::list;
 use super::metadata::{DataSet, Metadata};
 use super::plan::PlannedRequest;
 use super::verdict::Verdict;
+use crate::destinations::retry_after;
 use jiff::civil::Date;
-use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue, RETRY_AFTER};
+use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 use reqwest::{Response, StatusCode, Url, redirect};
 use serde_json::Value;
 use std::time::Duration;
@@ -271,19 +272,10 @@ async fn read(mut response: Response, most: usize) -> Result<Vec<u8>, Failure> {
     Ok(body)
 }
 
-/// `Retry-After` in seconds or as an HTTP date.
-fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
-    if let Ok(seconds) = text.parse::<u64>() {
-        return Some(Duration::from_secs(seconds));
-    }
-    let when = jiff::fmt::rfc2822::parse(text).ok()?.timestamp();
-    when.duration_since(jiff::Timestamp::now()).try_into().ok()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use reqwest::header::RETRY_AFTER;
 
     #[test]
     fn retry_after_is_seconds_or_a_date() {

@@ -118,7 +118,7 @@ pub fn failure(failure: &Failure, format: Format, pretty: bool) -> Response {
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     if matches!(failure.status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
-        headers.insert(header::RETRY_AFTER, HeaderValue::from_static("5"));
+        headers.insert(header::RETRY_AFTER, HeaderValue::from(failure.retry_after.unwrap_or(5)));
     }
     response
 }

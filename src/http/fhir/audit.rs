@@ -1,14 +1,14 @@
 //! What an answer shows, for the record ([`crate::access::audit`]): read off the answer itself, whatever route made it.
 
-use super::super::audit::failure;
+use super::super::audit::{failure, too_much};
 use super::super::error::Failure;
 use super::super::state::FhirState;
 use super::Call;
 use super::answer::Answer;
 use super::target::Target;
 use crate::access::audit::resource::{self, audit_event};
-use crate::access::audit::{self, Action, Event, Shape};
-use crate::access::{Interaction, Role};
+use crate::access::audit::{self, Action, AuditError, Event, Shape};
+use crate::access::{Caller, Interaction, Role};
 use crate::definitions;
 use crate::fhir::{Issue, IssueCode};
 use crate::ingest::{Refusal, RefusalKind};
@@ -19,30 +19,66 @@ use serde_json::json;
 use std::borrow::Cow;
 use std::collections::HashSet;
 
+/// What became of an answer on its way out.
+pub enum Settled {
+    /// It may leave.
+    Answer(Result<Answer, Failure>),
+    /// What patients allow changed meanwhile: nothing is recorded, and it must be made again.
+    Outdated,
+}
+
 /// The same answer once it is recorded, with everybody whose data it holds; a failure in its place when it cannot be.
-pub async fn settled(state: &FhirState, method: &Method, uri: &Uri, answered: Result<Answer, Failure>) -> Result<Answer, Failure> {
-    let Some(trail) = audit::current() else { return answered };
-    let (status, body) = match &answered {
+pub async fn settled(state: &FhirState, method: &Method, uri: &Uri, answered: Result<Answer, Failure>) -> Settled {
+    match recorded(state, method, uri, &answered).await {
+        Ok(()) => Settled::Answer(answered),
+        Err(AuditError::Outdated) => Settled::Outdated,
+        Err(AuditError::TooMuch { seconds }) => {
+            let refused = Err(Failure { retry_after: Some(seconds), ..too_much() });
+            match recorded(state, method, uri, &refused).await {
+                Ok(()) => Settled::Answer(refused),
+                Err(error) => withheld(&error),
+            }
+        }
+        Err(error) => withheld(&error),
+    }
+}
+
+fn withheld(error: &AuditError) -> Settled {
+    tracing::error!(%error, "an answer was withheld");
+    Settled::Answer(Err(failure()))
+}
+
+/// Whether the request may be carried out again: it has changed nothing.
+pub fn may_repeat() -> bool {
+    audit::current().is_some_and(|trail| !trail.has_written())
+}
+
+/// The same caller, deciding as of now.
+pub async fn begin_again(state: &FhirState, caller: &Caller) -> Result<Caller, Failure> {
+    let caller = caller.again(&state.store).await.map_err(Refusal::from)?;
+    if let Some(trail) = audit::current() {
+        trail.begins_again(&caller);
+    }
+    Ok(caller)
+}
+
+async fn recorded(state: &FhirState, method: &Method, uri: &Uri, answered: &Result<Answer, Failure>) -> Result<(), AuditError> {
+    let Some(trail) = audit::current() else { return Ok(()) };
+    let (status, body) = match answered {
         Ok(answer) => (answer.status, answer.body.as_deref()),
         Err(failure) => (failure.status, None),
     };
     let mut held = Held::default();
     if let Some(body) = body.filter(|_| status.is_success()) {
-        held = serde_json::from_slice(body).map_err(Refusal::internal)?;
+        held = serde_json::from_slice(body)?;
     }
     for (place, status) in held.refusals() {
         trail.asked_within(&format!("Bundle.entry[{place}]"), status);
     }
     let shape = shape(method, uri, &held);
     let mut names = HashSet::new();
-    held.names(&mut names);
-    match trail.settle(&state.store, &shape, status.as_u16(), names).await {
-        Ok(()) => answered,
-        Err(error) => {
-            tracing::error!(%error, "an answer was withheld");
-            Err(failure())
-        }
-    }
+    held.names(state.base_url(), &mut names);
+    trail.settle(&state.store, &shape, status.as_u16(), names).await
 }
 
 /// Events of an accounting that are answered at once, and at most.
@@ -56,7 +92,7 @@ const MOST_ROWS: u32 = 10_000;
 pub async fn disclosures(call: &Call<'_>, type_code: TypeCode, id: &str) -> Result<Answer, Failure> {
     let caller = call.caller;
     // A practitioner's token may have a patient in context, who is somebody else.
-    let own = caller.person.is_some() && caller.claimed.practitioner.is_none() && caller.patient.as_deref() == Some(id);
+    let own = caller.person.is_some() && caller.claimed.practitioner.is_none() && caller.patients.iter().any(|own| own == id);
     if !(own || caller.has_role(Role::Operator)) {
         let words = "Who saw a record is told to the person whom it is about and to the privacy officer (role operator).";
         return Err(Refusal::new(RefusalKind::Forbidden, Issue::error(IssueCode::Forbidden, words)).into());
@@ -121,10 +157,10 @@ pub fn came_with(form: &[u8]) {
     }
 }
 
-/// Notes a query within a Bundle; of one that was refused, the Bundle's answer tells.
-pub fn asked_within(url: &str, answered: &Result<Answer, Failure>) {
+/// Notes a query or an operation within a Bundle; of one that was refused, the Bundle's answer tells.
+pub fn asked_within(method: &str, url: &str, answered: &Result<Answer, Failure>) {
     if let (Some(trail), Ok(answer)) = (audit::current(), answered) {
-        trail.asked_within(&format!("GET {url}"), answer.status.as_u16());
+        trail.asked_within(&format!("{method} {url}"), answer.status.as_u16());
     }
 }
 
@@ -136,8 +172,8 @@ fn shape(method: &Method, uri: &Uri, held: &Held<'_>) -> Shape {
         ("GET" | "HEAD", Some(Target::Instance(..))) => (Read, "read"),
         ("GET" | "HEAD", Some(Target::Version(..))) => (Read, "vread"),
         ("GET" | "HEAD", Some(Target::History(..))) => (Read, "history-instance"),
-        ("GET" | "HEAD", Some(Target::Type(_) | Target::Compartment(..)))
-        | ("POST", Some(Target::Search(_) | Target::CompartmentSearch(..))) => (Execute, "search-type"),
+        ("GET" | "HEAD", Some(Target::Type(_) | Target::Compartment(_)))
+        | ("POST", Some(Target::Search(_) | Target::CompartmentSearch(_))) => (Execute, "search-type"),
         ("POST", Some(Target::Type(_))) => (Create, "create"),
         ("PUT", Some(Target::Type(_) | Target::Instance(..))) => (Update, "update"),
         ("PATCH", Some(Target::Type(_) | Target::Instance(..))) => (Update, "patch"),
@@ -192,6 +228,8 @@ impl Kind<'_> {
 /// An entry of a Bundle or a part of Parameters.
 #[derive(Debug, Default, Deserialize)]
 struct Part<'a> {
+    #[serde(default, borrow, rename = "fullUrl")]
+    full_url: Option<Cow<'a, str>>,
     #[serde(default, borrow)]
     resource: Option<Box<Held<'a>>>,
     #[serde(default, borrow)]
@@ -207,7 +245,8 @@ struct Verdict<'a> {
 }
 
 impl Held<'_> {
-    fn names(&self, into: &mut HashSet<(TypeCode, Box<str>)>) {
+    /// The names of those that are of this server; of what another one holds whoever shows it has told the trail.
+    fn names(&self, base: &str, into: &mut HashSet<(TypeCode, Box<str>)>) {
         // What goes into a Bundle is nested no deeper than lango nests it, and the parser stops at 128.
         let mut waiting = vec![self];
         while let Some(held) = waiting.pop() {
@@ -217,7 +256,9 @@ impl Held<'_> {
             }
             let mut parts: Vec<&Part<'_>> = held.entry.iter().chain(&held.parameter).collect();
             while let Some(part) = parts.pop() {
-                waiting.extend(part.resource.as_deref());
+                let is_here = |url: &str| url.strip_prefix(base).is_some_and(|rest| rest.starts_with('/'));
+                let elsewhere = part.full_url.as_deref().is_some_and(|url| url.contains("://") && !is_here(url));
+                waiting.extend(part.resource.as_deref().filter(|_| !elsewhere));
                 parts.extend(&part.part);
             }
         }
@@ -240,11 +281,12 @@ mod tests {
         let body = r#"{"resourceType":"Bundle","id":"x","type":"batch-response","entry":[
             {"resource":{"resourceType":"Patient","id":"a","contained":[{"resourceType":"Patient","id":"c"}],"type":{"text":"x"},"n":1.50}},
             {"response":{"status":"404 Not Found"}},
-            {"resource":{"resourceType":"Bundle","entry":[{"resource":{"resourceType":"Observation","id":"o","valueQuantity":{"value":1e3}}}]}},
+            {"fullUrl":"https://holder/fhir/Observation/h","resource":{"resourceType":"Observation","id":"h"}},
+            {"fullUrl":"https://here/fhir/Bundle/b","resource":{"resourceType":"Bundle","entry":[{"resource":{"resourceType":"Observation","id":"o","valueQuantity":{"value":1e3}}}]}},
             {"resource":{"resourceType":"Parameters","parameter":[{"name":"p","part":[{"name":"q","resource":{"resourceType":"List","id":"l","entry":[{"item":{"reference":"Patient/z"}}]}}]}]}}]}"#;
         let held: Held<'_> = serde_json::from_str(body).unwrap();
         let mut names = HashSet::new();
-        held.names(&mut names);
+        held.names("https://here/fhir", &mut names);
         let mut names: Vec<String> = names.into_iter().map(|(code, id)| format!("{}/{id}", definitions::r4().type_name(code))).collect();
         names.sort();
         assert_eq!(names, ["Bundle/x", "List/l", "Observation/o", "Patient/a"]);

@@ -10,7 +10,8 @@ use crate::definitions;
 use crate::fhir::time::{format_instant, now, parse_interval};
 use crate::search::parse::CURSOR;
 use crate::store::history::{HistoryOf, HistoryPage, Versions};
-use crate::store::{Scope, Stored, TypeCode};
+use crate::store::{ResourceKey, Scope, Stored, TypeCode};
+use std::collections::HashSet;
 
 /// Versions of a page when the request does not say, and at most.
 const DEFAULT: u32 = 20;
@@ -108,7 +109,8 @@ async fn answer(call: &Call<'_>, of: &HistoryOf<'_>, path: &str, asked: &Asked, 
     let opened = opened.map_err(cursor_failure)?;
     let began = opened.as_ref().map_or(began, |(_, began)| *began);
     let cursor = opened.as_ref().map(|(cursor, _)| cursor);
-    let HistoryPage { mut rows, next } = state.store.history_page(of, asked.wanted, asked.count, cursor, &call.caller.scope).await?;
+    let HistoryPage { mut rows, posted, next } =
+        state.store.history_page(of, asked.wanted, asked.count, cursor, &call.caller.scope).await?;
     // Old versions are judged by what they said.
     rows.retain(|row| call.admits(row));
     let next = next.map(|next| state.cursor_key.seal(&next, began, &binding));
@@ -122,10 +124,10 @@ async fn answer(call: &Call<'_>, of: &HistoryOf<'_>, path: &str, asked: &Asked, 
     };
     let mut links = vec![("self", link(asked.cursor.as_deref()))];
     links.extend(next.as_deref().map(|token| ("next", link(Some(token)))));
-    Ok(Answer::ok(bundle(state.base_url(), &rows, total, &links)))
+    Ok(Answer::ok(bundle(state.base_url(), &rows, &posted, total, &links)))
 }
 
-fn bundle(base_url: &str, rows: &[Stored], total: Option<i64>, links: &[(&str, String)]) -> Vec<u8> {
+fn bundle(base_url: &str, rows: &[Stored], posted: &HashSet<ResourceKey>, total: Option<i64>, links: &[(&str, String)]) -> Vec<u8> {
     let mut out = format!(r#"{{"resourceType":"Bundle","id":"{}","type":"history""#, uuid::Uuid::now_v7());
     if let Some(total) = total {
         out.push_str(&format!(r#","total":{total}"#));
@@ -142,14 +144,16 @@ fn bundle(base_url: &str, rows: &[Stored], total: Option<i64>, links: &[(&str, S
             out.extend_from_slice(body);
             out.push(b',');
         }
+        // What a patch came to counts as put, and what lango itself made.
         let (method, status) = match (&row.body, row.version) {
             (None, _) => ("DELETE", "204 No Content"),
+            (Some(_), 1) if posted.contains(&row.key) => ("POST", "201 Created"),
             (Some(_), 1) => ("PUT", "201 Created"),
             (Some(_), _) => ("PUT", "200 OK"),
         };
+        let url = if method == "POST" { type_name.to_owned() } else { format!("{type_name}/{}", row.id) };
         let told = format!(
-            r#""request":{{"method":"{method}","url":"{type_name}/{}"}},"response":{{"status":"{status}","etag":"W/\"{}\"","lastModified":"{}"}}}}"#,
-            row.id,
+            r#""request":{{"method":"{method}","url":"{url}"}},"response":{{"status":"{status}","etag":"W/\"{}\"","lastModified":"{}"}}}}"#,
             row.version,
             format_instant(row.updated)
         );

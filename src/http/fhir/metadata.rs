@@ -6,8 +6,8 @@ use crate::config::AuthMode;
 use crate::search::capability;
 use serde_json::{Value, json};
 
-/// (type or `Resource`, name without the dollar sign, canonical of its OperationDefinition)
-const OPERATIONS: [(&str, &str, &str); 10] = [
+/// (type, `Resource` for all types or `System`, name without the dollar sign, canonical of its OperationDefinition)
+const OPERATIONS: [(&str, &str, &str); 16] = [
     ("Measure", "evaluate-measure", "http://hl7.org/fhir/OperationDefinition/Measure-evaluate-measure"),
     ("ConceptMap", "translate", "http://hl7.org/fhir/OperationDefinition/ConceptMap-translate"),
     ("CodeSystem", "lookup", "http://hl7.org/fhir/OperationDefinition/CodeSystem-lookup"),
@@ -15,26 +15,30 @@ const OPERATIONS: [(&str, &str, &str); 10] = [
     ("CodeSystem", "subsumes", "http://hl7.org/fhir/OperationDefinition/CodeSystem-subsumes"),
     ("ValueSet", "expand", "http://hl7.org/fhir/OperationDefinition/ValueSet-expand"),
     ("ValueSet", "validate-code", "http://hl7.org/fhir/OperationDefinition/ValueSet-validate-code"),
+    ("Patient", "everything", "http://hl7.org/fhir/OperationDefinition/Patient-everything"),
     ("Patient", "disclosures", "https://lango.health/fhir/OperationDefinition/Patient-disclosures"),
     ("Patient", "record-lookup", "https://lango.health/fhir/OperationDefinition/Patient-record-lookup"),
     ("Resource", "validate", "http://hl7.org/fhir/OperationDefinition/Resource-validate"),
+    ("Resource", "meta", "http://hl7.org/fhir/OperationDefinition/Resource-meta"),
+    ("Resource", "meta-add", "http://hl7.org/fhir/OperationDefinition/Resource-meta-add"),
+    ("Resource", "meta-delete", "http://hl7.org/fhir/OperationDefinition/Resource-meta-delete"),
+    ("Resource", "expunge", "https://lango.health/fhir/OperationDefinition/Resource-expunge"),
+    ("System", "reindex", "https://lango.health/fhir/OperationDefinition/reindex"),
 ];
 
+const COMPARTMENTS: [&str; 5] = ["patient", "encounter", "practitioner", "relatedPerson", "device"];
+
 pub fn statement(state: &FhirState) -> Answer {
-    let mut resources = capability::rest_resources();
+    let mut resources = capability::rest_resources(&state.writer.options().own.load());
     for resource in &mut resources {
         let name = resource.get("type").and_then(Value::as_str).unwrap_or_default().to_owned();
-        let operations: Vec<Value> = OPERATIONS
-            .iter()
-            .filter(|(on, ..)| *on == name || *on == "Resource")
-            .map(|(_, name, definition)| json!({ "name": name, "definition": definition }))
-            .collect();
+        let operations = operations(|on, _| on == name || on == "Resource");
         if let Some(members) = resource.as_object_mut() {
             members.insert("updateCreate".to_owned(), json!(state.settings.update_create));
             if state.settings.limits.delete_matches > 1 {
                 members.insert("conditionalDelete".to_owned(), json!("multiple"));
             }
-            members.insert("operation".to_owned(), Value::Array(operations));
+            members.insert("operation".to_owned(), operations);
         }
     }
     let operator = &state.settings.operator;
@@ -44,8 +48,16 @@ pub fn statement(state: &FhirState) -> Answer {
     });
     if let Some(members) = rest.as_object_mut() {
         members.insert("security".to_owned(), security(state));
+        members.insert(
+            "compartment".to_owned(),
+            COMPARTMENTS.map(|name| format!("http://hl7.org/fhir/CompartmentDefinition/{name}")).as_slice().into(),
+        );
         members.insert("resource".to_owned(), Value::Array(resources));
+        members.insert("searchParam".to_owned(), everywhere(state));
         members.insert("interaction".to_owned(), json!([{ "code": "transaction" }, { "code": "batch" }, { "code": "history-system" }]));
+        // Of the whole server: those of its own, and of all types those that need no resource.
+        let whole = |on: &str, name: &str| on == "System" || on == "Resource" && matches!(name, "meta" | "expunge" | "validate");
+        members.insert("operation".to_owned(), operations(whole));
     }
     let statement = json!({
         "resourceType": "CapabilityStatement",
@@ -62,10 +74,29 @@ pub fn statement(state: &FhirState) -> Answer {
         "implementation": { "description": format!("lango at {}", operator.name), "url": state.base_url() },
         "fhirVersion": "4.0.1",
         "format": ["application/fhir+json", "application/fhir+xml", "json", "xml"],
-        "patchFormat": ["application/json-patch+json", "application/fhir+json", "application/fhir+xml"],
+        "patchFormat": ["application/json-patch+json", "application/merge-patch+json", "application/fhir+json", "application/fhir+xml"],
         "rest": [rest],
     });
     Answer::ok(statement.to_string())
+}
+
+/// What every type can be searched by besides its own parameters.
+fn everywhere(state: &FhirState) -> Value {
+    let special = |name: &str, words: &str| json!({ "name": name, "type": "special", "documentation": words });
+    let mut list = vec![
+        special("_has", "_has:Type:reference-parameter:parameter, nested up to 8 deep"),
+        special("_list", "ids of Lists; no functional lists"),
+        special("_filter", "every operator; no […] in a path"),
+    ];
+    if state.settings.search.full_text {
+        list.extend([special("_text", "words of the narrative"), special("_content", "words of the whole resource")]);
+    }
+    Value::Array(list)
+}
+
+fn operations(wanted: impl Fn(&str, &str) -> bool) -> Value {
+    let wanted = OPERATIONS.iter().filter(|(on, name, _)| wanted(on, name));
+    wanted.map(|(_, name, definition)| json!({ "name": name, "definition": definition })).collect()
 }
 
 fn security(state: &FhirState) -> Value {

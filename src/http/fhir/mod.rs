@@ -1,17 +1,21 @@
 //! The FHIR R4 REST API (<https://hl7.org/fhir/R4/http.html>) under `/fhir`.
 //!
 //! One handler takes every request: the path says what it is about ([`target`]), the method what to do, and a module for each
-//! group of interactions does it ([`read`], [`history`], [`write`], [`search`], [`operation`], [`validate`], [`lookup`],
+//! group of interactions does it ([`read`], [`history`], [`write`], [`search`], [`everything`], [`operation`], [`validate`], [`lookup`], [`meta`], [`maintain`],
 //! [`metadata`]). They answer with [`Answer`]s
 //! in JSON; the form that the caller wants and conditional reads (304) are settled here, once.
 
 mod answer;
 mod audit;
+mod everything;
 mod history;
 mod lookup;
+mod maintain;
+mod meta;
 mod metadata;
 mod operation;
 mod read;
+mod repeat;
 mod search;
 mod target;
 mod validate;
@@ -27,9 +31,11 @@ use crate::fhir::{Issue, IssueCode, xml};
 use crate::ingest::Refusal;
 use crate::store::{Stored, TypeCode};
 use answer::Answer;
+use audit::Settled;
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
 use axum::response::Response;
 use axum::routing::any;
@@ -48,7 +54,9 @@ pub fn routes(state: FhirState) -> Router {
         .route("/fhir", any(handle))
         .route("/fhir/", any(handle))
         .route("/fhir/{type}", any(handle))
+        .route("/fhir/{type}/", any(handle))
         .route("/fhir/{type}/{id}", any(handle))
+        .route("/fhir/{type}/{id}/", any(handle))
         .route("/fhir/{type}/{id}/{verb}", any(handle))
         .route("/fhir/{type}/{id}/_history/{version}", any(handle))
         .route("/fhir/{type}/{id}/{member}/_search", any(handle))
@@ -112,14 +120,30 @@ async fn handle(State(state): State<FhirState>, request: Request) -> Response {
         Err(failure) => return answer::failure(&failure, Format::Json, false),
     };
     let query = pairs.into_iter().filter(|(key, _)| !matches!(key.as_str(), "_format" | "_pretty")).collect();
-    let caller = parts.extensions.get::<Caller>();
-    let answered = carry_out(&state, caller, &parts.method, &parts.uri, &parts.headers, query, body).await;
-    let answered = audit::settled(&state, &parts.method, &parts.uri, answered).await;
+    let answered = decided(&state, &parts, query, body).await;
     let answered = answered.map(|answer| answer.unless_unchanged(&parts.method, &parts.headers));
     match answered {
         Ok(answer) => answer.render(format, pretty),
         Err(failure) => answer::failure(&failure, format, pretty),
     }
+}
+
+/// The answer, recorded. When what patients allow changed while it was made, it is made again.
+async fn decided(state: &FhirState, parts: &Parts, query: Vec<(String, String)>, body: Body) -> Result<Answer, Failure> {
+    let mut caller = parts.extensions.get::<Caller>().cloned();
+    let (mut body, repeated) = repeat::first(body);
+    for _ in 0..repeat::TIMES {
+        let answered = carry_out(state, caller.as_ref(), &parts.method, &parts.uri, &parts.headers, query.clone(), body).await;
+        match audit::settled(state, &parts.method, &parts.uri, answered).await {
+            Settled::Answer(answered) => return answered,
+            Settled::Outdated => {}
+        }
+        (caller, body) = match (&caller, repeated.again()) {
+            (Some(caller), Some(body)) if audit::may_repeat() => (Some(audit::begin_again(state, caller).await?), body),
+            _ => break,
+        };
+    }
+    Err(repeat::failure())
 }
 
 async fn carry_out(
@@ -146,11 +170,11 @@ async fn carry_out(
             audit::came_with(&form);
             search::search(&call, type_code, None, search::form_pairs(headers, &form, &call.query)?).await
         }
-        ("GET", Target::Compartment(patient, type_code)) => search::search(&call, type_code, Some(&patient), call.query.clone()).await,
-        ("POST", Target::CompartmentSearch(patient, type_code)) => {
+        ("GET", Target::Compartment(compartment)) => search::within(&call, &compartment, call.query.clone()).await,
+        ("POST", Target::CompartmentSearch(compartment)) => {
             let form = body::read(headers, body, &state.settings.limits).await?;
             audit::came_with(&form);
-            search::search(&call, type_code, Some(&patient), search::form_pairs(headers, &form, &call.query)?).await
+            search::within(&call, &compartment, search::form_pairs(headers, &form, &call.query)?).await
         }
         ("POST", Target::Type(type_code)) => write::create(&call, type_code, resource_body(state, headers, body).await?).await,
         ("PUT", Target::Type(type_code)) => write::update_where(&call, type_code, resource_body(state, headers, body).await?).await,
@@ -178,6 +202,11 @@ async fn carry_out(
             let query = search::form_pairs(headers, &form, &call.query)?;
             operation::run(&Call { query, ..call }, operation, Some(Bytes::new())).await
         }
+        ("GET", Target::System) => {
+            let issue = Issue::error(IssueCode::NotSupported, target::ONE_TYPE);
+            let allow = Some(Target::System.methods());
+            Err(Failure { allow, ..Failure::new(StatusCode::METHOD_NOT_ALLOWED, issue) })
+        }
         (_, target) => Err(Failure::method_not_allowed(target.methods())),
     }
 }
@@ -202,24 +231,26 @@ fn header_text(headers: &HeaderMap, name: impl header::AsHeaderName) -> Option<&
     headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim).filter(|text| !text.is_empty())
 }
 
-/// Answers a GET within a Bundle by the same interactions.
-async fn fetch(call: &Call<'_>, url: String) -> Result<Answer, Refusal> {
+/// Answers a GET within a Bundle, or with a `body` an operation by POST, by the same interactions.
+async fn fetch(call: &Call<'_>, url: String, body: Option<Bytes>) -> Result<Answer, Refusal> {
     let (path, query) = url.split_once('?').unwrap_or((&url, ""));
     let pairs: Vec<(String, String)> = form_urlencoded::parse(query.as_bytes()).into_owned().collect();
     let target = Target::of_path(path).map_err(answer::refusal_of)?;
     let inner = Call { query: pairs, headers: &HeaderMap::new(), ..*call };
+    let method = if body.is_some() { "POST" } else { "GET" };
     let answered = match target {
+        Target::Operation(operation) => operation::run(&inner, operation, body).await,
+        _ if body.is_some() => Err(Failure::unknown_url()),
         Target::Type(type_code) => search::search(&inner, type_code, None, inner.query.clone()).await,
-        Target::Compartment(patient, type_code) => search::search(&inner, type_code, Some(&patient), inner.query.clone()).await,
+        Target::Compartment(compartment) => search::within(&inner, &compartment, inner.query.clone()).await,
         Target::Instance(type_code, id) => read::read(&inner, type_code, &id).await,
         Target::Version(type_code, id, version) => read::version(&inner, type_code, &id, version).await,
         Target::History(type_code, id) => history::of_instance(&inner, type_code, &id).await,
         Target::TypeHistory(type_code) => history::of_type(&inner, type_code).await,
         Target::SystemHistory => history::of_system(&inner).await,
         Target::Metadata => Ok(metadata::statement(call.state)),
-        Target::Operation(operation) => operation::run(&inner, operation, None).await,
-        Target::System | Target::Search(_) | Target::CompartmentSearch(..) => Err(Failure::unknown_url()),
+        Target::System | Target::Search(_) | Target::CompartmentSearch(_) => Err(Failure::unknown_url()),
     };
-    audit::asked_within(&url, &answered);
+    audit::asked_within(method, &url, &answered);
     answered.map_err(answer::refusal_of)
 }

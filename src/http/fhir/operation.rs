@@ -16,11 +16,14 @@ use axum::body::Bytes;
 use axum::http::StatusCode;
 use serde_json::{Value, json};
 
+/// Operations that every type has.
+const OF_ALL: [&str; 5] = ["expunge", "meta", "meta-add", "meta-delete", "validate"];
+
 /// Runs the operation with the parameters of the URL, or those in `body`.
 pub async fn run(call: &Call<'_>, operation: OperationTarget, body: Option<Bytes>) -> Result<Answer, Failure> {
     let type_name = operation.type_code.map(|type_code| definitions::r4().type_name(type_code));
     match (type_name, operation.name.as_str()) {
-        (Some(type_name), name) if Terminology::holds(type_name) && name != "validate" => {
+        (Some(type_name), name) if Terminology::holds(type_name) && !OF_ALL.contains(&name) => {
             terminology(call, type_name, &operation, body).await
         }
         (Some("Measure"), "evaluate-measure") => evaluate_measure(call, &operation, body).await,
@@ -36,6 +39,11 @@ pub async fn run(call: &Call<'_>, operation: OperationTarget, body: Option<Bytes
             };
             super::lookup::lookup(call, &operation, sent).await
         }
+        (Some("Patient"), "everything") => super::everything::everything(call, &operation, body).await,
+        (_, "meta") => super::meta::meta(call, &operation).await,
+        (Some(_), name @ ("meta-add" | "meta-delete")) => super::meta::change(call, &operation, body, name == "meta-add").await,
+        (_, "expunge") => super::maintain::expunge(call, &operation, body).await,
+        (None, "reindex") => super::maintain::reindex(call, body).await,
         (type_name, "validate") => validate::run(call, type_name, &operation, body).await,
         _ => Err(Failure::unknown_operation()),
     }

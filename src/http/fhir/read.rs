@@ -3,7 +3,7 @@
 use super::super::error::Failure;
 use super::Call;
 use super::answer::Answer;
-use crate::access::Interaction;
+use crate::access::{Interaction, audit};
 use crate::definitions;
 use crate::exchange::{Glass, Person, Sought};
 use crate::ingest::Refusal;
@@ -13,6 +13,9 @@ pub async fn read(call: &Call<'_>, type_code: TypeCode, id: &str) -> Result<Answ
     call.require(type_code, Interaction::Read)?;
     let scope = &call.caller.scope;
     let mut found = call.state.store.read(type_code, id, scope).await?.filter(|stored| call.admits(stored));
+    if let Some(trail) = audit::current() {
+        trail.read(&found);
+    }
     if found.is_none() {
         found = golden(call, type_code, id, scope).await?;
     }

@@ -3,7 +3,9 @@
 use super::super::error::Failure;
 use super::Call;
 use super::answer::Answer;
-use crate::access::{Caller, Interaction};
+use super::everything;
+use super::target::Compartment;
+use crate::access::{Caller, Interaction, audit};
 use crate::definitions;
 use crate::fhir::time::now;
 use crate::fhir::{Issue, IssueCode};
@@ -13,8 +15,21 @@ use crate::store::query::Test;
 use crate::store::{Filter, Stored, TypeCode};
 use axum::http::{HeaderMap, StatusCode, header};
 
-/// The resources of a type; with `patient`, those in that patient's compartment.
-pub async fn search(call: &Call<'_>, type_code: TypeCode, patient: Option<&str>, pairs: Vec<(String, String)>) -> Result<Answer, Failure> {
+/// What is in a compartment: of one type by all the parameters of a search, or of all types.
+pub async fn within(call: &Call<'_>, compartment: &Compartment, pairs: Vec<(String, String)>) -> Result<Answer, Failure> {
+    match compartment.member {
+        Some(member) => search(call, member, Some((compartment.of, &compartment.id)), pairs).await,
+        None => everything::compartment(call, compartment.of, &compartment.id, &pairs).await,
+    }
+}
+
+/// The resources of a type; `within` the compartment of that resource, if it is given.
+pub async fn search(
+    call: &Call<'_>,
+    type_code: TypeCode,
+    within: Option<(TypeCode, &str)>,
+    pairs: Vec<(String, String)>,
+) -> Result<Answer, Failure> {
     call.require(type_code, Interaction::Search)?;
     let state = call.state;
     let limits = &state.settings.limits;
@@ -27,16 +42,13 @@ pub async fn search(call: &Call<'_>, type_code: TypeCode, patient: Option<&str>,
         full_text: state.settings.search.full_text,
         ..ParseOptions::new(state.base_url(), state.zone.clone())
     };
-    let mut request = search::parse(type_code, &pairs, call.caller.scope.clone(), &options).map_err(|issues| Failure {
-        status: StatusCode::BAD_REQUEST,
-        issues,
-        allow: None,
-    })?;
+    let mut request = search::parse(type_code, &pairs, call.caller.scope.clone(), &options)
+        .map_err(|issues| Failure::of_issues(StatusCode::BAD_REQUEST, issues))?;
     let type_name = definitions::r4().type_name(type_code);
-    let path = match patient {
-        Some(id) => {
-            request.query.filters.push(compartment(type_code, id)?);
-            format!("Patient/{id}/{type_name}")
+    let path = match within {
+        Some((of, id)) => {
+            request.query.filters.push(compartment(of, id, type_code)?);
+            format!("{}/{id}/{type_name}", definitions::r4().type_name(of))
         }
         None => type_name.to_owned(),
     };
@@ -58,19 +70,18 @@ pub async fn search(call: &Call<'_>, type_code: TypeCode, patient: Option<&str>,
     }
 }
 
-/// That one of the parameters by which R4 puts the type into the patient compartment refers to the patient.
-fn compartment(type_code: TypeCode, id: &str) -> Result<Filter, Failure> {
+/// That one of the parameters by which R4 puts the type into the compartment refers to what defines it.
+fn compartment(of: TypeCode, id: &str, type_code: TypeCode) -> Result<Filter, Failure> {
     let definitions = definitions::r4();
-    let params = definitions.patient_compartment(type_code).iter().filter_map(|code| definitions.param(type_code, code));
-    let patient = definitions.type_code("Patient").unwrap_or_default();
-    let test = Test::Reference { type_codes: vec![patient], id: id.to_owned() };
+    let params = definitions.compartment(of, type_code).ok_or_else(|| {
+        let words = format!("{} is not in the compartment of a {}.", definitions.type_name(type_code), definitions.type_name(of));
+        Failure::new(StatusCode::NOT_FOUND, Issue::error(IssueCode::NotFound, words))
+    })?;
+    let test = Test::Reference { type_codes: vec![of], id: id.to_owned() };
+    let params = params.iter().filter_map(|code| definitions.param(type_code, code));
     let mut ways: Vec<Filter> = params.map(|param| Filter::Param { param: param.id, tests: vec![test.clone()] }).collect();
-    if type_code == patient {
+    if type_code == of {
         ways.push(Filter::Id(vec![id.to_owned()]));
-    }
-    if ways.is_empty() {
-        let words = format!("{} is not in the patient compartment.", definitions.type_name(type_code));
-        return Err(Failure::new(StatusCode::NOT_FOUND, Issue::error(IssueCode::NotFound, words)));
     }
     Ok(Filter::Any(ways))
 }
@@ -85,6 +96,12 @@ struct Included<'a> {
 impl Admits for Included<'_> {
     fn admits(&self, row: &Stored) -> bool {
         self.caller.admits(row, &[Interaction::Read, Interaction::Search], self.options)
+    }
+
+    fn answered(&self, rows: &[Stored]) {
+        if let Some(trail) = audit::current() {
+            trail.read(rows);
+        }
     }
 }
 

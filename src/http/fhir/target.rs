@@ -4,6 +4,7 @@ use super::super::error::Failure;
 use crate::definitions;
 use crate::fhir::reference::{is_id, is_type_name};
 use crate::fhir::{Issue, IssueCode};
+use crate::search::suggest;
 use crate::store::TypeCode;
 use axum::http::StatusCode;
 
@@ -16,15 +17,25 @@ pub enum Target {
     /// `Type/_search`.
     Search(TypeCode),
     Instance(TypeCode, String),
-    /// `Patient/id/Type`: what is in the patient's compartment (<https://hl7.org/fhir/R4/compartmentdefinition.html>).
-    Compartment(String, TypeCode),
+    /// `Patient/id/Type`.
+    Compartment(Compartment),
     /// `Patient/id/Type/_search`.
-    CompartmentSearch(String, TypeCode),
+    CompartmentSearch(Compartment),
     SystemHistory,
     TypeHistory(TypeCode),
     History(TypeCode, String),
     Version(TypeCode, String, i64),
     Operation(OperationTarget),
+}
+
+/// What is in the compartment of a resource (<https://hl7.org/fhir/R4/compartmentdefinition.html>).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Compartment {
+    /// The type of the resource that defines it.
+    pub of: TypeCode,
+    pub id: String,
+    /// `None`: `*`, all types.
+    pub member: Option<TypeCode>,
 }
 
 /// `[Type/[id/]]$name`.
@@ -35,6 +46,9 @@ pub struct OperationTarget {
     /// Without the dollar sign.
     pub name: String,
 }
+
+/// The answer to a search that names no type.
+pub const ONE_TYPE: &str = "Search one type at a time: /fhir/Type?… or /fhir/Type/_search. The base itself takes Bundles by POST, and /fhir/metadata tells what else there is.";
 
 impl Target {
     /// Reads what follows the base, such as `/Patient/1`; percent-encoding is undone.
@@ -50,10 +64,7 @@ impl Target {
             [name] if name.starts_with('$') => Ok(operation(None, None, name.trim_start_matches('$'))),
             ["_history"] => Ok(Target::SystemHistory),
             [type_name, "_history"] => Ok(Target::TypeHistory(type_code(type_name)?)),
-            ["_search"] => {
-                let words = "A search names its type: Type?… or Type/_search.";
-                Err(Failure::new(StatusCode::NOT_FOUND, Issue::error(IssueCode::NotSupported, words)))
-            }
+            ["_search"] => Err(Failure::new(StatusCode::NOT_FOUND, Issue::error(IssueCode::NotSupported, ONE_TYPE))),
             [type_name] => Ok(Target::Type(type_code(type_name)?)),
             [type_name, "_search"] => Ok(Target::Search(type_code(type_name)?)),
             [type_name, name] if name.starts_with('$') => Ok(operation(Some(type_code(type_name)?), None, name.trim_start_matches('$'))),
@@ -62,8 +73,10 @@ impl Target {
             [type_name, id, name] if name.starts_with('$') => {
                 Ok(operation(Some(type_code(type_name)?), Some(&checked_id(id)?), name.trim_start_matches('$')))
             }
-            ["Patient", id, type_name] if is_type_name(type_name) => Ok(Target::Compartment(checked_id(id)?, type_code(type_name)?)),
-            ["Patient", id, type_name, "_search"] => Ok(Target::CompartmentSearch(checked_id(id)?, type_code(type_name)?)),
+            [of, id, member] if COMPARTMENTS.contains(of) && (*member == "*" || is_type_name(member)) => {
+                Ok(Target::Compartment(compartment(of, id, member)?))
+            }
+            [of, id, member, "_search"] if COMPARTMENTS.contains(of) => Ok(Target::CompartmentSearch(compartment(of, id, member)?)),
             [type_name, id, "_history", version] => {
                 // A version that is no number of ours does not exist.
                 let version = version.parse().ok().filter(|version| *version > 0).unwrap_or(i64::MAX);
@@ -76,11 +89,11 @@ impl Target {
     /// The methods that this takes, for `Allow`.
     pub fn methods(&self) -> &'static str {
         match self {
-            Target::System | Target::Search(_) | Target::CompartmentSearch(..) => "POST",
+            Target::System | Target::Search(_) | Target::CompartmentSearch(_) => "POST",
             Target::Metadata
             | Target::SystemHistory
             | Target::TypeHistory(_)
-            | Target::Compartment(..)
+            | Target::Compartment(_)
             | Target::History(..)
             | Target::Version(..) => "GET, HEAD",
             Target::Type(_) => "GET, HEAD, POST, PUT, PATCH, DELETE",
@@ -90,10 +103,21 @@ impl Target {
     }
 }
 
+/// The types that define compartments.
+const COMPARTMENTS: [&str; 5] = ["Device", "Encounter", "Patient", "Practitioner", "RelatedPerson"];
+
+fn compartment(of: &str, id: &str, member: &str) -> Result<Compartment, Failure> {
+    let member = if member == "*" { None } else { Some(type_code(member)?) };
+    Ok(Compartment { of: type_code(of)?, id: checked_id(id)?, member })
+}
+
 fn type_code(name: &str) -> Result<TypeCode, Failure> {
     definitions::r4().type_code(name).ok_or_else(|| {
-        let issue = Issue::error(IssueCode::NotFound, "The URL names no resource type of FHIR R4: check its spelling, capitals included.");
-        Failure::new(StatusCode::NOT_FOUND, issue)
+        let words = match suggest::nearest(name, definitions::r4().resource_types().iter().copied()) {
+            Some(near) => format!("The URL names no resource type of FHIR R4: is {near} meant? Capitals count."),
+            None => "The URL names no resource type of FHIR R4: /fhir/metadata lists them.".to_owned(),
+        };
+        Failure::new(StatusCode::NOT_FOUND, Issue::error(IssueCode::NotFound, words))
     })
 }
 
@@ -118,6 +142,12 @@ mod tests {
         let operation = OperationTarget { type_code: Some(patient), id: Some("a".into()), name: "validate".into() };
         assert_eq!(of("/Patient/a/$validate"), Some(Target::Operation(operation.clone())));
         assert_eq!(of("/Patient/a/%24validate"), Some(Target::Operation(operation)));
+        let observation = definitions::r4().type_code("Observation");
+        let within = |of: &str, member| Compartment { of: definitions::r4().type_code(of).unwrap(), id: "a".into(), member };
+        assert_eq!(of("/Patient/a/Observation"), Some(Target::Compartment(within("Patient", observation))));
+        assert_eq!(of("/Device/a/*"), Some(Target::Compartment(within("Device", None))));
+        assert_eq!(of("/Encounter/a/Observation/_search"), Some(Target::CompartmentSearch(within("Encounter", observation))));
+        assert_eq!(of("/Location/a/Observation"), None);
         let status = |path| Target::of_path(path).unwrap_err().status.as_u16();
         assert_eq!((status("/patient"), status("/Patient/a_b"), status("/Patient/a/b/c/d"), status("/%ff")), (404, 400, 404, 404));
     }

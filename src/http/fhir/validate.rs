@@ -1,7 +1,8 @@
 //! `$validate` (<https://hl7.org/fhir/R4/resource-operation-validate.html>) of a type or of an instance.
 //!
 //! The answer is 200 with an OperationOutcome that lists every problem, or says that there is none; only a request that cannot
-//! be understood is refused.
+//! be understood is refused. With the modes `create`, `update` and `delete` the write is rehearsed, so the outcome also tells what scopes,
+//! ownership and the present version would say to it.
 
 use super::super::error::Failure;
 use super::Call;
@@ -9,9 +10,12 @@ use super::answer::Answer;
 use super::operation::{parameter, parameter_mut, parsed, text_of};
 use super::target::OperationTarget;
 use crate::access::Interaction;
+use crate::definitions;
 use crate::fhir::outcome::operation_outcome;
 use crate::fhir::{Issue, IssueCode};
-use crate::ingest::Refusal;
+use crate::ingest::write::{Action, Author, CommitError, Condition, Plan, Wanted};
+use crate::ingest::{Refusal, RefusalKind};
+use crate::store::TypeCode;
 use crate::validate::NoProfile;
 use axum::body::Bytes;
 use axum::http::StatusCode;
@@ -82,9 +86,45 @@ pub async fn run(
     }
     let validator = call.state.writer.validator().clone();
     let profiles: Vec<String> = profile.into_iter().collect();
+    let rehearsed = matches!(mode, Mode::Create | Mode::Update).then(|| resource.clone());
     let checked = call.state.writer.workers().run(move || validator.validate_against(&resource, &profiles)).await?;
     issues.extend(checked.map_err(no_profile)?);
+    // What is not well built cannot be made ready to be stored.
+    if let (Some(resource), false) = (rehearsed, issues.iter().any(|issue| issue.severity.is_error())) {
+        issues.extend(rehearse(call, operation, mode, resource).await?);
+    }
     Ok(outcome(&issues))
+}
+
+/// What stands in the way of this create or update, besides the content.
+async fn rehearse(call: &Call<'_>, operation: &OperationTarget, mode: Mode, resource: Value) -> Result<Vec<Issue>, Failure> {
+    let name = resource.get("resourceType").and_then(Value::as_str).unwrap_or_default();
+    let Some(type_code) = definitions::r4().type_code(name) else { return Ok(Vec::new()) };
+    let own_id = resource.get("id").and_then(Value::as_str).map(str::to_owned);
+    let (interaction, id, condition) = match (mode, operation.id.clone().or(own_id)) {
+        (Mode::Update, Some(id)) if call.state.writer.policy().update_create => (Interaction::Update, id, Condition::Any),
+        (Mode::Update, Some(id)) => (Interaction::Update, id, Condition::Known),
+        (Mode::Update, None) => {
+            let words = "An update carries an id: name the resource in the URL, or put the id into it.";
+            return Ok(vec![Issue::error(IssueCode::Required, words).at(format!("{name}.id"))]);
+        }
+        _ => (Interaction::Create, uuid::Uuid::now_v7().to_string(), Condition::Posted),
+    };
+    let draft = call.state.writer.draft(type_code, &id, resource);
+    would(call, type_code, interaction, Wanted { action: Action::Put(draft), condition }).await
+}
+
+/// The problems that this change would be refused with.
+async fn would(call: &Call<'_>, type_code: TypeCode, interaction: Interaction, wanted: Wanted) -> Result<Vec<Issue>, Failure> {
+    if let Err(failure) = call.require(type_code, interaction) {
+        return Ok(failure.issues);
+    }
+    let plan = Plan { changes: vec![wanted], ..Plan::default() };
+    match call.state.writer.rehearse(plan, &Author::from(call.caller)).await {
+        Ok(_) | Err(CommitError::Stale) => Ok(Vec::new()),
+        Err(CommitError::Refused(_, refusal)) if refusal.kind == RefusalKind::Internal => Err(refusal.into()),
+        Err(CommitError::Refused(_, refusal)) => Ok(refusal.issues),
+    }
 }
 
 fn mode(text: Option<&str>) -> Result<Mode, Failure> {
@@ -133,10 +173,10 @@ async fn instance(call: &Call<'_>, operation: &OperationTarget) -> Result<Value,
 
 /// Whether a delete would be carried out. References to what is deleted are kept, so nothing else stands in its way.
 async fn deletable(call: &Call<'_>, operation: &OperationTarget) -> Result<Answer, Failure> {
-    let (Some(type_code), Some(_)) = (operation.type_code, &operation.id) else {
+    let (Some(type_code), Some(id)) = (operation.type_code, &operation.id) else {
         return Err(Failure::bad_request("mode=delete is asked of a stored resource: POST /fhir/TYPE/ID/$validate."));
     };
-    call.require(type_code, Interaction::Delete)?;
     instance(call, operation).await?;
-    Ok(outcome(&[]))
+    let action = Action::Delete { type_code, id: id.as_str().into() };
+    Ok(outcome(&would(call, type_code, Interaction::Delete, Wanted { action, condition: Condition::Any }).await?))
 }

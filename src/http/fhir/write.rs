@@ -13,7 +13,8 @@ use crate::fhir::{Issue, IssueCode, json};
 use crate::ingest::bundle::{self, Context, Fetched, Return, criteria_of, parse_etag};
 use crate::ingest::patch::Patch;
 use crate::ingest::transaction::{self, Entry, Operation, Outcome};
-use crate::ingest::write::{CommitError, Condition, Effect, Tries, Writer};
+use crate::ingest::tries::Tries;
+use crate::ingest::write::{CommitError, Condition, Effect, Writer};
 use crate::ingest::{Refusal, RefusalKind};
 use crate::store::TypeCode;
 use axum::body::{Body, Bytes};
@@ -23,7 +24,16 @@ use std::sync::Arc;
 
 pub async fn create(call: &Call<'_>, type_code: TypeCode, body: Bytes) -> Result<Answer, Failure> {
     let type_name = definitions::r4().type_name(type_code);
-    let criteria = super::header_text(call.headers, "if-none-exist").map(|text| criteria_of(text, type_name));
+    let header = super::header_text(call.headers, "if-none-exist").map(|text| criteria_of(text, type_name));
+    // Criteria in the URL, as some clients write them: to pass over them would make a twin of what they meant to find.
+    let url = (!call.query.is_empty()).then(|| criteria(call)).transpose()?;
+    if header.is_some() && url.is_some() {
+        return Err(Failure::bad_request("Give the criteria of a conditional create once: in If-None-Exist, or in the URL."));
+    }
+    let criteria = header.or(url);
+    if criteria.as_deref().is_some_and(|text| text.trim_start_matches('?').is_empty()) {
+        return Err(Failure::bad_request("If-None-Exist names no criteria: give some, such as identifier=system|value, or leave it out."));
+    }
     write(call, type_code, Operation::Create { criteria }, Some(body)).await
 }
 
@@ -46,22 +56,29 @@ pub async fn patch(call: &Call<'_>, type_code: TypeCode, id: Option<String>, pat
     write(call, type_code, operation, None).await
 }
 
-/// The patch in a body: a JSON Patch by its own media type, a FHIRPath Patch as Parameters in JSON or XML.
+/// The patch in a body: a JSON Patch or JSON Merge Patch by its own media type, a FHIRPath Patch as Parameters in JSON or XML, and any of
+/// the JSON ones as plain `application/json`, which some clients say of all they send.
 pub async fn patch_body(state: &FhirState, headers: &HeaderMap, body: Body) -> Result<Patch, Failure> {
     let essence = super::header_text(headers, header::CONTENT_TYPE).unwrap_or_default().split(';').next().unwrap_or_default().trim();
-    let is_json_patch = essence.eq_ignore_ascii_case("application/json-patch+json");
-    let bytes = if is_json_patch {
-        let bytes = body::read(headers, body, &state.settings.limits).await?;
-        body::check_values(&bytes, Format::Json)?;
-        bytes
-    } else if essence.is_empty() || negotiate::sent(headers).is_err() {
-        let words = "Send a JSON Patch as application/json-patch+json, or a FHIRPath Patch as Parameters in application/fhir+json or application/fhir+xml.";
-        return Err(Failure::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, Issue::error(IssueCode::NotSupported, words)));
-    } else {
-        super::resource_body(state, headers, body).await?
+    let read = match essence.to_ascii_lowercase().as_str() {
+        "application/json-patch+json" => Patch::json,
+        "application/merge-patch+json" => Patch::merge,
+        "application/json" => Patch::plain,
+        "" => return Err(no_patch()),
+        _ if negotiate::sent(headers).is_err() => return Err(no_patch()),
+        _ => {
+            let document = parsed(&state.writer, super::resource_body(state, headers, body).await?).await?;
+            return Ok(Patch::fhirpath(&document)?);
+        }
     };
-    let document = parsed(&state.writer, bytes).await?;
-    Ok(if is_json_patch { Patch::json(&document) } else { Patch::fhirpath(&document) }?)
+    let bytes = body::read(headers, body, &state.settings.limits).await?;
+    body::check_values(&bytes, Format::Json)?;
+    Ok(read(&parsed(&state.writer, bytes).await?)?)
+}
+
+fn no_patch() -> Failure {
+    let words = "Send a JSON Patch as application/json-patch+json, a JSON Merge Patch as application/merge-patch+json, or a FHIRPath Patch as Parameters in application/fhir+json or application/fhir+xml.";
+    Failure::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, Issue::error(IssueCode::NotSupported, words))
 }
 
 async fn parsed(writer: &Writer, body: Bytes) -> Result<Value, Failure> {
@@ -111,7 +128,7 @@ async fn write(call: &Call<'_>, type_code: TypeCode, operation: Operation, body:
             None => None,
         };
         let entry = Entry { path: String::new(), full_url: None, type_code, operation: operation.clone(), resource };
-        match transaction::attempt(writer, vec![entry], Vec::new(), call.caller, answer == Return::Representation).await {
+        match transaction::attempt(writer, &tries, vec![entry], Vec::new(), call.caller, answer == Return::Representation).await {
             Ok(mut outcomes) => break outcomes.pop().ok_or_else(|| Refusal::internal(anyhow::anyhow!("a write has no outcome")))?,
             Err(CommitError::Stale) => tries.pause().await?,
             Err(CommitError::Refused(_, refusal)) => return Err(refusal.into()),
@@ -142,9 +159,9 @@ fn answered(call: &Call<'_>, outcome: Outcome, answer: Return) -> Answer {
 }
 
 pub async fn bundle(call: &Call<'_>, body: Bytes) -> Result<Answer, Failure> {
-    let fetch = |url: String| -> futures_util::future::BoxFuture<'_, Result<Fetched, Refusal>> {
+    let fetch = |url: String, body: Option<Bytes>| -> futures_util::future::BoxFuture<'_, Result<Fetched, Refusal>> {
         Box::pin(async move {
-            let answer = super::fetch(call, url).await?;
+            let answer = super::fetch(call, url, body).await?;
             let body =
                 answer.body.ok_or_else(|| Refusal::new(RefusalKind::NotFound, Issue::error(IssueCode::NotFound, "There is no answer.")))?;
             Ok(Fetched { etag: answer.version, updated: answer.updated, body })

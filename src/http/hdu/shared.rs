@@ -8,11 +8,14 @@ use super::HduError;
 use crate::access::{Caller, Interaction, audit};
 use crate::app::App;
 use crate::definitions;
-use crate::exchange::{Person, Sought};
+use crate::exchange::holders::{Record, disclose};
+use crate::exchange::{Away, Person, Sought, Wanted};
+use crate::fhir::time::parse_interval;
 use crate::fhir::{Issue, IssueCode};
 use crate::ingest::refusal::{Refusal, RefusalKind};
+use crate::search::matches::satisfies;
 use crate::search::{self, ParseOptions};
-use crate::store::Stored;
+use crate::store::{Filter, ResourceKey, Stored};
 use crate::terminology::listing::positive;
 use axum::extract::{Extension, RawQuery, State};
 use axum::response::{IntoResponse, Json, Response};
@@ -70,11 +73,19 @@ async fn page(app: &App, caller: &Caller, query: &str) -> Result<Response, Refus
     }
     let mut pairs: Vec<(String, String)> = Vec::new();
     let mut ask = |name: &str, value: String| pairs.push((name.to_owned(), value));
+    let mut away = Away::default();
     if let Some(id) = given("id") {
         match identifier_system(given("idType").unwrap_or_default(), facility) {
             Some(system) => {
                 let sought = Sought::Identifier { system, value: id.to_owned() };
                 let person = Person::find(&app.registry, &app.store, &sought, &caller.scope).await.map_err(Refusal::internal)?;
+                let owners = match facility {
+                    Some(code) if *code == *app.settings.operator.code => Some(vec![0]),
+                    Some(code) => Some(app.store.known_facility(code).await?.into_iter().collect()),
+                    None => None,
+                };
+                let types = PARTS.iter().chain(&["Patient", "Encounter"]).filter_map(|name| definitions::r4().type_code(name)).collect();
+                away = Away::ask(app, caller, &person, &Wanted { types, owners, since: None }, false).await?;
                 // No Patient has the id "-".
                 let ids: Vec<String> = person.ids.into_iter().chain(["-".to_owned()]).collect();
                 ask("_id", ids.join(","));
@@ -95,7 +106,10 @@ async fn page(app: &App, caller: &Caller, query: &str) -> Result<Response, Refus
         ask("_has:ServiceRequest:subject:identifier", escaped(number));
     }
     let asked = parse(app, caller, "Patient", &pairs)?;
-    let total = app.store.count(&asked, None).await?;
+    let here = app.store.count(&asked, None).await?;
+    let released = away.release(app, caller, false).await?;
+    let held = HeldClient::all(&released.records, &parse(app, caller, "Patient", pairs.iter().filter(|(name, _)| name != "_id"))?.filters);
+    let total = here.saturating_add(held.len() as u64);
     let limit = u32::try_from(first.saturating_add(page_size)).unwrap_or(u32::MAX);
     let clients: Vec<Stored> = app.store.search(&asked, limit, None).await?.rows.into_iter().skip(first).collect();
     let mut results = Vec::new();
@@ -112,15 +126,36 @@ async fn page(app: &App, caller: &Caller, query: &str) -> Result<Response, Refus
             results.push(record(app, caller, &patient, encounter).await?);
         }
     }
+    // They come after those that are here.
+    let skipped = first.saturating_sub(usize::try_from(here).unwrap_or(usize::MAX));
+    for client in held.iter().skip(skipped).take(page_size.saturating_sub(clients.len())) {
+        let code = app.store.facility_code(client.patient.owner).await?.unwrap_or_else(|| app.settings.operator.code.clone());
+        results.extend(client.latest(app, visits).into_iter().map(|encounter| client.record(&code, encounter)));
+    }
     let pages = total.div_ceil(page_size as u64);
     let pager = json!({ "page": page, "pageSize": page_size, "total": total, "totalPages": pages });
-    Ok(Json(json!({ "results": results, "pager": pager })).into_response())
+    let mut answer = json!({ "results": results, "pager": pager });
+    if !released.missing.is_empty() {
+        let mut missing = Vec::new();
+        for (owner, gap) in &released.missing {
+            let code = app.store.facility_code(*owner).await?.unwrap_or_else(|| app.settings.operator.code.clone());
+            missing.push(json!({ "facilityCode": code, "reason": gap.code() }));
+        }
+        answer["missing"] = Value::Array(missing);
+    }
+    Ok(Json(answer).into_response())
 }
 
-fn parse(app: &App, caller: &Caller, type_name: &str, pairs: &[(String, String)]) -> Result<crate::store::Query, Refusal> {
+fn parse<'p>(
+    app: &App,
+    caller: &Caller,
+    type_name: &str,
+    pairs: impl IntoIterator<Item = &'p (String, String)>,
+) -> Result<crate::store::Query, Refusal> {
+    let pairs: Vec<(String, String)> = pairs.into_iter().cloned().collect();
     let type_code = definitions::r4().type_code(type_name).ok_or_else(Refusal::not_found)?;
     let options = ParseOptions { strict: true, ..ParseOptions::new(&app.writer.options().base, app.zone.clone()) };
-    let asked = search::parse(type_code, pairs, caller.scope.clone(), &options);
+    let asked = search::parse(type_code, &pairs, caller.scope.clone(), &options);
     asked.map(|asked| asked.query).map_err(|issues| Refusal::all(RefusalKind::Malformed, issues))
 }
 
@@ -157,24 +192,89 @@ async fn code_of(app: &App, stored: &Stored) -> Result<Option<String>, Refusal> 
 /// One `listGrid` record: a visit and its client.
 async fn record(app: &App, caller: &Caller, patient: &Value, encounter: &Stored) -> Result<Value, Refusal> {
     let r4 = definitions::r4();
-    let mut parts: HashMap<&str, Vec<Value>> = HashMap::new();
+    let mut parts = Parts::default();
     for name in PARTS {
         let Some(param) = r4.type_code(name).and_then(|type_code| r4.param(type_code, "encounter")) else { continue };
         let found = app.store.referring_to(&[encounter.key], param.id, &caller.scope, MOST_PARTS).await?;
         show(&found);
         parts.insert(name, found.iter().filter_map(body).collect());
     }
-    let of = |name: &str| parts.get(name).map(Vec::as_slice).unwrap_or_default();
     let visit = body(encounter).unwrap_or_default();
     let code = code_of(app, encounter).await?.unwrap_or_else(|| app.settings.operator.code.clone());
+    Ok(told(&code, patient, &visit, &parts))
+}
+
+/// What belongs to a visit, by type.
+type Parts = HashMap<&'static str, Vec<Value>>;
+
+/// A client whom a holder keeps to itself, with what it told of them.
+struct HeldClient<'a> {
+    patient: &'a Record,
+    records: Vec<&'a Record>,
+}
+
+impl<'a> HeldClient<'a> {
+    /// One for each Patient that a holder sent here, if what the holder calls them satisfies the filters.
+    fn all(records: &[&'a Record], filters: &[Filter]) -> Vec<HeldClient<'a>> {
+        let mut clients: Vec<HeldClient<'a>> = Vec::new();
+        let mut places: HashMap<ResourceKey, usize> = HashMap::new();
+        for patient in records.iter().filter(|record| type_name(record) == "Patient") {
+            let fits = |filter| satisfies(filter, &patient.url, &patient.entries) == Some(true);
+            if !places.contains_key(&patient.patient) && filters.iter().all(fits) {
+                places.insert(patient.patient, clients.len());
+                clients.push(HeldClient { patient, records: Vec::new() });
+            }
+        }
+        for record in records {
+            if let Some(client) = places.get(&record.patient).and_then(|place| clients.get_mut(*place)) {
+                client.records.push(record);
+            }
+        }
+        clients
+    }
+
+    /// The latest visits.
+    fn latest(&self, app: &App, count: u32) -> Vec<&'a Record> {
+        let mut visits: Vec<&Record> = self.records.iter().copied().filter(|record| type_name(record) == "Encounter").collect();
+        let start = |record: &Record| text(&record.body, "/period/start").and_then(|text| parse_interval(text, &app.zone));
+        visits.sort_by_key(|record| std::cmp::Reverse(start(record).map(|start| start.low)));
+        visits.truncate(count as usize);
+        visits
+    }
+
+    /// One `listGrid` record, and the note that it leaves.
+    fn record(&self, code: &str, encounter: &'a Record) -> Value {
+        let is_of = |record: &Record| {
+            let reference = text(&record.body, "/encounter/reference").unwrap_or_default();
+            !reference.is_empty() && (encounter.url == reference || encounter.url.ends_with(&format!("/{reference}")))
+        };
+        let mut parts = Parts::default();
+        let mut shown = vec![self.patient, encounter];
+        for name in PARTS {
+            let found: Vec<&Record> = self.records.iter().copied().filter(|record| type_name(record) == name && is_of(record)).collect();
+            parts.insert(name, found.iter().map(|record| record.body.clone()).collect());
+            shown.extend(found);
+        }
+        disclose(shown);
+        told(code, &self.patient.body, &encounter.body, &parts)
+    }
+}
+
+fn type_name(record: &Record) -> &'static str {
+    definitions::r4().type_name(record.type_code)
+}
+
+/// One `listGrid` record, from resources.
+fn told(code: &str, patient: &Value, visit: &Value, parts: &Parts) -> Value {
+    let of = |name: &str| parts.get(name).map(Vec::as_slice).unwrap_or_default();
     let mut record = Map::new();
     let mrn = list(patient, "identifier").iter().find(|one| text(one, "/type/coding/0/code") == Some("MR"));
     put(&mut record, "mrn", mrn.and_then(|one| one.get("value").cloned()));
     put(&mut record, "facilityDetails", Some(json!({ "code": code, "name": visit.pointer("/serviceProvider/display") })));
     put(&mut record, "demographicDetails", Some(demographics(patient)));
-    put(&mut record, "visitDetails", Some(visit_details(&visit)));
+    put(&mut record, "visitDetails", Some(visit_details(visit)));
     let day = visit.pointer("/period/start").cloned();
-    let complaints: Vec<Value> = list(&visit, "reasonCode").iter().filter_map(|reason| reason.get("text").cloned()).collect();
+    let complaints: Vec<Value> = list(visit, "reasonCode").iter().filter_map(|reason| reason.get("text").cloned()).collect();
     let notes = if complaints.is_empty() { json!([]) } else { json!([{ "date": day, "chiefComplains": complaints }]) };
     put(&mut record, "clinicalInformation", Some(json!({ "vitalSigns": vital_signs(of("Observation")), "visitNotes": notes })));
     let is_chronic = |condition: &&Value| has_category(condition, "chronic-condition");
@@ -190,7 +290,7 @@ async fn record(app: &App, caller: &Caller, patient: &Value, encounter: &Stored)
     let mut outcome = Map::from_iter([("isAlive".to_owned(), json!(alive))]);
     put(&mut outcome, "deathDate", died);
     put(&mut record, "outcomeDetails", Some(Value::Object(outcome)));
-    Ok(Value::Object(record))
+    Value::Object(record)
 }
 
 fn demographics(patient: &Value) -> Value {

@@ -5,16 +5,21 @@
 //! transaction is one [`transaction::attempt`]: all or nothing, every problem of every entry at once. A batch is one attempt
 //! for each entry, deletes first, then creates, then updates and patches. What reads (GET) comes last and sees what was written.
 //!
-//! The caller lends a function that answers reads, since searching and its answers are not this room's concern.
+//! Operations by POST are carried out in batches, with what reads: a transaction could not take back what they do.
+//!
+//! The caller lends a function that answers reads and operations, since searching and its answers are not this room's concern.
 
 mod respond;
 mod split;
 
+use super::draft::with_labels;
 use super::patch::Patch;
 use super::refusal::{Refusal, RefusalKind};
 use super::transaction::{self, Broken, Entry, Operation, Outcome, Problems};
-use super::write::{CommitError, Condition, Tries, Writer};
-use crate::access::Caller;
+use super::tries::Tries;
+use super::write::{CommitError, Condition, Writer};
+use crate::access::consent::vocabulary::Coding;
+use crate::access::{Caller, consent};
 use crate::definitions;
 use crate::fhir::reference::is_type_name;
 use crate::fhir::{Issue, IssueCode, json};
@@ -26,6 +31,7 @@ use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use serde_json::{Value, json};
 use split::Kind;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// Entries of a batch that are worked on at the same time; the store gathers them into common commits.
@@ -40,7 +46,7 @@ pub enum Return {
     OperationOutcome,
 }
 
-/// The answer to a GET within a Bundle.
+/// The answer to a GET or an operation within a Bundle.
 #[derive(Clone, Debug)]
 pub struct Fetched {
     pub etag: Option<i64>,
@@ -49,8 +55,8 @@ pub struct Fetched {
     pub body: Bytes,
 }
 
-/// Answers a GET of a URL relative to the base, such as `Patient/1` or `Patient?name=x`.
-pub type Fetch<'a> = &'a (dyn Fn(String) -> BoxFuture<'a, Result<Fetched, Refusal>> + Send + Sync);
+/// Answers a GET of a URL relative to the base, such as `Patient/1` or `Patient?name=x`; with a body, an operation by POST.
+pub type Fetch<'a> = &'a (dyn Fn(String, Option<Bytes>) -> BoxFuture<'a, Result<Fetched, Refusal>> + Send + Sync);
 
 /// What a Bundle is carried out with.
 pub struct Context<'a> {
@@ -66,7 +72,16 @@ pub struct Context<'a> {
 /// One entry as it was read.
 enum Asked {
     Change(Entry),
-    Read { path: String, url: String },
+    Read {
+        path: String,
+        url: String,
+    },
+    /// An operation by POST, with the bytes of its Parameters or other resource.
+    Operate {
+        path: String,
+        url: String,
+        body: Bytes,
+    },
 }
 
 /// What an entry came to.
@@ -80,38 +95,61 @@ enum Answer {
 pub async fn process(context: &Context<'_>, body: Bytes) -> Result<Vec<u8>, Refusal> {
     let most_entries = context.most_entries;
     let split = context.writer.workers().run(move || split::split(&body, most_entries)).await??;
+    let labels = split.meta.as_deref().map(labels_of).transpose()?.unwrap_or_default();
+    let reading = Reading { base_url: context.base_url.to_owned(), validator: context.writer.validator().clone(), labels };
     let answers = match split.kind {
-        Kind::Transaction => transaction(context, split.entries).await?,
-        Kind::Batch => batch(context, split.entries).await?,
+        Kind::Transaction => transaction(context, &reading, split.entries).await?,
+        Kind::Batch => batch(context, &reading, split.entries).await?,
     };
     Ok(respond::bundle(split.kind, &answers, context))
 }
 
-async fn read(context: &Context<'_>, entries: &[Bytes]) -> Result<Vec<Result<Asked, Broken>>, Refusal> {
-    let base_url = context.base_url.to_owned();
-    let numbered: Vec<(usize, Bytes)> = entries.iter().cloned().enumerate().collect();
-    let validator = context.writer.validator().clone();
-    context.writer.workers().map(numbered, move |(number, bytes)| read_entry(number, &bytes, &base_url, &validator)).await
+/// What entries are read with.
+#[derive(Clone)]
+struct Reading {
+    base_url: String,
+    validator: Validator,
+    /// The Bundle's own, which what comes in it inherits.
+    labels: Arc<BTreeSet<Coding>>,
 }
 
-async fn transaction(context: &Context<'_>, entries: Vec<Bytes>) -> Result<Vec<Answer>, Refusal> {
+fn labels_of(meta: &[u8]) -> Result<Arc<BTreeSet<Coding>>, Refusal> {
+    let meta =
+        json::parse(meta).map_err(|error| Refusal::malformed(format!("It is no valid JSON: {}.", error.message)).within("Bundle.meta"))?;
+    Ok(Arc::new(consent::security(&json!({ "meta": meta }))))
+}
+
+async fn read(context: &Context<'_>, reading: &Reading, entries: &[Bytes]) -> Result<Vec<Result<Asked, Broken>>, Refusal> {
+    let numbered: Vec<(usize, Bytes)> = entries.iter().cloned().enumerate().collect();
+    let reading = reading.clone();
+    context.writer.workers().map(numbered, move |(number, bytes)| read_entry(number, &bytes, &reading)).await
+}
+
+async fn transaction(context: &Context<'_>, reading: &Reading, entries: Vec<Bytes>) -> Result<Vec<Answer>, Refusal> {
     let mut tries = Tries::default();
     loop {
         let (mut changes, mut reads, mut broken) = (Vec::new(), Vec::new(), Vec::new());
-        for (place, asked) in read(context, &entries).await?.into_iter().enumerate() {
+        for (place, asked) in read(context, reading, &entries).await?.into_iter().enumerate() {
             match asked {
                 Ok(Asked::Change(entry)) => changes.push((place, entry)),
                 Ok(Asked::Read { path, url }) => reads.push((place, path, url)),
+                Ok(Asked::Operate { path, .. }) => {
+                    let mut problems = Problems::default();
+                    let words = "Operations by POST go in a batch: a transaction could not take back what they do.";
+                    let issue = Issue::error(IssueCode::NotSupported, words);
+                    problems.add(&format!("{path}.request.url"), Refusal::new(RefusalKind::Malformed, issue));
+                    broken.push(Broken { full_url: None, problems });
+                }
                 Err(entry) => broken.push(entry),
             }
         }
         let (places, changes): (Vec<usize>, Vec<Entry>) = changes.into_iter().unzip();
         let keep_bodies = context.answer == Return::Representation;
-        match transaction::attempt(context.writer, changes, broken, context.caller, keep_bodies).await {
+        match transaction::attempt(context.writer, &tries, changes, broken, context.caller, keep_bodies).await {
             Ok(outcomes) => {
                 let mut answers: Vec<(usize, Answer)> = places.into_iter().zip(outcomes.into_iter().map(Answer::Changed)).collect();
                 for (place, path, url) in reads {
-                    answers.push((place, fetch(context, &path, url).await));
+                    answers.push((place, fetch(context, &path, url, None).await));
                 }
                 answers.sort_by_key(|(place, _)| *place);
                 return Ok(answers.into_iter().map(|(_, answer)| answer).collect());
@@ -122,17 +160,17 @@ async fn transaction(context: &Context<'_>, entries: Vec<Bytes>) -> Result<Vec<A
     }
 }
 
-async fn batch(context: &Context<'_>, entries: Vec<Bytes>) -> Result<Vec<Answer>, Refusal> {
+async fn batch(context: &Context<'_>, reading: &Reading, entries: Vec<Bytes>) -> Result<Vec<Answer>, Refusal> {
     let mut answers: Vec<(usize, Answer)> = Vec::with_capacity(entries.len());
     let mut waiting: [Vec<(usize, Asked)>; 4] = Default::default();
-    for (place, asked) in read(context, &entries).await?.into_iter().enumerate() {
+    for (place, asked) in read(context, reading, &entries).await?.into_iter().enumerate() {
         match asked {
             Ok(asked) => {
                 let turn = match &asked {
                     Asked::Change(Entry { operation: Operation::Delete { .. } | Operation::DeleteWhere { .. }, .. }) => 0,
                     Asked::Change(Entry { operation: Operation::Create { .. }, .. }) => 1,
                     Asked::Change(_) => 2,
-                    Asked::Read { .. } => 3,
+                    Asked::Read { .. } | Asked::Operate { .. } => 3,
                 };
                 if let Some(turn) = waiting.get_mut(turn) {
                     turn.push((place, asked));
@@ -144,7 +182,7 @@ async fn batch(context: &Context<'_>, entries: Vec<Bytes>) -> Result<Vec<Answer>
     for turn in waiting {
         let entries = &entries;
         let mut running = futures_util::stream::iter(turn)
-            .map(|(place, asked)| async move { (place, one(context, place, asked, entries).await) })
+            .map(|(place, asked)| async move { (place, one(context, reading, place, asked, entries).await) })
             .buffer_unordered(BATCH_WIDTH);
         while let Some(answer) = running.next().await {
             answers.push(answer);
@@ -155,23 +193,24 @@ async fn batch(context: &Context<'_>, entries: Vec<Bytes>) -> Result<Vec<Answer>
 }
 
 /// One entry of a batch.
-async fn one(context: &Context<'_>, place: usize, asked: Asked, entries: &[Bytes]) -> Answer {
+async fn one(context: &Context<'_>, reading: &Reading, place: usize, asked: Asked, entries: &[Bytes]) -> Answer {
     let mut asked = asked;
     let mut tries = Tries::default();
     loop {
         let entry = match asked {
-            Asked::Read { path, url } => return fetch(context, &path, url).await,
+            Asked::Read { path, url } => return fetch(context, &path, url, None).await,
+            Asked::Operate { path, url, body } => return fetch(context, &path, url, Some(body)).await,
             Asked::Change(entry) => entry,
         };
         let keep_bodies = context.answer == Return::Representation;
-        let refusal = match transaction::attempt(context.writer, vec![entry], Vec::new(), context.caller, keep_bodies).await {
+        let refusal = match transaction::attempt(context.writer, &tries, vec![entry], Vec::new(), context.caller, keep_bodies).await {
             Ok(mut outcomes) => match outcomes.pop() {
                 Some(outcome) => return Answer::Changed(outcome),
                 None => Refusal::internal(anyhow::anyhow!("an entry has no outcome")),
             },
             Err(CommitError::Refused(_, refusal)) => refusal,
             Err(CommitError::Stale) => match tries.pause().await {
-                Ok(()) => match entries.get(place).map(|bytes| read_entry(place, bytes, context.base_url, context.writer.validator())) {
+                Ok(()) => match entries.get(place).map(|bytes| read_entry(place, bytes, reading)) {
                     Some(Ok(again)) => {
                         asked = again;
                         continue;
@@ -186,8 +225,8 @@ async fn one(context: &Context<'_>, place: usize, asked: Asked, entries: &[Bytes
     }
 }
 
-async fn fetch(context: &Context<'_>, path: &str, url: String) -> Answer {
-    match (context.fetch)(url).await {
+async fn fetch(context: &Context<'_>, path: &str, url: String, body: Option<Bytes>) -> Answer {
+    match (context.fetch)(url, body).await {
         Ok(fetched) => Answer::Fetched(fetched),
         Err(mut refusal) => {
             for issue in refusal.issues.iter_mut().filter(|issue| issue.expression.is_empty()) {
@@ -203,9 +242,10 @@ fn refusal_of(entry: Broken) -> Refusal {
 }
 
 /// Reads one `Bundle.entry`; when it cannot be carried out, with every problem of its request and of its resource.
-fn read_entry(number: usize, bytes: &[u8], base_url: &str, validator: &Validator) -> Result<Asked, Broken> {
+fn read_entry(number: usize, bytes: &[u8], reading: &Reading) -> Result<Asked, Broken> {
     let path = format!("Bundle.entry[{number}]");
     let mut problems = Problems::default();
+    let Reading { base_url, validator, labels } = reading;
     let mut entry = match json::parse(bytes) {
         Ok(entry) => entry,
         Err(error) => {
@@ -217,16 +257,25 @@ fn read_entry(number: usize, bytes: &[u8], base_url: &str, validator: &Validator
     if let Some(members) = entry.as_object_mut() {
         members.shift_remove("resource");
     }
-    let entry = check_around(entry, &path, &mut problems);
+    // With nothing around the resource, the missing request says it all.
+    let bare = entry.as_object().is_some_and(serde_json::Map::is_empty);
+    let entry = if bare { entry } else { check_around(entry, &path, &mut problems) };
     let full_url = entry.get("fullUrl").and_then(Value::as_str).filter(|url| !url.is_empty()).map(str::to_owned);
     let request = entry.get("request").unwrap_or(&Value::Null);
     let asked = Request { path: &path, request, base_url, resource: resource.as_ref().unwrap_or(&Value::Null) }.read(&mut problems);
     match asked {
         Some(Wish::Read(url)) if problems.is_empty() => Ok(Asked::Read { path, url }),
+        Some(Wish::Operate(url)) if problems.is_empty() => {
+            let body = resource.map_or_else(Bytes::new, |resource| resource.to_string().into());
+            Ok(Asked::Operate { path, url, body })
+        }
         Some(Wish::Change(type_code, operation)) if problems.is_empty() => {
             // A delete has no resource, and a patch gets what it makes of the stored one.
             let puts = matches!(operation, Operation::Create { .. } | Operation::Update { .. } | Operation::UpdateWhere { .. });
-            let resource = resource.filter(|_| puts);
+            let resource = resource.filter(|_| puts).map(|resource| match labels.is_empty() {
+                true => resource,
+                false => with_labels(&resource, &consent::labels_of_bundle(&resource, labels)),
+            });
             Ok(Asked::Change(Entry { path, full_url, type_code, operation, resource }))
         }
         _ => {
@@ -255,6 +304,7 @@ fn check_around(entry: Value, path: &str, problems: &mut Problems) -> Value {
 /// What a request asks for.
 enum Wish {
     Read(String),
+    Operate(String),
     Change(TypeCode, Operation),
 }
 
@@ -287,6 +337,9 @@ impl Request<'_> {
         let url = url.strip_prefix(self.base_url).unwrap_or(url).trim_start_matches('/');
         if matches!(method, "GET" | "HEAD") {
             return Some(Wish::Read(url.to_owned()));
+        }
+        if method == "POST" && is_operation(url) {
+            return Some(Wish::Operate(url.to_owned()));
         }
         let (target, query) = match url.split_once('?') {
             Some((target, query)) => (target, Some(query.to_owned())),
@@ -347,21 +400,31 @@ impl Request<'_> {
     }
 }
 
-/// The patch that an entry carries (<https://hl7.org/fhir/R4/http.html#patch>): JSON Patch in a Binary, or Parameters.
+/// Whether a URL relative to the base ends in an operation's name.
+fn is_operation(url: &str) -> bool {
+    let path = url.split('?').next().unwrap_or_default();
+    path.rsplit('/').next().is_some_and(|last| last.starts_with('$') || last.starts_with("%24"))
+}
+
+/// The patch that an entry carries (<https://hl7.org/fhir/R4/http.html#patch>): JSON Patch or Merge Patch in a Binary, or Parameters.
 fn patch_in(resource: &Value) -> Result<Patch, Refusal> {
     if resource.get("resourceType").and_then(Value::as_str) != Some("Binary") {
         return Patch::fhirpath(resource);
     }
     let content_type = resource.get("contentType").and_then(Value::as_str).unwrap_or_default();
-    if content_type.split(';').next().unwrap_or_default().trim() != "application/json-patch+json" {
-        let words = "A Binary that patches has the contentType application/json-patch+json; a FHIRPath Patch is sent as Parameters.";
-        return Err(Refusal::malformed(words).within("Binary.contentType"));
-    }
+    let read = match content_type.split(';').next().unwrap_or_default().trim() {
+        "application/json-patch+json" => Patch::json,
+        "application/merge-patch+json" => Patch::merge,
+        _ => {
+            let words = "A Binary that patches has the contentType application/json-patch+json or application/merge-patch+json; a FHIRPath Patch is sent as Parameters.";
+            return Err(Refusal::malformed(words).within("Binary.contentType"));
+        }
+    };
     let data = resource.get("data").and_then(Value::as_str).unwrap_or_default();
     let text = base64::engine::general_purpose::STANDARD.decode(data.split_ascii_whitespace().collect::<String>());
     let document = text.ok().and_then(|text| json::parse(&text).ok());
     let document = document.ok_or_else(|| Refusal::malformed("The data is no JSON in base64.").within("Binary.data"))?;
-    Patch::json(&document)
+    read(&document)
 }
 
 /// `If-None-Exist` holds the query alone; some clients send it with the type or a question mark in front.
@@ -387,13 +450,14 @@ mod tests {
 
     fn read(entry: Value) -> Result<Asked, Refusal> {
         let validator = Validator::new(Profiles::new(), Arc::new(()), Level::Structure);
-        read_entry(4, entry.to_string().as_bytes(), "http://lango/fhir", &validator).map_err(refusal_of)
+        let reading = Reading { base_url: "http://lango/fhir".to_owned(), validator, labels: Arc::default() };
+        read_entry(4, entry.to_string().as_bytes(), &reading).map_err(refusal_of)
     }
 
     fn operation(request: Value) -> String {
         match read(json!({"request": request, "resource": {"resourceType": "Patient"}})) {
             Ok(Asked::Change(entry)) => format!("{:?}", entry.operation),
-            Ok(Asked::Read { .. }) => panic!("a read"),
+            Ok(Asked::Read { .. } | Asked::Operate { .. }) => panic!("no change"),
             Err(refusal) => panic!("{refusal}"),
         }
     }

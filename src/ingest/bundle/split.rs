@@ -19,6 +19,8 @@ pub enum Kind {
 #[derive(Debug)]
 pub struct Split {
     pub kind: Kind,
+    /// `Bundle.meta`, as it came.
+    pub meta: Option<Bytes>,
     /// Each one JSON value, not checked further.
     pub entries: Vec<Bytes>,
 }
@@ -50,13 +52,15 @@ pub fn split(body: &Bytes, most: usize) -> Result<Split, Refusal> {
         Some("batch") => Kind::Batch,
         _ => return Err(Refusal::malformed("Bundle.type must be transaction or batch.").within("Bundle.type")),
     };
-    Ok(Split { kind, entries: parts.entries.into_iter().map(|raw| body.slice_ref(raw.get().as_bytes())).collect() })
+    let meta = parts.meta.map(|raw| body.slice_ref(raw.get().as_bytes()));
+    Ok(Split { kind, meta, entries: parts.entries.into_iter().map(|raw| body.slice_ref(raw.get().as_bytes())).collect() })
 }
 
 #[derive(Default)]
 struct Parts<'de> {
     resource_type: Option<String>,
     kind: Option<String>,
+    meta: Option<&'de RawValue>,
     entries: Vec<&'de RawValue>,
 }
 
@@ -86,6 +90,7 @@ impl<'de> Visitor<'de> for BundleSeed<'_> {
             match key.as_str() {
                 "resourceType" => parts.resource_type = Some(members.next_value()?),
                 "type" => parts.kind = Some(members.next_value()?),
+                "meta" => parts.meta = Some(members.next_value()?),
                 "entry" => parts.entries = members.next_value_seed(EntriesSeed { most: self.most, too_many: self.too_many })?,
                 _ => {
                     members.next_value::<IgnoredAny>()?;

@@ -8,9 +8,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 const TABLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/hdu-fields.md");
-const SCHEMA: &str = include_str!("../../../profiles/templates/hdu/schema.json");
+pub(super) const SCHEMA: &str = include_str!("../../../profiles/templates/hdu/schema.json");
 /// Fields that go nowhere, each with the reason.
-const DECISIONS: &str = include_str!("../../../profiles/templates/hdu/decisions.json");
+pub(super) const DECISIONS: &str = include_str!("../../../profiles/templates/hdu/decisions.json");
 
 /// Values without which others could not be seen: a condition in the rules or in the mapping asks for them.
 fn special(path: &str) -> Option<Value> {
@@ -18,10 +18,12 @@ fn special(path: &str) -> Option<Value> {
     Some(match path {
         "data.facilityDetails.code" => json!("104512-3"),
         "outcomeDetails.isAlive" => json!(false),
-        "demographicDetails.identifiers.type" | "identifiers.type" => json!("CLAN BOOK"),
+        "demographicDetails.identifiers.type" => json!("CLAN BOOK"),
+        "identifiers.type" => json!("GUILD BOOK"),
         "demographicDetails.identifiers.system" => json!("https://example.org/clan"),
         "identifiers.system" => json!("https://example.org/guild"),
         _ if path.ends_with("vitalSigns.bloodPressure") => json!("118/76"),
+        "identifiers.organization.code" => json!("333333-3"),
         _ if path.ends_with("organization.code") => json!("222222-2"),
         "laborAndDeliveryDetails.deliveryMethod" => json!({ "code": "SVD", "name": "Normal" }),
         "lifeStyleInformation.smoking" | "lifeStyleInformation.alcoholUse" | "lifeStyleInformation.drugUse" => json!({ "using": true }),
@@ -59,7 +61,7 @@ fn words(path: &str) -> Option<Value> {
 }
 
 /// A value for every field below `node`, each unlike the others.
-fn everything(root: &Value, node: &Value, path: &str, count: &mut u64) -> Value {
+pub(super) fn everything(root: &Value, node: &Value, path: &str, count: &mut u64) -> Value {
     if let Some(value) = special(path) {
         return value;
     }
@@ -120,7 +122,7 @@ fn without(root: &Value, node: &Value, value: &mut Value, definition: &str, fiel
 }
 
 /// Each element with its values, without ids and references: those follow from the rest.
-fn elements(processed: &Processed) -> BTreeSet<(String, String)> {
+pub(super) fn elements(processed: &Processed) -> BTreeSet<(String, String)> {
     fn walk(path: &str, value: &Value, tag: &str, found: &mut BTreeSet<(String, String)>) {
         match value {
             Value::Array(items) => items.iter().for_each(|item| walk(path, item, tag, found)),
@@ -211,6 +213,15 @@ fn every_field_goes_somewhere_or_is_a_named_decision() {
                 (None, places) => writeln!(table, "| {field} | {} |", places.join(", ")),
             };
         }
+    }
+    let (places, decisions): (BTreeMap<String, String>, BTreeMap<String, String>) =
+        decisions.into_iter().partition(|(key, _)| key.starts_with(|first: char| first.is_ascii_lowercase()));
+    let _ = write!(
+        table,
+        "\n## Single places\n\nWhat a definition says of all its places does not hold of these.\n\n| field | decision |\n|---|---|\n"
+    );
+    for (path, decision) in &places {
+        let _ = writeln!(table, "| {path} | *{decision}* |");
     }
     stale.extend(decisions.keys().filter(|key| {
         let (name, field) = key.split_once('.').unwrap_or_default();

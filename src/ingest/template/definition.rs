@@ -169,7 +169,16 @@ impl Files {
             mapping.submission.extend(compiler.productions(value.get("submission"), "/submission").map_err(at)?);
             then.extend(compiler.productions(value.get("record"), "/record").map_err(at)?);
         }
-        mapping.record.push(Production { pointer: "/let".into(), each: None, when: None, lets, whole: None, resource: None, then });
+        mapping.record.push(Production {
+            pointer: "/let".into(),
+            each: None,
+            when: None,
+            lets,
+            essential: Vec::new(),
+            whole: None,
+            resource: None,
+            then,
+        });
 
         Ok(Definition {
             name: name.to_owned(),

@@ -42,6 +42,18 @@ pub(super) enum Part {
         beside: Vec<(String, Part)>,
     },
     Fields(Box<Fields>),
+    /// `{"$given": [element, …], "$value": part}` and `{"$unless": …}`: when the resource has all of these elements, or none.
+    Given {
+        elements: Vec<String>,
+        all: bool,
+        value: Box<Part>,
+    },
+    /// `{"$stored": [Type, part, …], "at": path}`: what the resource with this id says there.
+    Stored {
+        type_name: String,
+        id: Vec<Part>,
+        at: Expr,
+    },
 }
 
 impl Part {
@@ -50,6 +62,27 @@ impl Part {
             Part::Literal(_) => true,
             Part::Object { constant, .. } => *constant,
             Part::List(parts) => parts.iter().all(Part::is_constant),
+            _ => false,
+        }
+    }
+
+    /// Whether it asks what else its resource has, so that all else must be there first.
+    fn asks(&self) -> bool {
+        match self {
+            Part::Given { .. } => true,
+            Part::Object { entries, .. } => entries.iter().any(|(_, part)| part.asks()),
+            Part::List(parts) | Part::First(parts) => parts.iter().any(Part::asks),
+            Part::For(_, value) | Part::If(_, value) => value.asks(),
+            Part::Literal(_) | Part::Expr(_) | Part::Translate(_) | Part::Reference { .. } | Part::Fields(_) | Part::Stored { .. } => false,
+        }
+    }
+
+    /// Whether it may give the empty text, which a variable cannot hold: an id with the variable in it would lack a part.
+    fn may_be_blank(&self) -> bool {
+        match self {
+            Part::Literal(Value::String(text)) => text.is_empty(),
+            Part::First(parts) => parts.iter().any(Part::may_be_blank),
+            Part::If(_, value) => value.may_be_blank(),
             _ => false,
         }
     }
@@ -114,6 +147,8 @@ pub(super) struct Production {
     pub each: Option<Expr>,
     pub when: Option<Expr>,
     pub lets: Vec<(String, Part)>,
+    /// Members of the item: with none of them it says too little to be made a resource of.
+    pub essential: Vec<Expr>,
     /// Names the list that `each` walks, within the visit: when it comes again, what it makes no longer is withdrawn.
     pub whole: Option<Vec<Part>>,
     pub resource: Option<Resource>,
@@ -130,6 +165,8 @@ pub(super) struct Resource {
     /// Belongs to the submission, not to the record: an Organization, say.
     pub shared: bool,
     pub body: Vec<(String, Part)>,
+    /// The elements that ask which of the others there are.
+    pub late: Vec<(String, Part)>,
 }
 
 #[derive(Debug, Default)]
@@ -162,7 +199,7 @@ impl Compiler<'_> {
 
     fn production(&self, value: &Value, pointer: &str) -> Compiled<Production> {
         let Value::Object(map) = value else { return fault(pointer, "a production must be an object") };
-        let known = ["for", "whole", "when", "let", "id", "update", "needs", "shared", "resource", "then", "//"];
+        let known = ["for", "whole", "when", "let", "essential", "id", "update", "needs", "shared", "resource", "then", "//"];
         if let Some(key) = map.keys().find(|key| !known.contains(&key.as_str())) {
             return fault(pointer, format!("{key} is no key of a production; those are {}", known.join(", ")));
         }
@@ -174,6 +211,12 @@ impl Compiler<'_> {
             }
             Some(_) => return fault(pointer, "let must be an object"),
         };
+        if let Some((name, _)) = lets.iter().find(|(_, part): &&(String, Part)| part.may_be_blank()) {
+            return fault(
+                &format!("{pointer}/let/{name}"),
+                "a variable cannot be the empty text; name something else to stand for nothing",
+            );
+        }
         let each = self.optional_expr(map, "for", pointer)?;
         let whole = match map.get("whole") {
             None => None,
@@ -189,9 +232,21 @@ impl Compiler<'_> {
             whole,
             when: self.optional_expr(map, "when", pointer)?,
             lets,
+            essential: self.essential(map.get("essential"), pointer)?,
             resource: map.get("resource").map(|resource| self.resource(map, resource, pointer)).transpose()?,
             then: self.productions(map.get("then"), &format!("{pointer}/then"))?,
         })
+    }
+
+    fn essential(&self, names: Option<&Value>, pointer: &str) -> Compiled<Vec<Expr>> {
+        let Some(names) = names else { return Ok(Vec::new()) };
+        let at = format!("{pointer}/essential");
+        let Some(names) = names.as_array() else { return fault(&at, "must be a list of members of the item") };
+        let member = |name: &Value| match name.as_str().map(|name| self.expr(name, &at)) {
+            Some(Ok(expr)) if expr.member().is_some() => Ok(expr),
+            _ => fault(&at, "must name members of the item, each by a plain path"),
+        };
+        names.iter().map(member).collect()
     }
 
     fn resource(&self, production: &Map<String, Value>, resource: &Value, pointer: &str) -> Compiled<Resource> {
@@ -227,13 +282,15 @@ impl Compiler<'_> {
             Some("expected") => Update::Expected,
             Some(_) => return fault(pointer, "update must be replace, merge, if-absent, existing, known or expected"),
         };
+        let (late, body) = self.object(&resource, &at)?.into_iter().partition(|(_, part)| part.asks());
         Ok(Resource {
             type_name,
             id: self.parts(id, &format!("{pointer}/id"))?,
             update,
             needs: production.get("needs").and_then(Value::as_str).map(str::to_owned),
             shared: production.get("shared") == Some(&Value::Bool(true)),
-            body: self.object(&resource, &at)?,
+            body,
+            late,
         })
     }
 
@@ -305,16 +362,23 @@ impl Compiler<'_> {
         if let Some(Value::Array(list)) = map.get("$first") {
             return self.parts(list, &format!("{pointer}/$first")).map(Part::First);
         }
-        if let Some(Value::Array(list)) = map.get("$reference") {
-            return match list.split_first() {
-                Some((Value::String(type_name), id)) => {
-                    let id = self.parts(id, &format!("{pointer}/$reference"))?;
-                    let beside: Map<String, Value> =
-                        map.iter().filter(|(key, _)| *key != "$reference").map(|(key, value)| (key.clone(), value.clone())).collect();
-                    Ok(Part::Reference { type_name: type_name.clone(), id, beside: self.object(&beside, pointer)? })
-                }
-                _ => fault(pointer, "$reference needs a resource type and then the parts of its id"),
-            };
+        for (key, all) in [("$given", true), ("$unless", false)] {
+            if let Some(elements) = map.get(key) {
+                let elements: Option<Vec<String>> =
+                    elements.as_array().and_then(|names| names.iter().map(|name| name.as_str().map(str::to_owned)).collect());
+                let Some(elements) = elements else { return fault(pointer, format!("{key} must be a list of elements of the resource")) };
+                return Ok(Part::Given { elements, all, value: Box::new(value()?) });
+            }
+        }
+        if map.contains_key("$stored") {
+            let (type_name, id) = self.target(map, "$stored", pointer)?;
+            return Ok(Part::Stored { type_name, id, at: self.needed_expr(map, "at", pointer)? });
+        }
+        if map.contains_key("$reference") {
+            let (type_name, id) = self.target(map, "$reference", pointer)?;
+            let beside: Map<String, Value> =
+                map.iter().filter(|(key, _)| *key != "$reference").map(|(key, value)| (key.clone(), value.clone())).collect();
+            return Ok(Part::Reference { type_name, id, beside: self.object(&beside, pointer)? });
         }
         if let Some(Value::Object(options)) = map.get("$translate") {
             return self.translate(options, &format!("{pointer}/$translate")).map(|part| Part::Translate(Box::new(part)));
@@ -337,7 +401,18 @@ impl Compiler<'_> {
                 value: value()?,
             })));
         }
-        fault(pointer, "the keys that begin with $ are $use, $for, $if, $first, $reference, $translate, $fields and $value")
+        fault(
+            pointer,
+            "the keys that begin with $ are $use, $for, $if, $first, $reference, $translate, $fields, $given, $unless, $stored and $value",
+        )
+    }
+
+    /// A resource type and the parts of an id.
+    fn target(&self, map: &Map<String, Value>, key: &str, pointer: &str) -> Compiled<(String, Vec<Part>)> {
+        match map.get(key).and_then(Value::as_array).and_then(|list| list.split_first()) {
+            Some((Value::String(type_name), id)) => Ok((type_name.clone(), self.parts(id, &format!("{pointer}/{key}"))?)),
+            _ => fault(pointer, format!("{key} needs a resource type and then the parts of its id")),
+        }
     }
 
     fn translate(&self, map: &Map<String, Value>, pointer: &str) -> Compiled<Translate> {

@@ -2,12 +2,13 @@
 
 use super::expr::{Expr, Presence, Scope, locate};
 use super::mapping::{Fields, Form, Part, Production, Resource, Translate as Translation, Update};
-use super::schema::{Leaf, NodeId, Schema};
-use super::{Listed, Produced, Translate, Unmapped};
+use super::schema::{Leaf, NodeId, Schema, says_something};
+use super::{Known, Listed, Produced, Translate, Unmapped, forget};
 use crate::fhir::{Issue, IssueCode};
+use crate::validate::structure;
 use serde_json::{Map, Value, json};
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt::Write as _;
 use uuid::Uuid;
 
@@ -21,12 +22,16 @@ const VOCABULARY: [&str; 2] = ["system", "use"];
 const ORIGINAL_TEXT: &str = "http://hl7.org/fhir/StructureDefinition/originalText";
 const DATA_ABSENT: &str = "http://hl7.org/fhir/StructureDefinition/data-absent-reason";
 
+/// More problems than this in one record help nobody.
+const MOST_TOLD: usize = 20;
+
 pub(super) struct Run<'r> {
     schema: &'r Schema,
     translate: &'r dyn Translate,
     /// What is being mapped, and its path in the payload: where words that no map knows are looked for.
     root: &'r Value,
     path: &'r str,
+    stored: &'r Known,
     seen: HashMap<(&'r str, Uuid), usize>,
     /// The place in `lists` of the list that is being walked.
     list: Option<usize>,
@@ -34,20 +39,33 @@ pub(super) struct Run<'r> {
     field: Option<usize>,
     /// The word that the last translation to a mere code had no code for.
     original: Option<String>,
+    /// The elements that the resource in the making has by now.
+    made: Vec<String>,
+    /// `Type/id` of what was not made.
+    left_out: BTreeSet<String>,
     pub produced: Vec<Produced>,
     pub lists: Vec<Listed>,
     pub unmapped: Vec<Unmapped>,
     /// Expressions that failed on this record: the mapping's fault, not the facility's.
     pub faults: Vec<Issue>,
+    /// What was not made a resource, and why, each with its path.
+    pub told: Vec<Issue>,
+    /// `Type/id` of what the mapping asked for and nobody knew.
+    pub wanted: BTreeSet<String>,
 }
 
 impl<'r> Run<'r> {
-    pub fn new(schema: &'r Schema, translate: &'r dyn Translate, root: &'r Value, path: &'r str) -> Self {
+    pub fn new(schema: &'r Schema, translate: &'r dyn Translate, stored: &'r Known, root: &'r Value, path: &'r str) -> Self {
         Run {
             schema,
             translate,
             root,
             path,
+            stored,
+            made: Vec::new(),
+            left_out: BTreeSet::new(),
+            told: Vec::new(),
+            wanted: BTreeSet::new(),
             seen: HashMap::new(),
             list: None,
             field: None,
@@ -59,7 +77,18 @@ impl<'r> Run<'r> {
         }
     }
 
-    pub fn all(&mut self, productions: &'r [Production], scope: &Scope<'_>) {
+    /// Carries out the productions of a record or submission.
+    pub fn carry_out(&mut self, productions: &'r [Production], scope: &Scope<'_>) {
+        self.all(productions, scope);
+        let Run { left_out, produced, .. } = self;
+        if !left_out.is_empty() {
+            let made: BTreeSet<String> = produced.iter().filter_map(|produced| reference_to(&produced.resource)).collect();
+            left_out.retain(|reference| !made.contains(reference));
+            produced.iter_mut().for_each(|produced| forget(&mut produced.resource, left_out));
+        }
+    }
+
+    fn all(&mut self, productions: &'r [Production], scope: &Scope<'_>) {
         productions.iter().for_each(|production| self.production(production, scope));
     }
 
@@ -108,10 +137,29 @@ impl<'r> Run<'r> {
                 Err(error) => return self.fault(&production.pointer, &error.to_string()),
             }
         }
-        if let Some(resource) = &production.resource {
-            self.resource(resource, &production.pointer, scope);
+        // An item with nothing but empty lists in it is there for their sake alone.
+        if let Some(resource) = production.resource.as_ref().filter(|_| says_something(scope.item)) {
+            let essential = &production.essential;
+            if essential.is_empty() || essential.iter().any(|member| !self.eval(member, scope).is_empty()) {
+                self.resource(resource, &production.pointer, scope);
+            } else {
+                let members: Vec<String> = essential.iter().filter_map(Expr::member).collect();
+                let words = format!("says too little to be stored as {}: it needs {}", resource.type_name, members.join(" or "));
+                self.leave_out(resource, Issue::warning(IssueCode::Required, words), scope);
+            }
         }
         self.all(&production.then, scope);
+    }
+
+    /// No resource is made of the item, for a reason that the sender is told.
+    fn leave_out(&mut self, resource: &Resource, reason: Issue, scope: &Scope<'_>) {
+        if let Some(name) = self.name(&resource.type_name, &resource.id, scope) {
+            self.left_out.insert(reference(&resource.type_name, &name));
+        }
+        if self.told.len() < MOST_TOLD {
+            let place = locate(self.root, self.path, std::ptr::from_ref(scope.item).addr());
+            self.told.push(reason.at(place.unwrap_or_else(|| self.path.to_owned())));
+        }
     }
 
     fn resource(&mut self, resource: &'r Resource, pointer: &str, scope: &Scope<'_>) {
@@ -122,6 +170,10 @@ impl<'r> Run<'r> {
         map.insert("resourceType".to_owned(), Value::String(resource.type_name.clone()));
         map.insert("id".to_owned(), Value::Null);
         self.entries(&resource.body, scope, &mut map);
+        for entry in &resource.late {
+            self.made = map.keys().cloned().collect();
+            self.entries(std::slice::from_ref(entry), scope, &mut map);
+        }
         let mut occurrence = 1;
         loop {
             let id = Uuid::new_v5(&NAMESPACE, name.as_bytes());
@@ -131,10 +183,18 @@ impl<'r> Run<'r> {
             let key = (resource.type_name.as_str(), id);
             match self.seen.get(&key) {
                 None => {
+                    let Resource { update, shared, .. } = *resource;
+                    let made = Value::Object(map);
+                    // What is laid over something stored need not have all that the whole must have.
+                    let part = matches!(update, Update::Existing | Update::Known);
+                    let is_wrong = |issue: &Issue| issue.severity.is_error() && !(part && issue.code == IssueCode::Required);
+                    if let Some(wrong) = structure(&made).into_iter().find(is_wrong) {
+                        let words = format!("is not stored as {}: {} {}", resource.type_name, wrong.expression, wrong.diagnostics);
+                        return self.leave_out(resource, Issue::warning(IssueCode::Processing, words), scope);
+                    }
                     self.seen.insert(key, self.produced.len());
                     let list = self.list.filter(|_| !resource.shared);
-                    let Resource { update, shared, .. } = *resource;
-                    self.produced.push(Produced { resource: Value::Object(map), update, list, needs: resource.needs.clone(), shared });
+                    self.produced.push(Produced { resource: made, update, list, needs: resource.needs.clone(), shared });
                     return;
                 }
                 Some(known) => {
@@ -223,11 +283,27 @@ impl<'r> Run<'r> {
             Part::Reference { type_name, id, beside } => {
                 let name = self.name(type_name, id, scope)?;
                 let mut map = Map::new();
-                map.insert("reference".to_owned(), format!("{type_name}/{}", Uuid::new_v5(&NAMESPACE, name.as_bytes())).into());
+                map.insert("reference".to_owned(), reference(type_name, &name).into());
                 self.entries(beside, scope, &mut map);
                 Some(Value::Object(map))
             }
             Part::Translate(translation) => self.translation(translation, scope),
+            Part::Given { elements, all, value } => {
+                let is_made = |element: &String| self.made.contains(element);
+                let holds = if *all { elements.iter().all(is_made) } else { !elements.iter().any(is_made) };
+                holds.then(|| self.one(value, scope)).flatten()
+            }
+            Part::Stored { type_name, id, at } => {
+                let name = reference(type_name, &self.name(type_name, id, scope)?);
+                let stored = self.stored;
+                match stored.get(&name) {
+                    Some(resource) => self.eval(at, &Scope { item: resource, ..*scope }).into_iter().next().map(Cow::into_owned),
+                    None => {
+                        self.wanted.insert(name);
+                        None
+                    }
+                }
+            }
             Part::For(..) | Part::Fields(_) => {
                 let mut list = Vec::new();
                 self.many(part, scope, &mut list);
@@ -374,10 +450,19 @@ impl<'r> Run<'r> {
     }
 
     fn fault(&mut self, place: &str, words: &str) {
-        if self.faults.len() < 20 {
+        if self.faults.len() < MOST_TOLD {
             self.faults.push(Issue::warning(IssueCode::Processing, format!("the template's mapping fails here ({place}): {words}")));
         }
     }
+}
+
+/// `Type/id` of what has this name.
+fn reference(type_name: &str, name: &str) -> String {
+    format!("{type_name}/{}", Uuid::new_v5(&NAMESPACE, name.as_bytes()))
+}
+
+fn reference_to(resource: &Value) -> Option<String> {
+    Some(format!("{}/{}", resource.get("resourceType")?.as_str()?, resource.get("id")?.as_str()?))
 }
 
 /// `%field`: the leaf's path and its value under the name of the FHIR datatype that fits.

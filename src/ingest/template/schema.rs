@@ -1,11 +1,13 @@
 //! A template's JSON Schema, compiled, and the walk that checks a record against it and puts it into its normal form.
 //!
 //! The dialect is a subset of JSON Schema 2020-12 (`type`, `properties`, `required`, `enum`, `format` date and date-time,
-//! `items`, `$ref` into `$defs`, `minItems`, `minLength`, `deprecated`) and five notes of our own:
+//! `items`, `$ref` into `$defs`, `minItems`, `minLength`, `deprecated`) and six notes of our own:
 //! `x-aliases` (other spellings of a key), `x-enforced` (problems of this object's own fields reject the record; elsewhere they are
-//! warnings), `x-unit` (UCUM unit of a number), `x-map` (the ConceptMap of a word) and `x-coded` (an object that is one code; a bare string is taken for it).
+//! warnings), `x-unit` (UCUM unit of a number), `x-text` (a number that is kept as text when it is none), `x-map` (the ConceptMap of a
+//! word) and `x-coded` (an object that is one code; a bare string is taken for it).
 //!
-//! The normal form has the schema's spellings, enumerations in the schema's case, numeric ids as text, dates as
+//! What says nothing is left out of a record: null, a blank text, and lists and objects with nothing else in them. Only a list that
+//! is itself empty stays, because it says that there is nothing. The normal form has the schema's spellings, enumerations in the schema's case, numeric ids as text, dates as
 //! `yyyy-MM-dd`, times with a zone, and no blanks or unknown keys: a mapping need not think of any of that. An entry of a list
 //! that cannot be used leaves a null in its place, so that its neighbours keep their numbers and the list is known not to be whole.
 
@@ -39,6 +41,7 @@ struct Node {
     unit: Option<String>,
     map: Option<String>,
     coded: bool,
+    textual: bool,
 }
 
 #[derive(Debug, Default)]
@@ -133,7 +136,7 @@ impl Schema {
 
     /// What a node is when it is a leaf; `None` for an object or list whose parts are to be looked at.
     pub fn leaf(&self, node: NodeId) -> Option<Leaf<'_>> {
-        let Node { kind, unit, map, coded } = self.nodes.get(node)?;
+        let Node { kind, unit, map, coded, .. } = self.nodes.get(node)?;
         match kind {
             _ if *coded => Some(Leaf::Coded),
             Kind::Any | Kind::Object(_) | Kind::Array { .. } => None,
@@ -208,6 +211,7 @@ impl<'a> Compiler<'a> {
             node.unit = value.get("x-unit").and_then(Value::as_str).map(str::to_owned);
             node.map = value.get("x-map").and_then(Value::as_str).map(str::to_owned);
             node.coded = value.get("x-coded") == Some(&Value::Bool(true));
+            node.textual = value.get("x-text") == Some(&Value::Bool(true));
         }
         Ok(())
     }
@@ -242,6 +246,8 @@ pub(super) struct Walk<'a> {
     zone: &'a TimeZone,
     /// Mandatory marks count everywhere, not only in enforced objects.
     strict: bool,
+    /// What says nothing stays: for the envelope, whose parts are demanded even when there is nothing to report.
+    keeps_empty: bool,
     path: String,
     pub issues: Vec<Issue>,
 }
@@ -260,7 +266,12 @@ fn unfit(value: &Value) -> Option<&'static str> {
 
 impl<'a> Walk<'a> {
     pub fn new(schema: &'a Schema, zone: &'a TimeZone, strict: bool, path: String) -> Self {
-        Walk { schema, zone, strict, path, issues: Vec::new() }
+        Walk { schema, zone, strict, keeps_empty: false, path, issues: Vec::new() }
+    }
+
+    /// The walk over what surrounds the records.
+    pub fn of_envelope(schema: &'a Schema, zone: &'a TimeZone, strict: bool) -> Self {
+        Walk { keeps_empty: true, ..Walk::new(schema, zone, strict, String::new()) }
     }
 
     /// Checks `value` against a node and gives its normal form; `None` when nothing usable is left. Problems of the value
@@ -272,8 +283,11 @@ impl<'a> Walk<'a> {
         }
         match (schema.kind(node), value) {
             (_, Value::Null) => None,
-            (Kind::Any, value) => Some(value),
-            (Kind::Object(object), Value::Object(map)) => Some(Value::Object(self.object(object, map))),
+            (Kind::Any, value) => substance(value),
+            (Kind::Array { item, min }, Value::Array(list)) => self.list(*item, *min, list, enforced),
+            (_, value) if !self.keeps_empty && is_empty(&value) => None,
+            (Kind::Object(_) | Kind::Array { .. }, Value::String(text)) if text.trim().is_empty() => None,
+            (Kind::Object(object), Value::Object(map)) => self.object(object, map).map(Value::Object),
             (Kind::Object(_), Value::Array(mut list)) if list.len() == 1 => {
                 self.say(false, IssueCode::Structure, "is a list where one object is expected; its only entry is taken");
                 let only = list.pop()?;
@@ -281,10 +295,9 @@ impl<'a> Walk<'a> {
             }
             (Kind::Object(object), Value::String(code)) if schema.nodes.get(node).is_some_and(|node| node.coded) => {
                 let map = Map::from_iter([("code".to_owned(), Value::String(code))]);
-                Some(Value::Object(self.object(object, map)))
+                self.object(object, map).map(Value::Object)
             }
             (Kind::Object(_), _) => self.refuse(enforced, "must be an object"),
-            (Kind::Array { item, min }, Value::Array(list)) => self.list(*item, *min, list, enforced),
             (Kind::Array { item, .. }, single) => {
                 self.say(false, IssueCode::Structure, "must be a list; the single value is taken as a list of one");
                 self.value(*item, single, enforced).map(|value| Value::Array(vec![value]))
@@ -293,20 +306,22 @@ impl<'a> Walk<'a> {
             (kind, Value::String(text)) => {
                 let text = text.trim();
                 if text.is_empty() {
-                    return if matches!(kind, Kind::Text { blank: false }) { self.refuse(enforced, "must not be blank") } else { None };
+                    let demanded = enforced && matches!(kind, Kind::Text { blank: false });
+                    return if demanded { self.refuse(true, "must not be blank") } else { None };
                 }
-                self.text(kind, text, enforced)
+                self.text(node, text, enforced)
             }
             (Kind::Boolean, Value::Bool(flag)) => Some(Value::Bool(flag)),
             (Kind::Text { blank: false }, Value::Bool(_)) => self.refuse(enforced, "must be text or a number, not true or false"),
-            (kind, Value::Bool(flag)) => self.text(kind, if flag { "true" } else { "false" }, enforced),
+            (_, Value::Bool(flag)) => self.text(node, if flag { "true" } else { "false" }, enforced),
             (Kind::Integer | Kind::Number, Value::Number(number)) => self.number(schema.kind(node), number),
-            (kind, Value::Number(number)) => self.text(kind, &number.to_string(), enforced),
+            (_, Value::Number(number)) => self.text(node, &number.to_string(), enforced),
         }
     }
 
-    fn text(&mut self, kind: &Kind, text: &str, enforced: bool) -> Option<Value> {
-        match kind {
+    fn text(&mut self, node: NodeId, text: &str, enforced: bool) -> Option<Value> {
+        let schema = self.schema;
+        match schema.kind(node) {
             Kind::Code(values) => {
                 if let Some(value) = values.iter().find(|value| value.eq_ignore_ascii_case(text)) {
                     return Some(Value::String(value.clone()));
@@ -323,10 +338,23 @@ impl<'a> Walk<'a> {
                 Some(moment) => Some(Value::String(moment)),
                 None => self.refuse(enforced, "is not a date or time; write it as yyyy-MM-dd or yyyy-MM-ddTHH:mm:ss with a zone"),
             },
-            Kind::Integer | Kind::Number => match text.parse::<Number>() {
-                Ok(number) => self.number(kind, number),
-                Err(_) => self.refuse(enforced, "must be a number"),
-            },
+            kind @ (Kind::Integer | Kind::Number) => {
+                let Node { unit, textual, .. } = schema.nodes.get(node)?;
+                match text.parse::<Number>().ok() {
+                    Some(number) => self.number(kind, number),
+                    None => match read_number(text, unit.as_deref()) {
+                        Some(number) => {
+                            self.say(false, IssueCode::Value, "is not written as a number; it is read as the one that it must be");
+                            self.number(kind, number)
+                        }
+                        None if *textual => {
+                            self.say(false, IssueCode::Value, "should be a number; it is kept as text");
+                            Some(Value::String(text.to_owned()))
+                        }
+                        None => self.refuse(enforced, "must be a number"),
+                    },
+                }
+            }
             Kind::Boolean => match text.to_ascii_lowercase().as_str() {
                 "true" | "yes" | "y" | "1" => Some(Value::Bool(true)),
                 "false" | "no" | "n" | "0" => Some(Value::Bool(false)),
@@ -364,8 +392,9 @@ impl<'a> Walk<'a> {
         (usable > 0 || kept.is_empty()).then_some(Value::Array(kept))
     }
 
-    fn object(&mut self, object: &Object, map: Map<String, Value>) -> Map<String, Value> {
-        let length = self.path.len();
+    /// `None` when nothing in it says anything.
+    fn object(&mut self, object: &Object, map: Map<String, Value>) -> Option<Map<String, Value>> {
+        let (length, told) = (self.path.len(), self.issues.len());
         let mut kept = Map::with_capacity(map.len());
         let (mut unknown, mut faulty) = (Vec::new(), Vec::new());
         for (key, value) in map {
@@ -377,11 +406,12 @@ impl<'a> Walk<'a> {
                 continue;
             };
             self.enter(&name);
-            if field.deprecated && !value.is_null() {
+            let before = self.issues.len();
+            let value = self.value(field.node, value, object.enforced);
+            if field.deprecated && value.is_some() {
                 self.say(false, IssueCode::Informational, "is deprecated in this template; it is still taken");
             }
-            let before = self.issues.len();
-            match (self.value(field.node, value, object.enforced), kept.get_mut(&name)) {
+            match (value, kept.get_mut(&name)) {
                 (Some(Value::Array(more)), Some(Value::Array(known))) => known.extend(more),
                 (Some(_), Some(_)) => self.say(false, IssueCode::Duplicate, "is given in two spellings; the first is taken"),
                 (Some(value), None) => {
@@ -391,6 +421,10 @@ impl<'a> Walk<'a> {
                 (None, _) => {}
             }
             self.path.truncate(length);
+        }
+        if !self.keeps_empty && unknown.is_empty() && self.issues.len() == told && !kept.values().any(says_something) {
+            // Where nothing is said, nothing is missing.
+            return (!kept.is_empty()).then_some(kept);
         }
         for name in &object.required {
             let is_there = kept.get(name).is_some_and(|value| value.as_array().is_none_or(|list| !list.is_empty()));
@@ -415,7 +449,7 @@ impl<'a> Walk<'a> {
             self.say(false, IssueCode::Structure, &words);
             self.path.truncate(length);
         }
-        kept
+        (self.keeps_empty || !kept.is_empty()).then_some(kept)
     }
 
     fn enter(&mut self, name: &str) {
@@ -436,6 +470,58 @@ impl<'a> Walk<'a> {
             let issue = if error { Issue::error(code, words) } else { Issue::warning(code, words) };
             self.issues.push(issue.at(self.path.clone()));
         }
+    }
+}
+
+/// Whether there is anything in a value but empty lists.
+pub(super) fn says_something(value: &Value) -> bool {
+    match value {
+        Value::Null => false,
+        Value::String(text) => !text.is_empty(),
+        Value::Array(items) => items.iter().any(says_something),
+        Value::Object(map) => map.values().any(says_something),
+        Value::Bool(_) | Value::Number(_) => true,
+    }
+}
+
+fn is_empty(value: &Value) -> bool {
+    matches!(value, Value::Array(list) if list.is_empty()) || matches!(value, Value::Object(map) if map.is_empty())
+}
+
+/// A value that the schema leaves open, without what says nothing.
+fn substance(value: Value) -> Option<Value> {
+    match value {
+        Value::Null => None,
+        Value::String(text) => (!text.trim().is_empty()).then_some(Value::String(text)),
+        Value::Array(items) => {
+            let kept: Vec<Value> = items.into_iter().filter_map(substance).collect();
+            (!kept.is_empty()).then_some(Value::Array(kept))
+        }
+        Value::Object(map) => {
+            let kept: Map<String, Value> = map.into_iter().filter_map(|(key, value)| Some((key, substance(value)?))).collect();
+            (!kept.is_empty()).then_some(Value::Object(kept))
+        }
+        value => Some(value),
+    }
+}
+
+/// The number in a text that has a decimal comma, or the unit that the number is in anyway. Before three digits a comma may part
+/// thousands, so that is none.
+fn read_number(text: &str, unit: Option<&str>) -> Option<Number> {
+    let spellings: &[&str] = match unit {
+        Some("Cel") => &["°c", "cel", "c"],
+        Some(ref unit) => std::slice::from_ref(unit),
+        None => &[],
+    };
+    let lower = text.to_lowercase();
+    let bare = spellings.iter().find_map(|unit| lower.strip_suffix(&unit.to_lowercase())).unwrap_or(&lower).trim_end();
+    let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    match bare.split_once(',') {
+        None => bare.parse().ok(),
+        Some((whole, part)) if part.len() < 3 && digits(part) && digits(whole.trim_start_matches('-')) => {
+            format!("{whole}.{part}").parse().ok()
+        }
+        Some(_) => None,
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::LazyLock;
 
 static MAPS: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/conceptmaps");
 static TEMPLATES: LazyLock<Templates> = LazyLock::new(|| Templates::shipped().unwrap_or_else(|error| panic!("{error}")));
+static NOTHING: LazyLock<Known> = LazyLock::new(Known::new);
 static ZONE: LazyLock<TimeZone> = LazyLock::new(|| TimeZone::fixed(jiff::tz::offset(3)));
 
 /// The shipped ConceptMaps, read plainly.
@@ -42,12 +43,26 @@ impl Translate for Shipped {
     }
 }
 
-fn options() -> Options<'static> {
-    Options { facility: None, operator: "000000-0", zone: &ZONE, strict_blocks: false, judged: true }
+pub(super) fn options() -> Options<'static> {
+    Options { facility: None, operator: "000000-0", zone: &ZONE, strict_blocks: false, judged: true, stored: &NOTHING }
 }
 
 pub(super) fn try_process(payload: &Value) -> Option<Processed> {
     TEMPLATES.process(payload.to_string().as_bytes(), &options(), &*SHIPPED).ok()
+}
+
+pub(super) fn process_knowing(payload: &Value, stored: &Known) -> Processed {
+    let options = Options { stored, ..options() };
+    TEMPLATES.process(payload.to_string().as_bytes(), &options, &*SHIPPED).unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// Translates nothing.
+pub(super) struct NoMaps;
+
+impl Translate for NoMaps {
+    fn translate(&self, _: &str, _: Option<&str>, _: &str) -> Option<Vec<Coding>> {
+        None
+    }
 }
 
 pub(super) fn process(payload: &Value) -> Processed {
@@ -73,7 +88,7 @@ fn changed(change: impl FnOnce(&mut Value)) -> Value {
     payload
 }
 
-fn only(payload: &Value) -> Record {
+pub(super) fn only(payload: &Value) -> Record {
     process(payload).records.into_iter().next().unwrap()
 }
 

@@ -4,7 +4,7 @@ use super::super::draft::Draft;
 use super::super::refusal::{Refusal, RefusalKind, within};
 use super::super::write::{Action, Plan, Wanted, Writer};
 use super::targets::{Target, TargetKind};
-use super::{Entry, Problems, Rest};
+use super::{Entry, Operation, Problems, Rest};
 use crate::definitions;
 use crate::fhir::{Issue, IssueCode};
 use crate::ingest::write::Condition;
@@ -67,10 +67,21 @@ fn check(entry: Entry, validator: &Validator, base: &str) -> Result<(TypeCode, V
         return Err(Refusal::malformed("The resource is missing.").within(&path));
     };
     let type_name = definitions::r4().type_name(entry.type_code);
-    if resource.get("resourceType").and_then(Value::as_str) != Some(type_name) {
-        let issue =
-            Issue::error(IssueCode::Invalid, format!("The URL asks for a resource of type {type_name}; the resource says otherwise."));
+    let said = resource.get("resourceType").and_then(Value::as_str);
+    if said != Some(type_name) {
+        let words = match said {
+            Some(_) => format!("The URL asks for a resource of type {type_name}; the resource says otherwise."),
+            None if resource.is_object() => format!("The resource must say its type: \"resourceType\": \"{type_name}\"."),
+            None => format!("A resource is a JSON object with \"resourceType\": \"{type_name}\"."),
+        };
+        let issue = Issue::error(IssueCode::Invalid, words);
         return Err(Refusal::new(RefusalKind::Malformed, issue.at(format!("{path}.resourceType"))));
+    }
+    let kind = resource.get("type").and_then(Value::as_str);
+    if type_name == "Bundle" && matches!(entry.operation, Operation::Create { .. }) && matches!(kind, Some("transaction" | "batch")) {
+        let words =
+            "A transaction or batch is carried out when it is sent to the base, without Bundle in the URL; here it would only be kept.";
+        return Err(Refusal::new(RefusalKind::Invalid, Issue::error(IssueCode::BusinessRule, words).at(format!("{path}.type"))));
     }
     if type_name == "AuditEvent" && resource.pointer("/source/observer/identifier/value").and_then(Value::as_str) == Some(base) {
         let words = "This server records what it does itself: an AuditEvent that is sent has another source.";

@@ -12,6 +12,7 @@ pub use drafts::problems_of;
 
 use super::patch::Patch;
 use super::refusal::{self, Refusal, RefusalKind};
+use super::tries::Tries;
 use super::write::{Author, CommitError, Condition, Done, Effect, Writer};
 use crate::access::Caller;
 use crate::definitions;
@@ -150,12 +151,14 @@ pub struct Broken {
 /// others were quicker, read the entries again and repeat. `keep_bodies`: outcomes carry the stored resources.
 pub async fn attempt(
     writer: &Writer,
+    tries: &Tries,
     mut entries: Vec<Entry>,
     broken: Vec<Broken>,
     caller: &Caller,
     keep_bodies: bool,
 ) -> Result<Vec<Outcome>, CommitError> {
     let refused = |refusal| CommitError::Refused(None, refusal);
+    let _turn = writer.lane().turn(tries).await;
     let mut settling = Settling::new(writer, caller);
     let mut named = HashSet::new();
     for entry in broken {

@@ -241,7 +241,7 @@ impl<'a> Settling<'a> {
     fn target(&mut self, place: usize, entry: &Entry, created: &mut HashMap<Key, String>) -> Option<(String, TargetKind)> {
         let policy = self.writer.policy();
         match &entry.operation {
-            Operation::Create { criteria: None } => Some((new_id(), TargetKind::Put(Condition::New))),
+            Operation::Create { criteria: None } => Some((new_id(), TargetKind::Put(Condition::Posted))),
             Operation::Create { criteria: Some(criteria) } => {
                 let key = (entry.type_code, criteria.clone());
                 if let Some(id) = created.get(&key) {
@@ -253,7 +253,7 @@ impl<'a> Settling<'a> {
                         let id = new_id();
                         self.rest.preconditions.push(found.criteria.clone().precondition(&[]));
                         created.insert(key, id.clone());
-                        Some((id, TargetKind::Put(Condition::New)))
+                        Some((id, TargetKind::Put(Condition::Posted)))
                     }
                     [one] => Some((one.id.to_string(), TargetKind::Existing(one.clone()))),
                     _ => self.refuse(entry, "ifNoneExist", Refusal::several_matches()),

@@ -4,8 +4,8 @@ use super::super::fold::Fold;
 use super::super::report::{Facility, report, report_id};
 use super::*;
 use crate::definitions;
-use crate::store::system_key;
 use crate::fhir::time::parse_interval;
+use crate::store::system_key;
 use crate::store::{Fact, FactValue};
 use serde_json::json;
 

@@ -6,36 +6,43 @@ use crate::store::TypeCode;
 use crate::store::query::*;
 
 impl Compiler<'_> {
-    /// `SELECT d.key …` of everything that satisfies all filters.
+    /// `SELECT d.key …` of everything that satisfies all filters, The scope is asked last: it costs most.
     pub(super) fn matches(&mut self) {
         let query = self.query;
         let driver = self.driver.or_else(|| super::driver(query, &[]));
         let alias = self.alias("d");
-        match driver.and_then(|place| query.filters.get(place)) {
-            Some(filter) => {
-                self.drive(filter, &alias);
-                for (place, other) in query.filters.iter().enumerate() {
-                    if Some(place) != driver {
-                        self.sql.push(" AND ");
-                        self.probe(other, &alias);
-                    }
-                }
+        let driving = driver.and_then(|place| query.filters.get(place));
+        let reads_resources = match driving {
+            Some(filter) => self.drive(filter, &alias, self.late),
+            None => self.scan(&alias, self.late),
+        };
+        for (place, other) in query.filters.iter().enumerate() {
+            if driving.is_none() || Some(place) != driver {
+                self.sql.push(" AND ");
+                self.probe(other, &alias);
             }
-            None => {
-                self.scan(&alias);
-                for other in &query.filters {
-                    self.sql.push(" AND ");
-                    self.probe(other, &alias);
-                }
-            }
+        }
+        match reads_resources {
+            _ if self.late => {}
+            true => version_condition(self.sql, &alias, &query.scope),
+            false => scope_condition(self.sql, &alias, &query.scope),
         }
     }
 
-    /// All resources of the type.
-    fn scan(&mut self, alias: &str) {
-        let query = self.query;
-        self.sql.push(&format!("SELECT {alias}.key FROM resource {alias} WHERE {alias}.type = "));
-        self.sql.literal(i64::from(query.type_code));
+    /// `SELECT key FROM`, with the columns that a scope decides by if `whole`.
+    fn select(&mut self, alias: &str, whole: bool) {
+        self.sql.push(&format!("SELECT {alias}.key"));
+        if whole {
+            self.sql.push(&format!(", {alias}.owner, {alias}.patient"));
+        }
+        self.sql.push(" FROM ");
+    }
+
+    /// All resources of the type, whoever may see them: rows of `resource`, so `true`.
+    fn scan(&mut self, alias: &str, whole: bool) -> bool {
+        self.select(alias, whole);
+        self.sql.push(&format!("resource {alias} WHERE {alias}.type = "));
+        self.sql.literal(i64::from(self.query.type_code));
         match self.seen {
             None => {
                 self.sql.push(&format!(" AND {alias}.live = 1"));
@@ -48,57 +55,61 @@ impl Compiler<'_> {
                 self.sql.push(")");
             }
         }
-        version_condition(self.sql, alias, &query.scope);
+        true
     }
 
-    /// The rows of the filter's own index.
+    /// The rows of the filter's own index, whoever may see them.
     pub(super) fn rows_of(&mut self, filter: &Filter) {
         let alias = self.alias("d");
-        self.drive(filter, &alias);
+        self.drive(filter, &alias, false);
     }
 
-    /// A select from the filter's own index.
-    fn drive(&mut self, filter: &Filter, alias: &str) {
-        let query = self.query;
+    /// A select from the filter's own index, whoever may see the rows; whether they are rows of `resource`.
+    fn drive(&mut self, filter: &Filter, alias: &str, whole: bool) -> bool {
         match filter {
             Filter::Id(ids) => {
-                self.scan(alias);
+                self.scan(alias, whole);
                 self.sql.push(&format!(" AND {alias}.id IN ("));
                 self.sql.join(ids, ", ", |sql, id| {
                     sql.str(id);
                 });
                 self.sql.push(")");
+                true
             }
             Filter::Param { param, tests } => {
                 let table = tests.first().map_or("token", test_table);
-                self.sql.push(&format!("SELECT {alias}.key FROM {table} {alias} WHERE "));
+                self.select(alias, whole);
+                self.sql.push(&format!("{table} {alias} WHERE "));
                 self.tests(*param, tests, alias);
                 self.sql.push(" AND ");
                 holds(self.sql, alias, self.seen);
-                scope_condition(self.sql, alias, &query.scope);
+                false
             }
             Filter::Chain { param, targets } => {
-                self.sql.push(&format!("SELECT {alias}.key FROM reference {alias} WHERE {alias}.param = "));
+                self.select(alias, whole);
+                self.sql.push(&format!("reference {alias} WHERE {alias}.param = "));
                 self.sql.literal(i64::from(*param));
                 self.sql.push(&format!(" AND {alias}.target IN ("));
                 self.targets(targets);
                 self.sql.push(") AND ");
                 holds(self.sql, alias, self.seen);
-                scope_condition(self.sql, alias, &query.scope);
+                false
             }
             Filter::Any(filters) if !filters.is_empty() => {
-                self.sql.push(&format!("SELECT {alias}.key FROM ("));
+                self.select(alias, whole);
+                self.sql.push("(");
                 for (place, filter) in filters.iter().enumerate() {
                     if place > 0 {
                         self.sql.push(" UNION ALL ");
                     }
                     let inner = self.alias("d");
-                    self.drive(filter, &inner);
+                    self.drive(filter, &inner, true);
                 }
                 self.sql.push(&format!(") {alias} WHERE 1 = 1"));
+                false
             }
             // `rank` offers no other filter as a driver.
-            _ => self.scan(alias),
+            _ => self.scan(alias, whole),
         }
     }
 
@@ -118,9 +129,21 @@ impl Compiler<'_> {
     /// A whole search inside another, in the same scope and at the same moment.
     pub(super) fn nested(&mut self, type_code: TypeCode, filters: &[Filter]) {
         let query = Query { type_code, filters: filters.to_vec(), scope: self.query.scope.clone(), sort: Vec::new() };
-        let mut inner = Compiler { sql: self.sql, query: &query, seen: self.seen, driver: None, aliases: self.aliases };
+        let mut inner = Compiler { sql: self.sql, query: &query, seen: self.seen, driver: None, late: false, aliases: self.aliases };
         inner.matches();
         self.aliases = inner.aliases;
+    }
+}
+
+/// Whether a walk along its index gives resources in the order of their keys, so that a page can end early.
+pub(super) fn is_in_order(filter: &Filter) -> bool {
+    match filter {
+        Filter::Param { tests, .. } => match tests.as_slice() {
+            [Test::Token { code: Some(_), .. } | Test::Uri(_)] => true,
+            [Test::Composite(parts)] => matches!(parts.first(), Some(Test::Token { code: Some(_), .. })),
+            _ => false,
+        },
+        _ => false,
     }
 }
 

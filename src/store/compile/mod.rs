@@ -2,8 +2,9 @@
 //! each row that it gives ([`probe`]); [`condition`] writes the condition on one index row, [`page`] sorts and continues.
 //!
 //! The scope ([`scope`]) is a condition on every index row touched, so nothing hidden is ever counted, chained through or
-//! sorted by. A probe is on rows of the resource that drove, which its scope has let pass. Values are always bound; the text
-//! is written here and holds nothing of a request.
+//! sorted by. A probe is on rows of the resource that drove, and its scope decides on those. It costs more than any other condition,
+//! so where matches are sorted anyway it is asked last, of one after the other until the page is full. Only [`row_counts`], whose numbers
+//! choose a plan and go nowhere else, looks at all rows. Values are always bound; the text is written here and holds nothing of a request.
 
 mod condition;
 mod drive;
@@ -23,7 +24,7 @@ type Seen<'a> = Option<&'a Snapshot>;
 pub fn page(dialect: Dialect, query: &Query, cursor: Option<&Cursor>, limit: u32, driver: Option<usize>) -> Sql {
     let seen = cursor.map(|cursor| &cursor.snapshot);
     let mut sql = Sql::new(dialect);
-    let mut compiler = Compiler { sql: &mut sql, query, seen, driver, aliases: 0 };
+    let mut compiler = Compiler { sql: &mut sql, query, seen, driver, late: false, aliases: 0 };
     compiler.page(cursor, limit);
     sql
 }
@@ -35,12 +36,14 @@ pub fn row_counts(dialect: Dialect, query: &Query, seen: Seen) -> Option<Sql> {
     if query.filters.iter().filter(|filter| drive::rank(filter).is_some()).count() < 2 || places.is_empty() {
         return None;
     }
+    // Whoever asks, it is as much work to read what is there.
+    let query = &Query { scope: Scope::All, ..query.clone() };
     let mut sql = Sql::new(dialect);
     for (n, place) in places.into_iter().enumerate() {
         let (Ok(offset), Some(filter)) = (i64::try_from(place), query.filters.get(place)) else { continue };
         sql.push(if n > 0 { " UNION ALL SELECT " } else { "SELECT " });
         sql.literal(offset.saturating_mul(COUNT_PLACE)).push(" + count(*) FROM (");
-        Compiler { sql: &mut sql, query, seen, driver: None, aliases: 0 }.rows_of(filter);
+        Compiler { sql: &mut sql, query, seen, driver: None, late: false, aliases: 0 }.rows_of(filter);
         sql.push(" LIMIT ").literal(COUNTED).push(&format!(") c{n}"));
     }
     Some(sql)
@@ -65,7 +68,7 @@ pub fn driver(query: &Query, counts: &[i64]) -> Option<usize> {
 pub fn count(dialect: Dialect, query: &Query, seen: Seen, driver: Option<usize>) -> Sql {
     let mut sql = Sql::new(dialect);
     sql.push("SELECT count(DISTINCT m.key) AS n FROM (");
-    Compiler { sql: &mut sql, query, seen, driver, aliases: 0 }.matches();
+    Compiler { sql: &mut sql, query, seen, driver, late: false, aliases: 0 }.matches();
     sql.push(") m");
     sql
 }
@@ -73,7 +76,7 @@ pub fn count(dialect: Dialect, query: &Query, seen: Seen, driver: Option<usize>)
 /// `SELECT key` of every match, unordered and perhaps repeated.
 pub fn keys(dialect: Dialect, query: &Query) -> Sql {
     let mut sql = Sql::new(dialect);
-    Compiler { sql: &mut sql, query, seen: None, driver: None, aliases: 0 }.matches();
+    Compiler { sql: &mut sql, query, seen: None, driver: None, late: false, aliases: 0 }.matches();
     sql
 }
 
@@ -119,6 +122,8 @@ struct Compiler<'a> {
     seen: Seen<'a>,
     /// The filter to drive; `None`: by its kind.
     driver: Option<usize>,
+    /// The rows of the filter that drives are given with what the scope needs, which decides on them afterwards.
+    late: bool,
     aliases: usize,
 }
 

@@ -1,7 +1,9 @@
 //! Pages: the order of the matches, and what comes after a cursor.
 
+use super::drive::is_in_order;
 use super::{Compiler, holds, named_condition, scope_condition, version_condition, visible};
 use crate::store::query::*;
+use crate::store::sql::Dialect;
 
 impl Compiler<'_> {
     pub(super) fn page(&mut self, cursor: Option<&Cursor>, limit: u32) {
@@ -12,11 +14,16 @@ impl Compiler<'_> {
         {
             return self.page_by_last_updated(*descending, cursor, limit);
         }
+        self.late = self.decides_late();
+        if self.late {
+            self.sql.push("SELECT g.* FROM (");
+        }
         self.sql.push("SELECT DISTINCT p.key");
         for place in 0..sort.len() {
             self.sql.push(&format!(", p.s{place}"));
         }
-        self.sql.push(" FROM (SELECT m.key");
+        let rest = if self.late { [", p.owner, p.patient", ", m.owner, m.patient"] } else { ["", ""] };
+        self.sql.push(rest[0]).push(" FROM (SELECT m.key").push(rest[1]);
         for (place, key) in sort.iter().enumerate() {
             self.sql.push(", ");
             self.sort_value(key, place);
@@ -34,13 +41,34 @@ impl Compiler<'_> {
             self.after(sort, cursor, 0);
             self.sql.push(")");
         }
-        self.sql.push(" ORDER BY ");
-        for (place, key) in sort.iter().enumerate() {
-            let direction = if key.descending { " DESC" } else { "" };
-            self.sql.push(&format!("p.s{place}{direction} NULLS LAST, "));
+        self.order_by("p");
+        if self.late {
+            // Keeps the databases from deciding before they sort.
+            let all = if self.sql.dialect == Dialect::Sqlite { " LIMIT -1" } else { " OFFSET 0" };
+            self.sql.push(all).push(") g WHERE 1 = 1");
+            scope_condition(self.sql, "g", &query.scope);
+            if self.sql.dialect == Dialect::Postgres {
+                // As it is already; SQLite would sort again, and decide on all for it.
+                self.order_by("g");
+            }
         }
-        self.sql.push("p.key LIMIT ");
+        self.sql.push(" LIMIT ");
         self.sql.literal(i64::from(limit));
+    }
+
+    /// Whether the matches are sorted before the first is known: then the decision can wait until after that.
+    fn decides_late(&self) -> bool {
+        let driver = self.driver.or_else(|| super::driver(self.query, &[])).and_then(|place| self.query.filters.get(place));
+        matches!(self.query.scope, Scope::Gate(_)) && !(self.query.sort.is_empty() && driver.is_none_or(is_in_order))
+    }
+
+    fn order_by(&mut self, alias: &str) {
+        self.sql.push(" ORDER BY ");
+        for (place, key) in self.query.sort.iter().enumerate() {
+            let direction = if key.descending { " DESC" } else { "" };
+            self.sql.push(&format!("{alias}.s{place}{direction} NULLS LAST, "));
+        }
+        self.sql.push(&format!("{alias}.key"));
     }
 
     /// The commonest listing of all, served by its own index. A page of the past also sees what changed since at its old place.
@@ -125,8 +153,8 @@ impl Compiler<'_> {
             self.sql.push(&format!(" LEFT JOIN (SELECT x.key, {aggregate}(x.{column}) AS v FROM {table} x WHERE x.param = "));
             self.sql.literal(i64::from(*param));
             self.sql.push(" AND ");
+            // Only those of matches are used, on which the scope decides there.
             holds(self.sql, "x", self.seen);
-            scope_condition(self.sql, "x", &self.query.scope);
             self.sql.push(&format!(" GROUP BY x.key) g{place} ON g{place}.key = m.key"));
         }
     }

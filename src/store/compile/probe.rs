@@ -1,7 +1,7 @@
 //! Filters as conditions on a row that another filter found.
 
 use super::condition::{instant_test, test_table};
-use super::{Compiler, holds, scope_condition};
+use super::{Compiler, holds};
 use crate::store::ParamId;
 use crate::store::query::*;
 use crate::store::sql::Dialect;
@@ -82,7 +82,7 @@ impl Compiler<'_> {
                 self.sql.literal(i64::from(*param));
                 self.sql.push(" AND ");
                 holds(self.sql, &alias, self.seen);
-                scope_condition(self.sql, &alias, &self.query.scope);
+                // Rows of resources that the nested search finds, on which the scope decides there.
                 self.sql.push(&format!(" AND {alias}.key IN ("));
                 self.nested(*source, filters);
                 self.sql.push("))");

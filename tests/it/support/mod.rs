@@ -1,6 +1,8 @@
 //! What the integration tests share: fresh databases, one body for both of them, and the real server.
 #![allow(dead_code)]
 
+pub mod holder;
+pub mod login;
 pub mod payloads;
 pub mod postgres;
 pub mod program;

@@ -14,11 +14,16 @@ fn key() -> EncodingKey {
 
 /// Adds a client that signs with the test key; its roles are separated by a space.
 pub async fn add_signing_client(db: &TestDb, id: &str, facility: &str, roles: &str) {
+    add_scoped_client(db, id, facility, roles, "system/*.cruds").await;
+}
+
+/// The same with these scopes.
+pub async fn add_scoped_client(db: &TestDb, id: &str, facility: &str, roles: &str, scopes: &str) {
     let mut public = Jwk::from_encoding_key(&key(), Algorithm::ES384).expect("a public key");
     public.common.key_id = Some("test".into());
     let store = Store::open(&db.url).await.expect("the database opens");
     let roles = roles.split_whitespace().map(str::to_owned).collect();
-    let client = Client { jwks: Some(json!({ "keys": [public] }).to_string()), roles, ..Client::new(id, facility, "system/*.cruds") };
+    let client = Client { jwks: Some(json!({ "keys": [public] }).to_string()), roles, ..Client::new(id, facility, scopes) };
     clients::add(&store, &client).await.expect("a new client");
     store.close().await;
 }
@@ -30,8 +35,8 @@ pub async fn signed_token(server: &TestServer, id: &str, extension: &Value) -> S
     body["access_token"].as_str().expect("a token").to_owned()
 }
 
-/// The token endpoint's answer to such an assertion.
-pub async fn ask_signed(server: &TestServer, id: &str, extension: &Value) -> (u16, Value) {
+/// An assertion for the token endpoint, good once.
+pub fn assertion(server: &TestServer, id: &str, extension: &Value) -> String {
     let now = jiff::Timestamp::now().as_second();
     let jti = uuid::Uuid::new_v4().to_string();
     let claims = json!({
@@ -40,7 +45,12 @@ pub async fn ask_signed(server: &TestServer, id: &str, extension: &Value) -> (u1
     });
     let mut header = Header::new(Algorithm::ES384);
     header.kid = Some("test".into());
-    let assertion = jsonwebtoken::encode(&header, &claims, &key()).expect("a signature");
+    jsonwebtoken::encode(&header, &claims, &key()).expect("a signature")
+}
+
+/// The token endpoint's answer to such an assertion.
+pub async fn ask_signed(server: &TestServer, id: &str, extension: &Value) -> (u16, Value) {
+    let assertion = assertion(server, id, extension);
     let form = [
         ("grant_type", "client_credentials"),
         ("client_assertion_type", "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"),

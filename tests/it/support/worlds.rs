@@ -14,7 +14,7 @@ const ROLE: &str = "https://lango.health/fhir/CodeSystem/role";
 const TYPES: &str = "http://hl7.org/fhir/resource-types";
 const LOCAL: &str = "http://x";
 /// Strong: Patients that share a value of it are one person.
-const STRONG: &str = "https://lango.health/id/nida";
+pub const NIDA: &str = "https://lango.health/id/nida";
 const DATES: [&str; 6] = ["2021-05", "2022", "2023-02-03", "2024-06-15", "2024-06-15T12:00:00Z", "2025"];
 
 /// A repeatable source of choices (xorshift64*).
@@ -50,6 +50,25 @@ pub enum Sender {
     C,
 }
 
+/// Who asks, as whom.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asker {
+    /// A clinician of a facility of the district, for a practitioner.
+    Clinician,
+    /// A program of a facility that belongs to nothing.
+    Stranger,
+}
+
+impl Asker {
+    /// The id of its client.
+    pub fn client(self) -> &'static str {
+        match self {
+            Asker::Clinician => "asker",
+            Asker::Stranger => "stranger",
+        }
+    }
+}
+
 /// A resource that is to be written, or deleted when it has no body any more.
 #[derive(Clone, Debug)]
 pub struct Wish {
@@ -69,10 +88,10 @@ fn to(type_name: &str, id: &str) -> Value {
     json!({ "reference": format!("{type_name}/{id}") })
 }
 
-/// Everything of one world but its Consents, in the order in which it is written. All ids begin with `world`.
-pub fn records(choices: &mut Choices, world: &str) -> Vec<Wish> {
+/// Everything of one world but its Consents, in the order in which it is written, and how many patients it has. All ids begin with `world`.
+pub fn records(choices: &mut Choices, world: &str) -> (usize, Vec<Wish>) {
     let mut wishes = Vec::new();
-    let patients = 3 + choices.below(2);
+    let patients = 2 + choices.below(3);
     let sender = |choices: &mut Choices| choices.one(&[Sender::A, Sender::A, Sender::B, Sender::B, Sender::C]);
     let linked = choices.once_in(2);
     for p in 0..patients {
@@ -82,7 +101,7 @@ pub fn records(choices: &mut Choices, world: &str) -> Vec<Wish> {
             "identifier": [{ "system": "urn:mrn", "value": format!("{world}{p}") }],
         });
         if linked && p < 2 {
-            let strong = json!({ "system": STRONG, "value": format!("{world}x") });
+            let strong = json!({ "system": NIDA, "value": format!("{world}x") });
             patient["identifier"].as_array_mut().unwrap().push(strong);
         }
         wishes.push(Wish { sender: sender(choices), body: patient });
@@ -98,7 +117,7 @@ pub fn records(choices: &mut Choices, world: &str) -> Vec<Wish> {
         label(choices, &mut encounter, 6);
         wishes.push(Wish { sender: sender(choices), body: encounter });
     }
-    for n in 0..patients * 3 {
+    for n in 0..patients * (2 + choices.below(2)) {
         let body = clinical(choices, world, n, patients);
         wishes.push(Wish { sender: sender(choices), body });
     }
@@ -115,8 +134,12 @@ pub fn records(choices: &mut Choices, world: &str) -> Vec<Wish> {
         json!({ "resourceType": "Provenance", "id": format!("{world}v"), "recorded": "2024-06-15T12:00:00Z",
             "target": [to("Observation", &format!("{world}c0"))], "agent": [{ "who": to("Organization", "hf-a") }] }),
     ];
-    wishes.extend(of_many.into_iter().map(|body| Wish { sender: sender(choices), body }));
-    wishes
+    for body in of_many {
+        if !choices.once_in(3) {
+            wishes.push(Wish { sender: sender(choices), body });
+        }
+    }
+    (patients, wishes)
 }
 
 /// An Observation, a Condition or a MedicationRequest, with references to what is around it, now and then to another patient's.
@@ -174,16 +197,16 @@ fn label(choices: &mut Choices, resource: &mut Value, once_in: usize) {
 }
 
 /// The Consents of one world.
-pub fn consents(choices: &mut Choices, world: &str) -> Vec<Value> {
-    (0..1 + choices.below(4)).map(|n| consent(choices, world, n)).collect()
+pub fn consents(choices: &mut Choices, world: &str, patients: usize) -> Vec<Value> {
+    (0..1 + choices.below(4)).map(|n| consent(choices, world, patients, n)).collect()
 }
 
-fn consent(choices: &mut Choices, world: &str, n: usize) -> Value {
+fn consent(choices: &mut Choices, world: &str, patients: usize, n: usize) -> Value {
     let mut consent = json!({
         "resourceType": "Consent", "id": format!("{world}k{n}"), "status": choices.one(&["active", "active", "active", "active", "inactive", "rejected"]),
         "scope": concept("http://terminology.hl7.org/CodeSystem/consentscope", "patient-privacy"),
         "category": [concept("http://loinc.org", "59284-0")],
-        "patient": to("Patient", &format!("{world}p{}", choices.below(3))),
+        "patient": to("Patient", &format!("{world}p{}", choices.below(patients))),
         "policy": [{ "uri": choices.one(&["http://example.org/one", "http://example.org/two"]) }],
     });
     if !choices.once_in(4) {
@@ -224,8 +247,9 @@ fn criterion(choices: &mut Choices, world: &str) -> (&'static str, Value) {
     match choices.below(9) {
         0 => ("period", json!({ "start": choices.one(&["2020", "2026-01", "2090"]) })),
         1 => {
-            let reference = match choices.below(6) {
+            let reference = match choices.below(7) {
                 0 | 1 => to("Organization", "hf-c"),
+                6 => to("Organization", "hf-e"),
                 2 => to("Organization", "district"),
                 3 => to("Practitioner", "doctor"),
                 4 => json!({ "identifier": { "system": "urn:lango:facility", "value": "HF-C" } }),
@@ -280,22 +304,42 @@ pub struct Reader<'a> {
     pub requester: Requester,
     /// Each with the Patients (`Patient/id`) that it covers.
     pub consents: Vec<(Consent, BTreeSet<String>)>,
+    /// What Encounters (`Encounter/id`) hand on to what names them.
+    pub encounters: BTreeMap<String, BTreeSet<Coding>>,
 }
 
-/// The requester that HF-C's client is, acting for a practitioner, for these purposes.
-pub fn asker(purposes: &[&str]) -> Requester {
+/// The labels of Encounters, also of those that were deleted, but for levels that are no more than normal.
+pub fn encounters(records: &BTreeMap<String, Record>) -> BTreeMap<String, BTreeSet<Coding>> {
+    let handed = |record: &Record| {
+        let labels = record.versions.iter().rev().flatten().next().map(consent::security).unwrap_or_default();
+        labels.into_iter().filter(|label| label.system != CONFIDENTIALITY || matches!(&*label.code, "R" | "V")).collect()
+    };
+    let encounters = records.iter().filter(|(name, _)| name.starts_with("Encounter/"));
+    encounters.map(|(name, record)| (name.clone(), handed(record))).collect()
+}
+
+/// The requester that the asker's client is for these purposes.
+pub fn asker(asker: Asker, purposes: &[&str]) -> Requester {
     let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<BTreeSet<String>>();
     let now = jiff::Timestamp::now().as_microsecond();
     if purposes.is_empty() {
         return Requester::unknown(now);
+    }
+    let alone = Requester { purposes: purposes.iter().map(|purpose| Coding::purpose(purpose)).collect(), ..Requester::unknown(now) };
+    if asker == Asker::Stranger {
+        return Requester {
+            organisations: names(&["urn:lango:facility|HF-E", "Organization/hf-e"]),
+            devices: names(&["urn:lango:client|stranger"]),
+            roles: [Coding::role("facility")].into(),
+            ..alone
+        };
     }
     Requester {
         organisations: names(&["urn:lango:facility|HF-C", "Organization/hf-c", "Organization/district", "urn:lango:facility|D-1"]),
         people: names(&["urn:lango:practitioner|MCT-1", "Practitioner/doctor"]),
         devices: names(&["urn:lango:client|asker"]),
         roles: ["facility", "clinician"].map(Coding::role).into(),
-        purposes: purposes.iter().map(|purpose| Coding::purpose(purpose)).collect(),
-        ..Requester::unknown(now)
+        ..alone
     }
 }
 
@@ -319,7 +363,10 @@ impl Reader<'_> {
         if matches!(type_name, "Group" | "Binary" | "Provenance") {
             return false;
         }
-        let facts = consent::facts(body, &jiff::tz::TimeZone::UTC, self.base);
+        let mut facts = consent::facts(body, &jiff::tz::TimeZone::UTC, self.base);
+        let came_in = facts.references.iter().filter_map(|name| self.encounters.get(name));
+        let inherited: Vec<Coding> = came_in.flatten().cloned().collect();
+        facts.labels.extend(inherited);
         let mut patients: BTreeSet<&String> = facts.references.iter().filter(|name| name.starts_with("Patient/")).collect();
         let own = facts.name.as_ref().filter(|_| type_name == "Patient");
         patients.extend(own);
@@ -339,7 +386,7 @@ impl Reader<'_> {
 pub fn person(records: &BTreeMap<String, Record>, patient: &str) -> BTreeSet<String> {
     let strong = |record: &Record| -> Option<String> {
         let identifiers = record.body()?["identifier"].as_array()?;
-        identifiers.iter().find(|one| one["system"] == STRONG)?["value"].as_str().map(str::to_owned)
+        identifiers.iter().find(|one| one["system"] == NIDA)?["value"].as_str().map(str::to_owned)
     };
     let mut person = BTreeSet::from([patient.to_owned()]);
     let Some(own) = records.get(patient).and_then(strong) else { return person };

@@ -551,6 +551,11 @@ proptest! {
                 let askers = if requester.purposes.is_empty() { vec![requester.clone()] } else { requester.purposes.iter().map(alone).collect() };
                 let naive = askers.iter().all(|asker| naive::released(&written, asker, resource, of_age, policy));
                 prop_assert_eq!(naive, verdict.released, "{:?}\n{}\n{:?}", requester, resource, written);
+                if verdict.released {
+                    for labels in [found.labels.clone(), Default::default()] {
+                        prop_assert!(might_release(&consents, requester, &found.type_name, &labels, &deployment), "{:?}\n{}\n{:?}", requester, resource, written);
+                    }
+                }
                 consents.reverse();
                 prop_assert_eq!(&decide(&consents, requester, &found, &deployment), &verdict, "the order of consents counts");
             }

@@ -1,0 +1,2 @@
+-- Whether the first version came by POST, for histories (src/store/history.rs). What was stored before counts as put.
+ALTER TABLE resource ADD COLUMN posted bigint NOT NULL DEFAULT 0;

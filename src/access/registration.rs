@@ -1,0 +1,98 @@
+//! Registering a client: the rules that hold for whoever does it, the command and the console alike.
+
+use super::clients::{self, Client, ClientError};
+use super::{Role, generate_secret, hash_secret};
+use crate::config::Secret;
+use crate::store::Store;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use sha2::{Digest, Sha256};
+
+/// Shorter secrets can be guessed.
+pub const SHORTEST_SECRET: usize = 12;
+/// Longer ones only cost time.
+pub const LONGEST_SECRET: usize = 1024;
+
+/// How a new client will prove itself.
+#[derive(Clone, Debug)]
+pub enum Proof {
+    /// By a secret that is made now.
+    NewSecret,
+    Secret(Secret),
+    /// By assertions signed with one of these public keys (a JSON Web Key Set).
+    Keys(String),
+    /// The same, with the set fetched from there.
+    KeysAt(String),
+    /// By tokens of this outside issuer.
+    Issuer(String),
+    /// An app that cannot keep a secret: by PKCE alone.
+    Public,
+}
+
+/// A client to be added.
+#[derive(Clone, Debug)]
+pub struct Registration {
+    pub id: String,
+    /// Code of the facility that owns what the client sends.
+    pub facility: String,
+    /// Scopes, separated by one space.
+    pub scopes: String,
+    pub roles: Vec<Role>,
+    pub proof: Proof,
+    /// Where an app for people may be sent back to.
+    pub redirect_uris: Vec<String>,
+    /// The TLS certificate that it must connect with, in PEM.
+    pub certificate: Option<String>,
+}
+
+/// Adds the client; it may call from now on. Gives the secret that was made, which nobody can see again.
+pub async fn register(store: &Store, asked: Registration) -> Result<Option<Secret>, ClientError> {
+    let mut client = Client::new(&asked.id, &asked.facility, &asked.scopes);
+    client.roles = asked.roles.iter().map(Role::to_string).collect();
+    client.redirect_uris = asked.redirect_uris;
+    client.certificate = asked.certificate.as_deref().map(certificate_digest).transpose()?;
+    let mut made = None;
+    match asked.proof {
+        Proof::NewSecret => {
+            let secret = generate_secret()?;
+            client.secret_hash = Some(hash_secret(&secret)?);
+            made = Some(secret);
+        }
+        Proof::Secret(secret) => client.secret_hash = Some(hash_secret(checked(&secret)?)?),
+        Proof::Keys(set) => client.jwks = Some(set),
+        Proof::KeysAt(url) => client.jwks_url = Some(url),
+        Proof::Issuer(issuer) => client.issuer = Some(issuer),
+        Proof::Public if client.redirect_uris.is_empty() => return Err(ClientError::NoRedirect),
+        Proof::Public => {}
+    }
+    clients::add(store, &client).await?;
+    Ok(made)
+}
+
+/// Replaces a client's secret, by `secret` or a new one; the old one is worthless at once. Gives the one that was made.
+pub async fn renew_secret(store: &Store, id: &str, secret: Option<&Secret>) -> Result<Option<Secret>, ClientError> {
+    match secret {
+        Some(secret) => clients::set_secret(store, id, &hash_secret(checked(secret)?)?).await.map(|()| None),
+        None => {
+            let secret = generate_secret()?;
+            clients::set_secret(store, id, &hash_secret(&secret)?).await?;
+            Ok(Some(secret))
+        }
+    }
+}
+
+fn checked(secret: &Secret) -> Result<&Secret, ClientError> {
+    let text = secret.expose();
+    let fits = text.len() <= LONGEST_SECRET && text.chars().count() >= SHORTEST_SECRET && !text.chars().any(char::is_control);
+    if fits { Ok(secret) } else { Err(ClientError::Secret) }
+}
+
+fn certificate_digest(pem: &str) -> Result<String, ClientError> {
+    let certificate = CertificateDer::from_pem_slice(pem.as_bytes()).map_err(|_| ClientError::Pem)?;
+    Ok(thumbprint(&certificate))
+}
+
+/// SHA-256 of a certificate in hex: the name by which clients are bound to theirs.
+pub fn thumbprint(certificate: &[u8]) -> String {
+    Sha256::digest(certificate).iter().map(|byte| format!("{byte:02x}")).collect()
+}

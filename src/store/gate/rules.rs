@@ -1,0 +1,328 @@
+//! What Consents allow, as rows: rules, the criteria on resources, whom they speak of, and what is in the value sets that they name.
+
+use super::super::sql::{Dialect, Sql};
+use super::super::{ResourceKey, system_key};
+use super::{CHUNK, LEVELS, insert, numbers, set_key, sorted};
+use crate::fhir::Interval;
+use crate::fhir::time::Micros;
+
+/// A Consent's rules, written with the Consent; they replace what an earlier version of it said.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Rules {
+    /// Ids of the Patients that it covers.
+    pub patients: Vec<Box<str>>,
+    /// Consents of one series supersede each other; `None`: this one stands by itself.
+    pub series: Option<String>,
+    /// Which of a series is newest.
+    pub stamp: Micros,
+    pub rules: Vec<Rule>,
+}
+
+impl Rules {
+    /// The value sets that the rules name.
+    pub fn sets(&self) -> impl Iterator<Item = &str> {
+        let tests = self.rules.iter().flat_map(|rule| &rule.parts).flatten();
+        tests.filter_map(|test| if let Test::InSet(members) = test { Some(&*members.url) } else { None })
+    }
+
+    /// The resources that the rules name (type, id).
+    pub(in crate::store) fn targets(&self) -> impl Iterator<Item = (&str, &str)> {
+        let named = self.rules.iter().flat_map(|rule| &rule.parts).flatten().filter_map(Test::target);
+        self.patients.iter().map(|id| ("Patient", &**id)).chain(named)
+    }
+}
+
+/// Which of several effective rules decides: the lowest. Odd ones show a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(i64)]
+pub enum Precedence {
+    Deny = 0,
+    Permit = 1,
+    /// Of a Consent's own default, for what none of its patient's rules speaks of.
+    DefaultDeny = 2,
+    DefaultPermit = 3,
+}
+
+/// One provision.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Rule {
+    /// Its number in the Consent, 0 for the root.
+    pub node: i64,
+    /// The provision that it is an exception to.
+    pub parent: Option<i64>,
+    pub precedence: Precedence,
+    /// Who must ask, and what for: every element must be met. Empty: anybody, for any purpose.
+    pub audience: Vec<AudiencePart>,
+    /// When it holds: `[low, high)`.
+    pub period: Interval,
+    /// What the resource must be: every element must be met, by any of its tests.
+    pub parts: Vec<Vec<Test>>,
+    pub has_exceptions: bool,
+    /// It names whom it allows: they may read the Consent itself.
+    pub names_actor: bool,
+    /// It names emergencies: where it denies, it holds against break-glass.
+    pub names_emergency: bool,
+}
+
+/// Any of the actors, and any of the purposes; an empty list means all.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct AudiencePart {
+    /// In words, such as `organization|Organization/123`; the same words as in [`Requester::actors`].
+    pub actors: Vec<String>,
+    /// In words, such as `http://terminology.hl7.org/CodeSystem/v3-ActReason|TREAT`.
+    pub purposes: Vec<String>,
+}
+
+/// A test on a resource.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Test {
+    /// One of its facts is one of these, in the words of [`Traits::new`].
+    Facts(Vec<String>),
+    /// What happened lies in the interval as a whole; unknown times do not.
+    Within(Interval),
+    /// What happened touches the interval, or its time is unknown.
+    Touches(Interval),
+    /// It is this resource (type, id).
+    Instance(Box<str>, Box<str>),
+    /// It refers to this resource (type, id) by a search parameter. Other references are facts.
+    Refers(Box<str>, Box<str>),
+    /// This resource (type, id) refers to it by a search parameter, today.
+    Around(Box<str>, Box<str>),
+    /// A code in it is in the value set ([`Members`]), today.
+    InSet(Members),
+}
+
+/// A value set as the rules of an effect see it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Members {
+    pub url: Box<str>,
+    /// For a rule that denies: what cannot be told is in.
+    pub denies: bool,
+}
+
+impl Members {
+    fn clause(&self) -> i64 {
+        system_key(&format!("{}|{}", if self.denies { "set denied" } else { "set" }, self.url))
+    }
+}
+
+/// What is in a value set that rules name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Membership {
+    pub url: Box<str>,
+    /// Codes as facts in words; `None`: it cannot be listed.
+    pub facts: Option<Vec<String>>,
+}
+
+impl Membership {
+    /// The clause and its facts for rules of either effect.
+    fn clauses(&self) -> [(i64, Vec<i64>); 2] {
+        [false, true].map(|denies| {
+            let words: Vec<&str> = match &self.facts {
+                Some(facts) => facts.iter().map(String::as_str).collect(),
+                // Every resource has one of them.
+                None if denies => LEVELS.to_vec(),
+                None => Vec::new(),
+            };
+            let clause = Members { url: self.url.clone(), denies }.clause();
+            (clause, sorted(words.into_iter().map(system_key)))
+        })
+    }
+
+    /// The statements that put these in the place of what was known before.
+    pub(in crate::store) fn statements(dialect: Dialect, sets: &[Membership]) -> Vec<Sql> {
+        let mut statements = Vec::new();
+        let clauses: Vec<(i64, Vec<i64>)> = sets.iter().flat_map(Membership::clauses).collect();
+        for chunk in clauses.chunks(CHUNK) {
+            let mut sql = Sql::new(dialect);
+            sql.push("DELETE FROM clause_fact WHERE clause IN (");
+            sql.join(chunk, ", ", |sql, (clause, _)| {
+                sql.literal(*clause);
+            });
+            sql.push(")");
+            statements.push(sql);
+        }
+        let rows: Vec<[i64; 2]> = clauses.iter().flat_map(|(clause, facts)| facts.iter().map(|fact| [*clause, *fact])).collect();
+        insert(dialect, "clause_fact", &rows, &mut statements);
+        for set in sets {
+            let mut sql = Sql::new(dialect);
+            sql.push("INSERT INTO rule_set (url) VALUES (").str(&set.url).push(") ON CONFLICT DO NOTHING");
+            statements.push(sql);
+        }
+        statements
+    }
+}
+
+impl Test {
+    pub(super) const FACTS: i64 = 0;
+    pub(super) const WITHIN: i64 = 1;
+    pub(super) const TOUCHES: i64 = 2;
+    pub(super) const INSTANCE: i64 = 3;
+    pub(super) const REFERS: i64 = 4;
+    pub(super) const AROUND: i64 = 5;
+
+    /// The resource that it names.
+    fn target(&self) -> Option<(&str, &str)> {
+        match self {
+            Test::Instance(type_name, id) | Test::Refers(type_name, id) | Test::Around(type_name, id) => Some((type_name, id)),
+            _ => None,
+        }
+    }
+}
+
+/// Rows of the tables of `0003_consent.sql`, in the order of their columns.
+#[derive(Debug, Default)]
+pub struct RuleRows {
+    pub rules: Vec<[i64; 16]>,
+    pub parts: Vec<[i64; 7]>,
+    pub audiences: Vec<[i64; 5]>,
+    pub clauses: Vec<[i64; 2]>,
+}
+
+impl RuleRows {
+    /// The rows of one Consent. `target` gives the key of a resource.
+    pub fn add(&mut self, consent: ResourceKey, updated: Micros, rules: &Rules, target: &mut dyn FnMut(&str, &str) -> Option<ResourceKey>) {
+        let patients: Vec<ResourceKey> = rules.patients.iter().filter_map(|id| target("Patient", id)).collect();
+        let series = rules.series.as_deref().map_or(0, system_key);
+        for rule in &rules.rules {
+            let audience = self.audience(&rule.audience);
+            for (part, tests) in rule.parts.iter().enumerate() {
+                for test in tests {
+                    let (kind, value, low, high) = self.test(test, target);
+                    self.parts.push([consent, rule.node, part as i64, kind, value, low, high]);
+                }
+            }
+            for patient in &patients {
+                self.rules.push([
+                    *patient,
+                    consent,
+                    rule.node,
+                    rule.parent.unwrap_or(-1),
+                    rule.precedence as i64,
+                    audience,
+                    rule.period.low,
+                    rule.period.high,
+                    rule.parts.len() as i64,
+                    i64::from(rule.has_exceptions),
+                    i64::from(rule.names_actor),
+                    i64::from(rule.names_emergency),
+                    series,
+                    rules.stamp,
+                    updated,
+                    0,
+                ]);
+            }
+        }
+    }
+
+    fn audience(&mut self, parts: &[AudiencePart]) -> i64 {
+        let keys = |words: &[String]| if words.is_empty() { vec![0] } else { sorted(words.iter().map(|word| system_key(word))) };
+        let mut sets: Vec<(Vec<i64>, Vec<i64>)> = parts.iter().map(|part| (keys(&part.actors), keys(&part.purposes))).collect();
+        sets.retain(|set| *set != (vec![0], vec![0]));
+        join_purposes(&mut sets);
+        sets.sort();
+        sets.dedup();
+        if sets.is_empty() {
+            return 0;
+        }
+        let numbers: Vec<i64> =
+            sets.iter().flat_map(|(actors, purposes)| actors.iter().chain(&[-1]).chain(purposes).chain(&[-2])).copied().collect();
+        let audience = set_key(&numbers);
+        let count = sets.len() as i64;
+        for (part, (actors, purposes)) in sets.iter().enumerate() {
+            for actor in actors {
+                self.audiences.extend(purposes.iter().map(|purpose| [*actor, *purpose, audience, part as i64, count]));
+            }
+        }
+        audience
+    }
+
+    fn test(&mut self, test: &Test, target: &mut dyn FnMut(&str, &str) -> Option<ResourceKey>) -> (i64, i64, i64, i64) {
+        let mut named = |kind, (type_name, id): (&str, &str)| (kind, target(type_name, id).unwrap_or(0), 0, 0);
+        match test {
+            Test::Facts(words) => {
+                let facts = sorted(words.iter().map(|word| system_key(word)));
+                let clause = set_key(&facts);
+                self.clauses.extend(facts.iter().map(|fact| [clause, *fact]));
+                (Test::FACTS, clause, 0, 0)
+            }
+            Test::Within(interval) => (Test::WITHIN, 0, interval.low, interval.high),
+            Test::Touches(interval) => (Test::TOUCHES, 0, interval.low, interval.high),
+            Test::Instance(type_name, id) => named(Test::INSTANCE, (type_name, id)),
+            Test::Refers(type_name, id) => named(Test::REFERS, (type_name, id)),
+            Test::Around(type_name, id) => named(Test::AROUND, (type_name, id)),
+            Test::InSet(members) => (Test::FACTS, members.clause(), 0, 0),
+        }
+    }
+}
+
+impl RuleRows {
+    /// The patients whose rules these are.
+    pub fn patients(&self) -> impl Iterator<Item = ResourceKey> {
+        self.rules.iter().map(|rule| rule[0])
+    }
+
+    /// The patients of whom these rules deny something.
+    pub fn denied(&self) -> impl Iterator<Item = ResourceKey> {
+        const DENIES: [i64; 2] = [Precedence::Deny as i64, Precedence::DefaultDeny as i64];
+        self.rules.iter().filter(|rule| DENIES.contains(&rule[4])).map(|rule| rule[0])
+    }
+
+    /// The rules that there are of `patients`: whoever has none before loses nothing by a permit.
+    pub(in crate::store) fn ruled(dialect: Dialect, patients: &[ResourceKey]) -> Sql {
+        let mut sql = Sql::new(dialect);
+        sql.push("SELECT DISTINCT patient FROM rule WHERE patient IN (");
+        numbers(&mut sql, patients);
+        sql.push(")");
+        sql
+    }
+
+    /// The statements that put these rows in the place of the rules of `consents`. `patients`: all whose rules change, sorted.
+    pub fn statements(&self, dialect: Dialect, consents: &[ResourceKey], patients: &[ResourceKey]) -> Vec<Sql> {
+        let mut statements = Vec::new();
+        for chunk in consents.chunks(CHUNK) {
+            for table in ["rule", "rule_part"] {
+                let mut sql = Sql::new(dialect);
+                sql.push("DELETE FROM ").push(table).push(" WHERE consent IN (");
+                numbers(&mut sql, chunk);
+                sql.push(")");
+                statements.push(sql);
+            }
+        }
+        insert(dialect, "clause_fact", &self.clauses, &mut statements);
+        insert(dialect, "audience_part", &self.audiences, &mut statements);
+        insert(dialect, "rule_part", &self.parts, &mut statements);
+        insert(dialect, "rule", &self.rules, &mut statements);
+        for chunk in patients.chunks(CHUNK) {
+            let mut sql = Sql::new(dialect);
+            sql.push(
+                "UPDATE rule SET superseded = CASE WHEN EXISTS (SELECT 1 FROM rule s WHERE s.patient = rule.patient \
+                 AND s.series = rule.series AND (s.stamp, s.updated, s.consent) > (rule.stamp, rule.updated, rule.consent)) THEN 1 ELSE 0 END WHERE series <> 0 AND patient IN (",
+            );
+            numbers(&mut sql, chunk);
+            sql.push(")");
+            statements.push(sql);
+        }
+        statements
+    }
+}
+
+/// Most rows that an actor part and a purpose part are joined to.
+const JOINED: usize = 256;
+
+/// Parts that only say what for are joined to one that says who. So the rows of an audience are found by its actors: the purposes alone
+/// are nearly everybody's.
+fn join_purposes(sets: &mut Vec<(Vec<i64>, Vec<i64>)>) {
+    let (mut whom, why): (Vec<_>, Vec<_>) = sets.drain(..).partition(|(actors, _)| *actors != [0]);
+    for (any, purposes) in why {
+        let fits = |actors: &Vec<i64>| actors.len().saturating_mul(purposes.len()) <= JOINED;
+        match whom.iter_mut().find(|(actors, whatever)| *whatever == [0] && fits(actors)) {
+            Some((_, whatever)) => *whatever = purposes,
+            None => match whom.iter().find(|(actors, _)| fits(actors)) {
+                Some((actors, _)) => whom.push((actors.clone(), purposes)),
+                None => whom.push((any, purposes)),
+            },
+        }
+    }
+    *sets = whom;
+}

@@ -1,0 +1,270 @@
+//! The operator's pages: who comes in, what they change, and that no other page can send their forms.
+
+use crate::support::program::output;
+use crate::support::server::answer;
+use crate::support::{TestDb, TestServer, both_databases};
+use lango::access::audit::Event;
+use lango::access::clients;
+use lango::access::hash_secret;
+use lango::access::people::{self, Person};
+use lango::config::Secret;
+use lango::store::Store;
+use reqwest::{Response, header};
+use std::time::{Duration, Instant};
+
+const PASSWORD: &str = "correct horse battery";
+
+/// A server, an operator and a clinician.
+struct World {
+    server: TestServer,
+    store: Store,
+    browser: reqwest::Client,
+}
+
+impl World {
+    async fn new(db: &TestDb) -> World {
+        let server = TestServer::smart(db).await;
+        let store = Store::open(&db.url).await.unwrap();
+        let hash = hash_secret(&Secret::new(PASSWORD)).unwrap();
+        for (name, role) in [("amina", "operator"), ("asha", "clinician")] {
+            let person = Person { roles: vec![role.into()], ..Person::new(name, name, "MOH", hash.clone()) };
+            people::add(&store, &person).await.unwrap();
+        }
+        let browser = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).no_proxy().build().unwrap();
+        World { server, store, browser }
+    }
+
+    async fn get(&self, path: &str, cookie: &str) -> Response {
+        self.browser.get(self.server.url(path)).header(header::COOKIE, cookie).send().await.unwrap()
+    }
+
+    async fn page(&self, path: &str, cookie: &str) -> String {
+        let response = self.get(path, cookie).await;
+        assert_eq!(response.status(), 200);
+        response.text().await.unwrap()
+    }
+
+    async fn send(&self, path: &str, cookie: &str, origin: &str, fields: &[(&str, &str)]) -> Response {
+        let body: String = form_urlencoded::Serializer::new(String::new()).extend_pairs(fields).finish();
+        let request = self.browser.post(self.server.url(path)).header(header::COOKIE, cookie).header(header::ORIGIN, origin);
+        request.header(header::CONTENT_TYPE, "application/x-www-form-urlencoded").body(body).send().await.unwrap()
+    }
+
+    async fn submit(&self, path: &str, cookie: &str, fields: &[(&str, &str)]) -> Response {
+        self.send(path, cookie, &self.server.base, fields).await
+    }
+
+    async fn log_in(&self, name: &str, password: &str) -> Response {
+        let page = self.get("/console/login", "").await;
+        let cookie = cookie_of(&page);
+        let page = page.text().await.unwrap();
+        self.submit("/console/login", &cookie, &[("token", token(&page)), ("username", name), ("password", password), ("code", "")]).await
+    }
+
+    /// The cookie of an operator's session, and what its forms carry.
+    async fn session(&self) -> (String, String) {
+        let response = self.log_in("amina", PASSWORD).await;
+        assert_eq!((response.status().as_u16(), location(&response)), (303, "/console/clients".to_owned()));
+        let cookie = cookie_of(&response);
+        let page = self.page("/console/clients", &cookie).await;
+        let token = token(&page).to_owned();
+        (cookie, token)
+    }
+
+    async fn calls_with(&self, id: &str, secret: &str) -> u16 {
+        let form = format!("grant_type=client_credentials&client_id={id}&client_secret={secret}");
+        let request = self.server.client.post(self.server.url("/auth/token"));
+        answer(request.header("content-type", "application/x-www-form-urlencoded").body(form)).await.0
+    }
+
+    /// What was recorded: by whom, the request, the status.
+    async fn recorded(&self) -> Vec<(Option<String>, String, u16)> {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while self.store.has_unsealed().await.unwrap() {
+            assert!(Instant::now() < deadline, "events are sealed within seconds");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        let rows = self.store.sealed_after(0, 10_000).await.unwrap();
+        let events = rows.iter().map(|row| serde_json::from_str::<Event>(&row.event).unwrap());
+        events.map(|event| (event.agent.person, event.request, event.status)).collect()
+    }
+}
+
+fn token(page: &str) -> &str {
+    page.split("name=\"token\" value=\"").nth(1).and_then(|rest| rest.split('"').next()).unwrap_or_else(|| panic!("{page}"))
+}
+
+fn cookie_of(response: &Response) -> String {
+    let cookie = response.headers()[header::SET_COOKIE].to_str().unwrap();
+    assert!(cookie.contains("HttpOnly") && cookie.contains("SameSite=Strict") && cookie.contains("Path=/console"), "{cookie}");
+    cookie.split(';').next().unwrap().to_owned()
+}
+
+fn location(response: &Response) -> String {
+    response.headers()[header::LOCATION].to_str().unwrap().to_owned()
+}
+
+/// The secret that a page shows.
+fn secret(page: &str) -> String {
+    page.split("<code id=\"secret\">").nth(1).and_then(|rest| rest.split('<').next()).unwrap_or_else(|| panic!("{page}")).to_owned()
+}
+
+both_databases!(
+    async fn an_operator_adds_renews_and_shuts_out_clients_and_it_counts_at_once(db: &TestDb) {
+        let world = World::new(db).await;
+        let (cookie, token) = world.session().await;
+        let fields = [
+            ("token", token.as_str()),
+            ("id", "emr-1"),
+            ("facility", "HF-1"),
+            ("scope", "system/*.rs"),
+            ("role", "facility"),
+            ("role", "clinician"),
+            ("proof", "secret"),
+        ];
+        let added = world.submit("/console/clients", &cookie, &fields).await;
+        assert_eq!((added.status().as_u16(), &added.headers()["cache-control"]), (200, &"no-store".parse().unwrap()));
+        let first = secret(&added.text().await.unwrap());
+        let client = clients::find(&world.store, "emr-1").await.unwrap().unwrap();
+        assert_eq!((client.facility.as_str(), client.roles.as_slice()), ("HF-1", &["facility".to_owned(), "clinician".to_owned()][..]));
+        assert!(!client.secret_hash.unwrap().contains(&first));
+        assert_eq!(world.calls_with("emr-1", &first).await, 200);
+        let page = world.page("/console/clients?q=emr", &cookie).await;
+        assert!(page.contains("emr-1") && page.contains("HF-1") && !page.contains(&first), "shown once");
+        let bearer = world.server.token("emr-1", &first).await;
+        let reads = || async { answer(world.server.client.get(world.server.url("/fhir/Patient")).bearer_auth(&bearer)).await.0 };
+        assert_eq!(reads().await, 200);
+
+        let form = [("token", token.as_str())];
+        let renewed = world.submit("/console/clients/emr-1/secret", &cookie, &form).await;
+        let second = secret(&renewed.text().await.unwrap());
+        assert_eq!((world.calls_with("emr-1", &first).await, world.calls_with("emr-1", &second).await), (401, 200));
+        for (change, status) in [("disable", 401), ("enable", 200)] {
+            let response = world.submit(&format!("/console/clients/emr-1/{change}"), &cookie, &form).await;
+            assert_eq!((response.status().as_u16(), location(&response)), (303, "/console/clients".to_owned()));
+            assert_eq!((reads().await, world.calls_with("emr-1", &second).await), (status, status), "{change}");
+        }
+        assert_eq!(world.submit("/console/clients/nobody/disable", &cookie, &form).await.status(), 404);
+        assert_eq!(world.submit("/console/clients/emr-1/delete", &cookie, &form).await.status(), 404);
+
+        // The rules of the command, in its words; what was typed is shown again as text, the secret is not.
+        for (change, status, words) in [
+            (("id", "emr-1"), 409, "exists already"),
+            (("id", "em r"), 400, "a client id has"),
+            (("scope", "system/Nothing.rs"), 400, "is no scope"),
+            (("scope", "user/*.rs"), 400, "are for apps that people log in with"),
+            (("proof", "public"), 400, "needs a redirect URI"),
+            (("proof", "keys"), 400, "the key set is not JSON"),
+            (("role", "king"), 400, "a role is one of"),
+            (("certificate", "-"), 400, "no certificate in PEM"),
+            (("secret", "short"), 400, "a secret has 12 to 1024"),
+        ] {
+            let mut fields: Vec<(&str, &str)> = fields.iter().copied().filter(|(name, _)| *name != change.0).collect();
+            if change.0 != "id" {
+                fields.retain(|(name, _)| *name != "id");
+                fields.push(("id", "emr-2"));
+            }
+            fields.push(change);
+            let response = world.submit("/console/clients", &cookie, &fields).await;
+            assert_eq!(response.status(), status, "{change:?}");
+            let page = response.text().await.unwrap();
+            assert!(page.contains(words) && !page.contains("value=\"short\""), "{change:?}: {page}");
+        }
+        let hostile = [("token", token.as_str()), ("id", "\"><script>"), ("facility", "x"), ("scope", "x")];
+        let page = world.submit("/console/clients", &cookie, &hostile).await.text().await.unwrap();
+        assert!(!page.contains("<script>"), "{page}");
+
+        let recorded = world.recorded().await;
+        let by_amina = |words: &str, status: u16| {
+            let fits = |(person, request, found): &&(Option<String>, String, u16)| {
+                person.as_deref() == Some("amina") && request.contains(words) && *found == status
+            };
+            recorded.iter().filter(fits).count()
+        };
+        assert_eq!(by_amina("id=emr-1&facility=HF-1", 200), 1, "{recorded:?}");
+        assert_eq!((by_amina("/emr-1/disable", 200), by_amina("/emr-1/enable", 200), by_amina("/emr-1/secret", 200)), (1, 1, 1));
+        assert_eq!(by_amina("id=emr-1&facility=HF-1", 409), 1, "what was refused too");
+        let all = format!("{recorded:?}");
+        assert!(![first.as_str(), second.as_str(), "short", PASSWORD].iter().any(|secret| all.contains(secret)), "{all}");
+        world.server.stop().await;
+    }
+);
+
+both_databases!(
+    async fn only_operators_come_in_and_a_session_ends_with_what_it_rests_on(db: &TestDb) {
+        let world = World::new(db).await;
+        for path in ["/console", "/console/clients"] {
+            let response = world.get(path, "").await;
+            assert_eq!((response.status().as_u16(), location(&response)), (303, "/console/login".to_owned()), "{path}");
+        }
+        assert_eq!(world.submit("/console/clients", "", &[]).await.status(), 401);
+        assert_eq!(world.log_in("amina", "wrong").await.status(), 401);
+        let clinician = world.log_in("asha", PASSWORD).await;
+        let cookie = cookie_of(&clinician);
+        assert_eq!(world.get("/console/clients", &cookie).await.status(), 403);
+        assert_eq!(world.submit("/console/clients", &cookie, &[]).await.status(), 403);
+
+        let (cookie, token) = world.session().await;
+        // A session is no token, and a token no session.
+        assert_eq!(world.get("/fhir/Patient", &cookie).await.status(), 401);
+        let spoiled = format!("{cookie}x");
+        for wrong in ["lango-console=", "lango-console=a.b", spoiled.as_str()] {
+            assert_eq!(world.get("/console/clients", wrong).await.status(), 303, "{wrong}");
+        }
+        let (other, _) = world.session().await;
+        assert_eq!(world.submit("/console/logout", &cookie, &[("token", &token)]).await.status(), 303);
+        assert_eq!(world.get("/console/clients", &cookie).await.status(), 303, "ended, though the cookie is kept");
+        assert_eq!(world.get("/console/clients", &other).await.status(), 200);
+        people::set_password(&world.store, "amina", &hash_secret(&Secret::new(PASSWORD)).unwrap()).await.unwrap();
+        assert_eq!(world.get("/console/clients", &other).await.status(), 303, "a new password ends it");
+        let (third, _) = world.session().await;
+        people::set_disabled(&world.store, "amina", true).await.unwrap();
+        assert_eq!(world.get("/console/clients", &third).await.status(), 303);
+        world.server.stop().await;
+    }
+);
+
+both_databases!(
+    async fn a_form_that_another_page_sends_changes_nothing(db: &TestDb) {
+        let world = World::new(db).await;
+        let (cookie, token) = world.session().await;
+        let (other, other_token) = world.session().await;
+        let fields = |token: &'static str| [("token", token), ("id", "emr-1"), ("facility", "HF-1"), ("scope", "system/*.rs")];
+        let mut own = fields("");
+        own[0].1 = &token;
+        for (cookie, origin, fields) in [
+            (&cookie, "https://evil.example", own),
+            (&cookie, "null", own),
+            (&cookie, world.server.base.as_str(), fields("")),
+            (&cookie, world.server.base.as_str(), fields("0000000000000000000000000000000000000000000000000000000000000000")),
+            (&other, world.server.base.as_str(), own),
+        ] {
+            assert_eq!(world.send("/console/clients", cookie, origin, &fields).await.status(), 400, "{origin}");
+        }
+        assert_eq!(world.submit("/console/clients/x/disable", &cookie, &[("token", &other_token)]).await.status(), 400);
+        assert!(clients::list(&world.store).await.unwrap().is_empty());
+        let response = world.get("/console/clients", &cookie).await;
+        let policy = response.headers()["content-security-policy"].to_str().unwrap();
+        assert!(policy.contains("default-src 'none'") && policy.contains("frame-ancestors 'none'"), "{policy}");
+        // Nor does another page log anybody in.
+        let fields = [("token", token.as_str()), ("username", "amina"), ("password", PASSWORD), ("code", "")];
+        for cookie in ["", "lango-console-login=", &cookie] {
+            assert_eq!(world.submit("/console/login", cookie, &fields).await.status(), 400, "{cookie}");
+        }
+        world.server.stop().await;
+    }
+);
+
+both_databases!(
+    async fn what_commands_change_about_clients_is_recorded_too(db: &TestDb) {
+        let world = World::new(db).await;
+        for command in ["client add emr-1 --facility HF-1 --scope system/*.rs", "client disable emr-1"] {
+            let words: Vec<&str> = command.split(' ').collect();
+            let (code, _, said) = output(db, &words);
+            assert_eq!(code, Some(0), "{said}");
+        }
+        let told: Vec<String> = world.recorded().await.into_iter().map(|(_, request, _)| request).collect();
+        assert_eq!(told, ["lango client add emr-1", "lango client disable emr-1"]);
+        world.server.stop().await;
+    }
+);

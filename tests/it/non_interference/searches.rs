@@ -1,0 +1,112 @@
+//! Searches of every shape. `@` stands for the world's name, with which all its ids begin.
+
+/// How many worlds it takes until every shape was asked once.
+const SHARES: usize = 6;
+
+const SHAPES: [&str; 85] = [
+    "Observation?_count=100&_total=accurate",
+    "Observation?_summary=count",
+    "Observation?_count=0&_total=accurate",
+    "Observation?code=a&_total=accurate&_count=2&_sort=_id",
+    "Observation?code:not=a",
+    "Observation?code:text=a",
+    "Observation?date=ge2023",
+    "Observation?date:missing=true",
+    "Observation?subject=Patient/@p0",
+    "Observation?patient=@p1&_elements=status",
+    "Observation?patient.family=mushi",
+    "Observation?subject:Patient.name:contains=us",
+    "Observation?patient.identifier=urn:mrn|@1",
+    "Observation?encounter.status=finished",
+    "Observation?encounter.subject:Patient.family=asha",
+    "Observation?encounter:missing=true",
+    "Observation?has-member.code=a",
+    "Observation?has-member.value-string=high&_summary=count",
+    "Observation?value-string=low,high",
+    "Observation?value-string:missing=true",
+    "Observation?performer=Practitioner/doctor",
+    "Observation?_security=HIV",
+    "Observation?_security:not=HIV&_total=accurate",
+    "Observation?_id=@c0,@c3,@c6,@c9",
+    "Observation?_lastUpdated=gt2020",
+    "Observation?_tag:missing=true",
+    "Observation?_sort=-date,_id&_count=3",
+    "Observation?_sort=code,_id&_count=100",
+    "Observation?_include=Observation:encounter&_include=Observation:subject&_count=100",
+    "Observation?_include=Observation:has-member&_include:iterate=Observation:has-member&_include:iterate=Observation:encounter&_count=100",
+    "Observation?_include=*&_count=100",
+    "Observation?_filter=code eq a or value-string eq high",
+    "Observation?_filter=not (code eq a)",
+    "Observation?_list=@l",
+    "Observation?_has:Provenance:target:recorded=ge2020",
+    "Patient?_count=100&_total=accurate",
+    "Patient?family=mushi&_summary=count",
+    "Patient?family:exact=Juma",
+    "Patient?name:contains=s&gender=female",
+    "Patient?identifier=urn:mrn|@0",
+    "Patient?identifier=https://lango.health/id/nida|@x",
+    "Patient?_has:Observation:patient:code=a",
+    "Patient?_has:Observation:patient:value-string=high&_summary=count",
+    "Patient?_has:Encounter:patient:_has:Observation:encounter:code=a",
+    "Patient?_has:MedicationRequest:subject:status=active",
+    "Patient?_has:Group:member:type=person",
+    "Patient?_has:List:subject:status=current",
+    "Patient?_has:Appointment:patient:status=booked",
+    "Patient?_sort=family,_id&_count=2",
+    "Patient?_sort=-birthdate,gender,_id",
+    "Patient?_revinclude=Observation:subject&_revinclude=Encounter:subject&_count=100",
+    "Patient?_revinclude=Encounter:subject&_revinclude:iterate=Observation:encounter&_count=100",
+    "Patient?_revinclude=Group:member&_revinclude=Appointment:patient&_revinclude=List:subject&_count=100",
+    "Encounter?_count=100&_total=accurate",
+    "Encounter?date=2022",
+    "Encounter?_has:Observation:encounter:code=a",
+    "Encounter?_has:Condition:encounter:code=b&_summary=count",
+    "Encounter?_revinclude=Observation:encounter&_revinclude=Condition:encounter&_count=100",
+    "Encounter?subject.gender=male",
+    "Encounter?_sort=-date,_id",
+    "Condition?_count=100&_total=accurate",
+    "Condition?encounter.class=AMB",
+    "Condition?onset-date=ge2022&code=a,b",
+    "Condition?subject:Patient._has:Observation:patient:code=a",
+    "MedicationRequest?_count=100&_total=accurate",
+    "MedicationRequest?encounter.status=finished&_include=MedicationRequest:encounter",
+    "MedicationRequest?code=a&_sort=authoredon,_id",
+    "List?_count=100",
+    "List?item=Observation/@c0",
+    "List?subject:Patient.family=mushi&_include=List:item",
+    "List?item:Observation.code=a",
+    "Group?member=Patient/@p0",
+    "Group?_include=Group:member&_total=accurate",
+    "Appointment?actor=Patient/@p0",
+    "Appointment?patient.family=asha&_include=Appointment:actor",
+    "Binary?_count=100&_total=accurate",
+    "Provenance?target=Observation/@c0",
+    "Provenance?target:Observation.code=a",
+    "Patient/@p0/Observation?_total=accurate&_count=100",
+    "Patient/@p1/Encounter?status=finished",
+    "Patient/@p2/Condition?_summary=count",
+    "Patient/@p0/Appointment",
+    "Practitioner?_has:Observation:performer:code=a",
+    "Organization?_has:Provenance:agent:recorded=ge2020",
+    "Organization?_revinclude=Provenance:agent&_count=100",
+];
+
+/// Walked page by page.
+const WALKS: [&str; 6] = [
+    "Observation?_count=1&_sort=date,_id",
+    "Condition?_count=1",
+    "MedicationRequest?_count=2&_sort=-authoredon,-_id&_total=accurate",
+    "Observation?_count=2&_sort=-_id",
+    "Observation?code=a&_count=1&_include=Observation:encounter",
+    "Encounter?_count=1&_sort=-date,_id&_revinclude=Observation:encounter",
+];
+
+/// The share of them that this world is asked, each time the same.
+pub fn searches(number: u64, world: &str) -> Vec<String> {
+    SHAPES.iter().skip(number as usize % SHARES).step_by(SHARES).map(|shape| shape.replace('@', world)).collect()
+}
+
+/// What is walked in this world.
+pub fn walk(number: u64) -> &'static str {
+    WALKS[number as usize % WALKS.len()]
+}
