@@ -93,7 +93,12 @@ impl App {
         let writer = Writer::new(store.clone(), options, registry.clone(), terminology.clone(), validator)
             .with_policy(policy)
             .with_facility_system(&settings.systems.facility);
-        let rules = Rules { operator: settings.operator.code.clone(), zone: zone.clone(), strict_blocks: settings.strict_templates };
+        let rules = Rules {
+            operator: settings.operator.code.clone(),
+            zone: zone.clone(),
+            strict_blocks: settings.strict_templates,
+            most_records: settings.limits.template_records as usize,
+        };
         let submitter =
             Submitter { writer: writer.clone(), templates: Arc::new(templates), terminology: terminology.clone(), rules: Arc::new(rules) };
         let holders = Arc::new(Holders::new(&settings)?);

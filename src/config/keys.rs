@@ -43,6 +43,7 @@ pub const KEYS: &[Key] = &[
     Key { path: "limits.body_mb", default: "64" },
     Key { path: "limits.decompressed_mb", default: "256" },
     Key { path: "limits.bundle_entries", default: "50000" },
+    Key { path: "limits.template_records", default: "50000" },
     Key { path: "limits.page_default", default: "20" },
     Key { path: "limits.page_max", default: "1000" },
     Key { path: "limits.lookups_per_client", default: "1200" },

@@ -131,6 +131,8 @@ pub struct Limits {
     pub decompressed_mb: u32,
     /// Entries of one Bundle.
     pub bundle_entries: u32,
+    /// Records of one Data Template payload.
+    pub template_records: u32,
     /// Entries of a search page when the request does not say.
     pub page_default: u32,
     /// Entries of a search page at most.
@@ -270,6 +272,7 @@ impl Default for Limits {
             body_mb: 64,
             decompressed_mb: 256,
             bundle_entries: 50_000,
+            template_records: 50_000,
             page_default: 20,
             page_max: 1000,
             delete_matches: 1,
@@ -362,6 +365,7 @@ impl Settings {
             ("limits.body_mb", limits.body_mb),
             ("limits.decompressed_mb", limits.decompressed_mb),
             ("limits.bundle_entries", limits.bundle_entries),
+            ("limits.template_records", limits.template_records),
             ("limits.page_default", limits.page_default),
             ("limits.page_max", limits.page_max),
             ("limits.lookups_per_client", limits.lookups_per_client),

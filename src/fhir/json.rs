@@ -3,6 +3,7 @@
 
 use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
+use std::collections::HashSet;
 use std::fmt;
 
 /// serde_json hands a number to a visitor under this key when `arbitrary_precision` is on.
@@ -19,9 +20,18 @@ pub struct JsonError {
 
 /// Parses one JSON value. Digits stay as they are (an exponent is rewritten from `1e2` to `1e+2`). Nesting beyond 128 levels is an error (serde_json's own guard), so is a key given twice.
 pub fn parse(bytes: &[u8]) -> Result<Value, JsonError> {
+    read(bytes, Strict)
+}
+
+/// Whether [`parse`] would take the text. Builds nothing: what it needs is the keys of the objects that are open.
+pub fn check(bytes: &[u8]) -> Result<(), JsonError> {
+    read(bytes, Checked)
+}
+
+fn read<'de, S: DeserializeSeed<'de>>(bytes: &'de [u8], seed: S) -> Result<S::Value, JsonError> {
     let bytes = bytes.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(bytes);
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
-    Strict.deserialize(&mut deserializer).and_then(|value| deserializer.end().map(|()| value)).map_err(|error| {
+    seed.deserialize(&mut deserializer).and_then(|value| deserializer.end().map(|()| value)).map_err(|error| {
         let (line, column) = (error.line(), error.column());
         let words = error.to_string();
         let message = words.split(" at line ").next().unwrap_or(&words);
@@ -109,6 +119,60 @@ impl<'de> Visitor<'de> for Strict {
     }
 }
 
+/// [`Strict`] without the values.
+struct Checked;
+
+impl<'de> DeserializeSeed<'de> for Checked {
+    type Value = ();
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Checked {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str("a JSON value")
+    }
+    fn visit_bool<E>(self, _: bool) -> Result<(), E> {
+        Ok(())
+    }
+    fn visit_i64<E>(self, _: i64) -> Result<(), E> {
+        Ok(())
+    }
+    fn visit_u64<E>(self, _: u64) -> Result<(), E> {
+        Ok(())
+    }
+    fn visit_f64<E>(self, _: f64) -> Result<(), E> {
+        Ok(())
+    }
+    fn visit_str<E>(self, _: &str) -> Result<(), E> {
+        Ok(())
+    }
+    fn visit_unit<E>(self) -> Result<(), E> {
+        Ok(())
+    }
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<(), A::Error> {
+        while items.next_element_seed(Checked)?.is_some() {}
+        Ok(())
+    }
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<(), A::Error> {
+        let mut keys: HashSet<String> = HashSet::new();
+        while let Some(key) = entries.next_key::<String>()? {
+            if key == NUMBER_TOKEN && keys.is_empty() {
+                let digits: String = entries.next_value()?;
+                return digits.parse::<Number>().map(|_| ()).map_err(|_| A::Error::custom("not a number"));
+            }
+            entries.next_value_seed(Checked)?;
+            if !keys.insert(key) {
+                return Err(A::Error::custom("a key is given twice in one object"));
+            }
+        }
+        Ok(())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -128,8 +192,10 @@ mod tests {
     #[test]
     fn refuses_what_readers_would_disagree_on() {
         for bad in [&br#"{"a":1,"a":2}"#[..], b"[NaN]", b"{\"a\":\xff\"}", b"{} {}", b"", b"[1,]"] {
-            assert!(parse(bad).is_err(), "{:?}", String::from_utf8_lossy(bad));
+            let (parsed, checked) = (parse(bad).unwrap_err(), check(bad).unwrap_err());
+            assert_eq!(parsed.to_string(), checked.to_string(), "{:?}", String::from_utf8_lossy(bad));
         }
+        check(br#"{"z":1.50,"a":[1e+2,-0.0,true,null],"m":{"z":12345678901234567890.123456789}}"#).unwrap();
         assert!(parse("[".repeat(100_000).as_bytes()).is_err());
     }
 }

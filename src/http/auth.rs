@@ -70,7 +70,10 @@ async fn identify(access: &Access, path: &str, headers: &HeaderMap, certificate:
         None => Err(Refusal::NoCredentials),
         Some(Credentials::Bearer(token)) => Ok(access.bearer_caller(&token, certificate).await?),
         Some(Credentials::Basic { user, password }) if path.starts_with(BASIC_ALLOWED) => {
-            Ok(access.basic_caller(&user, &password, certificate).await?)
+            access.basic_caller(&user, &password, certificate).await.map_err(|error| match error {
+                AccessError::Refused(reason) | AccessError::Claim(reason) => Refusal::Password(reason),
+                error => Refusal::Access(error),
+            })
         }
         Some(Credentials::Basic { .. }) => Err(Refusal::Unclear("this address takes a bearer token: get one from /auth/token")),
     }
@@ -122,6 +125,8 @@ pub(super) enum Refusal {
     NoCredentials,
     Unclear(&'static str),
     Facility,
+    /// Name and password do not hold.
+    Password(&'static str),
     Access(AccessError),
 }
 
@@ -133,7 +138,23 @@ impl From<AccessError> for Refusal {
 
 impl Refusal {
     fn answer(self, path: &str) -> Response {
+        // Where Basic is taken it is what most callers use, and comes first.
+        let takes_basic = path.starts_with(BASIC_ALLOWED);
+        let basic_first = takes_basic && matches!(self, Refusal::NoCredentials | Refusal::Password(_));
         let (status, issue, challenge) = match self {
+            Refusal::NoCredentials if takes_basic => (
+                StatusCode::UNAUTHORIZED,
+                Issue::error(
+                    IssueCode::Login,
+                    "log in: send Authorization: Basic with the client's id and secret, or Bearer with a token from /auth/token",
+                ),
+                "Bearer realm=\"lango\"",
+            ),
+            Refusal::Password(reason) => {
+                tracing::debug!(reason, "a request was refused");
+                let words = "the client's id and secret do not hold, or no longer: check them, or ask the operator for a new secret";
+                (StatusCode::UNAUTHORIZED, Issue::error(IssueCode::Login, words), "Bearer realm=\"lango\"")
+            }
             Refusal::NoCredentials => (
                 StatusCode::UNAUTHORIZED,
                 Issue::error(IssueCode::Login, "log in: send Authorization: Bearer with a token from /auth/token"),
@@ -168,16 +189,19 @@ impl Refusal {
             body["error"] = json!(status.canonical_reason().unwrap_or_default());
             body["message"] = json!(issue.diagnostics);
             body["path"] = json!(path);
-            body["authMethods"] = if path.starts_with(BASIC_ALLOWED) { json!(["Basic", "Bearer"]) } else { json!(["Bearer"]) };
+            body["authMethods"] = if takes_basic { json!(["Basic", "Bearer"]) } else { json!(["Bearer"]) };
             (status, json_body(body)).into_response()
         } else {
             outcome(status, issue)
         };
         let headers = response.headers_mut();
         if !challenge.is_empty() {
-            headers.append(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
-            if path.starts_with(BASIC_ALLOWED) {
-                headers.append(header::WWW_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"lango\", charset=\"UTF-8\""));
+            let mut challenges = vec![challenge];
+            if takes_basic {
+                challenges.insert(usize::from(!basic_first), "Basic realm=\"lango\", charset=\"UTF-8\"");
+            }
+            for challenge in challenges {
+                headers.append(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
             }
         }
         if status == StatusCode::SERVICE_UNAVAILABLE {

@@ -57,6 +57,14 @@ pub(super) struct NeverSent {
     pub needs: Vec<Box<str>>,
 }
 
+/// A record was laid over those before it.
+#[derive(Debug)]
+pub(super) struct Laid {
+    pub touches: Vec<Touch>,
+    /// Where in the payload stands what names something that nothing is known of.
+    pub unknown: Vec<Box<str>>,
+}
+
 /// A resource as the records say it.
 #[derive(Debug)]
 struct State {
@@ -133,23 +141,26 @@ impl Fold {
 
     /// Lays a record over the others and gives the states that it touches; nothing is laid when it builds on what was never sent.
     /// `exists`: what is known from elsewhere to be stored.
-    pub fn add(&mut self, told: &Told, exists: impl Fn(&Name) -> bool) -> Result<Vec<Touch>, NeverSent> {
+    pub fn add(&mut self, told: &Told, exists: impl Fn(&Name) -> bool) -> Result<Laid, NeverSent> {
         let missing =
             |said: &&Said| matches!(said.update, Update::Existing | Update::Known) && !self.has(&said.name) && !exists(&said.name);
         let missing: Vec<&Said> = told.resources.iter().filter(missing).collect();
         if !missing.is_empty() {
             return Err(NeverSent { needs: missing.into_iter().filter_map(|said| said.needs.clone()).collect() });
         }
+        let is_known = |said: &Said| self.has(&said.name) || exists(&said.name);
+        let unknown = told.resources.iter().filter(|said| said.update == Update::Expected && !is_known(said));
+        let unknown: Vec<Box<str>> = unknown.filter_map(|said| said.needs.clone()).collect();
         let mut touched = Vec::with_capacity(told.resources.len());
         let mut made: Vec<BTreeSet<usize>> = vec![BTreeSet::new(); told.lists.len()];
-        for said in &told.resources {
+        for said in told.resources.iter().filter(|said| said.update != Update::Expected) {
             let touch = self.lay(said, told);
             if let Some(made) = said.list.and_then(|list| made.get_mut(list)) {
                 made.insert(touch.place);
             }
             touched.push(touch);
         }
-        let Some(id) = &told.visit else { return Ok(touched) };
+        let Some(id) = &told.visit else { return Ok(Laid { touches: touched, unknown }) };
         let visit = self.visits.entry(id.clone()).or_default();
         visit.submission = visit.submission.max(told.submission);
         for (listed, made) in told.lists.iter().zip(made) {
@@ -169,7 +180,7 @@ impl Fold {
             touched.extend(known.made.difference(&made).map(|place| Touch { place: *place, first: false, changed: true }));
             *known = ListSaid { whole: true, made };
         }
-        Ok(touched)
+        Ok(Laid { touches: touched, unknown })
     }
 
     fn lay(&mut self, said: &Said, told: &Told) -> Touch {
@@ -183,12 +194,12 @@ impl Fold {
         };
         let before = state.resource.take();
         let (resource, update) = match (&before, said.update) {
-            (Some(before), Update::IfAbsent | Update::Known) => (Arc::clone(before), state.update),
+            (Some(before), Update::IfAbsent | Update::Known | Update::Expected) => (Arc::clone(before), state.update),
             (Some(before), Update::Merge | Update::Existing) => {
                 let update = if state.update == Update::Replace { Update::Replace } else { Update::Merge };
                 (Arc::new(merge(before, &said.resource)), update)
             }
-            (None, Update::IfAbsent | Update::Known) => (Arc::clone(&said.resource), Update::Replace),
+            (None, Update::IfAbsent | Update::Known | Update::Expected) => (Arc::clone(&said.resource), Update::Replace),
             (_, update) => (Arc::clone(&said.resource), update),
         };
         let changed = before.is_none_or(|before| before != resource);
@@ -241,7 +252,7 @@ impl Fold {
         };
         let live = stored.get(&state.name).and_then(|stored| Some((stored.version, stored.body.as_ref()?)));
         let (mut resource, condition) = match (state.update, live) {
-            (Update::IfAbsent, Some(_)) | (Update::Known, _) => return None,
+            (Update::IfAbsent, Some(_)) | (Update::Known | Update::Expected, _) => return None,
             (Update::Replace, Some(_)) if late => return None,
             (Update::Merge | Update::Existing, Some((version, before))) => {
                 let before: Value = serde_json::from_slice(before).ok()?;

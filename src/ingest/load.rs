@@ -228,10 +228,10 @@ impl Loader {
                 bundle::process(&context, bytes).await?;
                 Ok(Try { resources: entries, ..Try::default() })
             }
-            Kind::Template => match self.submitter.submit(Door::Named, bytes.to_vec(), &self.caller).await {
+            Kind::Template => match self.submitter.submit(Door::Named, bytes, &self.caller).await {
                 Ok(report) => {
                     let left_out = report.rejected() as u64;
-                    let problems = report.processed.records.iter().zip(&report.outcomes).flat_map(|(record, outcome)| {
+                    let problems = report.records.iter().zip(&report.outcomes).flat_map(|(record, outcome)| {
                         let issues: &[Issue] = match outcome {
                             Outcome::Invalid(issues) | Outcome::Failed(issues) => issues,
                             _ => &[],

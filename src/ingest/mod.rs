@@ -8,6 +8,7 @@
 //! over the network or from a file.
 
 pub mod bundle;
+mod carry;
 pub mod consent;
 pub mod criteria;
 pub mod draft;
@@ -24,6 +25,7 @@ pub mod submit;
 pub mod template;
 pub mod transaction;
 pub mod tries;
+mod who;
 pub mod workers;
 pub mod write;
 

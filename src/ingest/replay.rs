@@ -4,18 +4,18 @@
 //! over each other in the order of arrival ([`super::fold`]), and only the outcome is held against the store. A mended map
 //! makes one new version of what it changes, and a second replay makes none.
 //!
-//! Memory stays bounded however much is kept. A first pass over the submissions learns from which to which each client is
-//! spoken of (some 40 bytes a client). The second holds a client's records from the first of them to the last and
-//! then writes them; when that would be too many at once, the clients are shared out over several passes. A client's records are
+//! Memory stays bounded however much is kept. Submissions are read in slices of some records. A first pass over them learns from
+//! which slice to which each client is spoken of (some 40 bytes a client). The second holds a client's records from the first
+//! of them to the last and then writes them; when that would be too many at once, the clients are shared out over several passes. A client's records are
 //! one transaction, and each transaction is right by itself: a replay that is broken off is simply begun again.
 
+use super::carry::{How, author_of_shared, own};
 use super::fold::{Fold, Said, Told};
 use super::refusal::Refusal;
-use super::submit::{Door, Outcome, SubmitError, Submitter, author_of_shared, own, rejected, told, unmapped};
-use super::template::{EnvelopeError, Processed};
+use super::submit::{Door, Envelope, Outcome, SubmitError, Submitter, UnmappedCodes};
+use super::template::Record;
 use super::write::Effect;
 use crate::definitions;
-use crate::store::submissions::Submission;
 use crate::store::{FacilityKey, TypeCode};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -25,8 +25,8 @@ use std::sync::Arc;
 const HELD: usize = 4_000;
 /// Records per transaction, when a client has not more.
 const GROUP: usize = 40;
-/// Submissions that are read and translated at a time.
-const BATCH: u32 = 16;
+/// Records of one submission that are read and translated at a time.
+const SLICE: usize = 200;
 
 /// What a replay did, or would do.
 #[derive(Clone, Debug, Default)]
@@ -48,13 +48,13 @@ pub struct Replayed {
 /// How far a replay is.
 #[derive(Clone, Copy, Debug)]
 pub struct Progress {
-    /// Submissions walked, over all passes.
+    /// Slices of submissions walked, over all passes.
     pub done: u64,
     pub total: u64,
     pub changed: u64,
 }
 
-/// From which submission to which a client is spoken of, by their places in the order of arrival.
+/// From which slice to which a client is spoken of, by their places in the order of arrival.
 struct Span {
     first: u32,
     last: u32,
@@ -67,11 +67,60 @@ struct Client {
     told: Vec<Arc<Told>>,
 }
 
-/// One pass over the kept submissions.
-struct Translated {
-    submission: Submission,
+/// A walk over the kept submissions, slice by slice.
+struct Walk<'s> {
+    submitter: &'s Submitter,
+    /// Whether what was sent before lango remembered who is who is remembered now.
+    learn: bool,
+    cursor: i64,
+    open: Option<Open>,
+}
+
+/// The submission that is being walked.
+struct Open {
+    key: i64,
     owner: FacilityKey,
-    processed: Result<Processed, EnvelopeError>,
+    envelope: Arc<Envelope>,
+    next: usize,
+}
+
+/// What is met on a walk.
+enum Step {
+    /// A submission that is no payload.
+    Refused { key: i64, owner: FacilityKey },
+    /// Some records of a submission, or none if it is a zero report.
+    Slice { key: i64, owner: FacilityKey, envelope: Arc<Envelope>, records: Vec<(Record, Option<Told>)>, is_first: bool, is_last: bool },
+}
+
+impl Walk<'_> {
+    async fn next(&mut self) -> Result<Option<Step>, SubmitError> {
+        let (submitter, mut is_first) = (self.submitter, false);
+        let mut open = match self.open.take() {
+            Some(open) => open,
+            None => {
+                let submissions = submitter.store().submissions(&Door::ALL.map(Door::kind), false, self.cursor, 1).await?;
+                let Some(submission) = submissions.into_iter().next() else { return Ok(None) };
+                self.cursor = submission.key;
+                is_first = true;
+                let facility = submitter.store().facility_code(submission.owner).await?;
+                match submitter.open(Door::of(&submission.kind), submission.payload.into(), facility).await? {
+                    Ok(envelope) => {
+                        let owner = submitter.owner(&envelope, submission.owner).await?;
+                        Open { key: submission.key, owner, envelope, next: 0 }
+                    }
+                    Err(_) => return Ok(Some(Step::Refused { key: submission.key, owner: submission.owner })),
+                }
+            }
+        };
+        let total = open.envelope.opened.len();
+        let end = total.min(open.next + SLICE);
+        let judged = submitter.judge(&open.envelope, open.next..end).await?;
+        let records = submitter.recall(&open.envelope, judged, open.owner, open.key, self.learn).await?;
+        open.next = end;
+        let (key, owner, envelope, is_last) = (open.key, open.owner, Arc::clone(&open.envelope), end == total);
+        self.open = Some(open).filter(|_| !is_last);
+        Ok(Some(Step::Slice { key, owner, envelope, records, is_first, is_last }))
+    }
 }
 
 impl Submitter {
@@ -80,39 +129,29 @@ impl Submitter {
     pub async fn replay(&self, dry_run: bool, mut progress: impl FnMut(Progress)) -> Result<Replayed, SubmitError> {
         let mut spans: HashMap<u64, Span> = HashMap::new();
         let mut place = 0u32;
-        let mut cursor = 0;
-        loop {
-            let batch = self.translated(&mut cursor).await?;
-            if batch.is_empty() {
-                break;
-            }
-            for Translated { submission, owner, processed } in batch {
-                for mut record in processed.into_iter().flat_map(|processed| processed.records) {
-                    let Some(told) = told(&mut record, submission.key) else { continue };
-                    let span = spans.entry(client(owner, &told)).or_insert(Span { first: place, last: place, records: 0 });
+        let mut walk = self.walk(dry_run);
+        while let Some(step) = walk.next().await? {
+            if let Step::Slice { owner, records, .. } = step {
+                for told in records.iter().filter_map(|(_, told)| told.as_ref()) {
+                    let span = spans.entry(client(owner, told)).or_insert(Span { first: place, last: place, records: 0 });
                     (span.last, span.records) = (place, span.records.saturating_add(1));
                 }
-                place = place.saturating_add(1);
             }
+            place = place.saturating_add(1);
             progress(Progress { done: u64::from(place), total: 0, changed: 0 });
         }
         let passes = passes(&spans, place);
-        let mut replay =
-            Replay { submitter: self, dry_run, spans, passes, held: HashMap::new(), shared: HashMap::new(), sum: Replayed::default() };
+        let (held, shared) = (HashMap::new(), HashMap::new());
+        let now = Submission::default();
+        let mut replay = Replay { submitter: self, dry_run, spans, passes, held, shared, now, sum: Replayed::default() };
         let total = u64::from(place) * (passes + 1);
         for pass in 0..passes {
-            let (mut at, mut cursor) = (0u32, 0);
+            let mut walk = self.walk(dry_run);
             // What arrives meanwhile is translated by the mended maps already.
-            while at < place {
-                let batch = self.translated(&mut cursor).await?;
-                if batch.is_empty() {
-                    break;
-                }
-                for translated in batch.into_iter().take((place - at) as usize) {
-                    replay.submission(pass, at, translated).await?;
-                    at += 1;
-                }
-                let done = u64::from(place) * (pass + 1) + u64::from(at);
+            for at in 0..place {
+                let Some(step) = walk.next().await? else { break };
+                replay.step(pass, at, step).await?;
+                let done = u64::from(place) * (pass + 1) + u64::from(at) + 1;
                 progress(Progress { done, total, changed: replay.sum.changed });
             }
         }
@@ -122,19 +161,8 @@ impl Submitter {
         Ok(replay.sum)
     }
 
-    /// The next kept submissions, translated side by side.
-    async fn translated(&self, cursor: &mut i64) -> Result<Vec<Translated>, SubmitError> {
-        let submissions = self.store().submissions(&Door::ALL.map(Door::kind), false, *cursor, BATCH).await?;
-        if let Some(last) = submissions.last() {
-            *cursor = last.key;
-        }
-        let translations = submissions.into_iter().map(|mut submission| async move {
-            let payload = std::mem::take(&mut submission.payload);
-            let facility = self.store().facility_code(submission.owner).await?;
-            let (processed, owner) = self.translate(Door::of(&submission.kind), payload, facility, submission.owner).await?;
-            Ok::<_, SubmitError>(Translated { submission, owner, processed })
-        });
-        futures_util::future::try_join_all(translations).await
+    fn walk(&self, dry_run: bool) -> Walk<'_> {
+        Walk { submitter: self, learn: !dry_run, cursor: 0, open: None }
     }
 }
 
@@ -174,46 +202,57 @@ struct Replay<'s> {
     held: HashMap<u64, Client>,
     /// What submissions as a whole say, by its author: Organizations and the like, few.
     shared: HashMap<(bool, FacilityKey), Fold>,
+    /// What is known of the submission that is being walked.
+    now: Submission,
     sum: Replayed,
 }
 
+/// What a submission comes to.
+#[derive(Default)]
+struct Submission {
+    records: i64,
+    rejected: i64,
+    unmapped: UnmappedCodes,
+}
+
 impl Replay<'_> {
-    async fn submission(&mut self, pass: u64, at: u32, translated: Translated) -> Result<(), SubmitError> {
-        let Translated { submission, owner, processed } = translated;
+    async fn step(&mut self, pass: u64, at: u32, step: Step) -> Result<(), SubmitError> {
         let store = self.submitter.store();
-        if pass == 0 {
-            self.sum.submissions += 1;
-        }
-        let mut processed = match processed {
-            Ok(processed) => processed,
+        let (key, owner, envelope, mut records, is_first, is_last) = match step {
+            Step::Slice { key, owner, envelope, records, is_first, is_last } => (key, owner, envelope, records, is_first, is_last),
             // It was refused as a whole when it came, and still is.
-            Err(_) if pass > 0 => return Ok(()),
-            Err(_) => {
+            Step::Refused { .. } if pass > 0 => return Ok(()),
+            Step::Refused { key, owner } => {
+                self.sum.submissions += 1;
                 self.sum.refused += 1;
                 if !self.dry_run {
-                    store.close_submission(submission.key, owner, "refused", 0, 0, &[]).await?;
+                    store.close_submission(key, owner, "refused", 0, 0, &[]).await?;
                 }
                 return Ok(());
             }
         };
         if pass == 0 {
-            let unmapped = unmapped(&processed.records);
-            self.sum.records += processed.records.len() as u64;
-            self.sum.unmapped += unmapped.iter().map(|code| code.count.unsigned_abs()).sum::<u64>();
-            if !self.dry_run {
-                let (records, rejected) = (processed.records.len() as i64, rejected(&processed.records) as i64);
-                store.close_submission(submission.key, owner, "done", records, rejected, &unmapped).await?;
+            self.sum.submissions += u64::from(is_first);
+            self.sum.records += records.len() as u64;
+            if is_first {
+                envelope.opened.shared.iter().for_each(|produced| self.share(key, owner, Said::of(produced.clone(), "")));
             }
-            for said in std::mem::take(&mut processed.shared).into_iter().filter_map(|produced| Said::of(produced, "")) {
-                let author = author_of_shared(&said, owner);
-                let fold = self.shared.entry((author.owner != owner, author.owner)).or_default();
-                // It builds on nothing that could be missing.
-                let _ = fold.add(&Told { submission: submission.key, visit: None, lists: Vec::new(), resources: vec![said] }, |_| true);
+            for (record, told) in &mut records {
+                self.now.records += 1;
+                self.now.rejected += i64::from(told.is_none());
+                self.now.unmapped.add(record);
+                self.sum.unmapped += record.unmapped.len() as u64;
+                std::mem::take(&mut record.shared).into_iter().for_each(|produced| self.share(key, owner, Said::of(produced, "")));
+            }
+            if is_last {
+                let Submission { records, rejected, unmapped } = std::mem::take(&mut self.now);
+                if !self.dry_run {
+                    store.close_submission(key, owner, "done", records, rejected, &unmapped.into_list()).await?;
+                }
             }
         }
         let mut complete = BTreeSet::new();
-        for mut record in processed.records {
-            let Some(told) = told(&mut record, submission.key) else { continue };
+        for told in records.into_iter().filter_map(|(_, told)| told) {
             let name = client(owner, &told);
             let Some(span) = self.spans.get(&name) else { continue };
             if pass != if span.first == span.last { 0 } else { name % self.passes } {
@@ -226,6 +265,18 @@ impl Replay<'_> {
         }
         let complete: Vec<Client> = complete.into_iter().filter_map(|name| self.held.remove(&name)).collect();
         self.write(complete).await
+    }
+
+    fn share(&mut self, submission: i64, owner: FacilityKey, said: Option<Said>) {
+        let Some(said) = said else { return };
+        let author = author_of_shared(&said, owner);
+        let fold = self.shared.entry((author.owner != owner, author.owner)).or_default();
+        // It builds on nothing that could be missing.
+        let _ = fold.add(&Told { submission, visit: None, lists: Vec::new(), resources: vec![said] }, |_| true);
+    }
+
+    fn how(&self) -> How {
+        How { replay: true, dry: self.dry_run, seen: Arc::default() }
     }
 
     /// Writes all that was said of these clients, some clients to a transaction.
@@ -277,9 +328,9 @@ impl Replay<'_> {
     }
 
     async fn commit(&mut self, told: Vec<Arc<Told>>, owner: FacilityKey) -> Result<(), Refusal> {
-        let written = self.submitter.write(told, &own(owner), Some(self.dry_run)).await?;
-        for (outcome, _) in &written.records {
-            match outcome {
+        let written = self.submitter.write(told, &own(owner), &self.how()).await?;
+        for written in &written.verdicts {
+            match written.outcome {
                 Outcome::New | Outcome::Added | Outcome::Updated => self.sum.changed += 1,
                 Outcome::Failed(_) | Outcome::Invalid(_) => self.sum.failed += 1,
                 Outcome::Unchanged => {}
@@ -307,7 +358,7 @@ impl Replay<'_> {
             for said in fold.into_said() {
                 let author = author_of_shared(&said, owner);
                 let told = Told { submission: i64::MAX, visit: None, lists: Vec::new(), resources: vec![said] };
-                match self.submitter.write(vec![Arc::new(told)], &author, Some(self.dry_run)).await {
+                match self.submitter.write(vec![Arc::new(told)], &author, &self.how()).await {
                     Ok(written) => written.effects.into_iter().for_each(|(type_code, effect)| self.count(type_code, effect)),
                     Err(refusal) if refusal.status() >= 500 => return Err(refusal.into()),
                     // One that another facility describes itself is left to it.

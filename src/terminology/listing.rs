@@ -34,20 +34,20 @@ impl Default for Page {
 }
 
 impl Page {
-    /// Reads `q`, `code`, `page` and `pageSize`; what is no positive number counts as not given, as the original does.
-    pub fn from_query<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> Page {
+    /// Reads `q`, `code`, `page` and `pageSize`. An error is the name of the parameter that must be a number of 1 or more and is none; an
+    /// empty one counts as not given.
+    pub fn from_query<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> Result<Page, &'static str> {
         let mut page = Page::default();
-        let number = |text: &str| text.parse::<usize>().ok().filter(|number| *number > 0);
         for (name, value) in pairs {
             match name {
                 "q" => page.q = Some(value.to_owned()).filter(|text| !text.trim().is_empty()),
                 "code" => page.code = Some(value.trim().to_owned()).filter(|code| !code.is_empty()),
-                "page" => page.page = number(value).unwrap_or(page.page),
-                "pageSize" => page.page_size = number(value).unwrap_or(page.page_size).min(MAX_PAGE_SIZE),
+                "page" => page.page = positive(value).ok_or("page")?.unwrap_or(page.page),
+                "pageSize" => page.page_size = positive(value).ok_or("pageSize")?.unwrap_or(page.page_size).min(MAX_PAGE_SIZE),
                 _ => {}
             }
         }
-        page
+        Ok(page)
     }
 
     /// `{results, pager}` of the entries that fit, each given by its code, its name and how to write it.
@@ -74,6 +74,14 @@ impl Page {
     }
 }
 
+/// A number of 1 or more; `Some(None)`: none is given; `None`: it is no such number.
+pub fn positive(text: &str) -> Option<Option<usize>> {
+    match text.trim() {
+        "" => Some(None),
+        text => text.parse::<usize>().ok().filter(|number| *number > 0).map(Some),
+    }
+}
+
 /// A level of ICD-10, as `codeSystems/icd/<level>` names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum IcdLevel {
@@ -95,7 +103,8 @@ impl IcdLevel {
         }
     }
 
-    /// By the property `kind`, else by the form of the code: `A00-B99` is a block, `A09` a category, `A09.0` a code.
+    /// By the property `kind`, else by the form of the code: `A00-B99` is a block, `A09` a category, `A09.0` a code. A category that nothing
+    /// divides (`B54`) is what diagnoses are coded with, and so a code too.
     fn has(self, concept: &Concept) -> bool {
         let kind = concept.properties().iter().find(|(code, ..)| &**code == "kind").and_then(|(.., value)| property_text(value));
         let own = match kind {
@@ -108,7 +117,7 @@ impl IcdLevel {
             None if concept.code.len() == 3 => IcdLevel::Categories,
             None => IcdLevel::Codes,
         };
-        own == self
+        own == self || self == IcdLevel::Codes && own == IcdLevel::Categories && concept.children.is_empty()
     }
 }
 

@@ -63,6 +63,128 @@ both_databases!(
 );
 
 both_databases!(
+    async fn a_dry_run_finds_what_the_real_one_finds(db: &TestDb) {
+        let server = TestServer::open(db).await;
+        let dry = format!("{DOOR}?testDataValidity=true");
+        send(&server, &payload("HF-1", vec![record("M-1", "V-1")])).await;
+        let update =
+            |mrn: &str, visit: &str| json!({ "mrn": mrn, "visitDetails": { "id": visit }, "eyeClinicDetails": { "refracted": true } });
+        // An update of a visit that was never sent: alone it is a bad payload, before and after.
+        let never = payload("HF-1", vec![update("M-1", "V-9")]);
+        for path in [DOOR, &dry] {
+            let (status, reply) = post(&server, path, &never).await;
+            assert_eq!(
+                (status, &reply["status"], &reply["resourceType"]),
+                (400, &json!("VALIDATION_ERROR"), &json!("OperationOutcome")),
+                "{reply}"
+            );
+            assert!(reply.to_string().contains("Field 'visitDetails.visitDate': is missing"), "{path}: {reply}");
+        }
+        let (_, reply) = send(&server, &never).await;
+        assert_eq!((&reply["failedClients"], &reply["summary"][0]["success"]), (&json!(1), &json!(false)), "{reply}");
+        // Beside good ones: what an earlier record of the payload brings is there for a later one, over slices too.
+        let mut records: Vec<Value> = (0..60).map(|n| record(&format!("N-{n}"), &format!("W-{n}"))).collect();
+        records.extend([update("N-0", "W-0"), update("N-0", "W-1"), update("M-1", "V-1"), update("M-8", "V-1")]);
+        let many = payload("HF-1", records);
+        let before = server.get("/fhir/Encounter?_summary=count").await.1["total"].clone();
+        let (status, reply) = post(&server, &dry, &many).await;
+        assert_eq!((status, &reply["invalidClients"]), (200, &json!(2)), "{reply}");
+        let bad = |reply: &Value, list: &str| -> Vec<String> {
+            let lines = reply[list].as_array().unwrap().iter().filter(|line| line["validationIssues"].is_array());
+            lines.map(|line| format!("{} {}", line["visitId"], line["validationIssues"])).collect()
+        };
+        let foreseen = bad(&reply, "invalidClientsSummary");
+        assert_eq!(server.get("/fhir/Encounter?_summary=count").await.1["total"], before, "nothing was stored");
+        let (status, reply) = send(&server, &many).await;
+        assert_eq!((status, &reply["failedClients"], &reply["newClients"]), (200, &json!(2), &json!(60)), "{reply}");
+        assert_eq!(bad(&reply, "summary"), foreseen);
+        // A dry run makes no facility known.
+        let (status, reply) = post(&server, &dry, &payload("HF-77", vec![record("M-1", "V-1")])).await;
+        assert_eq!((status, &reply["invalidClients"]), (200, &Value::Null), "{reply}");
+        server.stop().await;
+    }
+);
+
+both_databases!(
+    async fn a_payload_of_too_many_records_is_refused_and_a_reply_is_bounded(db: &TestDb) {
+        let server = TestServer::open(db).await;
+        let (status, reply) = send(&server, &payload("HF-1", vec![json!({}); 50_001])).await;
+        assert_eq!(
+            (status, &reply["resourceType"], &reply["issue"][0]["code"]),
+            (413, &json!("OperationOutcome"), &json!("too-long")),
+            "{reply}"
+        );
+        assert!(reply["message"].as_str().unwrap().contains("more than 50000 records"), "{reply}");
+        let lab = json!({ "data": { "labRequestDetails": vec![json!(1); 50_001] } });
+        assert_eq!(post(&server, LAB, &lab).await.0, 413);
+        let (status, reply) = send(&server, &payload("HF-1", vec![json!({}); 1_500])).await;
+        assert_eq!((status, &reply["invalidClients"], &reply["invalidClientsSummaryLeftOut"]), (400, &json!(1_500), &json!(500)));
+        assert_eq!(reply["invalidClientsSummary"].as_array().map(Vec::len), Some(1_000));
+        assert_eq!((&reply["resourceType"], reply["issue"].as_array().map(Vec::len)), (&json!("OperationOutcome"), Some(100)));
+        let mut spelled = record("M-1", "V-1");
+        spelled["visitDetails"]["nosuchfield"] = json!(1);
+        let (status, reply) = send(&server, &payload("HF-1", vec![spelled; 1_010])).await;
+        assert_eq!((status, &reply["warningsLeftOut"], &reply["ignoredClients"]), (200, &json!(10), &json!(1_009)));
+        server.stop().await;
+    }
+);
+
+both_databases!(
+    async fn a_laboratory_hears_that_nothing_is_known_of_its_client(db: &TestDb) {
+        let server = TestServer::open(db).await;
+        let of = |mrn: &str, specimen: &str| {
+            let record = json!({ "mrn": mrn, "labRequestDetails": [request(specimen, "9")] });
+            json!({ "templateDetails": { "code": "LAB" }, "data": { "facilityDetails": { "code": "HF-1" }, "listGrid": [record] } })
+        };
+        for dry in ["?testDataValidity=true", ""] {
+            let (status, reply) = post(&server, &format!("{LAB}{dry}"), &of("M-7", "S-1")).await;
+            assert_eq!((status, &reply["warnings"][0]["path"]), (200, &json!("listGrid[0].mrn")), "{reply}");
+            assert!(!reply["warnings"].to_string().contains("M-7"), "{reply}");
+        }
+        send(&server, &payload("HF-1", vec![record("M-7", "V-1")])).await;
+        let (_, reply) = post(&server, LAB, &of("M-7", "S-2")).await;
+        assert_eq!((&reply["newRequests"], &reply["warnings"]), (&json!(1), &Value::Null), "{reply}");
+        // A number that was corrected is the same client's here too.
+        send(&server, &payload("HF-1", vec![record("M-7b", "V-1")])).await;
+        let (_, reply) = post(&server, LAB, &of("M-7b", "S-3")).await;
+        assert_eq!(reply["warnings"], Value::Null, "{reply}");
+        let (_, found) = server.get("/fhir/Specimen?patient.identifier=M-7").await;
+        assert_eq!(found["total"], 3, "{found}");
+        server.stop().await;
+    }
+);
+
+both_databases!(
+    async fn a_wrong_password_is_told_in_the_doors_own_words(db: &TestDb) {
+        let server = TestServer::smart(db).await;
+        let secret = add_client(db, "emr", "HF-1", "system/*.cruds").await;
+        let ask = |request: reqwest::RequestBuilder| async move {
+            let answer = request.send().await.unwrap();
+            let challenges: Vec<String> =
+                answer.headers().get_all("www-authenticate").iter().map(|value| value.to_str().unwrap().to_owned()).collect();
+            (answer.status().as_u16(), challenges, answer.json::<Value>().await.unwrap_or_default())
+        };
+        let door = || server.client.get(server.url(DOOR));
+        assert_eq!(ask(door().basic_auth("emr", Some(&secret))).await.0, 200);
+        let (status, challenges, body) = ask(door().basic_auth("emr", Some("wrong"))).await;
+        assert!(status == 401 && challenges[0].starts_with("Basic") && challenges[1].starts_with("Bearer"), "{challenges:?}");
+        let words = body["message"].as_str().unwrap();
+        assert!(words.contains("id and secret") && !words.contains("token"), "{words}");
+        let (status, challenges, body) = ask(door()).await;
+        assert!(
+            status == 401 && challenges[0].starts_with("Basic") && body["message"].as_str().unwrap().contains("Basic"),
+            "{challenges:?} {body}"
+        );
+        let (status, challenges, body) = ask(door().bearer_auth("nonsense")).await;
+        assert!(
+            status == 401 && challenges[0].starts_with("Bearer") && body["message"].as_str().unwrap().contains("/auth/token"),
+            "{body}"
+        );
+        server.stop().await;
+    }
+);
+
+both_databases!(
     async fn a_problem_is_told_by_its_path_within_the_record_in_every_template(db: &TestDb) {
         let server = TestServer::open(db).await;
         let visit = |person: &str| json!({ "household": "H-1", "person": person, "date": "2026-09-07", "age": "old", "sex": "female" });

@@ -585,8 +585,21 @@ both_databases!(
         assert_eq!(walked, entries[..9]);
         let (_, past) = server.get(&at("codeSystems/icd?page=100000&pageSize=100")).await;
         assert_eq!((&past["results"], &past["pager"]["total"]), (&json!([]), &json!(total)));
-        let (_, default) = server.get(&at("codeSystems/icd?page=-1&pageSize=none")).await;
+        let (_, default) = server.get(&at("codeSystems/icd?page=&pageSize=")).await;
         assert_eq!((&default["pager"]["page"], &default["pager"]["pageSize"]), (&json!(1), &json!(10)));
+        for (query, name) in [("page=abc", "page"), ("page=0", "page"), ("pageSize=-1", "pageSize"), ("pageSize=-2", "pageSize")] {
+            for list in ["codeSystems/icd", "codeSystems/loinc", "generalCodes", "standardCodes/icd-10", "labData", "shr/sharedRecords"] {
+                let (status, body) = server.get(&at(&format!("{list}?{query}"))).await;
+                assert!(status == 400 && is_outcome(&body), "{list}?{query}: {status} {body}");
+                assert!(body["message"].as_str().unwrap().starts_with(&format!("{name} must be")), "{body}");
+            }
+        }
+        for code in ["B54", "I10"] {
+            let (_, found) = server.get(&at(&format!("codeSystems/icd/codes?code={code}"))).await;
+            assert_eq!((&found["pager"]["total"], &found["results"][0]["code"]), (&json!(1), &json!(code)), "{found}");
+        }
+        let (_, body) = server.get(&at("generalCodes/x")).await;
+        assert!(body["message"].as_str().unwrap().contains("GET generalCodes"), "{body}");
         let (_, found) = server.get(&at("codeSystems/icd/categories?q=B54")).await;
         assert_eq!((&found["pager"]["total"], &found["results"][0]["code"]), (&json!(1), &json!("B54")), "{found}");
         for level in ["codes", "categories", "blocks", "chapters"] {

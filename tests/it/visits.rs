@@ -337,10 +337,14 @@ both_databases!(
         let of = |mrn: &str, code: &str| {
             let mut record = record(mrn, "1");
             record["diagnosisDetails"] = json!([diagnosis(code)]);
+            record["demographicDetails"]["firstName"] = json!(mrn);
             record
         };
         let (status, reply) = send(&server, &payload("HF-1", vec![of("alice", "B54"), of("bob", "A09")])).await;
         assert_eq!((status, &reply["newClients"]), (200, &json!(2)), "{reply}");
+        let warned = warnings(&reply);
+        assert!(warned.contains(r#""listGrid[1].visitDetails.id" "this visit id was sent of another client"#), "{warned}");
+        assert!(!warned.contains("listGrid[0]") && !warned.contains("alice"), "{warned}");
         assert_eq!(total(&server, "Encounter?identifier=1").await, 2);
         assert_eq!((diagnoses(&server, "alice").await, diagnoses(&server, "bob").await), (vec!["B54".into()], vec!["A09".into()]));
 
@@ -484,6 +488,119 @@ both_databases!(
         let (status, reply) = send(&server, &payload("HF-1", vec![odd])).await;
         assert_eq!(status, 400, "{reply}");
         assert!(reply["invalidClientsSummary"][0]["validationIssues"].to_string().contains("'visitDetails.id': must be text"), "{reply}");
+        server.stop().await;
+    }
+);
+
+fn identifier(kind: &str, id: &str) -> Value {
+    json!({ "type": kind, "id": id, "preferred": true })
+}
+
+/// The visit TV of one client, who is named by these identifiers.
+fn named(identifiers: &[Value], mrn: Option<&str>) -> Value {
+    let mut record = record("x", "TV");
+    let details = record["demographicDetails"].as_object_mut().unwrap();
+    details.remove("mrn");
+    details.insert("identifiers".to_owned(), json!(identifiers));
+    record["mrn"] = json!(mrn);
+    record
+}
+
+both_databases!(
+    async fn a_visit_is_one_however_its_client_is_named(db: &TestDb) {
+        let server = TestServer::open(db).await;
+        let (nida, other) = (identifier("NIDA", "19940322-1"), identifier("HCRCODE", "HCR-7"));
+        let ways = [
+            named(&[identifier("MRN", "tv1"), nida.clone()], Some("tv1")),
+            named(std::slice::from_ref(&nida), None),
+            named(&[identifier("MRN", "tv1b")], Some("tv1b")),
+            named(&[identifier("MRN", "tv1b"), other.clone()], Some("tv1b")),
+            json!({ "identifiers": [other], "visitDetails": { "id": "TV" }, "eyeClinicDetails": { "refracted": true } }),
+            json!({ "visitDetails": { "id": "TV", "closedDate": "2026-09-08" }, "outcomeDetails": { "isAlive": true } }),
+        ];
+        // One payload after another, all in one payload, and both in another order.
+        for way in &ways {
+            let reply = sent(&server, "HF-1", way.clone()).await;
+            assert_eq!(reply["warnings"], Value::Null, "{reply}");
+        }
+        let mut together = ways.to_vec();
+        together[..4].reverse();
+        let (status, reply) = send(&server, &payload("HF-2", together.clone())).await;
+        assert_eq!((status, &reply["newClients"], &reply["failedClients"]), (200, &json!(1), &json!(0)), "{reply}");
+        for way in together {
+            sent(&server, "HF-3", way).await;
+        }
+        for (kind, count) in [("Patient", 3), ("Encounter", 3), ("Condition", 3)] {
+            assert_eq!(total(&server, kind).await, count, "{kind}");
+        }
+        assert_eq!(measured(&server).await.values().sum::<u64>(), 3);
+        let patient = one(&server, "Patient?_source=urn:lango:facility:HF-1").await;
+        let numbers: Vec<(&Value, &Value)> =
+            patient["identifier"].as_array().unwrap().iter().map(|one| (&one["value"], &one["use"])).collect();
+        assert!(numbers.contains(&(&json!("tv1"), &json!("old"))) && numbers.contains(&(&json!("tv1b"), &json!("usual"))), "{patient}");
+        assert!(patient.to_string().contains("19940322-1") && patient.to_string().contains("HCR-7"), "{patient}");
+        let encounter = one(&server, "Encounter?_source=urn:lango:facility:HF-1").await;
+        assert_eq!(encounter["period"]["end"], "2026-09-08", "the update that named the visit only");
+        // What the registry calls the client is told by the reply, whoever sent it.
+        let reply = sent(&server, "HF-1", ways[1].clone()).await;
+        assert_eq!(reply["summary"][0]["hcrCode"], "HCR-7", "{reply}");
+
+        let before = totals(&server).await;
+        let (_, said, _) = program::output(db, &["template", "replay"]);
+        assert!(said.contains("0 records changed"), "{said}");
+        assert_eq!(totals(&server).await, before);
+        server.stop().await;
+    }
+);
+
+both_databases!(
+    async fn two_people_are_never_one(db: &TestDb) {
+        let server = TestServer::open(db).await;
+        let nida = identifier("NIDA", "19940322-1");
+        sent(&server, "HF-1", named(&[identifier("MRN", "mother"), nida.clone()], Some("mother"))).await;
+        // A child that is brought under its mother's identifier, in the same visit.
+        let mut child = named(&[identifier("MRN", "child"), nida.clone()], Some("child"));
+        child["demographicDetails"]["firstName"] = json!("Zawadi");
+        child["demographicDetails"]["dateOfBirth"] = json!("2026-09-07");
+        let reply = sent(&server, "HF-1", child.clone()).await;
+        assert!(warnings(&reply).contains(r#""listGrid[0].visitDetails.id" "this visit id was sent of another client"#), "{reply}");
+        assert_eq!(sent(&server, "HF-1", child).await["warnings"], Value::Null, "told once");
+        // Whose is this?
+        let whose = json!({ "identifiers": [nida], "visitDetails": { "id": "TV" }, "eyeClinicDetails": { "refracted": true } });
+        let (status, reply) = send(&server, &payload("HF-1", vec![whose.clone()])).await;
+        assert_eq!((status, &reply["invalidClients"]), (400, &json!(1)), "{reply}");
+        let why = reply["invalidClientsSummary"][0]["validationIssues"].to_string();
+        assert!(why.contains("several clients") && !why.contains("19940322"), "{why}");
+        let mut hers = whose;
+        hers["mrn"] = json!("mother");
+        sent(&server, "HF-1", hers).await;
+        assert_eq!((total(&server, "Patient").await, total(&server, "Encounter").await), (2, 2));
+        // The numbers of another facility are its own.
+        sent(&server, "HF-2", named(&[identifier("MRN", "mother")], Some("mother"))).await;
+        assert_eq!((total(&server, "Patient").await, total(&server, "Encounter").await), (3, 3));
+        let before = totals(&server).await;
+        let (_, said, _) = program::output(db, &["template", "replay"]);
+        assert!(said.contains("0 records changed"), "{said}");
+        assert_eq!(totals(&server).await, before);
+        server.stop().await;
+    }
+);
+
+both_databases!(
+    async fn clients_that_are_named_differently_at_once_are_one(db: &TestDb) {
+        let server = TestServer::open(db).await;
+        let nida = identifier("NIDA", "19940322-1");
+        let ways = [
+            named(&[identifier("MRN", "tv1"), nida.clone()], Some("tv1")),
+            named(&[nida], None),
+            named(&[identifier("MRN", "tv1b")], Some("tv1b")),
+        ];
+        for round in 0..4 {
+            let facility = format!("HF-{round}");
+            let senders = (0..6).map(|n| sent(&server, &facility, ways[n % 3].clone()));
+            futures_util::future::join_all(senders).await;
+        }
+        assert_eq!((total(&server, "Patient").await, total(&server, "Encounter").await, total(&server, "Condition").await), (4, 4, 4));
         server.stop().await;
     }
 );

@@ -2,50 +2,57 @@
 
 use super::HduError;
 use crate::app::App;
-use crate::ingest::refusal::Refusal;
+use crate::fhir::{Issue, IssueCode};
+use crate::ingest::refusal::{Refusal, RefusalKind};
 use crate::terminology::listing::{IcdLevel, Page};
 use axum::extract::{Path, RawQuery, State};
 use axum::response::{IntoResponse, Json, Response};
 use serde_json::Value;
 
 pub async fn icd(State(app): State<App>, RawQuery(query): RawQuery) -> Response {
-    Json(app.terminology.hdu_icd(None, &page(query))).into_response()
+    answer("codeSystems/icd", query, |page| Ok(app.terminology.hdu_icd(None, page)))
 }
 
 pub async fn icd_level(State(app): State<App>, Path(level): Path<String>, RawQuery(query): RawQuery) -> Response {
-    let level = IcdLevel::parse(&level);
-    found("codeSystems/icd", level.map(|level| app.terminology.hdu_icd(Some(level), &page(query))))
+    answer("codeSystems/icd", query, |page| match IcdLevel::parse(&level) {
+        Some(level) => Ok(app.terminology.hdu_icd(Some(level), page)),
+        None => Err("ICD-10 has no such level here: it is one of chapters, blocks, categories and codes."),
+    })
 }
 
 pub async fn loinc(State(app): State<App>, RawQuery(query): RawQuery) -> Response {
-    Json(app.terminology.hdu_loinc(&page(query))).into_response()
+    answer("codeSystems/loinc", query, |page| Ok(app.terminology.hdu_loinc(page)))
 }
 
 pub async fn general(State(app): State<App>, RawQuery(query): RawQuery) -> Response {
-    Json(app.terminology.hdu_general_namespaces(&page(query))).into_response()
+    answer("generalCodes", query, |page| Ok(app.terminology.hdu_general_namespaces(page)))
 }
 
 pub async fn general_of(State(app): State<App>, Path(namespace): Path<String>, RawQuery(query): RawQuery) -> Response {
-    found("generalCodes", app.terminology.hdu_general(&namespace, &page(query)))
+    answer("generalCodes", query, |page| {
+        app.terminology
+            .hdu_general(&namespace, page)
+            .ok_or("There is no general list of this name: GET generalCodes names those there are.")
+    })
 }
 
 pub async fn standard(State(app): State<App>, RawQuery(query): RawQuery) -> Response {
-    Json(app.terminology.hdu_standard_namespaces(&page(query))).into_response()
+    answer("standardCodes", query, |page| Ok(app.terminology.hdu_standard_namespaces(page)))
 }
 
 pub async fn standard_of(State(app): State<App>, Path(namespace): Path<String>, RawQuery(query): RawQuery) -> Response {
-    found("standardCodes", app.terminology.hdu_standard(&namespace, &page(query)))
+    answer("standardCodes", query, |page| {
+        app.terminology
+            .hdu_standard(&namespace, page)
+            .ok_or("There is no standard list of this name: GET standardCodes names those there are.")
+    })
 }
 
-fn page(query: Option<String>) -> Page {
+fn answer(path: &'static str, query: Option<String>, list: impl FnOnce(&Page) -> Result<Value, &'static str>) -> Response {
     let query = query.unwrap_or_default();
     let pairs: Vec<(String, String)> = form_urlencoded::parse(query.as_bytes()).into_owned().collect();
-    Page::from_query(pairs.iter().map(|(name, value)| (name.as_str(), value.as_str())))
-}
-
-fn found(path: &'static str, list: Option<Value>) -> Response {
-    match list {
-        Some(list) => Json(list).into_response(),
-        None => HduError::at(path)(Refusal::not_found()).into_response(),
-    }
+    let page = Page::from_query(pairs.iter().map(|(name, value)| (name.as_str(), value.as_str()))).map_err(super::no_number);
+    let list =
+        page.and_then(|page| list(&page).map_err(|words| Refusal::new(RefusalKind::NotFound, Issue::error(IssueCode::NotFound, words))));
+    list.map_or_else(|refusal| HduError::at(path)(refusal).into_response(), |list| Json(list).into_response())
 }

@@ -11,6 +11,7 @@ use crate::fhir::{Issue, IssueCode};
 use crate::ingest::refusal::{Refusal, RefusalKind};
 use crate::search::{self, ParseOptions};
 use crate::store::{Store, Stored};
+use crate::terminology::listing::positive;
 use axum::extract::{Extension, RawQuery, State};
 use axum::response::{IntoResponse, Json, Response};
 use serde_json::{Map, Value, json};
@@ -34,8 +35,8 @@ async fn page(app: &App, caller: &Caller, query: &str) -> Result<Response, Refus
         caller.require_all(name, Interaction::Search)?;
     }
     let given: HashMap<String, String> = form_urlencoded::parse(query.as_bytes()).into_owned().collect();
-    let number = |name: &str| given.get(name).and_then(|text| text.parse::<usize>().ok()).filter(|number| *number > 0);
-    let (page, page_size) = (number("page").unwrap_or(1), number("pageSize").unwrap_or(10).min(MOST_PAGE_SIZE));
+    let number = |name: &'static str| positive(given.get(name).map_or("", String::as_str)).ok_or_else(|| super::no_number(name));
+    let (page, page_size) = (number("page")?.unwrap_or(1), number("pageSize")?.unwrap_or(10).min(MOST_PAGE_SIZE));
     let first = (page - 1).saturating_mul(page_size);
     if first >= MOST_DEPTH {
         let words = format!("Pages go to entry {MOST_DEPTH}: narrow the question by facility or specimenId.");

@@ -58,6 +58,12 @@ async fn not_so(uri: Uri) -> Response {
     form(Refusal::new(RefusalKind::NotAllowed, Issue::error(IssueCode::NotSupported, words)), uri.path().to_owned())
 }
 
+/// A parameter of paging must be a number, and is none.
+fn no_number(name: &'static str) -> Refusal {
+    let issue = Issue::error(IssueCode::Value, format!("{name} must be a whole number of 1 or more, or left out"));
+    Refusal::new(RefusalKind::Malformed, issue.at(name))
+}
+
 /// An error in both forms.
 struct HduError {
     refusal: Refusal,

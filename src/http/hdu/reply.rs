@@ -1,8 +1,9 @@
 //! The replies of the HDU API, in its words.
 
+use crate::fhir::outcome::operation_outcome;
 use crate::fhir::{Issue, Severity};
 use crate::ingest::submit::{Outcome, Report};
-use crate::ingest::template::{Processed, Record, Verdict};
+use crate::ingest::template::Record;
 use serde_json::{Map, Value, json};
 
 /// How a door speaks of its records: the general one of clients, the laboratory's of requests.
@@ -38,12 +39,19 @@ pub static REQUESTS: Words = Words {
     new_without_client: true,
 };
 
+/// What identifiers of the national client registry are called.
+const HCR_TYPES: [&str; 4] = ["HCRCODE", "HCR", "HCR-CODE", "HCR_CODE"];
+/// Issues of the OperationOutcome.
+const MOST_ISSUES: usize = 100;
+/// Lines of bad records, of warnings and of unmapped codes in one reply, each; how many more there are is said beside them.
+const MOST_LINES: usize = 1_000;
+
 /// The reply to a payload that was carried out; 400 when every record is bad.
 pub fn report(report: &Report, words: &Words) -> (u16, Value) {
     let (mut new, mut updated, mut failed, mut ignored) = (0u64, 0u64, 0u64, 0u64);
     let mut summary = Vec::new();
-    let mut invalid = Vec::new();
-    for (record, outcome) in report.processed.records.iter().zip(&report.outcomes) {
+    let mut invalid = Lines::default();
+    for (record, outcome) in report.records.iter().zip(&report.outcomes) {
         let (count, message) = match outcome {
             Outcome::New => (&mut new, words.created),
             Outcome::Added if words.new_without_client => (&mut new, words.created),
@@ -51,70 +59,119 @@ pub fn report(report: &Report, words: &Words) -> (u16, Value) {
             Outcome::Unchanged => (&mut ignored, words.unchanged),
             Outcome::Failed(_) => (&mut failed, words.failed),
             Outcome::Invalid(issues) => {
-                invalid.push(invalid_line(record, issues));
+                invalid.push(|| invalid_line(record, issues));
                 continue;
             }
         };
         *count += 1;
-        let mut line = (words.line)(record, !matches!(outcome, Outcome::Failed(_)), message);
+        let mut line = (words.line)(record, !outcome.is_bad(), message);
         if let Outcome::Failed(issues) = outcome {
             line["validationIssues"] = sentences(issues, &record.path);
         }
         summary.push(line);
     }
-    let all_bad = !invalid.is_empty() && invalid.len() == report.processed.records.len();
+    let all_bad = !report.outcomes.is_empty() && report.rejected() == report.outcomes.len();
     let status = if all_bad { 400 } else { 200 };
     let mut body = Map::new();
     body.insert("status".to_owned(), json!(if all_bad { "VALIDATION_ERROR" } else { "SUCCESS" }));
     body.insert("statusCode".to_owned(), json!(status));
     if all_bad {
-        body.insert("message".to_owned(), json!(format!("All records failed validation: see invalid{}Summary.", words.what)));
+        let at = format!("invalid{}Summary", words.what);
+        let message = match failed {
+            0 => format!("All records failed validation: see {at}."),
+            _ => format!("No record was stored: see validationIssues in summary and {at}."),
+        };
+        body.insert("message".to_owned(), json!(message));
     }
     for (name, count) in [("new", new), ("updated", updated), ("failed", failed), ("ignored", ignored)] {
         body.insert(format!("{name}{}", words.what), json!(count));
     }
     body.insert("summary".to_owned(), Value::Array(summary));
     add_invalid(&mut body, words, invalid);
-    add_advice(&mut body, &report.processed);
+    add_advice(&mut body, report);
+    if all_bad {
+        add_outcome(&mut body, report);
+    }
     (status, Value::Object(body))
 }
 
 /// The reply to a dry run.
-pub fn checked(processed: &Processed, words: &Words) -> (u16, Value) {
-    let invalid: Vec<Value> = processed
-        .records
-        .iter()
-        .filter(|record| matches!(record.verdict, Verdict::Rejected))
-        .map(|record| invalid_line(record, &record.errors))
-        .collect();
-    let total = processed.records.len();
-    let all_bad = !invalid.is_empty() && invalid.len() == total;
+pub fn checked(report: &Report, words: &Words) -> (u16, Value) {
+    let mut invalid = Lines::default();
+    for (record, outcome) in report.records.iter().zip(&report.outcomes) {
+        if let Outcome::Invalid(issues) | Outcome::Failed(issues) = outcome {
+            invalid.push(|| invalid_line(record, issues));
+        }
+    }
+    let total = report.records.len();
+    let all_bad = invalid.total > 0 && invalid.total == total;
     let status = if all_bad { 400 } else { 200 };
     let mut body = Map::new();
-    if !invalid.is_empty() {
+    if invalid.total > 0 {
         body.insert("status".to_owned(), json!("VALIDATION_ERROR"));
         body.insert("statusCode".to_owned(), json!(status));
     }
     body.insert("statusDetails".to_owned(), json!("Completed testing data"));
-    let message = match invalid.len() {
+    let message = match invalid.total {
         0 => format!("{total} records passed through all data validation rules. Nothing was stored."),
-        bad => format!("{bad} of {total} records break data validation rules. Nothing was stored."),
+        bad => format!("{bad} of {total} records would not be stored, and nothing was."),
     };
     body.insert("message".to_owned(), json!(message));
-    if !invalid.is_empty() {
+    if invalid.total > 0 {
         add_invalid(&mut body, words, invalid);
     }
-    add_advice(&mut body, processed);
+    add_advice(&mut body, report);
+    if all_bad {
+        add_outcome(&mut body, report);
+    }
     (status, Value::Object(body))
 }
 
-fn add_invalid(body: &mut Map<String, Value>, words: &Words, invalid: Vec<Value>) {
-    body.insert(format!("invalid{}", words.what), json!(invalid.len()));
-    body.insert(format!("invalid{}Summary", words.what), Value::Array(invalid));
+/// The first lines of a list, and how many it has.
+#[derive(Default)]
+struct Lines {
+    lines: Vec<Value>,
+    total: usize,
+}
+
+impl Lines {
+    fn push(&mut self, line: impl FnOnce() -> Value) {
+        self.total += 1;
+        if self.lines.len() < MOST_LINES {
+            self.lines.push(line());
+        }
+    }
+
+    /// Under `name`, and how many are left out under `nameLeftOut` when some are.
+    fn put(self, body: &mut Map<String, Value>, name: &str) {
+        let left_out = self.total.saturating_sub(self.lines.len());
+        body.insert(name.to_owned(), Value::Array(self.lines));
+        if left_out > 0 {
+            body.insert(format!("{name}LeftOut"), json!(left_out));
+        }
+    }
+}
+
+fn add_invalid(body: &mut Map<String, Value>, words: &Words, invalid: Lines) {
+    body.insert(format!("invalid{}", words.what), json!(invalid.total));
+    invalid.put(body, &format!("invalid{}Summary", words.what));
+}
+
+/// A refused payload is an OperationOutcome too, as every error of this API is: the first problems of all records.
+fn add_outcome(body: &mut Map<String, Value>, report: &Report) {
+    let issues = report.outcomes.iter().flat_map(|outcome| match outcome {
+        Outcome::Invalid(issues) | Outcome::Failed(issues) => issues.as_slice(),
+        _ => &[],
+    });
+    let issues: Vec<Issue> = issues.take(MOST_ISSUES).cloned().collect();
+    let outcome: Value = operation_outcome(&issues);
+    body.extend(outcome.as_object().cloned().unwrap_or_default());
 }
 
 fn client_line(record: &Record, success: bool, message: &str) -> Value {
-    let hcr = record.identifiers.iter().find(|(kind, _)| kind.eq_ignore_ascii_case("HCRCODE")).map(|(_, value)| value);
+    // What the registry calls the client: as sent now, else as it was sent before.
+    let mut all = record.identifiers.iter().chain(&record.known);
+    let hcr = all.find(|(kind, _)| HCR_TYPES.iter().any(|known| kind.eq_ignore_ascii_case(known))).map(|(_, value)| value);
     let identifiers: Vec<Value> = record.identifiers.iter().map(|(kind, value)| json!({ "type": kind, "value": value })).collect();
     json!({ "hcrCode": hcr, "success": success, "message": message, "visitId": record.visit_id, "identifiers": identifiers })
 }
@@ -147,12 +204,12 @@ fn sentences(issues: &[Issue], record: &str) -> Value {
 }
 
 /// What does not stop a record and should be known all the same: unknown keys, codes that no map knows.
-fn add_advice(body: &mut Map<String, Value>, processed: &Processed) {
-    let of_envelope = processed.envelope_warnings.iter().map(|issue| (None, issue));
-    let of_records = processed.records.iter().flat_map(|record| record.warnings.iter().map(move |issue| (Some(record), issue)));
-    let warnings: Vec<Value> = of_envelope
-        .chain(of_records)
-        .map(|(record, issue)| {
+fn add_advice(body: &mut Map<String, Value>, report: &Report) {
+    let of_envelope = report.envelope_warnings.iter().map(|issue| (None, issue));
+    let of_records = report.records.iter().flat_map(|record| record.warnings.iter().map(move |issue| (Some(record), issue)));
+    let (mut warnings, mut unmapped) = (Lines::default(), Lines::default());
+    for (record, issue) in of_envelope.chain(of_records) {
+        warnings.push(|| {
             json!({
                 "index": record.map(|record| record.index),
                 "identifier": record.map(|record| record.label.as_str()),
@@ -160,20 +217,16 @@ fn add_advice(body: &mut Map<String, Value>, processed: &Processed) {
                 "path": issue.expression,
                 "message": issue.diagnostics,
             })
-        })
-        .collect();
-    let unmapped: Vec<Value> = processed
-        .records
-        .iter()
-        .flat_map(|record| record.unmapped.iter().map(move |code| (record, code)))
-        .map(
-            |(record, code)| json!({ "index": record.index, "path": code.path, "map": code.map, "system": code.system, "code": code.code }),
-        )
-        .collect();
-    if !warnings.is_empty() {
-        body.insert("warnings".to_owned(), Value::Array(warnings));
+        });
     }
-    if !unmapped.is_empty() {
-        body.insert("unmapped".to_owned(), Value::Array(unmapped));
+    for (record, code) in report.records.iter().flat_map(|record| record.unmapped.iter().map(move |code| (record, code))) {
+        unmapped.push(|| json!({ "index": record.index, "path": code.path, "map": code.map, "system": code.system, "code": code.code }));
+    }
+    warnings.total += report.left_out.warnings;
+    unmapped.total += report.left_out.unmapped;
+    for (lines, name) in [(warnings, "warnings"), (unmapped, "unmapped")] {
+        if lines.total > 0 {
+            lines.put(body, name);
+        }
     }
 }

@@ -16,6 +16,7 @@ use crate::ingest::refusal::{Refusal, RefusalKind};
 use crate::search::matches::satisfies;
 use crate::search::{self, ParseOptions};
 use crate::store::{Filter, ResourceKey, Stored};
+use crate::terminology::listing::positive;
 use axum::extract::{Extension, RawQuery, State};
 use axum::response::{IntoResponse, Json, Response};
 use serde_json::{Map, Value, json};
@@ -46,9 +47,9 @@ async fn page(app: &App, caller: &Caller, query: &str) -> Result<Response, Refus
     let mut given: HashMap<String, String> = form_urlencoded::parse(query.as_bytes()).into_owned().collect();
     given.retain(|_, value| !value.trim().is_empty());
     let given = |name: &str| given.get(name).map(|value| value.trim());
-    let number = |name: &str| given(name).and_then(|text| text.parse::<usize>().ok()).filter(|number| *number > 0);
-    let (page, page_size) = (number("page").unwrap_or(1), number("pageSize").unwrap_or(10).min(MOST_PAGE_SIZE));
-    let visits = number("numberOfVisits").and_then(|number| u32::try_from(number).ok()).unwrap_or(1).min(MOST_VISITS);
+    let number = |name: &'static str| positive(given(name).unwrap_or_default()).ok_or_else(|| super::no_number(name));
+    let (page, page_size) = (number("page")?.unwrap_or(1), number("pageSize")?.unwrap_or(10).min(MOST_PAGE_SIZE));
+    let visits = number("numberOfVisits")?.and_then(|number| u32::try_from(number).ok()).unwrap_or(1).min(MOST_VISITS);
     let first = (page - 1).saturating_mul(page_size);
     if first >= MOST_DEPTH {
         let words = format!("Pages go to client {MOST_DEPTH}: narrow the question by id, name or date of birth.");

@@ -161,11 +161,12 @@ async fn answer(
         app.submitter.writer.workers().run(move || body::check_values(&checked, Format::Json)).await.map_err(&error)?.map_err(of)?;
         payload
     };
+    let submitter = &app.submitter;
     let (status, reply) = if dry_run {
-        let processed = app.submitter.check(door, payload.to_vec(), caller.facility_code.clone()).await.map_err(|e| error(refusal(e)))?;
-        reply::checked(&processed, words)
+        let report = submitter.check(door, payload, &caller).await.map_err(|e| error(refusal(e)))?;
+        reply::checked(&report, words)
     } else {
-        let report = app.submitter.submit(door, payload.to_vec(), &caller).await.map_err(|e| error(refusal(e)))?;
+        let report = submitter.submit(door, payload, &caller).await.map_err(|e| error(refusal(e)))?;
         reply::report(&report, words)
     };
     Ok((StatusCode::from_u16(status).unwrap_or(StatusCode::OK), Json(reply)).into_response())

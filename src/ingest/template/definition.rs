@@ -37,8 +37,8 @@ pub struct Definition {
     pub(super) reported: Part,
     pub(super) label: Part,
     pub(super) visit: Part,
-    /// What the facility knows the client by: `%client`.
-    pub(super) client: Part,
+    /// How a record names its client; without it `%client` is empty.
+    pub(super) client: Option<Who>,
     /// What makes a visit the same one next time; without it nothing is remembered of visits.
     pub(super) visit_key: Option<Vec<Part>>,
     pub(super) identifiers: Part,
@@ -46,6 +46,19 @@ pub struct Definition {
     pub(super) record: NodeId,
     pub(super) rules: Vec<Rule>,
     pub(super) mapping: Mapping,
+}
+
+/// How a record names its client.
+#[derive(Debug)]
+pub(super) struct Who {
+    /// The facility's own number of the client.
+    pub number: Part,
+    /// A list: other identifiers, each with its type.
+    pub identifiers: Part,
+    /// What else tells people apart.
+    pub likeness: Vec<(String, Part)>,
+    /// The path of what a record must say when its client cannot be told otherwise.
+    pub needs: Option<String>,
 }
 
 /// A condition that every record must meet.
@@ -183,7 +196,7 @@ impl Files {
             reported: part("reported")?,
             label: part("label")?,
             visit: part("visit")?,
-            client: part("client")?,
+            client: about.get("client").map(|client| who(&compiler, client)).transpose().map_err(in_about)?,
             visit_key: match about.get("visitKey") {
                 None => None,
                 Some(_) => match part("visitKey")? {
@@ -262,6 +275,25 @@ impl Files {
             .map(|(path, file)| Ok((file.to_owned(), self.json(path)?)))
             .collect()
     }
+}
+
+fn who(compiler: &Compiler<'_>, client: &Value) -> Result<Who, Fault> {
+    let known = ["number", "identifiers", "likeness", "needs"];
+    let Some(client) = client.as_object().filter(|client| client.keys().all(|key| known.contains(&key.as_str()))) else {
+        return fault("/client", format!("must be an object of {}", known.join(", ")));
+    };
+    let part = |key: &str| match client.get(key) {
+        Some(value) => compiler.part(value, &format!("/client/{key}")),
+        None => Ok(Part::List(Vec::new())),
+    };
+    let likeness = client.get("likeness").and_then(Value::as_object).into_iter().flatten();
+    let likeness = likeness.map(|(name, value)| Ok((name.clone(), compiler.part(value, &format!("/client/likeness/{name}"))?)));
+    Ok(Who {
+        number: part("number")?,
+        identifiers: part("identifiers")?,
+        likeness: likeness.collect::<Result<_, Fault>>()?,
+        needs: client.get("needs").and_then(Value::as_str).map(str::to_owned),
+    })
 }
 
 pub(super) fn error(file: &str, pointer: &str, message: &str) -> TemplateError {

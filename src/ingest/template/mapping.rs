@@ -136,6 +136,8 @@ pub enum Update {
     Existing,
     /// There must be something stored, and it stays as it is: a client that was never sent is refused.
     Known,
+    /// There should be something stored, and it stays as it is; when there is nothing, the reply says so.
+    Expected,
 }
 
 /// One line of a mapping: for each item, when the condition holds, a resource.
@@ -158,7 +160,7 @@ pub(super) struct Resource {
     pub type_name: String,
     pub id: Vec<Part>,
     pub update: Update,
-    /// With [`Update::Existing`] and [`Update::Known`]: the path of what a record must say when nothing is stored.
+    /// With [`Update::Existing`], [`Update::Known`] and [`Update::Expected`]: the path of what a record must say when nothing is stored.
     pub needs: Option<String>,
     /// Belongs to the submission, not to the record: an Organization, say.
     pub shared: bool,
@@ -277,7 +279,8 @@ impl Compiler<'_> {
             Some("if-absent") => Update::IfAbsent,
             Some("existing") => Update::Existing,
             Some("known") => Update::Known,
-            Some(_) => return fault(pointer, "update must be replace, merge, if-absent, existing or known"),
+            Some("expected") => Update::Expected,
+            Some(_) => return fault(pointer, "update must be replace, merge, if-absent, existing, known or expected"),
         };
         let (late, body) = self.object(&resource, &at)?.into_iter().partition(|(_, part)| part.asks());
         Ok(Resource {

@@ -23,6 +23,7 @@ fn join(stored: &Value, new: &Value, resource: bool) -> Value {
                 }
                 let joined = match (merged.get(key), value) {
                     (None, _) => value.clone(),
+                    (Some(Value::Array(old)), Value::Array(new)) if resource && key == "identifier" => Value::Array(identifiers(old, new)),
                     (Some(Value::Array(old)), Value::Array(new)) if key == "extension" => Value::Array(extensions(old, new)),
                     (Some(old), _) => join(old, value, false),
                 };
@@ -37,6 +38,39 @@ fn join(stored: &Value, new: &Value, resource: bool) -> Value {
         }
         (_, new) => new.clone(),
     }
+}
+
+/// What is said of a system is all there is of it, and identifiers of other systems stay. A number that a facility has replaced stays
+/// too, marked as old: papers bear it still.
+fn identifiers(stored: &[Value], new: &[Value]) -> Vec<Value> {
+    let same = |a: &Value, b: &Value, key: &str| a.get(key) == b.get(key);
+    let mut merged: Vec<Value> = Vec::with_capacity(stored.len() + new.len());
+    let mut taken = Vec::new();
+    for old in stored {
+        match new.iter().position(|one| same(one, old, "system") && same(one, old, "value")) {
+            Some(place) => {
+                merged.extend(new.get(place).cloned());
+                taken.push(place);
+            }
+            None if !new.iter().any(|one| same(one, old, "system")) => merged.push(old.clone()),
+            None if is_record_number(old) => {
+                let mut old = old.clone();
+                if let Some(members) = old.as_object_mut() {
+                    members.insert("use".to_owned(), Value::from("old"));
+                }
+                merged.push(old);
+            }
+            None => {}
+        }
+    }
+    merged.extend(new.iter().enumerate().filter(|(place, _)| !taken.contains(place)).map(|(_, one)| one.clone()));
+    merged
+}
+
+/// A medical record number, of which a client may have had several (<http://terminology.hl7.org/CodeSystem/v2-0203>).
+fn is_record_number(identifier: &Value) -> bool {
+    let codings = identifier.pointer("/type/coding").and_then(Value::as_array).into_iter().flatten();
+    codings.into_iter().any(|coding| coding.get("code").and_then(Value::as_str) == Some("MR"))
 }
 
 /// Each extension is a statement of its own. One that both have is joined; where one side says it several times, the newer
@@ -77,6 +111,22 @@ impl Name<'_> {
 mod tests {
     use super::merge;
     use serde_json::json;
+
+    #[test]
+    fn identifiers_are_replaced_system_by_system_and_numbers_grow_old() {
+        let number =
+            |value: &str, r#use: &str| json!({"use": r#use, "type": {"coding": [{"code": "MR"}]}, "system": "mrn", "value": value});
+        let other = |value: &str| json!({"system": "nida", "value": value});
+        let patient = |list: serde_json::Value| json!({"resourceType": "Patient", "identifier": list});
+        let stored = patient(json!([number("1", "usual"), other("a")]));
+        let by_other = patient(json!([other("a")]));
+        assert_eq!(merge(&stored, &by_other), stored);
+        let corrected = patient(json!([number("2", "usual"), other("b")]));
+        let merged = patient(json!([number("1", "old"), number("2", "usual"), other("b")]));
+        assert_eq!(merge(&stored, &corrected), merged);
+        assert_eq!(merge(&merged, &corrected), merged);
+        assert_eq!(merge(&merged, &merged), merged);
+    }
 
     #[test]
     fn what_is_not_said_again_remains() {

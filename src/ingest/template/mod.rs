@@ -12,9 +12,11 @@
 
 #[cfg(test)]
 mod coverage;
+mod cut;
 mod definition;
 mod expr;
 mod forget;
+mod judge;
 mod mapping;
 mod merge;
 mod moment;
@@ -33,13 +35,11 @@ pub use merge::merge;
 use crate::access::MAX_FACILITY_CODE;
 use crate::fhir::{Issue, IssueCode, Severity};
 use definition::Files;
-use expr::Scope;
 use jiff::tz::TimeZone;
-use mapping::Part;
-use produce::Run;
-use schema::Walk;
+pub(super) use produce::NAMESPACE;
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeSet, HashMap};
+use std::ops::Range;
 use std::path::Path;
 use uuid::Uuid;
 
@@ -65,7 +65,7 @@ pub struct Options<'a> {
     pub strict_blocks: bool,
     /// Rules and mandatory marks reject a record. Without it they are warnings, and only what cannot be read or has no identity is rejected.
     pub judged: bool,
-    /// What mappings ask of the store; [`Processed::wanted`] says what that would have been.
+    /// What mappings ask of the store; [`Record::wanted`] says what that would have been.
     pub stored: &'a Known,
 }
 
@@ -95,6 +95,92 @@ pub trait Translate {
     fn translate(&self, map_url: &str, system: Option<&str>, code: &str) -> Option<Vec<Coding>>;
 }
 
+/// A payload of which the envelope was read.
+#[derive(Debug)]
+pub struct Opened {
+    /// The template's name.
+    pub template: String,
+    pub facility: Facility,
+    /// The day or moment that the payload says it reports for.
+    pub reported: Option<String>,
+    pub warnings: Vec<Issue>,
+    /// Resources of the submission as a whole.
+    pub shared: Vec<Produced>,
+    /// The place of the template in [`Templates`].
+    definition: usize,
+    /// The key of the list, and the places of its entries in the payload.
+    list: String,
+    entries: Vec<Range<usize>>,
+    /// Each entry is one block of this name only.
+    block: Option<String>,
+    visit_path: Option<String>,
+}
+
+impl Opened {
+    /// How many records the payload has.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Where in a record its visit's id stands.
+    pub fn visit_path(&self) -> Option<&str> {
+        self.visit_path.as_deref()
+    }
+}
+
+/// A record in its normal form, held against the rules.
+#[derive(Debug)]
+pub struct Judged {
+    pub identity: Identity,
+    /// Nothing of it is translated yet.
+    record: Record,
+    value: Value,
+    judged: bool,
+}
+
+impl Judged {
+    pub fn is_rejected(&self) -> bool {
+        !self.record.errors.is_empty()
+    }
+
+    pub fn visit_id(&self) -> Option<&str> {
+        self.record.visit_id.as_deref()
+    }
+
+    /// The place of the record in its list.
+    pub fn index(&self) -> usize {
+        self.record.index
+    }
+}
+
+/// What a record says of who its client is.
+#[derive(Clone, Debug, Default)]
+pub struct Identity {
+    /// Clients are no matter of this template.
+    pub is_absent: bool,
+    /// The facility's own number of the client.
+    pub number: Option<String>,
+    /// Other identifiers, each as `TYPE|value`; other numbers as they are.
+    pub others: Vec<String>,
+    /// What else tells people apart, such as names and birth date, by name and in one spelling.
+    pub likeness: Map<String, Value>,
+    /// How many such things the template knows.
+    pub likeness_size: usize,
+    /// The path within the record of what must be said when the client cannot be told; `None`: there need not be one.
+    pub needs: Option<String>,
+}
+
+impl Identity {
+    /// What a client is called by who knows nothing of others: the number, else the first identifier.
+    pub fn own_key(&self) -> Option<&str> {
+        self.number.as_deref().or(self.others.first().map(String::as_str))
+    }
+}
+
 /// A payload's verdicts.
 #[derive(Debug)]
 pub struct Processed {
@@ -108,7 +194,7 @@ pub struct Processed {
     pub shared: Vec<Produced>,
     /// One for each entry of the list, in its order. Empty for a zero report.
     pub records: Vec<Record>,
-    /// `Type/id` of what the mapping asked of the store and was not given: the date of a visit that a record does not say again.
+    /// What the records want.
     pub wanted: BTreeSet<String>,
 }
 
@@ -121,8 +207,14 @@ pub struct Facility {
     pub system: Option<String>,
 }
 
+impl Facility {
+    fn to_json(&self) -> Value {
+        json!({ "code": self.code, "name": self.name, "system": self.system })
+    }
+}
+
 /// One entry of the list.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Record {
     pub index: usize,
     /// Where it stands in the payload, such as `listGrid[3]`: what the paths of its problems begin with.
@@ -136,7 +228,13 @@ pub struct Record {
     pub lists: Vec<Listed>,
     /// The client's identifiers as (type, value), for the reply.
     pub identifiers: Vec<(String, String)>,
+    /// The client's identifiers as they were last sent, with this record or before.
+    pub known: Vec<(String, String)>,
     pub verdict: Verdict,
+    /// What belongs to the submission and not to the record, such as Organizations.
+    pub shared: Vec<Produced>,
+    /// `Type/id` of what the mapping asked of the store and was not given: the date of a visit that the record does not say again.
+    pub wanted: BTreeSet<String>,
     /// Why it is rejected; empty when it is accepted.
     pub errors: Vec<Issue>,
     pub warnings: Vec<Issue>,
@@ -158,9 +256,12 @@ impl Record {
     }
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub enum Verdict {
-    Accepted { resources: Vec<Produced> },
+    Accepted {
+        resources: Vec<Produced>,
+    },
+    #[default]
     Rejected,
 }
 
@@ -225,281 +326,119 @@ impl Templates {
         self.definitions.iter().find(|definition| definition.name == name)
     }
 
-    /// Judges and translates a payload by the template that it names, else by the default one.
-    pub fn process(&self, payload: &[u8], options: &Options<'_>, translate: &dyn Translate) -> Result<Processed, EnvelopeError> {
-        let payload = parse(payload)?;
-        let chosen = self.definitions.iter().find(|definition| definition.is_chosen_by(&payload));
-        let Some(definition) = chosen.or_else(|| self.definitions.iter().find(|definition| definition.is_default)) else {
-            return Err(refused("", IssueCode::NotSupported, "names no template that is known here, and there is no default one"));
-        };
-        let named = if chosen.is_some() { None } else { definition.named_at(&payload) };
-        let mut processed = definition.process(payload, options, translate)?;
-        if let Some(path) = named {
-            let words = format!("names a template that is not known here; the payload is read by the template {}", definition.name);
-            processed.envelope_warnings.push(Issue::warning(IssueCode::NotFound, words).at(path));
-        }
-        Ok(processed)
-    }
-}
-
-impl Definition {
-    fn is_chosen_by(&self, payload: &Value) -> bool {
-        let scope = Scope::of(payload);
-        self.select
-            .iter()
-            .filter_map(|select| select.eval(&scope).ok())
-            .flatten()
-            .any(|value| value.as_str().is_some_and(|code| self.codes.iter().any(|known| known.eq_ignore_ascii_case(code.trim()))))
+    /// Whether a payload has more records than `most`, wherever one of the templates looks for them. Reads nothing else of it.
+    pub fn exceeds(&self, payload: &[u8], most: usize) -> bool {
+        self.definitions.iter().flat_map(Definition::lists).any(|path| cut::count(payload, path, most) > most)
     }
 
-    /// Where a payload names a template.
-    fn named_at(&self, payload: &Value) -> Option<String> {
-        let scope = Scope::of(payload);
-        let named = self.select.iter().find(|select| select.eval(&scope).is_ok_and(|found| !found.is_empty()))?;
-        Some(named.member().unwrap_or_default())
-    }
-
-    /// Judges and translates a payload by this template, whatever it names.
-    pub fn process_bytes(&self, payload: &[u8], options: &Options<'_>, translate: &dyn Translate) -> Result<Processed, EnvelopeError> {
-        self.process(parse(payload)?, options, translate)
-    }
-
-    fn process(&self, mut payload: Value, options: &Options<'_>, translate: &dyn Translate) -> Result<Processed, EnvelopeError> {
-        let (list_path, list) = self.take_records(&mut payload)?;
-        let flat = self.flat.as_ref().filter(|(path, _)| path.last().map(String::as_str) == Some(list_path));
-        let mut walk = Walk::of_envelope(&self.schema, options.zone, options.strict_blocks);
-        let envelope = walk.value(self.schema.root(), payload, true).unwrap_or_default();
-        // The list was there, and was taken out.
-        let list_at = self.records.join(".");
-        let issues = walk.issues.into_iter().filter(|issue| issue.expression != list_at);
-        let (errors, mut envelope_warnings): (Vec<_>, Vec<_>) = issues.partition(|issue| issue.severity.is_error());
-        if !errors.is_empty() {
-            return Err(EnvelopeError { issues: errors });
-        }
-
-        let mut run = Run::new(&self.schema, translate, options.stored, &envelope, "");
-        let scope = Scope::of(&envelope);
-        let payload = scope.var("payload", &envelope);
-        let scope = scope.within(&payload);
-        let said = run.one(&self.facility, &scope).unwrap_or_default();
-        if said.get("code").and_then(Value::as_str).is_some_and(|code| code.len() > MAX_FACILITY_CODE) {
-            return Err(refused(&self.facility_path(), IssueCode::TooLong, "names a facility by a code that is longer than 128 bytes"));
-        }
-        let reported = text(run.one(&self.reported, &scope));
-        let facility = Facility {
-            code: self.owner(&said, options, &mut envelope_warnings),
-            name: text(said.get("name").cloned()),
-            system: text(said.get("system").cloned()),
-        };
-        let facility_json = json!({ "code": facility.code, "name": facility.name, "system": facility.system });
-        let var = scope.var("facility", &facility_json);
-        run.carry_out(&self.mapping.submission, &scope.within(&var));
-        envelope_warnings.append(&mut run.faults);
-        envelope_warnings.append(&mut run.told);
-
-        let mut shared = Shared::default();
-        run.produced.into_iter().for_each(|produced| shared.add(produced));
-        let records = list.into_iter().enumerate();
-        let records = records
-            .map(|(index, value)| match flat {
-                None => self.record(index, value, list_path, &facility_json, options, translate, &mut shared),
-                Some((_, block)) => {
-                    let mut record =
-                        self.record(index, json!({ block: [value] }), list_path, &facility_json, options, translate, &mut shared);
-                    record.flatten(block);
-                    record
-                }
-            })
-            .collect();
-        let Shared { list: shared, wanted, .. } = shared;
-        Ok(Processed { template: self.name.clone(), facility, reported, envelope_warnings, shared, records, wanted })
-    }
-
-    /// Takes the list of records out of the payload. Gives the list's key and its entries.
-    fn take_records(&self, payload: &mut Value) -> Result<(&str, Vec<Value>), EnvelopeError> {
-        if let Some((path, _)) = &self.flat
-            && let Some((last, parents)) = path.split_last()
-            && let Some(map) = parents.iter().try_fold(&mut *payload, |place, step| place.get_mut(step)).and_then(Value::as_object_mut)
-            && self.records.last().is_some_and(|list| !map.contains_key(list))
-            && let Some(Value::Array(list)) = map.get_mut(last)
-        {
-            let list = std::mem::take(list);
-            map.shift_remove(last);
-            return Ok((last, list));
-        }
-        let (last, parents) = self.records.split_last().map_or(("", &[][..]), |(last, parents)| (last.as_str(), parents));
-        let (mut place, mut path) = (payload, String::new());
-        for step in parents {
-            if !place.is_object() {
-                break;
-            }
-            path = if path.is_empty() { step.clone() } else { format!("{path}.{step}") };
-            place = match place.get_mut(step) {
-                Some(inner) => inner,
-                None => return Err(refused(&path, IssueCode::Required, "is mandatory and is missing")),
-            };
-        }
-        let Some(map) = place.as_object_mut() else { return Err(refused(&path, IssueCode::Structure, "must be a JSON object")) };
-        let full = self.records.join(".");
-        match map.shift_remove(last) {
-            Some(Value::Array(list)) => Ok((last, list)),
-            Some(Value::Null) | None => {
-                Err(refused(&full, IssueCode::Required, "is mandatory and is missing; send an empty list when there is nothing to report"))
-            }
-            Some(_) => Err(refused(&full, IssueCode::Structure, "must be a list of records")),
-        }
-    }
-
-    fn owner(&self, said: &Value, options: &Options<'_>, warnings: &mut Vec<Issue>) -> String {
-        let claimed = said.get("code").and_then(Value::as_str);
-        match (options.facility, claimed) {
-            (Some(caller), Some(claimed)) if caller != claimed => {
-                let words = "the payload names another facility than the one that is sending; it is taken as the sender's own";
-                warnings.push(Issue::warning(IssueCode::Security, words).at(self.facility_path()));
-                caller.to_owned()
-            }
-            (Some(caller), _) => caller.to_owned(),
-            (None, Some(claimed)) => claimed.to_owned(),
-            (None, None) => {
-                let words = "the payload names no facility; it is taken as the operator's own";
-                warnings.push(Issue::warning(IssueCode::Required, words).at(self.facility_path()));
-                options.operator.to_owned()
-            }
-        }
-    }
-
-    /// Where a payload names its facility.
-    fn facility_path(&self) -> String {
-        match &self.facility {
-            Part::Object { entries, .. } => entries.iter().find(|(key, _)| key == "code").and_then(|(_, part)| match part {
-                Part::Expr(expr) => expr.member(),
-                _ => None,
-            }),
-            _ => None,
-        }
-        .unwrap_or_default()
-    }
-
-    #[allow(clippy::too_many_arguments)]
-    fn record(
+    /// Reads a payload's envelope by the template that it names, else by the default one; `as_template`: by this one, whatever it names.
+    pub fn open(
         &self,
-        index: usize,
-        value: Value,
-        list: &str,
-        facility: &Value,
+        payload: &[u8],
+        as_template: Option<&str>,
         options: &Options<'_>,
         translate: &dyn Translate,
-        shared: &mut Shared,
-    ) -> Record {
-        let path = format!("{list}[{index}]");
-        let is_object = value.is_object();
-        let mut walk = Walk::new(&self.schema, options.zone, options.strict_blocks, path.clone());
-        let record = if is_object { walk.value(self.record, value, true).unwrap_or_default() } else { Value::Null };
-        let mut issues = walk.issues;
-        if !is_object {
-            issues.push(Issue::error(IssueCode::Structure, "must be an object").at(path.clone()));
-        } else if record.is_null() {
-            issues.push(Issue::error(IssueCode::Structure, "is empty: it says nothing").at(path.clone()));
-        }
-        let scope = Scope::of(&record);
-        let of_record = scope.var("record", &record);
-        let scope = scope.within(&of_record);
-        let of_facility = scope.var("facility", facility);
-        let scope = scope.within(&of_facility);
-        let mut run = Run::new(&self.schema, translate, options.stored, &record, &path);
-        let client = run.one(&self.client, &scope).unwrap_or(Value::Array(Vec::new()));
-        let of_client = scope.var("client", &client);
-        let scope = scope.within(&of_client);
-        for rule in self.rules.iter().filter(|_| is_object) {
-            match rule.expression.truth(&scope) {
-                // What the walk has already said of the same place need not be said twice.
-                Ok(Some(false)) => {
-                    let at = format!("{path}.{}", rule.path);
-                    if !issues.iter().any(|issue| issue.severity.is_error() && issue.expression == at) {
-                        let issue = if rule.error {
-                            Issue::error(IssueCode::BusinessRule, &*rule.message)
-                        } else {
-                            Issue::warning(IssueCode::BusinessRule, &*rule.message)
-                        };
-                        issues.push(issue.at(at));
-                    }
-                }
-                Ok(_) => {}
-                Err(error) => issues.push(
-                    Issue::warning(IssueCode::Processing, format!("the rule cannot be applied here: {error}"))
-                        .at(format!("{path}.{}", rule.path)),
-                ),
-            }
-        }
-        let label = text(run.one(&self.label, &scope)).unwrap_or_else(|| path.clone());
-        let visit_id = text(run.one(&self.visit, &scope));
-        let identifiers = match run.one(&self.identifiers, &scope) {
-            Some(Value::Array(list)) => {
-                list.iter().filter_map(|entry| Some((text(entry.get("type").cloned())?, text(entry.get("value").cloned())?))).collect()
-            }
-            _ => Vec::new(),
+    ) -> Result<Opened, EnvelopeError> {
+        crate::fhir::json::check(payload).map_err(|error| unreadable(&error))?;
+        let cut = cut::cut(payload, self.definitions.iter().flat_map(Definition::lists));
+        let envelope = crate::fhir::json::parse(&cut.envelope).map_err(|error| unreadable(&error))?;
+        let place = |wanted: &dyn Fn(&Definition) -> bool| self.definitions.iter().position(wanted);
+        let forced = as_template.and_then(|name| place(&|definition| definition.name == name));
+        let chosen = forced.or_else(|| place(&|definition| definition.is_chosen_by(&envelope)));
+        let Some((index, definition)) =
+            chosen.or_else(|| place(&|definition| definition.is_default)).and_then(|index| Some((index, self.definitions.get(index)?)))
+        else {
+            return Err(refused("", IssueCode::NotSupported, "names no template that is known here, and there is no default one"));
         };
-        if !options.judged {
-            for issue in issues.iter_mut().filter(|issue| matches!(issue.code, IssueCode::Required | IssueCode::BusinessRule)) {
-                issue.severity = Severity::Warning;
-            }
+        let named = if chosen.is_some() { None } else { definition.named_at(&envelope) };
+        let mut opened = definition.open(envelope, cut, options, translate)?;
+        opened.definition = index;
+        if let Some(path) = named {
+            let words = format!("names a template that is not known here; the payload is read by the template {}", definition.name);
+            opened.warnings.push(Issue::warning(IssueCode::NotFound, words).at(path));
         }
-        let (mut errors, mut warnings): (Vec<_>, Vec<_>) = issues.into_iter().partition(|issue| issue.severity.is_error());
-        let visit_key = self.visit_key.as_ref().and_then(|parts| run.key(&self.name, parts, &scope));
-        if errors.is_empty() {
-            run.carry_out(&self.mapping.record, &scope);
-            warnings.append(&mut run.told);
-            shared.wanted.append(&mut run.wanted);
-            let faults = std::mem::take(&mut run.faults).into_iter().map(|issue| issue.at(path.clone()));
-            // A record that no rule has judged may lack what its resources are known by: then nothing of it is stored.
-            if options.judged {
-                warnings.extend(faults)
-            } else {
-                errors.extend(faults.map(|issue| Issue { severity: Severity::Error, ..issue }))
-            }
+        Ok(opened)
+    }
+
+    /// Reads the record at `index` and holds it against the rules.
+    pub fn judge(&self, opened: &Opened, payload: &[u8], index: usize, options: &Options<'_>, translate: &dyn Translate) -> Judged {
+        let text = opened.entries.get(index).and_then(|range| payload.get(range.clone())).unwrap_or_default();
+        // The payload was found to be good JSON as a whole.
+        let value = crate::fhir::json::parse(text).unwrap_or_default();
+        let value = match &opened.block {
+            Some(block) => json!({ block: [value] }),
+            None => value,
+        };
+        match self.definitions.get(opened.definition) {
+            Some(definition) => definition.judge(opened, index, value, options, translate),
+            None => Judged { identity: Identity::default(), record: Record::default(), value, judged: true },
         }
-        if !errors.is_empty() {
-            let (verdict, lists, unmapped) = (Verdict::Rejected, Vec::new(), Vec::new());
-            return Record { index, path, label, visit_id, visit_key, lists, identifiers, verdict, errors, warnings, unmapped };
+    }
+
+    /// Makes the resources of a record that is about `client`. `stored`: what an earlier try wanted.
+    pub fn translate(&self, opened: &Opened, judged: &Judged, client: Option<&str>, stored: &Known, translate: &dyn Translate) -> Record {
+        let mut record = match self.definitions.get(opened.definition) {
+            Some(definition) => definition.translate(opened, judged, client, stored, translate),
+            None => Record::default(),
+        };
+        if let Some(block) = &opened.block {
+            record.flatten(block);
         }
-        let (common, resources) = run.produced.into_iter().partition(|produced| produced.shared);
-        Vec::into_iter(common).for_each(|produced| shared.add(produced));
-        let (verdict, lists, unmapped) = (Verdict::Accepted { resources }, run.lists, run.unmapped);
-        Record { index, path, label, visit_id, visit_key, lists, identifiers, verdict, errors, warnings, unmapped }
+        record
+    }
+
+    /// Judges and translates a payload as if nothing had ever been sent before: each record is about the client that it names first.
+    pub fn process(&self, payload: &[u8], options: &Options<'_>, translate: &dyn Translate) -> Result<Processed, EnvelopeError> {
+        let mut opened = self.open(payload, None, options, translate)?;
+        let mut shared = Shared::default();
+        std::mem::take(&mut opened.shared).into_iter().for_each(|produced| {
+            shared.add(produced);
+        });
+        let (mut records, mut wanted) = (Vec::with_capacity(opened.len()), BTreeSet::new());
+        for index in 0..opened.len() {
+            let judged = self.judge(&opened, payload, index, options, translate);
+            let mut record = self.translate(&opened, &judged, judged.identity.own_key(), options.stored, translate);
+            std::mem::take(&mut record.shared).into_iter().for_each(|produced| {
+                shared.add(produced);
+            });
+            wanted.extend(record.wanted.iter().cloned());
+            records.push(record);
+        }
+        let Opened { template, facility, reported, warnings, .. } = opened;
+        Ok(Processed { template, facility, reported, envelope_warnings: warnings, shared: shared.list, records, wanted })
     }
 }
 
-/// What the records have in common.
-#[derive(Default)]
-struct Shared {
-    /// Resources of the submission, each id once.
+/// Resources of the submission, each id once.
+#[derive(Debug, Default)]
+pub struct Shared {
     list: Vec<Produced>,
     places: HashMap<String, usize>,
-    wanted: BTreeSet<String>,
 }
 
 impl Shared {
-    fn add(&mut self, produced: Produced) {
+    /// What is known of a resource now that this is said too; `None` when nothing more is than before.
+    pub fn add(&mut self, produced: Produced) -> Option<&Produced> {
         let id = text(produced.resource.get("id").cloned()).unwrap_or_default();
-        match self.places.get(&id).and_then(|place| self.list.get_mut(*place)) {
-            None => {
-                self.places.insert(id, self.list.len());
-                self.list.push(produced);
-            }
-            // Whoever knows more than an identifier speaks; two who do are laid over each other.
-            Some(known) if produced.update != Update::IfAbsent => {
-                let resource =
-                    if known.update == Update::IfAbsent { produced.resource } else { merge(&known.resource, &produced.resource) };
-                *known = Produced { resource, ..produced };
-            }
-            Some(_) => {}
+        let Some(place) = self.places.get(&id).copied() else {
+            self.places.insert(id, self.list.len());
+            self.list.push(produced);
+            return self.list.last();
+        };
+        let known = self.list.get_mut(place)?;
+        // Whoever knows more than an identifier speaks; two who do are laid over each other.
+        if produced.update == Update::IfAbsent {
+            return None;
         }
+        let resource = if known.update == Update::IfAbsent { produced.resource } else { merge(&known.resource, &produced.resource) };
+        let is_new = known.update == Update::IfAbsent || known.resource != resource;
+        *known = Produced { resource, ..produced };
+        is_new.then_some(known)
     }
 }
 
-fn parse(payload: &[u8]) -> Result<Value, EnvelopeError> {
-    crate::fhir::json::parse(payload)
-        .map_err(|error| refused("", IssueCode::Structure, &format!("the payload is no JSON that can be read: {error}")))
+fn unreadable(error: &crate::fhir::json::JsonError) -> EnvelopeError {
+    refused("", IssueCode::Structure, &format!("the payload is no JSON that can be read: {error}"))
 }
 
 fn refused(path: &str, code: IssueCode, words: &str) -> EnvelopeError {

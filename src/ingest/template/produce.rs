@@ -13,7 +13,7 @@ use std::fmt::Write as _;
 use uuid::Uuid;
 
 /// Ids are name-based (RFC 9562, version 5) in a namespace of lango's own: the same local keys always give the same id.
-const NAMESPACE: Uuid = Uuid::from_u128(0x6c61_6e67_6f2e_5e6b_9b64_61e4_a1d5_1f00);
+pub const NAMESPACE: Uuid = Uuid::from_u128(0x6c61_6e67_6f2e_5e6b_9b64_61e4_a1d5_1f00);
 
 /// Keys that only say how their neighbours are to be read: an object with nothing else in it says nothing.
 const VOCABULARY: [&str; 2] = ["system", "use"];
