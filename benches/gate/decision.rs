@@ -25,7 +25,7 @@ async fn scope(store: &Store, facility: &str) -> Scope {
     };
     let owner = store.facility_key(facility).await.expect("a number");
     let requesters = gate::requesters(&requester, &Deployment::default());
-    Scope::Gate(Arc::new(Gate { owners: vec![owner], requesters, break_glass: None, own: None, now }))
+    Scope::Gate(Arc::new(Gate { owners: vec![owner], requesters, break_glass: None, own: None, now, since: 0 }))
 }
 
 /// Prints times in milliseconds; with `explain`, the statement of the facility that everybody permits and its plan.

@@ -31,7 +31,7 @@ pub async fn load(store: &Store, people: usize) {
         units.blocking_send(Unit { mutations: directory().map(|body| mutation(&body, 0)).collect(), ..Unit::default() }).expect("a writer");
         for first in (0..people).step_by(TOGETHER) {
             let together = first..(first + TOGETHER).min(people);
-            let mutations = together.flat_map(|n| person(n)).map(|body| mutation(&body, sender)).collect();
+            let mutations = together.flat_map(person).map(|body| mutation(&body, sender)).collect();
             units.blocking_send(Unit { mutations, ..Unit::default() }).expect("a writer");
         }
     });
@@ -71,7 +71,7 @@ fn person(n: usize) -> Vec<Value> {
     let day = format!("20{:02}-{:02}-{:02}", 20 + n % 7, n / 7 % 12 + 1, n / 84 % 28 + 1);
     let loinc = |code: &str| json!({ "coding": [{ "system": "http://loinc.org", "code": code }] });
     // One in 25 has what the searches ask for: as many as the search benchmark's 4,000 visits.
-    let code = if n % 25 == 0 { "8867-4".to_owned() } else { format!("{}-{}", 1000 + n % 25, n % 10) };
+    let code = if n.is_multiple_of(25) { "8867-4".to_owned() } else { format!("{}-{}", 1000 + n % 25, n % 10) };
     let observation = |k: usize, code: &Value, value: usize| {
         json!({ "resourceType": "Observation", "id": format!("o{n}-{k}"), "status": "final", "code": code, "subject": subject, "encounter": encounter,
             "effectiveDateTime": day, "valueQuantity": { "value": value, "unit": "/min", "system": "http://unitsofmeasure.org", "code": "/min" } })
@@ -80,11 +80,11 @@ fn person(n: usize) -> Vec<Value> {
     let mut condition = json!({ "resourceType": "Condition", "id": format!("c{n}"), "code": { "coding": [{ "system": "http://hl7.org/fhir/sid/icd-10",
         "code": (["B20", "J06.9", "A09", "J18.9", "I10", "N39.0", "B54", "K29"][n % 8]) }] },
         "subject": subject, "encounter": encounter, "onsetDateTime": day });
-    if n % 8 == 0 {
+    if n.is_multiple_of(8) {
         condition["meta"] = json!({ "security": [{ "system": ACT_CODE, "code": "HIV" }, { "system": "http://terminology.hl7.org/CodeSystem/v3-Confidentiality", "code": "R" }] });
     }
     let mut resources = vec![
-        json!({ "resourceType": "Patient", "id": format!("p{n}"), "gender": (if n % 2 == 0 { "female" } else { "male" }), "birthDate": format!("19{:02}-{:02}-11", 50 + n % 50, n % 12 + 1),
+        json!({ "resourceType": "Patient", "id": format!("p{n}"), "gender": (if n.is_multiple_of(2) { "female" } else { "male" }), "birthDate": format!("19{:02}-{:02}-11", 50 + n % 50, n % 12 + 1),
             // A family of 50 people each, so that a name is as rare as it is in a village.
             "name": [{ "family": format!("{}{}", FAMILIES[n % 10], n / 10 % 200), "given": [GIVEN[n % 12]] }],
             "identifier": [{ "system": "urn:mrn", "value": format!("MRN-{n}") }] }),
@@ -118,10 +118,10 @@ fn consent_of(n: usize, k: usize) -> Value {
         }
         4 => provision["dataPeriod"] = json!({ "start": "2020", "end": "2024" }),
         8 => provision["actor"] = actor("hf-all"),
-        9 if n % 2 == 0 => provision["actor"] = actor("hf-half"),
+        9 if n.is_multiple_of(2) => provision["actor"] = actor("hf-half"),
         _ => {}
     }
-    if k >= 8 && n % 7 == 0 {
+    if k >= 8 && n.is_multiple_of(7) {
         // One in seven keeps something for themselves.
         provision["provision"] = json!([{ "type": "deny", "securityLabel": hiv }]);
     }
