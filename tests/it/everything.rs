@@ -68,7 +68,7 @@ async fn ask(server: &TestServer, path: &str) -> (BTreeSet<String>, BTreeSet<Str
 fn next(bundle: &Value) -> Option<String> {
     let links = bundle["link"].as_array()?;
     let next = links.iter().find(|link| link["relation"] == "next")?;
-    Some(next["url"].as_str()?.split_once("/fhir").map(|(_, path)| format!("/fhir{path}"))?)
+    next["url"].as_str()?.split_once("/fhir").map(|(_, path)| format!("/fhir{path}"))
 }
 
 const RECORD: [&str; 6] = ["e", "nuts", "o1", "o2", "p", "rx"];
