@@ -71,7 +71,10 @@ fn template(round: usize, client: usize, n: usize) -> (String, Value) {
     let nida = format!("{round:08}-{client:05}-{n:05}-00");
     let records = (0..RECORDS[client]).map(|i| {
         let key = format!("{name}-{i}");
-        if i < 2 { record_with_nida(&key, &key, &nida) } else { record(&key, &key) }
+        let mut record = if i < 2 { record_with_nida(&key, &key, &nida) } else { record(&key, &key) };
+        // Under another name and number it is another client of the facility, whom the identifier links.
+        record["demographicDetails"]["firstName"] = json!(format!("Neema {i}"));
+        record
     });
     (name.clone(), payload(&facility(round), records.collect()))
 }
