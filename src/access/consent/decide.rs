@@ -75,9 +75,16 @@ struct Path {
     names_emergency: bool,
 }
 
+/// What became of a rule.
+struct Visited {
+    matches: bool,
+    /// It permits, or a rule below it does.
+    permits: bool,
+}
+
 impl Asked<'_> {
-    /// Whether the rule matches; if it does and none of its exceptions does, it is effective. Depth is bounded when a consent is read.
-    fn visit(&self, provision: &Provision, above: &Path, effective: &mut Effective) -> bool {
+    /// If the rule matches and none of its exceptions does, it is effective. Depth is bounded when a consent is read.
+    fn visit(&self, provision: &Provision, above: &Path, effective: &mut Effective) -> Visited {
         let path = Path {
             truth: above.truth.min(self.criteria(provision)),
             period: intersect(above.period, provision.period),
@@ -99,14 +106,17 @@ impl Asked<'_> {
         };
         let matches =
             enough && path.period.low <= now && now < path.period.high && (effect == Effect::Deny || now < self.consent.permits_until);
-        let mut excepted = false;
+        let (mut excepted, mut permits) = (false, matches && effect == Effect::Permit);
         for exception in &provision.exceptions {
-            excepted |= self.visit(exception, &path, effective);
+            let visited = self.visit(exception, &path, effective);
+            permits |= visited.permits;
+            // What may be an exception from what denies, and permit by one of its own, is not surely denied.
+            excepted |= visited.matches || self.open && effect == Effect::Deny && visited.permits;
         }
         if matches && !excepted {
             effective.add(provision.precedence, &self.consent.version, path.names_emergency);
         }
-        matches
+        Visited { matches, permits }
     }
 
     /// All criteria of a rule but the times.

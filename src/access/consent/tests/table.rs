@@ -673,3 +673,13 @@ fn the_worked_example_of_the_documentation_is_true() {
         assert_eq!((released(&observation()), released(&viral_load)), (malaria, hiv), "{requester:?}");
     }
 }
+
+#[test]
+fn what_a_permit_below_two_denies_releases_might_be_released() {
+    let permit = json!({"type": "permit"});
+    let deny = json!({"type": "deny", "code": [concept(LOINC, "1-1")], "provision": [permit]});
+    let consents = [read(&consent(json!({"type": "deny", "provision": [deny]})))];
+    let requester = requester();
+    assert!(ask(&consents, &requester, &observation(), &Deployment::default()).released);
+    assert!(might_release(&consents, &requester, "Observation", &BTreeSet::new(), &Deployment::default()));
+}
