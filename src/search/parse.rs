@@ -414,10 +414,13 @@ fn include(
     if source == "*" && param.is_none() {
         return Ok(Include { source: None, param: None, target: None, iterate });
     }
-    let source = typed(source)?;
+    if value.is_empty() {
+        return Err(Wrong::ignorable("the parameter has no value"));
+    }
     let Some(code) = param else {
         return Err(Wrong::error(IssueCode::Invalid, "an include is written Type:parameter or Type:parameter:Target"));
     };
+    let source = typed(source)?;
     let target = target.filter(|target| !target.is_empty()).map(typed).transpose()?;
     let source_name = definitions.type_name(source);
     if !reverse && !iterate && source != type_code {
