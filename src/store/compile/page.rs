@@ -1,6 +1,7 @@
 //! Pages: the order of the matches, and what comes after a cursor.
 
 use super::drive::is_in_order;
+use super::walk::ordering;
 use super::{Compiler, holds, named_condition, scope_condition, version_condition, visible};
 use crate::store::query::*;
 use crate::store::sql::Dialect;
@@ -14,12 +15,16 @@ impl Compiler<'_> {
         {
             return self.page_by_last_updated(*descending, cursor, limit);
         }
+        let order = if self.plan.walks { ordering(query) } else { None };
+        if (self.plan.walks || ordering(query).is_none()) && sort.is_empty() && self.walk(cursor, limit) {
+            return;
+        }
         self.late = self.decides_late();
         if self.late {
             self.sql.push("SELECT g.* FROM (");
         }
         self.sql.push("SELECT DISTINCT p.key");
-        for place in 0..sort.len() {
+        for place in 0..sort.len().max(order.iter().len()) {
             self.sql.push(&format!(", p.s{place}"));
         }
         let rest = if self.late { [", p.owner, p.patient", ", m.owner, m.patient"] } else { ["", ""] };
@@ -28,6 +33,11 @@ impl Compiler<'_> {
             self.sql.push(", ");
             self.sort_value(key, place);
             self.sql.push(&format!(" AS s{place}"));
+        }
+        if let Some((place, column)) = order {
+            self.sql.push(", ");
+            self.ordering_value(place, column);
+            self.sql.push(" AS s0");
         }
         self.sql.push(" FROM (");
         self.matches();
@@ -38,7 +48,9 @@ impl Compiler<'_> {
         self.sql.push(") p WHERE 1 = 1");
         if let Some(cursor) = cursor {
             self.sql.push(" AND (");
-            self.after(sort, cursor, 0);
+            // In the order of a filter's values as if sorted by them.
+            let by_order = SortKey { by: SortBy::Id, descending: false };
+            self.after(if order.is_some() { std::slice::from_ref(&by_order) } else { sort }, cursor, 0);
             self.sql.push(")");
         }
         self.order_by("p");
@@ -58,7 +70,7 @@ impl Compiler<'_> {
 
     /// Whether the matches are sorted before the first is known: then the decision can wait until after that.
     fn decides_late(&self) -> bool {
-        let driver = self.driver.or_else(|| super::driver(self.query, &[])).and_then(|place| self.query.filters.get(place));
+        let driver = self.plan.driver(self.query).and_then(|place| self.query.filters.get(place));
         matches!(self.query.scope, Scope::Gate(_)) && !(self.query.sort.is_empty() && driver.is_none_or(is_in_order))
     }
 
@@ -67,6 +79,9 @@ impl Compiler<'_> {
         for (place, key) in self.query.sort.iter().enumerate() {
             let direction = if key.descending { " DESC" } else { "" };
             self.sql.push(&format!("{alias}.s{place}{direction} NULLS LAST, "));
+        }
+        if self.plan.walks {
+            self.sql.push(&format!("{alias}.s0, "));
         }
         self.sql.push(&format!("{alias}.key"));
     }
@@ -135,7 +150,7 @@ impl Compiler<'_> {
         self.sql.push("))");
     }
 
-    fn sort_arg(&mut self, value: &SortValue) {
+    pub(super) fn sort_arg(&mut self, value: &SortValue) {
         match value {
             SortValue::Missing => self.sql.push("NULL"),
             SortValue::Int(value) => self.sql.int(*value),
