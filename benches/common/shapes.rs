@@ -55,9 +55,7 @@ pub async fn shapes(server: &Fhir, world: &World) -> Vec<Shape> {
     let ids: Vec<&str> = patients.iter().map(String::as_str).collect();
     each("string: a family name", &families, &|family| format!("Patient?family={family}&_count=20"));
     each("reference: Observations of a Patient", &ids, &|id| format!("Observation?subject=Patient/{id}&_count=20"));
-    each("reference, token, date", &ids, &|id| {
-        format!("Observation?subject=Patient/{id}&code={COMMON}&date=ge2015&_count=20")
-    });
+    each("reference, token, date", &ids, &|id| format!("Observation?subject=Patient/{id}&code={COMMON}&date=ge2015&_count=20"));
     each("chain: Observations by the Patient's family name", &families, &|family| {
         format!("Observation?subject:Patient.family={family}&_count=20")
     });
@@ -89,18 +87,18 @@ pub async fn shapes(server: &Fhir, world: &World) -> Vec<Shape> {
     one("number: probability", More, "RiskAssessment?probability=gt0.5&_count=20".to_owned());
     one("quantity: with a unit", More, "Observation?value-quantity=ge100||mmHg&_count=20".to_owned());
     one("reference: Encounters of a hospital", More, format!("Encounter?service-provider={hospital}&_count=20"));
-    one(
-        "uri: by profile",
-        More,
-        "Patient?_profile=http://hl7.org/fhir/us/core/StructureDefinition/us-core-patient&_count=20".to_owned(),
-    );
+    one("uri: by profile", More, "Patient?_profile=http://hl7.org/fhir/us/core/StructureDefinition/us-core-patient&_count=20".to_owned());
     one("composite: code and value", More, format!("Observation?code-value-quantity={PRESSURE}$ge100&_count=20"));
     one("chain: Observations of women", More, "Observation?subject:Patient.gender=female&_count=20".to_owned());
     one("chain with a code: the pulse of women", More, format!("Observation?code={PULSE}&subject:Patient.gender=female&_count=20"));
     one("nested chain: of women's Encounters", More, "Observation?encounter:Encounter.subject:Patient.gender=female&_count=20".to_owned());
     one("_has: Patients with a code", More, format!("Patient?_has:Observation:subject:code={COMMON}&_count=20"));
     one("_has: Patients with a rarer code", More, format!("Patient?_has:Observation:subject:code={PULSE}&_count=20"));
-    one("nested _has: through Encounters", More, format!("Patient?_has:Encounter:subject:_has:Observation:encounter:code={PULSE}&_count=20"));
+    one(
+        "nested _has: through Encounters",
+        More,
+        format!("Patient?_has:Encounter:subject:_has:Observation:encounter:code={PULSE}&_count=20"),
+    );
     one("include: with their Patients", More, format!("Observation?code={PULSE}&_include=Observation:subject&_count=20"));
     one("no filter: Patients", More, "Patient?_count=20".to_owned());
     one("newest first", More, "Observation?_sort=-_lastUpdated&_count=20".to_owned());

@@ -129,7 +129,8 @@ impl Compiler<'_> {
     /// A whole search inside another, in the same scope and at the same moment.
     pub(super) fn nested(&mut self, type_code: TypeCode, filters: &[Filter]) {
         let query = Query { type_code, filters: filters.to_vec(), scope: self.query.scope.clone(), sort: Vec::new() };
-        let mut inner = Compiler { sql: self.sql, query: &query, seen: self.seen, plan: Plan::default(), late: false, aliases: self.aliases };
+        let mut inner =
+            Compiler { sql: self.sql, query: &query, seen: self.seen, plan: Plan::default(), late: false, aliases: self.aliases };
         inner.matches();
         self.aliases = inner.aliases;
     }

@@ -2,9 +2,9 @@
 
 use super::condition::{instant_test, test_table};
 use super::{Compiler, holds, scope_condition, version_condition};
-use crate::store::{ParamId, TypeCode};
 use crate::store::query::*;
 use crate::store::sql::Dialect;
+use crate::store::{ParamId, TypeCode};
 
 impl Compiler<'_> {
     /// A condition on `outer.key`.
@@ -175,8 +175,7 @@ impl Compiler<'_> {
     /// ` AND` the filters on a row of another type.
     fn within(&mut self, type_code: TypeCode, filters: &[Filter], row: &str) {
         let query = Query { type_code, filters: Vec::new(), scope: self.query.scope.clone(), sort: Vec::new() };
-        let mut inner =
-            Compiler { sql: self.sql, query: &query, seen: self.seen, plan: self.plan, late: false, aliases: self.aliases };
+        let mut inner = Compiler { sql: self.sql, query: &query, seen: self.seen, plan: self.plan, late: false, aliases: self.aliases };
         for filter in filters {
             inner.sql.push(" AND ");
             inner.probe(filter, row);
@@ -188,7 +187,8 @@ impl Compiler<'_> {
 /// Whether a chain or `_has` can be followed from one row on: all its filters ask for index rows of what it leads to, which are there only
 /// as long as that is.
 pub(super) fn follows(filter: &Filter) -> bool {
-    let asks = |filters: &[Filter]| !filters.is_empty() && filters.iter().all(|filter| matches!(filter, Filter::Param { .. }) || follows(filter));
+    let asks =
+        |filters: &[Filter]| !filters.is_empty() && filters.iter().all(|filter| matches!(filter, Filter::Param { .. }) || follows(filter));
     match filter {
         Filter::Chain { targets, .. } => targets.iter().all(|(_, filters)| asks(filters)),
         Filter::Has { filters, .. } => asks(filters),
