@@ -5,7 +5,11 @@ use flate2::read::GzDecoder;
 use regex::{Captures, Regex};
 use serde_json::{Value, json};
 use std::io::Read;
+use std::ops::Range;
 use std::sync::{Arc, LazyLock};
+
+/// A prime, so that its multiples meet everybody once.
+const MIXER: usize = 7919;
 
 /// One transaction Bundle.
 pub struct Person {
@@ -110,14 +114,20 @@ fn shifted(name: &str, places: usize) -> String {
     letters.collect()
 }
 
-/// Loads `copies` of everybody, the copies of one person after each other, so that those of today's questions lie spread over all.
+/// Loads `copies` of everybody, people and copies mixed, so that those of the questions lie spread over all and no likes in a row.
 pub async fn load(server: &Fhir, world: &Arc<World>, copies: usize, clients: usize) {
     for bundle in &world.first {
         server.transaction(bundle.clone()).await;
     }
+    load_people(server, world, 0..world.people.len(), copies, clients).await;
+}
+
+/// The same of some, without those to whom they refer.
+pub async fn load_people(server: &Fhir, world: &Arc<World>, people: Range<usize>, copies: usize, clients: usize) {
     let (server, world) = (server.clone(), Arc::clone(world));
-    share_out(clients, world.people.len() * copies, move |n| {
-        let (server, bundle) = (server.clone(), world.people[n / copies].copy(n % copies));
+    share_out(clients, people.len() * copies, move |n| {
+        let mixed = n * MIXER % (people.len() * copies);
+        let (server, bundle) = (server.clone(), world.people[people.start + mixed / copies].copy(mixed % copies));
         async move { server.transaction(bundle).await }
     })
     .await;

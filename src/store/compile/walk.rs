@@ -118,7 +118,7 @@ impl Compiler<'_> {
         self.sql.push(" AND ");
         if !matches!(stretch.test, Test::Reference { .. } | Test::Uri(_)) {
             // What the bounds leave to be said; they alone enter the index: SQLite takes one of several, and not the closest.
-            let checked = if self.sql.dialect == Dialect::Sqlite { format!("+{alias}") } else { alias.clone() };
+            let checked = self.checked(&alias);
             self.test(stretch.test, &checked);
             self.sql.push(" AND ");
         }
@@ -126,10 +126,10 @@ impl Compiler<'_> {
         if let Some(column) = column {
             let earlier = self.alias("e");
             self.sql.push(&format!(" AND NOT EXISTS (SELECT 1 FROM {table} {earlier} WHERE {earlier}.key = {alias}.key AND "));
-            self.tests(param, tests, &earlier);
+            self.tests_of_key(param, tests, &earlier);
             self.sql.push(" AND ");
             holds(self.sql, &earlier, self.seen);
-            self.sql.push(&format!(" AND {earlier}.{column} < {alias}.{column}"));
+            self.sql.push(&format!(" AND {}.{column} < {alias}.{column}", self.checked(&earlier)));
             self.for_each_row();
             self.sql.push(")");
         }
@@ -194,10 +194,27 @@ impl Compiler<'_> {
         let table = tests.first().map_or("token", test_table);
         let alias = self.alias("o");
         self.sql.push(&format!("(SELECT min({alias}.{column}) FROM {table} {alias} WHERE {alias}.key = m.key AND "));
-        self.tests(*param, tests, &alias);
+        self.tests_of_key(*param, tests, &alias);
         self.sql.push(" AND ");
         holds(self.sql, &alias, self.seen);
         self.sql.push(")");
+    }
+
+    /// [`Compiler::tests`] on the rows of one resource, which an index by resource leads to. SQLite would rather read a range of the
+    /// values and look for the resource there.
+    fn tests_of_key(&mut self, param: ParamId, tests: &[Test], alias: &str) {
+        self.sql.push(&format!("{alias}.param = ")).literal(i64::from(param)).push(" AND (1 = 0");
+        let checked = self.checked(alias);
+        for test in tests {
+            self.sql.push(" OR ");
+            self.test(test, &checked);
+        }
+        self.sql.push(")");
+    }
+
+    /// The alias as it is written where a condition is not to choose an index.
+    fn checked(&self, alias: &str) -> String {
+        if self.sql.dialect == Dialect::Sqlite { format!("+{alias}") } else { alias.to_owned() }
     }
 }
 
