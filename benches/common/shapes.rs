@@ -84,6 +84,7 @@ pub async fn shapes(server: &Fhir, world: &World) -> Vec<Shape> {
     one("string: Patients by state", More, "Patient?address-state=ma&_count=20".to_owned());
     one("date: born since", More, "Patient?birthdate=ge1970&_count=20".to_owned());
     one("date: Encounters within a year", More, "Encounter?date=2019&_count=20".to_owned());
+    one("date: changed since", More, "Observation?_lastUpdated=ge2020&_count=20".to_owned());
     one("number: probability", More, "RiskAssessment?probability=gt0.5&_count=20".to_owned());
     one("quantity: with a unit", More, "Observation?value-quantity=ge100||mmHg&_count=20".to_owned());
     one("reference: Encounters of a hospital", More, format!("Encounter?service-provider={hospital}&_count=20"));

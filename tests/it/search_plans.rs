@@ -110,10 +110,13 @@ both_databases!(
             ("Patient?birthdate=ge1970", people(&|n| n % 40 >= 20)),
             ("Patient?birthdate=lt1960&gender=female", people(&|n| n % 40 < 10 && woman(n))),
             ("Patient?birthdate=1955,1956", people(&|n| [5, 6].contains(&(n % 40)))),
+            ("Patient?_lastUpdated=ge2020", people(&|_| true)),
+            ("Observation?_lastUpdated=ge2020&_lastUpdated=lt2199", observations(&|_, _| true)),
+            ("Patient?_lastUpdated=lt2020", people(&|_| false)),
             ("Patient?family=f&birthdate=gt1980-02", people(&|n| n % 40 >= 30)),
         ];
         for (path, expected) in cases {
-            for sort in ["", "&_sort=_id"] {
+            for sort in ["", "&_sort=_id", "&_sort=-_lastUpdated"] {
                 let found = walk(&server, &format!("/fhir/{path}&_count=4{sort}"), async |_| ()).await;
                 let once: BTreeSet<String> = found.iter().cloned().collect();
                 assert_eq!(once.len(), found.len(), "nothing comes twice: {path}{sort}");
@@ -130,9 +133,13 @@ both_databases!(
     async fn a_page_of_a_range_goes_on_in_its_snapshot(db: &TestDb) {
         let server = TestServer::open(db).await;
         load(&server).await;
-        for path in
-            ["Patient?name=f,g", "Patient?birthdate=ge1940", "Patient?gender=female,male", "Patient?_has:Encounter:subject:status=finished"]
-        {
+        for path in [
+            "Patient?name=f,g",
+            "Patient?birthdate=ge1940",
+            "Patient?gender=female,male",
+            "Patient?_lastUpdated=ge2020",
+            "Patient?_has:Encounter:subject:status=finished",
+        ] {
             let undisturbed = walk(&server, &format!("/fhir/{path}&_count=7"), async |_| ()).await;
             assert_eq!(undisturbed.len(), PEOPLE);
             let found = walk(&server, &format!("/fhir/{path}&_count=7"), async |page| {

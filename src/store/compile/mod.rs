@@ -29,7 +29,8 @@ pub fn page(dialect: Dialect, query: &Query, cursor: Option<&Cursor>, limit: u32
     let seen = cursor.map(|cursor| &cursor.snapshot);
     let mut sql = Sql::new(dialect);
     // A page that was begun in the order of keys goes on so.
-    let walks = plan.walks && walk::ordering(query).is_some() && cursor.is_none_or(|cursor| cursor.after.len() == 1);
+    let ordered = walk::ordering(query).is_some() || query.sort.is_empty() && page::by_update(query, true).is_some();
+    let walks = plan.walks && ordered && cursor.is_none_or(|cursor| cursor.after.len() == 1);
     let mut compiler = Compiler { sql: &mut sql, query, seen, plan: Plan { walks, ..plan }, late: false, aliases: 0 };
     compiler.page(cursor, limit);
     (sql, if walks { 1 } else { query.sort.len() })

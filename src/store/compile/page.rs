@@ -1,5 +1,6 @@
 //! Pages: the order of the matches, and what comes after a cursor.
 
+use super::condition::instant_test;
 use super::drive::is_in_order;
 use super::walk::ordering;
 use super::{Compiler, holds, named_condition, scope_condition, version_condition, visible};
@@ -10,10 +11,8 @@ impl Compiler<'_> {
     pub(super) fn page(&mut self, cursor: Option<&Cursor>, limit: u32) {
         let query = self.query;
         let sort = &query.sort[..];
-        if let [SortKey { by: SortBy::LastUpdated, descending }] = sort
-            && query.filters.is_empty()
-        {
-            return self.page_by_last_updated(*descending, cursor, limit);
+        if let Some(descending) = by_update(query, self.plan.walks) {
+            return self.page_by_last_updated(descending, cursor, limit);
         }
         let order = if self.plan.walks { ordering(query) } else { None };
         if (self.plan.walks || ordering(query).is_none()) && sort.is_empty() && self.walk(cursor, limit) {
@@ -86,7 +85,7 @@ impl Compiler<'_> {
         self.sql.push(&format!("{alias}.key"));
     }
 
-    /// The commonest listing of all, served by its own index. A page of the past also sees what changed since at its old place.
+    /// The commonest listings of all, served by an index of their own. A page of the past also sees what changed since at its old place.
     fn page_by_last_updated(&mut self, descending: bool, cursor: Option<&Cursor>, limit: u32) {
         let query = self.query;
         self.sql.push("SELECT p.key, p.updated AS s0 FROM (SELECT r.key, r.updated FROM resource r WHERE r.type = ");
@@ -110,11 +109,19 @@ impl Compiler<'_> {
             named_condition(self.sql, "h", &query.scope);
         }
         self.sql.push(") p");
+        self.sql.push(" WHERE 1 = 1");
+        for filter in &query.filters {
+            let Filter::LastUpdated { ranges } = filter else { continue };
+            for (op, interval) in ranges {
+                self.sql.push(" AND ");
+                instant_test(self.sql, "p.updated", *op, *interval);
+            }
+        }
         if let Some(cursor) = cursor
             && let Some(SortValue::Int(updated)) = cursor.after.first()
         {
             let beyond = if descending { "<" } else { ">" };
-            self.sql.push(&format!(" WHERE (p.updated {beyond} "));
+            self.sql.push(&format!(" AND (p.updated {beyond} "));
             self.sql.int(*updated);
             self.sql.push(" OR (p.updated = ");
             self.sql.int(*updated);
@@ -217,6 +224,19 @@ impl Compiler<'_> {
                 self.sql.push(")");
             }
         }
+    }
+}
+
+/// Whether the page is of all resources, or of those changed in some time, in the order of their changes; if so, whether backwards. What is asked
+/// for by nothing but its time comes in this order unsorted too (`walks`): whoever keeps a copy asks so.
+pub(super) fn by_update(query: &Query, walks: bool) -> Option<bool> {
+    if !query.filters.iter().all(|filter| matches!(filter, Filter::LastUpdated { .. })) {
+        return None;
+    }
+    match query.sort.as_slice() {
+        [SortKey { by: SortBy::LastUpdated, descending }] => Some(*descending),
+        [] if walks && !query.filters.is_empty() => Some(false),
+        _ => None,
     }
 }
 
