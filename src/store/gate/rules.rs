@@ -170,7 +170,7 @@ impl Test {
     }
 }
 
-/// Rows of the tables of `0003_consent.sql`, in the order of their columns.
+/// Rows of the tables of `0003_consent.sql` (`rule`: `0052_rule.sql`), in the order of their columns.
 #[derive(Debug, Default)]
 pub struct RuleRows {
     pub rules: Vec<[i64; 16]>,
@@ -185,16 +185,16 @@ impl RuleRows {
         let patients: Vec<ResourceKey> = rules.patients.iter().filter_map(|id| target("Patient", id)).collect();
         let series = rules.series.as_deref().map_or(0, system_key);
         for rule in &rules.rules {
-            let audience = self.audience(&rule.audience);
+            let audiences = self.audiences(&rule.audience);
             for (part, tests) in rule.parts.iter().enumerate() {
                 for test in tests {
                     let (kind, value, low, high) = self.test(test, target);
                     self.parts.push([consent, rule.node, part as i64, kind, value, low, high]);
                 }
             }
-            for patient in &patients {
+            for (patient, audience) in patients.iter().flat_map(|patient| audiences.iter().map(move |audience| (*patient, *audience))) {
                 self.rules.push([
-                    *patient,
+                    patient,
                     consent,
                     rule.node,
                     rule.parent.unwrap_or(-1),
@@ -215,16 +215,27 @@ impl RuleRows {
         }
     }
 
-    fn audience(&mut self, parts: &[AudiencePart]) -> i64 {
+    /// Whom a rule speaks of: any of these audiences. Each pair of an actor and a purpose is one of its own, shared by all rules that name
+    /// it, so that however differently patients put their lists together, a requester is found under few numbers.
+    fn audiences(&mut self, parts: &[AudiencePart]) -> Vec<i64> {
         let keys = |words: &[String]| if words.is_empty() { vec![0] } else { sorted(words.iter().map(|word| system_key(word))) };
         let mut sets: Vec<(Vec<i64>, Vec<i64>)> = parts.iter().map(|part| (keys(&part.actors), keys(&part.purposes))).collect();
         sets.retain(|set| *set != (vec![0], vec![0]));
         join_purposes(&mut sets);
         sets.sort();
         sets.dedup();
-        if sets.is_empty() {
-            return 0;
+        match sets.as_slice() {
+            [] => vec![0],
+            [(actors, purposes)] if actors.len().saturating_mul(purposes.len()) <= PAIRS => {
+                let pairs = actors.iter().flat_map(|actor| purposes.iter().map(move |purpose| (vec![*actor], vec![*purpose])));
+                pairs.map(|pair| self.audience(&[pair])).collect()
+            }
+            sets => vec![self.audience(sets)],
         }
+    }
+
+    /// One that is met by meeting each of the sets of actors and purposes.
+    fn audience(&mut self, sets: &[(Vec<i64>, Vec<i64>)]) -> i64 {
         let numbers: Vec<i64> =
             sets.iter().flat_map(|(actors, purposes)| actors.iter().chain(&[-1]).chain(purposes).chain(&[-2])).copied().collect();
         let audience = set_key(&numbers);
@@ -296,8 +307,8 @@ impl RuleRows {
         for chunk in patients.chunks(CHUNK) {
             let mut sql = Sql::new(dialect);
             sql.push(
-                "UPDATE rule SET superseded = CASE WHEN EXISTS (SELECT 1 FROM rule s WHERE s.patient = rule.patient \
-                 AND s.series = rule.series AND (s.stamp, s.updated, s.consent) > (rule.stamp, rule.updated, rule.consent)) THEN 1 ELSE 0 END WHERE series <> 0 AND patient IN (",
+                "UPDATE rule SET superseded = 1 - superseded WHERE series <> 0 AND superseded <> CASE WHEN EXISTS (SELECT 1 FROM rule s WHERE s.patient = rule.patient \
+                 AND s.series = rule.series AND (s.stamp, s.updated, s.consent) > (rule.stamp, rule.updated, rule.consent)) THEN 1 ELSE 0 END AND patient IN (",
             );
             numbers(&mut sql, chunk);
             sql.push(")");
@@ -307,6 +318,8 @@ impl RuleRows {
     }
 }
 
+/// Most pairs of an actor and a purpose that a rule is written for one by one.
+const PAIRS: usize = 16;
 /// Most rows that an actor part and a purpose part are joined to.
 const JOINED: usize = 256;
 
