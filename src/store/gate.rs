@@ -9,6 +9,8 @@
 //! be looked up before a write and the same words are the same number on every process.
 
 mod condition;
+mod function;
+mod inline;
 mod rules;
 
 pub use condition::{Rows, condition, consents, owned};

@@ -1,14 +1,13 @@
 //! Which rows a requester may see: the condition itself.
 //!
-//! What costs is looking a patient's rules up for each row, so they are found by whom they speak of and then by the patient: the few
-//! numbers under which the requester is spoken of ([`audiences`]) are looked up once a statement, and for each row there is one short
-//! walk for each of them in an index that holds all that most rules say. What a rule asks of the resource is read for those rules only that ask
-//! something.
+//! What costs is looking a patient's rules up for each row. The numbers under which rules speak of the requester ([`audiences`]) are few and looked
+//! up once a statement; what a rule asks of the resource is read for those rules only that ask something. SQLite keeps its statements, so there the whole decision
+//! stands in them ([`inline`]); PostgreSQL plans a search each time, so there the part that most rows do not need is a function ([`function`]).
 
 use super::super::audit::{AUDIT, AUDITOR};
 use super::super::sql::{Dialect, Sql};
 use super::super::{FacilityKey, ResourceKey};
-use super::{BreakGlass, CONSENT, Default, Gate, Requester, Test, numbers, set_key};
+use super::{BreakGlass, CONSENT, Default, Gate, Requester, function, inline, numbers, set_key};
 use crate::fhir::time::Micros;
 
 /// Which table the rows of an alias come from.
@@ -67,11 +66,11 @@ pub fn condition(sql: &mut Sql, alias: &str, rows: Rows, gate: &Gate) {
         sql.push(&format!(" OR {alias}.patient = {AUDIT}"));
     }
     for requester in &gate.requesters {
-        sql.push(&format!(
-            " OR ({alias}.patient = {CONSENT} AND EXISTS (SELECT 1 FROM rule n WHERE n.consent = {alias}.key AND n.named = 1 AND n.precedence = 1"
-        ));
-        speaks(sql, "n", Audience::Asked, requester, gate.now);
-        sql.push(")");
+        sql.push(&format!(" OR ({alias}.patient = {CONSENT} AND "));
+        match sql.dialect {
+            Dialect::Sqlite => inline::named(sql, alias, requester, gate.now),
+            Dialect::Postgres => function::named(sql, alias, requester, gate.now),
+        }
         if rows == Rows::Version {
             // Whom it named before is nobody's business.
             sql.push(" AND ");
@@ -112,10 +111,14 @@ pub fn owned(sql: &mut Sql, alias: &str, owners: &[FacilityKey]) {
 }
 
 fn verdict(sql: &mut Sql, alias: &str, rows: Rows, requester: &Requester, now: Micros) {
-    sql.push("coalesce((SELECT min(n.precedence)");
-    rules_of(sql, alias);
-    effective(sql, alias, rows, requester, now);
-    sql.push("), ");
+    match sql.dialect {
+        Dialect::Sqlite => inline::verdict(sql, alias, rows, requester, now),
+        Dialect::Postgres => function::verdict(sql, alias, rows, requester, now),
+    }
+}
+
+/// What decides where no rule does: 1 shows the row.
+pub(super) fn default(sql: &mut Sql, alias: &str, rows: Rows, requester: &Requester) {
     match &requester.default {
         Default::Hidden => {
             sql.push("0");
@@ -128,7 +131,6 @@ fn verdict(sql: &mut Sql, alias: &str, rows: Rows, requester: &Requester, now: M
             sql.push(")) THEN 1 ELSE 0 END");
         }
     }
-    sql.push(") IN (1, 3)");
 }
 
 /// Or the glass is broken for this row: it is not exempt, and no rule of the patient's that stands names emergencies and denies.
@@ -139,49 +141,33 @@ fn broken(sql: &mut Sql, alias: &str, rows: Rows, glass: &BreakGlass, requester:
     trait_of(sql, "class", alias, rows);
     sql.push(" AND y.fact IN (");
     numbers(sql, &glass.exempt);
-    sql.push(")) AND NOT EXISTS (SELECT 1");
-    rules_of(sql, alias);
-    sql.push(" AND n.emergency = 1 AND n.precedence IN (0, 2)");
-    effective(sql, alias, rows, requester, now);
-    sql.push("))");
+    sql.push(")) AND ");
+    match sql.dialect {
+        Dialect::Sqlite => inline::undenied(sql, alias, rows, requester, now),
+        Dialect::Postgres => function::undenied(sql, alias, rows, requester, now),
+    }
+    sql.push(")");
 }
 
 /// The row is the current version.
-fn current(sql: &mut Sql, alias: &str) {
+pub(super) fn current(sql: &mut Sql, alias: &str) {
     sql.push(&format!("EXISTS (SELECT 1 FROM resource o WHERE o.key = {alias}.key AND o.version = {alias}.version)"));
-}
-
-/// The rule `n` matches and none of its exceptions does.
-fn effective(sql: &mut Sql, alias: &str, rows: Rows, requester: &Requester, now: Micros) {
-    matches(sql, "n", Audience::Leads, alias, rows, requester, now);
-    // An exception that matches decides by itself or through one of its own, and never later than a permit: only what denies must give way.
-    sql.push(" AND (n.children = 0 OR n.precedence IN (1, 3) OR NOT EXISTS (SELECT 1 FROM rule c WHERE c.patient = n.patient AND c.consent = n.consent AND c.parent = n.node");
-    matches(sql, "c", Audience::Asked, alias, rows, requester, now);
-    sql.push("))");
-}
-
-/// The rules `n` of the row's patient.
-fn rules_of(sql: &mut Sql, alias: &str) {
-    // Left to itself SQLite, which does not know how few audiences there are, reads all rules of the patient.
-    let by = if sql.dialect == Dialect::Sqlite { " INDEXED BY rule_audience" } else { "" };
-    sql.push(&format!(" FROM rule n{by} WHERE n.patient = {alias}.patient"));
 }
 
 /// Whether an index is walked by whom rules speak of, or they are found otherwise and this is asked of each.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Audience {
+pub(super) enum Audience {
     Leads,
     Asked,
 }
 
 /// The rule of `rule` speaks of this requester, now.
-fn speaks(sql: &mut Sql, rule: &str, audience: Audience, requester: &Requester, now: Micros) {
+pub(super) fn speaks(sql: &mut Sql, rule: &str, audience: Audience, requester: &Requester, now: Micros) {
     let audiences = audiences(sql, requester);
     let plus = if sql.dialect == Dialect::Sqlite && audience == Audience::Asked { "+" } else { "" };
     let one_of = match sql.dialect {
         Dialect::Sqlite => format!("IN (SELECT audience FROM {audiences})"),
-        // So that they are values to walk an index by, and not a table to join.
-        Dialect::Postgres => format!("= ANY (ARRAY(SELECT audience FROM {audiences}))"),
+        Dialect::Postgres => format!("= ANY ({})", function::array(&audiences)),
     };
     sql.push(&format!(" AND {plus}{rule}.audience {one_of} AND {rule}.superseded = 0 AND {rule}.low <= "));
     sql.int(now);
@@ -190,29 +176,18 @@ fn speaks(sql: &mut Sql, rule: &str, audience: Audience, requester: &Requester, 
 }
 
 /// The set of the numbers under which rules speak of this requester.
-fn audiences(sql: &mut Sql, requester: &Requester) -> String {
+pub(super) fn audiences(sql: &mut Sql, requester: &Requester) -> String {
     let words: Vec<i64> = requester.actors.iter().chain(&[-1]).chain(&requester.purposes).copied().collect();
-    sql.set(set_key(&words), |sql| {
-        let holds = |sql: &mut Sql, alias: &str| {
-            sql.push(&format!("{alias}.actor IN (0, "));
-            bound(sql, &requester.actors);
-            // An actor's rows are few: one walk for each, and not one for each of its purposes too.
-            let plus = if sql.dialect == Dialect::Sqlite { "+" } else { "" };
-            sql.push(&format!(") AND {plus}{alias}.purpose IN (0, "));
-            bound(sql, &requester.purposes);
-            sql.push(")");
-        };
-        sql.push("SELECT a.audience FROM audience_part a WHERE ");
-        holds(sql, "a");
-        sql.push(" AND (a.parts = 1 OR a.parts = (SELECT count(DISTINCT b.part) FROM audience_part b WHERE b.audience = a.audience AND ");
-        holds(sql, "b");
-        sql.push("))");
-    })
+    let define = match sql.dialect {
+        Dialect::Sqlite => inline::audiences,
+        Dialect::Postgres => function::audiences,
+    };
+    sql.set(set_key(&words), |sql| define(sql, requester))
 }
 
 /// Appends numbers as bound values, in one of few lengths: so callers differ in values and not in the text of their statements, and
 /// the databases need not read it anew.
-fn bound(sql: &mut Sql, numbers: &[i64]) {
+pub(super) fn bound(sql: &mut Sql, numbers: &[i64]) {
     const LENGTHS: usize = 4;
     let length = numbers.len().max(1).next_multiple_of(LENGTHS);
     // The last one again and again.
@@ -222,43 +197,37 @@ fn bound(sql: &mut Sql, numbers: &[i64]) {
     });
 }
 
-/// The rule of `rule` speaks of this requester, now, and of this row.
-fn matches(sql: &mut Sql, rule: &str, audience: Audience, alias: &str, rows: Rows, requester: &Requester, now: Micros) {
-    speaks(sql, rule, audience, requester, now);
-    // Whose columns tell of the row.
-    let (traits, from) = match rows {
-        Rows::Version => (alias, "rule_part k WHERE".to_owned()),
-        Rows::Index => ("q", format!("resource q CROSS JOIN rule_part k WHERE q.key = {alias}.key AND")),
-    };
-    sql.push(&format!(
-        " AND ({rule}.parts = 0 OR {rule}.parts = (SELECT count(DISTINCT k.part) FROM {from} k.consent = {rule}.consent AND k.node = {rule}.node AND CASE k.kind \
-         WHEN {} THEN EXISTS (SELECT 1 FROM class_fact y JOIN clause_fact z ON z.clause = k.value AND z.fact = y.fact WHERE y.class = {traits}.class)",
-        Test::FACTS
-    ));
-    sql.push(&format!(" WHEN {} THEN {traits}.low >= k.low AND {traits}.high <= k.high AND {traits}.high <> {traits}.low", Test::WITHIN));
-    sql.push(&format!(" WHEN {} THEN {traits}.high = {traits}.low OR ({traits}.low < k.high AND {traits}.high > k.low)", Test::TOUCHES));
-    sql.push(&format!(" WHEN {} THEN k.value = {alias}.key", Test::INSTANCE));
-    sql.push(&format!(
-        " WHEN {} THEN EXISTS (SELECT 1 FROM reference x WHERE x.key = k.value AND x.target = {alias}.key AND x.until = 0)",
-        Test::AROUND
-    ));
-    let refers = format!("EXISTS (SELECT 1 FROM reference x WHERE x.key = {alias}.key AND x.target = k.value AND x.until = 0)");
-    sql.push(&format!(" WHEN {} THEN ", Test::REFERS));
-    match rows {
-        Rows::Index => _ = sql.push(&refers),
-        // What an old version referred to cannot be told: that closes.
-        Rows::Version => {
-            sql.push("CASE WHEN ");
-            current(sql, alias);
-            sql.push(&format!(" THEN {refers} ELSE {rule}.precedence IN (0, 2) END"));
-        }
-    }
-    sql.push(" END))");
-}
-
 fn trait_of(sql: &mut Sql, column: &str, alias: &str, rows: Rows) {
     match rows {
         Rows::Version => sql.push(&format!("{alias}.{column}")),
         Rows::Index => sql.push(&format!("(SELECT q.{column} FROM resource q WHERE q.key = {alias}.key)")),
     };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn gate(owner: FacilityKey, actors: &[&str]) -> Gate {
+        let requester = Requester::new(actors.to_vec(), vec!["TREAT"], Default::Hidden);
+        Gate { owners: vec![owner], requesters: vec![requester], break_glass: None, own: None, now: owner, since: 0 }
+    }
+
+    #[test]
+    fn callers_differ_in_values_and_not_in_the_text_of_their_statements() {
+        for dialect in [Dialect::Sqlite, Dialect::Postgres] {
+            for rows in [Rows::Index, Rows::Version] {
+                let texts = [gate(1, &["a"]), gate(2, &["b", "c", "d"])].map(|gate| {
+                    let mut sql = Sql::new(dialect);
+                    sql.push("SELECT d.key FROM token d WHERE 1 = 1");
+                    condition(&mut sql, "d", rows, &gate);
+                    condition(&mut sql, "d", rows, &gate);
+                    assert_eq!(sql.text.matches(" AS MATERIALIZED ").count(), 1, "the audiences are looked up once");
+                    (sql.text, sql.args)
+                });
+                assert_eq!(texts[0].0, texts[1].0);
+                assert_ne!(texts[0].1, texts[1].1);
+            }
+        }
+    }
 }

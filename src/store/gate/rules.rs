@@ -185,7 +185,8 @@ impl RuleRows {
         let patients: Vec<ResourceKey> = rules.patients.iter().filter_map(|id| target("Patient", id)).collect();
         let series = rules.series.as_deref().map_or(0, system_key);
         for rule in &rules.rules {
-            let audiences = self.audiences(&rule.audience);
+            // What never holds is kept for what it took the place of, where no question comes by.
+            let audiences = if rule.period.low < rule.period.high { self.audiences(&rule.audience) } else { vec![NOBODY] };
             for (part, tests) in rule.parts.iter().enumerate() {
                 for test in tests {
                     let (kind, value, low, high) = self.test(test, target);
@@ -225,7 +226,7 @@ impl RuleRows {
         sets.sort();
         sets.dedup();
         match sets.as_slice() {
-            [] => vec![0],
+            [] => vec![self.audience(&[(vec![0], vec![0])])],
             [(actors, purposes)] if actors.len().saturating_mul(purposes.len()) <= PAIRS => {
                 let pairs = actors.iter().flat_map(|actor| purposes.iter().map(move |purpose| (vec![*actor], vec![*purpose])));
                 pairs.map(|pair| self.audience(&[pair])).collect()
@@ -318,6 +319,8 @@ impl RuleRows {
     }
 }
 
+/// An audience that nobody is in.
+const NOBODY: i64 = -1;
 /// Most pairs of an actor and a purpose that a rule is written for one by one.
 const PAIRS: usize = 16;
 /// Most rows that an actor part and a purpose part are joined to.
@@ -338,4 +341,51 @@ fn join_purposes(sets: &mut Vec<(Vec<i64>, Vec<i64>)>) {
         }
     }
     *sets = whom;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rows(actors: &[&str], purposes: &[&str], period: Interval) -> RuleRows {
+        let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect();
+        let rule = Rule {
+            node: 0,
+            parent: None,
+            precedence: Precedence::Permit,
+            audience: vec![AudiencePart { actors: words(actors), purposes: words(purposes) }],
+            period,
+            parts: Vec::new(),
+            has_exceptions: false,
+            names_actor: true,
+            names_emergency: false,
+        };
+        let mut rows = RuleRows::default();
+        let rules = Rules { patients: vec!["p".into()], series: None, stamp: 0, rules: vec![rule] };
+        rows.add(7, 0, &rules, &mut |_, _| Some(1));
+        rows
+    }
+
+    fn audiences(rows: &RuleRows) -> Vec<i64> {
+        rows.rules.iter().map(|rule| rule[5]).collect()
+    }
+
+    #[test]
+    fn a_requester_is_found_under_the_same_number_however_patients_put_their_lists_together() {
+        let always = Interval { low: 0, high: 1 };
+        let one = audiences(&rows(&["a"], &["TREAT"], always));
+        let several = rows(&["c", "a"], &["HPAYMT", "TREAT"], always);
+        assert_eq!(several.rules.len(), 4);
+        assert!(one.iter().all(|audience| audiences(&several).contains(audience)));
+        let many: Vec<String> = (0..PAIRS + 1).map(|n| n.to_string()).collect();
+        let many: Vec<&str> = many.iter().map(String::as_str).collect();
+        assert_eq!(rows(&many, &["TREAT"], always).rules.len(), 1, "a long list is one audience");
+    }
+
+    #[test]
+    fn what_never_holds_is_nobodys() {
+        let never = rows(&["a"], &["TREAT"], Interval { low: 0, high: 0 });
+        assert_eq!(audiences(&never), [NOBODY]);
+        assert!(never.audiences.is_empty());
+    }
 }
