@@ -33,6 +33,7 @@ const ALL: &[(i64, &str, &str, &str)] = &[
         include_str!("../../migrations/sqlite/0051_audience.sql"),
         include_str!("../../migrations/postgres/0051_audience.sql"),
     ),
+    (61, "picked", include_str!("../../migrations/sqlite/0061_picked.sql"), include_str!("../../migrations/postgres/0061_picked.sql")),
 ];
 
 pub fn migrator(dialect: Dialect) -> Migrator {
