@@ -29,6 +29,8 @@ mod subset;
 pub mod suggest;
 mod value;
 
+pub use lex::escape;
+
 pub use conditional::conditional;
 pub use cursor::{CursorError, CursorKey};
 pub use parse::{Include, ParseOptions, SearchRequest, Summary, Total, parse};

@@ -206,6 +206,7 @@ impl Store {
     /// Applies a unit; answers one [`Written`] per mutation when it is durable.
     pub async fn commit(&self, unit: Unit) -> Result<Vec<Written>, WriteError> {
         let wakes = !unit.jobs.is_empty();
+        let _turn = if unit.closes() { Some(self.closing().await) } else { None };
         let written = match self {
             Store::Sqlite(db) => db.commit(unit).await,
             Store::Postgres(db) => db.commit(unit).await,
