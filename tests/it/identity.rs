@@ -3,6 +3,7 @@
 use crate::support::payloads::{payload, record, record_with_nida, send, total, totals};
 use crate::support::{TestServer, both_databases, program};
 use crate::templates::{one, warnings};
+use lango::config::AuthMode;
 use serde_json::{Value, json};
 
 const LAB: &str = "/api/v1/hduApi/labDataTemplates";
@@ -142,7 +143,10 @@ both_databases!(
         assert_ne!(mapping, forgetful);
         std::fs::create_dir(folder.path().join("lab")).unwrap();
         std::fs::write(folder.path().join("lab/mapping.json"), forgetful).unwrap();
-        let server = TestServer::start(db, |settings| settings.templates_dir = Some(folder.path().to_owned())).await;
+        let server = TestServer::start(db, |settings| {
+            (settings.auth, settings.templates_dir) = (AuthMode::Open, Some(folder.path().to_owned()));
+        })
+        .await;
         assert_eq!(server.post(LAB, &samples(vec![sample("lo1", "3")])).await.0, 200);
         let (_, reply) = server.post(LAB, &samples(vec![sample("lo2", "4")])).await;
         assert!(reply.to_string().contains("Another patient's Specimen is stored under the same keys"), "{reply}");
