@@ -1,6 +1,6 @@
 //! What the other rooms call.
 
-use super::compile;
+use super::compile::{self, Choice, Plan};
 use super::postgres::Postgres;
 use super::query::{Snapshot, SortValue};
 use super::sql::{Dialect, Sql, bind_all};
@@ -304,8 +304,8 @@ impl Store {
 
     /// One page of at most `limit` rows.
     pub async fn search(&self, query: &Query, limit: u32, cursor: Option<&Cursor>) -> Result<Page, sqlx::Error> {
-        let driver = self.driver(query, cursor.map(|cursor| &cursor.snapshot)).await?;
-        let mut sql = compile::page(self.dialect(), query, cursor, limit.saturating_add(1), driver);
+        let plan = self.plan(query, cursor.map(|cursor| &cursor.snapshot), !query.sort.is_empty()).await?;
+        let (mut sql, values) = compile::page(self.dialect(), query, cursor, limit.saturating_add(1), Plan { walks: true, ..plan });
         if cursor.is_none() {
             // The first page says itself what it saw: what commits before or after another statement asks would be on two pages or on none,
             // once a value that they are sorted by has changed.
@@ -315,7 +315,7 @@ impl Store {
             };
             sql.text = format!("SELECT first.*, {moment} AS moment FROM ({}) first", sql.text);
         }
-        let (mut found, moment) = self.page_rows(sql, query.sort.len(), cursor.is_none()).await?;
+        let (mut found, moment) = self.page_rows(sql, values, cursor.is_none()).await?;
         let more = found.len() > limit as usize;
         found.truncate(limit as usize);
         let snapshot = match (cursor, moment) {
@@ -344,16 +344,27 @@ impl Store {
 
     /// How many resources a search finds; with `snapshot`, as of then.
     pub async fn count(&self, query: &Query, snapshot: Option<&Snapshot>) -> Result<u64, sqlx::Error> {
-        let driver = self.driver(query, snapshot).await?;
-        let found = self.integers(compile::count(self.dialect(), query, snapshot, driver)).await?;
+        let plan = self.plan(query, snapshot, true).await?;
+        let found = self.integers(compile::count(self.dialect(), query, snapshot, plan)).await?;
         Ok(found.first().map_or(0, |n| n.unsigned_abs()))
     }
 
-    /// Which filter's index is read, the others being probed for each of its rows.
-    async fn driver(&self, query: &Query, snapshot: Option<&Snapshot>) -> Result<Option<usize>, sqlx::Error> {
-        match compile::row_counts(self.dialect(), query, snapshot) {
-            Some(sql) => Ok(compile::driver(query, &self.integers(sql).await?)),
-            None => Ok(None),
+    /// How the search is carried out: one count of the filters' rows, and where that does not tell, a sample. `whole`: all matches are needed.
+    async fn plan(&self, query: &Query, snapshot: Option<&Snapshot>, whole: bool) -> Result<Plan, sqlx::Error> {
+        let counts = match compile::row_counts(self.dialect(), query, snapshot) {
+            Some(sql) => self.integers(sql).await?,
+            None => Vec::new(),
+        };
+        self.chosen(query, &counts, whole).await
+    }
+
+    async fn chosen(&self, query: &Query, counts: &[i64], whole: bool) -> Result<Plan, sqlx::Error> {
+        match compile::choose(query, counts, whole) {
+            Choice::Made(plan) => Ok(plan),
+            Choice::Sampled(frequent, rare) => {
+                let found = self.integers(compile::sample(self.dialect(), query)).await?;
+                Ok(if found.first().is_some_and(|found| *found > 0) { frequent } else { rare })
+            }
         }
     }
 
@@ -364,13 +375,10 @@ impl Store {
             Some(sql) => self.integers(sql).await?,
             None => Vec::new(),
         };
-        let driver = if counts.is_empty() { compile::driver(query, &[]) } else { compile::driver(query, &counts) };
-        let rows = |place: usize| {
-            let own = counts.iter().find(|count| usize::try_from(**count / compile::COUNT_PLACE) == Ok(place));
-            own.map(|count| count % compile::COUNT_PLACE)
-        };
-        let filters = (0..query.filters.len()).map(rows).collect();
-        let sql = compile::page(self.dialect(), query, None, limit.saturating_add(1), driver);
+        let plan = self.chosen(query, &counts, !query.sort.is_empty()).await?;
+        let driver = plan.driver(query);
+        let filters = (0..query.filters.len()).map(|place| compile::rows(&counts, place)).collect();
+        let (sql, _) = compile::page(self.dialect(), query, None, limit.saturating_add(1), Plan { walks: true, ..plan });
         let statement = sql.text.clone();
         let Sql { text, args, .. } = sql;
         let plan: Vec<String> = match self {

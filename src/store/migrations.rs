@@ -33,6 +33,7 @@ const ALL: &[(i64, &str, &str, &str)] = &[
         include_str!("../../migrations/sqlite/0051_audience.sql"),
         include_str!("../../migrations/postgres/0051_audience.sql"),
     ),
+    (52, "rule", include_str!("../../migrations/sqlite/0052_rule.sql"), include_str!("../../migrations/postgres/0052_rule.sql")),
     (61, "picked", include_str!("../../migrations/sqlite/0061_picked.sql"), include_str!("../../migrations/postgres/0061_picked.sql")),
 ];
 

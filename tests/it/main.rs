@@ -37,6 +37,7 @@ mod registry;
 mod resting;
 mod search_deep;
 mod search_oracle;
+mod search_plans;
 mod search_values;
 mod serve;
 mod smart_attacks;

@@ -1,17 +1,21 @@
-//! [`Query`] to SQL. One filter drives (the one whose index gives the fewest rows, by kind: [`drive`]), the others are probed for
-//! each row that it gives ([`probe`]); [`condition`] writes the condition on one index row, [`page`] sorts and continues.
+//! [`Query`] to SQL. One filter drives (the one whose index gives the fewest rows: [`plan`], [`drive`]), the others are probed for
+//! each row that it gives ([`probe`]); [`condition`] writes the condition on one index row, [`page`] sorts and continues, and [`walk`] reads
+//! an index no further than a page needs.
 //!
 //! The scope ([`scope`]) is a condition on every index row touched, so nothing hidden is ever counted, chained through or
 //! sorted by. A probe is on rows of the resource that drove, and its scope decides on those. It costs more than any other condition,
-//! so where matches are sorted anyway it is asked last, of one after the other until the page is full. Only [`row_counts`], whose numbers
-//! choose a plan and go nowhere else, looks at all rows. Values are always bound; the text is written here and holds nothing of a request.
+//! so where matches are sorted anyway it is asked last, of one after the other until the page is full. Only [`plan`], whose numbers
+//! go nowhere else, looks at all rows. Values are always bound; the text is written here and holds nothing of a request.
 
 mod condition;
 mod drive;
 mod page;
+mod plan;
 mod probe;
 mod scope;
+mod walk;
 
+pub use plan::{COUNTED, Choice, Plan, choose, row_counts, rows, sample};
 pub use scope::{named_condition, scope_condition, version_condition};
 
 use super::query::*;
@@ -20,55 +24,23 @@ use super::sql::{Dialect, Sql};
 /// How rows of the past are seen: `None` is now.
 type Seen<'a> = Option<&'a Snapshot>;
 
-/// `SELECT key, s1, s2 … ` of one page, `limit` rows at most.
-pub fn page(dialect: Dialect, query: &Query, cursor: Option<&Cursor>, limit: u32, driver: Option<usize>) -> Sql {
+/// `SELECT key, s1, s2 … ` of one page, `limit` rows at most, with so many sort values.
+pub fn page(dialect: Dialect, query: &Query, cursor: Option<&Cursor>, limit: u32, plan: Plan) -> (Sql, usize) {
     let seen = cursor.map(|cursor| &cursor.snapshot);
     let mut sql = Sql::new(dialect);
-    let mut compiler = Compiler { sql: &mut sql, query, seen, driver, late: false, aliases: 0 };
+    // A page that was begun in the order of keys goes on so.
+    let ordered = walk::ordering(query).is_some() || query.sort.is_empty() && page::by_update(query, true).is_some();
+    let walks = plan.walks && ordered && cursor.is_none_or(|cursor| cursor.after.len() == 1);
+    let mut compiler = Compiler { sql: &mut sql, query, seen, plan: Plan { walks, ..plan }, late: false, aliases: 0 };
     compiler.page(cursor, limit);
-    sql
-}
-
-/// How many rows each filter's own index gives, as `place * `[`COUNT_PLACE`]` + rows`; `None` when there is nothing to choose.
-/// Counting stops at [`COUNTED`], so it costs as much as reading a small page.
-pub fn row_counts(dialect: Dialect, query: &Query, seen: Seen) -> Option<Sql> {
-    let places: Vec<usize> = query.filters.iter().enumerate().filter(|(_, filter)| drive::is_countable(filter)).map(|(at, _)| at).collect();
-    if query.filters.iter().filter(|filter| drive::rank(filter).is_some()).count() < 2 || places.is_empty() {
-        return None;
-    }
-    // Whoever asks, it is as much work to read what is there.
-    let query = &Query { scope: Scope::All, ..query.clone() };
-    let mut sql = Sql::new(dialect);
-    for (n, place) in places.into_iter().enumerate() {
-        let (Ok(offset), Some(filter)) = (i64::try_from(place), query.filters.get(place)) else { continue };
-        sql.push(if n > 0 { " UNION ALL SELECT " } else { "SELECT " });
-        sql.literal(offset.saturating_mul(COUNT_PLACE)).push(" + count(*) FROM (");
-        Compiler { sql: &mut sql, query, seen, driver: None, late: false, aliases: 0 }.rows_of(filter);
-        sql.push(" LIMIT ").literal(COUNTED).push(&format!(") c{n}"));
-    }
-    Some(sql)
-}
-
-/// Where a count stops: what is more frequent is chosen by its kind.
-pub const COUNTED: i64 = 500;
-/// See [`row_counts`].
-pub const COUNT_PLACE: i64 = 1_000_000;
-
-/// Which filter is to drive, by what [`row_counts`] found: the rarest, and among the frequent ones the most selective kind.
-pub fn driver(query: &Query, counts: &[i64]) -> Option<usize> {
-    let counted = |place: usize| {
-        let own = counts.iter().find(|count| usize::try_from(**count / COUNT_PLACE) == Ok(place));
-        own.map_or(COUNTED, |count| count % COUNT_PLACE)
-    };
-    let choices = query.filters.iter().enumerate().filter_map(|(place, filter)| Some((counted(place), drive::rank(filter)?, place)));
-    choices.min().map(|(.., place)| place)
+    (sql, if walks { 1 } else { query.sort.len() })
 }
 
 /// `SELECT count(*)`.
-pub fn count(dialect: Dialect, query: &Query, seen: Seen, driver: Option<usize>) -> Sql {
+pub fn count(dialect: Dialect, query: &Query, seen: Seen, plan: Plan) -> Sql {
     let mut sql = Sql::new(dialect);
     sql.push("SELECT count(DISTINCT m.key) AS n FROM (");
-    Compiler { sql: &mut sql, query, seen, driver, late: false, aliases: 0 }.matches();
+    Compiler { sql: &mut sql, query, seen, plan, late: false, aliases: 0 }.matches();
     sql.push(") m");
     sql
 }
@@ -76,7 +48,7 @@ pub fn count(dialect: Dialect, query: &Query, seen: Seen, driver: Option<usize>)
 /// `SELECT key` of every match, unordered and perhaps repeated.
 pub fn keys(dialect: Dialect, query: &Query) -> Sql {
     let mut sql = Sql::new(dialect);
-    Compiler { sql: &mut sql, query, seen: None, driver: None, late: false, aliases: 0 }.matches();
+    Compiler { sql: &mut sql, query, seen: None, plan: Plan::default(), late: false, aliases: 0 }.matches();
     sql
 }
 
@@ -120,8 +92,7 @@ struct Compiler<'a> {
     sql: &'a mut Sql,
     query: &'a Query,
     seen: Seen<'a>,
-    /// The filter to drive; `None`: by its kind.
-    driver: Option<usize>,
+    plan: Plan,
     /// The rows of the filter that drives are given with what the scope needs, which decides on them afterwards.
     late: bool,
     aliases: usize,
