@@ -4,6 +4,7 @@
 //!     cargo bench --bench server -- sqlite        # one of them
 //!     cargo bench --bench server -- postgres reads  # after loading, only this: reads, searches, measures, start
 //!     cargo bench --bench server -- sqlite reads audit # with every request recorded
+//!     cargo bench --bench server -- sqlite recorded # many clients, recorded and not recorded in turns
 //!     cargo bench --bench server -- sqlite:/tmp/big.db million start searches
 //!                                             # fills this database up to a million resources first, and keeps it
 //!
@@ -57,6 +58,9 @@ async fn measure(database: &str, url: &str, parts: &[String]) {
     }
     if on("searches") {
         searches(&server, &say).await;
+    }
+    if on("recorded") {
+        recorded(&server, url, &say).await;
     }
     if on("measures") {
         let begun = Instant::now();
@@ -151,10 +155,35 @@ async fn read_by_id(server: &Running, say: &impl Fn(&str, String)) {
     say(&format!("read by id, {CLIENTS} clients, gzip"), packed.to_string());
 }
 
-async fn searches(server: &Running, say: &impl Fn(&str, String)) {
+/// The same asked of this server, which records no request, and of one on the same database that records all, in turns.
+async fn recorded(server: &Running, url: &str, say: &impl Fn(&str, String)) {
+    let recording = Running::start(url, AuthMode::Open, AuditMode::Always, true).await;
+    let reads = get(server, "/fhir/Patient?_count=50&gender=female&_elements=id").await;
+    let reads = reads["entry"].as_array().into_iter().flatten().filter_map(|entry| entry["resource"]["id"].as_str());
+    let reads: Vec<String> = reads.map(|id| format!("/fhir/Patient/{id}")).collect();
+    let shapes = shapes(server).await;
+    let mix: Vec<String> = shapes.iter().map(|(_, path)| path.clone()).collect();
+    let one = shapes.into_iter().map(|(name, path)| (format!("search: {name}"), vec![path]));
+    for (name, paths) in [("read by id".to_owned(), reads), ("searches, all shapes in turn".to_owned(), mix)].into_iter().chain(one) {
+        let (mut plain, mut kept) = (Vec::new(), Vec::new());
+        for _ in 0..2 {
+            for (running, rates) in [(server, &mut plain), (&recording, &mut kept)] {
+                let urls: Vec<String> = paths.iter().map(|path| format!("{}{path}", running.base)).collect();
+                rates.push(rate(&server.client, &urls, 8 * CLIENTS).await);
+            }
+        }
+        let best = |rates: Vec<Rate>| rates.into_iter().max_by(|a, b| a.each_second.total_cmp(&b.each_second)).expect("two rounds");
+        let (plain, kept) = (best(plain), best(kept));
+        let share = 100.0 * kept.each_second / plain.each_second;
+        say(&format!("{name}, {} clients", 8 * CLIENTS), format!("{plain}; recorded: {kept} ({share:.0} %)"));
+    }
+    recording.stop().await;
+}
+
+async fn shapes(server: &Running) -> [(&'static str, String); 11] {
     let observation = get(server, "/fhir/Observation?code=http://loinc.org|8867-4&_count=1").await;
     let subject = observation["entry"][0]["resource"]["subject"]["reference"].as_str().unwrap_or("Patient/none").to_owned();
-    let shapes = [
+    [
         ("Observation by code", "/fhir/Observation?code=http://loinc.org|8867-4&_count=20".to_owned()),
         ("Observation by patient", format!("/fhir/Observation?subject={subject}&_count=20")),
         (
@@ -169,8 +198,11 @@ async fn searches(server: &Running, say: &impl Fn(&str, String)) {
         ("Condition by code with Patient", "/fhir/Condition?code=B54&_include=Condition:subject&_count=20".to_owned()),
         ("newest Observations", "/fhir/Observation?_sort=-_lastUpdated&_count=20".to_owned()),
         ("count of Observations by code", "/fhir/Observation?code=http://loinc.org|8867-4&_summary=count".to_owned()),
-    ];
-    for (name, path) in shapes {
+    ]
+}
+
+async fn searches(server: &Running, say: &impl Fn(&str, String)) {
+    for (name, path) in shapes(server).await {
         let mut times = Vec::with_capacity(SEARCHES);
         let mut total = 0;
         for _ in 0..SEARCHES {

@@ -50,7 +50,7 @@ impl Server {
             _ => None,
         };
         let app = App::open(settings.clone(), &settings.public_url(address)).await?;
-        app.recorded("finish submissions", app.recover()).await.context("interrupted submissions could not be finished")?;
+        app.recover().await?;
         let store = app.store.clone();
         let access_settings = AccessSettings {
             mode: settings.auth,

@@ -34,7 +34,7 @@ const ALL: &[(i64, &str, &str, &str)] = &[
         include_str!("../../migrations/postgres/0051_audience.sql"),
     ),
     (52, "rule", include_str!("../../migrations/sqlite/0052_rule.sql"), include_str!("../../migrations/postgres/0052_rule.sql")),
-    (61, "picked", include_str!("../../migrations/sqlite/0061_picked.sql"), include_str!("../../migrations/postgres/0061_picked.sql")),
+    (62, "picked", include_str!("../../migrations/sqlite/0062_picked.sql"), include_str!("../../migrations/postgres/0062_picked.sql")),
 ];
 
 pub fn migrator(dialect: Dialect) -> Migrator {

@@ -2,9 +2,28 @@
 //!
 //!     cargo run --release --manifest-path benches/compare/Cargo.toml
 
+#![allow(dead_code)]
+
+/// As in the program.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+#[path = "../../../src/definitions/mod.rs"]
+mod definitions;
+#[path = "../../../src/fhir/mod.rs"]
+mod fhir;
+#[path = "../../../src/fhirpath/mod.rs"]
+mod fhirpath;
+
+/// What the definitions know of the store.
+mod store {
+    pub type TypeCode = u16;
+    pub type ParamId = u32;
+}
+
+use definitions::r4;
+use fhirpath::{Env, Expression};
 use flate2::read::GzDecoder;
-use lango::definitions::r4;
-use lango::fhirpath::{Env, Expression};
 use rh_fhirpath::{EvaluationContext, FhirPathEvaluator, FhirPathParser};
 use serde_json::Value;
 use std::hint::black_box;
@@ -22,7 +41,7 @@ fn main() {
     let file = files.iter().find(|file| file.to_string_lossy().contains("Lawerence6")).unwrap();
     let mut bytes = Vec::new();
     GzDecoder::new(std::fs::File::open(file).unwrap()).read_to_end(&mut bytes).unwrap();
-    let bundle = lango::fhir::json::parse(&bytes).unwrap();
+    let bundle = fhir::json::parse(&bytes).unwrap();
     let (parser, evaluator) = (FhirPathParser::new(), FhirPathEvaluator::new());
     let (mut ours, mut theirs, mut count, mut failed) = (Duration::ZERO, Duration::ZERO, 0u64, 0u64);
     for (type_code, name) in (0..).zip(r4().resource_types()) {

@@ -134,7 +134,8 @@ fn result(observation: &Value, sample: &str) -> Value {
     put(&mut told, "obxSetId", number_in(observation, sample, 1));
     put(&mut told, "parameter", at("/code/text"));
     put(&mut told, "observation", coded(observation.get("code")).map(|code| json!({ "code": code["code"], "type": code["codeType"] })));
-    let value = at("/valueQuantity/value").map(|number| json!(number.to_string()));
+    let comparator = text(observation, "/valueQuantity/comparator").unwrap_or_default();
+    let value = at("/valueQuantity/value").map(|number| json!(format!("{comparator}{number}")));
     put(&mut told, "result", value.or(at("/valueString")).or(at("/valueCodeableConcept/text")));
     put(&mut told, "codedValue", coded(observation.get("valueCodeableConcept")));
     put(&mut told, "unit", at("/valueQuantity/unit"));

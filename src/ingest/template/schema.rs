@@ -20,6 +20,10 @@ use std::fmt::Write as _;
 
 /// More problems than this in one record help nobody.
 const MOST_ISSUES: usize = 100;
+/// Entries that the lists of one record hold, all together, and values of any kind. No visit has so many; whoever sends them would keep
+/// others waiting.
+const MOST_ENTRIES: usize = 2_000;
+const MOST_VALUES: usize = 50_000;
 /// Bytes of a text at most.
 const MOST_BYTES: usize = 64 << 10;
 /// Characters of a number at most.
@@ -42,6 +46,8 @@ struct Node {
     map: Option<String>,
     coded: bool,
     textual: bool,
+    /// A text that something is known by: a number that came as 7.0 is 7.
+    key: bool,
 }
 
 #[derive(Debug, Default)]
@@ -211,6 +217,7 @@ impl<'a> Compiler<'a> {
             node.unit = value.get("x-unit").and_then(Value::as_str).map(str::to_owned);
             node.map = value.get("x-map").and_then(Value::as_str).map(str::to_owned);
             node.coded = value.get("x-coded") == Some(&Value::Bool(true));
+            node.key = value.get("x-key") == Some(&Value::Bool(true));
             node.textual = value.get("x-text") == Some(&Value::Bool(true));
         }
         Ok(())
@@ -250,6 +257,27 @@ pub(super) struct Walk<'a> {
     keeps_empty: bool,
     path: String,
     pub issues: Vec<Issue>,
+}
+
+/// Why a record is not even looked at: it holds more than a visit can.
+pub(super) fn excess(record: &Value) -> Option<String> {
+    fn count(value: &Value, entries: &mut usize, values: &mut usize) {
+        *values += 1;
+        match value {
+            Value::Array(items) => {
+                *entries += items.len();
+                items.iter().for_each(|item| count(item, entries, values));
+            }
+            Value::Object(map) => map.values().for_each(|value| count(value, entries, values)),
+            _ => {}
+        }
+    }
+    let (mut entries, mut values) = (0, 0);
+    count(record, &mut entries, &mut values);
+    if entries > MOST_ENTRIES {
+        return Some(format!("has {entries} entries in its lists, and one record may have {MOST_ENTRIES}: send the rest as another visit"));
+    }
+    (values > MOST_VALUES).then(|| format!("holds {values} values, and one record may hold {MOST_VALUES}"))
 }
 
 /// Why no resource can hold this text or number (<https://hl7.org/fhir/R4/datatypes.html#string>).
@@ -315,7 +343,12 @@ impl<'a> Walk<'a> {
             (Kind::Text { blank: false }, Value::Bool(_)) => self.refuse(enforced, "must be text or a number, not true or false"),
             (_, Value::Bool(flag)) => self.text(node, if flag { "true" } else { "false" }, enforced),
             (Kind::Integer | Kind::Number, Value::Number(number)) => self.number(schema.kind(node), number),
-            (_, Value::Number(number)) => self.text(node, &number.to_string(), enforced),
+            (_, Value::Number(number)) => {
+                let digits = number.to_string();
+                let whole = digits.split_once('.').filter(|(_, fraction)| fraction.bytes().all(|digit| digit == b'0'));
+                let is_key = schema.nodes.get(node).is_some_and(|node| node.key);
+                self.text(node, whole.filter(|_| is_key).map_or(&*digits, |(whole, _)| whole), enforced)
+            }
         }
     }
 
@@ -441,6 +474,9 @@ impl<'a> Walk<'a> {
             self.path.truncate(length);
         }
         for key in unknown {
+            if self.issues.len() >= MOST_ISSUES {
+                break;
+            }
             let words = match nearest(object, &key) {
                 Some(name) => format!("is not a field of this template and is not translated; did you mean {name}?"),
                 None => "is not a field of this template and is not translated".to_owned(),
