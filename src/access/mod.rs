@@ -170,10 +170,13 @@ impl Access {
 
     /// The keys, with one for identity tokens among them.
     async fn keys_for_identity(&self) -> Result<Arc<keys::Keys>, AccessError> {
-        let _making = self.making.lock().await;
         if self.keys.load().identity().is_none() {
-            identity::make_first(&self.store).await?;
+            let _making = self.making.lock().await;
             self.keys.store(Arc::new(keys::Keys::load(&self.store).await?));
+            if self.keys.load().identity().is_none() {
+                identity::make_first(&self.store).await?;
+                self.keys.store(Arc::new(keys::Keys::load(&self.store).await?));
+            }
         }
         Ok(self.keys.load_full())
     }

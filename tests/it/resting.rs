@@ -157,11 +157,11 @@ both_databases!(
         make_sensitive(&world, &operator, HARMLESS).await;
         until("the label", async || seen().await.is_empty()).await;
         let store = Store::open(&db.url).await.unwrap();
+        let jobs = || store.jobs(Some("gate.relabel"), None, 100);
+        until("the end of the work", async || jobs().await.unwrap().iter().all(|job| job.state == "done")).await;
         assert_eq!(labels(&store, "Observation", "a-x").await, (2, 2));
         assert_eq!(labels(&store, "Encounter", "a-visit").await, (3, 2));
         assert_eq!(labels(&store, "Observation", "a-hr").await, (1, 0), "it is as sensitive as its visit, and says what it said");
-        let jobs = || store.jobs(Some("gate.relabel"), None, 100);
-        until("the end of the work", async || jobs().await.unwrap().iter().all(|job| job.state == "done")).await;
         let done = jobs().await.unwrap();
         assert!(
             done.iter().any(|job| job.result.as_ref().is_some_and(|state| state["labelled"] == 2 && state["done"].as_u64() > Some(4))),

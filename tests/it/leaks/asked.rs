@@ -3,7 +3,7 @@
 use super::{JSON, Leaks, PATCH, leak};
 use crate::consent::World;
 use crate::non_interference::settled;
-use crate::support::guarded::{Guarded, set};
+use crate::support::guarded::{Guarded, permit_except, set};
 use crate::support::smart::{add_signing_client, signed_token};
 use crate::support::{TestServer, answer, both_databases, sql};
 use lango::config::AuthMode;
@@ -79,7 +79,7 @@ leak!(
 both_databases!(
     async fn leak_34_failing_closed(db: &TestDb) {
         let world = World::new(db).await;
-        world.consent("c", json!({ "type": "permit" })).await;
+        world.consent("c", permit_except("Organization/hf-b", "HIV")).await;
         let (status, _) = answer(world.server.client.get(world.server.url("/fhir/Observation"))).await;
         assert_eq!(status, 401, "nobody is nobody");
         // What decides is away: nothing is told, to nobody, not even what is there.
