@@ -12,6 +12,7 @@ pub mod decimal;
 pub mod json;
 pub mod json_patch;
 pub mod outcome;
+pub mod placeholder;
 pub mod reference;
 pub mod text;
 pub mod time;

@@ -5,7 +5,7 @@
 //! others were quicker all of it is done again.
 
 use super::draft::source_facility;
-use super::fold::{Fold, Laid, Name, NeverSent, Said, Told, Touch};
+use super::fold::{Fold, Laid, Name, Said, Told, Touch, Unfit};
 use super::refusal::{Refusal, RefusalKind};
 use super::submit::{Envelope, Outcome, Submitter, Translations, said};
 use super::template::{Judged, Known, Record, Shared, Update, Verdict};
@@ -31,6 +31,8 @@ pub(super) struct Slices<'s> {
     submitter: &'s Submitter,
     owner: FacilityKey,
     key: i64,
+    /// The clients whom the submission has named by a number so far.
+    numbered: Arc<HashSet<String>>,
     /// What a dry run would have written by now; `None`: it is no dry run.
     unwritten: Option<Unwritten>,
 }
@@ -81,12 +83,12 @@ struct Resolved {
 
 impl<'s> Slices<'s> {
     pub fn of(submitter: &'s Submitter, owner: FacilityKey, key: i64) -> Slices<'s> {
-        Slices { submitter, owner, key, unwritten: None }
+        Slices { submitter, owner, key, numbered: Arc::default(), unwritten: None }
     }
 
     /// Nothing is written, and what was not written is remembered.
     pub fn rehearsed(submitter: &'s Submitter, owner: FacilityKey) -> Slices<'s> {
-        Slices { submitter, owner, key: i64::MAX, unwritten: Some(Unwritten::default()) }
+        Slices { submitter, owner, key: i64::MAX, numbered: Arc::default(), unwritten: Some(Unwritten::default()) }
     }
 
     /// Organizations and the like. One that another facility describes itself is left to it.
@@ -149,7 +151,7 @@ impl<'s> Slices<'s> {
     ) -> Result<Vec<Carried>, Refusal> {
         let judged = Arc::new(judged);
         let mut tries = Tries::default();
-        // Records that build on what was never sent, by place. What they say of clients is not so.
+        // Records that do not fit, by place. What they say of clients is not so.
         let mut failed: BTreeMap<usize, Carried> = BTreeMap::new();
         loop {
             let left_out: BTreeSet<usize> = failed.keys().copied().collect();
@@ -177,7 +179,7 @@ impl<'s> Slices<'s> {
                     tries.pause().await?;
                     continue;
                 }
-                Attempt::NeverSent(verdicts) => {
+                Attempt::Unfit(verdicts) => {
                     for (place, issues) in verdicts {
                         if let Some((place, known)) = good.get_mut(place) {
                             let record = std::mem::take(&mut known.record);
@@ -187,6 +189,8 @@ impl<'s> Slices<'s> {
                     continue;
                 }
             };
+            let numbered = directory.into_numbered();
+            Arc::make_mut(&mut self.numbered).extend(numbered);
             if let Some(unwritten) = &mut self.unwritten {
                 unwritten.rows.extend(rows.into_iter().map(|row| (row.id.clone(), row)));
                 let names = told.iter().flat_map(|told| &told.resources).map(|said| said.name.clone());
@@ -206,10 +210,11 @@ impl<'s> Slices<'s> {
 
     /// What is known of those whom the records may mean.
     async fn directory(&self, envelope: &Envelope, judged: &[Arc<Judged>]) -> Result<Directory, Refusal> {
-        let mut directory = Directory::new(envelope.facility_code());
+        let mut directory = Directory::new(envelope.facility_code(), envelope.opened.space.as_deref(), Arc::clone(&self.numbered));
         let keys = directory.asked(judged.iter().map(|record| (&record.identity, record.visit_id())));
         let keys = directory.learn_clients(self.rows(keys).await?);
         directory.learn_likenesses(self.rows(keys).await?);
+        directory.expect(judged.iter().map(|record| &record.identity));
         Ok(directory)
     }
 
@@ -228,8 +233,8 @@ enum Attempt {
     Done(Written),
     /// Others were quicker.
     Stale,
-    /// These records, by place, build on what was never sent; nothing was written.
-    NeverSent(Vec<(usize, Vec<Issue>)>),
+    /// These records, by place, do not fit; nothing was written.
+    Unfit(Vec<(usize, Vec<Issue>)>),
 }
 
 impl Submitter {
@@ -279,12 +284,15 @@ impl Submitter {
         let translations = Translations(&self.terminology);
         let mut record = self.templates.translate(&envelope.opened, judged, found.client.as_deref(), stored, &translations);
         let place = |path: Option<&str>| path.map_or_else(|| record.path.clone(), |path| format!("{}.{path}", record.path));
-        let (at_needs, at_visit) = (place(judged.identity.needs.as_deref()), place(envelope.opened.visit_path()));
+        let at_visit = place(envelope.opened.visit_path());
+        let at_needs = place(judged.identity.needs.as_deref());
+        let at_number = judged.identity.number_path.as_deref().map_or_else(|| at_visit.clone(), |path| place(Some(path)));
         record.known = found.identifiers.clone();
         if let Some(error) = &found.error {
             (record.errors, record.verdict) = (vec![error.clone().at(at_needs)], Verdict::Rejected);
         }
         record.warnings.extend(found.warning.clone().map(|warning| warning.at(at_visit)));
+        record.warnings.extend(found.assumed.clone().map(|warning| warning.at(at_number)));
         let told = told(&mut record, key).unwrap_or(Told { submission: key, visit: None, lists: Vec::new(), resources: Vec::new() });
         Resolved { record, found, told: Arc::new(told) }
     }
@@ -382,14 +390,14 @@ impl Submitter {
             let mut fold = Fold::default();
             let stored = |name: &Name| met.resources.get(name).is_some_and(|stored| stored.body.is_some());
             let exists = |name: &Name| !replay && (stored(name) || seen.contains(name));
-            let touches: Vec<Result<Laid, NeverSent>> = told.iter().map(|told| fold.add(told, exists)).collect();
+            let touches: Vec<Result<Laid, Unfit>> = told.iter().map(|told| fold.add(told, exists)).collect();
             (fold.settle(&writer, &met.resources, &met.visits), touches)
         });
         let (mut settled, touches) = folded.await?;
         let missing: Vec<(usize, Vec<Issue>)> =
             touches.iter().enumerate().filter_map(|(place, laid)| Some((place, laid.as_ref().err()?.issues()))).collect();
         if all && !missing.is_empty() {
-            return Ok(Attempt::NeverSent(missing));
+            return Ok(Attempt::Unfit(missing));
         }
         let (changes, mut visits) = (std::mem::take(&mut settled.changes), std::mem::take(&mut settled.visits));
         visits.extend(rows);
@@ -414,7 +422,7 @@ impl Submitter {
                 let withdrawn = parts.iter().filter(|(_, effect)| *effect == Effect::Deleted).count();
                 WrittenRecord { outcome: outcome(&parts, patient), withdrawn, unknown }
             }
-            Err(never_sent) => WrittenRecord { outcome: Outcome::Failed(never_sent.issues()), withdrawn: 0, unknown: Vec::new() },
+            Err(unfit) => WrittenRecord { outcome: Outcome::Failed(unfit.issues()), withdrawn: 0, unknown: Vec::new() },
         });
         let verdicts = verdicts.collect();
         Ok(Attempt::Done(Written { verdicts, effects: done.iter().map(|done| (done.type_code, done.effect)).collect() }))
@@ -474,12 +482,16 @@ fn never_heard_of() -> Issue {
     Issue::warning(IssueCode::NotFound, words)
 }
 
-impl NeverSent {
+impl Unfit {
     fn issues(&self) -> Vec<Issue> {
+        let needs = match self {
+            Unfit::NeverSent { needs } => needs,
+            Unfit::OtherPatient(type_name) => return Refusal::other_patient(type_name).issues,
+        };
         let words =
             "is missing, and this client or visit was never sent before by this facility: only what is known already may leave it out";
         let issue = Issue::error(IssueCode::NotFound, words);
-        match &*self.needs {
+        match &**needs {
             [] => vec![issue],
             needs => needs.iter().map(|path| issue.clone().at(path.to_string())).collect(),
         }

@@ -50,11 +50,13 @@ impl Said {
     }
 }
 
-/// A record builds on what was never sent.
+/// Why a record cannot be laid over those before it.
 #[derive(Debug)]
-pub(super) struct NeverSent {
-    /// Where in the payload stands, or should stand, what would be needed.
-    pub needs: Vec<Box<str>>,
+pub(super) enum Unfit {
+    /// It builds on what was never sent. Where in the payload stands, or should stand, what would be needed.
+    NeverSent { needs: Vec<Box<str>> },
+    /// It would move a resource of this type from one patient to another.
+    OtherPatient(&'static str),
 }
 
 /// A record was laid over those before it.
@@ -139,14 +141,22 @@ impl Fold {
         self.places.get(name).and_then(|place| self.states.get(*place)).is_some_and(|state| state.resource.is_some())
     }
 
-    /// Lays a record over the others and gives the states that it touches; nothing is laid when it builds on what was never sent.
+    fn has_of_other_patient(&self, said: &Said) -> bool {
+        let known = self.places.get(&said.name).and_then(|place| self.states.get(*place)?.resource.as_deref());
+        known.and_then(patient).zip(patient(&said.resource)).is_some_and(|(known, new)| known != new)
+    }
+
+    /// Lays a record over the others and gives the states that it touches; nothing is laid when it does not fit.
     /// `exists`: what is known from elsewhere to be stored.
-    pub fn add(&mut self, told: &Told, exists: impl Fn(&Name) -> bool) -> Result<Laid, NeverSent> {
+    pub fn add(&mut self, told: &Told, exists: impl Fn(&Name) -> bool) -> Result<Laid, Unfit> {
         let missing =
             |said: &&Said| matches!(said.update, Update::Existing | Update::Known) && !self.has(&said.name) && !exists(&said.name);
         let missing: Vec<&Said> = told.resources.iter().filter(missing).collect();
         if !missing.is_empty() {
-            return Err(NeverSent { needs: missing.into_iter().filter_map(|said| said.needs.clone()).collect() });
+            return Err(Unfit::NeverSent { needs: missing.into_iter().filter_map(|said| said.needs.clone()).collect() });
+        }
+        if let Some(moved) = told.resources.iter().find(|said| said.update == Update::Replace && self.has_of_other_patient(said)) {
+            return Err(Unfit::OtherPatient(definitions::r4().type_name(moved.name.0)));
         }
         let is_known = |said: &Said| self.has(&said.name) || exists(&said.name);
         let unknown = told.resources.iter().filter(|said| said.update == Update::Expected && !is_known(said));
@@ -259,6 +269,7 @@ impl Fold {
                 let merged = if late { merge(resource, &before) } else { merge(&before, resource) };
                 (Arc::new(merged), Condition::Version(version))
             }
+            (Update::Replace, _) => (Arc::clone(resource), Condition::SamePatient),
             _ => (Arc::clone(resource), Condition::Any),
         };
         if let Some(memory) = memory.filter(|memory| !memory.references.is_empty() && state.update != Update::Replace) {
@@ -320,6 +331,11 @@ impl Remembered {
         let row = Visit { id: id.into(), revision, submission: submission.max(said.submission), lists };
         (before != Some(&row)).then_some(row)
     }
+}
+
+/// Whom a resource says that it is about.
+fn patient(resource: &Value) -> Option<&str> {
+    resource.get("subject").or_else(|| resource.get("patient"))?.get("reference")?.as_str()
 }
 
 fn reference((type_code, id): &Name) -> String {

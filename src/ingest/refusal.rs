@@ -68,6 +68,15 @@ impl Refusal {
         Refusal::failed_precondition("The resource is not at the version that If-Match names: read it again and repeat the change on that.")
     }
 
+    /// What is known by a sender's own keys is stored of another patient than is now said.
+    pub fn other_patient(type_name: &str) -> Refusal {
+        let words = format!(
+            "Another patient's {type_name} is stored under the same keys, and nothing is moved from one patient to another: give each its own \
+             keys, or delete the wrong one first."
+        );
+        Refusal::new(RefusalKind::Conflict, Issue::error(IssueCode::Conflict, words))
+    }
+
     pub fn several_matches() -> Refusal {
         Refusal::new(
             RefusalKind::PreconditionFailed,

@@ -62,6 +62,8 @@ pub enum Condition {
     Seen(i64),
     /// Something is there or was: an update may not create.
     Known,
+    /// What is there, if anything, is about the same patient: its id was made from a sender's own keys, which another client may have too.
+    SamePatient,
 }
 
 /// One wanted change of one resource.

@@ -2,7 +2,7 @@
 //!
 //! In come the ids of source Patients that were written; out come golden Patients, one for all source Patients that share an
 //! exact strong identifier (a national id, a client registry number), whichever facility sent them. A medical record number is
-//! a facility's own and never links. The golden Patient holds the strong identifiers and a `link` of type `seealso` to each
+//! a facility's own and never links, and nor does what stands for no identifier (`N/A`, `0`). The golden Patient holds the strong identifiers and a `link` of type `seealso` to each
 //! source Patient, and nothing else: it is the registry's view of its links, not a merged record. Source Patients are left as
 //! they were sent.
 //!
@@ -17,6 +17,7 @@ mod golden;
 pub use golden::looks_golden;
 
 use crate::definitions;
+use crate::fhir::placeholder::is_no_strong_identifier;
 use crate::fhir::time::format_instant;
 use crate::search::extract;
 use crate::store::gate::{About, Traits};
@@ -93,7 +94,7 @@ impl Registry {
         identifiers
             .filter_map(|identifier| {
                 let (system, value) = (identifier.get("system")?.as_str()?, identifier.get("value")?.as_str()?.trim());
-                (self.strong.contains(system) && !value.is_empty()).then(|| (system.to_owned(), value.to_owned()))
+                (self.strong.contains(system) && !is_no_strong_identifier(value)).then(|| (system.to_owned(), value.to_owned()))
             })
             .collect()
     }
@@ -146,7 +147,7 @@ impl Registry {
     pub async fn identified(&self, system: &str, value: &str, scope: &Scope) -> Result<BTreeSet<String>, RegistryError> {
         let identifier = (system.to_owned(), value.to_owned());
         let by_identifier = || Filter::Param { param: self.identifier, tests: vec![token(&identifier)] };
-        if self.is_strong(system) {
+        if self.is_strong(system) && !is_no_strong_identifier(value) {
             return self.persons(&self.found(by_identifier(), &Scope::All).await?).await.map(|ids| ids.into_iter().flatten().collect());
         }
         // What the caller may see comes first: what is hidden then changes nothing.

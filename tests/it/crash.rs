@@ -68,7 +68,7 @@ fn facility(round: usize) -> String {
 
 fn template(round: usize, client: usize, n: usize) -> (String, Value) {
     let name = format!("{client}-{n}");
-    let nida = format!("{round:08}-{client:05}-{n:05}-00");
+    let nida = format!("1{round:07}-{client:05}-{n:05}-00");
     let records = (0..RECORDS[client]).map(|i| {
         let key = format!("{name}-{i}");
         let mut record = if i < 2 { record_with_nida(&key, &key, &nida) } else { record(&key, &key) };

@@ -383,7 +383,7 @@ both_databases!(
         };
         for (sent, count) in [("V-1", 1), ("V-1", 1), ("V-2", 2), ("V-1", 2)] {
             send(&server, &visit(sent)).await;
-            let listed: Vec<u64> = super::templates::unmapped(&server).await.into_values().collect();
+            let listed: Vec<u64> = crate::templates::unmapped(&server).await.into_values().collect();
             assert_eq!(listed, [count], "after {sent}");
         }
         server.stop().await;

@@ -22,6 +22,7 @@ mod histories;
 mod holders;
 mod hostile;
 mod house;
+mod identity;
 mod include_oracle;
 mod interactions;
 mod labels;

@@ -207,17 +207,17 @@ both_databases!(
     async fn who_is_found_to_be_somebody_else_is_covered_no_longer(db: &TestDb) {
         let (world, _) = world_with_operator(db).await;
         let patient = |id: &str, value: &str| json!({ "resourceType": "Patient", "id": id, "identifier": [{ "system": "https://lango.health/id/nida", "value": value }] });
-        world.put(&world.holder, &patient("a", "1")).await;
-        world.put(&world.holder, &patient("z", "1")).await;
+        world.put(&world.holder, &patient("a", "19900101-1")).await;
+        world.put(&world.holder, &patient("z", "19900101-1")).await;
         let mut result = observation("z-hr", "z", "8867-4", "2026-03-05", None);
         result.as_object_mut().unwrap().remove("encounter");
         world.put(&world.holder, &result).await;
         world.consent("c", json!({ "type": "permit" })).await;
         let seen = || world.ids(&world.asker, "/fhir/Observation");
         assert_eq!(seen().await, set(&["a-hr", "a-hiv", "z-hr"]));
-        world.put(&world.holder, &patient("z", "2")).await;
+        world.put(&world.holder, &patient("z", "19900101-2")).await;
         assert_eq!(seen().await, set(&["a-hr", "a-hiv"]), "z is somebody else");
-        world.put(&world.holder, &patient("z", "1")).await;
+        world.put(&world.holder, &patient("z", "19900101-1")).await;
         assert_eq!(seen().await, set(&["a-hr", "a-hiv"]), "who is linked later is not covered without review");
         world.consent("c", json!({ "type": "permit", "purpose": purpose("TREAT") })).await;
         assert_eq!(seen().await, set(&["a-hr", "a-hiv", "z-hr"]));

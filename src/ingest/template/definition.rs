@@ -5,7 +5,7 @@ use super::mapping::{Compiler, Fault, Mapping, Part, Production, fault};
 use super::schema::{NodeId, Schema};
 use include_dir::{Dir, include_dir};
 use serde_json::{Map, Value};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
 
 static SHIPPED: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/profiles/templates");
@@ -24,6 +24,8 @@ pub struct TemplateError {
 #[derive(Debug)]
 pub struct Definition {
     pub(super) name: String,
+    /// Where its clients and visits have their ids; `None`: among the facility's.
+    pub(super) space: Option<String>,
     pub(super) title: String,
     pub(super) codes: Vec<String>,
     pub(super) is_default: bool,
@@ -55,10 +57,25 @@ pub(super) struct Who {
     pub number: Part,
     /// A list: other identifiers, each with its type.
     pub identifiers: Part,
+    /// Types of identifiers that are one person's own, wherever they come from.
+    pub strong: Vec<String>,
     /// What else tells people apart.
-    pub likeness: Vec<(String, Part)>,
+    pub likeness: Vec<Trait>,
+    /// Where people are reached.
+    pub contact: Vec<Trait>,
+    /// What tells their visits apart.
+    pub care: Vec<Trait>,
     /// The path of what a record must say when its client cannot be told otherwise.
     pub needs: Option<String>,
+}
+
+/// What tells people or visits apart.
+#[derive(Debug)]
+pub(super) struct Trait {
+    pub name: String,
+    /// It may stay away.
+    pub optional: bool,
+    pub part: Part,
 }
 
 /// A condition that every record must meet.
@@ -151,7 +168,14 @@ impl Files {
         let record = record.ok_or_else(|| error(&about_file, "/records", "must be the path of the list of records in schema.json"))?;
 
         let (files, fragments, common) = self.mappings(name)?;
-        let compiler = Compiler { schema: &schema, record, fragments, common };
+        let space = match about.get("ids").map(Value::as_str) {
+            None | Some(Some("template")) => Some(name.to_owned()),
+            Some(Some("facility")) => None,
+            Some(_) => return Err(error(&about_file, "/ids", "must be template or facility")),
+        };
+        let mut shared = HashSet::new();
+        files.iter().for_each(|(_, value)| shared_types(value, &mut shared));
+        let compiler = Compiler { schema: &schema, record, fragments, common, space: space.clone(), shared };
         let in_about = |wrong: Fault| error(&about_file, &wrong.pointer, &wrong.message);
         let part = |key: &str| match about.get(key) {
             Some(value) => compiler.part(value, &format!("/{key}")).map_err(in_about),
@@ -182,6 +206,7 @@ impl Files {
 
         Ok(Definition {
             name: name.to_owned(),
+            space,
             title: about.get("title").and_then(Value::as_str).unwrap_or(name).to_owned(),
             codes: texts("codes").into_iter().map(str::to_owned).collect(),
             is_default: about.get("default") == Some(&Value::Bool(true)),
@@ -277,8 +302,23 @@ impl Files {
     }
 }
 
+/// The resource types that productions of a mapping file call shared.
+fn shared_types(value: &Value, types: &mut HashSet<String>) {
+    match value {
+        Value::Array(items) => items.iter().for_each(|item| shared_types(item, types)),
+        Value::Object(map) => {
+            if map.get("shared") == Some(&Value::Bool(true)) {
+                let type_name = map.get("resource").and_then(|resource| resource.get("resourceType")).and_then(Value::as_str);
+                types.extend(type_name.map(str::to_owned));
+            }
+            map.values().for_each(|value| shared_types(value, types));
+        }
+        _ => {}
+    }
+}
+
 fn who(compiler: &Compiler<'_>, client: &Value) -> Result<Who, Fault> {
-    let known = ["number", "identifiers", "likeness", "needs"];
+    let known = ["number", "identifiers", "strong", "likeness", "contact", "care", "needs"];
     let Some(client) = client.as_object().filter(|client| client.keys().all(|key| known.contains(&key.as_str()))) else {
         return fault("/client", format!("must be an object of {}", known.join(", ")));
     };
@@ -286,12 +326,23 @@ fn who(compiler: &Compiler<'_>, client: &Value) -> Result<Who, Fault> {
         Some(value) => compiler.part(value, &format!("/client/{key}")),
         None => Ok(Part::List(Vec::new())),
     };
-    let likeness = client.get("likeness").and_then(Value::as_object).into_iter().flatten();
-    let likeness = likeness.map(|(name, value)| Ok((name.clone(), compiler.part(value, &format!("/client/likeness/{name}"))?)));
+    let traits = |key: &str| -> Result<Vec<Trait>, Fault> {
+        let traits = client.get(key).and_then(Value::as_object).into_iter().flatten();
+        let traits = traits.map(|(name, value)| {
+            let part = compiler.part(value, &format!("/client/{key}/{name}"))?;
+            let short = name.trim_end_matches('?');
+            Ok(Trait { name: short.to_owned(), optional: short != name, part })
+        });
+        traits.collect()
+    };
+    let strong = client.get("strong").and_then(Value::as_array).into_iter().flatten();
     Ok(Who {
         number: part("number")?,
         identifiers: part("identifiers")?,
-        likeness: likeness.collect::<Result<_, Fault>>()?,
+        strong: strong.filter_map(Value::as_str).map(str::to_owned).collect(),
+        likeness: traits("likeness")?,
+        contact: traits("contact")?,
+        care: traits("care")?,
         needs: client.get("needs").and_then(Value::as_str).map(str::to_owned),
     })
 }

@@ -6,6 +6,8 @@ use super::mapping::Part;
 use super::produce::Run;
 use super::schema::Walk;
 use super::*;
+use crate::fhir::placeholder::{is_no_strong_identifier, is_placeholder};
+use crate::fhir::text::fold;
 
 impl Definition {
     /// The paths at which a payload may have its records.
@@ -68,12 +70,12 @@ impl Definition {
         warnings.append(&mut run.faults);
         warnings.append(&mut run.told);
         let entries = cut.lists.remove(list).unwrap_or_default();
-        let (template, list) = (self.name.clone(), list.last().cloned().unwrap_or_default());
+        let (template, space, list) = (self.name.clone(), self.space.clone(), list.last().cloned().unwrap_or_default());
         let visit_path = match &self.visit {
             Part::Expr(expr) => expr.member(),
             _ => None,
         };
-        Ok(Opened { template, facility, reported, warnings, shared: run.produced, definition: 0, list, entries, block, visit_path })
+        Ok(Opened { template, space, facility, reported, warnings, shared: run.produced, definition: 0, list, entries, block, visit_path })
     }
 
     /// Takes the emptied list of records out of the envelope. Gives its path.
@@ -182,6 +184,7 @@ impl Definition {
         }
         let (errors, mut warnings): (Vec<_>, Vec<_>) = issues.into_iter().partition(|issue| issue.severity.is_error());
         warnings.extend(run.faults.into_iter().map(|issue| issue.at(path.clone())));
+        warnings.extend(identity.placeholders.iter().map(|place| no_identifier().at(format!("{path}.{place}"))));
         let record = Record { index, path, label, visit_id, identifiers, errors, warnings, ..Record::default() };
         Judged { identity, record, value, judged: options.judged }
     }
@@ -259,21 +262,62 @@ impl definition::Rule {
 
 impl definition::Who {
     fn identity(&self, run: &mut Run<'_>, record: &Scope<'_>) -> Identity {
-        let number = text(run.one(&self.number, record));
-        let mut others: Vec<String> = Vec::new();
-        for other in run.one(&self.identifiers, record).as_ref().and_then(Value::as_array).into_iter().flatten() {
-            if let Some(other) = text(Some(other.clone()))
-                && number.as_ref() != Some(&other)
-                && !others.contains(&other)
-            {
-                others.push(other);
+        let mut number = text(run.one(&self.number, record));
+        let number_path = number.as_ref().and_then(|_| run.whence(&self.number, record));
+        let mut placeholders = Vec::from_iter(number.take_if(|number| is_placeholder(number)).and_then(|_| number_path.clone()));
+        let (mut others, mut strong): (Vec<String>, BTreeSet<String>) = (Vec::new(), BTreeSet::new());
+        for (other, place) in run.items(&self.identifiers, record) {
+            let Some(other) = text(Some(other)).filter(|other| number.as_ref() != Some(other) && !others.contains(other)) else { continue };
+            let (kind, value) = other.split_once('|').map_or((None, &*other), |(kind, value)| (Some(kind), value));
+            let is_strong = kind.is_none_or(|kind| self.strong.iter().any(|strong| strong == kind));
+            if is_placeholder(value) || is_strong && kind.is_some() && is_no_strong_identifier(value) {
+                placeholders.extend(place.and_then(|place| run.locate(place)));
+                continue;
             }
+            if is_strong {
+                strong.insert(other.clone());
+            }
+            others.push(other);
         }
-        let likeness = self.likeness.iter().filter_map(|(name, part)| {
-            let said = text(run.one(part, record))?;
-            Some((name.clone(), Value::String(crate::fhir::text::fold(&said))))
-        });
-        let likeness: Map<String, Value> = likeness.collect();
-        Identity { is_absent: false, number, others, likeness, likeness_size: self.likeness.len(), needs: self.needs.clone() }
+        Identity {
+            is_absent: false,
+            number,
+            number_path,
+            others,
+            strong,
+            placeholders,
+            likeness: traits(&self.likeness, run, record, |said| said),
+            contact: traits(&self.contact, run, record, digest),
+            care: traits(&self.care, run, record, digest),
+            needs: self.needs.clone(),
+        }
     }
+}
+
+fn no_identifier() -> Issue {
+    let words = "looks like a word for a missing identifier: it is kept as it was sent, and nobody is known by it";
+    Issue::warning(IssueCode::Value, words)
+}
+
+/// What a record says of what tells people or visits apart, in one spelling; of several values the order is none.
+fn traits(traits: &[definition::Trait], run: &mut Run<'_>, record: &Scope<'_>, form: fn(String) -> String) -> Traits {
+    let (mut told, mut is_whole) = (Map::new(), !traits.is_empty());
+    for definition::Trait { name, optional, part } in traits {
+        let values = match run.one(part, record) {
+            Some(Value::Array(values)) => values,
+            value => Vec::from_iter(value),
+        };
+        let mut values: Vec<String> = values.into_iter().filter_map(|value| text(Some(value))).map(|said| fold(&said)).collect();
+        values.sort();
+        match &*values {
+            [] => is_whole &= *optional,
+            values => drop(told.insert(name.clone(), Value::String(form(values.join("\u{1f}"))))),
+        }
+    }
+    Traits { told, is_whole }
+}
+
+/// Enough to see that two are the same; short, and not to be read.
+fn digest(said: String) -> String {
+    uuid::Uuid::new_v5(&NAMESPACE, said.as_bytes()).simple().to_string()
 }

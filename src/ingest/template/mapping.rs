@@ -180,6 +180,10 @@ pub(super) struct Compiler<'a> {
     pub record: NodeId,
     pub fragments: HashMap<String, Value>,
     pub common: Map<String, Value>,
+    /// Goes into every id, unless the template makes its ids from the facility's own numbers as others do.
+    pub space: Option<String>,
+    /// Types of what belongs to the submission, whose ids are everybody's.
+    pub shared: HashSet<String>,
 }
 
 impl Compiler<'_> {
@@ -284,8 +288,8 @@ impl Compiler<'_> {
         };
         let (late, body) = self.object(&resource, &at)?.into_iter().partition(|(_, part)| part.asks());
         Ok(Resource {
+            id: self.id(&type_name, id, &format!("{pointer}/id"))?,
             type_name,
-            id: self.parts(id, &format!("{pointer}/id"))?,
             update,
             needs: production.get("needs").and_then(Value::as_str).map(str::to_owned),
             shared: production.get("shared") == Some(&Value::Bool(true)),
@@ -341,6 +345,14 @@ impl Compiler<'_> {
 
     fn parts(&self, list: &[Value], pointer: &str) -> Compiled<Vec<Part>> {
         list.iter().enumerate().map(|(index, entry)| self.part(entry, &format!("{pointer}/{index}"))).collect()
+    }
+
+    /// What an id of this type is made of: with the template's own name, so that its person 12 is nobody else's.
+    fn id(&self, type_name: &str, parts: &[Value], pointer: &str) -> Compiled<Vec<Part>> {
+        let space = self.space.as_ref().filter(|_| !self.shared.contains(type_name));
+        let mut id = Vec::from_iter(space.map(|space| Part::Literal(Value::String(space.clone()))));
+        id.extend(self.parts(parts, pointer)?);
+        Ok(id)
     }
 
     fn object(&self, map: &Map<String, Value>, pointer: &str) -> Compiled<Vec<(String, Part)>> {
@@ -410,7 +422,7 @@ impl Compiler<'_> {
     /// A resource type and the parts of an id.
     fn target(&self, map: &Map<String, Value>, key: &str, pointer: &str) -> Compiled<(String, Vec<Part>)> {
         match map.get(key).and_then(Value::as_array).and_then(|list| list.split_first()) {
-            Some((Value::String(type_name), id)) => Ok((type_name.clone(), self.parts(id, &format!("{pointer}/{key}"))?)),
+            Some((Value::String(type_name), id)) => Ok((type_name.clone(), self.id(type_name, id, &format!("{pointer}/{key}"))?)),
             _ => fault(pointer, format!("{key} needs a resource type and then the parts of its id")),
         }
     }

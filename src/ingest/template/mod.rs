@@ -100,6 +100,8 @@ pub trait Translate {
 pub struct Opened {
     /// The template's name.
     pub template: String,
+    /// Among whose ids its clients have theirs; `None`: among the facility's.
+    pub space: Option<String>,
     pub facility: Facility,
     /// The day or moment that the payload says it reports for.
     pub reported: Option<String>,
@@ -164,14 +166,30 @@ pub struct Identity {
     pub is_absent: bool,
     /// The facility's own number of the client.
     pub number: Option<String>,
+    /// Where in the record the number stands.
+    pub number_path: Option<String>,
     /// Other identifiers, each as `TYPE|value`; other numbers as they are.
     pub others: Vec<String>,
-    /// What else tells people apart, such as names and birth date, by name and in one spelling.
-    pub likeness: Map<String, Value>,
-    /// How many such things the template knows.
-    pub likeness_size: usize,
+    /// Those of the others that are one person's own: of a type that the template calls strong, and other numbers.
+    pub strong: BTreeSet<String>,
+    /// Where in the record something stands that is no identifier (`N/A`, `0`): nobody is known by it.
+    pub placeholders: Vec<String>,
+    /// What else tells people apart, such as names and birth date.
+    pub likeness: Traits,
+    /// Where the client is reached, which two people seldom share and one person may change.
+    pub contact: Traits,
+    /// What the record says of the visit that two people's visits would seldom share.
+    pub care: Traits,
     /// The path within the record of what must be said when the client cannot be told; `None`: there need not be one.
     pub needs: Option<String>,
+}
+
+/// What tells people, or their visits, apart: each by its name and in one spelling.
+#[derive(Clone, Debug, Default)]
+pub struct Traits {
+    pub told: Map<String, Value>,
+    /// All that may not stay away is told.
+    pub is_whole: bool,
 }
 
 impl Identity {

@@ -412,6 +412,43 @@ impl<'r> Run<'r> {
         places.filter_map(|place| locate(self.root, self.path, place)).next().unwrap_or_else(|| self.path.to_owned())
     }
 
+    /// The path within the record of the first value that a part gives, when it is a value of the record.
+    pub fn whence(&mut self, part: &Part, scope: &Scope<'_>) -> Option<String> {
+        match part {
+            Part::First(parts) => {
+                let given = parts.iter().find(|part| self.one(part, scope).is_some())?;
+                self.whence(given, scope)
+            }
+            Part::Expr(expr) => match self.eval(expr, scope).into_iter().next()? {
+                Cow::Borrowed(value) => locate(self.root, "", std::ptr::from_ref(value).addr()),
+                Cow::Owned(_) => None,
+            },
+            _ => None,
+        }
+    }
+
+    /// The values of a list, each with the address of what it was made from where that is a part of the record.
+    pub fn items(&mut self, part: &Part, scope: &Scope<'_>) -> Vec<(Value, Option<usize>)> {
+        let mut items = Vec::new();
+        let parts = if let Part::List(parts) = part { parts } else { std::slice::from_ref(part) };
+        for part in parts {
+            let Part::For(each, value) = part else {
+                items.extend(self.one(part, scope).map(|value| (value, None)));
+                continue;
+            };
+            for item in &self.eval(each, scope) {
+                let inner = Scope { item: item.as_ref(), ..*scope };
+                items.extend(self.one(value, &inner).map(|value| (value, Some(std::ptr::from_ref(item.as_ref()).addr()))));
+            }
+        }
+        items
+    }
+
+    /// The path within the record of what has this address.
+    pub fn locate(&self, place: usize) -> Option<String> {
+        locate(self.root, "", place)
+    }
+
     fn fields(&mut self, fields: &Fields, scope: &Scope<'_>, list: &mut Vec<Value>) {
         for item in &self.eval(&fields.item, scope) {
             self.leaves(fields, fields.node, item, &mut String::new(), scope, list);

@@ -46,6 +46,8 @@ struct Node {
     map: Option<String>,
     coded: bool,
     textual: bool,
+    /// A text that something is known by: a number that came as 7.0 is 7.
+    key: bool,
 }
 
 #[derive(Debug, Default)]
@@ -215,6 +217,7 @@ impl<'a> Compiler<'a> {
             node.unit = value.get("x-unit").and_then(Value::as_str).map(str::to_owned);
             node.map = value.get("x-map").and_then(Value::as_str).map(str::to_owned);
             node.coded = value.get("x-coded") == Some(&Value::Bool(true));
+            node.key = value.get("x-key") == Some(&Value::Bool(true));
             node.textual = value.get("x-text") == Some(&Value::Bool(true));
         }
         Ok(())
@@ -340,7 +343,12 @@ impl<'a> Walk<'a> {
             (Kind::Text { blank: false }, Value::Bool(_)) => self.refuse(enforced, "must be text or a number, not true or false"),
             (_, Value::Bool(flag)) => self.text(node, if flag { "true" } else { "false" }, enforced),
             (Kind::Integer | Kind::Number, Value::Number(number)) => self.number(schema.kind(node), number),
-            (_, Value::Number(number)) => self.text(node, &number.to_string(), enforced),
+            (_, Value::Number(number)) => {
+                let digits = number.to_string();
+                let whole = digits.split_once('.').filter(|(_, fraction)| fraction.bytes().all(|digit| digit == b'0'));
+                let is_key = schema.nodes.get(node).is_some_and(|node| node.key);
+                self.text(node, whole.filter(|_| is_key).map_or(&*digits, |(whole, _)| whole), enforced)
+            }
         }
     }
 

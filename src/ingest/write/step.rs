@@ -80,6 +80,13 @@ impl Writer {
         });
         let old_entries =
             live.and_then(|live| live.body.as_ref()).map(|body| self.entries_of(type_code, body)).transpose()?.unwrap_or_default();
+        if let (Condition::SamePatient, Action::Put(draft), Some(body)) =
+            (wanted.condition, &wanted.action, live.and_then(|live| live.body.as_ref()))
+            && let (Some(new), Some(old)) = (draft.about.patient(), self.about(type_code, body, &old_entries)?.patient())
+            && new != old
+        {
+            return Err(Refusal::other_patient(type_name));
+        }
         let owner = if for_all {
             OPERATOR
         } else if is_request {
