@@ -86,7 +86,7 @@ pub async fn shapes(server: &Fhir, world: &World) -> Vec<Shape> {
     one("date: Encounters within a year", More, "Encounter?date=2019&_count=20".to_owned());
     one("date: changed since", More, "Observation?_lastUpdated=ge2020&_count=20".to_owned());
     one("number: probability", More, "RiskAssessment?probability=gt0.5&_count=20".to_owned());
-    one("quantity: with a unit", More, "Observation?value-quantity=ge100||mmHg&_count=20".to_owned());
+    one("quantity: with a unit", More, "Observation?value-quantity=ge100|http://unitsofmeasure.org|mmHg&_count=20".to_owned());
     one("reference: Encounters of a hospital", More, format!("Encounter?service-provider={hospital}&_count=20"));
     one("uri: by profile", More, "Patient?_profile=http://hl7.org/fhir/us/core/StructureDefinition/us-core-patient&_count=20".to_owned());
     one("composite: code and value", More, format!("Observation?code-value-quantity={PRESSURE}$ge100&_count=20"));

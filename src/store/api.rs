@@ -304,7 +304,7 @@ impl Store {
 
     /// One page of at most `limit` rows.
     pub async fn search(&self, query: &Query, limit: u32, cursor: Option<&Cursor>) -> Result<Page, sqlx::Error> {
-        let plan = self.plan(query, cursor.map(|cursor| &cursor.snapshot), !query.sort.is_empty()).await?;
+        let plan = self.plan(query, cursor.map(|cursor| &cursor.snapshot), cursor, !query.sort.is_empty()).await?;
         let (mut sql, values) = compile::page(self.dialect(), query, cursor, limit.saturating_add(1), Plan { walks: true, ..plan });
         if cursor.is_none() {
             // The first page says itself what it saw: what commits before or after another statement asks would be on two pages or on none,
@@ -344,26 +344,26 @@ impl Store {
 
     /// How many resources a search finds; with `snapshot`, as of then.
     pub async fn count(&self, query: &Query, snapshot: Option<&Snapshot>) -> Result<u64, sqlx::Error> {
-        let plan = self.plan(query, snapshot, true).await?;
+        let plan = self.plan(query, snapshot, None, true).await?;
         let found = self.integers(compile::count(self.dialect(), query, snapshot, plan)).await?;
         Ok(found.first().map_or(0, |n| n.unsigned_abs()))
     }
 
     /// How the search is carried out: one count of the filters' rows, and where that does not tell, a sample. `whole`: all matches are needed.
-    async fn plan(&self, query: &Query, snapshot: Option<&Snapshot>, whole: bool) -> Result<Plan, sqlx::Error> {
+    async fn plan(&self, query: &Query, snapshot: Option<&Snapshot>, cursor: Option<&Cursor>, whole: bool) -> Result<Plan, sqlx::Error> {
         let counts = match compile::row_counts(self.dialect(), query, snapshot) {
             Some(sql) => self.integers(sql).await?,
             None => Vec::new(),
         };
-        self.chosen(query, &counts, whole).await
+        self.chosen(query, &counts, cursor, whole).await
     }
 
-    async fn chosen(&self, query: &Query, counts: &[i64], whole: bool) -> Result<Plan, sqlx::Error> {
+    async fn chosen(&self, query: &Query, counts: &[i64], cursor: Option<&Cursor>, whole: bool) -> Result<Plan, sqlx::Error> {
         match compile::choose(query, counts, whole) {
             Choice::Made(plan) => Ok(plan),
             Choice::Sampled(frequent, rare) => {
-                let found = self.integers(compile::sample(self.dialect(), query)).await?;
-                Ok(if found.first().is_some_and(|found| *found > 0) { frequent } else { rare })
+                let sampled = self.integers(compile::sample(self.dialect(), query, cursor)).await?;
+                Ok(if compile::is_dense(&sampled) { frequent } else { rare })
             }
         }
     }
@@ -375,7 +375,7 @@ impl Store {
             Some(sql) => self.integers(sql).await?,
             None => Vec::new(),
         };
-        let plan = self.chosen(query, &counts, !query.sort.is_empty()).await?;
+        let plan = self.chosen(query, &counts, None, !query.sort.is_empty()).await?;
         let driver = plan.driver(query);
         let filters = (0..query.filters.len()).map(|place| compile::rows(&counts, place)).collect();
         let (sql, _) = compile::page(self.dialect(), query, None, limit.saturating_add(1), Plan { walks: true, ..plan });

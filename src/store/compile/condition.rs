@@ -379,9 +379,10 @@ fn date_test(sql: &mut Sql, alias: &str, op: DateOp, interval: Interval) {
     }
 }
 
-/// Bounds the walk of a search for what ends late: `low` from `beyond` on, and the few wide intervals.
+/// Bounds the walk of a search for what ends late: `low` from `beyond` on, and the few wide intervals. As one comparison it is one stretch of
+/// the index; as alternatives SQLite reads the parameter from its beginning.
 fn begins_after(sql: &mut Sql, alias: &str, beyond: i64) {
-    sql.push(&format!(" AND ({alias}.wide = 1 OR ({alias}.wide = 0 AND {alias}.low > ")).int(beyond).push("))");
+    sql.push(&format!(" AND ({alias}.wide, {alias}.low) > (0, ")).int(beyond).push(")");
 }
 
 /// The same comparisons on two plain columns.

@@ -15,7 +15,7 @@ mod probe;
 mod scope;
 mod walk;
 
-pub use plan::{COUNTED, Choice, Plan, choose, row_counts, rows, sample};
+pub use plan::{COUNTED, Choice, Plan, choose, is_dense, row_counts, rows, sample};
 pub use scope::{named_condition, scope_condition, version_condition};
 
 use super::query::*;

@@ -2,8 +2,8 @@
 //!
 //! A chain or `_has` can be answered as a set (all that the inner search finds, then what refers there) or from each row on. The set costs
 //! as much as the inner search finds; rows cost a few probes each, and a page that is full early asks of few of them. So sets are for what
-//! is rare, and rows for what is frequent. Counting tells the first; of what is frequent some resources of the type, spread over all of
-//! them, are asked whether they match.
+//! is rare, and rows for what is frequent. Counting tells the first; of what is frequent, some resources where the page begins are asked
+//! whether they match.
 //!
 //! Counts and samples look at all rows, whoever asks: they choose a plan and go nowhere else, and every plan gives the same answer.
 
@@ -17,9 +17,12 @@ use crate::store::sql::{Dialect, Sql};
 pub const COUNTED: i64 = if cfg!(debug_assertions) { 5 } else { 500 };
 /// See [`row_counts`].
 pub const COUNT_PLACE: i64 = 1_000_000;
-/// Resources that are asked whether they match: following a chain from one takes a few probes, `_has` as many as refer to it.
-const SAMPLES_OF_CHAIN: i64 = 64;
-const SAMPLES_OF_HAS: i64 = 8;
+/// How far a page may have to go to be full, in resources of its type, and one of how many of them is asked beforehand: following a chain
+/// from one takes a few probes, `_has` as many as refer to it.
+const REACH_OF_CHAIN: (i64, i64) = (4_000, 61);
+const REACH_OF_HAS: (i64, i64) = (60, 7);
+/// So many of those that were asked must match for a page to be full by then.
+const DENSE: i64 = 2;
 
 /// What drives.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -98,9 +101,13 @@ impl Compiler<'_> {
 
 /// Which filter is to drive, by what [`row_counts`] found: the rarest, and among the frequent ones the most selective kind.
 pub(super) fn by_counts(query: &Query, counts: &[i64]) -> Option<usize> {
+    best(query, counts, |_| true)
+}
+
+fn best(query: &Query, counts: &[i64], admits: impl Fn(&Filter) -> bool) -> Option<usize> {
     let counted = |place: usize| rows(counts, place).unwrap_or(COUNTED);
-    let choices = query.filters.iter().enumerate().filter_map(|(place, filter)| Some((counted(place), drive::rank(filter)?, place)));
-    choices.min().map(|(.., place)| place)
+    let choices = query.filters.iter().enumerate().filter(|(_, filter)| admits(filter));
+    choices.filter_map(|(place, filter)| Some((counted(place), drive::rank(filter)?, place))).min().map(|(.., place)| place)
 }
 
 /// What was counted of the filter at this place.
@@ -129,37 +136,38 @@ pub fn choose(query: &Query, counts: &[i64], whole: bool) -> Choice {
     match driver {
         Some(place) if is_rare(&place) => Choice::Made(by_row),
         _ if whole => Choice::Made(plan),
-        Some(place) if !linked.contains(&place) => Choice::Sampled(by_row, plan),
-        _ => Choice::Sampled(Plan { driver: Driver::Type, ..by_row }, plan),
+        _ => {
+            let other = best(query, counts, |filter| !follows(filter));
+            Choice::Sampled(Plan { driver: other.map_or(Driver::Type, Driver::Filter), ..by_row }, plan)
+        }
     }
 }
 
-/// Counts which of some resources, spread over all of the type, satisfy the chains and `_has` of the query.
-pub fn sample(dialect: Dialect, query: &Query) -> Sql {
+/// Whether the chains and `_has` of the query are frequent among those resources of the type where a page after `cursor` begins: counts
+/// which of some of them satisfy all, and [`is_dense`] judges. Likes come in rows (one person's, one facility's), so what is frequent elsewhere
+/// does not fill this page.
+pub fn sample(dialect: Dialect, query: &Query, cursor: Option<&Cursor>) -> Sql {
     let linked: Vec<&Filter> = query.filters.iter().filter(|filter| follows(filter)).collect();
     let has = linked.iter().any(|filter| matches!(filter, Filter::Has { .. }));
-    let samples = if has { SAMPLES_OF_HAS } else { SAMPLES_OF_CHAIN };
+    let (reach, every) = if has { REACH_OF_HAS } else { REACH_OF_CHAIN };
     let query = &Query { scope: Scope::All, ..query.clone() };
-    let type_code = i64::from(query.type_code);
     let mut sql = Sql::new(dialect);
-    let end = |sql: &mut Sql, end: &str| {
-        sql.push(&format!("(SELECT {end}(r.key) FROM resource r WHERE r.type = ")).literal(type_code).push(")");
-    };
-    sql.push("SELECT count(*) FROM (SELECT (SELECT r.key FROM resource r WHERE r.type = ").literal(type_code);
-    sql.push(" AND r.live = 1 AND r.key >= b.low + (b.high - b.low) * n.column1 / ").literal(samples);
-    sql.push(" ORDER BY r.key LIMIT 1) AS key FROM (SELECT ");
-    end(&mut sql, "min");
-    sql.push(" AS low, ");
-    end(&mut sql, "max");
-    sql.push(" AS high) b CROSS JOIN (VALUES ");
-    sql.join(0..samples, ", ", |sql, n| {
-        sql.push("(").literal(n).push(")");
-    });
-    sql.push(") n) s WHERE ");
+    sql.push("SELECT count(*) FROM (SELECT r.key FROM resource r WHERE r.type = ")
+        .literal(i64::from(query.type_code))
+        .push(" AND r.live = 1");
+    if let Some(cursor) = cursor {
+        sql.push(" AND r.key > ").int(cursor.after_key);
+    }
+    sql.push(" ORDER BY r.key LIMIT ").literal(reach).push(") s WHERE s.key % ").literal(every).push(" = 0");
     let mut compiler = Compiler { plan: Plan { by_row: true, ..Plan::default() }, ..compiler(&mut sql, query, None) };
-    for (n, filter) in linked.into_iter().enumerate() {
-        compiler.sql.push(if n > 0 { " AND " } else { "" });
+    for filter in linked {
+        compiler.sql.push(" AND ");
         compiler.probe(filter, "s");
     }
     sql
+}
+
+/// What [`sample`] counted fills a page within its reach.
+pub fn is_dense(sampled: &[i64]) -> bool {
+    sampled.first().is_some_and(|found| *found >= DENSE)
 }
