@@ -13,6 +13,7 @@ mod rules;
 pub use rules::*;
 
 use super::audit::{AUDIT, AUDITOR};
+use super::index::own_row;
 use super::sql::{Dialect, Sql};
 use super::{FacilityKey, ResourceKey, system_key};
 use crate::fhir::Interval;
@@ -435,8 +436,10 @@ fn matches(sql: &mut Sql, rule: &str, alias: &str, rows: Rows, requester: &Reque
     sql.push(&format!(" WHEN {} THEN {traits}.high = {traits}.low OR ({traits}.low < k.high AND {traits}.high > k.low)", Test::TOUCHES));
     sql.push(&format!(" WHEN {} THEN k.value = {alias}.key", Test::INSTANCE));
     sql.push(&format!(
-        " WHEN {} THEN EXISTS (SELECT 1 FROM reference x WHERE x.key = k.value AND x.target = {alias}.key AND x.until = 0)",
-        Test::AROUND
+        " WHEN {} THEN EXISTS (SELECT 1 FROM reference x WHERE x.key = k.value AND x.target = {alias}.key AND x.until = 0{})",
+        Test::AROUND,
+        // What it contains may refer to anything.
+        own_row("x")
     ));
     let refers = format!("EXISTS (SELECT 1 FROM reference x WHERE x.key = {alias}.key AND x.target = k.value AND x.until = 0)");
     sql.push(&format!(" WHEN {} THEN ", Test::REFERS));

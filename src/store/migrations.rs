@@ -33,6 +33,13 @@ const ALL: &[(i64, &str, &str, &str)] = &[
         include_str!("../../migrations/sqlite/0051_audience.sql"),
         include_str!("../../migrations/postgres/0051_audience.sql"),
     ),
+    (
+        60,
+        "contained",
+        include_str!("../../migrations/sqlite/0060_contained.sql"),
+        include_str!("../../migrations/postgres/0060_contained.sql"),
+    ),
+    (61, "patched", include_str!("../../migrations/sqlite/0061_patched.sql"), include_str!("../../migrations/postgres/0061_patched.sql")),
 ];
 
 pub fn migrator(dialect: Dialect) -> Migrator {

@@ -66,7 +66,10 @@ pub fn statement(state: &FhirState) -> Answer {
         );
         members.insert("resource".to_owned(), Value::Array(resources));
         members.insert("searchParam".to_owned(), everywhere(state));
-        members.insert("interaction".to_owned(), json!([{ "code": "transaction" }, { "code": "batch" }, { "code": "history-system" }]));
+        members.insert(
+            "interaction".to_owned(),
+            json!([{ "code": "transaction" }, { "code": "batch" }, { "code": "search-system" }, { "code": "history-system" }]),
+        );
         // Of the whole server: those of its own, and of all types those that need no resource.
         let whole = |on: &str, name: &str| on == "System" || on == "Resource" && matches!(name, "meta" | "expunge" | "validate");
         members.insert("operation".to_owned(), operations(whole));

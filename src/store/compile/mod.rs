@@ -7,25 +7,27 @@
 //! choose a plan and go nowhere else, looks at all rows. Values are always bound; the text is written here and holds nothing of a request.
 
 mod condition;
+mod contained;
 mod drive;
 mod page;
 mod probe;
 mod scope;
+mod walk;
 
 pub use scope::{named_condition, scope_condition, version_condition};
+pub use walk::{WALK_FROM, is_walkable, rows_up_to, tail, walk};
 
+use super::TypeCode;
 use super::query::*;
 use super::sql::{Dialect, Sql};
 
 /// How rows of the past are seen: `None` is now.
 type Seen<'a> = Option<&'a Snapshot>;
 
-/// `SELECT key, s1, s2 … ` of one page, `limit` rows at most.
-pub fn page(dialect: Dialect, query: &Query, cursor: Option<&Cursor>, limit: u32, driver: Option<usize>) -> Sql {
-    let seen = cursor.map(|cursor| &cursor.snapshot);
+/// `SELECT key, s1, s2 … ` of one page, `limit` rows at most, of what `seen` saw and after `cursor`.
+pub fn page(dialect: Dialect, query: &Query, seen: Seen, cursor: Option<&Cursor>, limit: u32, driver: Option<usize>) -> Sql {
     let mut sql = Sql::new(dialect);
-    let mut compiler = Compiler { sql: &mut sql, query, seen, driver, late: false, aliases: 0 };
-    compiler.page(cursor, limit);
+    Compiler::new(&mut sql, query, seen, driver).page(cursor, limit);
     sql
 }
 
@@ -43,7 +45,7 @@ pub fn row_counts(dialect: Dialect, query: &Query, seen: Seen) -> Option<Sql> {
         let (Ok(offset), Some(filter)) = (i64::try_from(place), query.filters.get(place)) else { continue };
         sql.push(if n > 0 { " UNION ALL SELECT " } else { "SELECT " });
         sql.literal(offset.saturating_mul(COUNT_PLACE)).push(" + count(*) FROM (");
-        Compiler { sql: &mut sql, query, seen, driver: None, late: false, aliases: 0 }.rows_of(filter);
+        Compiler::new(&mut sql, query, seen, None).rows_of(filter);
         sql.push(" LIMIT ").literal(COUNTED).push(&format!(") c{n}"));
     }
     Some(sql)
@@ -67,16 +69,21 @@ pub fn driver(query: &Query, counts: &[i64]) -> Option<usize> {
 /// `SELECT count(*)`.
 pub fn count(dialect: Dialect, query: &Query, seen: Seen, driver: Option<usize>) -> Sql {
     let mut sql = Sql::new(dialect);
-    sql.push("SELECT count(DISTINCT m.key) AS n FROM (");
-    Compiler { sql: &mut sql, query, seen, driver, late: false, aliases: 0 }.matches();
-    sql.push(") m");
+    let placed = is_placed(query);
+    sql.push(if placed {
+        "SELECT count(*) AS n FROM (SELECT DISTINCT m.key, m.shift FROM ("
+    } else {
+        "SELECT count(DISTINCT m.key) AS n FROM ("
+    });
+    Compiler::new(&mut sql, query, seen, driver).matches();
+    sql.push(if placed { ") m) c" } else { ") m" });
     sql
 }
 
 /// `SELECT key` of every match, unordered and perhaps repeated.
 pub fn keys(dialect: Dialect, query: &Query) -> Sql {
     let mut sql = Sql::new(dialect);
-    Compiler { sql: &mut sql, query, seen: None, driver: None, late: false, aliases: 0 }.matches();
+    Compiler::new(&mut sql, query, None, None).matches();
     sql
 }
 
@@ -116,6 +123,20 @@ pub fn holds(sql: &mut Sql, alias: &str, seen: Seen) {
     }
 }
 
+/// Whether the matches are contained resources, each by itself.
+fn is_placed(query: &Query) -> bool {
+    let contained = query.filters.iter().any(|filter| matches!(filter, Filter::Contained { .. }));
+    contained && query.sort.iter().any(|key| key.by == SortBy::Contained)
+}
+
+/// A contained resource whose rows are probed.
+#[derive(Clone, Debug)]
+struct Within {
+    /// How far the numbers of its parameters are from those of its type, as SQL.
+    shift: String,
+    type_code: TypeCode,
+}
+
 struct Compiler<'a> {
     sql: &'a mut Sql,
     query: &'a Query,
@@ -124,10 +145,20 @@ struct Compiler<'a> {
     driver: Option<usize>,
     /// The rows of the filter that drives are given with what the scope needs, which decides on them afterwards.
     late: bool,
+    /// The matches are contained resources: each is given with how far its parameters' numbers are from those of its type.
+    placed: bool,
+    /// The conditions are on one contained resource.
+    within: Option<Within>,
+    /// They are on what a contained resource refers to: no way leads into another one.
+    entered: bool,
     aliases: usize,
 }
 
-impl Compiler<'_> {
+impl<'a> Compiler<'a> {
+    fn new(sql: &'a mut Sql, query: &'a Query, seen: Seen<'a>, driver: Option<usize>) -> Self {
+        Compiler { sql, query, seen, driver, late: false, placed: is_placed(query), within: None, entered: false, aliases: 0 }
+    }
+
     fn alias(&mut self, letter: &str) -> String {
         self.aliases += 1;
         format!("{letter}{}", self.aliases)

@@ -1,7 +1,7 @@
 //! Filters as conditions on a row that another filter found.
 
 use super::condition::{instant_test, test_table};
-use super::{Compiler, holds};
+use super::{Compiler, Within, holds};
 use crate::store::ParamId;
 use crate::store::query::*;
 use crate::store::sql::Dialect;
@@ -13,7 +13,14 @@ impl Compiler<'_> {
             Filter::Nothing => {
                 self.sql.push("1 = 0");
             }
+            // Nothing refers to a contained resource but what is in the same container.
+            Filter::Has { .. } if self.within.is_some() => {
+                self.sql.push("1 = 0");
+            }
             Filter::Id(ids) => {
+                if let Some(Within { type_code, .. }) = self.within {
+                    return self.id_within(type_code, ids, outer);
+                }
                 self.sql.push(&format!("{outer}.key IN (SELECT r.key FROM resource r WHERE r.type = "));
                 self.sql.literal(i64::from(self.query.type_code));
                 self.sql.push(" AND r.id IN (");
@@ -51,10 +58,10 @@ impl Compiler<'_> {
                     if by_key {
                         self.sql
                             .push(&format!("EXISTS (SELECT 1 FROM {table} {alias} WHERE {alias}.key = {outer}.key AND {alias}.param = "));
+                        self.number(*param);
                     } else {
-                        self.sql.push(&format!("{outer}.key IN (SELECT {alias}.key FROM {table} {alias} WHERE {alias}.param = "));
+                        self.in_set(*param, table, &alias, outer);
                     }
-                    self.sql.literal(i64::from(*param));
                     self.sql.push(" AND ");
                     holds(self.sql, &alias, self.seen);
                     if by_key {
@@ -67,11 +74,16 @@ impl Compiler<'_> {
             Filter::Chain { param, targets } => {
                 let alias = self.alias("x");
                 self.sql.push(&format!("EXISTS (SELECT 1 FROM reference {alias} WHERE {alias}.key = {outer}.key AND {alias}.param = "));
-                self.sql.literal(i64::from(*param));
+                self.number(*param);
                 self.sql.push(" AND ");
                 holds(self.sql, &alias, self.seen);
-                self.sql.push(&format!(" AND {alias}.target IN ("));
+                self.sql.push(&format!(" AND ({alias}.target IN ("));
                 self.targets(targets);
+                self.sql.push(")");
+                if !self.entered && self.within.is_none() {
+                    self.sql.push(" OR ");
+                    self.leads_within(targets, &alias);
+                }
                 self.sql.push(")");
                 self.for_each_row();
                 self.sql.push(")");
@@ -86,6 +98,22 @@ impl Compiler<'_> {
                 self.sql.push(&format!(" AND {alias}.key IN ("));
                 self.nested(*source, filters);
                 self.sql.push("))");
+            }
+            Filter::Contained { type_code, filters } => {
+                let alias = self.alias("x");
+                self.sql.push(&format!("{outer}.key IN (SELECT {alias}.key FROM ("));
+                self.contained(*type_code, filters);
+                self.sql.push(&format!(") {alias})"));
+            }
+            Filter::OfType(types) => {
+                let alias = self.alias("r");
+                self.sql.push(&format!("EXISTS (SELECT 1 FROM resource {alias} WHERE {alias}.key = {outer}.key AND {alias}.type IN (-1"));
+                for type_code in types {
+                    self.sql.push(", ").literal(i64::from(*type_code));
+                }
+                self.sql.push(")");
+                self.for_each_row();
+                self.sql.push(")");
             }
             Filter::Any(filters) => self.probe_each(filters, outer, " OR ", "1 = 0"),
             Filter::All(filters) => self.probe_each(filters, outer, " AND ", "1 = 1"),
@@ -109,16 +137,18 @@ impl Compiler<'_> {
     }
 
     /// By the row's key where an index leads there, else as a set computed once.
-    fn param_probe(&mut self, param: ParamId, tests: &[Test], outer: &str) {
+    pub(super) fn param_probe(&mut self, param: ParamId, tests: &[Test], outer: &str) {
         let table = tests.first().map_or("token", test_table);
         let alias = self.alias("x");
         let by_key = tests.iter().all(probed_by_key);
         if by_key {
             self.sql.push(&format!("EXISTS (SELECT 1 FROM {table} {alias} WHERE {alias}.key = {outer}.key AND "));
+            self.tests(param, tests, &alias);
         } else {
-            self.sql.push(&format!("{outer}.key IN (SELECT {alias}.key FROM {table} {alias} WHERE "));
+            self.in_set(param, table, &alias, outer);
+            self.sql.push(" AND ");
+            self.any_of(tests, &alias);
         }
-        self.tests(param, tests, &alias);
         self.sql.push(" AND ");
         holds(self.sql, &alias, self.seen);
         if by_key {
