@@ -1,6 +1,6 @@
 use super::*;
-use crate::store::Facet;
-use crate::store::query::{DateOp, Filter, Kind, SystemTest, Test};
+use crate::store::query::{DateOp, Filter, Kind, SortBy, SystemTest, Test};
+use crate::store::{Facet, SortKey};
 use proptest::prelude::*;
 
 fn options(strict: bool) -> ParseOptions {
@@ -289,7 +289,7 @@ fn controls_shape_the_answer() {
     assert_eq!(request.query.sort, sort.map(|(by, descending)| SortKey { by, descending }));
     let used: Vec<String> = request.self_params.iter().map(|(key, value)| format!("{key}={value}")).collect();
     assert_eq!(used, ["_count=1000", "_total=accurate", "_summary=true", "_sort=-_lastUpdated,family,_id"]);
-    assert_eq!(strict("Patient?_elements=Patient.name,birthDate").elements, ["name", "birthDate"]);
+    assert_eq!(strict("Patient?_elements=Patient.name,birthDate").elements, ["name", "birthDate"].map(|name| (type_code("Patient"), name.to_owned())));
     assert_eq!(strict("Patient?_cursor=abc").cursor.as_deref(), Some("abc"));
     for url in [
         "Patient?_count=-1",

@@ -3,6 +3,7 @@
 use super::super::state::FhirState;
 use super::answer::Answer;
 use crate::config::AuthMode;
+use crate::definitions;
 use crate::search::capability;
 use crate::validate::shipped_profiles;
 use serde_json::{Value, json};
@@ -98,11 +99,16 @@ pub fn statement(state: &FhirState) -> Answer {
 /// What every type can be searched by besides its own parameters.
 fn everywhere(state: &FhirState) -> Value {
     let special = |name: &str, words: &str| json!({ "name": name, "type": "special", "documentation": words });
-    let mut list = vec![
+    let any_type = definitions::r4().type_code("Patient").unwrap_or_default();
+    let common = ["_id", "_lastUpdated", "_profile", "_security", "_source", "_tag"].into_iter();
+    let common = common.filter_map(|code| definitions::r4().param(any_type, code));
+    let mut list: Vec<Value> =
+        common.map(|param| json!({ "name": param.code, "definition": param.definition, "type": param.kind.as_str() })).collect();
+    list.extend([
         special("_has", "_has:Type:reference-parameter:parameter, nested up to 8 deep"),
         special("_list", "ids of Lists; no functional lists"),
         special("_filter", "every operator; no […] in a path"),
-    ];
+    ]);
     if state.settings.search.full_text {
         list.extend([special("_text", "words of the narrative"), special("_content", "words of the whole resource")]);
     }
