@@ -4,6 +4,7 @@
 //!     cargo bench --bench server -- sqlite        # one of them
 //!     cargo bench --bench server -- postgres reads  # after loading, only this: reads, searches, measures, start
 //!     cargo bench --bench server -- sqlite reads audit # with every request recorded
+//!     cargo bench --bench server -- sqlite recorded # many clients, recorded and not recorded in turns
 //!     cargo bench --bench server -- sqlite:/tmp/big.db million start searches
 //!                                             # fills this database up to a million resources first, and keeps it
 //!
@@ -13,21 +14,17 @@
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-#[path = "../tests/it/support/postgres.rs"]
-mod postgres;
+mod common;
 
-use flate2::read::GzDecoder;
-use lango::cli::Server;
-use lango::config::{AuditMode, AuthMode, Settings};
-use postgres::{Cluster, Durability};
+use common::databases;
+use common::people::{World, load};
+use common::servers::{Running, client, program, send, share_out};
+use common::times::Percentiles;
+use lango::config::{AuditMode, AuthMode};
 use serde_json::{Value, json};
-use std::future::Future;
-use std::io::Read;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
-use tokio::sync::oneshot;
 
 const CLIENTS: usize = 8;
 const READ_TIME: Duration = Duration::from_secs(4);
@@ -37,54 +34,20 @@ const VISITS_PER_PAYLOAD: usize = 100;
 
 #[tokio::main]
 async fn main() {
-    let wanted: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
-    let (databases, parts): (Vec<String>, Vec<String>) =
-        wanted.into_iter().partition(|word| word.starts_with("sqlite") || word.starts_with("postgres"));
-    let on = |name: &str| databases.is_empty() || databases.iter().any(|database| database == name);
+    let words = common::words();
+    let parts = databases::parts(&words);
     println!("| database | work | result |\n|---|---|---|");
-    for url in databases.iter().filter(|database| database.contains(':')) {
-        measure(if url.starts_with("sqlite") { "SQLite" } else { "PostgreSQL" }, url, &parts).await;
+    for databases in databases::wanted(&words) {
+        measure(databases.kind(), &databases.url("server").await, &parts).await;
     }
-    if on("sqlite") {
-        let folder = tempfile::tempdir().expect("a folder for the database");
-        let url = format!("sqlite:{}", folder.path().join("lango.db").display());
-        measure("SQLite", &url, &parts).await;
-    }
-    if on("postgres") {
-        let cluster = Cluster::start(Durability::Durable);
-        let url = cluster.new_database().await;
-        measure("PostgreSQL", &url, &parts).await;
-    }
-}
-
-struct Running {
-    base: String,
-    client: reqwest::Client,
-    stop: oneshot::Sender<()>,
-    serving: tokio::task::JoinHandle<anyhow::Result<()>>,
-}
-
-async fn start(url: &str, parts: &[String]) -> Running {
-    let mut settings = Settings { auth: AuthMode::Open, database: url.parse().expect("a database URL"), ..Settings::default() };
-    if parts.iter().any(|wanted| wanted == "audit") {
-        settings.audit.record = AuditMode::Always;
-    }
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-    let server = Server::prepare(settings, listener).await.expect("the server starts");
-    let base = format!("http://{}", server.address());
-    let (stop, stopped) = oneshot::channel::<()>();
-    let serving = tokio::spawn(server.serve(async move {
-        let _ = stopped.await;
-    }));
-    let client = reqwest::Client::builder().no_proxy().pool_max_idle_per_host(64).build().expect("a client");
-    Running { base, client, stop, serving }
 }
 
 /// `parts`: which of `reads`, `searches`, `measures` and `start` to measure; none: all.
 async fn measure(database: &str, url: &str, parts: &[String]) {
     let on = |part: &str| parts.is_empty() || parts.iter().any(|wanted| wanted == part);
     let say = |work: &str, result: String| println!("| {database} | {work} | {result} |");
-    let server = start(url, parts).await;
+    let record = if parts.iter().any(|wanted| wanted == "audit") { AuditMode::Always } else { AuditMode::Never };
+    let server = Running::start(url, AuthMode::Open, record, true).await;
     if parts.iter().any(|wanted| wanted == "million") {
         fill(&server).await;
     } else {
@@ -96,6 +59,9 @@ async fn measure(database: &str, url: &str, parts: &[String]) {
     if on("searches") {
         searches(&server, &say).await;
     }
+    if on("recorded") {
+        recorded(&server, url, &say).await;
+    }
     if on("measures") {
         let begun = Instant::now();
         let report = format!("{}/fhir/Measure/opd-diagnoses/$evaluate-measure?periodStart=2026-09&periodEnd=2026-09", server.base);
@@ -106,8 +72,7 @@ async fn measure(database: &str, url: &str, parts: &[String]) {
             format!("{:.0} ms", begun.elapsed().as_secs_f64() * 1e3),
         );
     }
-    drop(server.stop);
-    server.serving.await.expect("no panic").expect("a clean end");
+    server.stop().await;
     if on("start") {
         let begun = Instant::now();
         let (process, base) = program(url);
@@ -115,7 +80,7 @@ async fn measure(database: &str, url: &str, parts: &[String]) {
         tokio::time::sleep(Duration::from_secs(3)).await;
         let rest = resident_mib(&process.0.id().to_string());
         say("the program's start on this database", format!("{:.0} ms; memory at rest {rest} MiB", took.as_secs_f64() * 1e3));
-        let client = reqwest::Client::builder().no_proxy().no_gzip().build().expect("a client");
+        let client = client(false);
         let page: Value =
             client.get(format!("{base}/fhir/Observation?_count=500")).send().await.expect("an answer").json().await.expect("JSON");
         let ids = page["entry"].as_array().into_iter().flatten().filter_map(|entry| entry["fullUrl"].as_str());
@@ -127,17 +92,16 @@ async fn measure(database: &str, url: &str, parts: &[String]) {
 
 /// Transactions of real records, then visits through the whole pipeline.
 async fn ingest(server: &Running, say: &impl Fn(&str, String)) {
-    let (first, rest) = bundles();
-    for bundle in first {
-        post(server, "/fhir", bundle).await;
+    let world = Arc::new(World::read());
+    for bundle in &world.first {
+        server.fhir().transaction(bundle.clone()).await;
     }
-    let entries: usize = rest.iter().map(|(_, entries)| entries).sum();
-    let bodies: Vec<String> = rest.into_iter().map(|(body, _)| body).collect();
-    let bytes: usize = bodies.iter().map(String::len).sum();
+    let (entries, bytes) = (world.resources(), world.people.iter().map(|person| person.bundle.len()).sum::<usize>());
     let begun = Instant::now();
-    shared(bodies, |body| {
-        let (client, base) = (server.client.clone(), server.base.clone());
-        async move { send(&client, &format!("{base}/fhir"), body).await }
+    let (fhir, people) = (server.fhir(), Arc::clone(&world));
+    share_out(CLIENTS, world.people.len(), move |n| {
+        let (fhir, bundle) = (fhir.clone(), people.people[n].bundle.clone());
+        async move { fhir.transaction(bundle).await }
     })
     .await;
     let took = begun.elapsed().as_secs_f64();
@@ -148,9 +112,10 @@ async fn ingest(server: &Running, say: &impl Fn(&str, String)) {
 
     let payloads = payloads();
     let begun = Instant::now();
-    shared(payloads, |body| {
-        let (client, base) = (server.client.clone(), server.base.clone());
-        async move { send(&client, &format!("{base}/api/v1/hduApi/dataTemplates"), body).await }
+    let (http, url) = (server.client.clone(), format!("{}/api/v1/hduApi/dataTemplates", server.base));
+    share_out(CLIENTS, payloads.len(), move |n| {
+        let (http, url, payload) = (http.clone(), url.clone(), payloads[n].clone());
+        async move { send(&http, &url, payload).await }
     })
     .await;
     say(
@@ -161,56 +126,11 @@ async fn ingest(server: &Running, say: &impl Fn(&str, String)) {
 
 /// Copies of the Synthea records as other people, until there are a million resources.
 async fn fill(server: &Running) {
-    let uuid = regex::Regex::new(r"(\?identifier=[^\x22]*)?\b([0-9a-f]{8})-([0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})")
-        .expect("a pattern");
-    let (first, rest) = bundles();
-    let entries: usize = rest.iter().map(|(_, entries)| entries).sum();
     let observations = get(server, "/fhir/Observation?_summary=count").await["total"].as_u64().unwrap_or(0);
-    if observations > 100_000 {
-        return; // Filled by an earlier run.
+    if observations <= 100_000 {
+        let world = Arc::new(World::read());
+        load(&server.fhir(), &world, 1_000_000usize.div_ceil(world.resources()), CLIENTS).await;
     }
-    for bundle in first {
-        post(server, "/fhir", bundle).await;
-    }
-    for copy in 0..1_000_000u32.div_ceil(entries as u32) {
-        let bodies = rest.iter().map(|(body, _)| {
-            let other = uuid.replace_all(body, |found: &regex::Captures<'_>| match found.get(1) {
-                Some(_) => found[0].to_owned(),
-                None => format!("{:08x}-{}", u32::from_str_radix(&found[2], 16).expect("eight digits") ^ copy, &found[3]),
-            });
-            other.into_owned()
-        });
-        shared(bodies.collect(), |body| {
-            let (client, base) = (server.client.clone(), server.base.clone());
-            async move { send(&client, &format!("{base}/fhir"), body).await }
-        })
-        .await;
-    }
-}
-
-/// The program itself, so that its memory is its own; killed when dropped.
-struct Process(std::process::Child);
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        self.0.kill().ok();
-        self.0.wait().ok();
-    }
-}
-
-/// Starts the program on `url` and waits until it listens; its base URL.
-fn program(url: &str) -> (Process, String) {
-    let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_lango"))
-        .args(["serve", "--auth", "open", "--listen", "127.0.0.1:0", "--database", url])
-        .stdout(std::process::Stdio::piped())
-        .stderr(std::process::Stdio::null())
-        .spawn()
-        .expect("the program starts");
-    let mut line = String::new();
-    let output = child.stdout.take().expect("a pipe");
-    std::io::BufRead::read_line(&mut std::io::BufReader::new(output), &mut line).expect("a line");
-    let base = line.trim().rsplit(' ').next().unwrap_or_default().to_owned();
-    (Process(child), base)
 }
 
 /// Clients and the yardstick's server are the same program, so what they cost is on both sides of the ratio.
@@ -219,7 +139,7 @@ async fn read_by_id(server: &Running, say: &impl Fn(&str, String)) {
     let ids: Vec<String> =
         page["entry"].as_array().into_iter().flatten().filter_map(|entry| entry["resource"]["id"].as_str().map(str::to_owned)).collect();
     let urls: Vec<String> = ids.iter().map(|id| format!("{}/fhir/Patient/{id}", server.base)).collect();
-    let plain = reqwest::Client::builder().no_proxy().no_gzip().pool_max_idle_per_host(64).build().expect("a client");
+    let plain = client(false);
     let sample = plain.get(&urls[0]).send().await.expect("a read").bytes().await.expect("a body");
     let bare = bare_handler(sample.clone()).await;
     for clients in [1, CLIENTS, 8 * CLIENTS] {
@@ -235,10 +155,35 @@ async fn read_by_id(server: &Running, say: &impl Fn(&str, String)) {
     say(&format!("read by id, {CLIENTS} clients, gzip"), packed.to_string());
 }
 
-async fn searches(server: &Running, say: &impl Fn(&str, String)) {
+/// The same asked of this server, which records no request, and of one on the same database that records all, in turns.
+async fn recorded(server: &Running, url: &str, say: &impl Fn(&str, String)) {
+    let recording = Running::start(url, AuthMode::Open, AuditMode::Always, true).await;
+    let reads = get(server, "/fhir/Patient?_count=50&gender=female&_elements=id").await;
+    let reads = reads["entry"].as_array().into_iter().flatten().filter_map(|entry| entry["resource"]["id"].as_str());
+    let reads: Vec<String> = reads.map(|id| format!("/fhir/Patient/{id}")).collect();
+    let shapes = shapes(server).await;
+    let mix: Vec<String> = shapes.iter().map(|(_, path)| path.clone()).collect();
+    let one = shapes.into_iter().map(|(name, path)| (format!("search: {name}"), vec![path]));
+    for (name, paths) in [("read by id".to_owned(), reads), ("searches, all shapes in turn".to_owned(), mix)].into_iter().chain(one) {
+        let (mut plain, mut kept) = (Vec::new(), Vec::new());
+        for _ in 0..2 {
+            for (running, rates) in [(server, &mut plain), (&recording, &mut kept)] {
+                let urls: Vec<String> = paths.iter().map(|path| format!("{}{path}", running.base)).collect();
+                rates.push(rate(&server.client, &urls, 8 * CLIENTS).await);
+            }
+        }
+        let best = |rates: Vec<Rate>| rates.into_iter().max_by(|a, b| a.each_second.total_cmp(&b.each_second)).expect("two rounds");
+        let (plain, kept) = (best(plain), best(kept));
+        let share = 100.0 * kept.each_second / plain.each_second;
+        say(&format!("{name}, {} clients", 8 * CLIENTS), format!("{plain}; recorded: {kept} ({share:.0} %)"));
+    }
+    recording.stop().await;
+}
+
+async fn shapes(server: &Running) -> [(&'static str, String); 11] {
     let observation = get(server, "/fhir/Observation?code=http://loinc.org|8867-4&_count=1").await;
     let subject = observation["entry"][0]["resource"]["subject"]["reference"].as_str().unwrap_or("Patient/none").to_owned();
-    let shapes = [
+    [
         ("Observation by code", "/fhir/Observation?code=http://loinc.org|8867-4&_count=20".to_owned()),
         ("Observation by patient", format!("/fhir/Observation?subject={subject}&_count=20")),
         (
@@ -253,8 +198,11 @@ async fn searches(server: &Running, say: &impl Fn(&str, String)) {
         ("Condition by code with Patient", "/fhir/Condition?code=B54&_include=Condition:subject&_count=20".to_owned()),
         ("newest Observations", "/fhir/Observation?_sort=-_lastUpdated&_count=20".to_owned()),
         ("count of Observations by code", "/fhir/Observation?code=http://loinc.org|8867-4&_summary=count".to_owned()),
-    ];
-    for (name, path) in shapes {
+    ]
+}
+
+async fn searches(server: &Running, say: &impl Fn(&str, String)) {
+    for (name, path) in shapes(server).await {
         let mut times = Vec::with_capacity(SEARCHES);
         let mut total = 0;
         for _ in 0..SEARCHES {
@@ -263,33 +211,8 @@ async fn searches(server: &Running, say: &impl Fn(&str, String)) {
             times.push(begun.elapsed());
             total = body.len();
         }
-        times.sort();
-        let at = |share: f64| times[((times.len() - 1) as f64 * share) as usize].as_secs_f64() * 1e3;
-        say(
-            &format!("search: {name}"),
-            format!("p50 {:.1} ms, p95 {:.1} ms, p99 {:.1} ms ({} kB)", at(0.5), at(0.95), at(0.99), total / 1000),
-        );
+        say(&format!("search: {name}"), format!("{} ({} kB)", Percentiles::of(&mut times), total / 1000));
     }
-}
-
-/// The hospitals and practitioners, then the patients with their numbers of entries.
-fn bundles() -> (Vec<String>, Vec<(String, usize)>) {
-    let mut files: Vec<_> =
-        std::fs::read_dir("tests/data/synthea-hiv").expect("the test data").map(|file| file.expect("a file").path()).collect();
-    files.retain(|path| path.extension().is_some_and(|end| end == "gz"));
-    files.sort();
-    let (mut first, mut rest) = (Vec::new(), Vec::new());
-    for path in files {
-        let mut text = String::new();
-        GzDecoder::new(std::fs::File::open(&path).expect("a file")).read_to_string(&mut text).expect("gzip");
-        if path.to_string_lossy().contains("nformation") {
-            first.push(text);
-        } else {
-            let entries = serde_json::from_str::<Value>(&text).expect("JSON")["entry"].as_array().map_or(0, Vec::len);
-            rest.push((text, entries));
-        }
-    }
-    (first, rest)
 }
 
 /// Visits of ten facilities: the shipped example with other ids, days and diagnoses.
@@ -320,37 +243,6 @@ fn payloads() -> Vec<String> {
             payload.to_string()
         })
         .collect()
-}
-
-/// Hands the items to [`CLIENTS`] clients, each taking the next.
-async fn shared<F, R>(items: Vec<String>, work: F)
-where
-    F: Fn(String) -> R,
-    R: Future<Output = ()> + Send + 'static,
-{
-    let items: Arc<Vec<String>> = Arc::new(items);
-    let next = Arc::new(AtomicUsize::new(0));
-    let work = &work;
-    let clients = (0..CLIENTS).map(|_| {
-        let (items, next) = (Arc::clone(&items), Arc::clone(&next));
-        async move {
-            while let Some(item) = items.get(next.fetch_add(1, Ordering::Relaxed)) {
-                tokio::spawn(work(item.clone())).await.expect("no panic");
-            }
-        }
-    });
-    futures_util::future::join_all(clients).await;
-}
-
-async fn send(client: &reqwest::Client, url: &str, body: String) {
-    let response = client.post(url).header("content-type", "application/json").body(body).send().await.expect("an answer");
-    let status = response.status();
-    let body = response.bytes().await.expect("a body");
-    assert!(status.is_success(), "{status}: {}", String::from_utf8_lossy(&body[..body.len().min(600)]));
-}
-
-async fn post(server: &Running, path: &str, body: String) {
-    send(&server.client, &format!("{}{path}", server.base), body).await;
 }
 
 async fn get(server: &Running, path: &str) -> Value {

@@ -1,8 +1,13 @@
 //! The authorization endpoint's work (RFC 6749 §4.1, PKCE by RFC 7636, SMART standalone launch): an app asks, a person logs in and
 //! agrees, the app gets a code.
 //!
+//! Who logs in for patients chooses one of them; a clinician whose app asks for a patient's context picks one of those that their facility sees
+//! ([`Access::picker`]).
+//!
 //! Between the steps nothing is kept on the server: what was asked and who logged in travel through the person's browser, sealed.
 
+use super::caller::{Caller, Presented};
+use super::claimed::Claimed;
 use super::clients::{self, Client};
 use super::people::{self, Person};
 use super::scopes::{LAUNCH_PATIENT, WORDS};
@@ -16,6 +21,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::HashMap;
+use std::sync::Arc;
 
 /// How long a person has for each step, in seconds.
 const STEP_LIVES: i64 = 600;
@@ -56,10 +62,12 @@ impl From<AccessError> for AuthorizeError {
 }
 
 /// A sealed step: what was asked, and from the second step on who logged in.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Step {
     pub asked: Asked,
     pub person: Option<String>,
+    /// The Patient whom they picked.
+    picked: Option<String>,
     /// When, in seconds since 1970.
     logged_in: i64,
     /// The browser that the steps belong to.
@@ -121,16 +129,14 @@ impl Access {
         Ok(Asked { client: client.id, redirect_uri: redirect_uri.to_owned(), scope, state, challenge: challenge.to_owned(), nonce })
     }
 
-    /// A step for this browser, to be opened once it comes back.
-    pub fn seal_step(&self, asked: Asked, person: Option<&Person>, browser: &str) -> Result<String, AccessError> {
-        let step = Step {
-            asked,
-            person: person.map(|person| person.id.clone()),
-            logged_in: now_seconds(),
-            browser: browser.to_owned(),
-            expires: now_seconds() + STEP_LIVES,
-        };
-        self.seal(STEP, &step)
+    /// A first step for this browser.
+    pub fn begin_steps(&self, asked: Asked, browser: &str) -> Step {
+        Step { asked, person: None, picked: None, logged_in: now_seconds(), browser: browser.to_owned(), expires: 0 }
+    }
+
+    /// A step for its browser, to be opened once it comes back.
+    pub fn seal_step(&self, step: &Step) -> Result<String, AccessError> {
+        self.seal(STEP, &Step { expires: now_seconds().saturating_add(STEP_LIVES), ..step.clone() })
     }
 
     /// What [`Access::seal_step`] sealed, if it is this browser's and not too old.
@@ -143,14 +149,38 @@ impl Access {
         Ok(step)
     }
 
-    /// The rights of what was asked that this person can give: `patient/` scopes are for those who log in for patients, since nobody else
-    /// has one in context.
-    pub fn offered(&self, asked: &Asked, person: &Person) -> String {
-        let fits = |word: &&str| match word.split('/').next() {
-            Some("patient") => person.is_patients(),
-            _ => *word != LAUNCH_PATIENT || person.is_patients(),
+    /// The person of this step, as they stand now.
+    pub async fn person_of(&self, step: &Step) -> Result<Person, AccessError> {
+        const NOBODY: AccessError = AccessError::Refused("nobody has logged in for this step");
+        let id = step.person.as_deref().ok_or(NOBODY)?;
+        people::find(&self.store, id).await?.filter(Person::is_enabled).ok_or(NOBODY)
+    }
+
+    /// The rights of what was asked that this person can give: `patient/` scopes are for those who log in for patients or picked one, since
+    /// nobody else has one in context.
+    pub fn offered(&self, step: &Step, person: &Person) -> String {
+        let in_context = person.is_patients() || step.picked.is_some();
+        let fits = |word: &&str| in_context || *word != LAUNCH_PATIENT && !word.starts_with("patient/");
+        step.asked.scope.split(' ').filter(fits).collect::<Vec<_>>().join(" ")
+    }
+
+    /// Who asks when this person looks for the patient whom the app is to show: themselves, for Patients alone. The app has signed no
+    /// purpose yet, so they find whom their own facility sent, and no Consent adds anybody.
+    pub async fn picker(&self, step: &Step, person: &Person) -> Result<Caller, AccessError> {
+        const RIGHT: &str = "user/Patient.rs";
+        let client = clients::find(&self.store, &step.asked.client).await?.filter(Client::is_enabled);
+        let client = client.ok_or(AccessError::Refused("the app is not registered any more"))?;
+        // The connection is a person's browser, not the app's; the right is the person's, who sees what the app does not.
+        let client = Client { certificate: None, scopes: RIGHT.to_owned(), ..client };
+        let mut claimed = Claimed::default();
+        person.complete(&mut claimed, None).map_err(AccessError::Claim)?;
+        let presented = Presented {
+            scopes: Arc::new(Scopes::of_registered(RIGHT)),
+            claimed: Arc::new(claimed),
+            person: Some(person.id.clone()),
+            ..Presented::default()
         };
-        asked.scope.split(' ').filter(fits).collect::<Vec<_>>().join(" ")
+        self.caller(client, Some(person.clone()), presented, None).await
     }
 
     /// The Patients among whom this person chooses, by id, with the name that a page shows; their own first.
@@ -160,7 +190,7 @@ impl Access {
         for id in person.contexts() {
             let mut shown = None;
             // The one that apps are told may be the golden one, which has no names.
-            for known in person.in_context(id) {
+            for known in person.in_context(id, false) {
                 let body = self.store.read(patient, &known, &Scope::All).await?.and_then(|stored| stored.body);
                 shown = shown.or_else(|| name_in(&serde_json::from_slice(&body?).ok()?));
             }
@@ -171,21 +201,20 @@ impl Access {
 
     /// The code for what the person of this step agreed to. `chosen`: the Patient in context, of those who log in for several.
     pub async fn agree(&self, step: &Step, chosen: &str) -> Result<Secret, AccessError> {
-        const NOBODY: AccessError = AccessError::Refused("nobody has logged in for this step");
-        let id = step.person.as_deref().ok_or(NOBODY)?;
-        let person = people::find(&self.store, id).await?.filter(Person::is_enabled).ok_or(NOBODY)?;
-        let scopes = self.offered(&step.asked, &person);
+        let person = self.person_of(step).await?;
+        let scopes = self.offered(step, &person);
         if !Scopes::of_registered(&scopes).is_for_people() {
             return Err(AccessError::Refused("a person has no right that the app asks for"));
         }
         let patient = match person.contexts().as_slice() {
-            [] => None,
+            [] => step.picked.clone(),
             [only] if chosen.is_empty() => Some((*only).to_owned()),
             several => {
                 let found = several.iter().find(|id| **id == chosen);
                 Some((*found.ok_or(AccessError::Refused("the Patient is none of the person's"))?).to_owned())
             }
         };
+        let picked = patient.is_some() && !person.is_patients();
         let ticket = Ticket {
             grant: uuid::Uuid::new_v4().to_string(),
             client: step.asked.client.clone(),
@@ -193,6 +222,7 @@ impl Access {
             scopes,
             redirect_uri: step.asked.redirect_uri.clone(),
             challenge: step.asked.challenge.clone(),
+            picked,
             patient,
             nonce: step.asked.nonce.clone(),
             logged_in: step.logged_in,
@@ -202,8 +232,31 @@ impl Access {
     }
 }
 
+impl Step {
+    /// Whether the person is to pick a patient before they agree.
+    pub fn lacks_patient(&self, person: &Person) -> bool {
+        self.picked.is_none() && !person.is_patients() && self.asked.scope.split(' ').any(|word| word == LAUNCH_PATIENT)
+    }
+
+    /// The same of who has logged in.
+    pub fn of(self, person: &Person) -> Step {
+        Step { person: Some(person.id.clone()), logged_in: now_seconds(), ..self }
+    }
+
+    /// The same with this Patient in context, whom the person was shown.
+    pub fn with_patient(self, id: &str) -> Step {
+        Step { picked: Some(id.to_owned()), ..self }
+    }
+
+    /// The same without a patient's context.
+    pub fn without_patient(mut self) -> Step {
+        self.asked.scope = self.asked.scope.split(' ').filter(|word| *word != LAUNCH_PATIENT).collect::<Vec<_>>().join(" ");
+        self
+    }
+}
+
 /// The first name of a Patient, as a page shows it.
-fn name_in(patient: &Value) -> Option<String> {
+pub fn name_in(patient: &Value) -> Option<String> {
     let name = patient.get("name")?.as_array()?.first()?;
     if let Some(text) = name.get("text").and_then(Value::as_str) {
         return Some(text.to_owned());

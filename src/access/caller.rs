@@ -33,6 +33,8 @@ pub struct Caller {
     pub patient: Option<Arc<str>>,
     /// All Patients of the same person, that one included.
     pub patients: Arc<[String]>,
+    /// Whether who logged in picked that patient: `patient/` scopes reach no further, `user/` scopes do.
+    pub picked: bool,
     /// When the access token ends, in seconds since 1970; `None`: no token was used.
     pub expires: Option<i64>,
     /// The token's `jti`, for the audit.
@@ -87,6 +89,7 @@ pub(super) struct Presented {
     pub person: Option<String>,
     pub patient: Option<Arc<str>>,
     pub patients: Arc<[String]>,
+    pub picked: bool,
     pub expires: Option<i64>,
     pub token: Option<Arc<str>>,
 }
@@ -104,6 +107,7 @@ impl Caller {
             claimed: Arc::default(),
             patient: None,
             patients: Arc::default(),
+            picked: false,
             expires: None,
             token: None,
             requester: Arc::new(Requester::unknown(0)),
@@ -130,6 +134,7 @@ impl Caller {
             claimed: presented.claimed,
             patient: presented.patient,
             patients: presented.patients,
+            picked: presented.picked,
             expires: presented.expires,
             token: presented.token,
             requester: Arc::new(requester),
@@ -157,6 +162,7 @@ impl Caller {
             claimed: Arc::new(Claimed { practitioner: person.practitioner, ..Claimed::default() }),
             patient: None,
             patients: Arc::default(),
+            picked: false,
             expires: None,
             token: Some(session),
             requester: Arc::new(Requester::unknown(0)),
@@ -203,6 +209,7 @@ impl Caller {
                 let patients = match (context, &self.person, &self.patient) {
                     (Context::System, None, None) => None,
                     (Context::User, Some(_), None) => None,
+                    (Context::User, Some(_), Some(_)) if self.picked => None,
                     (Context::User, Some(_), Some(_)) | (Context::Patient, _, Some(_)) => Some(Arc::clone(&self.patients)),
                     _ => continue,
                 };

@@ -93,7 +93,10 @@ impl Access {
         let granted = Scopes::of_registered(&ticket.scopes);
         let contexts = [Context::User, Context::Patient];
         let patient = ticket.patient.as_deref();
-        let sees = patient.map_or(!person.is_patients(), |patient| !person.in_context(patient).is_empty());
+        let sees = match patient {
+            Some(patient) => !person.in_context(patient, ticket.picked).is_empty(),
+            None => !person.is_patients(),
+        };
         if !sees {
             return Err(OAuthError::InvalidGrant("the person may not see this patient any more: log in again"));
         }
@@ -119,7 +122,9 @@ impl Access {
         let mut grant = self.mint(&client, scope, &claimed, Some((&person, &ticket))).await?;
         grant.refresh_token = refresh;
         if says(OPENID) {
-            grant.id_token = Some(tokens::sign_identity(&client.id, &ticket, user.as_deref(), &self.keys.load(), &self.settings)?);
+            let keys = self.keys_for_identity().await?;
+            let key = keys.identity().ok_or(AccessError::Broken("there is no key for identity tokens"))?;
+            grant.id_token = Some(tokens::sign_identity(&client.id, &ticket, user.as_deref(), key, &self.settings)?);
         }
         Ok(grant)
     }
@@ -155,6 +160,7 @@ impl Access {
             claimed,
             person: granted.map(|(person, _)| person.id.as_str()),
             patient: patient.as_deref(),
+            picked: granted.is_some_and(|(_, ticket)| ticket.picked),
             grant: granted.map(|(_, ticket)| ticket.grant.as_str()),
             certificate: client.certificate.as_deref(),
         };

@@ -55,6 +55,7 @@ fn read(claims: &Claims, issuer: &Issuer, token: &str, now: i64) -> Result<Token
         claimed: Arc::new(claims.claimed()?),
         person,
         patient: claims.optional(&issuer.patient_claim)?.map(Arc::from),
+        picked: false,
         id: blake3::hash(token.as_bytes()).to_hex().as_str().into(),
         grant: String::new(),
         certificate: None,

@@ -79,6 +79,11 @@ impl Claims {
         if self.has(name) { self.text(name).map(Some) } else { Ok(None) }
     }
 
+    /// Whether a claim is `true`.
+    pub fn says(&self, name: &str) -> bool {
+        self.0.get(name) == Some(&Value::Bool(true))
+    }
+
     pub fn has(&self, name: &str) -> bool {
         self.0.contains_key(name)
     }

@@ -1,9 +1,10 @@
-//! The keys that sign access tokens. They are made at the first start and kept in the database, so that every process on it
+//! The keys that sign access tokens. The first is made at the first start and kept in the database, so that every process on it
 //! believes the others' tokens. Whoever can read the database can forge tokens; whoever can read it needs none.
 //!
 //! Rotation adds a key. Every process signs with it at its next look into the database, and knows it at once when a token names it;
 //! the one before verifies until all tokens that it signed have ended. No row is ever removed: other secrets come from the oldest.
 
+use super::identity::{self, IdentityKey};
 use super::{AccessError, TOKEN_SECONDS, now_micros, on, secrets};
 use crate::fhir::time::Micros;
 use crate::store::Store;
@@ -36,8 +37,12 @@ pub(super) struct Key {
     seed: [u8; 32],
 }
 
-/// All keys, newest first; there is at least one.
-pub(super) struct Keys(Vec<Key>);
+/// All keys, newest first; at least one signs access tokens.
+pub(super) struct Keys {
+    signing: Vec<Key>,
+    /// Those of identity tokens; none before somebody asks for one.
+    identity: Vec<IdentityKey>,
+}
 
 impl Keys {
     /// Reads the keys, making the first one on a new database.
@@ -53,40 +58,48 @@ impl Keys {
             keys.push(Key { succeeded, ..Key::from_pkcs8(pkcs8)? });
             succeeded = Some(*created);
         }
-        Ok(Keys(keys))
+        Ok(Keys { signing: keys, identity: identity::load(store).await? })
     }
 
     /// The key that signs.
     pub fn newest(&self) -> Result<&Key, AccessError> {
-        self.0.first().ok_or(AccessError::Broken("there is no signing key"))
+        self.signing.first().ok_or(AccessError::Broken("there is no signing key"))
+    }
+
+    /// The key that signs identity tokens.
+    pub fn identity(&self) -> Option<&IdentityKey> {
+        self.identity.first()
     }
 
     /// A secret for `purpose` that all processes on the database share, from the oldest key, which stays when newer ones come.
     pub fn secret(&self, purpose: &str) -> Result<[u8; 32], AccessError> {
-        let oldest = self.0.last().ok_or(AccessError::Broken("there is no signing key"))?;
+        let oldest = self.signing.last().ok_or(AccessError::Broken("there is no signing key"))?;
         Ok(blake3::derive_key(purpose, &oldest.seed))
     }
 
     /// The key with this id, however old: for what was signed to last.
     pub fn ever(&self, id: &str) -> Option<&Key> {
-        self.0.iter().find(|key| key.id == id)
+        self.signing.iter().find(|key| key.id == id)
     }
 
     /// The key with this id, unless it has retired.
     pub fn find(&self, id: &str, now: Micros) -> Option<&Key> {
-        self.0.iter().find(|key| key.id == id && key.verifies(now))
+        self.signing.iter().find(|key| key.id == id && verifies(key.succeeded, now))
     }
 
     pub fn jwks(&self, now: Micros) -> serde_json::Value {
-        serde_json::json!({ "keys": self.0.iter().filter(|key| key.verifies(now)).map(|key| &key.jwk).collect::<Vec<_>>() })
+        let signing = self.signing.iter().filter(|key| verifies(key.succeeded, now)).map(|key| serde_json::json!(key.jwk));
+        let identity = self.identity.iter().filter(|key| verifies(key.succeeded, now)).map(IdentityKey::jwk);
+        serde_json::json!({ "keys": signing.chain(identity).collect::<Vec<_>>() })
     }
 }
 
-impl Key {
-    fn verifies(&self, now: Micros) -> bool {
-        self.succeeded.is_none_or(|succeeded| succeeded.saturating_add(RETIRES_AFTER) > now)
-    }
+/// Whether a key verifies whose successor came then.
+fn verifies(succeeded: Option<Micros>, now: Micros) -> bool {
+    succeeded.is_none_or(|succeeded| succeeded.saturating_add(RETIRES_AFTER) > now)
+}
 
+impl Key {
     fn from_pkcs8(pkcs8: &[u8]) -> Result<Key, AccessError> {
         let broken = |_| AccessError::Broken("a signing key cannot be read");
         let private = EncodingKey::from_ec_der(pkcs8);
@@ -99,10 +112,11 @@ impl Key {
     }
 }
 
-/// Adds a key that signs from now on; tokens that older keys signed hold until they end.
+/// Adds keys that sign from now on; tokens that older keys signed hold until they end.
 pub async fn rotate(store: &Store) -> Result<(), AccessError> {
     let newest = newest_id(store).await?;
-    insert(store, newest.saturating_add(1)).await
+    insert(store, newest.saturating_add(1)).await?;
+    identity::rotate(store).await
 }
 
 async fn newest_id(store: &Store) -> Result<i64, AccessError> {

@@ -20,8 +20,10 @@ mod claimed;
 pub mod clients;
 pub mod consent;
 mod directory;
+mod discovery;
 pub mod gate;
 mod grant;
+mod identity;
 mod issuers;
 mod jwt;
 mod key_sets;
@@ -40,7 +42,7 @@ mod tickets;
 mod tokens;
 mod totp;
 
-pub use authorize::{Asked, AuthorizeError, Step};
+pub use authorize::{Asked, AuthorizeError, Step, name_in};
 pub use caller::{Bound, Caller, Forbidden, Reach};
 pub use claimed::{Claimed, Code};
 pub use grant::Grant;
@@ -128,6 +130,8 @@ pub struct Access {
     keys: ArcSwap<keys::Keys>,
     /// When the database was last looked into for newer keys.
     looked: Mutex<Instant>,
+    /// Held by who makes the first key for identity tokens.
+    making: tokio::sync::Mutex<()>,
     key_sets: key_sets::KeySets,
     secrets: secrets::Verifier,
     tokens: Mutex<HashMap<blake3::Hash, Arc<TokenClaims>>>,
@@ -143,7 +147,8 @@ impl Access {
         let looked = Mutex::new(Instant::now());
         let directory = Directory::new(store.clone(), &settings.facility_system, &settings.practitioner_system);
         let secrets = secrets::Verifier::new();
-        Ok(Access { store, settings, keys, looked, key_sets, secrets, tokens: Mutex::default(), facilities: Mutex::default(), directory })
+        let (making, tokens, facilities) = Default::default();
+        Ok(Access { store, settings, keys, looked, making, key_sets, secrets, tokens, facilities, directory })
     }
 
     /// Looks for keys that another process added, unless that was done a moment ago.
@@ -161,6 +166,16 @@ impl Access {
         }
         self.keys.store(Arc::new(keys::Keys::load(&self.store).await?));
         Ok(())
+    }
+
+    /// The keys, with one for identity tokens among them.
+    async fn keys_for_identity(&self) -> Result<Arc<keys::Keys>, AccessError> {
+        let _making = self.making.lock().await;
+        if self.keys.load().identity().is_none() {
+            identity::make_first(&self.store).await?;
+            self.keys.store(Arc::new(keys::Keys::load(&self.store).await?));
+        }
+        Ok(self.keys.load_full())
     }
 
     /// Where clients reach lango; the issuer of its tokens.
@@ -212,6 +227,7 @@ impl Access {
             person: claims.person.clone(),
             patient: claims.patient.clone(),
             patients: patients_of(&claims, person.as_ref())?,
+            picked: claims.picked,
             expires: Some(claims.expires),
             token: Some(Arc::clone(&claims.id)),
         };
@@ -377,56 +393,6 @@ impl Access {
     pub fn secret(&self, purpose: &str) -> Result<[u8; 32], AccessError> {
         self.keys.load().secret(purpose)
     }
-
-    /// The public keys that access tokens can be verified with (RFC 7517).
-    pub fn jwks(&self) -> serde_json::Value {
-        self.keys.load().jwks(now_micros())
-    }
-
-    /// `.well-known/smart-configuration` (<https://hl7.org/fhir/smart-app-launch/conformance.html>).
-    pub fn smart_configuration(&self) -> serde_json::Value {
-        let url = &self.settings.public_url;
-        serde_json::json!({
-            "issuer": url,
-            "jwks_uri": format!("{url}/auth/jwks.json"),
-            "authorization_endpoint": format!("{url}/auth/authorize"),
-            "token_endpoint": self.settings.token_endpoint(),
-            "introspection_endpoint": format!("{url}/auth/introspect"),
-            "revocation_endpoint": format!("{url}/auth/revoke"),
-            "grant_types_supported": ["client_credentials", "authorization_code", "refresh_token"],
-            "token_endpoint_auth_methods_supported": ["client_secret_basic", "client_secret_post", "private_key_jwt", "none"],
-            "token_endpoint_auth_signing_alg_values_supported": ["RS384", "ES384"],
-            "scopes_supported": [
-                "system/*.cruds", "system/*.rs", "system/*.read", "system/*.write", "system/*.*", "user/*.cruds", "patient/*.rs",
-                "launch/patient", "openid", "fhirUser", "offline_access", "online_access",
-            ],
-            "response_types_supported": ["code"],
-            "code_challenge_methods_supported": ["S256"],
-            "capabilities": [
-                "launch-standalone", "authorize-post", "sso-openid-connect", "client-public", "client-confidential-symmetric", "client-confidential-asymmetric",
-                "context-standalone-patient", "permission-offline", "permission-online", "permission-patient", "permission-user",
-                "permission-v1", "permission-v2",
-            ],
-        })
-    }
-
-    /// `.well-known/openid-configuration` (OpenID Connect Discovery §3).
-    pub fn openid_configuration(&self) -> serde_json::Value {
-        let url = &self.settings.public_url;
-        serde_json::json!({
-            "issuer": url,
-            "jwks_uri": format!("{url}/auth/jwks.json"),
-            "authorization_endpoint": format!("{url}/auth/authorize"),
-            "token_endpoint": self.settings.token_endpoint(),
-            "scopes_supported": ["openid", "fhirUser", "launch/patient", "offline_access", "online_access"],
-            "response_types_supported": ["code"],
-            "subject_types_supported": ["public"],
-            "id_token_signing_alg_values_supported": ["ES256"],
-            "claims_supported": ["iss", "sub", "aud", "exp", "iat", "auth_time", "nonce", "fhirUser"],
-            "token_endpoint_auth_methods_supported": ["client_secret_basic", "client_secret_post", "private_key_jwt", "none"],
-            "code_challenge_methods_supported": ["S256"],
-        })
-    }
 }
 
 impl AccessSettings {
@@ -457,7 +423,7 @@ pub fn purpose(code: &Code) -> Coding {
 /// All Patients of the person whose Patient is in a token's context. A person who logs in for patients sees nothing without one.
 fn patients_of(claims: &TokenClaims, person: Option<&Person>) -> Result<Arc<[String]>, AccessError> {
     let patients = match (person, &claims.patient) {
-        (Some(person), Some(patient)) => person.in_context(patient),
+        (Some(person), Some(patient)) => person.in_context(patient, claims.picked),
         (None, Some(patient)) => vec![patient.to_string()],
         (Some(person), None) if person.is_patients() => Vec::new(),
         (_, None) => return Ok(Arc::default()),

@@ -83,8 +83,12 @@ impl Person {
         self.patient.iter().chain(others).map(String::as_str).collect()
     }
 
-    /// All Patients of the person whose Patient is in context; none when it is nobody's whom they may see.
-    pub(super) fn in_context(&self, patient: &str) -> Vec<String> {
+    /// All Patients of the person whose Patient is in context; none when it is nobody's whom they may see. `picked`: by somebody who sees
+    /// with their facility's eyes, and one source Patient of whom they picked.
+    pub(super) fn in_context(&self, patient: &str, picked: bool) -> Vec<String> {
+        if picked {
+            return if self.is_patients() { Vec::new() } else { vec![patient.to_owned()] };
+        }
         if self.is_own(patient) {
             return self.patient.iter().chain(&self.linked).cloned().collect();
         }

@@ -1,6 +1,7 @@
 //! Access tokens: signed with lango's own key (RFC 9068), and believed again later.
 
 use super::claimed::Claimed;
+use super::identity::IdentityKey;
 use super::jwt::Claims;
 use super::keys::{ALGORITHM, Keys};
 use super::tickets::Ticket;
@@ -20,6 +21,8 @@ pub(super) struct Contents<'a> {
     /// Who logged in, the patient whose context it is, and the grant that the token belongs to.
     pub person: Option<&'a str>,
     pub patient: Option<&'a str>,
+    /// Whether the person picked that patient.
+    pub picked: bool,
     pub grant: Option<&'a str>,
     pub certificate: Option<&'a str>,
 }
@@ -42,6 +45,7 @@ pub(super) fn sign(contents: &Contents, keys: &Keys, settings: &AccessSettings) 
         ("extensions", contents.claimed.to_extensions()),
         ("person", contents.person.map(Value::from)),
         ("patient", contents.patient.map(Value::from)),
+        ("picked", contents.picked.then_some(Value::Bool(true))),
         ("grant", contents.grant.map(Value::from)),
         // RFC 8705 names the thumbprint in base64url; lango speaks to itself here.
         ("cnf", contents.certificate.map(|digest| json!({ "x5t#S256": digest }))),
@@ -63,7 +67,7 @@ pub(super) fn sign_identity(
     client: &str,
     ticket: &Ticket,
     user: Option<&str>,
-    keys: &Keys,
+    key: &IdentityKey,
     settings: &AccessSettings,
 ) -> Result<String, AccessError> {
     let now = now_seconds();
@@ -81,10 +85,7 @@ pub(super) fn sign_identity(
     if let Some(user) = user {
         claims["fhirUser"] = json!(user);
     }
-    let key = keys.newest()?;
-    let mut header = Header::new(ALGORITHM);
-    header.kid = Some(key.id.clone());
-    jsonwebtoken::encode(&header, &claims, &key.private).map_err(|_| AccessError::Broken("a token could not be signed"))
+    key.sign(&claims)
 }
 
 /// What a verified access token says.
@@ -98,6 +99,8 @@ pub(super) struct TokenClaims {
     pub claimed: Arc<Claimed>,
     pub person: Option<String>,
     pub patient: Option<Arc<str>>,
+    /// Whether the person picked that patient, who is not themselves nor one for whom they act.
+    pub picked: bool,
     /// `jti`, or a digest of the token.
     pub id: Arc<str>,
     /// Empty: none.
@@ -166,6 +169,7 @@ fn read(claims: &Claims, settings: &AccessSettings, now: i64) -> Result<TokenCla
         claimed: Arc::new(claims.claimed()?),
         person,
         patient: claims.optional("patient")?.map(Arc::from),
+        picked: claims.says("picked"),
         id: claims.text("jti")?.into(),
         grant: claims.optional("grant")?.unwrap_or_default().to_owned(),
         certificate,

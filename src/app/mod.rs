@@ -21,7 +21,7 @@ use crate::fhir::time::now;
 use crate::ingest::consent::CONSENT_JOB;
 use crate::ingest::load::Loader;
 use crate::ingest::relabel::RELABEL_JOB;
-use crate::ingest::submit::{Rules, SubmitError, Submitter};
+use crate::ingest::submit::{Rules, Submitter};
 use crate::ingest::template::Templates;
 use crate::ingest::write::{Author, Policy, Writer};
 use crate::outbox::{Outbox, Outcome, Pulse};
@@ -44,6 +44,10 @@ const SHIPPED: &str = "urn:lango:shipped";
 pub(crate) const GOLDEN_SECRET: &str = "lango 2026 golden patient ids";
 /// How often another process's changes of terminology are looked for.
 const REFRESH: Duration = Duration::from_secs(2);
+/// How long a start waits for interrupted submissions.
+const RECOVERY: Duration = Duration::from_secs(10);
+/// Between two tries to finish them, at most.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// Rows read at a time when the terminology is loaded.
 const LOAD_PAGE: u32 = 200;
 
@@ -99,8 +103,13 @@ impl App {
             strict_blocks: settings.strict_templates,
             most_records: settings.limits.template_records as usize,
         };
-        let submitter =
-            Submitter { writer: writer.clone(), templates: Arc::new(templates), terminology: terminology.clone(), rules: Arc::new(rules) };
+        let submitter = Submitter {
+            writer: writer.clone(),
+            templates: Arc::new(templates),
+            terminology: terminology.clone(),
+            rules: Arc::new(rules),
+            turn: Arc::default(),
+        };
         let holders = Arc::new(Holders::new(&settings)?);
         let app = App {
             settings: Arc::new(settings),
@@ -123,13 +132,31 @@ impl App {
         Ok(app)
     }
 
-    /// Finishes submissions that were kept but not carried out when the process ended.
-    pub async fn recover(&self) -> Result<(), SubmitError> {
-        let finished = self.submitter.recover().await?;
-        if finished > 0 {
-            tracing::info!(submissions = finished, "finished what was interrupted");
+    /// Finishes submissions that were kept but not carried out when the process ended. What takes long goes on beside the requests: a
+    /// server that does not answer because of one payload helps nobody.
+    pub async fn recover(&self) -> anyhow::Result<()> {
+        let me = self.clone();
+        let mut recovery = tokio::spawn(async move {
+            let mut pause = Duration::from_secs(1);
+            loop {
+                match me.recorded("finish submissions", me.submitter.recover()).await {
+                    Ok(0) => return,
+                    Ok(finished) => return tracing::info!(submissions = finished, "finished what was interrupted"),
+                    Err(error) => tracing::error!(%error, "interrupted submissions could not be finished; this is tried again"),
+                }
+                tokio::time::sleep(pause).await;
+                pause = pause.saturating_mul(2).min(LONGEST_PAUSE);
+            }
+        });
+        match tokio::time::timeout(RECOVERY, &mut recovery).await {
+            Ok(ended) => ended.context("interrupted submissions could not be finished"),
+            Err(_) => {
+                tracing::warn!(
+                    "interrupted submissions are still being finished; template payloads wait for them, everything else is answered"
+                );
+                Ok(())
+            }
         }
-        Ok(())
     }
 
     /// lango's own work: everything is visible, what is written is the operator's.

@@ -101,6 +101,9 @@ enum Command {
     Backup(backup::Backup),
 }
 
+/// How long threads may go on after everything is closed.
+const LAST_WORK: std::time::Duration = std::time::Duration::from_secs(2);
+
 /// The program: parses the command line, runs the command, says what went wrong.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -125,6 +128,8 @@ pub fn main() -> ExitCode {
             Command::Backup(backup) => backup.run(&cli.common).await,
         }
     });
+    // Work on a thread of its own cannot be cut short; what nobody waits for any more must not keep the program.
+    runtime.shutdown_timeout(LAST_WORK);
     done.unwrap_or_else(|error| failed(&error))
 }
 

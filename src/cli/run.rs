@@ -6,6 +6,7 @@ use crate::config::{AuthMode, Settings};
 use crate::http::audit::Auditor;
 use crate::http::connections::Patience;
 use crate::http::limits::Limiter;
+use crate::http::picker::Patients;
 use crate::http::tls::{Files, Tls};
 use crate::http::{self, FhirState};
 use crate::search::CursorKey;
@@ -49,7 +50,7 @@ impl Server {
             _ => None,
         };
         let app = App::open(settings.clone(), &settings.public_url(address)).await?;
-        app.recorded("finish submissions", app.recover()).await.context("interrupted submissions could not be finished")?;
+        app.recover().await?;
         let store = app.store.clone();
         let access_settings = AccessSettings {
             mode: settings.auth,
@@ -64,21 +65,23 @@ impl Server {
         let access = Arc::new(Access::open(store.clone(), access_settings).await.context("the signing keys cannot be read")?);
         let metrics = Arc::new(http::ops::Metrics::default());
         let cursor_key = CursorKey::new(&access.secret("lango 2026 page tokens")?);
-        let mut router = Router::new()
+        let auditor = settings.records().then(|| Auditor::new(store.clone(), &settings.limits));
+        let fhir = http::fhir::routes(FhirState { app: app.clone(), cursor_key });
+        let followed = |router: Router| match &auditor {
+            Some(auditor) => router.layer(axum::middleware::from_fn_with_state(auditor.clone(), http::audit::follow)),
+            None => router,
+        };
+        let router = Router::new()
             .merge(http::oauth::routes(Arc::clone(&access)))
-            .merge(http::login::routes(Arc::clone(&access)))
+            .merge(http::login::routes(Arc::clone(&access), Patients::new(followed(fhir.clone()))))
             .merge(http::console::routes(Arc::clone(&access), store.clone()))
-            .merge(http::fhir::routes(FhirState { app: app.clone(), cursor_key }))
+            .merge(fhir)
             .merge(http::hdu::routes(app.clone()))
             .merge(http::ops::routes(Arc::clone(&metrics), store.clone(), app.pulse.clone()))
             .fallback(http::fhir::nowhere)
             .method_not_allowed_fallback(http::fhir::not_so)
             .layer(axum::middleware::from_fn_with_state(Limiter::new(&settings.limits), http::limits::limit));
-        let auditor = settings.records().then(|| Auditor::new(store.clone(), &settings.limits));
-        if let Some(auditor) = &auditor {
-            router = router.layer(axum::middleware::from_fn_with_state(auditor.clone(), http::audit::follow));
-        }
-        router = router.layer(axum::middleware::from_fn_with_state(access, http::auth::authenticate));
+        let mut router = followed(router).layer(axum::middleware::from_fn_with_state(access, http::auth::authenticate));
         if let Some(auditor) = auditor {
             router = router.layer(axum::middleware::from_fn_with_state(auditor, http::audit::refused));
         }

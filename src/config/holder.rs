@@ -28,6 +28,8 @@ pub struct Holder {
     pub scope: Option<String>,
     /// Where tokens are given, if that is another host than the FHIR base's, whose SMART configuration otherwise says.
     pub token_url: Option<String>,
+    /// PEM file of the authorities that may sign its certificate; no others are believed then.
+    pub ca_file: Option<PathBuf>,
     /// Seconds that it may take to answer.
     #[serde(default = "five")]
     pub timeout_s: u32,
@@ -95,6 +97,8 @@ pub(super) fn check(holders: &[Holder]) -> Result<(), (&'static str, String)> {
             "give one of key_file, secret_env, secret_file"
         } else if (given == 1) != holder.client_id.as_ref().is_some_and(|id| !id.is_empty()) {
             "client_id and one of key_file, secret_env, secret_file go together"
+        } else if holder.ca_file.is_some() && holder.url.starts_with("http:") {
+            "ca_file is for an address with https"
         } else if holder.timeout_s == 0 {
             "timeout_s must be 1 or more"
         } else {

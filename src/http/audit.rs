@@ -6,6 +6,7 @@
 use super::auth;
 use super::connections::PeerAddress;
 use super::error::Failure;
+use super::repeat;
 use crate::access::Caller;
 use crate::access::audit::{Action, AuditError, Recorder, Shape, Trail};
 use crate::access::releases::Releases;
@@ -20,20 +21,8 @@ use axum::response::Response;
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
+use tokio::time::timeout;
 
-/// What tells nobody anything about anybody.
-const UNRECORDED: [&str; 10] = [
-    "/.well-known/openid-configuration",
-    "/livez",
-    "/readyz",
-    "/metrics",
-    "/fhir/metadata",
-    "/fhir/.well-known/smart-configuration",
-    "/auth/jwks.json",
-    "/auth/style.css",
-    "/auth/introspect",
-    "/auth/revoke",
-];
 /// How a token was asked for is the authorization server's business; that it was refused is recorded.
 const LOGIN: &str = "/auth/";
 
@@ -92,8 +81,9 @@ impl Auditor {
         Arc::new(trail.bounded(Arc::clone(&self.releases)))
     }
 
-    /// The answer, marked, once it is recorded. `stranger`: nobody has logged in.
-    async fn settled(&self, trail: &Trail, mut response: Response, stranger: bool) -> Response {
+    /// The answer, marked, once it is recorded. `stranger`: nobody has logged in. `None`: what patients allow changed meanwhile, and it must
+    /// be made again.
+    async fn settled(&self, trail: &Trail, mut response: Response, stranger: bool) -> Option<Response> {
         let status = response.status();
         let knocks = matches!(status, StatusCode::UNAUTHORIZED | StatusCode::TOO_MANY_REQUESTS) || stranger && status.is_client_error();
         if !trail.is_settled() && (!knocks || self.takes_refusal()) {
@@ -103,20 +93,24 @@ impl Auditor {
                 response = refusal(&too_much(), seconds);
                 settled = trail.settle(&self.store, &shape, response.status().as_u16(), HashSet::new()).await;
             }
-            if let Err(error) = settled {
-                tracing::error!(%error, "an answer was withheld");
-                response = refusal(&failure(), 5);
+            match settled {
+                Ok(()) => {}
+                Err(AuditError::Outdated) => return None,
+                Err(error) => {
+                    tracing::error!(%error, "an answer was withheld");
+                    response = refusal(&failure(), 5);
+                }
             }
         }
         response.extensions_mut().insert(Recorded);
-        response
+        Some(response)
     }
 }
 
 /// Within the gate: follows what a caller asks.
 pub async fn follow(State(auditor): State<Auditor>, request: Request, next: Next) -> Response {
     let path = request.uri().path();
-    if UNRECORDED.contains(&path) || path.starts_with(LOGIN) {
+    if auth::is_quiet(path) || path.starts_with(LOGIN) {
         return next.run(request).await;
     }
     let stranger = request.extensions().get::<Caller>().is_none();
@@ -124,13 +118,47 @@ pub async fn follow(State(auditor): State<Auditor>, request: Request, next: Next
         return next.run(request).await;
     }
     let trail = auditor.trail(&request);
+    if request.method() == Method::GET && !path.starts_with("/fhir") && !stranger {
+        return repeated(&auditor, &trail, request, next).await;
+    }
     let response = trail.follow(next.run(request)).await;
-    auditor.settled(&trail, response, stranger).await
+    auditor.settled(&trail, response, stranger).await.unwrap_or_else(|| refusal(&repeat::failure(), 5))
+}
+
+/// The answer to a request that changes nothing; when what patients allow changed while it was made, it is made again, in the end while
+/// nothing changes. (Those of FHIR do so themselves, whatever their method.)
+async fn repeated(auditor: &Auditor, trail: &Arc<Trail>, request: Request, next: Next) -> Response {
+    let (mut parts, _) = request.into_parts();
+    for time in 1..=repeat::TIMES {
+        let last = time == repeat::TIMES;
+        let work = async {
+            let _quiet = if last { Some(auditor.store.quiet().await?) } else { None };
+            if let (Some(caller), true) = (parts.extensions.get::<Caller>(), time > 1) {
+                let caller = caller.again(&auditor.store).await?;
+                trail.begins_again(&caller);
+                parts.extensions.insert(caller);
+            }
+            let request = Request::from_parts(parts.clone(), Body::empty());
+            let response = trail.follow(next.clone().run(request)).await;
+            Ok::<_, sqlx::Error>(auditor.settled(trail, response, false).await)
+        };
+        let settled = if last { timeout(repeat::QUIET, work).await.unwrap_or(Ok(None)) } else { work.await };
+        match settled {
+            Ok(Some(response)) => return response,
+            Ok(None) if !trail.has_written() => {}
+            Ok(None) => break,
+            Err(error) => {
+                tracing::error!(%error, "an answer was withheld");
+                return refusal(&failure(), 5);
+            }
+        }
+    }
+    refusal(&repeat::failure(), 5)
 }
 
 /// Around the gate: records those who were not let in.
 pub async fn refused(State(auditor): State<Auditor>, request: Request, next: Next) -> Response {
-    if UNRECORDED.contains(&request.uri().path()) {
+    if auth::is_quiet(request.uri().path()) {
         return next.run(request).await;
     }
     let trail = auditor.trail(&request);
@@ -139,7 +167,7 @@ pub async fn refused(State(auditor): State<Auditor>, request: Request, next: Nex
     if response.extensions().get::<Recorded>().is_some() || !(status.is_client_error() || status.is_server_error()) {
         return response;
     }
-    auditor.settled(&trail, response, true).await
+    auditor.settled(&trail, response, true).await.unwrap_or_else(|| refusal(&repeat::failure(), 5))
 }
 
 /// What a caller gets whose answer could not be recorded.

@@ -17,8 +17,8 @@ use std::sync::Arc;
 /// Under `--auth open`: the code of the facility that owns what is sent.
 pub const FACILITY_HEADER: HeaderName = HeaderName::from_static("x-lango-facility");
 
-/// What needs no login.
-const PUBLIC: [&str; 14] = [
+/// What needs no login, and tells nobody anything about anybody.
+const QUIET: [&str; 10] = [
     "/.well-known/openid-configuration",
     "/livez",
     "/readyz",
@@ -26,14 +26,12 @@ const PUBLIC: [&str; 14] = [
     "/fhir/metadata",
     "/fhir/.well-known/smart-configuration",
     "/auth/jwks.json",
-    "/auth/token",
+    "/auth/style.css",
     "/auth/introspect",
     "/auth/revoke",
-    "/auth/authorize",
-    "/auth/login",
-    "/auth/consent",
-    "/auth/style.css",
 ];
+/// Where people and programs log in.
+const LOGINS: [&str; 5] = ["/auth/token", "/auth/authorize", "/auth/login", "/auth/patient", "/auth/consent"];
 /// Where a client's secret may stand in for a token, as EMRs that speak to HDU send it.
 const BASIC_ALLOWED: &str = "/api/v1/hduApi/";
 
@@ -50,7 +48,7 @@ pub async fn authenticate(State(access): State<Arc<Access>>, mut request: Reques
             request.extensions_mut().insert(caller);
             next.run(request).await
         }
-        Err(_) if PUBLIC.contains(&path) || is_console(path) => next.run(request).await,
+        Err(_) if is_public(path) || is_console(path) => next.run(request).await,
         Err(refusal) => refusal.answer(path),
     }
 }
@@ -59,7 +57,7 @@ async fn identify(access: &Access, path: &str, headers: &HeaderMap, certificate:
     if access.mode() == AuthMode::Open {
         return Ok(access.open_caller(facility(headers)?).await?);
     }
-    if PUBLIC.contains(&path) {
+    if is_public(path) {
         return Err(Refusal::NoCredentials);
     }
     if is_console(path) {
@@ -77,6 +75,15 @@ async fn identify(access: &Access, path: &str, headers: &HeaderMap, certificate:
         }
         Some(Credentials::Basic { .. }) => Err(Refusal::Unclear("this address takes a bearer token: get one from /auth/token")),
     }
+}
+
+/// What needs no login and is not recorded.
+pub(super) fn is_quiet(path: &str) -> bool {
+    QUIET.contains(&path)
+}
+
+fn is_public(path: &str) -> bool {
+    is_quiet(path) || LOGINS.contains(&path)
 }
 
 /// Where a session stands in for a token, and nothing else does.

@@ -1,11 +1,12 @@
-//! The pages on which people log in and agree: `/auth/authorize`, `/auth/login`, `/auth/consent`.
+//! The pages on which people log in and agree: `/auth/authorize`, `/auth/login`, `/auth/patient`, `/auth/consent`.
 //!
 //! No scripts, nothing from elsewhere, and nothing that another site could post: each form carries a sealed step that is bound to a
 //! cookie of this browser. The pages are framed by nobody and kept by no cache.
 
 use super::pages::{FORM_BYTES, STYLE, cookie, field, html, is_foreign, set_cookie};
+use super::picker::{Patients, Row};
 use crate::access::people::Person;
-use crate::access::{Access, AccessError, Asked, AuthorizeError, Step};
+use crate::access::{Access, AccessError, AuthorizeError, Step};
 use crate::config::Secret;
 use askama::Template;
 use axum::Router;
@@ -39,8 +40,34 @@ struct ConsentPage<'a> {
     rights: &'a [String],
     /// Whose record; asked when there are several.
     choices: &'a [(String, String)],
+    /// Whose record, when the person picked it; in words.
+    picked: &'a str,
     redirect_uri: &'a str,
     step: &'a str,
+}
+
+#[derive(Template)]
+#[template(path = "auth/patient.html")]
+struct PatientPage<'a> {
+    style: &'a str,
+    action: &'a str,
+    client: &'a str,
+    name: &'a str,
+    step: &'a str,
+    sought: &'a str,
+    rows: &'a [Row],
+    more: bool,
+    /// Why nobody is shown.
+    words: &'a str,
+}
+
+/// What a search for a patient gave.
+#[derive(Default)]
+struct Found {
+    sought: String,
+    rows: Vec<Row>,
+    more: bool,
+    words: &'static str,
 }
 
 #[derive(Template)]
@@ -51,14 +78,16 @@ struct Notice<'a> {
 }
 
 /// The pages' routes.
-pub fn routes<S: Clone + Send + Sync + 'static>(access: Arc<Access>) -> Router<S> {
+pub fn routes<S: Clone + Send + Sync + 'static>(access: Arc<Access>, patients: Patients) -> Router<S> {
+    let picking = Router::new().route("/auth/patient", post(patient)).with_state((Arc::clone(&access), patients));
     Router::new()
         .route("/auth/authorize", get(authorize).post(authorize_by_form))
         .route("/auth/login", post(login))
         .route("/auth/consent", post(consent))
+        .with_state(access)
+        .merge(picking)
         .layer(DefaultBodyLimit::max(FORM_BYTES))
         .route("/auth/style.css", get(|| async { ([(header::CONTENT_TYPE, "text/css")], STYLE) }))
-        .with_state(access)
 }
 
 async fn authorize(State(access): State<Arc<Access>>, RawQuery(query): RawQuery) -> Response {
@@ -83,7 +112,7 @@ async fn begin(access: &Access, parameters: &[u8]) -> Response {
     };
     // One cookie for each login, so that an old page of another login cannot be continued.
     let browser = uuid::Uuid::new_v4().simple().to_string();
-    let mut response = match login_page(access, asked, &browser, false) {
+    let mut response = match login_page(access, access.begin_steps(asked, &browser), false) {
         Ok(response) => response,
         Err(error) => return failed(access, &error),
     };
@@ -92,8 +121,8 @@ async fn begin(access: &Access, parameters: &[u8]) -> Response {
 }
 
 async fn login(State(access): State<Arc<Access>>, headers: HeaderMap, body: Bytes) -> Response {
-    let (step, browser) = match opened(&access, &headers, &body) {
-        Ok(opened) => opened,
+    let step = match opened(&access, &headers, &body) {
+        Ok(step) => step,
         Err(response) => return *response,
     };
     let password = Secret::new(field(&body, "password"));
@@ -101,7 +130,7 @@ async fn login(State(access): State<Arc<Access>>, headers: HeaderMap, body: Byte
         Ok(person) => person,
         Err(AccessError::Refused(reason)) => {
             tracing::info!(reason, "a person could not log in");
-            return login_page(&access, step.asked, &browser, true).unwrap_or_else(|error| failed(&access, &error));
+            return login_page(&access, step, true).unwrap_or_else(|error| failed(&access, &error));
         }
         Err(AccessError::Busy) => {
             let mut response =
@@ -111,70 +140,129 @@ async fn login(State(access): State<Arc<Access>>, headers: HeaderMap, body: Byte
         }
         Err(error) => return failed(&access, &error),
     };
-    consent_page(&access, step.asked, &person, &browser).await.unwrap_or_else(|error| failed(&access, &error))
+    let step = step.of(&person);
+    let page = if step.lacks_patient(&person) {
+        patient_page(&access, step, &person, Found::default())
+    } else {
+        consent_page(&access, step, &person, "").await
+    };
+    page.unwrap_or_else(|error| failed(&access, &error))
 }
 
-async fn consent(State(access): State<Arc<Access>>, headers: HeaderMap, body: Bytes) -> Response {
-    let (step, _) = match opened(&access, &headers, &body) {
-        Ok(opened) => opened,
+/// A clinician looks for the patient whose record the app is to show, picks one, or goes on without.
+async fn patient(State((access, patients)): State<(Arc<Access>, Patients)>, headers: HeaderMap, body: Bytes) -> Response {
+    let step = match opened(&access, &headers, &body) {
+        Ok(step) => step,
         Err(response) => return *response,
     };
-    let state = step.asked.state.clone();
-    let mut answers: Vec<(&str, &str)> = Vec::new();
-    answers.extend(state.as_deref().map(|state| ("state", state)));
-    if field(&body, "decision") != "allow" {
-        answers.push(("error", "access_denied"));
-        return send_back(&access, &step.asked.redirect_uri, &answers);
-    }
-    match access.agree(&step, &field(&body, "patient")).await {
-        Ok(code) => {
-            // RFC 9207: the app sees who answered.
-            answers.extend([("code", code.expose()), ("iss", access.public_url())]);
-            send_back(&access, &step.asked.redirect_uri, &answers)
-        }
-        Err(AccessError::Refused(_)) => {
-            answers.push(("error", "access_denied"));
-            send_back(&access, &step.asked.redirect_uri, &answers)
-        }
+    match picked(&access, &patients, step, &body).await {
+        Ok(response) => response,
+        Err(AccessError::Refused(_)) => notice(&access, StatusCode::BAD_REQUEST, "Log in first."),
         Err(error) => failed(&access, &error),
     }
 }
 
-/// The step that a form carries, and the browser it is bound to.
-fn opened(access: &Access, headers: &HeaderMap, body: &[u8]) -> Result<(Step, String), Box<Response>> {
-    let browser = cookie(headers, COOKIE);
+async fn picked(access: &Access, patients: &Patients, step: Step, body: &[u8]) -> Result<Response, AccessError> {
+    let person = access.person_of(&step).await?;
+    match field(body, "decision").as_str() {
+        "search" if step.lacks_patient(&person) => {
+            let sought = field(body, "sought").trim().to_owned();
+            let found = match patients.find(access.picker(&step, &person).await?, &sought).await {
+                Ok((rows, _)) if rows.is_empty() => {
+                    Found { sought, words: "Nobody of your facility has this name or number.", ..Found::default() }
+                }
+                Ok((rows, more)) => Found { sought, rows, more, words: "" },
+                Err(words) => Found { sought, words, ..Found::default() },
+            };
+            patient_page(access, step, &person, found)
+        }
+        "pick" if step.lacks_patient(&person) => match patients.read(access.picker(&step, &person).await?, &field(body, "patient")).await {
+            Ok(row) => consent_page(access, step.with_patient(&row.id), &person, &row.words).await,
+            Err(words) => patient_page(access, step, &person, Found { words, ..Found::default() }),
+        },
+        "none" => consent_page(access, step.without_patient(), &person, "").await,
+        _ => Ok(send_back(access, &step.asked.redirect_uri, &refusal(&step))),
+    }
+}
+
+/// What an app is told that got nothing.
+fn refusal(step: &Step) -> Vec<(&str, &str)> {
+    step.asked.state.as_deref().map(|state| ("state", state)).into_iter().chain([("error", "access_denied")]).collect()
+}
+
+async fn consent(State(access): State<Arc<Access>>, headers: HeaderMap, body: Bytes) -> Response {
+    let step = match opened(&access, &headers, &body) {
+        Ok(step) => step,
+        Err(response) => return *response,
+    };
+    let refused = || send_back(&access, &step.asked.redirect_uri, &refusal(&step));
+    if field(&body, "decision") != "allow" {
+        return refused();
+    }
+    match access.agree(&step, &field(&body, "patient")).await {
+        Ok(code) => {
+            let state = step.asked.state.as_deref().map(|state| ("state", state));
+            // RFC 9207: the app sees who answered.
+            let answers: Vec<(&str, &str)> = state.into_iter().chain([("code", code.expose()), ("iss", access.public_url())]).collect();
+            send_back(&access, &step.asked.redirect_uri, &answers)
+        }
+        Err(AccessError::Refused(_)) => refused(),
+        Err(error) => failed(&access, &error),
+    }
+}
+
+/// The step that a form of this browser carries.
+fn opened(access: &Access, headers: &HeaderMap, body: &[u8]) -> Result<Step, Box<Response>> {
     let foreign = is_foreign(access, headers);
-    match access.open_step(&field(body, "step"), &browser) {
-        Ok(step) if !foreign => Ok((step, browser)),
+    match access.open_step(&field(body, "step"), &cookie(headers, COOKIE)) {
+        Ok(step) if !foreign => Ok(step),
         _ => Err(Box::new(notice(access, StatusCode::BAD_REQUEST, "This page is too old, or belongs to another window."))),
     }
 }
 
-fn login_page(access: &Access, asked: Asked, browser: &str, wrong: bool) -> Result<Response, AccessError> {
-    let client = asked.client.clone();
-    let step = access.seal_step(asked, None, browser)?;
+fn login_page(access: &Access, step: Step, wrong: bool) -> Result<Response, AccessError> {
+    let sealed = access.seal_step(&step)?;
     let (style, action) = (access.local_path("/auth/style.css"), access.local_path("/auth/login"));
-    let page = LoginPage { style: &style, action: &action, client: &client, step: &step, wrong };
+    let page = LoginPage { style: &style, action: &action, client: &step.asked.client, step: &sealed, wrong };
     Ok(html(if wrong { StatusCode::UNAUTHORIZED } else { StatusCode::OK }, page.render(), None))
 }
 
-async fn consent_page(access: &Access, asked: Asked, person: &Person, browser: &str) -> Result<Response, AccessError> {
-    let rights: Vec<String> = access.offered(&asked, person).split(' ').filter(|word| !word.is_empty()).map(in_words).collect();
+fn patient_page(access: &Access, step: Step, person: &Person, found: Found) -> Result<Response, AccessError> {
+    let sealed = access.seal_step(&step)?;
+    let (style, action) = (access.local_path("/auth/style.css"), access.local_path("/auth/patient"));
+    let page = PatientPage {
+        style: &style,
+        action: &action,
+        client: &step.asked.client,
+        name: &person.name,
+        step: &sealed,
+        sought: &found.sought,
+        rows: &found.rows,
+        more: found.more,
+        words: found.words,
+    };
+    // Its button "Do not allow" leads back to the app.
+    Ok(html(StatusCode::OK, page.render(), Some(&step.asked.redirect_uri)))
+}
+
+/// `picked`: whose record, in words, when the person picked it.
+async fn consent_page(access: &Access, step: Step, person: &Person, picked: &str) -> Result<Response, AccessError> {
+    let rights: Vec<String> = access.offered(&step, person).split(' ').filter(|word| !word.is_empty()).map(in_words).collect();
     let choices = access.choices(person).await?;
-    let (client, redirect_uri) = (asked.client.clone(), asked.redirect_uri.clone());
-    let step = access.seal_step(asked, Some(person), browser)?;
+    let sealed = access.seal_step(&step)?;
     let (style, action) = (access.local_path("/auth/style.css"), access.local_path("/auth/consent"));
     let page = ConsentPage {
         style: &style,
         action: &action,
-        client: &client,
+        client: &step.asked.client,
         name: &person.name,
         rights: &rights,
         choices: if choices.len() > 1 { &choices } else { &[] },
-        redirect_uri: &redirect_uri,
-        step: &step,
+        picked,
+        redirect_uri: &step.asked.redirect_uri,
+        step: &sealed,
     };
-    Ok(html(StatusCode::OK, page.render(), Some(&redirect_uri)))
+    Ok(html(StatusCode::OK, page.render(), Some(&step.asked.redirect_uri)))
 }
 
 /// A scope for people who do not know scopes.

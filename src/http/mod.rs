@@ -21,6 +21,8 @@ pub mod negotiate;
 pub mod oauth;
 pub mod ops;
 pub mod pages;
+pub mod picker;
+mod repeat;
 pub mod state;
 pub mod tls;
 

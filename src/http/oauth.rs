@@ -38,7 +38,10 @@ pub fn routes<S: Clone + Send + Sync + 'static>(access: Arc<Access>) -> Router<S
 }
 
 async fn jwks(State(access): State<Arc<Access>>) -> Response {
-    let mut response = json_body(access.jwks());
+    let mut response = match access.jwks().await {
+        Ok(keys) => json_body(keys),
+        Err(error) => return oauth_error(&error.into(), false),
+    };
     // Shorter than a retired key still verifies.
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("public, max-age=300"));
     response

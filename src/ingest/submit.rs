@@ -24,6 +24,8 @@ use jiff::tz::TimeZone;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::RwLock;
 
 /// Which template reads a payload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,6 +75,8 @@ impl Door {
     }
 }
 
+/// How long a payload waits for those before it.
+const PATIENCE: Duration = Duration::from_secs(20);
 /// The name of the laboratory's template.
 const LAB: &str = "lab";
 /// Records per transaction: enough to share the cost of a commit, few enough that one refusal does not cost much.
@@ -101,6 +105,8 @@ pub struct Submitter {
     pub templates: Arc<Templates>,
     pub terminology: Terminology,
     pub rules: Arc<Rules>,
+    /// Held while interrupted submissions are finished: what comes meanwhile is younger, and waits.
+    pub turn: Arc<RwLock<()>>,
 }
 
 /// Why a payload as a whole was not taken.
@@ -228,12 +234,14 @@ impl Submitter {
     /// Keeps a payload and carries it out; answers when everything is durable.
     pub async fn submit(&self, door: Door, payload: Bytes, caller: &Caller) -> Result<Report, SubmitError> {
         self.bound(&payload).await?;
+        let _turn = tokio::time::timeout(PATIENCE, self.turn.read()).await.map_err(|_| unfinished())?;
         let key = self.store().keep_submission(door.kind(), caller.owner, &payload).await?;
         self.carry_out(door, key, payload, caller.facility_code.clone(), caller.owner).await
     }
 
     /// Carries out the submissions that a crash interrupted, oldest first, each in the name of the facility that sent it. Answers how many.
     pub async fn recover(&self) -> Result<u64, SubmitError> {
+        let _turn = self.turn.write().await;
         let kinds = Door::ALL.map(Door::kind);
         let (mut after, mut finished) = (0, 0);
         loop {
@@ -359,6 +367,12 @@ impl Submitter {
         }
         Ok((report, unmapped))
     }
+}
+
+fn unfinished() -> Refusal {
+    let words =
+        "Payloads that came before a restart are being finished, and yours comes after them: send it again in a minute. It was not kept.";
+    Refusal::new(RefusalKind::Busy, Issue::error(IssueCode::Transient, words))
 }
 
 /// What a submission says of a resource of its own that it did not say before.

@@ -34,8 +34,7 @@ pub fn unescape(text: &str) -> String {
     plain
 }
 
-/// The inverse of [`unescape`].
-#[cfg(test)]
+/// Text as one value of a search parameter, in which nothing separates: the inverse of [`unescape`].
 pub fn escape(text: &str) -> String {
     text.chars().fold(String::new(), |mut escaped, c| {
         if matches!(c, ',' | '|' | '$' | '\\') {

@@ -31,6 +31,8 @@ pub mod subset;
 pub mod suggest;
 mod value;
 
+pub use lex::escape;
+
 pub use conditional::conditional;
 pub use cursor::{CursorError, CursorKey};
 pub use filter::shown;

@@ -209,6 +209,7 @@ impl Store {
     /// Applies a unit; answers one [`Written`] per mutation when it is durable.
     pub async fn commit(&self, unit: Unit) -> Result<Vec<Written>, WriteError> {
         let wakes = !unit.jobs.is_empty();
+        let _turn = if unit.closes() { Some(self.closing().await) } else { None };
         let written = match self {
             Store::Sqlite(db) => db.commit(unit).await,
             Store::Postgres(db) => db.commit(unit).await,
@@ -314,8 +315,8 @@ impl Store {
 
     /// How many resources a search finds; with `snapshot`, as of then.
     pub async fn count(&self, query: &Query, snapshot: Option<&Snapshot>) -> Result<u64, sqlx::Error> {
-        let driver = self.driver(query, snapshot).await?;
-        let found = self.integers(compile::count(self.dialect(), query, snapshot, driver)).await?;
+        let plan = self.plan(query, snapshot, true).await?;
+        let found = self.integers(compile::count(self.dialect(), query, snapshot, plan)).await?;
         Ok(found.first().map_or(0, |n| n.unsigned_abs()))
     }
 

@@ -8,17 +8,24 @@
 //!
 //! SQLite's one writer puts them in order; on PostgreSQL who releases holds a shared lock until its commit and who closes an exclusive one, taken before
 //! either writes what it records, so that the audit tells of them in this order too.
+//!
+//! An answer that takes longer than the pause between two withdrawals would never be released. So one that was overtaken several times is made while
+//! nothing is closed ([`Store::quiet`]): who closes waits for it, and who waits longest goes first.
 
 use super::sql::{Dialect, Sql, bind_all};
-use super::{ResourceKey, Store};
+use super::{ResourceKey, Store, Unit};
 use crate::fhir::time::{Micros, now};
 use sqlx::AssertSqlSafe;
 use sqlx::postgres::PgConnection;
 use sqlx::sqlite::SqliteConnection;
 use std::collections::BTreeSet;
+use std::sync::Arc;
+use tokio::sync::{OwnedRwLockWriteGuard, RwLock, RwLockReadGuard};
 
 /// The lock on PostgreSQL; patients' own are positive.
 const LOCK: i64 = -0x6c61_6e67_6f63_6c6f;
+/// Held together by those who close, alone by who wants quiet; on PostgreSQL, for other processes.
+const QUIET: i64 = -0x6c61_6e67_6f71_7569;
 /// What no request that is still answered was decided before, in microseconds.
 const KEEP: Micros = 24 * 3_600_000_000;
 /// The patient of what concerns everybody.
@@ -41,7 +48,57 @@ impl Basis {
     }
 }
 
+/// Where those who close and those who want quiet wait for their turn, in this process.
+pub(super) type Closers = Arc<RwLock<()>>;
+
+/// While it is held, nothing is closed, in any process. Whoever holds it must close nothing.
+#[derive(Debug)]
+pub struct Quiet {
+    _here: OwnedRwLockWriteGuard<()>,
+    /// Its end gives the lock back.
+    _elsewhere: Option<sqlx::Transaction<'static, sqlx::Postgres>>,
+}
+
+impl Unit {
+    /// Whether it may close something to somebody.
+    pub(super) fn closes(&self) -> bool {
+        let resets = self.terminology.as_ref().is_some_and(|resting| resting.changes && !resting.sets.is_empty());
+        resets || self.mutations.iter().any(|mutation| mutation.rules.is_some())
+    }
+}
+
+/// Waits until nobody in another process wants quiet. Before anything else is locked.
+pub(super) async fn in_turn(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    sqlx::query("SELECT pg_advisory_xact_lock_shared($1)").bind(QUIET).execute(connection).await.map(drop)
+}
+
 impl Store {
+    fn closers(&self) -> &Closers {
+        match self {
+            Store::Sqlite(db) => &db.closers,
+            Store::Postgres(db) => &db.closers,
+        }
+    }
+
+    /// The turn of one who closes, before they hold anything of the database.
+    pub(super) async fn closing(&self) -> RwLockReadGuard<'_, ()> {
+        self.closers().read().await
+    }
+
+    /// Waits for those who are closing something, and keeps others from it.
+    pub async fn quiet(&self) -> Result<Quiet, sqlx::Error> {
+        let here = Arc::clone(self.closers()).write_owned().await;
+        let elsewhere = match self {
+            Store::Sqlite(_) => None,
+            Store::Postgres(db) => {
+                let mut transaction = db.pool.begin().await?;
+                sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(QUIET).execute(&mut *transaction).await?;
+                Some(transaction)
+            }
+        };
+        Ok(Quiet { _here: here, _elsewhere: elsewhere })
+    }
+
     /// The number of the newest closing: what is read from now on knows of it.
     pub async fn closings(&self) -> Result<i64, sqlx::Error> {
         let mut sql = Sql::new(self.dialect());

@@ -45,6 +45,7 @@ impl Store {
             });
             removals.chain(closing::note(dialect, &patients)).collect::<Vec<Sql>>()
         };
+        let _turn = self.closing().await;
         match self {
             Store::Sqlite(db) => {
                 let mut transaction = db.write.begin_with("BEGIN IMMEDIATE").await?;
@@ -55,6 +56,7 @@ impl Store {
             }
             Store::Postgres(db) => {
                 let mut transaction = db.pool.begin().await?;
+                closing::in_turn(&mut transaction).await?;
                 closing::lock_postgres(&mut transaction).await?;
                 for Sql { text, args, .. } in statements(Dialect::Postgres) {
                     bind_all!(sqlx::query(AssertSqlSafe(text)), args).execute(&mut *transaction).await?;

@@ -40,6 +40,7 @@ pub struct Postgres {
     txn_base: i64,
     /// Classes whose facts this process has committed or found committed.
     classes: Arc<RwLock<HashSet<i64>>>,
+    pub(super) closers: closing::Closers,
 }
 
 /// How long the first connection may take.
@@ -99,7 +100,7 @@ impl Postgres {
             .connect_with(options)
             .await?;
         let reads = Reads::on_postgres(pool.clone());
-        Ok(Postgres { pool, read, reads, txn_base, classes: Arc::default() })
+        Ok(Postgres { pool, read, reads, txn_base, classes: Arc::default(), closers: Arc::default() })
     }
 
     /// The number that [`Postgres::snapshot`] and every write add to the server's transaction ids.
@@ -153,6 +154,9 @@ impl Postgres {
         }
         let mut transaction = self.pool.begin().await?;
         let connection: &mut PgConnection = &mut transaction;
+        if unit.closes() {
+            closing::in_turn(&mut *connection).await?;
+        }
         let mut claims: Vec<Vec<u8>> = unit
             .preconditions
             .iter()

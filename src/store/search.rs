@@ -1,8 +1,9 @@
 //! Searches carried out: which filter drives, which way the order is made, and the rows of a page.
 
+use super::compile::{self, Choice, Plan};
 use super::query::{Snapshot, SortBy, SortValue};
 use super::sql::{Sql, bind_all};
-use super::{Cursor, Explanation, Page, Query, ResourceKey, SortKey, Store, Stored, compile};
+use super::{Cursor, Explanation, Page, Query, ResourceKey, SortKey, Store, Stored};
 use sqlx::{AssertSqlSafe, Row as _};
 use std::collections::{HashMap, HashSet};
 
@@ -10,7 +11,7 @@ impl Store {
     /// One page of at most `limit` rows.
     pub async fn search(&self, query: &Query, limit: u32, cursor: Option<&Cursor>) -> Result<Page, sqlx::Error> {
         let seen = cursor.map(|cursor| &cursor.snapshot);
-        let (mut found, moment) = self.found(query, seen, cursor, limit.saturating_add(1), cursor.is_none()).await?;
+        let (mut found, moment) = self.found(query, seen, cursor, limit.saturating_add(1), true).await?;
         let more = found.len() > limit as usize;
         found.truncate(limit as usize);
         let snapshot = match (cursor, moment) {
@@ -29,43 +30,38 @@ impl Store {
         Ok(page_of(&query.sort, &found, rows, next))
     }
 
-    /// The first `limit` matches after `cursor`, as `seen` saw them, and with `telling` the moment that was seen.
+    /// The first `limit` matches after `cursor`, as `seen` saw them. `alone`: they are no part of a merged page, so they may come in the order
+    /// that suits them best, and a first page tells the moment that was seen.
     pub(super) async fn found(
         &self,
         query: &Query,
         seen: Option<&Snapshot>,
         cursor: Option<&Cursor>,
         limit: u32,
-        telling: bool,
+        alone: bool,
     ) -> Result<(Vec<PageRow>, Option<String>), sqlx::Error> {
-        let driver = self.driver(query, seen).await?;
-        let sorts = query.sort.len();
-        if let Some(sql) = cursor.and_then(|cursor| compile::tail(self.dialect(), query, cursor, limit, driver)) {
-            return self.page_rows(sql, sorts, false).await;
+        let plan = self.plan(query, seen, !query.sort.is_empty()).await?;
+        let telling = alone && cursor.is_none();
+        if let Some(sql) = cursor.and_then(|cursor| compile::tail(self.dialect(), query, cursor, limit, plan)) {
+            return self.page_rows(sql, query.sort.len(), false).await;
         }
-        if let Some(steps) = self.steps(query, seen, cursor, driver).await? {
-            let sql = compile::walk(self.dialect(), query, seen, cursor, limit, steps);
-            let found = self.page_rows(self.telling(sql, telling), sorts, telling).await?;
+        if let Some(steps) = self.steps(query, seen, cursor, plan).await? {
+            let sql = compile::sorted(self.dialect(), query, seen, cursor, limit, steps);
+            let found = self.page_rows(self.telling(sql, telling), query.sort.len(), telling).await?;
             if found.0.len() >= limit as usize {
                 return Ok(found);
             }
         }
-        let sql = compile::page(self.dialect(), query, seen, cursor, limit, driver);
-        self.page_rows(self.telling(sql, telling), sorts, telling).await
+        let (sql, values) = compile::page(self.dialect(), query, seen, cursor, limit, Plan { walks: alone, ..plan });
+        self.page_rows(self.telling(sql, telling), values, telling).await
     }
 
     /// How many rows of the sort's own index may be passed by, where the matches are so many that they had better not be sorted.
-    async fn steps(
-        &self,
-        query: &Query,
-        seen: Option<&Snapshot>,
-        cursor: Option<&Cursor>,
-        driver: Option<usize>,
-    ) -> Result<Option<i64>, sqlx::Error> {
+    async fn steps(&self, query: &Query, seen: Option<&Snapshot>, cursor: Option<&Cursor>, plan: Plan) -> Result<Option<i64>, sqlx::Error> {
         if !compile::is_walkable(query, cursor) {
             return Ok(None);
         }
-        let counted = self.integers(compile::rows_up_to(self.dialect(), query, seen, driver)).await?;
+        let counted = self.integers(compile::rows_up_to(self.dialect(), query, seen, plan)).await?;
         Ok(counted.first().copied().filter(|rows| *rows >= compile::WALK_FROM))
     }
 
@@ -82,11 +78,22 @@ impl Store {
         sql
     }
 
-    /// Which filter's index is read, the others being probed for each of its rows.
-    pub(super) async fn driver(&self, query: &Query, snapshot: Option<&Snapshot>) -> Result<Option<usize>, sqlx::Error> {
-        match compile::row_counts(self.dialect(), query, snapshot) {
-            Some(sql) => Ok(compile::driver(query, &self.integers(sql).await?)),
-            None => Ok(None),
+    /// How the search is carried out: one count of the filters' rows, and where that does not tell, a sample. `whole`: all matches are needed.
+    pub(super) async fn plan(&self, query: &Query, snapshot: Option<&Snapshot>, whole: bool) -> Result<Plan, sqlx::Error> {
+        let counts = match compile::row_counts(self.dialect(), query, snapshot) {
+            Some(sql) => self.integers(sql).await?,
+            None => Vec::new(),
+        };
+        self.chosen(query, &counts, whole).await
+    }
+
+    async fn chosen(&self, query: &Query, counts: &[i64], whole: bool) -> Result<Plan, sqlx::Error> {
+        match compile::choose(query, counts, whole) {
+            Choice::Made(plan) => Ok(plan),
+            Choice::Sampled(frequent, rare) => {
+                let found = self.integers(compile::sample(self.dialect(), query)).await?;
+                Ok(if found.first().is_some_and(|found| *found > 0) { frequent } else { rare })
+            }
         }
     }
 
@@ -97,16 +104,13 @@ impl Store {
             Some(sql) => self.integers(sql).await?,
             None => Vec::new(),
         };
-        let driver = if counts.is_empty() { compile::driver(query, &[]) } else { compile::driver(query, &counts) };
-        let rows = |place: usize| {
-            let own = counts.iter().find(|count| usize::try_from(**count / compile::COUNT_PLACE) == Ok(place));
-            own.map(|count| count % compile::COUNT_PLACE)
-        };
-        let filters = (0..query.filters.len()).map(rows).collect();
+        let plan = self.chosen(query, &counts, !query.sort.is_empty()).await?;
+        let driver = plan.driver(query);
+        let filters = (0..query.filters.len()).map(|place| compile::rows(&counts, place)).collect();
         let limit = limit.saturating_add(1);
-        let sql = match self.steps(query, None, None, driver).await? {
-            Some(steps) => compile::walk(self.dialect(), query, None, None, limit, steps),
-            None => compile::page(self.dialect(), query, None, None, limit, driver),
+        let sql = match self.steps(query, None, None, plan).await? {
+            Some(steps) => compile::sorted(self.dialect(), query, None, None, limit, steps),
+            None => compile::page(self.dialect(), query, None, None, limit, Plan { walks: true, ..plan }).0,
         };
         let statement = sql.text.clone();
         let Sql { text, args, .. } = sql;

@@ -23,11 +23,13 @@ pub struct Sql {
     pub dialect: Dialect,
     pub text: String,
     pub args: Vec<Arg>,
+    /// What the sets are of that the statement looks up at its beginning; their names are their places.
+    sets: Vec<i64>,
 }
 
 impl Sql {
     pub fn new(dialect: Dialect) -> Self {
-        Sql { dialect, text: String::new(), args: Vec::new() }
+        Sql { dialect, text: String::new(), args: Vec::new(), sets: Vec::new() }
     }
 
     /// Appends text as it stands.
@@ -36,17 +38,32 @@ impl Sql {
         self
     }
 
-    /// Appends a placeholder and binds its value.
+    /// Appends a placeholder and binds its value. Placeholders are numbered, so text may be put before others later.
     pub fn bind(&mut self, arg: Arg) -> &mut Self {
         self.args.push(arg);
-        match self.dialect {
-            Dialect::Sqlite => self.text.push('?'),
-            Dialect::Postgres => {
-                self.text.push('$');
-                self.text.push_str(&self.args.len().to_string());
-            }
-        }
+        self.text.push(if self.dialect == Dialect::Sqlite { '?' } else { '$' });
+        self.text.push_str(&self.args.len().to_string());
         self
+    }
+
+    /// The name of a set that the statement looks up once, at its beginning, however often it asks for it. `define` writes the statement
+    /// that gives it, the first time that `key` is asked for.
+    pub fn set(&mut self, key: i64, define: impl FnOnce(&mut Sql)) -> String {
+        let known = self.sets.iter().position(|known| *known == key);
+        let name = format!("set_{}", known.unwrap_or(self.sets.len()));
+        if known.is_none() {
+            self.sets.push(key);
+            let text = std::mem::take(&mut self.text);
+            define(self);
+            let definition = std::mem::take(&mut self.text);
+            // A statement may already begin with names of its own; they may rest on this one.
+            let rest = match text.strip_prefix("WITH ") {
+                Some(more) => format!(", {more}"),
+                None => format!(" {text}"),
+            };
+            self.text = format!("WITH {name} AS MATERIALIZED ({definition}){rest}");
+        }
+        name
     }
 
     pub fn int(&mut self, value: i64) -> &mut Self {

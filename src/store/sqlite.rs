@@ -47,6 +47,7 @@ pub struct Sqlite {
     rested: AtomicBool,
     /// Reads by id.
     pub reads: Reads,
+    pub(super) closers: closing::Closers,
 }
 
 #[derive(Debug)]
@@ -81,7 +82,16 @@ impl Sqlite {
         let (queue, waiting) = mpsc::channel(QUEUE);
         tokio::spawn(Writer::new(write.clone()).run(waiting));
         let reads = Reads::on_sqlite(read.clone());
-        Ok(Sqlite { read, write, queue, path, commits: AtomicU64::new(0), rested: AtomicBool::new(false), reads })
+        Ok(Sqlite {
+            read,
+            write,
+            queue,
+            path,
+            commits: AtomicU64::new(0),
+            rested: AtomicBool::new(false),
+            reads,
+            closers: Default::default(),
+        })
     }
 
     /// Gives the writer's page cache back when nothing was written since the last call.

@@ -66,7 +66,9 @@ impl Store {
     ) -> Result<(), sqlx::Error> {
         let dialect = self.dialect();
         let mut delete = Sql::new(dialect);
-        delete.push("DELETE FROM unmapped WHERE submission = ").int(key);
+        // The same bytes sent again say the same once more; they are counted once.
+        delete.push("DELETE FROM unmapped WHERE submission IN (SELECT s.key FROM submission s JOIN submission me ON me.digest = s.digest ");
+        delete.push("WHERE me.key = ").int(key).push(" AND s.owner = ").int(owner).push(" AND s.key <= me.key) OR submission = ").int(key);
         let mut update = Sql::new(dialect);
         update
             .push("UPDATE submission SET state = ")

@@ -1,9 +1,10 @@
 //! The record of every look: each interaction makes the events it should, nothing leaves without them, and nobody changes them unseen.
 
+use crate::support::guarded::{Guarded, consent, organization, to};
 use crate::support::program::output;
 use crate::support::server::answer;
 use crate::support::smart::{add_signing_client, signed_token};
-use crate::support::{TestDb, TestServer, both_databases};
+use crate::support::{TestDb, TestServer, both_databases, sql};
 use lango::access::audit::checkpoint::Notary;
 use lango::access::audit::verify::{Broken, Whole, verify};
 use lango::access::audit::{Event, owner_of};
@@ -29,6 +30,12 @@ struct World {
 /// action, interaction, status, client, id of the Patient
 type Told = (String, String, u16, String, String);
 
+impl Guarded for World {
+    fn server(&self) -> &TestServer {
+        &self.server
+    }
+}
+
 impl World {
     async fn new(db: &TestDb) -> World {
         add_signing_client(db, "holder", "HF-A", "").await;
@@ -43,33 +50,15 @@ impl World {
         let desk = signed_token(&server, "desk", &none).await;
         let officer = signed_token(&server, "officer", &none).await;
         let mut world = World { server, store: Store::open(&db.url).await.unwrap(), holder, asker, officer, after: 0 };
-        let organization = json!({
-            "resourceType": "Organization", "id": "hf-b", "active": true, "name": "HF-B",
-            "identifier": [{ "system": "urn:lango:facility", "value": "HF-B" }],
-        });
-        world.put(&world.officer, &organization).await;
+        world.put(&world.officer, &organization("hf-b", "HF-B", None)).await;
         for patient in ["a", "b"] {
             world.put(&world.holder, &json!({ "resourceType": "Patient", "id": patient, "name": [{ "family": "Mushi" }] })).await;
             world.put(&world.holder, &observation(&format!("{patient}-hr"), patient)).await;
         }
-        world.put(&desk, &consent()).await;
+        let permit = json!({ "type": "permit", "actor": to("Organization/hf-b") });
+        world.put(&desk, &consent("c-1", "a", permit)).await;
         world.after = world.events(0).await.last().map_or(0, |(row, _)| row.position);
         world
-    }
-
-    async fn send(&self, token: &str, method: &str, path: &str, body: &Value) -> (u16, Value) {
-        let request = self.server.client.request(method.parse().unwrap(), self.server.url(path)).bearer_auth(token);
-        answer(request.header("content-type", "application/fhir+json").body(body.to_string())).await
-    }
-
-    async fn get(&self, token: &str, path: &str) -> (u16, Value) {
-        answer(self.server.client.get(self.server.url(path)).bearer_auth(token)).await
-    }
-
-    async fn put(&self, token: &str, body: &Value) {
-        let path = format!("/fhir/{}/{}", body["resourceType"].as_str().unwrap(), body["id"].as_str().unwrap());
-        let (status, answer) = self.send(token, "PUT", &path, body).await;
-        assert!(matches!(status, 200 | 201), "{path}: {answer}");
     }
 
     /// The events after a position, once all are sealed.
@@ -122,30 +111,10 @@ fn observation(id: &str, patient: &str) -> Value {
     })
 }
 
-fn consent() -> Value {
-    json!({
-        "resourceType": "Consent", "id": "c-1", "status": "active", "patient": { "reference": "Patient/a" }, "dateTime": "2026-01-05",
-        "scope": { "coding": [{ "system": "http://terminology.hl7.org/CodeSystem/consentscope", "code": "patient-privacy" }] },
-        "category": [{ "coding": [{ "system": "http://loinc.org", "code": "59284-0" }] }],
-        "policy": [{ "uri": "https://example.org/privacy" }],
-        "provision": { "type": "permit", "actor": [{
-            "role": { "coding": [{ "system": "http://terminology.hl7.org/CodeSystem/v3-ParticipationType", "code": "IRCP" }] },
-            "reference": { "reference": "Organization/hf-b" },
-        }] },
-    })
-}
-
 fn told(rows: &[(&str, &str, u16, &str, &str)]) -> Vec<Told> {
     let mut told: Vec<Told> = rows.iter().map(|(a, i, s, c, p)| ((*a).into(), (*i).into(), *s, (*c).into(), (*p).into())).collect();
     told.sort();
     told
-}
-
-async fn sql(store: &Store, text: &'static str) {
-    match store {
-        Store::Sqlite(db) => sqlx::query(text).execute(&db.write).await.map(|_| ()).unwrap(),
-        Store::Postgres(db) => sqlx::query(text).execute(&db.pool).await.map(|_| ()).unwrap(),
-    }
 }
 
 both_databases!(

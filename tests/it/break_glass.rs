@@ -1,7 +1,8 @@
 //! Breaking the glass: one person, one token, some minutes, reading only, and never in silence.
 
-use crate::lookup::{World, by_number, ids, observation, set};
+use crate::lookup::{World, by_number, ids, observation};
 use crate::support::both_databases;
+use crate::support::guarded::{Guarded, set};
 use crate::support::smart::signed_token;
 use lango::exchange::notice::NOTICE_JOB;
 use lango::store::Store;

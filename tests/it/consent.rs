@@ -1,6 +1,6 @@
 //! What a facility sees of another's records: what the patient's Consents allow, by every way in, and nothing else.
 
-use crate::support::server::answer;
+use crate::support::guarded::{Guarded, consent, encounter, observation, organization, purpose, set, to};
 use crate::support::smart::{add_signing_client, signed_token};
 use crate::support::{TestDb, TestServer, both_databases};
 use serde_json::{Value, json};
@@ -12,6 +12,13 @@ pub struct World {
     pub holder: String,
     pub asker: String,
     pub desk: String,
+    pub registry: String,
+}
+
+impl Guarded for World {
+    fn server(&self) -> &TestServer {
+        &self.server
+    }
 }
 
 impl World {
@@ -25,10 +32,10 @@ impl World {
         let holder = signed_token(&server, "holder", &none).await;
         let asker = signed_token(&server, "asker", &json!({ "purpose_of_use": "TREAT" })).await;
         let desk = signed_token(&server, "desk", &none).await;
-        let world = World { server, holder, asker, desk };
-        let registry = signed_token(&world.server, "registry", &none).await;
-        world.put(&registry, &organization("hf-b", "HF-B", Some("district"))).await;
-        world.put(&registry, &organization("district", "D-1", None)).await;
+        let registry = signed_token(&server, "registry", &none).await;
+        let world = World { server, holder, asker, desk, registry };
+        world.put(&world.registry, &organization("hf-b", "HF-B", Some("district"))).await;
+        world.put(&world.registry, &organization("district", "D-1", None)).await;
         for patient in ["a", "b"] {
             world.put(&world.holder, &json!({ "resourceType": "Patient", "id": patient, "name": [{ "family": "Mushi" }] })).await;
             world.put(&world.holder, &encounter(patient)).await;
@@ -36,21 +43,6 @@ impl World {
             world.put(&world.holder, &observation(&format!("{patient}-hiv"), patient, "75622-1", "2026-05-01", Some("HIV"))).await;
         }
         world
-    }
-
-    pub async fn send(&self, token: &str, method: &str, path: &str, body: &Value) -> (u16, Value) {
-        let request = self.server.client.request(method.parse().unwrap(), self.server.url(path)).bearer_auth(token);
-        answer(request.header("content-type", "application/fhir+json").body(body.to_string())).await
-    }
-
-    pub async fn get(&self, token: &str, path: &str) -> (u16, Value) {
-        answer(self.server.client.get(self.server.url(path)).bearer_auth(token)).await
-    }
-
-    pub async fn put(&self, token: &str, body: &Value) {
-        let path = format!("/fhir/{}/{}", body["resourceType"].as_str().unwrap(), body["id"].as_str().unwrap());
-        let (status, answer) = self.send(token, "PUT", &path, body).await;
-        assert!(matches!(status, 200 | 201), "{path}: {answer}");
     }
 
     /// The ids in a searchset; the total, when it is there, counts the matches.
@@ -108,62 +100,6 @@ impl World {
     pub async fn consent(&self, id: &str, provision: Value) {
         self.put(&self.desk, &consent(id, "a", provision)).await;
     }
-}
-
-fn organization(id: &str, code: &str, parent: Option<&str>) -> Value {
-    let mut organization = json!({
-        "resourceType": "Organization", "id": id, "active": true, "name": code,
-        "identifier": [{ "system": "urn:lango:facility", "value": code }],
-    });
-    if let Some(parent) = parent {
-        organization["partOf"] = json!({ "reference": format!("Organization/{parent}") });
-    }
-    organization
-}
-
-pub fn encounter(patient: &str) -> Value {
-    json!({
-        "resourceType": "Encounter", "id": format!("{patient}-visit"), "status": "finished",
-        "class": { "system": "http://terminology.hl7.org/CodeSystem/v3-ActCode", "code": "AMB" },
-        "subject": { "reference": format!("Patient/{patient}") }, "period": { "start": "2026-03-05", "end": "2026-03-05" },
-    })
-}
-
-pub fn observation(id: &str, patient: &str, code: &str, date: &str, label: Option<&str>) -> Value {
-    let mut observation = json!({
-        "resourceType": "Observation", "id": id, "status": "final",
-        "code": { "coding": [{ "system": "http://loinc.org", "code": code }] },
-        "subject": { "reference": format!("Patient/{patient}") }, "encounter": { "reference": format!("Encounter/{patient}-visit") },
-        "effectiveDateTime": date, "valueString": "x",
-    });
-    if let Some(label) = label {
-        observation["meta"] = json!({ "security": [{ "system": "http://terminology.hl7.org/CodeSystem/v3-ActCode", "code": label }] });
-    }
-    observation
-}
-
-pub fn consent(id: &str, patient: &str, provision: Value) -> Value {
-    json!({
-        "resourceType": "Consent", "id": id, "status": "active",
-        "scope": { "coding": [{ "system": "http://terminology.hl7.org/CodeSystem/consentscope", "code": "patient-privacy" }] },
-        "category": [{ "coding": [{ "system": "http://loinc.org", "code": "59284-0" }] }],
-        "patient": { "reference": format!("Patient/{patient}") }, "dateTime": "2026-01-01",
-        "policy": [{ "uri": "https://hie.example.org/policy" }],
-        "provision": provision,
-    })
-}
-
-pub fn to(organization: &str) -> Value {
-    let role = json!({ "coding": [{ "system": "http://terminology.hl7.org/CodeSystem/v3-ParticipationType", "code": "IRCP" }] });
-    json!([{ "role": role, "reference": { "reference": organization } }])
-}
-
-pub fn purpose(code: &str) -> Value {
-    json!([{ "system": "http://terminology.hl7.org/CodeSystem/v3-ActReason", "code": code }])
-}
-
-pub fn set(ids: &[&str]) -> BTreeSet<String> {
-    ids.iter().map(|id| (*id).to_owned()).collect()
 }
 
 both_databases!(

@@ -1,6 +1,7 @@
 //! `Patient/$everything`, and compartments of one type and of all.
 
-use crate::lookup::{World, ids, observation, set};
+use crate::lookup::{World, ids, observation};
+use crate::support::guarded::{Guarded, set};
 use crate::support::server::answer;
 use crate::support::smart::{add_signing_client, signed_token};
 use crate::support::{TestServer, both_databases};

@@ -44,6 +44,9 @@ both_databases!(
         }
         let (status, reply) = post(&server, &format!("{DOOR}?validation=false&testDataValidity=true"), &spoiled).await;
         assert_eq!((status, &reply["invalidClients"]), (200, &json!(2)), "{reply}");
+        post(&server, &format!("{DOOR}?validation=false&TESTdatavalidity=TRUE&page=1"), &spoiled).await;
+        let (_, found) = server.get("/fhir/Patient?identifier=M-1").await;
+        assert_eq!(found["total"], 0, "a dry run in any spelling: {found}");
         let (status, reply) = post(&server, &format!("{DOOR}?validation=false"), &spoiled).await;
         assert_eq!((status, &reply["status"]), (200, &json!("SUCCESS")), "{reply}");
         assert_eq!((&reply["newClients"], &reply["failedClients"], &reply["invalidClients"]), (&json!(2), &json!(0), &json!(2)), "{reply}");
@@ -54,7 +57,9 @@ both_databases!(
         let (_, found) = server.get("/fhir/Patient?identifier=M-1").await;
         assert_eq!(found["total"], 1, "{found}");
 
-        for unclear in ["validation=maybe", "testDataValidity=perhaps", "validation=true&validation=false"] {
+        let unclear =
+            ["validation=maybe", "testDataValidity=perhaps", "validation=true&validation=false", "testDataValidity", "testDataValidity="];
+        for unclear in unclear.into_iter().chain(["testDataValidty=true", "testDataValdity", "validaton=false"]) {
             let (status, reply) = post(&server, &format!("{DOOR}?{unclear}"), &spoiled).await;
             assert_eq!((status, &reply["status"], &reply["statusCode"]), (400, &json!(400), &json!(400)), "{unclear}: {reply}");
         }
@@ -225,7 +230,11 @@ both_databases!(
         );
         assert!(!reply.to_string().contains("labRequestDetails[3].labRequestDetails"), "{reply}");
         let mut more = request("S-1", "9.80");
-        more["labTestResults"][0]["results"].as_array_mut().unwrap().push(json!({ "obrSetId": 3, "obxSetId": 2, "result": "high" }));
+        let further = [
+            json!({ "obrSetId": 3, "obxSetId": 2, "result": "high", "unit": "mg/dL" }),
+            json!({ "obrSetId": 3, "obxSetId": 3, "result": "< 5.0", "unit": "mg/dL" }),
+        ];
+        more["labTestResults"][0]["results"].as_array_mut().unwrap().extend(further);
         let (_, reply) = post(&server, LAB, &requests(json!([more]))).await;
         assert_eq!(counts(&reply), [0, 1, 0, 0, 0].map(Some), "a result for a known specimen: {reply}");
 
@@ -258,6 +267,13 @@ both_databases!(
             (&json!("9.80"), &json!("g/dL"), &json!(1), &json!(11.5)),
             "{result}"
         );
+        let results = report["results"].as_array().unwrap();
+        let said = |set: u64| results.iter().find(|result| result["obxSetId"] == set).map(|result| (&result["result"], &result["unit"]));
+        assert_eq!(said(2), Some((&json!("high"), &json!("mg/dL"))), "{report}");
+        assert_eq!(said(3), Some((&json!("<5.0"), &json!("mg/dL"))), "{report}");
+        let (_, below) = server.get("/fhir/Observation?value-quantity=lt5|http://unitsofmeasure.org|mg/dL").await;
+        let quantity = &below["entry"][0]["resource"]["valueQuantity"];
+        assert_eq!((&quantity["comparator"], &below["total"]), (&json!("<"), &json!(1)), "{below}");
         for nothing in ["?facility=000000-0", "?specimenId=S-9", "?specimenId=S-1,S-2", "?facility=109601-5&specimenId=S%7C1"] {
             let (status, none) = data(nothing).await;
             assert_eq!((status, &none["pager"]["total"]), (200, &json!(0)), "{nothing}: {none}");
@@ -353,6 +369,23 @@ both_databases!(
         assert_eq!(server.put("/fhir/ValueSet/administrative-gender", &own).await.0, 201);
         let (_, set) = server.get("/fhir/ValueSet/administrative-gender/$expand").await;
         assert_eq!(set["expansion"]["contains"].as_array().map(Vec::len), Some(1), "{set}");
+        server.stop().await;
+    }
+);
+
+both_databases!(
+    async fn the_same_payload_again_lists_its_unmapped_codes_once(db: &TestDb) {
+        let server = TestServer::open(db).await;
+        let visit = |visit: &str| {
+            let mut record = record("M-1", visit);
+            record["diagnosisDetails"][0]["diagnosisCode"] = json!("HOMA");
+            payload("HF-1", vec![record])
+        };
+        for (sent, count) in [("V-1", 1), ("V-1", 1), ("V-2", 2), ("V-1", 2)] {
+            send(&server, &visit(sent)).await;
+            let listed: Vec<u64> = super::templates::unmapped(&server).await.into_values().collect();
+            assert_eq!(listed, [count], "after {sent}");
+        }
         server.stop().await;
     }
 );

@@ -1,12 +1,15 @@
 //! Records that stay with their facility: all that a person's Consents allow of them, nothing else, from holders that behave and from one that does not.
 
-use crate::lookup::{World, by_number, consent, observation, set};
+mod others;
+
+use crate::lookup::{World, by_number, observation};
+use crate::support::guarded::{Guarded, consent, set};
 use crate::support::holder::{Double, Mode, RealHolder, asked_at, endpoint};
 use crate::support::login::{Browser, add_portal, user};
 use crate::support::smart::{add_scoped_client, add_signing_client, signed_token};
-use crate::support::{TestDb, both_databases, program};
+use crate::support::{TestDb, both_databases};
 use lango::access::clients;
-use lango::config::{HolderKind, Settings};
+use lango::config::Settings;
 use lango::store::Store;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -537,115 +540,5 @@ both_databases!(
         assert_eq!(double.requests().len(), 0);
         assert!(entries(&ask(&world, &world.asker, &[]).await).contains("HF-D:Observation/far"));
         world.server.stop().await;
-    }
-);
-
-both_databases!(
-    async fn a_holder_of_another_make_is_asked_by_a_search_and_everything(db: &TestDb) {
-        let double = Double::start(Mode::Says(ashas())).await;
-        let world = with_double(db, &double, |settings| settings.holders[0].kind = HolderKind::Fhir).await;
-        permit(&world, "k").await;
-        let bundle = ask(&world, &world.asker, &[json!({ "name": "type", "valueCode": "Observation" })]).await;
-        assert!(entries(&bundle).contains("HF-D:Observation/far"), "{bundle}");
-        let requests = double.requests();
-        assert_eq!(requests.len(), 2, "{requests:?}");
-        assert!(
-            requests[0].starts_with("POST /fhir/Patient/_search HTTP") && requests[0].ends_with("identifier=urn%3Amrn%3Ahf-d%7CD-7"),
-            "{requests:?}"
-        );
-        assert!(
-            requests[1]
-                .starts_with("GET /fhir/Patient/p1/$everything?_count=500&_type=Observation%2CPatient%2CEncounter%2CComposition HTTP"),
-            "{requests:?}"
-        );
-        world.server.stop().await;
-    }
-);
-
-both_databases!(
-    async fn shared_records_hold_the_visits_that_stay_with_their_holder(db: &TestDb) {
-        let visit = |id: &str, day: &str| {
-            json!({
-                "resourceType": "Encounter", "id": id, "status": "finished", "subject": { "reference": "Patient/p1" },
-                "class": { "system": LABEL, "code": "AMB" }, "identifier": [{ "system": "urn:visit", "value": id }], "period": { "start": day },
-            })
-        };
-        let mut diagnosis = json!({
-            "resourceType": "Condition", "id": "malaria", "subject": { "reference": "Patient/p1" }, "encounter": { "reference": "Encounter/new" },
-            "code": { "text": "Malaria", "coding": [{ "system": "http://hl7.org/fhir/sid/icd-10", "code": "B54" }] },
-        });
-        let (mut others, mut told) = (diagnosis.clone(), ashas());
-        (others["id"], others["subject"]["reference"], others["code"]["text"]) = (json!("x"), json!("Patient/p2"), json!("Hidden"));
-        diagnosis["recordedDate"] = json!("2026-10-01");
-        for resource in [visit("old", "2026-01-01"), visit("new", "2026-10-01"), diagnosis, others] {
-            told["entry"].as_array_mut().unwrap().push(json!({ "resource": resource }));
-        }
-        let double = Double::start(Mode::Says(told)).await;
-        let world = with_double(db, &double, |_| {}).await;
-        let asked = format!("/api/v1/hduApi/shr/sharedRecords?id={NUMBER}&idType=NIDA");
-        let visits = |answer: &Value| -> Vec<String> {
-            let results = answer["results"].as_array().unwrap_or_else(|| panic!("{answer}"));
-            results.iter().map(|record| record["visitDetails"]["id"].as_str().unwrap().to_owned()).collect()
-        };
-        let (_, none) = world.get(&world.asker, &asked).await;
-        assert_eq!((visits(&none).len(), double.requests().len()), (0, 0), "{none}");
-        permit(&world, "k").await;
-        let (status, shared) = world.get(&world.asker, &asked).await;
-        assert_eq!((status, visits(&shared)), (200, vec!["new".to_owned()]), "{shared}");
-        let record = &shared["results"][0];
-        assert_eq!(record["facilityDetails"]["code"], "HF-D");
-        assert_eq!(
-            (&record["demographicDetails"]["lastName"], &record["diagnosisDetails"][0]["diagnosisCode"]),
-            (&json!("Far"), &json!("B54"))
-        );
-        assert!(!shared.to_string().contains("Hidden"), "{shared}");
-        // Asha at HF-A, at HF-C and at HF-D, and whom HF-D holds.
-        assert_eq!(shared["pager"]["total"], 4);
-        let (_, more) = world.get(&world.asker, &format!("{asked}&numberOfVisits=5")).await;
-        assert_eq!(visits(&more), ["new", "old"]);
-        for page in 1..=4 {
-            let (_, page_of) = world.get(&world.asker, &format!("{asked}&pageSize=1&page={page}")).await;
-            assert_eq!(visits(&page_of).len(), usize::from(page == 4), "{page_of}");
-        }
-        assert!(shared["missing"].is_null(), "{shared}");
-        let told = double.set(Mode::Status(500));
-        let (_, without) = world.get(&world.asker, &asked).await;
-        assert_eq!(without["missing"], json!([{ "facilityCode": "HF-D", "reason": "no-answer" }]));
-        double.set(told);
-        let before = double.requests().len();
-        assert_eq!(visits(&world.get(&world.asker, &format!("{asked}&hfrCode=HF-C")).await.1).len(), 0);
-        assert_eq!(double.requests().len(), before);
-        assert_eq!(visits(&world.get(&world.asker, &format!("{asked}&lastName=Another")).await.1).len(), 0);
-        world.server.stop().await;
-    }
-);
-
-both_databases!(
-    async fn the_doctor_says_whether_holders_answer(db: &TestDb) {
-        let c = RealHolder::start("HF-C", &[]).await;
-        let double = Double::start(Mode::Status(500)).await;
-        let world = World::new(db).await;
-        world.put(world.token("c"), &endpoint("ep-c", &c.server.base)).await;
-        world.server.stop().await;
-        let key = c.settings().key_file.unwrap();
-        let holders = format!(
-            "[{{facility = \"HF-C\", url = \"{}/fhir\", client_id = \"hie\", key_file = \"{}\"}}, {{facility = \"HF-D\", url = \"{}/fhir\"}}]",
-            c.server.base,
-            key.display(),
-            double.base
-        );
-        let output = |arguments: &'static [&'static str]| {
-            let mut command = program::command(db, arguments);
-            command.env("LANGO_HOLDERS", &holders);
-            tokio::task::spawn_blocking(move || command.output().unwrap())
-        };
-        let doctor = output(&["doctor"]).await.unwrap();
-        let told = String::from_utf8(doctor.stdout).unwrap();
-        assert!(told.contains("ok    holder HF-C: ") && told.contains("BAD   holder HF-D: it failed with status 500"), "{told}");
-        assert!(told.contains("note  holder HF-D: ") && doctor.status.code() == Some(1), "{told}");
-        let keys = output(&["keys", "public"]).await.unwrap();
-        let keys: Value = serde_json::from_slice(&keys.stdout).unwrap();
-        assert!(keys["keys"][0]["kid"].is_string() && keys["keys"][0]["d"].is_null(), "{keys}");
-        c.stop().await;
     }
 );

@@ -1,7 +1,8 @@
 //! Labels that resources take from the Encounter, Composition or Bundle that they came in, whatever arrives first.
 
-use crate::consent::{World, encounter, observation, set};
+use crate::consent::World;
 use crate::support::both_databases;
+use crate::support::guarded::{Guarded, encounter, observation, set};
 use crate::support::worlds::{ACT_CODE, CONFIDENTIALITY};
 use serde_json::{Value, json};
 

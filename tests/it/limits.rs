@@ -1,6 +1,7 @@
 //! How much one client gets: of one patient, of how many patients, and at once.
 
 use crate::lookup::World;
+use crate::support::guarded::Guarded;
 use crate::support::server::answer;
 use crate::support::{TestServer, both_databases};
 use lango::store::Store;

@@ -1,7 +1,8 @@
 //! `$record-lookup` and golden Patients: a person's records from all who hold some, as far as the person allows, and no hint of more.
 
+use crate::support::answer;
+use crate::support::guarded::{Guarded, consent, organization, sensitivity, set, to};
 use crate::support::payloads::{DOOR, payload, record_with_nida};
-use crate::support::server::answer;
 use crate::support::smart::{add_signing_client, signed_token};
 use crate::support::{TestDb, TestServer, add_client, both_databases};
 use lango::config::{AuthMode, Settings};
@@ -17,6 +18,12 @@ pub struct World {
     pub desk: String,
     pub golden: String,
     tokens: Vec<(&'static str, String)>,
+}
+
+impl Guarded for World {
+    fn server(&self) -> &TestServer {
+        &self.server
+    }
 }
 
 impl World {
@@ -48,11 +55,9 @@ impl World {
         let desk = tokens[2].1.clone();
         let mut world = World { server, asker, desk, golden: String::new(), tokens };
         for (id, code) in [("hf-a", "HF-A"), ("hf-b", "HF-B"), ("hf-c", "HF-C")] {
-            let identifier = json!([{ "system": "urn:lango:facility", "value": code }]);
-            let name = format!("Hospital {code}");
-            world
-                .put(world.token("registry"), &json!({ "resourceType": "Organization", "id": id, "name": name, "identifier": identifier }))
-                .await;
+            let mut hospital = organization(id, code, None);
+            hospital["name"] = json!(format!("Hospital {code}"));
+            world.put(world.token("registry"), &hospital).await;
         }
         for (client, patient, number) in [("a", "a", "19900101-1"), ("c", "c", "19900101-1"), ("a", "z", "19700101-9")] {
             world.put(world.token(client), &self::patient(patient, number)).await;
@@ -70,21 +75,6 @@ impl World {
 
     pub fn token(&self, id: &str) -> &str {
         &self.tokens.iter().find(|(known, _)| *known == id).unwrap().1
-    }
-
-    pub async fn send(&self, token: &str, method: &str, path: &str, body: &Value) -> (u16, Value) {
-        let request = self.server.client.request(method.parse().unwrap(), self.server.url(path)).bearer_auth(token);
-        answer(request.header("content-type", "application/fhir+json").body(body.to_string())).await
-    }
-
-    pub async fn get(&self, token: &str, path: &str) -> (u16, Value) {
-        answer(self.server.client.get(self.server.url(path)).bearer_auth(token)).await
-    }
-
-    pub async fn put(&self, token: &str, body: &Value) {
-        let path = format!("/fhir/{}/{}", body["resourceType"].as_str().unwrap(), body["id"].as_str().unwrap());
-        let (status, answer) = self.send(token, "PUT", &path, body).await;
-        assert!(matches!(status, 200 | 201), "{path}: {answer}");
     }
 
     pub async fn consent(&self, id: &str, patient: &str, provision: Value) {
@@ -140,38 +130,16 @@ pub fn observation(id: &str, patient: &str, label: Option<&str>) -> Value {
         "subject": { "reference": format!("Patient/{patient}") }, "effectiveDateTime": "2026-03-05", "valueString": "x",
     });
     if let Some(label) = label {
-        observation["meta"] = json!({ "security": [{ "system": "http://terminology.hl7.org/CodeSystem/v3-ActCode", "code": label }] });
+        observation["meta"] = json!({ "security": sensitivity(label) });
     }
     observation
-}
-
-pub fn consent(id: &str, patient: &str, provision: Value) -> Value {
-    json!({
-        "resourceType": "Consent", "id": id, "status": "active",
-        "scope": { "coding": [{ "system": "http://terminology.hl7.org/CodeSystem/consentscope", "code": "patient-privacy" }] },
-        "category": [{ "coding": [{ "system": "http://loinc.org", "code": "59284-0" }] }],
-        "patient": { "reference": format!("Patient/{patient}") }, "dateTime": "2026-01-01",
-        "policy": [{ "uri": "https://hie.example.org/policy" }],
-        "provision": provision,
-    })
-}
-
-pub fn set(ids: &[&str]) -> BTreeSet<String> {
-    ids.iter().map(|id| (*id).to_owned()).collect()
-}
-
-/// A rule about what `facilities` do not hold of a person.
-fn only_of(organization: &str) -> Value {
-    json!({ "type": "permit", "actor": [{
-        "role": { "coding": [{ "system": "http://terminology.hl7.org/CodeSystem/v3-ParticipationType", "code": "IRCP" }] },
-        "reference": { "reference": organization } }] })
 }
 
 both_databases!(
     async fn a_lookup_finds_the_person_at_every_facility_and_shows_what_is_allowed(db: &TestDb) {
         let world = World::new(db).await;
         assert_eq!(world.found(&world.asker, &[]).await, set(&[]));
-        world.consent("k", "a", only_of("Organization/hf-b")).await;
+        world.consent("k", "a", json!({ "type": "permit", "actor": to("Organization/hf-b") })).await;
         let all = set(&["a", "a-hr", "a-psy", "c", "c-hr", "c-psy", "k"]);
         assert_eq!(world.found(&world.asker, &[]).await, all, "the Consent that names the caller is of the person's record too");
         // However the person is named.
@@ -202,7 +170,7 @@ both_databases!(
         let since = json!({ "name": "since", "valueInstant": "2099-01-01T00:00:00Z" });
         assert_eq!(world.found(&world.asker, &[since]).await, set(&[]));
         // A part of the consent withdrawn: a part of the records gone.
-        let label = json!([{ "system": "http://terminology.hl7.org/CodeSystem/v3-ActCode", "code": "PSYTHPN" }]);
+        let label = sensitivity("PSYTHPN");
         world.consent("k", "a", json!({ "type": "permit", "provision": [{ "type": "deny", "securityLabel": label }] })).await;
         assert_eq!(world.found(&world.asker, &[]).await, set(&["a", "a-hr", "c", "c-hr"]));
         // The facility's own are its own, whatever it asks for.
@@ -256,7 +224,7 @@ both_databases!(
         let before = lasting(ask().await.1);
         let mut hidden = observation("hidden", "z", Some("HIV"));
         hidden["meta"]["security"][0]["code"] = json!("HIV");
-        let label = json!([{ "system": "http://terminology.hl7.org/CodeSystem/v3-ActCode", "code": "HIV" }]);
+        let label = sensitivity("HIV");
         world.consent("k", "z", json!({ "type": "permit", "provision": [{ "type": "deny", "securityLabel": label }] })).await;
         world.put(world.token("a"), &hidden).await;
         assert_eq!(lasting(ask().await.1), before);

@@ -1,6 +1,7 @@
 //! What keeps a server in order: labels, expunging, indexing again, and operations within batches.
 
-use crate::lookup::{World, set};
+use crate::lookup::World;
+use crate::support::guarded::{Guarded, set};
 use crate::support::{TestServer, both_databases};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;

@@ -1,7 +1,8 @@
 //! Notices: the patient and the facility find them, and the operator's address is told that they are there.
 
-use crate::lookup::{World, consent, ids};
+use crate::lookup::{World, ids};
 use crate::support::both_databases;
+use crate::support::guarded::{Guarded, consent};
 use crate::support::login::{Browser, add_portal, user};
 use crate::support::smart::signed_token;
 use axum::Router;

@@ -1,6 +1,7 @@
 //! What a Consent rests on may change without it: value sets, what a resource refers to, and which codes are sensitive.
 
-use crate::consent::{World, consent, encounter, observation, set};
+use crate::consent::World;
+use crate::support::guarded::{Guarded, consent, encounter, observation, purpose, set};
 use crate::support::smart::{add_signing_client, signed_token};
 use crate::support::worlds::ACT_CODE;
 use crate::support::{TestDb, TestServer, both_databases};
@@ -218,7 +219,7 @@ both_databases!(
         assert_eq!(seen().await, set(&["a-hr", "a-hiv"]), "z is somebody else");
         world.put(&world.holder, &patient("z", "1")).await;
         assert_eq!(seen().await, set(&["a-hr", "a-hiv"]), "who is linked later is not covered without review");
-        world.consent("c", json!({ "type": "permit", "purpose": crate::consent::purpose("TREAT") })).await;
+        world.consent("c", json!({ "type": "permit", "purpose": purpose("TREAT") })).await;
         assert_eq!(seen().await, set(&["a-hr", "a-hiv", "z-hr"]));
     }
 );

@@ -1,8 +1,9 @@
 //! SMART App Launch for people: whose record an app sees, who logged in, and what is promised.
 
-use crate::lookup::{World, ids, observation, patient, set};
+use crate::lookup::{World, ids, observation, patient};
 use crate::support::both_databases;
-use crate::support::login::{Browser, add_portal, sent_back, user};
+use crate::support::guarded::{Guarded, set};
+use crate::support::login::{Browser, add_portal, sent_back, step, user};
 use crate::support::server::answer;
 use crate::support::smart::{add_signing_client, signed_token};
 use jsonwebtoken::jwk::JwkSet;
@@ -10,6 +11,7 @@ use jsonwebtoken::{Algorithm, DecodingKey, Validation};
 use lango::access::people::{self, Person};
 use lango::store::Store;
 use serde_json::{Value, json};
+use std::time::{Duration, Instant};
 
 const SCOPES: &str = "openid fhirUser launch/patient patient/*.rs user/*.rs offline_access";
 
@@ -24,9 +26,9 @@ async fn claims(world: &World, id_token: &str) -> Value {
     let (_, keys) = answer(world.server.client.get(text(&discovered, "jwks_uri"))).await;
     let keys: JwkSet = serde_json::from_value(keys).unwrap();
     let header = jsonwebtoken::decode_header(id_token).unwrap();
-    assert!(discovered["id_token_signing_alg_values_supported"].as_array().unwrap().contains(&json!("ES256")));
+    assert!(discovered["id_token_signing_alg_values_supported"].as_array().unwrap().contains(&json!("RS256")));
     let key = DecodingKey::from_jwk(keys.find(&header.kid.unwrap()).unwrap()).unwrap();
-    let mut validation = Validation::new(Algorithm::ES256);
+    let mut validation = Validation::new(Algorithm::RS256);
     // Numbers keep their digits in this build, which the library's own checks do not understand.
     (validation.validate_exp, validation.validate_aud) = (false, false);
     validation.required_spec_claims.clear();
@@ -180,6 +182,80 @@ both_databases!(
             assert_eq!(capabilities.contains(&capability), there, "{capability}");
         }
         assert!(!promised["scopes_supported"].as_array().unwrap().contains(&json!("launch")));
+        world.server.stop().await;
+    }
+);
+
+both_databases!(
+    async fn a_clinician_picks_whose_record_the_app_shows(db: &TestDb) {
+        const ASKED: &str = "launch/patient patient/*.rs offline_access";
+        let world = World::new(db).await;
+        add_portal(db, &format!("{SCOPES} user/Patient.rs")).await;
+        user(db, &["add", "asha", "--facility", "HF-A", "--role", "clinician"]);
+        // Consents are for purposes, and the app has signed none yet.
+        world.consent("k-a", "a", json!({ "type": "permit" })).await;
+        let browser = Browser::at(&world.server);
+        let (page, cookie) = browser.logs_in("asha", ASKED, &[]).await;
+        assert!(page.contains("Which patient?") && !page.contains("Mushi"), "{page}");
+        let search = async |sought: &str| browser.at_patients(&page, &cookie, &[("decision", "search"), ("sought", sought)]).await;
+        let shown = |page: &str| -> Vec<String> {
+            let ids = page.split("name=\"patient\" value=\"").skip(1).filter_map(|rest| rest.split('"').next());
+            ids.map(str::to_owned).collect()
+        };
+        assert_eq!(shown(&search("mushi").await), ["a", "z"], "whom their facility sent, and nobody else");
+        assert_eq!(shown(&search("19900101-1").await), ["a"]);
+        for nobody in ["asha", "19900101", "mushi,z", "m", "<b>", "*"] {
+            let page = search(nobody).await;
+            assert!(shown(&page).is_empty() && !page.contains("<b>"), "{page}");
+        }
+        // What is not on the page cannot be picked.
+        for foreign in ["c", "nobody", "../Observation/a-hr", "a?_elements=id", ""] {
+            let page = browser.at_patients(&page, &cookie, &[("decision", "pick"), ("patient", foreign)]).await;
+            assert!(page.contains("There is no such patient") && !page.contains("Whose record"), "{foreign}: {page}");
+        }
+        let chosen = browser.at_patients(&search("mushi").await, &cookie, &[("decision", "pick"), ("patient", "a")]).await;
+        assert!(chosen.contains("Whose record: <strong>Mushi, 19900101-1</strong>"), "{chosen}");
+        let told = browser.agrees(&chosen, &cookie, "z").await;
+        let (status, granted) = browser.redeems(text(&told, "code")).await;
+        assert_eq!((status, text(&granted, "patient"), text(&granted, "scope")), (200, "a", "patient/*.rs launch/patient offline_access"));
+        let token = text(&granted, "access_token");
+        assert_eq!(ids(&world.get(token, "/fhir/Observation").await.1), set(&["a-hr", "a-psy"]));
+        for (path, status) in [("Patient/a", 200), ("Patient/z", 404), ("Observation/z-hr", 404), ("Observation/c-hr", 404)] {
+            assert_eq!(world.get(token, &format!("/fhir/{path}")).await.0, status, "{path}");
+        }
+        assert_eq!(world.get(token, "/fhir/Patient/a/$disclosures").await.0, 403, "they are not the patient");
+        // Another's page, and the page of another login, are worth nothing.
+        let other =
+            browser.submits("/auth/patient", "lango-login=x", &[("step", step(&page)), ("decision", "search"), ("sought", "mushi")]).await;
+        assert_eq!(other.status(), 400);
+        // Without a patient, or not at all.
+        let without = browser.at_patients(&page, &cookie, &[("decision", "none")]).await;
+        assert_eq!(browser.agrees(&without, &cookie, "a").await["error"], json!("access_denied"), "nothing that was asked for is left");
+        let refused = browser.submits("/auth/patient", &cookie, &[("step", step(&page)), ("decision", "deny")]).await;
+        assert_eq!(sent_back(&refused)["error"], json!("access_denied"));
+        // `user/` scopes reach as far as without a patient.
+        let wide = "launch/patient user/Patient.rs";
+        let (page, cookie) = browser.logs_in("asha", wide, &[]).await;
+        let chosen = browser.at_patients(&page, &cookie, &[("decision", "pick"), ("patient", "a")]).await;
+        let (_, wide) = browser.redeems(text(&browser.agrees(&chosen, &cookie, "").await, "code")).await;
+        assert_eq!(ids(&world.get(text(&wide, "access_token"), "/fhir/Patient").await.1), set(&["a", "z"]));
+        // Who was shown is on record: both by the search, in the name of who searched.
+        for patient in ["a", "z"] {
+            let until = Instant::now() + Duration::from_secs(30);
+            loop {
+                let (_, seen) = world.get(world.token("operator"), &format!("/fhir/Patient/{patient}/$disclosures")).await;
+                if seen.to_string().contains("portal") && seen.to_string().contains("asha") {
+                    break;
+                }
+                assert!(Instant::now() < until, "{seen}");
+            }
+        }
+        // A pick is not kept by who logs in for patients from now on.
+        let store = Store::open(&db.url).await.unwrap();
+        let person = people::find(&store, "asha").await.unwrap().unwrap();
+        people::set_patients(&store, &Person { patient: Some("z".into()), ..person }).await.unwrap();
+        store.close().await;
+        assert_eq!(world.get(token, "/fhir/Patient/a").await.0, 401);
         world.server.stop().await;
     }
 );

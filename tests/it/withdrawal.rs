@@ -1,6 +1,7 @@
 //! A withdrawal counts from its acknowledgement on, for everybody, in every process.
 
 use crate::consent::World;
+use crate::support::guarded::{Guarded, consent, purpose};
 use crate::support::server::answer;
 use crate::support::smart::signed_token;
 use crate::support::{TestDb, TestServer, both_databases};
@@ -88,11 +89,11 @@ async fn readers_see_nothing(db: &TestDb, world: &World, servers: &[(&TestServer
         match round % 4 {
             0 => assert_eq!(world.send(&world.desk, "DELETE", "/fhir/Consent/c", &Value::Null).await.0, 204),
             1 => {
-                let mut inactive = crate::consent::consent("c", "a", json!({ "type": "permit" }));
+                let mut inactive = consent("c", "a", json!({ "type": "permit" }));
                 inactive["status"] = json!("inactive");
                 world.put(&world.desk, &inactive).await;
             }
-            2 => world.consent("c", json!({ "type": "permit", "purpose": crate::consent::purpose("HPAYMT") })).await,
+            2 => world.consent("c", json!({ "type": "permit", "purpose": purpose("HPAYMT") })).await,
             _ => world.consent("d", json!({ "type": "deny" })).await,
         }
         state.fetch_add(1, Ordering::SeqCst);
@@ -177,7 +178,7 @@ both_databases!(
             Err(error) => panic!("{error}"),
         };
         assert!(is_released(before, None).await);
-        world.consent("c", json!({ "type": "permit", "purpose": crate::consent::purpose("HPAYMT") })).await;
+        world.consent("c", json!({ "type": "permit", "purpose": purpose("HPAYMT") })).await;
         let after = store.closings().await.unwrap();
         for (since, patients, released) in [
             (before, None, false),
@@ -188,6 +189,54 @@ both_databases!(
         ] {
             assert_eq!(is_released(since, patients.clone()).await, released, "{since} {patients:?}");
         }
+        store.close().await;
+    }
+);
+
+both_databases!(
+    async fn an_answer_that_is_overtaken_again_and_again_gets_its_turn(db: &TestDb) {
+        const CLOSERS: usize = 3;
+        let world = World::new(db).await;
+        world.consent("c", json!({ "type": "permit" })).await;
+        let (stop, closed) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+        let mut closers = Vec::new();
+        for closer in 0..CLOSERS {
+            let (client, base, desk) = (world.server.client.clone(), world.server.base.clone(), world.desk.clone());
+            let (stop, closed) = (Arc::clone(&stop), Arc::clone(&closed));
+            closers.push(tokio::spawn(async move {
+                let id = format!("b-{closer}");
+                let body = consent(&id, "b", json!({ "type": "deny" })).to_string();
+                while !stop.load(Ordering::SeqCst) {
+                    let request = client.put(format!("{base}/fhir/Consent/{id}")).bearer_auth(&desk);
+                    let (status, told) = answer(request.header("content-type", "application/fhir+json").body(body.clone())).await;
+                    assert!(matches!(status, 200 | 201), "{told}");
+                    closed.fetch_add(1, Ordering::SeqCst);
+                }
+            }));
+        }
+        // A search hinges on everybody's Consents.
+        let before = closed.load(Ordering::SeqCst);
+        for _ in 0..25 {
+            let (status, told) = world.get(&world.asker, "/fhir/Observation?status=final&_revinclude=*&_include=*&_total=accurate").await;
+            assert_eq!((status, &told["total"]), (200, &json!(2)), "{told}");
+        }
+        assert!(closed.load(Ordering::SeqCst) > before, "who closes gets theirs too");
+        stop.store(true, Ordering::SeqCst);
+        for closer in closers {
+            closer.await.unwrap();
+        }
+        // Its turn: until it is over nothing is closed, in no process.
+        let store = Store::open(&db.url).await.unwrap();
+        let quiet = store.quiet().await.unwrap();
+        let withdrawal = world.send(&world.desk, "DELETE", "/fhir/Consent/c", &Value::Null);
+        tokio::pin!(withdrawal);
+        if !db.is_sqlite() {
+            let waits = tokio::time::timeout(Duration::from_millis(300), &mut withdrawal).await;
+            assert!(waits.is_err(), "{waits:?}");
+        }
+        drop(quiet);
+        assert_eq!(withdrawal.await.0, 204);
+        assert_eq!(world.get(&world.asker, "/fhir/Observation/a-hr").await.0, 404);
         store.close().await;
     }
 );

@@ -7,7 +7,7 @@
 //! fails several times in a row is left alone for a while ([`breaker`]).
 //!
 //! What comes back is another server's word. It is cut to the patient that was asked for ([`check`]), labelled as if it had arrived, and each
-//! resource is decided on by itself, with the Consents as they stand then ([`release`]). Nothing of it is stored, and nothing is counted where somebody
+//! resource is decided on by itself, with the Consents as they stand then ([`release`]); what is here too comes once ([`once`]). Nothing of it is stored, and nothing is counted where somebody
 //! without a login could read it: that a holder was asked already tells that it knows somebody.
 //!
 //! It must never follow an address that the operator did not write, nor tell a requester of a holder whose location that requester may not see.
@@ -16,6 +16,7 @@ mod breaker;
 mod check;
 mod locate;
 mod login;
+mod once;
 mod release;
 mod talk;
 
@@ -31,7 +32,9 @@ use crate::store::{FacilityKey, TypeCode};
 use anyhow::Context;
 use breaker::Breaker;
 use login::Login;
+use reqwest::Certificate;
 use serde_json::Value;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Semaphore;
@@ -119,25 +122,21 @@ struct Told {
 impl Holders {
     pub fn new(settings: &Settings) -> anyhow::Result<Holders> {
         let limits = &settings.limits;
-        let http = reqwest::Client::builder()
-            .redirect(reqwest::redirect::Policy::none())
-            .no_proxy()
-            .connect_timeout(CONNECT)
-            .user_agent(concat!("lango/", env!("CARGO_PKG_VERSION")))
-            .build()
-            .context("no HTTP client for holders can be made")?;
+        let shared = client(Vec::new())?;
         let holder = |settings: &config::Holder| {
-            Arc::new(Holder {
+            let authorities = settings.ca_file.as_deref().map(authorities).transpose();
+            let authorities = authorities.with_context(|| format!("holder {}: ca_file", settings.facility))?;
+            anyhow::Ok(Arc::new(Holder {
                 settings: settings.clone(),
-                http: http.clone(),
+                http: authorities.map_or_else(|| Ok(shared.clone()), client)?,
                 login: Login::default(),
                 breaker: Breaker::new(FAILURES, Duration::from_secs(limits.holder_rest_s.into())),
                 at_once: Semaphore::new(limits.holders_at_once.div_ceil(SHARE) as usize),
                 most_bytes: limits.holder_bytes(),
-            })
+            }))
         };
         Ok(Holders {
-            list: settings.holders.iter().map(holder).collect(),
+            list: settings.holders.iter().map(holder).collect::<anyhow::Result<_>>()?,
             at_once: Semaphore::new(limits.holders_at_once as usize),
             patience: Duration::from_secs(limits.holders_s.into()),
         })
@@ -179,6 +178,25 @@ impl Holders {
         }
         told
     }
+}
+
+/// A client that believes these authorities alone; without any, those that everybody believes.
+fn client(authorities: Vec<Certificate>) -> anyhow::Result<reqwest::Client> {
+    let builder = reqwest::Client::builder()
+        .redirect(reqwest::redirect::Policy::none())
+        .no_proxy()
+        .connect_timeout(CONNECT)
+        .user_agent(concat!("lango/", env!("CARGO_PKG_VERSION")));
+    let builder = if authorities.is_empty() { builder } else { builder.tls_certs_only(authorities) };
+    builder.build().context("no HTTP client for holders can be made")
+}
+
+/// The certificates in a PEM file; one at least.
+fn authorities(file: &Path) -> anyhow::Result<Vec<Certificate>> {
+    let pem = std::fs::read(file).with_context(|| format!("{} cannot be read", file.display()))?;
+    let found = Certificate::from_pem_bundle(&pem).with_context(|| format!("{} is no PEM", file.display()))?;
+    anyhow::ensure!(!found.is_empty(), "{} has no certificate", file.display());
+    Ok(found)
 }
 
 impl Holder {

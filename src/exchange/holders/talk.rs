@@ -10,6 +10,7 @@ use crate::fhir::json;
 use crate::fhir::reference::is_id;
 use crate::fhir::time::format_instant;
 use crate::ingest::workers::Workers;
+use crate::search::escape;
 use reqwest::{RequestBuilder, StatusCode, Url, header};
 use serde_json::{Value, json};
 
@@ -121,7 +122,6 @@ impl Talk<'_> {
     /// A search for the Patient, by POST so that the identifier stands in no URL, and `$everything` of whom it finds
     /// (<https://hl7.org/fhir/R4/patient-operation-everything.html>).
     async fn everything(&mut self, identifier: &Identifier, wanted: &Wanted) -> Result<(), HolderError> {
-        let escape = |text: &str| text.replace('\\', "\\\\").replace(',', "\\,").replace('|', "\\|").replace('$', "\\$");
         let asked = format!("{}|{}", escape(&identifier.system), escape(&identifier.value));
         let form = form_urlencoded::Serializer::new(String::new()).append_pair("identifier", &asked).finish();
         let url = format!("{}/Patient/_search", self.holder.settings.url);

@@ -92,7 +92,8 @@ const MOST_ROWS: u32 = 10_000;
 pub async fn disclosures(call: &Call<'_>, type_code: TypeCode, id: &str) -> Result<Answer, Failure> {
     let caller = call.caller;
     // A practitioner's token may have a patient in context, who is somebody else.
-    let own = caller.person.is_some() && caller.claimed.practitioner.is_none() && caller.patients.iter().any(|own| own == id);
+    let own =
+        caller.person.is_some() && !caller.picked && caller.claimed.practitioner.is_none() && caller.patients.iter().any(|own| own == id);
     if !(own || caller.has_role(Role::Operator)) {
         let words = "Who saw a record is told to the person whom it is about and to the privacy officer (role operator).";
         return Err(Refusal::new(RefusalKind::Forbidden, Issue::error(IssueCode::Forbidden, words)).into());

@@ -15,7 +15,6 @@ mod meta;
 mod metadata;
 mod operation;
 mod read;
-mod repeat;
 mod search;
 mod target;
 mod validate;
@@ -24,6 +23,7 @@ mod write;
 use super::body;
 use super::error::Failure;
 use super::negotiate::{self, Format, Prefer};
+use super::repeat;
 use super::state::FhirState;
 use crate::access::{Caller, Interaction};
 use crate::definitions;
@@ -40,6 +40,7 @@ use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
 use axum::response::Response;
 use axum::routing::any;
 use target::Target;
+use tokio::time::timeout;
 use tower_http::CompressionLevel;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::compression::CompressionLayer;
@@ -128,18 +129,26 @@ async fn handle(State(state): State<FhirState>, request: Request) -> Response {
     }
 }
 
-/// The answer, recorded. When what patients allow changed while it was made, it is made again.
+/// The answer, recorded. When what patients allow changed while it was made, it is made again; in the end while nothing changes.
 async fn decided(state: &FhirState, parts: &Parts, query: Vec<(String, String)>, body: Body) -> Result<Answer, Failure> {
     let mut caller = parts.extensions.get::<Caller>().cloned();
     let (mut body, repeated) = repeat::first(body);
-    for _ in 0..repeat::TIMES {
-        let answered = carry_out(state, caller.as_ref(), &parts.method, &parts.uri, &parts.headers, query.clone(), body).await;
-        match audit::settled(state, &parts.method, &parts.uri, answered).await {
-            Settled::Answer(answered) => return answered,
-            Settled::Outdated => {}
+    for time in 1..=repeat::TIMES {
+        let last = time == repeat::TIMES;
+        let work = async {
+            let _quiet = if last { Some(state.store.quiet().await.map_err(Refusal::from)?) } else { None };
+            if let (Some(caller), true) = (&mut caller, time > 1) {
+                *caller = audit::begin_again(state, caller).await?;
+            }
+            let answered = carry_out(state, caller.as_ref(), &parts.method, &parts.uri, &parts.headers, query.clone(), body).await;
+            Ok::<_, Failure>(audit::settled(state, &parts.method, &parts.uri, answered).await)
+        };
+        let settled = if last { timeout(repeat::QUIET, work).await.map_err(|_| repeat::failure())? } else { work.await };
+        if let Settled::Answer(answered) = settled? {
+            return answered;
         }
-        (caller, body) = match (&caller, repeated.again()) {
-            (Some(caller), Some(body)) if audit::may_repeat() => (Some(audit::begin_again(state, caller).await?), body),
+        body = match repeated.again() {
+            Some(body) if audit::may_repeat() => body,
             _ => break,
         };
     }

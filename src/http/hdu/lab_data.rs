@@ -47,8 +47,11 @@ async fn page(app: &App, caller: &Caller, query: &str) -> Result<Response, Refus
     let specimen = given.get("specimenId").filter(|id| !id.is_empty());
     let mut pairs = vec![("subject:missing".to_owned(), "true".to_owned()), ("_sort".to_owned(), "-_lastUpdated".to_owned())];
     if facility.is_some() || specimen.is_some() {
-        let system = facility.map(|code| format!("https://lango.health/id/facility/{}/specimen|", escaped(&code.replace(' ', "_"))));
-        pairs.push(("identifier".to_owned(), format!("{}{}", system.unwrap_or_default(), escaped(specimen.map_or("", String::as_str)))));
+        let system = facility.map(|code| format!("https://lango.health/id/facility/{}/specimen|", search::escape(&code.replace(' ', "_"))));
+        pairs.push((
+            "identifier".to_owned(),
+            format!("{}{}", system.unwrap_or_default(), search::escape(specimen.map_or("", String::as_str))),
+        ));
     }
     let r4 = definitions::r4();
     let code = |name: &str| r4.type_code(name).ok_or_else(Refusal::not_found);
@@ -67,18 +70,6 @@ async fn page(app: &App, caller: &Caller, query: &str) -> Result<Response, Refus
     let pages = total.div_ceil(page_size as u64);
     let pager = json!({ "page": page, "pageSize": page_size, "total": total, "totalPages": pages });
     Ok(Json(json!({ "results": records, "pager": pager })).into_response())
-}
-
-/// A token's text, so that a comma in it separates nothing.
-fn escaped(text: &str) -> String {
-    let mut safe = String::with_capacity(text.len());
-    for c in text.chars() {
-        if matches!(c, ',' | '|' | '$' | '\\') {
-            safe.push('\\');
-        }
-        safe.push(c);
-    }
-    safe
 }
 
 async fn about(store: &Store, specimens: &[Stored], type_name: &str, caller: &Caller) -> Result<Vec<Value>, Refusal> {
@@ -143,7 +134,8 @@ fn result(observation: &Value, sample: &str) -> Value {
     put(&mut told, "obxSetId", number_in(observation, sample, 1));
     put(&mut told, "parameter", at("/code/text"));
     put(&mut told, "observation", coded(observation.get("code")).map(|code| json!({ "code": code["code"], "type": code["codeType"] })));
-    let value = at("/valueQuantity/value").map(|number| json!(number.to_string()));
+    let comparator = text(observation, "/valueQuantity/comparator").unwrap_or_default();
+    let value = at("/valueQuantity/value").map(|number| json!(format!("{comparator}{number}")));
     put(&mut told, "result", value.or(at("/valueString")).or(at("/valueCodeableConcept/text")));
     put(&mut told, "codedValue", coded(observation.get("valueCodeableConcept")));
     put(&mut told, "unit", at("/valueQuantity/unit"));

@@ -15,6 +15,7 @@ use crate::fhir::{Issue, IssueCode};
 use crate::ingest::refusal::{Refusal, RefusalKind};
 use crate::search::matches::satisfies;
 use crate::search::{self, ParseOptions};
+use crate::store::records::Records;
 use crate::store::{Filter, ResourceKey, Stored};
 use crate::terminology::listing::positive;
 use axum::extract::{Extension, RawQuery, State};
@@ -73,7 +74,7 @@ async fn page(app: &App, caller: &Caller, query: &str) -> Result<Response, Refus
     }
     let mut pairs: Vec<(String, String)> = Vec::new();
     let mut ask = |name: &str, value: String| pairs.push((name.to_owned(), value));
-    let mut away = Away::default();
+    let (mut away, mut of) = (Away::default(), Vec::new());
     if let Some(id) = given("id") {
         match identifier_system(given("idType").unwrap_or_default(), facility) {
             Some(system) => {
@@ -86,15 +87,16 @@ async fn page(app: &App, caller: &Caller, query: &str) -> Result<Response, Refus
                 };
                 let types = PARTS.iter().chain(&["Patient", "Encounter"]).filter_map(|name| definitions::r4().type_code(name)).collect();
                 away = Away::ask(app, caller, &person, &Wanted { types, owners, since: None }, false).await?;
+                of = person.keys;
                 // No Patient has the id "-".
                 let ids: Vec<String> = person.ids.into_iter().chain(["-".to_owned()]).collect();
                 ask("_id", ids.join(","));
             }
-            None => ask("identifier", escaped(id)),
+            None => ask("identifier", search::escape(id)),
         }
     }
     for (name, param) in [("firstName", "given"), ("lastName", "family"), ("dateOfBirth", "birthdate")] {
-        given(name).into_iter().for_each(|value| ask(param, escaped(value)));
+        given(name).into_iter().for_each(|value| ask(param, search::escape(value)));
     }
     if let Some(gender) = given("gender") {
         ask("gender", gender_code(gender).to_owned());
@@ -103,11 +105,13 @@ async fn page(app: &App, caller: &Caller, query: &str) -> Result<Response, Refus
         ask("deceased:not", "true".to_owned());
     }
     if let Some(number) = given("referralNumber") {
-        ask("_has:ServiceRequest:subject:identifier", escaped(number));
+        ask("_has:ServiceRequest:subject:identifier", search::escape(number));
     }
     let asked = parse(app, caller, "Patient", &pairs)?;
     let here = app.store.count(&asked, None).await?;
-    let released = away.release(app, caller, false).await?;
+    let mut released = away.release(app, caller, false).await?;
+    let shown = Records { of, params: Vec::new(), own: None, owners: None, since: None, during: None, scope: caller.scope.clone() };
+    released.without(app, caller, &shown).await?;
     let held = HeldClient::all(&released.records, &parse(app, caller, "Patient", pairs.iter().filter(|(name, _)| name != "_id"))?.filters);
     let total = here.saturating_add(held.len() as u64);
     let limit = u32::try_from(first.saturating_add(page_size)).unwrap_or(u32::MAX);
@@ -442,18 +446,6 @@ fn extension(resource: &Value, url: &str, value: &str) -> Option<Value> {
 /// What stands under a key, or nothing.
 fn list_owner<'v>(value: &'v Value, key: &str) -> &'v Value {
     value.get(key).unwrap_or(&Value::Null)
-}
-
-/// A value of a search, so that a comma in it separates nothing.
-fn escaped(text: &str) -> String {
-    let mut safe = String::with_capacity(text.len());
-    for c in text.chars() {
-        if matches!(c, ',' | '|' | '$' | '\\') {
-            safe.push('\\');
-        }
-        safe.push(c);
-    }
-    safe
 }
 
 fn put(map: &mut Map<String, Value>, key: &str, value: Option<Value>) {

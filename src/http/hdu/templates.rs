@@ -89,67 +89,84 @@ pub async fn meta_data(State(app): State<App>) -> Json<Value> {
     Json(json!({ "results": app.submitter.templates.definitions().map(meta::blocks).collect::<Vec<_>>() }))
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct How {
-    /// `true`: judge, and store nothing.
-    #[serde(default)]
-    test_data_validity: Option<String>,
-    /// `false`: rules and mandatory marks warn instead of rejecting.
-    #[serde(default)]
-    validation: Option<String>,
+/// The parameters of a URL.
+type Asked = Result<Query<Vec<(String, String)>>, QueryRejection>;
+
+/// How a payload is to be taken.
+struct How {
+    dry_run: bool,
+    judges: bool,
 }
+
+/// `true`: judge, and store nothing.
+const DRY_RUN: &str = "testDataValidity";
+/// `false`: rules and mandatory marks warn instead of rejecting.
+const JUDGES: &str = "validation";
+/// From this likeness on an unknown parameter is a known one misspelt.
+const MISSPELT: f64 = 0.75;
 
 impl How {
-    fn is_dry_run(&self) -> Result<bool, Refusal> {
-        flag("testDataValidity", &self.test_data_validity, false)
-    }
-
-    fn judges(&self) -> Result<bool, Refusal> {
-        flag("validation", &self.validation, true)
+    /// Names in any case. What is like one of them and is none is refused, since who asks for a dry run in other words must not find the
+    /// data stored; other parameters are passed over, as the original does.
+    fn of(query: &[(String, String)]) -> Result<How, Refusal> {
+        let (mut dry_run, mut judges) = (None, None);
+        for (name, value) in query {
+            let before = if name.eq_ignore_ascii_case(DRY_RUN) {
+                dry_run.replace(flag(DRY_RUN, value)?)
+            } else if name.eq_ignore_ascii_case(JUDGES) {
+                judges.replace(flag(JUDGES, value)?)
+            } else if let Some(meant) = [DRY_RUN, JUDGES].into_iter().find(|known| is_like(known, name)) {
+                let words = format!(
+                    "A parameter of the URL looks like {meant} and is not: write {meant}=true or {meant}=false. Nothing was stored."
+                );
+                return Err(Refusal::malformed(words));
+            } else {
+                None
+            };
+            if before.is_some() {
+                return Err(Refusal::malformed("A parameter of the URL is given twice. Nothing was stored."));
+            }
+        }
+        Ok(How { dry_run: dry_run.unwrap_or(false), judges: judges.unwrap_or(true) })
     }
 }
 
-/// A yes or no in the words that the original takes. Another word is refused: who asks for a dry run in other words must not find the data
-/// stored.
-fn flag(name: &'static str, given: &Option<String>, default: bool) -> Result<bool, Refusal> {
-    match given.as_deref().map(str::to_ascii_lowercase).as_deref() {
-        None | Some("") => Ok(default),
-        Some("true" | "on" | "yes" | "1") => Ok(true),
-        Some("false" | "off" | "no" | "0") => Ok(false),
-        Some(_) => {
-            Err(Refusal::new(RefusalKind::Malformed, Issue::error(IssueCode::Value, format!("{name} must be true or false")).at(name)))
-        }
+fn is_like(known: &str, name: &str) -> bool {
+    name.len() <= 2 * known.len()
+        && strsim::normalized_damerau_levenshtein(&known.to_ascii_lowercase(), &name.to_ascii_lowercase()) > MISSPELT
+}
+
+/// A yes or no in the words that the original takes. Another word, or none, is refused.
+fn flag(name: &'static str, given: &str) -> Result<bool, Refusal> {
+    match given.to_ascii_lowercase().as_str() {
+        "true" | "on" | "yes" | "1" => Ok(true),
+        "false" | "off" | "no" | "0" => Ok(false),
+        _ => Err(Refusal::new(RefusalKind::Malformed, Issue::error(IssueCode::Value, format!("{name} must be true or false")).at(name))),
     }
 }
 
 /// `POST dataTemplates`.
-pub async fn submit(state: State<App>, caller: Extension<Caller>, how: Result<Query<How>, QueryRejection>, request: Request) -> Response {
+pub async fn submit(state: State<App>, caller: Extension<Caller>, how: Asked, request: Request) -> Response {
     answer(state, caller, how, request, PATH, Door::Named, &reply::CLIENTS).await.unwrap_or_else(IntoResponse::into_response)
 }
 
 /// `POST labDataTemplates`.
-pub async fn submit_lab(
-    state: State<App>,
-    caller: Extension<Caller>,
-    how: Result<Query<How>, QueryRejection>,
-    request: Request,
-) -> Response {
+pub async fn submit_lab(state: State<App>, caller: Extension<Caller>, how: Asked, request: Request) -> Response {
     answer(state, caller, how, request, LAB_PATH, Door::Lab, &reply::REQUESTS).await.unwrap_or_else(IntoResponse::into_response)
 }
 
 async fn answer(
     State(app): State<App>,
     Extension(caller): Extension<Caller>,
-    how: Result<Query<How>, QueryRejection>,
+    asked: Asked,
     request: Request,
     path: &'static str,
     door: Door,
     words: &reply::Words,
 ) -> Result<Response, HduError> {
     let error = HduError::at(path);
-    let Query(how) = how.map_err(unclear_query(path))?;
-    let (dry_run, judges) = (how.is_dry_run().map_err(&error)?, how.judges().map_err(&error)?);
+    let Query(query) = asked.map_err(unclear_query(path))?;
+    let How { dry_run, judges } = How::of(&query).map_err(&error)?;
     let door = if judges { door } else { door.unjudged() };
     let allowed = ["Patient", "Encounter"].iter().try_for_each(|name| caller.require_all(name, Interaction::Create));
     allowed.map_err(|forbidden| error(Refusal::new(RefusalKind::Forbidden, Issue::error(IssueCode::Forbidden, forbidden.to_string()))))?;

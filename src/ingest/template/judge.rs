@@ -144,9 +144,13 @@ impl Definition {
         let path = format!("{}[{index}]", opened.list);
         let is_object = value.is_object();
         let mut walk = Walk::new(&self.schema, options.zone, options.strict_blocks, path.clone());
-        let value = if is_object { walk.value(self.record, value, true).unwrap_or_default() } else { Value::Null };
+        let excess = schema::excess(&value);
+        let is_walked = is_object && excess.is_none();
+        let value = if is_walked { walk.value(self.record, value, true).unwrap_or_default() } else { Value::Null };
         let mut issues = walk.issues;
-        if !is_object {
+        if let Some(words) = excess {
+            issues.push(Issue::error(IssueCode::TooLong, words).at(path.clone()));
+        } else if !is_object {
             issues.push(Issue::error(IssueCode::Structure, "must be an object").at(path.clone()));
         } else if value.is_null() {
             issues.push(Issue::error(IssueCode::Structure, "is empty: it says nothing").at(path.clone()));
@@ -157,7 +161,7 @@ impl Definition {
         let scope = scope.within(&of_record);
         let of_facility = scope.var("facility", &facility);
         let scope = scope.within(&of_facility);
-        for rule in self.rules.iter().filter(|_| is_object) {
+        for rule in self.rules.iter().filter(|_| is_walked) {
             issues.extend(rule.broken_by(&scope, &path, &issues));
         }
         let mut run = Run::new(&self.schema, translate, options.stored, &value, &path);

@@ -8,7 +8,7 @@ use crate::fhir::{Issue, IssueCode};
 use crate::validate::structure;
 use serde_json::{Map, Value, json};
 use std::borrow::Cow;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt::Write as _;
 use uuid::Uuid;
 
@@ -25,6 +25,15 @@ const DATA_ABSENT: &str = "http://hl7.org/fhir/StructureDefinition/data-absent-r
 /// More problems than this in one record help nobody.
 const MOST_TOLD: usize = 20;
 
+/// What one key of the record was made of.
+struct Seen {
+    /// The place of the first in [`Run::produced`].
+    first: usize,
+    count: usize,
+    /// Of what was made under the key, once it came again: what is the same said twice.
+    contents: HashSet<[u8; 32]>,
+}
+
 pub(super) struct Run<'r> {
     schema: &'r Schema,
     translate: &'r dyn Translate,
@@ -32,7 +41,8 @@ pub(super) struct Run<'r> {
     root: &'r Value,
     path: &'r str,
     stored: &'r Known,
-    seen: HashMap<(&'r str, Uuid), usize>,
+    /// What was made, by type and what its id is made of.
+    seen: HashMap<(&'r str, String), Seen>,
     /// The place in `lists` of the list that is being walked.
     list: Option<usize>,
     /// The address of the leaf that `%field` was made from.
@@ -174,40 +184,38 @@ impl<'r> Run<'r> {
             self.made = map.keys().cloned().collect();
             self.entries(std::slice::from_ref(entry), scope, &mut map);
         }
-        let mut occurrence = 1;
-        loop {
-            let id = Uuid::new_v5(&NAMESPACE, name.as_bytes());
-            if let Some(place) = map.get_mut("id") {
-                *place = Value::String(id.to_string());
+        let key = (resource.type_name.as_str(), name.clone());
+        if let Some(seen) = self.seen.get_mut(&key) {
+            // The same said twice is said once; the same key for something else is a second one.
+            if resource.shared || resource.update != Update::Replace {
+                return;
             }
-            let key = (resource.type_name.as_str(), id);
-            match self.seen.get(&key) {
-                None => {
-                    let Resource { update, shared, .. } = *resource;
-                    let made = Value::Object(map);
-                    // What is laid over something stored need not have all that the whole must have.
-                    let part = matches!(update, Update::Existing | Update::Known);
-                    let is_wrong = |issue: &Issue| issue.severity.is_error() && !(part && issue.code == IssueCode::Required);
-                    if let Some(wrong) = structure(&made).into_iter().find(is_wrong) {
-                        let words = format!("is not stored as {}: {} {}", resource.type_name, wrong.expression, wrong.diagnostics);
-                        return self.leave_out(resource, Issue::warning(IssueCode::Processing, words), scope);
-                    }
-                    self.seen.insert(key, self.produced.len());
-                    let list = self.list.filter(|_| !resource.shared);
-                    self.produced.push(Produced { resource: made, update, list, needs: resource.needs.clone(), shared });
-                    return;
-                }
-                Some(known) => {
-                    // The same said twice is said once; the same key for something else is a second one.
-                    let same = self.produced.get(*known).is_some_and(|known| known.resource.as_object() == Some(&map));
-                    if same || resource.shared || resource.update != Update::Replace {
-                        return;
-                    }
-                }
+            if seen.contents.is_empty() {
+                let first = self.produced.get(seen.first).and_then(|first| first.resource.as_object());
+                seen.contents.extend(first.map(content));
             }
-            occurrence += 1;
-            let _ = write!(name, "\u{1f}#{occurrence}");
+            if !seen.contents.insert(content(&map)) {
+                return;
+            }
+            let _ = write!(name, "\u{1f}#{}", seen.count + 1);
         }
+        let id = Uuid::new_v5(&NAMESPACE, name.as_bytes());
+        if let Some(place) = map.get_mut("id") {
+            *place = Value::String(id.to_string());
+        }
+        let Resource { update, shared, .. } = *resource;
+        let made = Value::Object(map);
+        // What is laid over something stored need not have all that the whole must have.
+        let part = matches!(update, Update::Existing | Update::Known);
+        let is_wrong = |issue: &Issue| issue.severity.is_error() && !(part && issue.code == IssueCode::Required);
+        if let Some(wrong) = structure(&made).into_iter().find(is_wrong) {
+            let words = format!("is not stored as {}: {} {}", resource.type_name, wrong.expression, wrong.diagnostics);
+            return self.leave_out(resource, Issue::warning(IssueCode::Processing, words), scope);
+        }
+        let first = self.produced.len();
+        self.seen.entry(key).and_modify(|seen| seen.count += 1).or_insert(Seen { first, count: 1, contents: HashSet::new() });
+        let list = self.list.filter(|_| !resource.shared);
+        self.produced.push(Produced { resource: made, update, list, needs: resource.needs.clone(), shared });
     }
 
     /// The key of a visit.
@@ -454,6 +462,17 @@ impl<'r> Run<'r> {
             self.faults.push(Issue::warning(IssueCode::Processing, format!("the template's mapping fails here ({place}): {words}")));
         }
     }
+}
+
+/// What tells a resource from others, whatever its id.
+fn content(resource: &Map<String, Value>) -> [u8; 32] {
+    let mut hasher = blake3::Hasher::new();
+    for (name, value) in resource.iter().filter(|(name, _)| *name != "id") {
+        hasher.update(name.as_bytes());
+        // Text that was read as JSON is written as JSON.
+        hasher.update(&serde_json::to_vec(value).unwrap_or_default());
+    }
+    *hasher.finalize().as_bytes()
 }
 
 /// `Type/id` of what has this name.

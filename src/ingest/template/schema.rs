@@ -20,6 +20,10 @@ use std::fmt::Write as _;
 
 /// More problems than this in one record help nobody.
 const MOST_ISSUES: usize = 100;
+/// Entries that the lists of one record hold, all together, and values of any kind. No visit has so many; whoever sends them would keep
+/// others waiting.
+const MOST_ENTRIES: usize = 2_000;
+const MOST_VALUES: usize = 50_000;
 /// Bytes of a text at most.
 const MOST_BYTES: usize = 64 << 10;
 /// Characters of a number at most.
@@ -252,6 +256,27 @@ pub(super) struct Walk<'a> {
     pub issues: Vec<Issue>,
 }
 
+/// Why a record is not even looked at: it holds more than a visit can.
+pub(super) fn excess(record: &Value) -> Option<String> {
+    fn count(value: &Value, entries: &mut usize, values: &mut usize) {
+        *values += 1;
+        match value {
+            Value::Array(items) => {
+                *entries += items.len();
+                items.iter().for_each(|item| count(item, entries, values));
+            }
+            Value::Object(map) => map.values().for_each(|value| count(value, entries, values)),
+            _ => {}
+        }
+    }
+    let (mut entries, mut values) = (0, 0);
+    count(record, &mut entries, &mut values);
+    if entries > MOST_ENTRIES {
+        return Some(format!("has {entries} entries in its lists, and one record may have {MOST_ENTRIES}: send the rest as another visit"));
+    }
+    (values > MOST_VALUES).then(|| format!("holds {values} values, and one record may hold {MOST_VALUES}"))
+}
+
 /// Why no resource can hold this text or number (<https://hl7.org/fhir/R4/datatypes.html#string>).
 fn unfit(value: &Value) -> Option<&'static str> {
     match value {
@@ -441,6 +466,9 @@ impl<'a> Walk<'a> {
             self.path.truncate(length);
         }
         for key in unknown {
+            if self.issues.len() >= MOST_ISSUES {
+                break;
+            }
             let words = match nearest(object, &key) {
                 Some(name) => format!("is not a field of this template and is not translated; did you mean {name}?"),
                 None => "is not a field of this template and is not translated".to_owned(),

@@ -289,6 +289,36 @@ fn an_unmapped_code_is_kept_with_its_own_coding_and_listed() {
 }
 
 #[test]
+fn long_lists_of_the_same_key_are_told_apart_and_longer_ones_rejected() {
+    let with = |count: usize| {
+        let one = |place: usize| json!({ "diagnosisDate": "2026-09-05", "diagnosisCode": "B54", "diagnosis": format!("{}", place.min(count - 2)) });
+        changed(|record| {
+            record.as_object_mut().unwrap().retain(|_, value| !value.is_array());
+            record["diagnosisDetails"] = (0..count).map(one).collect();
+        })
+    };
+    let record = only(&with(1_900));
+    let made: std::collections::BTreeSet<&str> = of_type(&record, "Condition").into_iter().filter_map(|one| one["id"].as_str()).collect();
+    assert_eq!((made.len(), errors(&record)), (1_899, vec![]), "the same said twice is said once");
+    let record = only(&with(2_100));
+    assert_eq!(errors(&record).len(), 1, "{:?}", errors(&record));
+    assert!(errors(&record)[0].starts_with("listGrid[0]: has 21"), "{:?}", errors(&record));
+}
+
+#[test]
+fn a_blood_pressure_is_read_with_its_unit_and_told_when_it_is_none() {
+    let with = |pressure: &str| changed(|record| record["clinicalInformation"]["vitalSigns"] = json!([{ "bloodPressure": pressure }]));
+    let quantities = |record: &Record| {
+        let all = of_type(record, "Observation").into_iter().flat_map(|one| one["component"].as_array().cloned().unwrap_or_default());
+        all.filter_map(|component| component["valueQuantity"]["value"].as_i64()).filter(|value| [118, 76].contains(value)).count()
+    };
+    let (read, unread) = (only(&with("118/76 mmHg")), only(&with("118-76")));
+    assert_eq!((quantities(&read), quantities(&unread)), (2, 0));
+    assert!(!warnings(&read).contains("bloodPressure"), "{}", warnings(&read));
+    assert!(warnings(&unread).contains("clinicalInformation.vitalSigns: holds a bloodPressure"), "{}", warnings(&unread));
+}
+
+#[test]
 fn an_empty_list_is_a_zero_report() {
     let mut payload = sample();
     payload["data"]["listGrid"] = json!([]);

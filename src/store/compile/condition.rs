@@ -30,7 +30,7 @@ impl Compiler<'_> {
         self.sql.push(if tests.is_empty() { "1 = 0)" } else { ")" });
     }
 
-    fn test(&mut self, test: &Test, alias: &str) {
+    pub(super) fn test(&mut self, test: &Test, alias: &str) {
         let sql = &mut *self.sql;
         match test {
             Test::Token { system, code } => {
@@ -107,11 +107,7 @@ impl Compiler<'_> {
             }
             Test::UriBelow(uri) => {
                 sql.push(&format!("({alias}.uri = ")).str(uri);
-                let beginnings = match uri.contains('|') {
-                    true => vec![format!("{uri}.")],
-                    false => ["/", "|"].map(|separator| format!("{}{separator}", uri.trim_end_matches('/'))).to_vec(),
-                };
-                for prefix in beginnings {
+                for prefix in below(uri) {
                     self.sql.push(" OR ");
                     starts_with(self.sql, &format!("{alias}.uri"), &prefix);
                 }
@@ -290,6 +286,14 @@ fn starts_with(sql: &mut Sql, column: &str, prefix: &str) {
     sql.push(&format!("({column} >= ")).str(prefix).push(&format!(" AND {column} < ")).str(&after_prefix(prefix)).push(")");
 }
 
+/// How what is below a uri begins.
+pub(super) fn below(uri: &str) -> Vec<String> {
+    match uri.contains('|') {
+        true => vec![format!("{uri}.")],
+        false => ["/", "|"].map(|separator| format!("{}{separator}", uri.trim_end_matches('/'))).to_vec(),
+    }
+}
+
 /// What a uri is below, itself first: without its last segments, or with a version, without the version's last parts.
 fn above(uri: &str) -> Vec<String> {
     let mut above = vec![uri.to_owned()];
@@ -308,7 +312,7 @@ fn above(uri: &str) -> Vec<String> {
 }
 
 /// The type Patient and its parameter `link`.
-fn golden_link() -> Option<(TypeCode, ParamId)> {
+pub(super) fn golden_link() -> Option<(TypeCode, ParamId)> {
     let definitions = crate::definitions::r4();
     let patient = definitions.type_code("Patient")?;
     Some((patient, definitions.param(patient, "link")?.id))
@@ -329,7 +333,7 @@ pub(super) fn test_table(test: &Test) -> &'static str {
 }
 
 /// The least text after all that begin with `prefix`, in code point order.
-fn after_prefix(prefix: &str) -> String {
+pub(super) fn after_prefix(prefix: &str) -> String {
     format!("{prefix}\u{10FFFF}")
 }
 

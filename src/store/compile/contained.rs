@@ -5,7 +5,7 @@
 //! scope decides on the container, as these are its rows.
 
 use super::drive::rank;
-use super::{Compiler, Within, holds};
+use super::{Compiler, Inside, holds};
 use crate::definitions;
 use crate::store::index::{CONTAINED, in_contained, shift_of_target, target_is_of};
 use crate::store::query::*;
@@ -14,8 +14,8 @@ use crate::store::{ParamId, TypeCode};
 impl Compiler<'_> {
     /// The number of a parameter, here within a contained resource's or not.
     pub(super) fn number(&mut self, param: ParamId) {
-        match self.within.clone() {
-            Some(Within { shift, .. }) => self.sql.push("(").push(&shift).push(" + ").literal(i64::from(param)).push(")"),
+        match self.inside.clone() {
+            Some(Inside { shift, .. }) => self.sql.push("(").push(&shift).push(" + ").literal(i64::from(param)).push(")"),
             None => self.sql.literal(i64::from(param)),
         };
     }
@@ -40,13 +40,13 @@ impl Compiler<'_> {
 
     /// Begins a probe of a set that is computed once, up to the conditions on its rows.
     pub(super) fn in_set(&mut self, param: ParamId, table: &str, alias: &str, outer: &str) {
-        match self.within.clone() {
-            Some(Within { shift, .. }) => self
+        match self.inside.clone() {
+            Some(Inside { shift, .. }) => self
                 .sql
                 .push(&format!("({outer}.key, {shift}) IN (SELECT {alias}.key, {alias}.param - {param} FROM {table} {alias} WHERE ")),
             None => self.sql.push(&format!("{outer}.key IN (SELECT {alias}.key FROM {table} {alias} WHERE ")),
         };
-        self.anywhere(param, alias, self.within.is_some());
+        self.anywhere(param, alias, self.inside.is_some());
     }
 
     /// `SELECT key, owner, patient, shift`: a row for each contained resource of the type that satisfies all filters, perhaps repeated.
@@ -58,12 +58,12 @@ impl Compiler<'_> {
         let all = Filter::Param { param: id_param(type_code), tests: vec![Test::Token { system: SystemTest::Any, code: None }] };
         self.rows_within(driver.and_then(|place| filters.get(place)).unwrap_or(&all));
         self.sql.push(&format!(") {alias} WHERE 1 = 1"));
-        let outside = self.within.replace(Within { shift: format!("{alias}.shift"), type_code });
+        let outside = self.inside.replace(Inside { shift: format!("{alias}.shift"), type_code });
         for (_, filter) in filters.iter().enumerate().filter(|(place, _)| Some(*place) != driver) {
             self.sql.push(" AND ");
             self.probe(filter, &alias);
         }
-        self.within = outside;
+        self.inside = outside;
     }
 
     /// The rows of one filter in all contained resources, with how far they are.
@@ -113,11 +113,11 @@ impl Compiler<'_> {
     /// The row leads to a resource that its own contains and that satisfies the filters for its type. A chain goes into a container once.
     pub(super) fn leads_within(&mut self, targets: &[(TypeCode, Vec<Filter>)], alias: &str) {
         let target = format!("{alias}.target");
-        let outside = self.within.take();
+        let outside = self.inside.take();
         self.sql.push(&format!("({target} < 0 AND (1 = 0"));
         for (type_code, filters) in targets {
             self.sql.push(" OR (").push(&target_is_of(&target, *type_code));
-            self.within = Some(Within { shift: shift_of_target(&target), type_code: *type_code });
+            self.inside = Some(Inside { shift: shift_of_target(&target), type_code: *type_code });
             for filter in filters {
                 self.sql.push(" AND ");
                 self.probe(filter, alias);
@@ -125,7 +125,7 @@ impl Compiler<'_> {
             self.sql.push(")");
         }
         self.sql.push("))");
-        self.within = outside;
+        self.inside = outside;
     }
 
     /// `_id` of a contained resource, which is in no column.

@@ -1,7 +1,7 @@
 //! Which filter's index is read, and how.
 
 use super::condition::test_table;
-use super::{Compiler, holds, scope_condition, version_condition, visible};
+use super::{Compiler, Plan, holds, scope_condition, version_condition, visible};
 use crate::store::TypeCode;
 use crate::store::query::*;
 
@@ -9,7 +9,7 @@ impl Compiler<'_> {
     /// `SELECT d.key …` of everything that satisfies all filters, The scope is asked last: it costs most.
     pub(super) fn matches(&mut self) {
         let query = self.query;
-        let driver = self.driver.or_else(|| super::driver(query, &[]));
+        let driver = self.plan.driver(query);
         let alias = self.alias("d");
         let driving = driver.and_then(|place| query.filters.get(place));
         let reads_resources = match driving {
@@ -63,7 +63,6 @@ impl Compiler<'_> {
 
     /// The rows of the filter's own index, whoever may see them.
     pub(super) fn rows_of(&mut self, filter: &Filter) {
-        self.placed = false;
         let alias = self.alias("d");
         self.drive(filter, &alias, false);
     }
@@ -143,8 +142,8 @@ impl Compiler<'_> {
     /// A whole search inside another, in the same scope and at the same moment.
     pub(super) fn nested(&mut self, type_code: TypeCode, filters: &[Filter]) {
         let query = Query { type_code, filters: filters.to_vec(), scope: self.query.scope.clone(), sort: Vec::new() };
-        let entered = self.entered || self.within.is_some();
-        let mut inner = Compiler { entered, aliases: self.aliases, ..Compiler::new(self.sql, &query, self.seen, None) };
+        let entered = self.entered || self.inside.is_some();
+        let mut inner = Compiler { entered, aliases: self.aliases, ..Compiler::new(self.sql, &query, self.seen, Plan::default()) };
         inner.matches();
         self.aliases = inner.aliases;
     }
@@ -162,13 +161,20 @@ pub(super) fn is_in_order(filter: &Filter) -> bool {
     }
 }
 
-/// Whether its rows can be counted without running a search within it.
+/// Whether its rows can be counted without reading much more than is counted.
 pub(super) fn is_countable(filter: &Filter) -> bool {
     match filter {
         Filter::Id(_) | Filter::Param { .. } => rank(filter).is_some(),
         Filter::Any(filters) => rank(filter).is_some() && filters.iter().all(is_countable),
+        // One search within it that ends early.
+        Filter::Has { filters, .. } => is_one_countable(filters),
+        Filter::Chain { targets, .. } => targets.iter().all(|(_, filters)| is_one_countable(filters)),
         _ => false,
     }
+}
+
+fn is_one_countable(filters: &[Filter]) -> bool {
+    matches!(filters, [filter @ Filter::Param { .. }] if is_countable(filter))
 }
 
 /// How few rows a filter's index is likely to give; `None`: it cannot drive.

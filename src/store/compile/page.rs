@@ -1,6 +1,8 @@
 //! Pages: the order of the matches, and what comes after a cursor.
 
+use super::condition::instant_test;
 use super::drive::is_in_order;
+use super::walk::ordering;
 use super::{Compiler, holds, named_condition, scope_condition, version_condition, visible};
 use crate::store::index::place_of_shift;
 use crate::store::query::*;
@@ -10,17 +12,19 @@ impl Compiler<'_> {
     pub(super) fn page(&mut self, cursor: Option<&Cursor>, limit: u32) {
         let query = self.query;
         let sort = &query.sort[..];
-        if let [SortKey { by: SortBy::LastUpdated, descending }] = sort
-            && query.filters.is_empty()
-        {
-            return self.page_by_last_updated(*descending, cursor, limit);
+        if let Some(descending) = by_update(query, self.plan.walks) {
+            return self.page_by_last_updated(descending, cursor, limit);
+        }
+        let order = if self.plan.walks { ordering(query) } else { None };
+        if (self.plan.walks || ordering(query).is_none()) && sort.is_empty() && self.walk(cursor, limit) {
+            return;
         }
         self.late = self.decides_late();
         if self.late {
             self.sql.push("SELECT g.* FROM (");
         }
         self.sql.push("SELECT DISTINCT p.key");
-        for place in 0..sort.len() {
+        for place in 0..sort.len().max(order.iter().len()) {
             self.sql.push(&format!(", p.s{place}"));
         }
         let rest = if self.late { [", p.owner, p.patient", ", m.owner, m.patient"] } else { ["", ""] };
@@ -29,6 +33,11 @@ impl Compiler<'_> {
             self.sql.push(", ");
             self.sort_value(key, place);
             self.sql.push(&format!(" AS s{place}"));
+        }
+        if let Some((place, column)) = order {
+            self.sql.push(", ");
+            self.ordering_value(place, column);
+            self.sql.push(" AS s0");
         }
         self.sql.push(" FROM (");
         self.matches();
@@ -39,7 +48,9 @@ impl Compiler<'_> {
         self.sql.push(") p WHERE 1 = 1");
         if let Some(cursor) = cursor {
             self.sql.push(" AND (");
-            self.after(sort, cursor, 0);
+            // In the order of a filter's values as if sorted by them.
+            let by_order = SortKey { by: SortBy::Id, descending: false };
+            self.after(if order.is_some() { std::slice::from_ref(&by_order) } else { sort }, cursor, 0);
             self.sql.push(")");
         }
         self.order_by("p");
@@ -59,7 +70,7 @@ impl Compiler<'_> {
 
     /// Whether the matches are sorted before the first is known: then the decision can wait until after that.
     fn decides_late(&self) -> bool {
-        let driver = self.driver.or_else(|| super::driver(self.query, &[])).and_then(|place| self.query.filters.get(place));
+        let driver = self.plan.driver(self.query).and_then(|place| self.query.filters.get(place));
         matches!(self.query.scope, Scope::Gate(_)) && !(self.query.sort.is_empty() && driver.is_none_or(is_in_order))
     }
 
@@ -69,10 +80,13 @@ impl Compiler<'_> {
             let direction = if key.descending { " DESC" } else { "" };
             self.sql.push(&format!("{alias}.s{place}{direction} NULLS LAST, "));
         }
+        if self.plan.walks {
+            self.sql.push(&format!("{alias}.s0, "));
+        }
         self.sql.push(&format!("{alias}.key"));
     }
 
-    /// The commonest listing of all, served by its own index. A page of the past also sees what changed since at its old place.
+    /// The commonest listings of all, served by an index of their own. A page of the past also sees what changed since at its old place.
     fn page_by_last_updated(&mut self, descending: bool, cursor: Option<&Cursor>, limit: u32) {
         let query = self.query;
         self.sql.push("SELECT p.key, p.updated AS s0 FROM (SELECT r.key, r.updated FROM resource r WHERE r.type = ");
@@ -96,11 +110,19 @@ impl Compiler<'_> {
             named_condition(self.sql, "h", &query.scope);
         }
         self.sql.push(") p");
+        self.sql.push(" WHERE 1 = 1");
+        for filter in &query.filters {
+            let Filter::LastUpdated { ranges } = filter else { continue };
+            for (op, interval) in ranges {
+                self.sql.push(" AND ");
+                instant_test(self.sql, "p.updated", *op, *interval);
+            }
+        }
         if let Some(cursor) = cursor
             && let Some(SortValue::Int(updated)) = cursor.after.first()
         {
             let beyond = if descending { "<" } else { ">" };
-            self.sql.push(&format!(" WHERE (p.updated {beyond} "));
+            self.sql.push(&format!(" AND (p.updated {beyond} "));
             self.sql.int(*updated);
             self.sql.push(" OR (p.updated = ");
             self.sql.int(*updated);
@@ -213,6 +235,19 @@ impl Compiler<'_> {
                 self.sql.push(")");
             }
         }
+    }
+}
+
+/// Whether the page is of all resources, or of those changed in some time, in the order of their changes; if so, whether backwards. What is asked
+/// for by nothing but its time comes in this order unsorted too (`walks`): whoever keeps a copy asks so.
+pub(super) fn by_update(query: &Query, walks: bool) -> Option<bool> {
+    if !query.filters.iter().all(|filter| matches!(filter, Filter::LastUpdated { .. })) {
+        return None;
+    }
+    match query.sort.as_slice() {
+        [SortKey { by: SortBy::LastUpdated, descending }] => Some(*descending),
+        [] if walks && !query.filters.is_empty() => Some(false),
+        _ => None,
     }
 }
 

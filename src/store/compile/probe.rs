@@ -1,10 +1,10 @@
 //! Filters as conditions on a row that another filter found.
 
 use super::condition::{instant_test, test_table};
-use super::{Compiler, Within, holds};
-use crate::store::ParamId;
+use super::{Compiler, Inside, holds, scope_condition, version_condition};
 use crate::store::query::*;
 use crate::store::sql::Dialect;
+use crate::store::{ParamId, TypeCode};
 
 impl Compiler<'_> {
     /// A condition on `outer.key`.
@@ -13,12 +13,8 @@ impl Compiler<'_> {
             Filter::Nothing => {
                 self.sql.push("1 = 0");
             }
-            // Nothing refers to a contained resource but what is in the same container.
-            Filter::Has { .. } if self.within.is_some() => {
-                self.sql.push("1 = 0");
-            }
             Filter::Id(ids) => {
-                if let Some(Within { type_code, .. }) = self.within {
+                if let Some(Inside { type_code, .. }) = self.inside {
                     return self.id_within(type_code, ids, outer);
                 }
                 self.sql.push(&format!("{outer}.key IN (SELECT r.key FROM resource r WHERE r.type = "));
@@ -71,6 +67,16 @@ impl Compiler<'_> {
                 }
                 self.sql.push(if places.is_empty() { "1 = 0)" } else { ")" });
             }
+            // Nothing refers to a contained resource but what is in the same container.
+            Filter::Has { .. } if self.inside.is_some() => {
+                self.sql.push("1 = 0");
+            }
+            Filter::Chain { param, targets } if self.plan.by_row && self.inside.is_none() && follows(filter) => {
+                self.chain_of_row(*param, targets, outer);
+            }
+            Filter::Has { source, param, filters } if self.plan.by_row && follows(filter) => {
+                self.sources_of_row(*source, *param, filters, outer);
+            }
             Filter::Chain { param, targets } => {
                 let alias = self.alias("x");
                 self.sql.push(&format!("EXISTS (SELECT 1 FROM reference {alias} WHERE {alias}.key = {outer}.key AND {alias}.param = "));
@@ -80,7 +86,7 @@ impl Compiler<'_> {
                 self.sql.push(&format!(" AND ({alias}.target IN ("));
                 self.targets(targets);
                 self.sql.push(")");
-                if !self.entered && self.within.is_none() {
+                if !self.entered && self.inside.is_none() {
                     self.sql.push(" OR ");
                     self.leads_within(targets, &alias);
                 }
@@ -160,10 +166,77 @@ impl Compiler<'_> {
     /// Ends a probe that is to stay one. PostgreSQL turns `EXISTS` into a join and then lets the probed table drive when its statistics
     /// call a code rare, as they do after a bulk load until the next `ANALYZE`: 120 ms instead of 0.2 ms. The driver was chosen by
     /// counting, so it stays the driver; a subquery with an `OFFSET` is not turned into a join.
-    fn for_each_row(&mut self) {
+    pub(super) fn for_each_row(&mut self) {
         if self.sql.dialect == Dialect::Postgres {
             self.sql.push(" OFFSET 0");
         }
+    }
+}
+
+impl Compiler<'_> {
+    /// Whether a target of `outer` satisfies the filters, from the row on.
+    fn chain_of_row(&mut self, param: ParamId, targets: &[(TypeCode, Vec<Filter>)], outer: &str) {
+        self.sql.push("(");
+        for (place, (type_code, filters)) in targets.iter().enumerate() {
+            let (x, r) = (self.alias("x"), self.alias("r"));
+            self.sql.push(if place > 0 { " OR " } else { "" });
+            self.sql.push(&format!("EXISTS (SELECT 1 FROM reference {x} JOIN resource {r} ON {r}.key = {x}.target AND {r}.type = "));
+            self.sql.literal(i64::from(*type_code));
+            self.sql.push(&format!(" WHERE {x}.key = {outer}.key AND {x}.param = ")).literal(i64::from(param)).push(" AND ");
+            holds(self.sql, &x, self.seen);
+            self.within(*type_code, filters, &r);
+            version_condition(self.sql, &r, &self.query.scope);
+            self.for_each_row();
+            self.sql.push(")");
+        }
+        if !self.entered {
+            let x = self.alias("x");
+            self.sql.push(if targets.is_empty() { "" } else { " OR " });
+            self.sql.push(&format!("EXISTS (SELECT 1 FROM reference {x} WHERE {x}.key = {outer}.key AND {x}.param = "));
+            self.sql.literal(i64::from(param)).push(" AND ");
+            holds(self.sql, &x, self.seen);
+            self.sql.push(" AND ");
+            self.leads_within(targets, &x);
+            self.for_each_row();
+            self.sql.push(")");
+        }
+        self.sql.push(if targets.is_empty() && self.entered { "1 = 0)" } else { ")" });
+    }
+
+    /// Whether a resource that refers to `outer` satisfies the filters, from the row on.
+    fn sources_of_row(&mut self, source: TypeCode, param: ParamId, filters: &[Filter], outer: &str) {
+        let x = self.alias("x");
+        self.sql.push(&format!("EXISTS (SELECT 1 FROM reference {x} WHERE {x}.param = ")).literal(i64::from(param));
+        self.sql.push(&format!(" AND {x}.target = {outer}.key AND "));
+        holds(self.sql, &x, self.seen);
+        self.within(source, filters, &x);
+        scope_condition(self.sql, &x, &self.query.scope);
+        self.for_each_row();
+        self.sql.push(")");
+    }
+
+    /// ` AND` the filters on a row of another type.
+    fn within(&mut self, type_code: TypeCode, filters: &[Filter], row: &str) {
+        let query = Query { type_code, filters: Vec::new(), scope: self.query.scope.clone(), sort: Vec::new() };
+        let (entered, aliases, plan) = (self.entered, self.aliases, self.plan);
+        let mut inner = Compiler { entered, aliases, ..Compiler::new(self.sql, &query, self.seen, plan) };
+        for filter in filters {
+            inner.sql.push(" AND ");
+            inner.probe(filter, row);
+        }
+        self.aliases = inner.aliases;
+    }
+}
+
+/// Whether a chain or `_has` can be followed from one row on: all its filters ask for index rows of what it leads to, which are there only
+/// as long as that is.
+pub(super) fn follows(filter: &Filter) -> bool {
+    let asks =
+        |filters: &[Filter]| !filters.is_empty() && filters.iter().all(|filter| matches!(filter, Filter::Param { .. }) || follows(filter));
+    match filter {
+        Filter::Chain { targets, .. } => targets.iter().all(|(_, filters)| asks(filters)),
+        Filter::Has { filters, .. } => asks(filters),
+        _ => false,
     }
 }
 

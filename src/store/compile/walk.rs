@@ -1,188 +1,335 @@
-//! Sorted pages of very many matches: along the sort's own index, with every filter probed, until the page is full.
+//! Unsorted pages in the order of an index, so that a page ends when it is full, however many more there are.
 //!
-//! What [`super::page`] does costs as much as there are matches, this as much as it passes by on its way; so the store counts the matches
-//! first and lets it pass as many rows at most. Where that does not fill a page (the matches are few among the values, or their values come
-//! to an end), the other way is gone. Missing values come last, and behind the last value only those are left: [`tail`].
+//! Equality gives its rows in the order of resources already; several equalities (`code=a,b`) are as many stretches, each read as far as
+//! one page and then merged. A range (names that begin so, days since, values above) is in the order of its values, and sorting all that is in it
+//! by resource would cost as much as there is. So an unsorted search whose most selective kind of filter ([`ordering`]) is a range is
+//! in the order of that filter's values: a resource comes where its first matching value is. Which filter that is depends on the question
+//! alone and never on what is stored, least of all on what the caller may not see; whichever filter drives, the order is the same.
 
-use super::{Compiler, Seen, holds, page, scope_condition, visible};
+use super::condition::{after_prefix, golden_link, test_table};
+use super::{Compiler, holds, scope_condition};
+use crate::fhir::Interval;
 use crate::store::query::*;
-use crate::store::sql::{Dialect, Sql};
+use crate::store::rows::NARROW;
+use crate::store::sql::{Arg, Dialect};
+use crate::store::{ParamId, TypeCode};
 
-/// Fewer matches than this are sorted.
-pub const WALK_FROM: i64 = 1_000;
-/// Where counting matches stops, and the most rows that are passed by.
-pub const WALK_MOST: i64 = 20_000;
+/// More alternatives than these are read whole and sorted.
+const MAX_STRETCHES: usize = 8;
 
-/// Whether the page after `cursor` may lie along one index.
-pub fn is_walkable(query: &Query, cursor: Option<&Cursor>) -> bool {
-    let [key] = query.sort.as_slice() else { return false };
-    let indexed = match &key.by {
-        SortBy::Id => true,
-        // Without filters it is listed by its own index anyway.
-        SortBy::LastUpdated => !query.filters.is_empty(),
-        SortBy::Param { kind, .. } => matches!(kind, Kind::Date | Kind::String | Kind::Number),
-        SortBy::Contained => false,
-    };
-    let contained = query.filters.iter().any(|filter| matches!(filter, Filter::Contained { .. }));
-    indexed && !contained && cursor.is_none_or(|cursor| cursor.after != [SortValue::Missing])
+/// A part of one parameter's index that is in the order of the page.
+struct Stretch<'a> {
+    test: &'a Test,
+    /// Columns with one value.
+    fixed: Vec<(&'static str, Fixed)>,
+    /// Where the ordering column begins and ends.
+    bounds: Vec<(&'static str, Arg)>,
 }
 
-/// `SELECT count(*)` of the rows of the filter that drives, up to [`WALK_MOST`], whoever may see them.
-pub fn rows_up_to(dialect: Dialect, query: &Query, seen: Seen, driver: Option<usize>) -> Sql {
-    let all = Query { scope: Scope::All, sort: Vec::new(), ..query.clone() };
-    let driving = driver.or_else(|| super::driver(&all, &[])).and_then(|place| all.filters.get(place));
-    let mut sql = Sql::new(dialect);
-    sql.push("SELECT count(*) FROM (");
-    let mut compiler = Compiler::new(&mut sql, &all, seen, None);
-    match driving {
-        Some(filter) => compiler.rows_of(filter),
-        None => compiler.all_of_type(),
-    }
-    sql.push(" LIMIT ").literal(WALK_MOST).push(") c");
-    sql
+enum Fixed {
+    Value(Arg),
+    /// The key of a resource.
+    Resource(TypeCode, String),
+    /// Those that a golden Patient stands for; few.
+    Sources(TypeCode, ParamId, String),
 }
 
-/// `SELECT key, s0` of one page, passing by `steps` rows at most. Fewer rows than `limit` say nothing of what comes after.
-pub fn walk(dialect: Dialect, query: &Query, seen: Seen, cursor: Option<&Cursor>, limit: u32, steps: i64) -> Sql {
-    let mut sql = Sql::new(dialect);
-    Compiler::new(&mut sql, query, seen, None).walk(cursor, limit, steps);
-    sql
-}
-
-/// The page after a cursor without a value: what has none comes in the order of keys.
-pub fn tail(dialect: Dialect, query: &Query, cursor: &Cursor, limit: u32, driver: Option<usize>) -> Option<Sql> {
-    let [SortKey { by: SortBy::Param { param, kind }, .. }] = query.sort.as_slice() else { return None };
-    if !matches!(kind, Kind::Date | Kind::String | Kind::Number) || cursor.after != [SortValue::Missing] {
+/// The filter by whose values an unsorted page is ordered, and their column; `None`: by the resources' keys.
+pub(super) fn ordering(query: &Query) -> Option<(usize, &'static str)> {
+    if !query.sort.is_empty() {
         return None;
     }
-    let mut left = Query { sort: Vec::new(), ..query.clone() };
-    left.filters.push(Filter::Missing { places: vec![(*param, *kind)], missing: true });
-    let after = Cursor { after: Vec::new(), ..cursor.clone() };
-    let mut sql = page(dialect, &left, Some(&cursor.snapshot), Some(&after), limit, driver);
-    sql.text = format!("SELECT t.key, NULL AS s0 FROM ({}) t", sql.text);
-    Some(sql)
+    let place = super::plan::by_counts(query, &[])?;
+    let Some(Filter::Param { tests, .. }) = query.filters.get(place) else { return None };
+    let column = column(tests.first()?)?;
+    let fits = tests.len() <= MAX_STRETCHES && tests.iter().all(|test| self::column(test) == Some(column));
+    fits.then_some((place, column))
 }
 
-/// Where the values of a sort stand in order.
-struct Way {
-    table: &'static str,
-    value: &'static str,
-    /// Tells rows of one resource and one value apart.
-    rest: Option<&'static str>,
-    /// The stretches of the index in each of which the values are in order, as further conditions on `x`.
-    stretches: &'static [&'static str],
+/// The column that a range is over; `None` for what is no range, or is not one stretch of its index.
+fn column(test: &Test) -> Option<&'static str> {
+    match test {
+        Test::StringStarts(_) | Test::StringIs(_) | Test::StringExact(_) | Test::StringContains(_) | Test::StringEnds(_) => Some("folded"),
+        Test::TextStarts(_) | Test::UriBelow(_) | Test::Canonical(_) => Some("uri"),
+        Test::Date { op, .. } if *op != DateOp::Ne => Some("low"),
+        Test::Number { op, .. } if *op != NumberOp::Ne => Some("value"),
+        // Those of one unit: the values of different units are in no order.
+        Test::Quantity { op, unit: Some(UnitTest { system: Some(_), .. }), .. } if *op != NumberOp::Ne => Some("value"),
+        Test::Amount { op, .. } if *op != NumberOp::Ne => Some("value"),
+        _ => None,
+    }
 }
 
 impl Compiler<'_> {
-    fn walk(&mut self, cursor: Option<&Cursor>, limit: u32, steps: i64) {
+    /// A page of the filter that drives, read no further than needed; `false` if its index is not in the order of the page.
+    pub(super) fn walk(&mut self, cursor: Option<&Cursor>, limit: u32) -> bool {
         let query = self.query;
-        let Some(SortKey { by, descending }) = query.sort.first() else { return };
-        let way = match by {
-            SortBy::Param { kind: Kind::Date, .. } => {
-                Way { table: "date", value: "low", rest: Some("high"), stretches: &[" AND x.wide = 0", " AND x.wide = 1"] }
-            }
-            SortBy::Param { kind: Kind::String, .. } => Way { table: "string", value: "folded", rest: Some("exact"), stretches: &[""] },
-            SortBy::Param { .. } => Way { table: "number", value: "value", rest: None, stretches: &[""] },
-            SortBy::Id => Way { table: "resource", value: "id", rest: None, stretches: &[""] },
-            SortBy::LastUpdated | SortBy::Contained => Way { table: "resource", value: "updated", rest: None, stretches: &[""] },
+        let Some(driver) = self.plan.driver(query) else { return false };
+        let Some(Filter::Param { param, tests }) = query.filters.get(driver) else { return false };
+        let column = match ordering(query) {
+            Some((place, column)) if place == driver => Some(column),
+            Some(_) => return false,
+            None => None,
         };
-        let lists = query.filters.iter().all(|filter| super::drive::rank(filter).is_none());
-        self.sql.push("SELECT w.key, w.v AS s0 FROM (");
-        for (place, stretch) in way.stretches.iter().enumerate() {
-            self.sql.push(if place > 0 { " UNION ALL " } else { "" });
-            self.stretch(&way, by, stretch, *descending, cursor, lists);
+        let Some(stretches) = stretches(tests, column) else { return false };
+        let several = stretches.len() > 1;
+        if several {
+            self.sql.push("SELECT DISTINCT w.key").push(if column.is_some() { ", w.s0" } else { "" }).push(" FROM (");
         }
-        if let (SortBy::LastUpdated, Some(snapshot)) = (by, self.seen) {
-            self.superseded(snapshot, *descending, cursor, lists);
-        }
-        let order = if *descending { " DESC" } else { "" };
-        self.sql.push(&format!(" ORDER BY v{order}, key LIMIT ")).literal(steps).push(") w WHERE 1 = 1");
-        if let SortBy::Param { param, .. } = by {
-            self.first_of_its(&way, *param, *descending);
-            if lists {
-                // Listed by type: a golden Patient is not.
-                self.sql.push(" AND EXISTS (SELECT 1 FROM resource r WHERE r.key = w.key AND r.live <> 2)");
+        for (number, stretch) in stretches.iter().enumerate() {
+            if several {
+                self.sql.push(if number > 0 { " UNION ALL SELECT * FROM (" } else { "SELECT * FROM (" });
+            }
+            self.stretch(driver, *param, tests, stretch, column, cursor);
+            self.sql.push(" LIMIT ").literal(i64::from(limit));
+            if several {
+                self.sql.push(&format!(") w{number}"));
             }
         }
-        for filter in &query.filters {
-            self.sql.push(" AND ");
-            self.probe(filter, "w");
+        if several {
+            self.sql.push(") w ORDER BY ").push(if column.is_some() { "w.s0, " } else { "" }).push("w.key LIMIT ");
+            self.sql.literal(i64::from(limit));
         }
-        scope_condition(self.sql, "w", &query.scope);
-        if self.sql.dialect == Dialect::Postgres {
-            // As it is already; SQLite would sort again, and probe all for it.
-            self.sql.push(&format!(" ORDER BY w.v{order}, w.key"));
+        true
+    }
+
+    fn stretch(
+        &mut self,
+        driver: usize,
+        param: ParamId,
+        tests: &[Test],
+        stretch: &Stretch<'_>,
+        column: Option<&str>,
+        cursor: Option<&Cursor>,
+    ) {
+        let query = self.query;
+        let table = test_table(stretch.test);
+        let alias = self.alias("d");
+        self.sql.push(&format!("SELECT DISTINCT {alias}.key"));
+        if let Some(column) = column {
+            self.sql.push(&format!(", {alias}.{column} AS s0"));
         }
-        self.sql.push(" LIMIT ").literal(i64::from(limit));
-    }
-
-    /// `SELECT key, v, …` of one stretch after the cursor.
-    fn stretch(&mut self, way: &Way, by: &SortBy, stretch: &str, descending: bool, cursor: Option<&Cursor>, lists: bool) {
-        let Way { table, value, .. } = way;
-        let rest = way.rest.map_or(String::new(), |rest| format!(", x.{rest} AS rest"));
-        self.sql.push(&format!("SELECT x.key AS key, x.{value} AS v{rest}, x.owner AS owner, x.patient AS patient FROM {table} x WHERE "));
-        match by {
-            SortBy::Param { param, .. } => {
-                self.sql.push("x.param = ").literal(i64::from(*param)).push(stretch).push(" AND ");
-                holds(self.sql, "x", self.seen);
-            }
-            _ => {
-                self.sql.push("x.type = ").literal(i64::from(self.query.type_code));
-                match (self.seen, by) {
-                    (None, _) => _ = self.sql.push(if lists { " AND x.live = 1" } else { " AND x.live > 0" }),
-                    (Some(snapshot), SortBy::LastUpdated) => {
-                        self.sql.push(if lists { " AND x.live = 1 AND " } else { " AND x.live > 0 AND " });
-                        visible(self.sql, "x.txn", snapshot);
-                    }
-                    (Some(snapshot), _) => {
-                        self.sql.push(if lists { " AND x.live <> 2" } else { "" }).push(" AND x.version > 0 AND ");
-                        visible(self.sql, "x.created", snapshot);
-                        self.sql.push(" AND (x.live > 0 OR NOT ");
-                        visible(self.sql, "x.txn", snapshot);
-                        self.sql.push(")");
-                    }
-                }
-            }
+        self.sql.push(&format!(" FROM {table} {alias} WHERE {alias}.param = ")).literal(i64::from(param));
+        for (name, value) in &stretch.fixed {
+            self.sql.push(&format!(" AND {alias}.{name} "));
+            self.fixed(value);
         }
-        self.beyond(&format!("x.{value}"), "x.key", descending, cursor);
-    }
-
-    /// What changed since the snapshot, at its place of then.
-    fn superseded(&mut self, snapshot: &Snapshot, descending: bool, cursor: Option<&Cursor>, lists: bool) {
-        self.sql.push(" UNION ALL SELECT h.key, h.updated, h.owner, h.patient FROM history h WHERE h.until >= ");
-        self.sql.int(snapshot.except.iter().copied().min().unwrap_or(snapshot.below).min(snapshot.below));
-        self.sql
-            .push(if lists { " AND h.live = 1 AND h.type = " } else { " AND h.live > 0 AND h.type = " })
-            .literal(i64::from(self.query.type_code))
-            .push(" AND ");
-        visible(self.sql, "h.txn", snapshot);
-        self.sql.push(" AND NOT ");
-        visible(self.sql, "h.until", snapshot);
-        self.beyond("h.updated", "h.key", descending, cursor);
-    }
-
-    /// After the cursor, so that the index is entered there.
-    fn beyond(&mut self, value: &str, key: &str, descending: bool, cursor: Option<&Cursor>) {
-        let Some((cursor, after)) = cursor.and_then(|cursor| Some((cursor, cursor.after.first()?))) else { return };
-        let (reaches, passes) = if descending { ("<=", "<") } else { (">=", ">") };
-        self.sql.push(&format!(" AND {value} {reaches} "));
-        self.sort_arg(after);
-        self.sql.push(&format!(" AND ({value} {passes} "));
-        self.sort_arg(after);
-        self.sql.push(&format!(" OR {key} > ")).int(cursor.after_key).push(")");
-    }
-
-    /// Of several values of a resource the first in this order is its place.
-    fn first_of_its(&mut self, way: &Way, param: u32, descending: bool) {
-        let Way { table, value, rest, .. } = way;
-        let before = if descending { ">" } else { "<" };
-        self.sql.push(&format!(" AND NOT EXISTS (SELECT 1 FROM {table} y WHERE y.key = w.key AND y.param = ")).literal(i64::from(param));
+        self.begin(&alias, stretch, column, cursor);
         self.sql.push(" AND ");
-        holds(self.sql, "y", self.seen);
-        self.sql.push(&format!(" AND (y.{value} {before} w.v"));
-        if let Some(rest) = rest {
-            self.sql.push(&format!(" OR y.{value} = w.v AND y.{rest} < w.rest"));
+        if !matches!(stretch.test, Test::Reference { .. } | Test::Uri(_)) {
+            // What the bounds leave to be said; they alone enter the index: SQLite takes one of several, and not the closest.
+            let checked = self.checked(&alias);
+            self.test(stretch.test, &checked);
+            self.sql.push(" AND ");
         }
-        self.sql.push("))");
+        holds(self.sql, &alias, self.seen);
+        if let Some(column) = column {
+            let earlier = self.alias("e");
+            self.sql.push(&format!(" AND NOT EXISTS (SELECT 1 FROM {table} {earlier} WHERE {earlier}.key = {alias}.key AND "));
+            self.tests_of_key(param, tests, &earlier);
+            self.sql.push(" AND ");
+            holds(self.sql, &earlier, self.seen);
+            self.sql.push(&format!(" AND {}.{column} < {alias}.{column}", self.checked(&earlier)));
+            self.for_each_row();
+            self.sql.push(")");
+        }
+        for (_, other) in query.filters.iter().enumerate().filter(|(place, _)| *place != driver) {
+            self.sql.push(" AND ");
+            self.probe(other, &alias);
+        }
+        scope_condition(self.sql, &alias, &query.scope);
+        self.sql.push(" ORDER BY ");
+        if let Some(column) = column {
+            self.sql.push(&format!("{alias}.{column}, "));
+        }
+        self.sql.push(&format!("{alias}.key"));
+    }
+
+    /// Where the stretch is entered and left: at its bounds, or after the cursor if that is further on.
+    fn begin(&mut self, alias: &str, stretch: &Stretch<'_>, column: Option<&str>, cursor: Option<&Cursor>) {
+        let after = cursor.and_then(|cursor| cursor.after.first());
+        let mut entered = false;
+        for (bound, value) in &stretch.bounds {
+            let Some(column) = column else { continue };
+            let enters = bound.starts_with('>');
+            if !enters || after.is_none_or(|after| is_beyond(value, after)) {
+                self.sql.push(&format!(" AND {alias}.{column} {bound} ")).bind(value.clone());
+                entered |= enters;
+            }
+        }
+        match (column, after, cursor) {
+            (Some(_), Some(_), _) if entered => {}
+            (Some(column), Some(after), Some(cursor)) => {
+                self.sql.push(&format!(" AND ({alias}.{column}, {alias}.key) > ("));
+                self.sort_arg(after);
+                self.sql.push(", ").int(cursor.after_key).push(")");
+            }
+            (_, _, Some(cursor)) => {
+                self.sql.push(&format!(" AND {alias}.key > ")).int(cursor.after_key);
+            }
+            (_, _, None) => {}
+        }
+    }
+
+    fn fixed(&mut self, value: &Fixed) {
+        match value {
+            Fixed::Value(value) => {
+                self.sql.push("= ").bind(value.clone());
+            }
+            Fixed::Resource(type_code, id) => {
+                self.sql.push("= (SELECT t.key FROM resource t WHERE t.type = ").literal(i64::from(*type_code));
+                self.sql.push(" AND t.id = ").str(id).push(")");
+            }
+            Fixed::Sources(patient, link, id) => {
+                self.sql.push("IN (SELECT g.target FROM resource t JOIN reference g ON g.key = t.key AND g.until = 0 AND g.param = ");
+                self.sql.literal(i64::from(*link)).push(" WHERE t.live = 2 AND t.type = ").literal(i64::from(*patient));
+                self.sql.push(" AND t.id = ").str(id).push(")");
+            }
+        }
+    }
+
+    /// The value that a match of `m` is ordered by, when another filter drives.
+    pub(super) fn ordering_value(&mut self, place: usize, column: &str) {
+        let Some(Filter::Param { param, tests }) = self.query.filters.get(place) else { return };
+        let table = tests.first().map_or("token", test_table);
+        let alias = self.alias("o");
+        self.sql.push(&format!("(SELECT min({alias}.{column}) FROM {table} {alias} WHERE {alias}.key = m.key AND "));
+        self.tests_of_key(*param, tests, &alias);
+        self.sql.push(" AND ");
+        holds(self.sql, &alias, self.seen);
+        self.sql.push(")");
+    }
+
+    /// [`Compiler::tests`] on the rows of one resource, which an index by resource leads to. SQLite would rather read a range of the
+    /// values and look for the resource there.
+    fn tests_of_key(&mut self, param: ParamId, tests: &[Test], alias: &str) {
+        self.sql.push(&format!("{alias}.param = ")).literal(i64::from(param)).push(" AND (1 = 0");
+        let checked = self.checked(alias);
+        for test in tests {
+            self.sql.push(" OR ");
+            self.test(test, &checked);
+        }
+        self.sql.push(")");
+    }
+
+    /// The alias as it is written where a condition is not to choose an index.
+    fn checked(&self, alias: &str) -> String {
+        if self.sql.dialect == Dialect::Sqlite { format!("+{alias}") } else { alias.to_owned() }
+    }
+}
+
+/// `None` if some test is no stretch, or they are too many.
+fn stretches<'a>(tests: &'a [Test], column: Option<&str>) -> Option<Vec<Stretch<'a>>> {
+    let mut all = Vec::new();
+    for test in tests {
+        match column {
+            None => equal(test, &mut all)?,
+            Some(_) => range(test, &mut all),
+        }
+    }
+    (!all.is_empty() && all.len() <= 2 * MAX_STRETCHES).then_some(all)
+}
+
+/// Whether a bound lies behind where the last page ended.
+fn is_beyond(bound: &Arg, after: &SortValue) -> bool {
+    match (bound, after) {
+        (Arg::Int(bound), SortValue::Int(after)) => bound > after,
+        (Arg::Real(bound), SortValue::Real(after)) => bound > after,
+        (Arg::Text(bound), SortValue::Text(after)) => bound > after,
+        _ => false,
+    }
+}
+
+/// What is equal to something is in the order of resources.
+fn equal<'a>(test: &'a Test, all: &mut Vec<Stretch<'a>>) -> Option<()> {
+    let text = |column, text: &String| (column, Fixed::Value(Arg::Text(text.clone())));
+    match test {
+        Test::Token { code: Some(code), .. } => all.push(Stretch { test, fixed: vec![text("code", code)], bounds: Vec::new() }),
+        Test::Uri(uri) => all.push(Stretch { test, fixed: vec![text("uri", uri)], bounds: Vec::new() }),
+        Test::Composite(parts) => match parts.first() {
+            Some(Test::Token { code: Some(code), .. }) => {
+                all.push(Stretch { test, fixed: vec![text("code1", code)], bounds: Vec::new() });
+            }
+            _ => return None,
+        },
+        Test::Reference { type_codes, id } => {
+            for type_code in type_codes {
+                let fixed = vec![("target", Fixed::Resource(*type_code, id.clone()))];
+                all.push(Stretch { test, fixed, bounds: Vec::new() });
+            }
+            if let Some((patient, link)) = golden_link().filter(|(patient, _)| type_codes.contains(patient)) {
+                let fixed = vec![("target", Fixed::Sources(patient, link, id.clone()))];
+                all.push(Stretch { test, fixed, bounds: Vec::new() });
+            }
+        }
+        _ => return None,
+    }
+    Some(())
+}
+
+/// What is in a range is in the order of the range's column.
+fn range<'a>(test: &'a Test, all: &mut Vec<Stretch<'a>>) {
+    let begins_with = |prefix: &str| vec![(">=", Arg::Text(prefix.to_owned())), ("<", Arg::Text(after_prefix(prefix)))];
+    let exactly = |text: &str| vec![(">=", Arg::Text(text.to_owned())), ("<=", Arg::Text(text.to_owned()))];
+    let mut add = |fixed: Vec<(&'static str, Fixed)>, bounds: Vec<(&'static str, Arg)>| all.push(Stretch { test, fixed, bounds });
+    match test {
+        Test::StringStarts(folded) | Test::TextStarts(folded) => add(Vec::new(), begins_with(folded)),
+        Test::StringIs(folded) => add(Vec::new(), exactly(folded)),
+        Test::StringExact(text) => add(Vec::new(), exactly(&crate::fhir::text::fold(text))),
+        Test::Canonical(uri) => {
+            add(Vec::new(), exactly(uri));
+            add(Vec::new(), begins_with(&format!("{uri}|")));
+        }
+        Test::UriBelow(uri) => {
+            add(Vec::new(), exactly(uri));
+            for prefix in super::condition::below(uri) {
+                add(Vec::new(), begins_with(&prefix));
+            }
+        }
+        Test::Date { op, interval } => {
+            for wide in [0, 1] {
+                add(vec![("wide", Fixed::Value(Arg::Int(wide)))], date_bounds(*op, *interval, wide == 1));
+            }
+        }
+        Test::Number { op, low, value, high } => add(Vec::new(), number_bounds(*op, *low, *value, *high)),
+        Test::Quantity { op, low, value, high, unit } => {
+            let unit = unit.iter().map(|unit| ("code", Fixed::Value(Arg::Text(unit.code.clone()))));
+            add(unit.collect(), number_bounds(*op, *low, *value, *high));
+        }
+        Test::Amount { op, low, value, high, dimension } => {
+            add(vec![("code", Fixed::Value(Arg::Text(dimension.clone())))], number_bounds(*op, *low, *value, *high));
+        }
+        _ => add(Vec::new(), Vec::new()),
+    }
+}
+
+/// Where intervals begin that can satisfy the test. One that ends late may have begun long before, if it is a wide one.
+fn date_bounds(op: DateOp, Interval { low, high }: Interval, wide: bool) -> Vec<(&'static str, Arg)> {
+    let later = |than: i64| (">", Arg::Int(than));
+    let before = |end: i64| ("<", Arg::Int(end));
+    let mut bounds = match op {
+        DateOp::Eq => vec![(">=", Arg::Int(low)), before(high)],
+        DateOp::Gt if !wide => vec![later(high.saturating_sub(NARROW))],
+        DateOp::Ge if !wide => vec![later(high.saturating_sub(NARROW).min(low.saturating_sub(1)))],
+        DateOp::Ap if !wide => vec![later(low.saturating_sub(NARROW))],
+        DateOp::Lt | DateOp::Eb => vec![before(low)],
+        DateOp::Le => vec![before(high)],
+        DateOp::Sa => vec![(">=", Arg::Int(high))],
+        DateOp::Gt | DateOp::Ge | DateOp::Ap | DateOp::Ne => Vec::new(),
+    };
+    if op == DateOp::Ap {
+        bounds.push(before(high));
+    }
+    bounds
+}
+
+fn number_bounds(op: NumberOp, low: f64, value: f64, high: f64) -> Vec<(&'static str, Arg)> {
+    match op {
+        NumberOp::Eq | NumberOp::Ap => vec![(">=", Arg::Real(low)), ("<", Arg::Real(high))],
+        NumberOp::Gt | NumberOp::Sa => vec![(">", Arg::Real(value))],
+        NumberOp::Ge => vec![(">=", Arg::Real(value))],
+        NumberOp::Lt | NumberOp::Eb => vec![("<", Arg::Real(value))],
+        NumberOp::Le => vec![("<=", Arg::Real(value))],
+        NumberOp::Ne => Vec::new(),
     }
 }

@@ -170,7 +170,7 @@ impl Test {
     }
 }
 
-/// Rows of the tables of `0003_consent.sql`, in the order of their columns.
+/// Rows of the tables of `0003_consent.sql` (`rule`: `0052_rule.sql`), in the order of their columns.
 #[derive(Debug, Default)]
 pub struct RuleRows {
     pub rules: Vec<[i64; 16]>,
@@ -185,16 +185,17 @@ impl RuleRows {
         let patients: Vec<ResourceKey> = rules.patients.iter().filter_map(|id| target("Patient", id)).collect();
         let series = rules.series.as_deref().map_or(0, system_key);
         for rule in &rules.rules {
-            let audience = self.audience(&rule.audience);
+            // What never holds is kept for what it took the place of, where no question comes by.
+            let audiences = if rule.period.low < rule.period.high { self.audiences(&rule.audience) } else { vec![NOBODY] };
             for (part, tests) in rule.parts.iter().enumerate() {
                 for test in tests {
                     let (kind, value, low, high) = self.test(test, target);
                     self.parts.push([consent, rule.node, part as i64, kind, value, low, high]);
                 }
             }
-            for patient in &patients {
+            for (patient, audience) in patients.iter().flat_map(|patient| audiences.iter().map(move |audience| (*patient, *audience))) {
                 self.rules.push([
-                    *patient,
+                    patient,
                     consent,
                     rule.node,
                     rule.parent.unwrap_or(-1),
@@ -215,16 +216,27 @@ impl RuleRows {
         }
     }
 
-    fn audience(&mut self, parts: &[AudiencePart]) -> i64 {
+    /// Whom a rule speaks of: any of these audiences. Each pair of an actor and a purpose is one of its own, shared by all rules that name
+    /// it, so that however differently patients put their lists together, a requester is found under few numbers.
+    fn audiences(&mut self, parts: &[AudiencePart]) -> Vec<i64> {
         let keys = |words: &[String]| if words.is_empty() { vec![0] } else { sorted(words.iter().map(|word| system_key(word))) };
         let mut sets: Vec<(Vec<i64>, Vec<i64>)> = parts.iter().map(|part| (keys(&part.actors), keys(&part.purposes))).collect();
         sets.retain(|set| *set != (vec![0], vec![0]));
         join_purposes(&mut sets);
         sets.sort();
         sets.dedup();
-        if sets.is_empty() {
-            return 0;
+        match sets.as_slice() {
+            [] => vec![self.audience(&[(vec![0], vec![0])])],
+            [(actors, purposes)] if actors.len().saturating_mul(purposes.len()) <= PAIRS => {
+                let pairs = actors.iter().flat_map(|actor| purposes.iter().map(move |purpose| (vec![*actor], vec![*purpose])));
+                pairs.map(|pair| self.audience(&[pair])).collect()
+            }
+            sets => vec![self.audience(sets)],
         }
+    }
+
+    /// One that is met by meeting each of the sets of actors and purposes.
+    fn audience(&mut self, sets: &[(Vec<i64>, Vec<i64>)]) -> i64 {
         let numbers: Vec<i64> =
             sets.iter().flat_map(|(actors, purposes)| actors.iter().chain(&[-1]).chain(purposes).chain(&[-2])).copied().collect();
         let audience = set_key(&numbers);
@@ -296,8 +308,8 @@ impl RuleRows {
         for chunk in patients.chunks(CHUNK) {
             let mut sql = Sql::new(dialect);
             sql.push(
-                "UPDATE rule SET superseded = CASE WHEN EXISTS (SELECT 1 FROM rule s WHERE s.patient = rule.patient \
-                 AND s.series = rule.series AND (s.stamp, s.updated, s.consent) > (rule.stamp, rule.updated, rule.consent)) THEN 1 ELSE 0 END WHERE series <> 0 AND patient IN (",
+                "UPDATE rule SET superseded = 1 - superseded WHERE series <> 0 AND superseded <> CASE WHEN EXISTS (SELECT 1 FROM rule s WHERE s.patient = rule.patient \
+                 AND s.series = rule.series AND (s.stamp, s.updated, s.consent) > (rule.stamp, rule.updated, rule.consent)) THEN 1 ELSE 0 END AND patient IN (",
             );
             numbers(&mut sql, chunk);
             sql.push(")");
@@ -307,6 +319,10 @@ impl RuleRows {
     }
 }
 
+/// An audience that nobody is in.
+const NOBODY: i64 = -1;
+/// Most pairs of an actor and a purpose that a rule is written for one by one.
+const PAIRS: usize = 16;
 /// Most rows that an actor part and a purpose part are joined to.
 const JOINED: usize = 256;
 
@@ -325,4 +341,51 @@ fn join_purposes(sets: &mut Vec<(Vec<i64>, Vec<i64>)>) {
         }
     }
     *sets = whom;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rows(actors: &[&str], purposes: &[&str], period: Interval) -> RuleRows {
+        let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect();
+        let rule = Rule {
+            node: 0,
+            parent: None,
+            precedence: Precedence::Permit,
+            audience: vec![AudiencePart { actors: words(actors), purposes: words(purposes) }],
+            period,
+            parts: Vec::new(),
+            has_exceptions: false,
+            names_actor: true,
+            names_emergency: false,
+        };
+        let mut rows = RuleRows::default();
+        let rules = Rules { patients: vec!["p".into()], series: None, stamp: 0, rules: vec![rule] };
+        rows.add(7, 0, &rules, &mut |_, _| Some(1));
+        rows
+    }
+
+    fn audiences(rows: &RuleRows) -> Vec<i64> {
+        rows.rules.iter().map(|rule| rule[5]).collect()
+    }
+
+    #[test]
+    fn a_requester_is_found_under_the_same_number_however_patients_put_their_lists_together() {
+        let always = Interval { low: 0, high: 1 };
+        let one = audiences(&rows(&["a"], &["TREAT"], always));
+        let several = rows(&["c", "a"], &["HPAYMT", "TREAT"], always);
+        assert_eq!(several.rules.len(), 4);
+        assert!(one.iter().all(|audience| audiences(&several).contains(audience)));
+        let many: Vec<String> = (0..PAIRS + 1).map(|n| n.to_string()).collect();
+        let many: Vec<&str> = many.iter().map(String::as_str).collect();
+        assert_eq!(rows(&many, &["TREAT"], always).rules.len(), 1, "a long list is one audience");
+    }
+
+    #[test]
+    fn what_never_holds_is_nobodys() {
+        let never = rows(&["a"], &["TREAT"], Interval { low: 0, high: 0 });
+        assert_eq!(audiences(&never), [NOBODY]);
+        assert!(never.audiences.is_empty());
+    }
 }

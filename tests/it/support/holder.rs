@@ -24,6 +24,7 @@ pub fn asked_at(facility: &str, base: &str) -> Holder {
         secret_file: None,
         scope: None,
         token_url: None,
+        ca_file: None,
         timeout_s: 5,
     }
 }

@@ -81,6 +81,14 @@ impl<'a> Browser<'a> {
         (page.text().await.expect("a page"), cookie)
     }
 
+    /// The next page, from the one on which a clinician looks for a patient.
+    pub async fn at_patients(&self, page: &str, cookie: &str, fields: &[(&str, &str)]) -> String {
+        let fields: Vec<(&str, &str)> = [("step", step(page))].iter().chain(fields).copied().collect();
+        let answer = self.submits("/auth/patient", cookie, &fields).await;
+        assert_eq!(answer.status(), 200);
+        answer.text().await.expect("a page")
+    }
+
     /// What the app is told when the person agrees, having chosen this Patient.
     pub async fn agrees(&self, page: &str, cookie: &str, patient: &str) -> Value {
         let fields = [("step", step(page)), ("decision", "allow"), ("patient", patient)];
@@ -110,7 +118,7 @@ impl<'a> Browser<'a> {
         granted
     }
 
-    async fn submits(&self, path: &str, cookie: &str, fields: &[(&str, &str)]) -> Response {
+    pub async fn submits(&self, path: &str, cookie: &str, fields: &[(&str, &str)]) -> Response {
         let body: String = form_urlencoded::Serializer::new(String::new()).extend_pairs(fields).finish();
         let request = self.http.post(self.server.url(path)).header(header::COOKIE, cookie).header(header::ORIGIN, &self.server.base);
         let request = request.header(header::CONTENT_TYPE, "application/x-www-form-urlencoded");
@@ -119,7 +127,7 @@ impl<'a> Browser<'a> {
 }
 
 /// The sealed step in a page.
-fn step(page: &str) -> &str {
+pub fn step(page: &str) -> &str {
     page.split("name=\"step\" value=\"").nth(1).and_then(|rest| rest.split('"').next()).unwrap_or_else(|| panic!("{page}"))
 }
 

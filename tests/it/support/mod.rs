@@ -1,12 +1,14 @@
 //! What the integration tests share: fresh databases, one body for both of them, and the real server.
 #![allow(dead_code)]
 
+pub mod guarded;
 pub mod holder;
 pub mod login;
 pub mod payloads;
 pub mod postgres;
 pub mod program;
 pub mod server;
+pub mod shared;
 pub mod smart;
 pub mod worlds;
 
@@ -67,9 +69,14 @@ pub async fn add_client(db: &TestDb, id: &str, facility: &str, scopes: &str) -> 
 /// As if every wait of the outbox had ended, and the leases of processes that died.
 pub async fn time_passes(store: &Store) {
     const SQL: &str = "UPDATE job SET run_at = 0, lease_until = 0 WHERE state IN ('waiting', 'running')";
+    sql(store, SQL).await;
+}
+
+/// Carries out a statement behind the server's back.
+pub async fn sql(store: &Store, text: &'static str) {
     match store {
-        Store::Sqlite(db) => sqlx::query(SQL).execute(&db.write).await.map(|_| ()).unwrap(),
-        Store::Postgres(db) => sqlx::query(SQL).execute(&db.pool).await.map(|_| ()).unwrap(),
+        Store::Sqlite(db) => sqlx::query(text).execute(&db.write).await.map(|_| ()).unwrap(),
+        Store::Postgres(db) => sqlx::query(text).execute(&db.pool).await.map(|_| ()).unwrap(),
     }
 }
 

@@ -4,7 +4,7 @@
 //! `type` and `holder`, each 0..*; `_count`. The answer is a searchset whose entries name their source, and an OperationOutcome that says for each holder
 //! what came of it. It is the same for a person whom nobody knows, one who has no records and one who allows nothing.
 //!
-//! What holders answer that keep their records to themselves comes with the first page, whatever `_count` says, because nothing of it is kept for a second.
+//! What holders answer that keep their records to themselves comes with the first page, whatever `_count` says, because nothing of it is kept for a second. What is here too comes from here, once.
 //!
 //! A page continues by `GET …/$record-lookup?_page=TOKEN`. The token holds the question sealed, so no identifier stands in a URL.
 
@@ -126,6 +126,7 @@ async fn begin(call: &Call<'_>, question: Question) -> Result<Answer, Failure> {
             (asked, released, held) = (wider, by_glass, held_by_glass);
         }
     }
+    held.without(&state.app, caller, &asked.records()).await?;
     disclose(held.records.iter().copied());
     let whole = asked.types.iter().all(|code| reach(call, *code) == Reach::Everything);
     answer(call, &asked, None, Some(First { holders: &question.holders, released, held, whole })).await

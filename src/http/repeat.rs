@@ -1,14 +1,17 @@
 //! Carrying a request out again when what patients allow changed before its answer could leave ([`crate::store::closing`]).
 
-use super::super::error::Failure;
+use super::error::Failure;
 use crate::fhir::{Issue, IssueCode};
 use axum::body::{Body, Bytes};
 use axum::http::StatusCode;
 use futures_util::TryStreamExt;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
-/// Times that a request is carried out.
-pub const TIMES: u32 = 6;
+/// Times that a request is carried out; the last while nothing is closed.
+pub const TIMES: u32 = 4;
+/// How long the last time may keep those waiting who close.
+pub const QUIET: Duration = Duration::from_secs(10);
 /// Bytes of a body that are kept for it. A search, a lookup and the like are much shorter.
 const MOST_BODY: usize = 1 << 20;
 
@@ -48,7 +51,7 @@ impl Kept {
     }
 }
 
-/// What a caller gets who asked when what patients allow was changing all the time.
+/// What a caller gets whose answer took so long that nobody can be kept waiting for it.
 pub fn failure() -> Failure {
     let words = "What patients allow changed while this was being answered, so the answer is not given: ask again. What the request changed stays changed.";
     Failure::new(StatusCode::SERVICE_UNAVAILABLE, Issue::error(IssueCode::Transient, words))

@@ -1,0 +1,371 @@
+//! FHIRPath Patch (<https://hl7.org/fhir/R4/fhirpatch.html>): operations that each name a place by an expression.
+
+use super::{malformed, unfit};
+use crate::definitions::{self, Element, ElementKind, Structure};
+use crate::fhirpath::{Env, Expression};
+use crate::ingest::refusal::Refusal;
+use serde_json::{Map, Value};
+use std::borrow::Cow;
+
+/// Operations of one FHIRPath Patch; each evaluates an expression over the resource.
+const MOST_OPERATIONS: usize = 200;
+
+/// One operation of a FHIRPath Patch.
+#[derive(Clone, Debug)]
+pub struct Operation {
+    /// FHIRPath of its parameter, for errors.
+    at: String,
+    path: Expression,
+    kind: Kind,
+}
+
+#[derive(Clone, Debug)]
+enum Kind {
+    Add { name: String, value: Part },
+    Insert { index: usize, value: Part },
+    Delete,
+    Replace { value: Part },
+    Move { source: usize, destination: usize },
+}
+
+/// The parameter `value`: of a datatype, or of the parts of an element that has no type of its own.
+#[derive(Clone, Debug)]
+enum Part {
+    /// The type as the key says it (`String` of `valueString`), and the value.
+    Typed(String, Value),
+    Parts(Vec<(String, Part)>),
+}
+
+/// Where a value stands in JSON.
+type Place = Vec<Token>;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Token {
+    Key(String),
+    Index(usize),
+}
+
+/// Reads a Parameters resource as operations.
+pub(super) fn operations(parameters: &Value) -> Result<Vec<Operation>, Refusal> {
+    if parameters.get("resourceType").and_then(Value::as_str) != Some("Parameters") {
+        return Err(malformed("", "A FHIRPath Patch is a Parameters resource; a JSON Patch is sent as application/json-patch+json."));
+    }
+    let list = parameters.get("parameter").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+    if list.is_empty() || list.len() > MOST_OPERATIONS {
+        return Err(malformed("Parameters.parameter", format!("A FHIRPath Patch has 1 to {MOST_OPERATIONS} operations.")));
+    }
+    let operations = list.iter().enumerate().map(|(number, item)| operation(item, format!("Parameters.parameter[{number}]")));
+    operations.collect()
+}
+
+fn operation(item: &Value, at: String) -> Result<Operation, Refusal> {
+    if item.get("name").and_then(Value::as_str) != Some("operation") {
+        return Err(malformed(&at, "Every parameter of a FHIRPath Patch is named operation."));
+    }
+    let parts = item.get("part").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+    let part = |name: &str| parts.iter().find(|part| part.get("name").and_then(Value::as_str) == Some(name));
+    let text = |name: &str| part(name).and_then(datatype).and_then(|(_, value)| value.as_str().map(str::to_owned));
+    let missing = |name: &str| malformed(&at, format!("The operation lacks its part {name}."));
+    let number = |name: &str| {
+        let value = part(name).and_then(datatype).and_then(|(_, value)| value.as_u64());
+        value.and_then(|number| usize::try_from(number).ok()).ok_or_else(|| missing(name))
+    };
+    let value = || part("value").and_then(|part| read_part(part, 0)).ok_or_else(|| missing("value"));
+    let path = text("path").ok_or_else(|| missing("path"))?;
+    let path = Expression::parse(&path).map_err(|error| malformed(&at, format!("The path is no FHIRPath expression: {error}.")))?;
+    let kind = match text("type").as_deref() {
+        Some("add") => Kind::Add { name: text("name").ok_or_else(|| missing("name"))?, value: value()? },
+        Some("insert") => Kind::Insert { index: number("index")?, value: value()? },
+        Some("delete") => Kind::Delete,
+        Some("replace") => Kind::Replace { value: value()? },
+        Some("move") => Kind::Move { source: number("source")?, destination: number("destination")? },
+        _ => return Err(malformed(&at, "The operation's type must be add, insert, delete, replace or move.")),
+    };
+    Ok(Operation { at, path, kind })
+}
+
+fn datatype(part: &Value) -> Option<(&str, &Value)> {
+    part.as_object()?.iter().find_map(|(key, value)| Some((key.strip_prefix("value").filter(|name| !name.is_empty())?, value)))
+}
+
+fn read_part(part: &Value, depth: usize) -> Option<Part> {
+    if let Some((name, value)) = datatype(part) {
+        return Some(Part::Typed(name.to_owned(), value.clone()));
+    }
+    if depth > 32 {
+        return None;
+    }
+    let parts = part.get("part")?.as_array()?.iter().map(|part| {
+        let name = part.get("name")?.as_str()?.to_owned();
+        Some((name, read_part(part, depth + 1)?))
+    });
+    parts.collect::<Option<_>>().map(Part::Parts)
+}
+
+impl Operation {
+    fn refuse<T>(&self, words: impl Into<String>) -> Result<T, Refusal> {
+        Err(unfit(&self.at, words))
+    }
+
+    pub(super) fn apply(&self, resource: &mut Value) -> Result<(), Refusal> {
+        let places = self.places(resource)?;
+        match &self.kind {
+            Kind::Add { name, value } => {
+                let place = self.one(&places)?;
+                let Some(structure) = structure_at(resource, place) else {
+                    return self.refuse("The path leads to no element that has members.");
+                };
+                let Some(element) = structure.element(name) else {
+                    return self.refuse("The element at the path has no member of this name.");
+                };
+                let (key, value) = self.member(element, value)?;
+                let Some(members) = walk(resource, place).and_then(Value::as_object_mut) else {
+                    return self.refuse("The path leads to no element that has members.");
+                };
+                if element.is_list() {
+                    match members.entry(key).or_insert_with(|| Value::Array(Vec::new())) {
+                        Value::Array(items) => items.push(value),
+                        _ => return self.refuse("The element to add to is no list."),
+                    }
+                } else if element_given(element, members) {
+                    return self.refuse("The element is there already: replace it, or delete it first.");
+                } else {
+                    members.insert(key, value);
+                }
+                Ok(())
+            }
+            Kind::Delete => match places.as_slice() {
+                // What is not there need not be deleted.
+                [] => Ok(()),
+                [place] => self.remove(resource, place),
+                _ => self.refuse("The path leads to several elements: narrow it until it leads to one."),
+            },
+            Kind::Replace { value } => {
+                let place = self.one(&places)?;
+                let Some((holder, key, index)) = split(place) else {
+                    return self.refuse("The resource itself cannot be replaced by a patch.");
+                };
+                let element = structure_at(resource, holder).and_then(|structure| Some(structure.key(key)?.1));
+                let Some(element) = element else { return self.refuse("The path leads to no element that R4 knows.") };
+                let (new_key, value) = self.member(element, value)?;
+                let Some(members) = walk(resource, holder).and_then(Value::as_object_mut) else {
+                    return self.refuse("There is nothing at the path.");
+                };
+                match (index, members.get_mut(key)) {
+                    (Some(index), Some(Value::Array(items))) => match items.get_mut(index) {
+                        Some(item) => *item = value,
+                        None => return self.refuse("There is nothing at the path."),
+                    },
+                    // A choice may become another type; its neighbours keep their order.
+                    (_, Some(_)) => {
+                        *members = std::mem::take(members)
+                            .into_iter()
+                            .map(|(name, old)| if name == key { (new_key.clone(), value.clone()) } else { (name, old) })
+                            .collect();
+                    }
+                    (_, None) => return self.refuse("There is nothing at the path."),
+                }
+                Ok(())
+            }
+            Kind::Insert { index, value } => {
+                let (holder, key) = self.list(&places)?;
+                let element = structure_at(resource, holder).and_then(|structure| Some(structure.key(key)?.1));
+                let Some(element) = element else { return self.refuse("The path leads to no element that R4 knows.") };
+                let (_, value) = self.member(element, value)?;
+                self.in_list(resource, holder, key, |items, is_value| {
+                    let there = *index <= items.len();
+                    if there {
+                        items.insert(*index, if is_value { value.clone() } else { Value::Null });
+                    }
+                    there
+                })
+            }
+            Kind::Move { source, destination } => {
+                let (holder, key) = self.list(&places)?;
+                self.in_list(resource, holder, key, |items, _| {
+                    let there = *source < items.len() && *destination < items.len();
+                    if there {
+                        let item = items.remove(*source);
+                        items.insert(*destination, item);
+                    }
+                    there
+                })
+            }
+        }
+    }
+
+    /// Where the elements stand that the path leads to.
+    fn places(&self, resource: &Value) -> Result<Vec<Place>, Refusal> {
+        let found = self.path.evaluate(resource, &Env::default().with_resource(resource));
+        let nodes = found.map_err(|error| unfit(&self.at, format!("The path cannot be evaluated: {error}.")))?;
+        let mut places = Vec::with_capacity(nodes.len());
+        for node in nodes {
+            let place = match node.as_json() {
+                Cow::Borrowed(value) => place_of(resource, value),
+                Cow::Owned(_) => None,
+            };
+            match place {
+                Some(place) => places.push(place),
+                None => return self.refuse("The path computes a value; it must lead to elements of the resource."),
+            }
+        }
+        Ok(places)
+    }
+
+    fn one<'a>(&self, places: &'a [Place]) -> Result<&'a Place, Refusal> {
+        match places {
+            [place] => Ok(place),
+            [] => self.refuse("The path leads to nothing."),
+            _ => self.refuse("The path leads to several elements: narrow it until it leads to one."),
+        }
+    }
+
+    /// The list that all places are items of.
+    fn list<'a>(&self, places: &'a [Place]) -> Result<(&'a [Token], &'a str), Refusal> {
+        let mut lists = places.iter().map(|place| split(place).and_then(|(holder, key, index)| index.map(|_| (holder, key))));
+        match lists.next() {
+            Some(Some(first)) if lists.all(|list| list == Some(first)) => Ok(first),
+            _ => self.refuse("The path must lead to the items of one list."),
+        }
+    }
+
+    /// Changes a list and, where its items are primitives with extensions, the list beside it.
+    fn in_list(
+        &self,
+        resource: &mut Value,
+        holder: &[Token],
+        key: &str,
+        change: impl Fn(&mut Vec<Value>, bool) -> bool,
+    ) -> Result<(), Refusal> {
+        let Some(members) = walk(resource, holder).and_then(Value::as_object_mut) else {
+            return self.refuse("There is nothing at the path.");
+        };
+        match members.get_mut(key).and_then(Value::as_array_mut).map(|items| change(items, true)) {
+            Some(true) => {}
+            _ => return self.refuse("The list has no such place."),
+        }
+        if let Some(beside) = members.get_mut(&format!("_{key}")).and_then(Value::as_array_mut) {
+            change(beside, false);
+        }
+        Ok(())
+    }
+
+    fn remove(&self, resource: &mut Value, place: &Place) -> Result<(), Refusal> {
+        let Some((holder, key, index)) = split(place) else { return self.refuse("The resource itself cannot be deleted by a patch.") };
+        match index {
+            Some(index) => self.in_list(resource, holder, key, |items, _| {
+                let there = index < items.len();
+                if there {
+                    items.remove(index);
+                }
+                there
+            }),
+            None => {
+                if let Some(members) = walk(resource, holder).and_then(Value::as_object_mut) {
+                    members.shift_remove(key);
+                    members.shift_remove(&format!("_{key}"));
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// The JSON key and value of a member.
+    fn member(&self, element: &Element, part: &Part) -> Result<(String, Value), Refusal> {
+        match part {
+            Part::Typed(name, value) => {
+                let fits = |kind: &&definitions::ElementType| kind.name.eq_ignore_ascii_case(name);
+                let key = match element.types.iter().find(fits) {
+                    Some(kind) => element.json_key(kind).into_owned(),
+                    // A string may be given for a code, a uri for a canonical: the element's own format is checked later.
+                    None if !element.choice => element.name.to_owned(),
+                    None => return self.refuse("The element cannot be of the type that the value has."),
+                };
+                Ok((key, value.clone()))
+            }
+            Part::Parts(parts) => {
+                let structure = element.types.first().and_then(|kind| match kind.kind {
+                    ElementKind::Structure(place) => definitions::r4().structure_at(place),
+                    _ => None,
+                });
+                let (Some(structure), false) = (structure, element.choice) else {
+                    return self.refuse("The value is given in parts, and the element has no members.");
+                };
+                let mut members = Map::new();
+                for (name, part) in parts {
+                    let Some(member) = structure.element(name) else {
+                        return self.refuse("A part of the value is no member of the element.");
+                    };
+                    let (key, value) = self.member(member, part)?;
+                    match members.entry(key).or_insert_with(|| if member.is_list() { Value::Array(Vec::new()) } else { Value::Null }) {
+                        Value::Array(items) if member.is_list() => items.push(value),
+                        empty => *empty = value,
+                    }
+                }
+                Ok((element.name.to_owned(), Value::Object(members)))
+            }
+        }
+    }
+}
+
+fn element_given(element: &Element, members: &Map<String, Value>) -> bool {
+    element.types.iter().any(|kind| members.contains_key(element.json_key(kind).as_ref()))
+}
+
+/// The holder, the key, and the index when the key holds a list; `None` for the root.
+fn split(place: &[Token]) -> Option<(&[Token], &str, Option<usize>)> {
+    match place {
+        [holder @ .., Token::Key(key), Token::Index(index)] => Some((holder, key, Some(*index))),
+        [holder @ .., Token::Key(key)] => Some((holder, key, None)),
+        _ => None,
+    }
+}
+
+/// Where `target`, a part of `root`, stands: the same value in memory, not an equal one.
+fn place_of(root: &Value, target: &Value) -> Option<Place> {
+    let mut waiting: Vec<(&Value, Place)> = vec![(root, Vec::new())];
+    while let Some((value, place)) = waiting.pop() {
+        if std::ptr::eq(value, target) {
+            return Some(place);
+        }
+        let below = |token| place.iter().cloned().chain([token]).collect::<Place>();
+        match value {
+            Value::Array(items) => waiting.extend(items.iter().enumerate().map(|(index, item)| (item, below(Token::Index(index))))),
+            Value::Object(members) => waiting.extend(members.iter().map(|(key, member)| (member, below(Token::Key(key.clone()))))),
+            _ => {}
+        }
+    }
+    None
+}
+
+fn walk<'a>(root: &'a mut Value, place: &[Token]) -> Option<&'a mut Value> {
+    place.iter().try_fold(root, |value, token| match token {
+        Token::Key(key) => value.get_mut(key),
+        Token::Index(index) => value.get_mut(*index),
+    })
+}
+
+/// What R4 says of the object at `place`.
+fn structure_at(root: &Value, place: &[Token]) -> Option<&'static Structure> {
+    let definitions = definitions::r4();
+    let of_resource = |value: &Value| definitions.structure(value.get("resourceType")?.as_str()?);
+    let mut structure = of_resource(root)?;
+    let mut value = root;
+    for token in place {
+        value = match token {
+            Token::Index(index) => value.get(*index)?,
+            Token::Key(key) => {
+                structure = match structure.key(key)?.2.kind {
+                    ElementKind::Structure(place) => definitions.structure_at(place)?,
+                    // Its own `resourceType` is read at the end or by the next token.
+                    ElementKind::Resource | ElementKind::Primitive(_) => structure,
+                };
+                value.get(key)?
+            }
+        };
+        if value.get("resourceType").is_some() {
+            structure = of_resource(value)?;
+        }
+    }
+    value.is_object().then_some(structure)
+}

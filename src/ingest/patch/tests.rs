@@ -1,0 +1,127 @@
+//! Tests of patches.
+
+use super::*;
+use serde_json::json;
+
+fn patient() -> Value {
+    json!({
+        "resourceType": "Patient", "id": "p", "birthDate": "1990-01-01", "_birthDate": {"id": "b"},
+        "name": [{"family": "A", "given": ["x", "y"], "_given": [null, {"id": "g"}]}, {"family": "B"}],
+        "contact": [{"gender": "male"}], "deceasedBoolean": false,
+    })
+}
+
+fn operation(kind: &str, path: &str, more: Value) -> Value {
+    let mut parts = vec![json!({"name": "type", "valueCode": kind}), json!({"name": "path", "valueString": path})];
+    parts.extend(more.as_array().into_iter().flatten().cloned());
+    json!({"name": "operation", "part": parts})
+}
+
+fn apply(operations: Vec<Value>) -> Result<Value, Refusal> {
+    Patch::fhirpath(&json!({"resourceType": "Parameters", "parameter": operations}))?.apply(patient())
+}
+
+fn one(kind: &str, path: &str, more: Value) -> Result<Value, Refusal> {
+    apply(vec![operation(kind, path, more)])
+}
+
+/// RFC 7396, appendix A, as far as it is about objects.
+#[test]
+fn a_merge_patch_does_what_its_rfc_says() {
+    for (before, patch, after) in [
+        (json!({"a": "b"}), json!({"a": "c"}), json!({"a": "c"})),
+        (json!({"a": "b"}), json!({"b": "c"}), json!({"a": "b", "b": "c"})),
+        (json!({"a": "b"}), json!({"a": null}), json!({})),
+        (json!({"a": "b", "b": "c"}), json!({"a": null}), json!({"b": "c"})),
+        (json!({"a": ["b"]}), json!({"a": "c"}), json!({"a": "c"})),
+        (json!({"a": "c"}), json!({"a": ["b"]}), json!({"a": ["b"]})),
+        (json!({"a": {"b": "c"}}), json!({"a": {"b": "d", "c": null}}), json!({"a": {"b": "d"}})),
+        (json!({"a": [{"b": "c"}]}), json!({"a": [1]}), json!({"a": [1]})),
+        (json!({"e": null}), json!({"a": 1}), json!({"e": null, "a": 1})),
+        (json!({}), json!({"a": {"bb": {"ccc": null}}}), json!({"a": {"bb": {}}})),
+    ] {
+        let mut merged = before.clone();
+        merge(&mut merged, patch.as_object().unwrap(), 0);
+        assert_eq!(merged, after, "{before} with {patch}");
+    }
+    assert!(Patch::merge(&json!([])).is_err());
+    assert!(matches!(Patch::plain(&json!([])), Ok(Patch::Json(_))));
+    assert!(matches!(Patch::plain(&json!({"active": true})), Ok(Patch::Merge(_))));
+    assert!(Patch::merge(&json!({"id": "other"})).unwrap().apply(patient()).is_err(), "who a resource is stays");
+}
+
+#[test]
+fn elements_are_added_replaced_and_deleted() {
+    let added =
+        one("add", "Patient", json!([{"name": "name", "valueString": "gender"}, {"name": "value", "valueCode": "female"}])).unwrap();
+    assert_eq!(added["gender"], "female");
+    let listed = json!([{"name": "name", "valueString": "identifier"}, {"name": "value", "valueIdentifier": {"value": "1"}}]);
+    assert_eq!(one("add", "Patient", listed).unwrap()["identifier"], json!([{"value": "1"}]));
+    let nested = json!([{"name": "name", "valueString": "given"}, {"name": "value", "valueString": "z"}]);
+    assert_eq!(one("add", "Patient.name.where(family = 'B')", nested).unwrap()["name"][1]["given"], json!(["z"]));
+    let contact = json!([{"name": "name", "valueString": "contact"}, {"name": "value", "part": [
+        {"name": "name", "valueHumanName": {"family": "C"}}, {"name": "telecom", "valueContactPoint": {"value": "1"}},
+    ]}]);
+    assert_eq!(one("add", "Patient", contact).unwrap()["contact"][1], json!({"name": {"family": "C"}, "telecom": [{"value": "1"}]}));
+    let birth = one("replace", "Patient.birthDate", json!([{"name": "value", "valueDate": "1991-01-01"}])).unwrap();
+    assert_eq!((&birth["birthDate"], &birth["_birthDate"]["id"]), (&json!("1991-01-01"), &json!("b")));
+    let dead = one("replace", "Patient.deceased", json!([{"name": "value", "valueDateTime": "2020"}])).unwrap();
+    assert_eq!((dead.get("deceasedBoolean"), &dead["deceasedDateTime"]), (None, &json!("2020")));
+    let gone = one("delete", "Patient.birthDate", json!([])).unwrap();
+    assert!(gone.get("birthDate").is_none() && gone.get("_birthDate").is_none());
+    assert_eq!(one("delete", "Patient.photo", json!([])).unwrap(), patient());
+    assert!(one("delete", "Patient.contact[0]", json!([])).unwrap().get("contact").is_none(), "an empty list is gone");
+}
+
+#[test]
+fn lists_keep_what_stands_beside_them() {
+    let inserted =
+        one("insert", "Patient.name[0].given", json!([{"name": "index", "valueInteger": 1}, {"name": "value", "valueString": "i"}]))
+            .unwrap();
+    assert_eq!(
+        (&inserted["name"][0]["given"], &inserted["name"][0]["_given"]),
+        (&json!(["x", "i", "y"]), &json!([null, null, {"id": "g"}]))
+    );
+    let moved =
+        one("move", "Patient.name[0].given", json!([{"name": "source", "valueInteger": 1}, {"name": "destination", "valueInteger": 0}]))
+            .unwrap();
+    assert_eq!((&moved["name"][0]["given"], &moved["name"][0]["_given"]), (&json!(["y", "x"]), &json!([{"id": "g"}, null])));
+    let deleted = one("delete", "Patient.name[0].given[1]", json!([])).unwrap();
+    assert_eq!((&deleted["name"][0]["given"], deleted["name"][0].get("_given")), (&json!(["x"]), None));
+}
+
+#[test]
+fn what_does_not_fit_is_422_and_what_is_no_patch_400() {
+    let value = json!([{"name": "value", "valueString": "x"}]);
+    for (kind, path, more) in [
+        ("replace", "Patient.photo", value.clone()),
+        ("replace", "Patient.name", value.clone()),
+        ("replace", "Patient.name.count()", value.clone()),
+        ("replace", "Patient.id", json!([{"name": "value", "valueId": "q"}])),
+        ("replace", "Patient.deceased", json!([{"name": "value", "valueHumanName": {}}])),
+        ("replace", "Patient", value.clone()),
+        ("delete", "Patient.name", json!([])),
+        ("add", "Patient", json!([{"name": "name", "valueString": "nonsense"}, {"name": "value", "valueString": "x"}])),
+        ("add", "Patient", json!([{"name": "name", "valueString": "birthDate"}, {"name": "value", "valueDate": "2000"}])),
+        ("insert", "Patient.name", json!([{"name": "index", "valueInteger": 3}, {"name": "value", "valueHumanName": {}}])),
+        ("move", "Patient.name", json!([{"name": "source", "valueInteger": 0}, {"name": "destination", "valueInteger": 2}])),
+    ] {
+        let refusal = one(kind, path, more).expect_err(path);
+        assert_eq!(refusal.status(), 422, "{kind} {path}: {refusal}");
+        assert!(refusal.issues.iter().all(|issue| issue.expression.is_empty() || issue.expression == "Parameters.parameter[0]"));
+    }
+    for (kind, path, more) in [
+        ("fly", "Patient", json!([])),
+        ("replace", "Patient.(", value),
+        ("replace", "Patient.photo", json!([])),
+        ("insert", "x", json!([])),
+    ] {
+        assert_eq!(one(kind, path, more).expect_err(path).status(), 400, "{kind} {path}");
+    }
+    assert_eq!(apply(vec![]).unwrap_err().status(), 400);
+    assert_eq!(Patch::fhirpath(&json!({"resourceType": "Patient"})).unwrap_err().status(), 400);
+    assert_eq!(Patch::json(&json!({})).unwrap_err().status(), 400);
+    assert_eq!(Patch::json(&json!([{"op": "replace", "path": "/id", "value": "q"}])).unwrap().apply(patient()).unwrap_err().status(), 422);
+    let last = Patch::json(&json!([{"op": "remove", "path": "/contact/0"}])).unwrap().apply(patient()).unwrap();
+    assert!(last.get("contact").is_none());
+}

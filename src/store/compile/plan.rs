@@ -1,0 +1,165 @@
+//! How a search is carried out, chosen by counting: which filter drives, and from which end references are followed.
+//!
+//! A chain or `_has` can be answered as a set (all that the inner search finds, then what refers there) or from each row on. The set costs
+//! as much as the inner search finds; rows cost a few probes each, and a page that is full early asks of few of them. So sets are for what
+//! is rare, and rows for what is frequent. Counting tells the first; of what is frequent some resources of the type, spread over all of
+//! them, are asked whether they match.
+//!
+//! Counts and samples look at all rows, whoever asks: they choose a plan and go nowhere else, and every plan gives the same answer.
+
+use super::probe::follows;
+use super::{Compiler, Seen, drive};
+use crate::store::query::*;
+use crate::store::sql::{Dialect, Sql};
+
+/// Where a count stops: what is more frequent is chosen by its kind. With debug assertions so early that tests, which have little data,
+/// see every plan; the answers are the same.
+pub const COUNTED: i64 = if cfg!(debug_assertions) { 5 } else { 500 };
+/// See [`row_counts`].
+pub const COUNT_PLACE: i64 = 1_000_000;
+/// Resources that are asked whether they match: following a chain from one takes a few probes, `_has` as many as refer to it.
+const SAMPLES_OF_CHAIN: i64 = 64;
+const SAMPLES_OF_HAS: i64 = 8;
+
+/// What drives.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Driver {
+    /// The filter with the most selective kind, if any.
+    #[default]
+    ByKind,
+    /// This filter's index is read.
+    Filter(usize),
+    /// All resources of the type are read in order.
+    Type,
+}
+
+/// How a search is carried out; whichever way, it finds the same.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    pub driver: Driver,
+    /// Chains and `_has` are followed from each row on, not computed as sets.
+    pub by_row: bool,
+    /// An unsorted page is in the order of [`super::walk::ordering`], not of the resources' keys.
+    pub walks: bool,
+}
+
+impl Plan {
+    /// The place of the filter that drives.
+    pub fn driver(&self, query: &Query) -> Option<usize> {
+        match self.driver {
+            Driver::ByKind => by_counts(query, &[]),
+            Driver::Filter(place) => Some(place),
+            Driver::Type => None,
+        }
+    }
+}
+
+/// How many rows each filter's own index gives (of a chain: the references to what it looks for; of `_has`: what it looks for), as
+/// `place * `[`COUNT_PLACE`]` + rows`; `None` when there is nothing to choose. Counting stops at [`COUNTED`], so it costs as much as
+/// reading a small page.
+pub fn row_counts(dialect: Dialect, query: &Query, seen: Seen) -> Option<Sql> {
+    let places: Vec<usize> = query.filters.iter().enumerate().filter(|(_, filter)| drive::is_countable(filter)).map(|(at, _)| at).collect();
+    let choices = query.filters.iter().filter(|filter| drive::rank(filter).is_some()).count();
+    if places.is_empty() || choices < 2 && !query.filters.iter().any(follows) {
+        return None;
+    }
+    let query = &Query { scope: Scope::All, ..query.clone() };
+    let mut sql = Sql::new(dialect);
+    for (n, place) in places.into_iter().enumerate() {
+        let (Ok(offset), Some(filter)) = (i64::try_from(place), query.filters.get(place)) else { continue };
+        sql.push(if n > 0 { " UNION ALL SELECT " } else { "SELECT " });
+        sql.literal(offset.saturating_mul(COUNT_PLACE)).push(" + count(*) FROM (");
+        compiler(&mut sql, query, seen).counted_rows(filter);
+        sql.push(" LIMIT ").literal(COUNTED).push(&format!(") c{n}"));
+    }
+    Some(sql)
+}
+
+fn compiler<'a>(sql: &'a mut Sql, query: &'a Query, seen: Seen<'a>) -> Compiler<'a> {
+    Compiler { placed: false, ..Compiler::new(sql, query, seen, Plan::default()) }
+}
+
+impl Compiler<'_> {
+    fn counted_rows(&mut self, filter: &Filter) {
+        match filter {
+            Filter::Has { source, filters, .. } => self.nested(*source, filters),
+            Filter::Chain { param, targets } => {
+                let (x, t) = (self.alias("x"), self.alias("t"));
+                self.sql.push(&format!("SELECT {x}.key FROM reference {x} WHERE {x}.param = ")).literal(i64::from(*param));
+                self.sql.push(&format!(" AND {x}.target IN (SELECT * FROM ("));
+                self.targets(targets);
+                self.sql.push(" LIMIT ").literal(COUNTED).push(&format!(") {t}) AND "));
+                super::holds(self.sql, &x, self.seen);
+            }
+            filter => self.rows_of(filter),
+        }
+    }
+}
+
+/// Which filter is to drive, by what [`row_counts`] found: the rarest, and among the frequent ones the most selective kind.
+pub(super) fn by_counts(query: &Query, counts: &[i64]) -> Option<usize> {
+    let counted = |place: usize| rows(counts, place).unwrap_or(COUNTED);
+    let choices = query.filters.iter().enumerate().filter_map(|(place, filter)| Some((counted(place), drive::rank(filter)?, place)));
+    choices.min().map(|(.., place)| place)
+}
+
+/// What was counted of the filter at this place.
+pub fn rows(counts: &[i64], place: usize) -> Option<i64> {
+    counts.iter().find(|count| usize::try_from(**count / COUNT_PLACE) == Ok(place)).map(|count| count % COUNT_PLACE)
+}
+
+/// What the counts choose, or what else is to be asked.
+#[derive(Debug)]
+pub enum Choice {
+    Made(Plan),
+    /// The first plan if [`sample`] finds anything, else the second.
+    Sampled(Plan, Plan),
+}
+
+/// `whole`: all matches are needed, to count or to sort them.
+pub fn choose(query: &Query, counts: &[i64], whole: bool) -> Choice {
+    let driver = by_counts(query, counts);
+    let plan = Plan { driver: driver.map_or(Driver::ByKind, Driver::Filter), by_row: false, walks: false };
+    let linked: Vec<usize> = query.filters.iter().enumerate().filter(|(_, filter)| follows(filter)).map(|(place, _)| place).collect();
+    let is_rare = |place: &usize| rows(counts, *place).is_some_and(|rows| rows < COUNTED);
+    if linked.iter().all(is_rare) {
+        return Choice::Made(plan);
+    }
+    let by_row = Plan { by_row: true, ..plan };
+    match driver {
+        Some(place) if is_rare(&place) => Choice::Made(by_row),
+        _ if whole => Choice::Made(plan),
+        Some(place) if !linked.contains(&place) => Choice::Sampled(by_row, plan),
+        _ => Choice::Sampled(Plan { driver: Driver::Type, ..by_row }, plan),
+    }
+}
+
+/// Counts which of some resources, spread over all of the type, satisfy the chains and `_has` of the query.
+pub fn sample(dialect: Dialect, query: &Query) -> Sql {
+    let linked: Vec<&Filter> = query.filters.iter().filter(|filter| follows(filter)).collect();
+    let has = linked.iter().any(|filter| matches!(filter, Filter::Has { .. }));
+    let samples = if has { SAMPLES_OF_HAS } else { SAMPLES_OF_CHAIN };
+    let query = &Query { scope: Scope::All, ..query.clone() };
+    let type_code = i64::from(query.type_code);
+    let mut sql = Sql::new(dialect);
+    let end = |sql: &mut Sql, end: &str| {
+        sql.push(&format!("(SELECT {end}(r.key) FROM resource r WHERE r.type = ")).literal(type_code).push(")");
+    };
+    sql.push("SELECT count(*) FROM (SELECT (SELECT r.key FROM resource r WHERE r.type = ").literal(type_code);
+    sql.push(" AND r.live = 1 AND r.key >= b.low + (b.high - b.low) * n.column1 / ").literal(samples);
+    sql.push(" ORDER BY r.key LIMIT 1) AS key FROM (SELECT ");
+    end(&mut sql, "min");
+    sql.push(" AS low, ");
+    end(&mut sql, "max");
+    sql.push(" AS high) b CROSS JOIN (VALUES ");
+    sql.join(0..samples, ", ", |sql, n| {
+        sql.push("(").literal(n).push(")");
+    });
+    sql.push(") n) s WHERE ");
+    let mut compiler = Compiler { plan: Plan { by_row: true, ..Plan::default() }, ..compiler(&mut sql, query, None) };
+    for (n, filter) in linked.into_iter().enumerate() {
+        compiler.sql.push(if n > 0 { " AND " } else { "" });
+        compiler.probe(filter, "s");
+    }
+    sql
+}

@@ -1,0 +1,70 @@
+//! The decision on PostgreSQL, where each search is planned anew: a whole decision in the statement took a millisecond to plan, ten times what
+//! the search itself takes.
+//!
+//! So a statement holds only what decides on most rows: whether all that speaks to the requester are permits that ask nothing. The rest are
+//! functions, planned once a connection (`0052_rule.sql`), and the same in words as [`super::inline`].
+
+use super::Requester;
+use super::condition::{Audience, Rows, audiences as set, default, speaks};
+use crate::fhir::time::Micros;
+use crate::store::sql::Sql;
+
+/// Whether the lowest of the rules that stand shows the row.
+pub(super) fn verdict(sql: &mut Sql, alias: &str, rows: Rows, requester: &Requester, now: Micros) {
+    sql.push(
+        "CASE (SELECT min(CASE WHEN n.precedence IN (1, 3) AND n.parts = 0 THEN n.precedence ELSE -1 END) FROM rule n WHERE n.patient = ",
+    );
+    sql.push(alias).push(".patient");
+    speaks(sql, "n", Audience::Asked, requester, now);
+    sql.push(") WHEN 1 THEN TRUE WHEN 3 THEN TRUE WHEN -1 THEN coalesce(");
+    decided(sql, alias, rows, requester, now, false);
+    sql.push(", ");
+    default(sql, alias, rows, requester);
+    sql.push(") IN (1, 3) ELSE ");
+    default(sql, alias, rows, requester);
+    sql.push(" = 1 END");
+}
+
+/// No rule that stands names emergencies and denies.
+pub(super) fn undenied(sql: &mut Sql, alias: &str, rows: Rows, requester: &Requester, now: Micros) {
+    decided(sql, alias, rows, requester, now, true);
+    sql.push(" IS NULL");
+}
+
+/// The Consent permits the requester something, by name.
+pub(super) fn named(sql: &mut Sql, alias: &str, requester: &Requester, now: Micros) {
+    let audiences = set(sql, requester);
+    sql.push(&format!("gate_named({alias}.key, {}, ", array(&audiences)));
+    sql.int(now).push(")");
+}
+
+/// The lowest of the rules that stand; `emergency`: of those that name emergencies and deny.
+fn decided(sql: &mut Sql, alias: &str, rows: Rows, requester: &Requester, now: Micros, emergency: bool) {
+    let audiences = set(sql, requester);
+    let version = match rows {
+        Rows::Index => "NULL, NULL, NULL, NULL".to_owned(),
+        Rows::Version => format!("{alias}.version, {alias}.class, {alias}.low, {alias}.high"),
+    };
+    sql.push(&format!("gate_decided({alias}.patient, {alias}.key, {version}, {}, ", array(&audiences)));
+    sql.int(now).push(if emergency { ", TRUE)" } else { ", FALSE)" });
+}
+
+/// The numbers of a set that [`audiences`] wrote.
+pub(super) fn array(set: &str) -> String {
+    format!("CAST((SELECT numbers FROM {set}) AS BIGINT[])")
+}
+
+/// Writes the set of the numbers under which rules speak of this requester.
+pub(super) fn audiences(sql: &mut Sql, requester: &Requester) {
+    sql.push("SELECT gate_audiences(");
+    bound_array(sql, &requester.actors);
+    sql.push(", ");
+    bound_array(sql, &requester.purposes);
+    sql.push(") AS numbers");
+}
+
+/// Appends numbers, and 0 for anybody and any purpose.
+fn bound_array(sql: &mut Sql, numbers: &[i64]) {
+    let text: Vec<String> = [0].iter().chain(numbers).map(i64::to_string).collect();
+    sql.push("CAST(").str(&format!("{{{}}}", text.join(","))).push(" AS BIGINT[])");
+}
