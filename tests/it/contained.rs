@@ -25,18 +25,18 @@ fn urls(bundle: &Value) -> Vec<String> {
 /// The `n`th of the Patients; every number makes another combination.
 fn patient(n: usize) -> Value {
     let mut patient = json!({ "resourceType": "Patient" });
-    if n % 3 > 0 {
+    if !n.is_multiple_of(3) {
         let gender = ["male", "female"][n % 2];
         patient["gender"] = json!(gender);
     }
-    if n % 4 > 0 {
+    if !n.is_multiple_of(4) {
         patient["birthDate"] = json!(format!("19{:02}-0{}", 50 + n % 7, 1 + n % 9));
     }
-    if n % 5 > 0 {
+    if !n.is_multiple_of(5) {
         let family = ["Asha", "Baraka", "Juma"][n % 3];
         patient["name"] = json!([{ "family": family, "given": [format!("G{}", n % 4)] }]);
     }
-    if n % 2 == 0 {
+    if n.is_multiple_of(2) {
         let kind = json!({ "coding": [{ "system": "urn:k", "code": "MR" }], "text": "Medical record" });
         patient["identifier"] = json!([{ "system": "urn:mrn", "value": format!("{}", n % 6), "type": kind }]);
     }
@@ -214,7 +214,7 @@ both_databases!(
             ["_contained=true&_containedType=contained", "_contained=true", "_contained=both&_containedType=contained", "_contained=both"]
         {
             for sort in ["", "_id", "-_lastUpdated", "-birthdate,name", "gender"] {
-                if kind.ends_with("contained") != (sort.len() > 13 || sort == "gender") && sort != "" {
+                if kind.ends_with("contained") != (sort.len() > 13 || sort == "gender") && !sort.is_empty() {
                     continue;
                 }
                 let sort = if sort.is_empty() { String::new() } else { format!("&_sort={sort}") };
