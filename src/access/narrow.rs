@@ -52,7 +52,7 @@ impl Caller {
                     self.narrow_nested(filters, options)?;
                     filters.extend(self.demands(*source, options)?);
                 }
-                Filter::Any(filters) | Filter::All(filters) => self.narrow_nested(filters, options)?,
+                Filter::Any(filters) | Filter::All(filters) | Filter::Contained { filters, .. } => self.narrow_nested(filters, options)?,
                 // What the scopes hide within counts as not there, here as everywhere.
                 Filter::Not(filter) => self.narrow_nested(std::slice::from_mut(filter), options)?,
                 Filter::Param { .. }
@@ -60,10 +60,29 @@ impl Caller {
                 | Filter::Missing { .. }
                 | Filter::Id(_)
                 | Filter::LastUpdated { .. }
+                | Filter::OfType(_)
                 | Filter::Nothing => {}
             }
         }
         Ok(())
+    }
+
+    /// What a resource of whatever type must satisfy for a search to give it back because of what it contains.
+    pub fn containers(&self, options: &extract::Options) -> Vec<Filter> {
+        if self.is_unrestricted() {
+            return Vec::new();
+        }
+        let options = ParseOptions::new(options.base.as_str(), options.zone.clone());
+        let (mut whole, mut ways) = (Vec::new(), Vec::new());
+        for type_code in (0..).take(definitions::r4().resource_types().len()) {
+            match self.demands(type_code, &options) {
+                Ok(demands) if demands.is_empty() => whole.push(type_code),
+                Ok(demands) => ways.push(Filter::All([vec![Filter::OfType(vec![type_code])], demands].concat())),
+                Err(_) => {}
+            }
+        }
+        ways.push(Filter::OfType(whole));
+        vec![Filter::Any(ways)]
     }
 
     /// The conditions that the scopes put on a search of this type.

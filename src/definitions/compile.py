@@ -9,7 +9,7 @@ compartmentdefinition-patient.json. Written to `r4/` beside this script:
 
     order.json          the two frozen lists: resource types, search parameter codes. APPEND-ONLY: existing places are
                         kept as they stand, new names go to the end, because databases hold these places as numbers.
-    search.json.gz      search parameters per type, and the Patient compartment. The other four compartments are in compartments.json, as
+    search.json.gz      search parameters per type, the ids of those that are not called Type-code, and the Patient compartment. The other four compartments are in compartments.json, as
                         R4 publishes them and by hand, since redistributions of the definitions leave them out
     structures.json.gz  elements of resources, datatypes and backbone elements
     codes.json.gz       code lists of the required bindings, and of others that R4 names, where they can be listed and are not long
@@ -93,7 +93,7 @@ def compile_search(types, old_codes):
     domain = {r["name"] for r in load("profiles-resources.json") if r["resourceType"] == "StructureDefinition" and r.get("baseDefinition") == BASE + "DomainResource"}
     codes = frozen(old_codes, [p["code"] for p in every])
     assert len(codes) < 4096
-    table = {}
+    table, shared = {}, {}
     for name in types:
         rows = {}
         for p in every:
@@ -107,6 +107,8 @@ def compile_search(types, old_codes):
             parts = components_of(p, by_url)
             assert p["code"] not in rows, (name, p["code"])
             rows[p["code"]] = row + [parts] if parts else row
+            if p["url"] != f"http://hl7.org/fhir/SearchParameter/{name}-{p['code']}":
+                shared.setdefault(name, []).append([p["code"], p["url"].removeprefix("http://hl7.org/fhir/SearchParameter/")])
         table[name] = [rows[code] for code in sorted(rows)]
     definition = json.loads((SOURCE / "compartmentdefinition-patient.json").read_text())
     compartment = {r["code"]: r["param"] for r in definition["resource"] if r.get("param")}
@@ -114,7 +116,7 @@ def compile_search(types, old_codes):
     compartment["Task"] = ["patient", "focus"]  # as R5 adds: a task about a patient is that patient's
     for name, params in compartment.items():
         assert all(any(row[0] == code for row in table[name]) for code in params), name
-    return codes, {"params": table, "patient": compartment}
+    return codes, {"params": table, "patient": compartment, "shared": shared}
 
 
 # --- structures ----------------------------------------------------------------------------------------------------

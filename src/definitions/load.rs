@@ -32,6 +32,8 @@ struct Search<'a> {
     #[serde(borrow)]
     params: Pairs<'a, Vec<ParamRow<'a>>>,
     patient: Pairs<'a, Vec<&'a str>>,
+    /// Of each type, code and id of the parameters that have another id than `Type-code`.
+    shared: Pairs<'a, Vec<(&'a str, &'a str)>>,
 }
 
 /// code, kind, expression, targets (`*`: any), components
@@ -136,7 +138,7 @@ pub(super) fn r4() -> Definitions {
     let others: Pairs<'static, Pairs<'static, Vec<&'static str>>> = read(COMPARTMENTS);
     let members = |table: Pairs<'static, Vec<&'static str>>| table.0.into_iter().map(|(name, codes)| (type_codes[name], codes)).collect();
     let compartments = others.0.into_iter().map(|(of, table)| (type_codes[of], members(table))).collect();
-    let params = params(search.params, &order, &type_codes);
+    let params = params(search.params, &search.shared, &order, &type_codes);
     Definitions {
         types: order.types,
         type_codes,
@@ -151,8 +153,12 @@ pub(super) fn r4() -> Definitions {
     }
 }
 
+/// Where R4 publishes search parameters.
+const DEFINITION: &str = "http://hl7.org/fhir/SearchParameter/";
+
 fn params(
     rows: Pairs<'static, Vec<ParamRow<'static>>>,
+    shared: &Pairs<'static, Vec<(&'static str, &'static str)>>,
     order: &Order<'static>,
     type_codes: &HashMap<&str, TypeCode>,
 ) -> Vec<Vec<SearchParam>> {
@@ -161,12 +167,18 @@ fn params(
     let mut params = vec![Vec::new(); order.types.len()];
     for (name, rows) in rows.0 {
         let type_code = type_codes[name];
+        let shared = shared.0.iter().find(|(of, _)| *of == name).map_or(&[][..], |(_, ids)| ids);
+        let definition = |code: &str| match shared.iter().find(|(of, _)| *of == code) {
+            Some((_, id)) => format!("{DEFINITION}{id}"),
+            None => format!("{DEFINITION}{name}-{code}"),
+        };
         params[usize::from(type_code)] = rows
             .into_iter()
             .map(|ParamRow(code, kind_code, expression, targets, components)| SearchParam {
                 id: param_id(type_code, code_numbers[code]),
                 code: code.to_owned(),
                 kind: kind(kind_code),
+                definition: definition(code),
                 expression: expression.to_owned(),
                 targets: match targets.as_slice() {
                     ["*"] => numbers(&order.types, type_codes),

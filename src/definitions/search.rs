@@ -12,6 +12,8 @@ pub struct SearchParam {
     /// The name in a query: `patient`, `_lastUpdated`.
     pub code: String,
     pub kind: ParamKind,
+    /// The canonical URL of the SearchParameter; empty: it has none.
+    pub definition: String,
     /// FHIRPath from the resource, with the branches of this type only. Empty for `_text` and `_content`, which no element holds.
     pub expression: String,
     /// For references: the types it may point to, in ascending order.

@@ -99,6 +99,31 @@ pub fn measure(code: &str) -> Option<Measure> {
     }
 }
 
+/// A unit whose zero is not nothing, or any other.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Scale {
+    /// Added to a value first.
+    offset: Decimal,
+    pub measure: Measure,
+}
+
+impl Scale {
+    /// The value in base units.
+    pub fn base(&self, value: Decimal) -> Option<Decimal> {
+        value.checked_add(self.offset)?.checked_mul(self.measure.factor)
+    }
+}
+
+/// The scale that values of the unit `code` stand on: degrees Celsius and Fahrenheit count in kelvin, from its zero on.
+pub fn scale(code: &str) -> Option<Scale> {
+    let (offset, factor) = match code {
+        "Cel" => (Decimal::new(27_315, 2), Decimal::ONE),
+        "[degF]" => (Decimal::new(45_967, 2), Decimal::from(5).checked_div(Decimal::from(9))?),
+        code => return Some(Scale { offset: Decimal::ZERO, measure: measure(code)? }),
+    };
+    Some(Scale { offset, measure: Measure { factor, ..measure("K")? } })
+}
+
 /// The text before the next `.` or `/` that stands outside brackets and braces.
 fn split_term(text: &str) -> (&str, Option<char>, &str) {
     let mut depth = 0i32;
@@ -217,6 +242,15 @@ mod tests {
             assert_eq!(a.dimension, b.dimension, "{code} {other}");
             assert_eq!((a.factor / b.factor).round_dp(12), ratio.parse::<Decimal>().unwrap(), "{code} {other}");
         }
+    }
+
+    #[test]
+    fn degrees_are_kelvin_from_another_zero() {
+        let kelvin = |code: &str, value: &str| scale(code).unwrap().base(value.parse().unwrap()).unwrap().round_dp(12);
+        assert_eq!(kelvin("Cel", "37"), "310.15".parse().unwrap());
+        assert_eq!(kelvin("[degF]", "98.6"), kelvin("Cel", "37"));
+        assert_eq!(kelvin("K", "1.5"), "1.5".parse().unwrap());
+        assert_eq!(scale("Cel").unwrap().measure.dimension, measure("K").unwrap().dimension);
     }
 
     #[test]

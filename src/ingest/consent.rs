@@ -13,6 +13,7 @@ use crate::fhir::time::{Micros, now, parse_interval};
 use crate::fhir::{Issue, IssueCode};
 use crate::search::extract;
 use crate::store::gate::Rules;
+use crate::store::index::is_contained;
 use crate::store::{IndexEntry, IndexValue, ResourceKey, Stored, TypeCode};
 use jiff::ToSpan as _;
 use serde_json::Value;
@@ -46,6 +47,7 @@ const OF_AGE: i64 = 18;
 
 fn named(entry: IndexEntry) -> Option<Name> {
     match entry.value {
+        _ if is_contained(entry.param) => None,
         IndexValue::Reference { type_name, id } => Some(format!("{type_name}/{id}")),
         _ => None,
     }

@@ -8,6 +8,7 @@ use crate::definitions;
 use crate::fhir::time::{Micros, format_instant};
 use crate::search::extract;
 use crate::store::gate::{About, Traits};
+use crate::store::index::is_contained;
 use crate::store::{IndexEntry, IndexValue, Stored, TypeCode};
 use bytes::Bytes;
 use serde_json::{Value, json};
@@ -68,7 +69,7 @@ impl Draft {
                 about = About::Unknown;
             } else {
                 let indexed = |name: &str, id: &str| {
-                    entries.iter().any(|entry| {
+                    entries.iter().filter(|entry| !is_contained(entry.param)).any(|entry| {
                         matches!(&entry.value, IndexValue::Reference { type_name, id: other } if &**type_name == name && &**other == id)
                     })
                 };

@@ -25,6 +25,7 @@ use crate::fhir::time::{Micros, now};
 use crate::registry::Registry;
 use crate::search::{ParseOptions, extract, own};
 use crate::store::gate::About;
+use crate::store::index::is_contained;
 use crate::store::visits::Visit;
 use crate::store::write::{Change, NewJob};
 use crate::store::{
@@ -35,7 +36,7 @@ use crate::validate::{Profiles, Validator};
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use serde_json::Value;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use tokio::sync::Mutex;
 
@@ -60,6 +61,8 @@ pub enum Condition {
     Version(i64),
     /// The change was made from this version; when another is there it must be made again.
     Seen(i64),
+    /// The same, by PATCH.
+    Patched(i64),
     /// Something is there or was: an update may not create.
     Known,
     /// What is there, if anything, is about the same patient: its id was made from a sender's own keys, which another client may have too.
@@ -307,8 +310,11 @@ impl Writer {
 
     /// Carries out `plan`; answers when it is durable. `keep_bodies`: the answers carry the resources.
     pub async fn commit(&self, mut plan: Plan, author: &Author, keep_bodies: bool) -> Result<Vec<Done>, CommitError> {
-        let came_by_post = |wanted: &&Wanted| wanted.condition == Condition::Posted;
-        let posted = plan.changes.iter().filter(came_by_post).map(Wanted::target).map(|(type_code, id)| (type_code, id.into())).collect();
+        let names = |came: fn(&Condition) -> bool| -> HashSet<(TypeCode, Box<str>)> {
+            let wanted = plan.changes.iter().filter(|wanted| came(&wanted.condition));
+            wanted.map(Wanted::target).map(|(type_code, id)| (type_code, id.into())).collect()
+        };
+        let (posted, patched) = (names(|came| *came == Condition::Posted), names(|came| matches!(came, Condition::Patched(_))));
         let Prepared { mut done, mutations, stamps } = self.prepare(std::mem::take(&mut plan.changes), author, keep_bodies).await?;
         if mutations.is_empty() && plan.jobs.is_empty() && plan.visits.is_empty() {
             return Ok(done);
@@ -332,7 +338,7 @@ impl Writer {
         let (terminology, relabelling) = self.resting(&mutations).await.map_err(|error| CommitError::Refused(None, error.into()))?;
         jobs.extend(relabelling);
         let Plan { preconditions, unchanged, visits, .. } = plan;
-        let unit = Unit { mutations, preconditions, unchanged, jobs, visits, audit, terminology, bases: Vec::new(), posted };
+        let unit = Unit { mutations, preconditions, unchanged, jobs, visits, audit, terminology, bases: Vec::new(), posted, patched };
         let written = self.store.commit(unit).await.map_err(|error| match error {
             WriteError::Stale => CommitError::Stale,
             error => CommitError::Refused(None, error.into()),
@@ -372,7 +378,7 @@ impl Writer {
         for (place, wanted) in changes.into_iter().enumerate() {
             let (type_code, id) = wanted.target();
             let stored = current.get(&(type_code, Box::from(id)));
-            if let Condition::Seen(version) = wanted.condition
+            if let Condition::Seen(version) | Condition::Patched(version) = wanted.condition
                 && stored.is_none_or(|stored| stored.version != version)
             {
                 return Err(CommitError::Stale);
@@ -430,8 +436,10 @@ impl Writer {
 
     /// Whether this is a Patient that has a strong identifier, or had one.
     fn is_to_be_linked(&self, mutation: &Mutation) -> bool {
-        let strong =
-            |entry: &IndexEntry| matches!(&entry.value, IndexValue::Token { system: Some(system), .. } if self.registry.is_strong(system));
+        let strong = |entry: &IndexEntry| {
+            let named = matches!(&entry.value, IndexValue::Token { system: Some(system), .. } if self.registry.is_strong(system));
+            named && !is_contained(entry.param)
+        };
         let (now, before) = match &mutation.change {
             Change::Put { entries, old_entries, .. } => (entries.as_slice(), old_entries),
             Change::Delete { old_entries, .. } => (&[][..], old_entries),

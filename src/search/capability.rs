@@ -20,7 +20,6 @@ pub fn rest_resources(own: &Own) -> Vec<Value> {
         .into_iter()
         .map(|(name, type_code)| {
             let params = all_searchable(type_code, own);
-            let url = |param: &SearchParam| own.find(type_code, &param.code).and_then(|own| own.url.as_deref());
             let references = || params.iter().filter(|param| param.kind == ParamKind::Reference && !param.targets.is_empty());
             let includes: Vec<String> =
                 std::iter::once("*".to_owned()).chain(references().map(|param| format!("{name}:{}", param.code))).collect();
@@ -38,7 +37,7 @@ pub fn rest_resources(own: &Own) -> Vec<Value> {
                 "referencePolicy": ["literal", "logical", "local"],
                 "searchInclude": includes,
                 "searchRevInclude": referring.get(usize::from(type_code)).cloned().unwrap_or_default(),
-                "searchParam": params.iter().map(|param| search_param(name, param, url(param))).collect::<Vec<_>>(),
+                "searchParam": params.iter().map(|param| search_param(name, param)).collect::<Vec<_>>(),
             })
         })
         .collect()
@@ -56,11 +55,10 @@ fn all_searchable(type_code: TypeCode, own: &Own) -> Vec<&SearchParam> {
     params
 }
 
-/// `definition`: of an own parameter; those of R4 are known.
-fn search_param(type_name: &str, param: &SearchParam, definition: Option<&str>) -> Value {
+fn search_param(type_name: &str, param: &SearchParam) -> Value {
     let mut listed = json!({ "name": param.code });
-    if let Some(definition) = definition {
-        listed["definition"] = definition.into();
+    if !param.definition.is_empty() {
+        listed["definition"] = param.definition.as_str().into();
     }
     listed["type"] = param.kind.as_str().into();
     listed["documentation"] = modifiers(type_name, param).into();

@@ -23,7 +23,7 @@ pub fn conditional(type_code: TypeCode, criteria: &str, scope: Scope, options: &
     let criteria =
         criteria.split_once('?').filter(|(before, _)| *before == type_name || before.is_empty()).map_or(criteria, |(_, query)| query);
     let pairs: Vec<(String, String)> = form_urlencoded::parse(criteria.as_bytes()).into_owned().collect();
-    limits(type_name, &pairs)?;
+    limits(type_name, &pairs, 1)?;
     let mut query = Query { type_code, filters: Vec::new(), scope, sort: Vec::new() };
     let mut reader = Reader::new(options);
     let mut errors = Vec::new();

@@ -4,6 +4,7 @@
 //! and filter by one code or by the type of a reference; these are joined into one trie per type, so that one pass over
 //! the resource serves them all and prefixes are walked once. The few others are evaluated by [`crate::fhirpath`].
 
+pub mod contained;
 mod plan;
 pub(super) mod values;
 pub(super) mod words;
@@ -16,7 +17,7 @@ use crate::definitions;
 use crate::fhir::Reference;
 use crate::fhirpath::{Env, Node};
 use crate::store::gate::About;
-use crate::store::{Facet, IndexEntry, IndexValue, ParamId, TypeCode};
+use crate::store::{Facet, IndexEntry, IndexValue, ParamId, TypeCode, index};
 use jiff::tz::TimeZone;
 use plan::{Composite, Emit, General, Part, Plan, Target};
 use serde_json::Value;
@@ -46,7 +47,7 @@ impl Default for Options {
 /// Combinations of component values that one composite parameter may have in one resource.
 const MAX_COMBINATIONS: usize = 64;
 
-/// Every value of every search parameter, sorted by parameter, each once. `_id` and `_lastUpdated` are no entries (the
+/// Every value of every search parameter, sorted by parameter, each once; then those of contained resources ([`contained`]). `_id` and `_lastUpdated` are no entries (the
 /// store has them as columns), nor are parameters that no element holds (`_text`, `near`).
 pub fn extract(type_code: TypeCode, resource: &Value, options: &Options) -> Vec<IndexEntry> {
     let Some(plan) = plan_of(type_code) else { return Vec::new() };
@@ -59,6 +60,7 @@ pub fn extract(type_code: TypeCode, resource: &Value, options: &Options) -> Vec<
     if !own.of(type_code).is_empty() {
         sort(&mut entries);
     }
+    contained::extract(resource, options, &mut entries);
     entries
 }
 
@@ -80,7 +82,7 @@ pub fn about(type_code: TypeCode, resource: &Value, entries: &[IndexEntry], base
         _ => {}
     }
     let own = if type_name == "Patient" { resource.get("id").and_then(Value::as_str) } else { named(type_code, resource, base) };
-    let mut others = entries.iter().filter_map(|entry| match &entry.value {
+    let mut others = entries.iter().filter(|entry| !index::is_contained(entry.param)).filter_map(|entry| match &entry.value {
         IndexValue::Reference { type_name, id } if &**type_name == "Patient" => Some(&**id),
         _ => None,
     });
@@ -345,6 +347,7 @@ fn order(a: &IndexValue, b: &IndexValue) -> Ordering {
             Quantity { .. } => 6,
             Composite(_) => 7,
             Text(_) => 8,
+            Within { .. } => 9,
         }
     }
     match (a, b) {
@@ -352,6 +355,7 @@ fn order(a: &IndexValue, b: &IndexValue) -> Ordering {
         (String { text: s }, String { text: t }) => s.cmp(t),
         (IndexValue::Reference { type_name: t, id: i }, IndexValue::Reference { type_name: u, id: j }) => i.cmp(j).then_with(|| t.cmp(u)),
         (Uri(s), Uri(t)) | (Text(s), Text(t)) => s.cmp(t),
+        (Within { id: s, .. }, Within { id: t, .. }) => s.cmp(t),
         (Date(i), Date(j)) => i.cmp(j),
         (Number(x), Number(y)) => x.total_cmp(y),
         // What it is in base units follows from the rest.

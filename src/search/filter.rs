@@ -14,6 +14,8 @@ use crate::store::{Facet, ParamId, TypeCode};
 const MAX_DEPTH: usize = 8;
 /// Parameters that all chains of one request may come to, every possible target type counted: each is a part of the plan.
 const MAX_NODES: usize = 400;
+/// The same for each type of a search over many.
+const MAX_NODES_OF_EACH: usize = 10;
 
 /// All modifiers of R4, to tell a mistyped one from one that does not apply.
 const MODIFIERS: [&str; 12] =
@@ -48,12 +50,19 @@ fn unknown(words: impl Into<String>) -> Refusal {
 pub struct Reader<'a> {
     pub(super) definitions: &'static Definitions,
     pub(super) options: &'a ParseOptions,
+    /// How many types are searched at once.
+    types: usize,
     nodes: usize,
 }
 
 impl<'a> Reader<'a> {
     pub fn new(options: &'a ParseOptions) -> Self {
-        Reader { definitions: definitions::r4(), options, nodes: 0 }
+        Reader::over(options, 1)
+    }
+
+    /// For a search over so many types, each of which is asked for every parameter.
+    pub fn over(options: &'a ParseOptions, types: usize) -> Self {
+        Reader { definitions: definitions::r4(), options, types, nodes: 0 }
     }
 
     /// The conditions that `key=value` puts on resources of a type, all of which must hold; none when it is always true.
@@ -85,11 +94,12 @@ impl<'a> Reader<'a> {
             None => (head, None),
         };
         self.nodes += 1;
-        if self.nodes > MAX_NODES {
-            return Err(bad(
-                IssueCode::TooCostly,
-                "the chains of this search lead to too many types; name a type at each hop, as in subject:Patient.name",
-            ));
+        if self.nodes > MAX_NODES.max(self.types.saturating_mul(MAX_NODES_OF_EACH)) {
+            let words = match self.types {
+                1 => "the chains of this search lead to too many types; name a type at each hop, as in subject:Patient.name",
+                _ => "these are too many parameters, or chains to too many types, for so many types at once; name fewer of them by _type",
+            };
+            return Err(bad(IssueCode::TooCostly, words));
         }
         if let (Operand::Query(value), None) = (operand, chain)
             && let Some(special) = self.special(type_code, code, modifier, value)
@@ -140,6 +150,10 @@ impl<'a> Reader<'a> {
         let source = self.type_code(source)?;
         let param = self.param(source, code)?;
         if !param.targets.contains(&type_code) {
+            if self.types > 1 {
+                // Another of the types may be what it refers to.
+                return Ok(vec![Filter::Nothing]);
+            }
             let (from, to) = (self.definitions.type_name(source), self.definitions.type_name(type_code));
             return Err(bad(IssueCode::Invalid, format!("{from}.{code} does not refer to {to}")));
         }

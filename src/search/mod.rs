@@ -14,6 +14,8 @@
 
 pub mod capability;
 pub mod conditional;
+pub mod contained;
+mod controls;
 pub mod cursor;
 mod expression;
 pub mod extract;
@@ -25,7 +27,7 @@ pub mod own;
 pub mod parse;
 pub mod respond;
 mod special;
-mod subset;
+pub mod subset;
 pub mod suggest;
 mod value;
 
@@ -33,5 +35,6 @@ pub use lex::escape;
 
 pub use conditional::conditional;
 pub use cursor::{CursorError, CursorKey};
-pub use parse::{Include, ParseOptions, SearchRequest, Summary, Total, parse};
+pub use filter::shown;
+pub use parse::{Include, Over, ParseOptions, SearchRequest, Summary, Total, parse, parse_over};
 pub use respond::{Admits, RunContext, SearchError, run};

@@ -35,8 +35,6 @@ pub struct Own {
 #[derive(Clone, Debug)]
 pub struct OwnParam {
     pub param: SearchParam,
-    /// The canonical URL of its definition.
-    pub url: Option<String>,
     /// Everything stored is indexed by it.
     pub ready: bool,
     pub(super) expression: Expression,
@@ -177,12 +175,12 @@ pub async fn refresh(store: &Store, own: &OwnParams) -> Result<Vec<Unindexed>, s
                 id: definitions::param_id(*type_code, number.number),
                 code: definition.code.clone(),
                 kind: definition.kind,
+                definition: definition.url.clone().unwrap_or_default(),
                 expression: String::new(),
                 targets: definition.targets.clone(),
                 components: Vec::new(),
             };
-            let url = definition.url.clone();
-            let own = OwnParam { param, url, ready: number.ready, expression: definition.expression.clone() };
+            let own = OwnParam { param, ready: number.ready, expression: definition.expression.clone() };
             next.by_type.entry(*type_code).or_default().push(own);
         }
         if !number.ready {

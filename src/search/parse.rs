@@ -1,12 +1,13 @@
 //! The parameters of a search request, read into a [`SearchRequest`] or refused with every problem at once.
 
-use super::filter::{Reader, index_kinds, shown};
+use super::contained::{self, Contained};
+use super::controls::Controls;
+use super::filter::{Reader, shown};
+use super::lex;
 use super::own::Own;
-use super::{lex, suggest};
-use crate::definitions::{self, Definitions, ParamKind, SearchParam};
+use crate::definitions::{self, SearchParam};
 use crate::fhir::{Issue, IssueCode, time};
-use crate::store::query::SortBy;
-use crate::store::{ParamId, Query, Scope, SortKey, TypeCode};
+use crate::store::{Filter, ParamId, Query, Scope, TypeCode};
 use crate::terminology::Terminology;
 use jiff::tz::TimeZone;
 use std::sync::Arc;
@@ -15,10 +16,8 @@ use std::sync::Arc;
 pub const MAX_PARAMS: usize = 100;
 /// Values between commas, over all parameters of one request.
 pub const MAX_VALUES: usize = 1_000;
-/// Keys of `_sort`.
-const MAX_SORTS: usize = 8;
-/// `_include` and `_revinclude` together.
-const MAX_INCLUDES: usize = 32;
+/// The same, times the types of a search over several.
+const MAX_VALUES_OF_ALL: usize = 5_000;
 
 /// The parameter that carries a page's token.
 pub const CURSOR: &str = "_cursor";
@@ -101,6 +100,17 @@ pub enum Total {
     Accurate,
 }
 
+impl Total {
+    pub(super) fn of(value: &str) -> Option<Total> {
+        match value {
+            "none" => Some(Total::None),
+            "estimate" => Some(Total::Estimate),
+            "accurate" => Some(Total::Accurate),
+            _ => None,
+        }
+    }
+}
+
 /// `_summary`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Summary {
@@ -110,6 +120,19 @@ pub enum Summary {
     Text,
     Data,
     Count,
+}
+
+impl Summary {
+    pub(super) fn of(value: &str) -> Option<Summary> {
+        match value {
+            "true" => Some(Summary::True),
+            "text" => Some(Summary::Text),
+            "data" => Some(Summary::Data),
+            "count" => Some(Summary::Count),
+            "false" => Some(Summary::False),
+            _ => None,
+        }
+    }
 }
 
 /// One `_include` or `_revinclude`.
@@ -129,14 +152,18 @@ pub struct Include {
 #[derive(Clone, Debug)]
 pub struct SearchRequest {
     pub query: Query,
+    /// Those of the further types, in a search over several.
+    pub further: Vec<Query>,
     pub includes: Vec<Include>,
     pub revincludes: Vec<Include>,
+    /// Whether contained resources match; [`super::contained::apply`] carries it out.
+    pub contained: Contained,
     /// Matches per page; 0: only the total is wanted.
     pub count: u32,
     pub total: Total,
     pub summary: Summary,
-    /// Elements asked for by `_elements`; empty: all. They win over every summary but `count`.
-    pub elements: Vec<String>,
+    /// Elements asked for by `_elements`, each of a type; empty: all. They win over every summary but `count`.
+    pub elements: Vec<(TypeCode, String)>,
     /// The token of a `next` link, still sealed.
     pub cursor: Option<String>,
     /// What was left out, to be said in the answer.
@@ -149,15 +176,65 @@ pub struct SearchRequest {
     pub binding: String,
 }
 
+impl SearchRequest {
+    /// Whether it names this type.
+    pub(super) fn searches(&self, type_code: TypeCode) -> bool {
+        self.queries().iter().any(|query| query.type_code == type_code)
+    }
+
+    /// One for each type.
+    pub fn queries(&self) -> Vec<&Query> {
+        std::iter::once(&self.query).chain(&self.further).collect()
+    }
+}
+
+/// What a search is over.
+#[derive(Clone, Copy, Debug)]
+pub enum Over<'a> {
+    Type(TypeCode),
+    /// Those that `_type` names.
+    Named(&'a [TypeCode]),
+    /// All that are at hand, because `_type` names none.
+    Everything(&'a [TypeCode]),
+}
+
+impl<'a> Over<'a> {
+    pub(super) fn types(&'a self) -> &'a [TypeCode] {
+        match self {
+            Over::Type(type_code) => std::slice::from_ref(type_code),
+            Over::Named(types) | Over::Everything(types) => types,
+        }
+    }
+
+    /// Before the question mark where an issue says what it is about.
+    pub(super) fn label(&self) -> &'static str {
+        match self {
+            Over::Type(type_code) => definitions::r4().type_name(*type_code),
+            _ => "Resource",
+        }
+    }
+}
+
 /// Reads the decoded `pairs` of a search on one type. The error lists every problem, each with the parameter that it is about.
 pub fn parse(type_code: TypeCode, pairs: &[(String, String)], scope: Scope, options: &ParseOptions) -> Result<SearchRequest, Vec<Issue>> {
-    let definitions = definitions::r4();
-    let type_name = definitions.type_name(type_code);
-    limits(type_name, pairs)?;
+    parse_over(Over::Type(type_code), pairs, scope, options)
+}
+
+/// The same over several types. A parameter means what it means for each of them, and one that is not every type's is refused.
+pub fn parse_over(over: Over<'_>, pairs: &[(String, String)], scope: Scope, options: &ParseOptions) -> Result<SearchRequest, Vec<Issue>> {
+    let label = over.label();
+    limits(label, pairs, over.types().len())?;
+    let mut queries =
+        over.types().iter().map(|code| Query { type_code: *code, filters: Vec::new(), scope: scope.clone(), sort: Vec::new() });
+    let Some(query) = queries.next() else {
+        return Err(vec![Issue::error(IssueCode::Required, "name a type to search").at("_type")]);
+    };
     let mut request = SearchRequest {
-        query: Query { type_code, filters: Vec::new(), scope, sort: Vec::new() },
+        query,
+        further: queries.collect(),
         includes: Vec::new(),
         revincludes: Vec::new(),
+        contained: Contained::default(),
         count: options.default_count,
         total: Total::default(),
         summary: Summary::default(),
@@ -169,27 +246,26 @@ pub fn parse(type_code: TypeCode, pairs: &[(String, String)], scope: Scope, opti
         binding: String::new(),
     };
     let mut errors = Vec::new();
-    let mut reader = Reader::new(options);
+    let mut reader = Reader::over(options, over.types().len());
+    let controls = Controls { definitions: definitions::r4(), options, over };
     let mut filters_used = Vec::new();
     let mut seen: Vec<&str> = Vec::new();
     for (key, value) in pairs {
-        let once = matches!(key.as_str(), "_sort" | "_count" | "_total" | "_summary" | CURSOR);
+        let once = matches!(key.as_str(), "_sort" | "_count" | "_total" | "_summary" | "_contained" | "_containedType" | CURSOR);
         if once && seen.contains(&key.as_str()) {
-            errors.push(Issue::error(IssueCode::Invalid, format!("{key} may be given once")).at(path(type_name, key)));
+            errors.push(Issue::error(IssueCode::Invalid, format!("{key} may be given once")).at(path(label, key)));
             continue;
         }
         seen.push(key);
-        let outcome = match control(definitions, &mut request, key, value, options) {
+        let outcome = match controls.take(&mut request, key, value) {
             Some(outcome) => outcome,
             None if value.is_empty() => Err(Wrong::ignorable("the parameter has no value")),
-            None => match reader.filters(type_code, key, value) {
-                Ok(filters) => {
-                    filters_used.push(format!("{key}={value}"));
-                    request.query.filters.extend(filters);
-                    Ok(Used::Yes)
-                }
-                Err(refusal) => Err(Wrong { issue: refusal.issue, ignorable: refusal.ignorable }),
-            },
+            None => filters(&mut reader, over, key, value).map(|filters| {
+                filters_used.push(format!("{key}={value}"));
+                let queries = std::iter::once(&mut request.query).chain(&mut request.further);
+                queries.zip(filters).for_each(|(query, filters)| query.filters.extend(filters));
+                Used::Yes
+            }),
         };
         match outcome {
             Ok(Used::Yes) => request.self_params.push((key.clone(), value.clone())),
@@ -198,18 +274,42 @@ pub fn parse(type_code: TypeCode, pairs: &[(String, String)], scope: Scope, opti
             Err(wrong) if wrong.ignorable && !options.strict => {
                 let words = wrong.issue.diagnostics;
                 let words = format!("{words}{} It was ignored.", if words.ends_with('?') { "" } else { "." });
-                request.warnings.push(Issue::warning(wrong.issue.code, words).at(path(type_name, key)));
+                request.warnings.push(Issue::warning(wrong.issue.code, words).at(path(label, key)));
             }
-            Err(wrong) => errors.push(wrong.issue.at(path(type_name, key))),
+            Err(wrong) => errors.push(wrong.issue.at(path(label, key))),
         }
     }
+    errors.extend(contained::problems(&request, over));
     if !errors.is_empty() {
         return Err(errors);
     }
     filters_used.sort();
     let query = &request.query;
-    request.binding = format!("{type_name}?{}\n{:?}\n{}", filters_used.join("&"), query.sort, query.scope.binding());
+    let types: Vec<TypeCode> = request.further.iter().map(|query| query.type_code).collect();
+    request.binding =
+        format!("{label}?{}\n{:?}\n{types:?} {:?}\n{}", filters_used.join("&"), query.sort, request.contained, query.scope.binding());
     Ok(request)
+}
+
+/// The conditions of one parameter for each of the types, all of which must know it.
+fn filters(reader: &mut Reader<'_>, over: Over<'_>, key: &str, value: &str) -> Result<Vec<Vec<Filter>>, Wrong> {
+    if let (Over::Everything(_), false) = (over, key.starts_with('_')) {
+        return Err(Wrong::ignorable(format!(
+            "'{}' is not a parameter of every type: name the types that are meant, as in _type=Patient,Observation",
+            shown(key)
+        )));
+    }
+    let of_type = |type_code: &TypeCode| reader.filters(*type_code, key, value);
+    let filters: Vec<Vec<Filter>> = over
+        .types()
+        .iter()
+        .map(of_type)
+        .collect::<Result<_, _>>()
+        .map_err(|refusal| Wrong { issue: refusal.issue, ignorable: refusal.ignorable })?;
+    if key.starts_with("_has:") && filters.len() > 1 && filters.iter().all(|filters| *filters == [Filter::Nothing]) {
+        return Err(Wrong::error(IssueCode::Invalid, "none of the types that are searched is what this parameter refers to"));
+    }
+    Ok(filters)
 }
 
 /// `Observation?date`: where an issue of a request is.
@@ -218,7 +318,7 @@ pub(super) fn path(type_name: &str, key: &str) -> String {
 }
 
 /// Refuses what would take long to refuse otherwise.
-pub(super) fn limits(type_name: &str, pairs: &[(String, String)]) -> Result<(), Vec<Issue>> {
+pub(super) fn limits(type_name: &str, pairs: &[(String, String)], types: usize) -> Result<(), Vec<Issue>> {
     let too_costly = |words: String| Err(vec![Issue::error(IssueCode::TooCostly, words).at(type_name)]);
     if pairs.len() > MAX_PARAMS {
         return too_costly(format!("a search has {MAX_PARAMS} parameters at most"));
@@ -232,11 +332,14 @@ pub(super) fn limits(type_name: &str, pairs: &[(String, String)]) -> Result<(), 
     if values > MAX_VALUES {
         return too_costly(format!("a search has {MAX_VALUES} values at most, commas counted"));
     }
+    if types > 1 && values.saturating_mul(types) > MAX_VALUES_OF_ALL {
+        return too_costly(format!("these are {values} values for each of {types} types; name fewer values, or fewer types by _type"));
+    }
     Ok(())
 }
 
 /// What became of a parameter.
-enum Used {
+pub(super) enum Used {
     Yes,
     /// With another value than given.
     As(String),
@@ -244,208 +347,19 @@ enum Used {
     No,
 }
 
-struct Wrong {
-    issue: Issue,
-    ignorable: bool,
+pub(super) struct Wrong {
+    pub issue: Issue,
+    pub ignorable: bool,
 }
 
 impl Wrong {
-    fn error(code: IssueCode, words: impl Into<String>) -> Self {
+    pub fn error(code: IssueCode, words: impl Into<String>) -> Self {
         Wrong { issue: Issue::error(code, words), ignorable: false }
     }
 
-    fn ignorable(words: impl Into<String>) -> Self {
+    pub fn ignorable(words: impl Into<String>) -> Self {
         Wrong { issue: Issue::error(IssueCode::NotSupported, words), ignorable: true }
     }
-}
-
-/// Takes a parameter about the answer; `None`: it is about resources.
-fn control(
-    definitions: &'static Definitions,
-    request: &mut SearchRequest,
-    key: &str,
-    value: &str,
-    options: &ParseOptions,
-) -> Option<Result<Used, Wrong>> {
-    let (name, modifier) = match key.split_once(':') {
-        Some((name, modifier)) => (name, Some(modifier)),
-        None => (key, None),
-    };
-    let type_code = request.query.type_code;
-    let choice = |words: &str| Wrong::error(IssueCode::Value, format!("{name} is one of {words}"));
-    Some(match (name, modifier) {
-        ("_include" | "_revinclude", None | Some("iterate" | "recurse")) => {
-            let reverse = name == "_revinclude";
-            if request.includes.len() + request.revincludes.len() >= MAX_INCLUDES {
-                return Some(Err(Wrong::error(IssueCode::TooCostly, format!("a search has {MAX_INCLUDES} includes at most"))));
-            }
-            include(definitions, options, type_code, value, modifier.is_some(), reverse).map(|include| {
-                if reverse { &mut request.revincludes } else { &mut request.includes }.push(include);
-                Used::Yes
-            })
-        }
-        (name, Some(_)) if CONTROLS.contains(&name) || name == CURSOR => {
-            Err(Wrong::error(IssueCode::Invalid, format!("{name} takes no such modifier")))
-        }
-        ("_type", None) if value != definitions.type_name(type_code) => {
-            Err(Wrong::ignorable("_type has no place in a search of one type, whose name is in the URL"))
-        }
-        ("_type" | "_format" | "_pretty", None) => Ok(Used::No),
-        (CURSOR, None) => {
-            request.cursor = Some(value.to_owned());
-            Ok(Used::No)
-        }
-        ("_count", None) => match value.parse::<u32>() {
-            Ok(count) => {
-                request.count = count.min(options.max_count);
-                Ok(Used::As(request.count.to_string()))
-            }
-            Err(_) => Err(Wrong::error(IssueCode::Value, "_count is a whole number, 0 or more")),
-        },
-        ("_total", None) => match value {
-            "none" => Ok(Total::None),
-            "estimate" => Ok(Total::Estimate),
-            "accurate" => Ok(Total::Accurate),
-            _ => Err(choice("none, estimate, accurate")),
-        }
-        .map(|total| {
-            request.total = total;
-            Used::Yes
-        }),
-        ("_summary", None) => match value {
-            "true" => Ok(Summary::True),
-            "text" => Ok(Summary::Text),
-            "data" => Ok(Summary::Data),
-            "count" => Ok(Summary::Count),
-            "false" => Ok(Summary::False),
-            _ => Err(choice("true, text, data, count, false")),
-        }
-        .map(|summary| {
-            request.summary = summary;
-            Used::Yes
-        }),
-        ("_elements", None) => elements(definitions, type_code, value).map(|elements| {
-            request.elements.extend(elements);
-            Used::Yes
-        }),
-        ("_sort", None) => sort(definitions, options, type_code, value).map(|keys| {
-            request.query.sort = keys;
-            Used::Yes
-        }),
-        ("_contained", None) if value == "false" => Ok(Used::Yes),
-        ("_contained" | "_containedType" | "_maxresults" | "_score", None) => {
-            Err(Wrong::error(IssueCode::NotSupported, format!("{name} is not supported by this server")))
-        }
-        _ => return None,
-    })
-}
-
-/// The names of `_elements`; a name may have the type before it.
-fn elements(definitions: &Definitions, type_code: TypeCode, value: &str) -> Result<Vec<String>, Wrong> {
-    let type_name = definitions.type_name(type_code);
-    let mut names = Vec::new();
-    // Some clients ask for what every answer has.
-    for name in value.split(',').map(str::trim).filter(|name| *name != "resourceType") {
-        let name = name.strip_prefix(type_name).and_then(|rest| rest.strip_prefix('.')).unwrap_or(name);
-        let top = name.split('.').next().unwrap_or_default().trim_end_matches("[x]");
-        let structure = definitions.structure(type_name);
-        let elements = structure.map_or(&[][..], |structure| &structure.elements);
-        // `effectiveDateTime` means `effective[x]`.
-        let of_choice = structure.and_then(|structure| structure.key(top)).map(|(_, element, _)| element.name);
-        let Some(name) = elements.iter().map(|element| element.name).find(|name| *name == top).or(of_choice) else {
-            let hint = suggest::hint(top, elements.iter().map(|element| element.name));
-            return Err(Wrong::ignorable(format!("{type_name} has no element '{}'{hint}", shown(top))));
-        };
-        names.push(name.to_owned());
-    }
-    Ok(names)
-}
-
-fn sort(definitions: &Definitions, options: &ParseOptions, type_code: TypeCode, value: &str) -> Result<Vec<SortKey>, Wrong> {
-    let type_name = definitions.type_name(type_code);
-    let mut keys = Vec::new();
-    for name in value.split(',').map(str::trim) {
-        let (name, descending) = match name.strip_prefix('-') {
-            Some(name) => (name, true),
-            None => (name, false),
-        };
-        let by = match (name, options.param(type_code, name)) {
-            ("_id", _) => SortBy::Id,
-            ("_lastUpdated", _) => SortBy::LastUpdated,
-            (_, Some(param)) if !matches!(param.kind, ParamKind::Composite | ParamKind::Special) => {
-                let kind = index_kinds(param.kind).first().copied();
-                SortBy::Param { param: param.id, kind: kind.ok_or_else(|| Wrong::ignorable("this parameter cannot be sorted by"))? }
-            }
-            (_, Some(_)) => return Err(Wrong::error(IssueCode::NotSupported, format!("{type_name}.{name} cannot be sorted by"))),
-            (_, None) => {
-                let hint = suggest::hint(name, definitions.params(type_code).iter().map(|param| param.code.as_str()));
-                return Err(Wrong::ignorable(format!("{type_name} has no search parameter '{}' to sort by{hint}", shown(name))));
-            }
-        };
-        keys.push(SortKey { by, descending });
-    }
-    if keys.len() > MAX_SORTS {
-        return Err(Wrong::error(IssueCode::TooCostly, format!("_sort takes {MAX_SORTS} keys at most")));
-    }
-    Ok(keys)
-}
-
-/// `Type:param[:Target]`, `Type:*` or `*`.
-fn include(
-    definitions: &Definitions,
-    options: &ParseOptions,
-    type_code: TypeCode,
-    value: &str,
-    iterate: bool,
-    reverse: bool,
-) -> Result<Include, Wrong> {
-    let searched = definitions.type_name(type_code);
-    let mut parts = value.split(':');
-    let (source, param, target) = (parts.next().unwrap_or_default(), parts.next(), parts.next());
-    let typed = |name: &str| {
-        definitions.type_code(name).ok_or_else(|| {
-            let hint = suggest::hint(name, definitions.resource_types().iter().copied());
-            Wrong::ignorable(format!("'{}' is no R4 resource type{hint}", shown(name)))
-        })
-    };
-    if parts.next().is_some() {
-        return Err(Wrong::error(IssueCode::Invalid, "an include is written Type:parameter or Type:parameter:Target"));
-    }
-    if source == "*" && param.is_none() {
-        return Ok(Include { source: None, param: None, target: None, iterate });
-    }
-    if value.is_empty() {
-        return Err(Wrong::ignorable("the parameter has no value"));
-    }
-    let Some(code) = param else {
-        return Err(Wrong::error(IssueCode::Invalid, "an include is written Type:parameter or Type:parameter:Target"));
-    };
-    let source = typed(source)?;
-    let target = target.filter(|target| !target.is_empty()).map(typed).transpose()?;
-    let source_name = definitions.type_name(source);
-    if !reverse && !iterate && source != type_code {
-        return Err(Wrong::ignorable(format!(
-            "the matches are of type {searched}, so {source_name} includes nothing; write _include:iterate to follow what was included"
-        )));
-    }
-    if code == "*" {
-        return Ok(Include { source: Some(source), param: None, target, iterate });
-    }
-    let param = options.param(source, code).filter(|param| param.kind == ParamKind::Reference).ok_or_else(|| {
-        let known = definitions
-            .params(source)
-            .iter()
-            .chain(options.own.ready(source).map(|own| &own.param))
-            .filter(|param| param.kind == ParamKind::Reference)
-            .map(|param| param.code.as_str());
-        Wrong::ignorable(format!("{source_name} has no reference parameter '{}'{}", shown(code), suggest::hint(code, known)))
-    })?;
-    let wanted = target.or((reverse && !iterate).then_some(type_code));
-    if let Some(wanted) = wanted.filter(|wanted| !param.targets.contains(wanted)) {
-        let name = definitions.type_name(wanted);
-        return Err(Wrong::ignorable(format!("{source_name}.{code} does not refer to {name}")));
-    }
-    Ok(Include { source: Some(source), param: Some(param.id), target, iterate })
 }
 
 #[cfg(test)]

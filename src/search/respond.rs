@@ -4,13 +4,14 @@
 //! `_total=none`, whenever the first page holds everything, because then it costs nothing.
 
 use super::cursor::{CursorError, CursorKey};
+use super::extract;
 use super::include;
 use super::parse::{CURSOR, SearchRequest, Summary, Total};
 use super::subset::{self, Subset};
 use crate::definitions;
 use crate::fhir::time::{Micros, format_instant};
 use crate::fhir::{Issue, IssueCode, outcome};
-use crate::store::{Store, Stored};
+use crate::store::{Store, Stored, TypeCode};
 use serde_json::{Value, json};
 
 /// Which included resources the caller's rights reach; the matches' own are conditions of the query.
@@ -26,7 +27,7 @@ pub trait Admits: std::fmt::Debug + Sync {
 pub struct RunContext<'a> {
     /// The FHIR base, without a slash at its end.
     pub base_url: &'a str,
-    /// What the links point to after the base: `Observation`, `Patient/1/Observation`.
+    /// What the links point to after the base: `Observation`, `Patient/1/Observation`; empty: the base itself.
     pub path: &'a str,
     pub key: &'a CursorKey,
     pub admits: &'a dyn Admits,
@@ -58,20 +59,20 @@ impl SearchError {
 /// Executes the request and writes the Bundle, as UTF-8 JSON.
 pub async fn run(store: &Store, request: &SearchRequest, context: RunContext<'_>) -> Result<Vec<u8>, SearchError> {
     if request.count == 0 || request.summary == Summary::Count {
-        let total = store.count(&request.query, None).await?;
+        let total = store.count_any(&request.queries(), None).await?;
         return Ok(Answer { total: Some(total), ..Answer::default() }.write(request, &context)?);
     }
     let resumed = request.cursor.as_deref().map(|token| context.key.open(token, &request.binding, context.now)).transpose()?;
     let began = resumed.as_ref().map_or(context.now, |(_, began)| *began);
     let cursor = resumed.as_ref().map(|(cursor, _)| cursor);
-    let page = store.search(&request.query, request.count, cursor).await?;
+    let page = store.search_any(&request.queries(), request.count, cursor).await?;
     let total = match request.total {
         Total::Unasked if cursor.is_none() && page.next.is_none() => Some(page.rows.len() as u64),
         Total::Unasked | Total::None => None,
         Total::Estimate | Total::Accurate if cursor.is_none() && page.next.is_none() => Some(page.rows.len() as u64),
         Total::Estimate | Total::Accurate => {
             let snapshot = cursor.or(page.next.as_ref()).map(|cursor| &cursor.snapshot);
-            Some(store.count(&request.query, snapshot).await?)
+            Some(store.count_any(&request.queries(), snapshot).await?)
         }
     };
     let included = include::collect(store, request, &page.rows, context.admits).await?;
@@ -84,7 +85,8 @@ pub async fn run(store: &Store, request: &SearchRequest, context: RunContext<'_>
         notes.push(Issue::warning(IssueCode::TooCostly, words));
     }
     let next = page.next.as_ref().map(|next| context.key.seal(next, began, &request.binding));
-    Ok(Answer { total, next, matches: page.rows, included: included.rows, notes: Some(notes) }.write(request, &context)?)
+    Ok(Answer { total, next, matches: page.rows, places: page.places, included: included.rows, notes: Some(notes) }
+        .write(request, &context)?)
 }
 
 /// What a Bundle is made of.
@@ -93,6 +95,8 @@ struct Answer {
     total: Option<u64>,
     next: Option<String>,
     matches: Vec<Stored>,
+    /// As in [`crate::store::Page`].
+    places: Vec<u32>,
     included: Vec<Stored>,
     /// `None`: the warnings of the request.
     notes: Option<Vec<Issue>>,
@@ -119,22 +123,29 @@ impl Answer {
         head["link"] = Value::Array(links);
         serde_json::to_writer(&mut bundle, &head)?;
         bundle.pop();
-        let subset = subset::wanted(request);
         let mut separator: &[u8] = b",\"entry\":[";
         for (rows, mode) in [(&self.matches, "match"), (&self.included, "include")] {
-            for row in rows {
+            for (n, row) in rows.iter().enumerate() {
                 let Some(body) = &row.body else { continue };
+                let place = if mode == "match" { self.places.get(n).copied().unwrap_or(0) } else { 0 };
+                let contained = if place > 0 { contained_in(body, request.query.type_code, place)? } else { None };
+                let (type_code, body, within) = match &contained {
+                    Some((id, body)) => (request.query.type_code, body.as_slice(), format!("#{id}")),
+                    // The body is newer than what matched.
+                    None if place > 0 => continue,
+                    None => (row.type_code, &body[..], String::new()),
+                };
                 bundle.extend_from_slice(separator);
                 separator = b",";
-                let type_name = definitions::r4().type_name(row.type_code);
+                let container = definitions::r4().type_name(row.type_code);
                 bundle.extend_from_slice(b"{\"fullUrl\":");
-                serde_json::to_writer(&mut bundle, &format!("{}/{type_name}/{}", context.base_url, row.id))?;
+                serde_json::to_writer(&mut bundle, &format!("{}/{container}/{}{within}", context.base_url, row.id))?;
                 bundle.extend_from_slice(b",\"resource\":");
-                match &subset {
+                match &subset::wanted(request, type_code) {
                     Subset::Whole => bundle.extend_from_slice(body),
-                    // `_elements` speaks of the matches' type.
-                    Subset::Elements(_) if mode == "include" => bundle.extend_from_slice(body),
-                    subset => subset::write(&mut bundle, body, type_name, subset)?,
+                    // `_elements` speaks of the types that are searched.
+                    Subset::Elements(_) if mode == "include" || !request.searches(type_code) => bundle.extend_from_slice(body),
+                    subset => subset::write(&mut bundle, body, definitions::r4().type_name(type_code), subset)?,
                 }
                 bundle.extend_from_slice(format!(",\"search\":{{\"mode\":\"{mode}\"}}}}").as_bytes());
             }
@@ -152,6 +163,14 @@ impl Answer {
     }
 }
 
+/// The id and the bytes of the contained resource of this type and place.
+fn contained_in(body: &[u8], type_code: TypeCode, place: u32) -> Result<Option<(String, Vec<u8>)>, serde_json::Error> {
+    let container: Value = serde_json::from_slice(body)?;
+    let Some(contained) = extract::contained::at(&container, type_code, place) else { return Ok(None) };
+    let id = contained.get("id").and_then(Value::as_str).unwrap_or_default();
+    Ok(Some((id.to_owned(), serde_json::to_vec(contained)?)))
+}
+
 /// A link of the search, with the parameters that were used.
 fn link(context: &RunContext<'_>, params: &[(String, String)], cursor: Option<&str>) -> String {
     let mut query = form_urlencoded::Serializer::new(String::new());
@@ -161,7 +180,8 @@ fn link(context: &RunContext<'_>, params: &[(String, String)], cursor: Option<&s
     }
     let query = query.finish();
     let separator = if query.is_empty() { "" } else { "?" };
-    format!("{}/{}{separator}{query}", context.base_url, context.path)
+    let slash = if context.path.is_empty() { "" } else { "/" };
+    format!("{}{slash}{}{separator}{query}", context.base_url, context.path)
 }
 
 #[cfg(test)]

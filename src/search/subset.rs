@@ -1,8 +1,10 @@
 //! `_summary` and `_elements`: less than the whole resource, marked SUBSETTED
 //! (<https://hl7.org/fhir/R4/search.html#summary>). Only whole top-level elements are left out.
 
-use super::parse::{SearchRequest, Summary};
+use super::parse::{ParseOptions, SearchRequest, Summary, parse};
 use crate::definitions;
+use crate::fhir::{Issue, IssueCode};
+use crate::store::{Scope, TypeCode};
 use serde_json::{Map, Value, json};
 use std::collections::{HashMap, HashSet};
 use std::sync::LazyLock;
@@ -20,15 +22,47 @@ pub enum Subset<'a> {
     Data,
 }
 
-/// What the request wants of each match.
-pub fn wanted(request: &SearchRequest) -> Subset<'_> {
+/// What the request wants of a match of this type.
+pub fn wanted(request: &SearchRequest, type_code: TypeCode) -> Subset<'_> {
     match request.summary {
-        _ if !request.elements.is_empty() => Subset::Elements(request.elements.iter().map(String::as_str).collect()),
+        _ if !request.elements.is_empty() => {
+            let of_type = request.elements.iter().filter(|(of, _)| *of == type_code);
+            Subset::Elements(of_type.map(|(_, name)| name.as_str()).collect())
+        }
         Summary::False | Summary::Count => Subset::Whole,
         Summary::True => Subset::Summary,
         Summary::Text => Subset::Text,
         Summary::Data => Subset::Data,
     }
+}
+
+/// What `_summary` and `_elements` leave of one resource that is read (<https://hl7.org/fhir/R4/http.html#parameters>); `None`: they are
+/// not there, or ask for all. What they name and the type does not have is an error: no answer could say that it was passed over.
+pub fn of_read(
+    type_code: TypeCode,
+    body: &[u8],
+    pairs: &[(String, String)],
+    options: &ParseOptions,
+) -> Result<Option<Vec<u8>>, Vec<Issue>> {
+    let asked: Vec<(String, String)> =
+        pairs.iter().filter(|(name, _)| matches!(name.as_str(), "_summary" | "_elements")).cloned().collect();
+    if asked.is_empty() {
+        return Ok(None);
+    }
+    let request = parse(type_code, &asked, Scope::All, &ParseOptions { strict: true, ..options.clone() })?;
+    let type_name = definitions::r4().type_name(type_code);
+    if request.summary == Summary::Count {
+        let words = "_summary=count counts what a search finds; of one resource it is true, text, data or false";
+        return Err(vec![Issue::error(IssueCode::Value, words).at(format!("{type_name}?_summary"))]);
+    }
+    let mut out = Vec::with_capacity(body.len());
+    match wanted(&request, type_code) {
+        Subset::Whole => return Ok(None),
+        // A stored body is a JSON object.
+        subset => write(&mut out, body, type_name, &subset)
+            .map_err(|_| vec![Issue::error(IssueCode::Exception, "the resource could not be read")])?,
+    }
+    Ok(Some(out))
 }
 
 /// Appends what is wanted of the resource in `body`. A body that is no JSON object is an error of the store.

@@ -402,10 +402,9 @@ impl Amount {
         (decimal::to_f64(self.low), decimal::to_f64(self.value), high)
     }
 
-    /// The same in a unit of which this one is `factor`.
-    fn times(&self, factor: Decimal) -> Option<Amount> {
-        let times = |value: Decimal| value.checked_mul(factor);
-        Some(Amount { op: self.op, low: times(self.low)?, value: times(self.value)?, high: times(self.high)? })
+    /// The same in the base units of the scale that it stands on.
+    fn on(&self, scale: &ucum::Scale) -> Option<Amount> {
+        Some(Amount { op: self.op, low: scale.base(self.low)?, value: scale.base(self.value)?, high: scale.base(self.high)? })
     }
 }
 
@@ -470,11 +469,11 @@ fn quantity(raw: &str) -> Result<Test, String> {
     // A UCUM unit that is known is compared across units, any other as it is written.
     if let Some(UnitTest { system: Some(system), code }) = &unit
         && system == UCUM
-        && let Some(measure) = ucum::measure(code)
-        && let Some(amount) = amount.times(measure.factor)
+        && let Some(scale) = ucum::scale(code)
+        && let Some(amount) = amount.on(&scale)
     {
         let (low, value, high) = amount.bounds();
-        return Ok(Test::Amount { op, low, value, high, dimension: measure.dimension.code() });
+        return Ok(Test::Amount { op, low, value, high, dimension: scale.measure.dimension.code() });
     }
     let (low, value, high) = amount.bounds();
     Ok(Test::Quantity { op, low, value, high, unit })

@@ -167,3 +167,13 @@ proptest! {
         prop_assert_eq!((found_low, found_high), (nearest(low), nearest(high)));
     }
 }
+
+#[test]
+fn degrees_are_compared_in_kelvin() {
+    let asked = |raw: &str| match plain("Observation", "value-quantity", raw).as_slice() {
+        [Test::Amount { value, dimension, .. }] => (*value, dimension.clone()),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(asked("gt37|http://unitsofmeasure.org|Cel"), (310.15, "K".to_owned()));
+    assert_eq!(asked("gt98.6|http://unitsofmeasure.org|[degF]"), asked("gt310.15|http://unitsofmeasure.org|K"));
+}

@@ -1,14 +1,14 @@
 //! What the other rooms call.
 
-use super::compile::{self, Choice, Plan};
+use super::compile;
 use super::postgres::Postgres;
-use super::query::{Snapshot, SortValue};
+use super::query::Snapshot;
 use super::sql::{Dialect, Sql, bind_all};
 use super::sqlite::Sqlite;
 use super::*;
 use crate::fhir::time::Micros;
 use bytes::Bytes;
-use sqlx::{AssertSqlSafe, Row as _};
+use sqlx::AssertSqlSafe;
 use std::collections::HashMap;
 use std::sync::Arc;
 use tokio::sync::Notify;
@@ -42,6 +42,9 @@ pub struct Stored {
 #[derive(Clone, Debug)]
 pub struct Page {
     pub rows: Vec<Stored>,
+    /// For each row which of the contained resources of the searched type it is that matched, from 1; 0: the resource itself. Empty
+    /// unless the search is sorted by that ([`query::SortBy::Contained`]).
+    pub places: Vec<u32>,
     /// Where the next page continues; `None` on the last one.
     pub next: Option<Cursor>,
 }
@@ -295,43 +298,11 @@ impl Store {
     }
 
     /// What a statement saw, by its own words.
-    fn snapshot_of(&self, moment: &str) -> Snapshot {
+    pub(super) fn snapshot_of(&self, moment: &str) -> Snapshot {
         match self {
             Store::Postgres(db) => db.snapshot_of(moment),
             Store::Sqlite(_) => Snapshot { below: moment.parse::<i64>().map_or(i64::MAX, |txn| txn.saturating_add(1)), except: Vec::new() },
         }
-    }
-
-    /// One page of at most `limit` rows.
-    pub async fn search(&self, query: &Query, limit: u32, cursor: Option<&Cursor>) -> Result<Page, sqlx::Error> {
-        let plan = self.plan(query, cursor.map(|cursor| &cursor.snapshot), cursor, !query.sort.is_empty()).await?;
-        let (mut sql, values) = compile::page(self.dialect(), query, cursor, limit.saturating_add(1), Plan { walks: true, ..plan });
-        if cursor.is_none() {
-            // The first page says itself what it saw: what commits before or after another statement asks would be on two pages or on none,
-            // once a value that they are sorted by has changed.
-            let moment = match self {
-                Store::Sqlite(_) => "CAST((SELECT txn FROM counter WHERE id = 1) AS TEXT)",
-                Store::Postgres(_) => "pg_current_snapshot()::text",
-            };
-            sql.text = format!("SELECT first.*, {moment} AS moment FROM ({}) first", sql.text);
-        }
-        let (mut found, moment) = self.page_rows(sql, values, cursor.is_none()).await?;
-        let more = found.len() > limit as usize;
-        found.truncate(limit as usize);
-        let snapshot = match (cursor, moment) {
-            (Some(cursor), _) => Some(cursor.snapshot.clone()),
-            (None, moment) => moment.map(|moment| self.snapshot_of(&moment)),
-        };
-        let next = match (found.last(), snapshot) {
-            (Some((key, values)), Some(snapshot)) if more => Some(Cursor { snapshot, after: values.clone(), after_key: *key }),
-            _ => None,
-        };
-        let keys: Vec<ResourceKey> = found.iter().map(|(key, _)| *key).collect();
-        let rows = match cursor {
-            None => self.fetch(&keys).await?,
-            Some(cursor) => self.fetch_as_of(&keys, &cursor.snapshot).await?,
-        };
-        Ok(Page { rows, next })
     }
 
     /// The first `limit` matches as they are at one moment: what a conditional operation rests on. ([`Store::search`] reads what a
@@ -347,52 +318,6 @@ impl Store {
         let plan = self.plan(query, snapshot, None, true).await?;
         let found = self.integers(compile::count(self.dialect(), query, snapshot, plan)).await?;
         Ok(found.first().map_or(0, |n| n.unsigned_abs()))
-    }
-
-    /// How the search is carried out: one count of the filters' rows, and where that does not tell, a sample. `whole`: all matches are needed.
-    async fn plan(&self, query: &Query, snapshot: Option<&Snapshot>, cursor: Option<&Cursor>, whole: bool) -> Result<Plan, sqlx::Error> {
-        let counts = match compile::row_counts(self.dialect(), query, snapshot) {
-            Some(sql) => self.integers(sql).await?,
-            None => Vec::new(),
-        };
-        self.chosen(query, &counts, cursor, whole).await
-    }
-
-    async fn chosen(&self, query: &Query, counts: &[i64], cursor: Option<&Cursor>, whole: bool) -> Result<Plan, sqlx::Error> {
-        match compile::choose(query, counts, whole) {
-            Choice::Made(plan) => Ok(plan),
-            Choice::Sampled(frequent, rare) => {
-                let sampled = self.integers(compile::sample(self.dialect(), query, cursor)).await?;
-                Ok(if compile::is_dense(&sampled) { frequent } else { rare })
-            }
-        }
-    }
-
-    /// How a search is carried out, for the operator: the filters in the order of the query with what their indexes give
-    /// (counting stops at a limit), the filter that drives, the statement, and the database's own plan of it.
-    pub async fn explain(&self, query: &Query, limit: u32) -> Result<Explanation, sqlx::Error> {
-        let counts = match compile::row_counts(self.dialect(), query, None) {
-            Some(sql) => self.integers(sql).await?,
-            None => Vec::new(),
-        };
-        let plan = self.chosen(query, &counts, None, !query.sort.is_empty()).await?;
-        let driver = plan.driver(query);
-        let filters = (0..query.filters.len()).map(|place| compile::rows(&counts, place)).collect();
-        let (sql, _) = compile::page(self.dialect(), query, None, limit.saturating_add(1), Plan { walks: true, ..plan });
-        let statement = sql.text.clone();
-        let Sql { text, args, .. } = sql;
-        let plan: Vec<String> = match self {
-            Store::Sqlite(db) => {
-                let text = format!("EXPLAIN QUERY PLAN {text}");
-                let rows: Vec<(i64, i64, i64, String)> = bind_all!(sqlx::query_as(AssertSqlSafe(text)), args).fetch_all(&db.read).await?;
-                rows.into_iter().map(|(.., detail)| detail).collect()
-            }
-            Store::Postgres(db) => {
-                let text = format!("EXPLAIN {text}");
-                bind_all!(sqlx::query_scalar(AssertSqlSafe(text)), args).fetch_all(&db.pool).await?
-            }
-        };
-        Ok(Explanation { filters, counted: compile::COUNTED, driver, statement, plan })
     }
 
     /// `_include`: the resources that `from` refer to by `param` (of type `target`, if given) and `scope` shows.
@@ -492,7 +417,7 @@ impl Store {
     }
 
     /// Current versions in the order of `keys`.
-    async fn fetch(&self, keys: &[ResourceKey]) -> Result<Vec<Stored>, sqlx::Error> {
+    pub(super) async fn fetch(&self, keys: &[ResourceKey]) -> Result<Vec<Stored>, sqlx::Error> {
         if keys.is_empty() {
             return Ok(Vec::new());
         }
@@ -506,7 +431,7 @@ impl Store {
     }
 
     /// The versions that `snapshot` sees, in the order of `keys`.
-    async fn fetch_as_of(&self, keys: &[ResourceKey], snapshot: &Snapshot) -> Result<Vec<Stored>, sqlx::Error> {
+    pub(super) async fn fetch_as_of(&self, keys: &[ResourceKey], snapshot: &Snapshot) -> Result<Vec<Stored>, sqlx::Error> {
         if keys.is_empty() {
             return Ok(Vec::new());
         }
@@ -546,43 +471,7 @@ impl Store {
             Store::Postgres(db) => bind_all!(sqlx::query_scalar(AssertSqlSafe(text)), args).fetch_all(&db.read).await,
         }
     }
-
-    /// Keys with their sort values.
-    /// The rows of a page, and for a first one the moment that it saw, if it has any rows.
-    async fn page_rows(&self, sql: Sql, sorts: usize, first: bool) -> Result<(Vec<PageRow>, Option<String>), sqlx::Error> {
-        macro_rules! read {
-            ($pool:expr) => {{
-                let Sql { text, args, .. } = sql;
-                let rows = bind_all!(sqlx::query(AssertSqlSafe(text)), args).fetch_all($pool).await?;
-                let moment = rows.first().filter(|_| first).map(|row| row.try_get("moment")).transpose()?;
-                let rows = rows
-                    .iter()
-                    .map(|row| {
-                        let values = (1..=sorts).map(|place| {
-                            // A column's type is the parameter's kind, which the row itself tells.
-                            Ok(if let Ok(value) = row.try_get::<Option<i64>, _>(place) {
-                                value.map_or(SortValue::Missing, SortValue::Int)
-                            } else if let Ok(value) = row.try_get::<Option<f64>, _>(place) {
-                                value.map_or(SortValue::Missing, SortValue::Real)
-                            } else {
-                                row.try_get::<Option<String>, _>(place)?.map_or(SortValue::Missing, SortValue::Text)
-                            })
-                        });
-                        Ok((row.try_get(0)?, values.collect::<Result<_, sqlx::Error>>()?))
-                    })
-                    .collect::<Result<_, sqlx::Error>>()?;
-                Ok((rows, moment))
-            }};
-        }
-        match self {
-            Store::Sqlite(db) => read!(&db.read),
-            Store::Postgres(db) => read!(&db.read),
-        }
-    }
 }
-
-/// The key of a match and the values by which it is sorted.
-type PageRow = (ResourceKey, Vec<SortValue>);
 
 fn counter(dialect: Dialect) -> Sql {
     let mut sql = Sql::new(dialect);

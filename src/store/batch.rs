@@ -35,6 +35,8 @@ pub struct ResourceRow {
     pub high: i64,
     /// 1: it came by POST. Of an update it changes nothing.
     pub posted: i64,
+    /// 1: this version came by PATCH.
+    pub patched: i64,
     /// As [`packed::pack`] left it.
     pub body: Option<Vec<u8>>,
 }
@@ -217,6 +219,7 @@ impl Batch {
             low,
             high,
             posted: 0,
+            patched: 0,
             body,
         };
         match place.identity {
@@ -235,6 +238,13 @@ impl Batch {
     pub fn mark_posted(&mut self, key: ResourceKey) {
         if let Some(row) = self.inserts.last_mut().filter(|row| row.key == key) {
             row.posted = 1;
+        }
+    }
+
+    /// Notes that the version that was added last came by PATCH.
+    pub fn mark_patched(&mut self, key: ResourceKey) {
+        if let Some(row) = self.updates.last_mut().filter(|row| row.key == key) {
+            row.patched = 1;
         }
     }
 
@@ -270,6 +280,7 @@ fn placeholder(key: ResourceKey, name: &Name) -> ResourceRow {
         low: 0,
         high: 0,
         posted: 0,
+        patched: 0,
         body: None,
     }
 }

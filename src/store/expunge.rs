@@ -133,7 +133,7 @@ impl Store {
 
 /// Makes a row what it is before anything was received.
 const EMPTIED: &str = "UPDATE resource SET version = 0, live = 0, updated = 0, created = 0, txn = 0, owner = 0, patient = 0, class = 0, \
-                       low = 0, high = 0, posted = 0, body = NULL";
+                       low = 0, high = 0, posted = 0, patched = 0, body = NULL";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum What {

@@ -5,10 +5,11 @@
 //! whatever is written meanwhile: a version that is superseded moves to the other table and keeps its place.
 
 use super::query::{Snapshot, SortValue};
-use super::sql::Sql;
+use super::sql::{Sql, bind_all};
 use super::{Cursor, ResourceKey, Scope, Store, Stored, TypeCode, compile};
 use crate::fhir::Interval;
 use crate::fhir::time::Micros;
+use sqlx::AssertSqlSafe;
 use std::collections::HashSet;
 
 /// What a history is of.
@@ -33,6 +34,8 @@ pub struct HistoryPage {
     pub rows: Vec<Stored>,
     /// The resources among them whose first version came by POST.
     pub posted: HashSet<ResourceKey>,
+    /// The versions among them that came by PATCH.
+    pub patched: HashSet<(ResourceKey, i64)>,
     pub next: Option<Cursor>,
 }
 
@@ -104,7 +107,7 @@ impl Store {
             after: vec![SortValue::Int(row.updated), SortValue::Int(row.version)],
             after_key: row.key,
         });
-        Ok(HistoryPage { next: last, posted: self.posted(&rows).await?, rows })
+        Ok(HistoryPage { next: last, posted: self.posted(&rows).await?, patched: self.patched(&rows).await?, rows })
     }
 
     /// Of which of these the first version, if it is one of them, came by POST.
@@ -120,6 +123,31 @@ impl Store {
         });
         sql.push(")");
         Ok(self.integers(sql).await?.into_iter().collect())
+    }
+}
+
+impl Store {
+    /// Which of these came by PATCH.
+    async fn patched(&self, rows: &[Stored]) -> Result<HashSet<(ResourceKey, i64)>, sqlx::Error> {
+        let later: Vec<&Stored> = rows.iter().filter(|row| row.version > 1).collect();
+        if later.is_empty() {
+            return Ok(HashSet::new());
+        }
+        let mut sql = Sql::new(self.dialect());
+        for table in ["resource", "history"] {
+            sql.push(if table == "history" { " UNION ALL " } else { "" });
+            sql.push(&format!("SELECT t.key, t.version FROM {table} t WHERE t.patched = 1 AND t.key IN ("));
+            sql.join(&later, ", ", |sql, row| {
+                sql.literal(row.key);
+            });
+            sql.push(")");
+        }
+        let Sql { text, args, .. } = sql;
+        let rows: Vec<(i64, i64)> = match self {
+            Store::Sqlite(db) => bind_all!(sqlx::query_as(AssertSqlSafe(text)), args).fetch_all(&db.read).await?,
+            Store::Postgres(db) => bind_all!(sqlx::query_as(AssertSqlSafe(text)), args).fetch_all(&db.read).await?,
+        };
+        Ok(rows.into_iter().collect())
     }
 }
 

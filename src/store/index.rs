@@ -1,6 +1,6 @@
 //! Index entries: what a resource can be found by, as [`crate::search::extract`] reads it from the resource.
 
-use super::ParamId;
+use super::{ParamId, TypeCode};
 use crate::fhir::Interval;
 
 /// One value of one search parameter.
@@ -34,6 +34,47 @@ impl Facet {
     }
 }
 
+/// How many contained resources of each type are known by what they hold.
+pub const CONTAINED: u32 = 15;
+/// The bits of a parameter's number that say in which contained resource a value is; the type has the eight below.
+const CONTAINED_SHIFT: u32 = 20;
+
+/// The number under which the values of `param` in a contained resource of its type are kept, with the key of what contains it.
+/// `place`: which of those of the type, from 1 to [`CONTAINED`].
+pub fn in_contained(param: ParamId, place: u32) -> ParamId {
+    param | (place & CONTAINED) << CONTAINED_SHIFT
+}
+
+/// Whether an entry is of a contained resource.
+pub fn is_contained(param: ParamId) -> bool {
+    param & CONTAINED << CONTAINED_SHIFT != 0
+}
+
+/// The condition that a row of `alias` is not of a contained resource.
+pub(super) fn own_row(alias: &str) -> String {
+    format!(" AND {alias}.param & {} = 0", CONTAINED << CONTAINED_SHIFT)
+}
+
+/// How far the number of a parameter is from that of the contained resource that `target` stands for, as SQL.
+pub(super) fn shift_of_target(target: &str) -> String {
+    format!("((((-{target}) >> 8) << {CONTAINED_SHIFT}))")
+}
+
+/// The condition that `target` stands for a contained resource of a type, as SQL; it is asked of negative ones only.
+pub(super) fn target_is_of(target: &str, type_code: TypeCode) -> String {
+    format!("((-{target}) & 255) = {type_code}")
+}
+
+/// The place among those of its type, as SQL, of the contained resource that is so far away.
+pub(super) fn place_of_shift(shift: &str) -> String {
+    format!("({shift} >> {CONTAINED_SHIFT})")
+}
+
+/// What stands in place of a target's key where a reference leads to the contained resource of this type and place, negated.
+pub fn contained_target(type_code: TypeCode, place: u32) -> i64 {
+    i64::from(place) << 8 | i64::from(type_code)
+}
+
 /// What stands as the system of an [`Facet::OfType`] token: the code of the identifier's type.
 pub fn typed_system(system: &str, code: &str) -> String {
     format!("{system}|{code}")
@@ -54,6 +95,8 @@ pub enum IndexValue {
     String { text: Box<str> },
     /// A local reference, whether or not the target exists yet.
     Reference { type_name: Box<str>, id: Box<str> },
+    /// A reference to the contained resource with this id; `target` is its [`contained_target`], 0 while that is not known.
+    Within { id: Box<str>, target: i64 },
     /// Words for `:text`, folded and clipped; kept beside the uris, since both are only walked by their beginnings.
     Text(Box<str>),
     /// A uri, url, canonical (with `|version` as it stands), oid, or a reference to elsewhere (absolute URL, urn).

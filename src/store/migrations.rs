@@ -34,6 +34,13 @@ const ALL: &[(i64, &str, &str, &str)] = &[
         include_str!("../../migrations/postgres/0051_audience.sql"),
     ),
     (52, "rule", include_str!("../../migrations/sqlite/0052_rule.sql"), include_str!("../../migrations/postgres/0052_rule.sql")),
+    (
+        60,
+        "contained",
+        include_str!("../../migrations/sqlite/0060_contained.sql"),
+        include_str!("../../migrations/postgres/0060_contained.sql"),
+    ),
+    (61, "patched", include_str!("../../migrations/sqlite/0061_patched.sql"), include_str!("../../migrations/postgres/0061_patched.sql")),
     (62, "picked", include_str!("../../migrations/sqlite/0062_picked.sql"), include_str!("../../migrations/postgres/0062_picked.sql")),
 ];
 

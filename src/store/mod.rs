@@ -37,6 +37,8 @@ pub mod records;
 mod reindex;
 pub mod resting;
 mod rows;
+mod search;
+mod several;
 pub(crate) mod sql;
 mod sqlite;
 pub mod submissions;

@@ -224,6 +224,9 @@ impl Postgres {
             if unit.posted.contains(&name) {
                 batch.mark_posted(key);
             }
+            if unit.patched.contains(&name) {
+                batch.mark_patched(key);
+            }
         }
         batch.add_audit(unit.audit, &mut target);
         if let Some(resting) = unit.terminology {
@@ -360,16 +363,16 @@ async fn holds(connection: &mut PgConnection, precondition: &Precondition) -> Re
 async fn write(connection: &mut PgConnection, batch: &Batch) -> Result<(), sqlx::Error> {
     if !batch.inserts.is_empty() {
         // A name that another transaction made meanwhile fails on the unique key; the unit is then tried again and finds it.
-        let insert = "INSERT INTO resource (key, type, id, version, live, updated, created, txn, owner, patient, class, own, low, high, posted, body) SELECT * FROM unnest(\
+        let insert = "INSERT INTO resource (key, type, id, version, live, updated, created, txn, owner, patient, class, own, low, high, posted, patched, body) SELECT * FROM unnest(\
              $1::bigint[], $2::bigint[], $3::text[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[], $8::bigint[], $9::bigint[], $10::bigint[], \
-             $11::bigint[], $12::bigint[], $13::bigint[], $14::bigint[], $15::bigint[], $16::bytea[])";
+             $11::bigint[], $12::bigint[], $13::bigint[], $14::bigint[], $15::bigint[], $16::bigint[], $17::bytea[])";
         bind_resources(sqlx::query(insert), &batch.inserts).execute(&mut *connection).await?;
     }
     if !batch.superseded.is_empty() {
         let (keys, txns): (Vec<i64>, Vec<i64>) = batch.superseded.iter().copied().unzip();
         sqlx::query(
-            "INSERT INTO history (key, version, type, live, updated, txn, until, owner, patient, class, low, high, body) \
-             SELECT r.key, r.version, r.type, r.live, r.updated, r.txn, u.t, r.owner, r.patient, r.class, r.low, r.high, r.body \
+            "INSERT INTO history (key, version, type, live, updated, txn, until, owner, patient, class, low, high, patched, body) \
+             SELECT r.key, r.version, r.type, r.live, r.updated, r.txn, u.t, r.owner, r.patient, r.class, r.low, r.high, r.patched, r.body \
              FROM resource r JOIN unnest($1::bigint[], $2::bigint[]) AS u(k, t) ON r.key = u.k",
         )
         .bind(&keys)
@@ -383,10 +386,10 @@ async fn write(connection: &mut PgConnection, batch: &Batch) -> Result<(), sqlx:
     }
     if !batch.updates.is_empty() {
         let update = "UPDATE resource r SET version = u.v, live = u.l, updated = u.d, created = CASE WHEN u.c < 0 THEN r.created ELSE u.c END, \
-             txn = u.x, owner = u.o, patient = u.p, class = u.s, own = u.w, low = u.f, high = u.g, body = u.b FROM unnest(\
+             txn = u.x, owner = u.o, patient = u.p, class = u.s, own = u.w, low = u.f, high = u.g, patched = u.z, body = u.b FROM unnest(\
              $1::bigint[], $2::bigint[], $3::text[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[], $8::bigint[], $9::bigint[], $10::bigint[], \
-             $11::bigint[], $12::bigint[], $13::bigint[], $14::bigint[], $15::bigint[], $16::bytea[]) \
-             AS u(k, t, i, v, l, d, c, x, o, p, s, w, f, g, y, b) WHERE r.key = u.k";
+             $11::bigint[], $12::bigint[], $13::bigint[], $14::bigint[], $15::bigint[], $16::bigint[], $17::bytea[]) \
+             AS u(k, t, i, v, l, d, c, x, o, p, s, w, f, g, y, z, b) WHERE r.key = u.k";
         bind_resources(sqlx::query(update), &batch.updates).execute(&mut *connection).await?;
     }
     for of_table in batch.closings.chunk_by(|a, b| a.table == b.table) {
@@ -468,6 +471,7 @@ fn bind_resources<'q>(query: PgQuery<'q>, rows: &[ResourceRow]) -> PgQuery<'q> {
         .bind(ints(|row| row.low))
         .bind(ints(|row| row.high))
         .bind(ints(|row| row.posted))
+        .bind(ints(|row| row.patched))
         .bind(rows.iter().map(|row| row.body.clone()).collect::<Vec<Option<Vec<u8>>>>())
 }
 

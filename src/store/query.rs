@@ -72,6 +72,11 @@ pub enum Filter {
     All(Vec<Filter>),
     /// Not this: the resources of the type that it does not find.
     Not(Box<Filter>),
+    /// Some contained resource of this type satisfies all of the filters by its own values. `_id` among them is its own, a bound on
+    /// `_lastUpdated` is on what contains it, and nothing refers to it from outside.
+    Contained { type_code: TypeCode, filters: Vec<Filter> },
+    /// It is of one of these types, in a search that is not bound to one.
+    OfType(Vec<TypeCode>),
     /// Matches no resource; an honest answer to a search for something that cannot exist.
     Nothing,
 }
@@ -226,6 +231,8 @@ pub struct SortKey {
 pub enum SortBy {
     Id,
     LastUpdated,
+    /// Which contained resource of its type matched, from 1; 0: none, but the resource itself. A resource then matches once for each.
+    Contained,
     /// The smallest value ascending, the largest descending; resources without one come last.
     Param {
         param: ParamId,

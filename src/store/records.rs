@@ -62,7 +62,7 @@ impl Store {
         let more = keys.len() > limit as usize;
         keys.truncate(limit as usize);
         let next = keys.last().filter(|_| more).map(|key| Cursor { snapshot, after: Vec::new(), after_key: *key });
-        Ok(Page { rows: self.record_versions(&keys, &asked.scope, seen, asked.during).await?, next })
+        Ok(Page { rows: self.record_versions(&keys, &asked.scope, seen, asked.during).await?, places: Vec::new(), next })
     }
 
     /// How many records there are of each facility that has any.

@@ -184,6 +184,8 @@ pub fn row(entry: &IndexEntry, stamp: Stamp, target: &mut dyn FnMut(&str, &str) 
             (1, vec![param, Cell::Text(folded.into()), key, Cell::Text(exact.into())])
         }
         IndexValue::Reference { type_name, id } => (2, vec![param, Cell::Int(target(type_name, id)?), key]),
+        IndexValue::Within { target: 0, .. } => return None,
+        IndexValue::Within { target, .. } => (2, vec![param, Cell::Int(-target), key]),
         IndexValue::Uri(uri) => (3, vec![param, Cell::Text(uri.clone()), key]),
         IndexValue::Text(text) => (3, vec![param, Cell::Text(text.clone()), key]),
         IndexValue::Date(interval) => {
@@ -220,7 +222,7 @@ fn component(value: &IndexValue) -> (Box<str>, i64, f64, f64) {
         IndexValue::String { text } => (clip(&fold(text)).into(), 0, 0.0, 0.0),
         IndexValue::Reference { type_name, id } => (format!("{type_name}/{id}").into(), 0, 0.0, 0.0),
         IndexValue::Uri(uri) => (uri.clone(), 0, 0.0, 0.0),
-        IndexValue::Text(_) => Default::default(),
+        IndexValue::Text(_) | IndexValue::Within { .. } => Default::default(),
         IndexValue::Date(interval) => (Box::default(), 0, interval.low as f64, interval.high as f64),
         IndexValue::Number(value) => (Box::default(), 0, *value, *value),
         IndexValue::Quantity { value, system, code, unit, amount } => {

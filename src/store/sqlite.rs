@@ -337,6 +337,9 @@ impl Writer {
                 if unit.posted.contains(&name) {
                     batch.mark_posted(place.key);
                 }
+                if unit.patched.contains(&name) {
+                    batch.mark_patched(place.key);
+                }
                 pending.insert(place.key);
                 written.push(word);
                 learned.push((name, identity));
@@ -422,8 +425,8 @@ impl Writer {
         }
         for (key, txn) in &batch.superseded {
             sqlx::query(
-                "INSERT INTO history (key, version, type, live, updated, txn, until, owner, patient, class, low, high, body) \
-                 SELECT key, version, type, live, updated, txn, ?, owner, patient, class, low, high, body FROM resource WHERE key = ?",
+                "INSERT INTO history (key, version, type, live, updated, txn, until, owner, patient, class, low, high, patched, body) \
+                 SELECT key, version, type, live, updated, txn, ?, owner, patient, class, low, high, patched, body FROM resource WHERE key = ?",
             )
             .bind(txn)
             .bind(key)
@@ -521,7 +524,7 @@ async fn holds(connection: &mut SqliteConnection, precondition: &Precondition) -
 async fn update(connection: &mut SqliteConnection, row: &ResourceRow) -> Result<(), sqlx::Error> {
     sqlx::query(
         "UPDATE resource SET version = ?, live = ?, updated = ?, created = coalesce(?, created), txn = ?, owner = ?, patient = ?, \
-         class = ?, own = ?, low = ?, high = ?, body = ? WHERE key = ?",
+         class = ?, own = ?, low = ?, high = ?, patched = ?, body = ? WHERE key = ?",
     )
     .bind(row.version)
     .bind(row.live)
@@ -534,6 +537,7 @@ async fn update(connection: &mut SqliteConnection, row: &ResourceRow) -> Result<
     .bind(row.own)
     .bind(row.low)
     .bind(row.high)
+    .bind(row.patched)
     .bind(row.body.as_deref())
     .bind(row.key)
     .execute(connection)

@@ -24,6 +24,8 @@ pub struct Unit {
     pub audit: Vec<AuditRow>,
     /// Those of the mutations that make something new and came by POST, for histories.
     pub posted: HashSet<(TypeCode, Box<str>)>,
+    /// Those that came by PATCH.
+    pub patched: HashSet<(TypeCode, Box<str>)>,
     /// What rules rest on in the terminology; `None`: nothing of it changes, and no rule that is written names a value set.
     pub terminology: Option<Resting>,
     /// What the answers were decided on that it records; it is stale when one does not hold any more.

@@ -157,6 +157,16 @@ both_databases!(
         for subset in [&text, &data, &some] {
             assert!(list(&subset["meta"]["tag"]).iter().any(|tag| tag["code"] == "SUBSETTED"), "{subset}");
         }
+        for version in ["", "/_history/1"] {
+            for (asked, found) in [("_summary=text", &text), ("_summary=data", &data), ("_elements=effectiveDateTime", &some)] {
+                let (status, read) = server.get(&format!("/fhir/Observation/o1{version}?{asked}")).await;
+                assert_eq!((status, &read), (200, found), "{version} {asked}");
+            }
+            for wrong in ["_summary=count", "_summary=much", "_elements=colour"] {
+                let (status, refused) = server.get(&format!("/fhir/Observation/o1{version}?{wrong}")).await;
+                assert_eq!(status, 400, "{wrong}: {refused}");
+            }
+        }
         let (_, stored) = server.get("/fhir/Observation/o1").await;
         assert!(stored["text"].is_object() && stored["meta"].get("tag").is_none());
 

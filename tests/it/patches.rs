@@ -44,6 +44,14 @@ both_databases!(
         let xml = r#"<Parameters xmlns="http://hl7.org/fhir"><parameter><name value="operation"/><part><name value="type"/><valueCode value="delete"/></part><part><name value="path"/><valueString value="Patient.gender"/></part></parameter></Parameters>"#;
         let (status, patched) = patch(&server, "/fhir/Patient/p", &[("content-type", "application/fhir+xml")], xml).await;
         assert_eq!((status, patched.get("gender")), (200, None), "{patched}");
+        assert_eq!(server.put("/fhir/Patient/p", &patient).await.0, 200);
+        for path in ["/fhir/Patient/p/_history", "/fhir/Patient/_history", "/fhir/_history?_since=2000"] {
+            let (_, history) = server.get(path).await;
+            let of_it = |entry: &&Value| entry["resource"]["id"] == "p";
+            let entries = history["entry"].as_array().unwrap().iter().filter(of_it);
+            let told: Vec<&str> = entries.map(|entry| entry["request"]["method"].as_str().unwrap()).collect();
+            assert_eq!(told, ["PUT", "PATCH", "PATCH", "PATCH", "PUT"], "{path}");
+        }
 
         let fails = async |path: &str, headers: &[(&str, &str)], body: &str| {
             let (status, outcome) = patch(&server, path, headers, body).await;

@@ -13,10 +13,10 @@ fn list(value: &Value) -> &[Value] {
 /// Person `n`: every third has two names, every second is a woman; who was born in an uneven year has only the year.
 fn patient(n: usize) -> Value {
     let mut names = vec![json!({ "family": format!("F{}", n % 7), "given": [format!("G{}", n % 4)] })];
-    if n % 3 == 0 {
+    if n.is_multiple_of(3) {
         names.push(json!({ "family": format!("F{}", (n + 3) % 7) }));
     }
-    let birth = if n % 2 == 0 { format!("{}-03-0{}", 1950 + n % 40, n % 9 + 1) } else { (1950 + n % 40).to_string() };
+    let birth = if n.is_multiple_of(2) { format!("{}-03-0{}", 1950 + n % 40, n % 9 + 1) } else { (1950 + n % 40).to_string() };
     let gender = ["female", "male"][n % 2];
     json!({ "resourceType": "Patient", "id": format!("p{n}"), "name": names, "gender": gender, "birthDate": birth })
 }

@@ -44,8 +44,9 @@ fn searches() -> Vec<Wrong> {
         ("GET", "Patient?_has:Observation:code=x", Nothing, 400, "Patient?_has:Observation:code", "_has:Type:reference-parameter"),
         ("GET", "Location?near=abc", Nothing, 400, "Location?near", "latitude|longitude"),
         ("GET", "Patient?_filter=name%20eq", Nothing, 400, "Patient?_filter", "a value is expected"),
-        ("GET", "_search", Nothing, 404, "", "Search one type"),
-        ("GET", "?_type=Patient", Nothing, 405, "", "Search one type"),
+        ("GET", "_search", Nothing, 405, "", "POST"),
+        ("GET", "", Nothing, 400, "", "Say what to look for"),
+        ("GET", "?_type=Patiend", Nothing, 400, "_type", "Patient"),
         ("POST", "Patient/_search", Json(json!({ "name": "x" })), 415, "", "x-www-form-urlencoded"),
         ("GET", "Patient/_history?_since=yesterday", Nothing, 400, "_since", "instant"),
     ]

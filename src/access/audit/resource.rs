@@ -88,7 +88,7 @@ fn profile(event: &Event, patient: bool) -> Option<&'static str> {
         ("read" | "vread", _) if single => of("PatientRead", "Read"),
         ("update" | "patch", _) if single => of("PatientUpdate", "Update"),
         ("delete", _) if single => of("PatientDelete", "Delete"),
-        ("search-type", _) => of("PatientQuery", "Query"),
+        ("search-type" | "search-system", _) => of("PatientQuery", "Query"),
         _ => None,
     }
 }

@@ -307,7 +307,8 @@ impl Trail {
             rows.push(self.row(&self.event(shape.action, shape.interaction, status).about(what), Subject::Nobody)?);
         }
         for (request, status) in inner {
-            let event = self.event(Action::Execute, "search-type", status);
+            let of_all = request.starts_with("GET ?") || request.starts_with("HEAD ?");
+            let event = self.event(Action::Execute, if of_all { "search-system" } else { "search-type" }, status);
             rows.push(self.row(&Event { request, ..event }, Subject::Nobody)?);
         }
         for (patient, what) in by_patient {

@@ -19,7 +19,10 @@ pub async fn run(settings: &Settings, store: &Store, text: &str) -> anyhow::Resu
     let options = ParseOptions { strict: true, terminology, full_text: settings.search.full_text, ..ParseOptions::new(base_url, zone) };
     let pairs: Vec<(String, String)> = form_urlencoded::parse(query.as_bytes()).into_owned().collect();
     let request = match search::parse(type_code, &pairs, Scope::All, &options) {
-        Ok(request) => request,
+        Ok(mut request) => {
+            search::contained::apply(&mut request, Vec::new());
+            request
+        }
         Err(issues) => {
             for issue in issues {
                 say!("{}: {}", issue.expression, issue.diagnostics);

@@ -175,6 +175,7 @@ fn shape(method: &Method, uri: &Uri, held: &Held<'_>) -> Shape {
         ("GET" | "HEAD", Some(Target::History(..))) => (Read, "history-instance"),
         ("GET" | "HEAD", Some(Target::Type(_) | Target::Compartment(_)))
         | ("POST", Some(Target::Search(_) | Target::CompartmentSearch(_))) => (Execute, "search-type"),
+        ("GET" | "HEAD", Some(Target::System)) | ("POST", Some(Target::SearchAll)) => (Execute, "search-system"),
         ("POST", Some(Target::Type(_))) => (Create, "create"),
         ("PUT", Some(Target::Type(_) | Target::Instance(..))) => (Update, "update"),
         ("PATCH", Some(Target::Type(_) | Target::Instance(..))) => (Update, "patch"),
@@ -259,7 +260,13 @@ impl Held<'_> {
             while let Some(part) = parts.pop() {
                 let is_here = |url: &str| url.strip_prefix(base).is_some_and(|rest| rest.starts_with('/'));
                 let elsewhere = part.full_url.as_deref().is_some_and(|url| url.contains("://") && !is_here(url));
-                waiting.extend(part.resource.as_deref().filter(|_| !elsewhere));
+                // What comes without what contains it is a part of that.
+                let container = part.full_url.as_deref().filter(|url| is_here(url)).and_then(|url| url.split_once('#')).map(|(url, _)| url);
+                let mut names = container.into_iter().flat_map(|url| url.rsplitn(3, '/'));
+                if let (Some(id), Some(type_code)) = (names.next(), names.next().and_then(|name| definitions::r4().type_code(name))) {
+                    into.insert((type_code, id.into()));
+                }
+                waiting.extend(part.resource.as_deref().filter(|_| !elsewhere && container.is_none()));
                 parts.extend(&part.part);
             }
         }

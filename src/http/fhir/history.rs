@@ -10,8 +10,7 @@ use crate::definitions;
 use crate::fhir::time::{format_instant, now, parse_interval};
 use crate::search::parse::CURSOR;
 use crate::store::history::{HistoryOf, HistoryPage, Versions};
-use crate::store::{ResourceKey, Scope, Stored, TypeCode};
-use std::collections::HashSet;
+use crate::store::{Scope, Stored, TypeCode};
 
 /// Versions of a page when the request does not say, and at most.
 const DEFAULT: u32 = 20;
@@ -109,7 +108,7 @@ async fn answer(call: &Call<'_>, of: &HistoryOf<'_>, path: &str, asked: &Asked, 
     let opened = opened.map_err(cursor_failure)?;
     let began = opened.as_ref().map_or(began, |(_, began)| *began);
     let cursor = opened.as_ref().map(|(cursor, _)| cursor);
-    let HistoryPage { mut rows, posted, next } =
+    let HistoryPage { mut rows, posted, patched, next } =
         state.store.history_page(of, asked.wanted, asked.count, cursor, &call.caller.scope).await?;
     // Old versions are judged by what they said.
     rows.retain(|row| call.admits(row));
@@ -124,10 +123,22 @@ async fn answer(call: &Call<'_>, of: &HistoryOf<'_>, path: &str, asked: &Asked, 
     };
     let mut links = vec![("self", link(asked.cursor.as_deref()))];
     links.extend(next.as_deref().map(|token| ("next", link(Some(token)))));
-    Ok(Answer::ok(bundle(state.base_url(), &rows, &posted, total, &links)))
+    let came = |row: &Stored| match row.version {
+        1 if posted.contains(&row.key) => "POST",
+        version if patched.contains(&(row.key, version)) => "PATCH",
+        // What lango itself made, too.
+        _ => "PUT",
+    };
+    Ok(Answer::ok(bundle(state.base_url(), &rows, &came, total, &links)))
 }
 
-fn bundle(base_url: &str, rows: &[Stored], posted: &HashSet<ResourceKey>, total: Option<i64>, links: &[(&str, String)]) -> Vec<u8> {
+fn bundle(
+    base_url: &str,
+    rows: &[Stored],
+    came: &dyn Fn(&Stored) -> &'static str,
+    total: Option<i64>,
+    links: &[(&str, String)],
+) -> Vec<u8> {
     let mut out = format!(r#"{{"resourceType":"Bundle","id":"{}","type":"history""#, uuid::Uuid::now_v7());
     if let Some(total) = total {
         out.push_str(&format!(r#","total":{total}"#));
@@ -144,12 +155,10 @@ fn bundle(base_url: &str, rows: &[Stored], posted: &HashSet<ResourceKey>, total:
             out.extend_from_slice(body);
             out.push(b',');
         }
-        // What a patch came to counts as put, and what lango itself made.
         let (method, status) = match (&row.body, row.version) {
             (None, _) => ("DELETE", "204 No Content"),
-            (Some(_), 1) if posted.contains(&row.key) => ("POST", "201 Created"),
-            (Some(_), 1) => ("PUT", "201 Created"),
-            (Some(_), _) => ("PUT", "200 OK"),
+            (Some(_), 1) => (came(row), "201 Created"),
+            (Some(_), _) => (came(row), "200 OK"),
         };
         let url = if method == "POST" { type_name.to_owned() } else { format!("{type_name}/{}", row.id) };
         let told = format!(

@@ -3,6 +3,7 @@
 use super::super::state::FhirState;
 use super::answer::Answer;
 use crate::config::AuthMode;
+use crate::definitions;
 use crate::search::capability;
 use crate::validate::shipped_profiles;
 use serde_json::{Value, json};
@@ -66,7 +67,10 @@ pub fn statement(state: &FhirState) -> Answer {
         );
         members.insert("resource".to_owned(), Value::Array(resources));
         members.insert("searchParam".to_owned(), everywhere(state));
-        members.insert("interaction".to_owned(), json!([{ "code": "transaction" }, { "code": "batch" }, { "code": "history-system" }]));
+        members.insert(
+            "interaction".to_owned(),
+            json!([{ "code": "transaction" }, { "code": "batch" }, { "code": "search-system" }, { "code": "history-system" }]),
+        );
         // Of the whole server: those of its own, and of all types those that need no resource.
         let whole = |on: &str, name: &str| on == "System" || on == "Resource" && matches!(name, "meta" | "expunge" | "validate");
         members.insert("operation".to_owned(), operations(whole));
@@ -95,11 +99,16 @@ pub fn statement(state: &FhirState) -> Answer {
 /// What every type can be searched by besides its own parameters.
 fn everywhere(state: &FhirState) -> Value {
     let special = |name: &str, words: &str| json!({ "name": name, "type": "special", "documentation": words });
-    let mut list = vec![
+    let any_type = definitions::r4().type_code("Patient").unwrap_or_default();
+    let common = ["_id", "_lastUpdated", "_profile", "_security", "_source", "_tag"].into_iter();
+    let common = common.filter_map(|code| definitions::r4().param(any_type, code));
+    let mut list: Vec<Value> =
+        common.map(|param| json!({ "name": param.code, "definition": param.definition, "type": param.kind.as_str() })).collect();
+    list.extend([
         special("_has", "_has:Type:reference-parameter:parameter, nested up to 8 deep"),
         special("_list", "ids of Lists; no functional lists"),
         special("_filter", "every operator; no […] in a path"),
-    ];
+    ]);
     if state.settings.search.full_text {
         list.extend([special("_text", "words of the narrative"), special("_content", "words of the whole resource")]);
     }

@@ -173,6 +173,12 @@ async fn carry_out(
     let call = Call { state, caller, headers, query, prefer: Prefer::of(headers) };
     match (method.as_str(), target) {
         ("POST", Target::System) => write::bundle(&call, resource_body(state, headers, body).await?).await,
+        ("GET", Target::System) => search::everywhere(&call, call.query.clone()).await,
+        ("POST", Target::SearchAll) => {
+            let form = body::read(headers, body, &state.settings.limits).await?;
+            audit::came_with(&form);
+            search::everywhere(&call, search::form_pairs(headers, &form, &call.query)?).await
+        }
         ("GET", Target::Type(type_code)) => search::search(&call, type_code, None, call.query.clone()).await,
         ("POST", Target::Search(type_code)) => {
             let form = body::read(headers, body, &state.settings.limits).await?;
@@ -211,11 +217,6 @@ async fn carry_out(
             let query = search::form_pairs(headers, &form, &call.query)?;
             operation::run(&Call { query, ..call }, operation, Some(Bytes::new())).await
         }
-        ("GET", Target::System) => {
-            let issue = Issue::error(IssueCode::NotSupported, target::ONE_TYPE);
-            let allow = Some(Target::System.methods());
-            Err(Failure { allow, ..Failure::new(StatusCode::METHOD_NOT_ALLOWED, issue) })
-        }
         (_, target) => Err(Failure::method_not_allowed(target.methods())),
     }
 }
@@ -250,6 +251,7 @@ async fn fetch(call: &Call<'_>, url: String, body: Option<Bytes>) -> Result<Answ
     let answered = match target {
         Target::Operation(operation) => operation::run(&inner, operation, body).await,
         _ if body.is_some() => Err(Failure::unknown_url()),
+        Target::System => search::everywhere(&inner, inner.query.clone()).await,
         Target::Type(type_code) => search::search(&inner, type_code, None, inner.query.clone()).await,
         Target::Compartment(compartment) => search::within(&inner, &compartment, inner.query.clone()).await,
         Target::Instance(type_code, id) => read::read(&inner, type_code, &id).await,
@@ -258,7 +260,7 @@ async fn fetch(call: &Call<'_>, url: String, body: Option<Bytes>) -> Result<Answ
         Target::TypeHistory(type_code) => history::of_type(&inner, type_code).await,
         Target::SystemHistory => history::of_system(&inner).await,
         Target::Metadata => Ok(metadata::statement(call.state)),
-        Target::System | Target::Search(_) | Target::CompartmentSearch(_) => Err(Failure::unknown_url()),
+        Target::SearchAll | Target::Search(_) | Target::CompartmentSearch(_) => Err(Failure::unknown_url()),
     };
     audit::asked_within(method, &url, &answered);
     answered.map_err(answer::refusal_of)

@@ -7,7 +7,9 @@ use crate::access::{Interaction, audit};
 use crate::definitions;
 use crate::exchange::{Glass, Person, Sought};
 use crate::ingest::Refusal;
+use crate::search::{ParseOptions, subset};
 use crate::store::{Scope, Stored, TypeCode};
+use axum::http::StatusCode;
 
 pub async fn read(call: &Call<'_>, type_code: TypeCode, id: &str) -> Result<Answer, Failure> {
     call.require(type_code, Interaction::Read)?;
@@ -22,7 +24,22 @@ pub async fn read(call: &Call<'_>, type_code: TypeCode, id: &str) -> Result<Answ
     if found.is_none() {
         found = in_emergency(call, type_code, id).await?;
     }
-    Answer::of_stored(call.readable(found)?)
+    told(call, found)
+}
+
+/// As much of the resource as the request wants.
+fn told(call: &Call<'_>, found: Option<Stored>) -> Result<Answer, Failure> {
+    let stored = call.readable(found)?;
+    let type_code = stored.type_code;
+    let answer = Answer::of_stored(stored)?;
+    let options = ParseOptions::new(call.state.base_url(), call.state.zone.clone());
+    let whole = answer.body.as_deref().unwrap_or_default();
+    let less =
+        subset::of_read(type_code, whole, &call.query, &options).map_err(|issues| Failure::of_issues(StatusCode::BAD_REQUEST, issues))?;
+    Ok(match less {
+        Some(less) => Answer { body: Some(less.into()), ..answer },
+        None => answer,
+    })
 }
 
 /// A golden Patient as a caller with this scope may know it.
@@ -72,5 +89,5 @@ async fn person_of(call: &Call<'_>, type_code: TypeCode, id: &str) -> Result<Opt
 pub async fn version(call: &Call<'_>, type_code: TypeCode, id: &str, version: i64) -> Result<Answer, Failure> {
     call.require(type_code, Interaction::Read)?;
     let stored = call.state.store.read_version(type_code, id, version, &call.caller.scope).await?;
-    Answer::of_stored(call.readable(stored)?)
+    told(call, stored)
 }

@@ -10,7 +10,8 @@ use crate::definitions;
 use crate::fhir::time::now;
 use crate::fhir::{Issue, IssueCode};
 use crate::ingest::Refusal;
-use crate::search::{self, Admits, CursorError, ParseOptions, RunContext, SearchError, extract};
+use crate::search::contained::{Which, apply};
+use crate::search::{self, Admits, CursorError, Over, ParseOptions, RunContext, SearchError, SearchRequest, extract, suggest};
 use crate::store::query::Test;
 use crate::store::{Filter, Stored, TypeCode};
 use axum::http::{HeaderMap, StatusCode, header};
@@ -31,6 +32,58 @@ pub async fn search(
     pairs: Vec<(String, String)>,
 ) -> Result<Answer, Failure> {
     call.require(type_code, Interaction::Search)?;
+    let mut request = parsed(call, Over::Type(type_code), &pairs)?;
+    let type_name = definitions::r4().type_name(type_code);
+    let path = match within {
+        Some((of, id)) => {
+            request.query.filters.push(compartment(of, id, type_code)?);
+            format!("{}/{id}/{type_name}", definitions::r4().type_name(of))
+        }
+        None => type_name.to_owned(),
+    };
+    answered(call, request, &path).await
+}
+
+/// The resources of all types, or of those that `_type` names (<https://hl7.org/fhir/R4/http.html#search>). What was looked at
+/// (AuditEvent) is there only when it is named: else whoever asks again and again for what is new would find nothing but having asked.
+pub async fn everywhere(call: &Call<'_>, pairs: Vec<(String, String)>) -> Result<Answer, Failure> {
+    let r4 = definitions::r4();
+    if pairs.is_empty() {
+        let words = "Say what to look for: /fhir/Type?… in one type, /fhir?_type=Patient,Observation&… in several, /fhir?_lastUpdated=… in all; \
+                     /fhir/metadata tells what else there is.";
+        return Err(Failure::new(StatusCode::BAD_REQUEST, Issue::error(IssueCode::Required, words)));
+    }
+    let mut named: Vec<TypeCode> = Vec::new();
+    for (_, value) in pairs.iter().filter(|(name, _)| name == "_type") {
+        for name in value.split(',').map(str::trim) {
+            let type_code = r4.type_code(name).ok_or_else(|| not_a_type(name))?;
+            call.require(type_code, Interaction::Search)?;
+            if !named.contains(&type_code) {
+                named.push(type_code);
+            }
+        }
+    }
+    let request = match named.is_empty() {
+        false => parsed(call, Over::Named(&named), &pairs)?,
+        true => {
+            let all = r4.resource_types().iter().filter(|name| **name != "AuditEvent" && call.caller.allows(name, Interaction::Search));
+            let all: Vec<TypeCode> = all.filter_map(|name| r4.type_code(name)).collect();
+            if all.is_empty() {
+                call.require(r4.type_code("Patient").unwrap_or_default(), Interaction::Search)?;
+            }
+            parsed(call, Over::Everything(&all), &pairs)?
+        }
+    };
+    answered(call, request, "").await
+}
+
+fn not_a_type(name: &str) -> Failure {
+    let hint = suggest::hint(name, definitions::r4().resource_types().iter().copied());
+    let words = format!("'{}' is no R4 resource type{hint}", search::shown(name));
+    Failure::new(StatusCode::BAD_REQUEST, Issue::error(IssueCode::Value, words).at("_type"))
+}
+
+fn parsed(call: &Call<'_>, over: Over<'_>, pairs: &[(String, String)]) -> Result<SearchRequest, Failure> {
     let state = call.state;
     let limits = &state.settings.limits;
     let options = ParseOptions {
@@ -42,24 +95,29 @@ pub async fn search(
         full_text: state.settings.search.full_text,
         ..ParseOptions::new(state.base_url(), state.zone.clone())
     };
-    let mut request = search::parse(type_code, &pairs, call.caller.scope.clone(), &options)
-        .map_err(|issues| Failure::of_issues(StatusCode::BAD_REQUEST, issues))?;
-    let type_name = definitions::r4().type_name(type_code);
-    let path = match within {
-        Some((of, id)) => {
-            request.query.filters.push(compartment(of, id, type_code)?);
-            format!("{}/{id}/{type_name}", definitions::r4().type_name(of))
-        }
-        None => type_name.to_owned(),
-    };
-    request.binding.push_str(&format!("\n{path}"));
+    search::parse_over(over, pairs, call.caller.scope.clone(), &options)
+        .map_err(|issues| Failure::of_issues(StatusCode::BAD_REQUEST, issues))
+}
+
+/// What the request finds within the caller's scopes; `path` is what the links point to.
+async fn answered(call: &Call<'_>, mut request: SearchRequest, path: &str) -> Result<Answer, Failure> {
+    let state = call.state;
     let index_options = state.writer.options();
-    call.caller.narrow(&mut request.query, index_options).map_err(Refusal::from)?;
-    // A page token is good for the rights that it was made under, and for no others.
-    request.binding.push_str(&format!("\n{:?}", call.caller.reach(definitions::r4().type_name(type_code), Interaction::Search)));
+    request.binding.push_str(&format!("\n{path}"));
+    for query in std::iter::once(&mut request.query).chain(&mut request.further) {
+        call.caller.narrow(query, index_options).map_err(Refusal::from)?;
+        // A page token is good for the rights that it was made under, and for no others.
+        let reach = call.caller.reach(definitions::r4().type_name(query.type_code), Interaction::Search);
+        request.binding.push_str(&format!("\n{reach:?}"));
+    }
+    if request.contained.which != Which::Own {
+        let containers = call.caller.containers(index_options);
+        request.binding.push_str(&format!("\n{containers:?}"));
+        apply(&mut request, containers);
+    }
     let context = RunContext {
         base_url: state.base_url(),
-        path: &path,
+        path,
         key: &state.cursor_key,
         admits: &Included { caller: call.caller, options: index_options },
         now: now(),

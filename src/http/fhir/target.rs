@@ -14,6 +14,8 @@ pub enum Target {
     System,
     Metadata,
     Type(TypeCode),
+    /// `_search`: of all types.
+    SearchAll,
     /// `Type/_search`.
     Search(TypeCode),
     Instance(TypeCode, String),
@@ -47,9 +49,6 @@ pub struct OperationTarget {
     pub name: String,
 }
 
-/// The answer to a search that names no type.
-pub const ONE_TYPE: &str = "Search one type at a time: /fhir/Type?… or /fhir/Type/_search. The base itself takes Bundles by POST, and /fhir/metadata tells what else there is.";
-
 impl Target {
     /// Reads what follows the base, such as `/Patient/1`; percent-encoding is undone.
     pub fn of_path(path: &str) -> Result<Target, Failure> {
@@ -64,7 +63,7 @@ impl Target {
             [name] if name.starts_with('$') => Ok(operation(None, None, name.trim_start_matches('$'))),
             ["_history"] => Ok(Target::SystemHistory),
             [type_name, "_history"] => Ok(Target::TypeHistory(type_code(type_name)?)),
-            ["_search"] => Err(Failure::new(StatusCode::NOT_FOUND, Issue::error(IssueCode::NotSupported, ONE_TYPE))),
+            ["_search"] => Ok(Target::SearchAll),
             [type_name] => Ok(Target::Type(type_code(type_name)?)),
             [type_name, "_search"] => Ok(Target::Search(type_code(type_name)?)),
             [type_name, name] if name.starts_with('$') => Ok(operation(Some(type_code(type_name)?), None, name.trim_start_matches('$'))),
@@ -89,7 +88,8 @@ impl Target {
     /// The methods that this takes, for `Allow`.
     pub fn methods(&self) -> &'static str {
         match self {
-            Target::System | Target::Search(_) | Target::CompartmentSearch(_) => "POST",
+            Target::System => "GET, HEAD, POST",
+            Target::SearchAll | Target::Search(_) | Target::CompartmentSearch(_) => "POST",
             Target::Metadata
             | Target::SystemHistory
             | Target::TypeHistory(_)

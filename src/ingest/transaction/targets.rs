@@ -296,7 +296,7 @@ impl<'a> Settling<'a> {
             }
             Operation::Patch { .. } | Operation::PatchWhere { .. } => {
                 let (id, version) = self.patched.get(&place)?;
-                Some((id.clone(), TargetKind::Put(Condition::Seen(*version))))
+                Some((id.clone(), TargetKind::Put(Condition::Patched(*version))))
             }
             Operation::Delete { id, condition } => Some((id.clone(), TargetKind::Delete(*condition))),
             Operation::DeleteWhere { criteria } => {

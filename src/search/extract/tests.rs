@@ -31,6 +31,7 @@ fn show_value(value: &IndexValue) -> String {
         IndexValue::Token { system, code } => format!("{}|{code}", system.as_deref().unwrap_or_default()),
         IndexValue::String { text } => format!("'{text}'"),
         IndexValue::Reference { type_name, id } => format!("{type_name}/{id}"),
+        IndexValue::Within { id, .. } => format!("#{id}"),
         IndexValue::Uri(uri) => format!("<{uri}>"),
         IndexValue::Text(text) => format!("~{text}"),
         IndexValue::Date(i) => {

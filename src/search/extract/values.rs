@@ -200,7 +200,8 @@ fn references(shape: Shape, value: &Value, options: &Options, push: &mut impl Fn
             match parse_reference(text, &options.base) {
                 Some(Reference::Local { type_name, id, .. }) => push(Facet::Value, local(type_name, id)),
                 Some(Reference::Urn(text) | Reference::Absolute(text)) => push_some(uri(text), push),
-                Some(Reference::Contained(_) | Reference::Conditional { .. }) | None => {}
+                Some(Reference::Contained(id)) => push(Facet::Value, IndexValue::Within { id: id.into(), target: 0 }),
+                Some(Reference::Conditional { .. }) | None => {}
             }
         }
         // A resource that stands here itself (in a Bundle) is found by its own name.
@@ -295,8 +296,8 @@ pub(in crate::search) fn amount(value: Decimal, system: &str, code: &str) -> Opt
     if system != "http://unitsofmeasure.org" {
         return None;
     }
-    let measure = ucum::measure(code)?;
-    Some((measure.dimension.code(), decimal::to_f64(value.checked_mul(measure.factor)?)))
+    let scale = ucum::scale(code)?;
+    Some((scale.measure.dimension.code(), decimal::to_f64(scale.base(value)?)))
 }
 
 /// The least and the greatest of the samples, in the unit of the origin

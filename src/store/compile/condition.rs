@@ -11,8 +11,14 @@ use crate::store::{ParamId, TypeCode, system_key};
 impl Compiler<'_> {
     pub(super) fn tests(&mut self, param: ParamId, tests: &[Test], alias: &str) {
         self.sql.push(&format!("{alias}.param = "));
-        self.sql.literal(i64::from(param));
-        self.sql.push(" AND (");
+        self.number(param);
+        self.sql.push(" AND ");
+        self.any_of(tests, alias);
+    }
+
+    /// One of the tests holds for the row.
+    pub(super) fn any_of(&mut self, tests: &[Test], alias: &str) {
+        self.sql.push("(");
         let mut first = true;
         for test in tests {
             if !first {

@@ -32,6 +32,9 @@ impl Compiler<'_> {
     /// `SELECT key FROM`, with the columns that a scope decides by if `whole`.
     fn select(&mut self, alias: &str, whole: bool) {
         self.sql.push(&format!("SELECT {alias}.key"));
+        if self.placed {
+            self.sql.push(&format!(", {alias}.shift"));
+        }
         if whole {
             self.sql.push(&format!(", {alias}.owner, {alias}.patient"));
         }
@@ -64,6 +67,12 @@ impl Compiler<'_> {
         self.drive(filter, &alias, false);
     }
 
+    /// All resources of the type, whoever may see them.
+    pub(super) fn all_of_type(&mut self) {
+        let alias = self.alias("d");
+        self.scan(&alias, false);
+    }
+
     /// A select from the filter's own index, whoever may see the rows; whether they are rows of `resource`.
     fn drive(&mut self, filter: &Filter, alias: &str, whole: bool) -> bool {
         match filter {
@@ -87,12 +96,9 @@ impl Compiler<'_> {
             }
             Filter::Chain { param, targets } => {
                 self.select(alias, whole);
-                self.sql.push(&format!("reference {alias} WHERE {alias}.param = "));
-                self.sql.literal(i64::from(*param));
-                self.sql.push(&format!(" AND {alias}.target IN ("));
-                self.targets(targets);
-                self.sql.push(") AND ");
-                holds(self.sql, alias, self.seen);
+                self.sql.push("(");
+                self.chain_rows(*param, targets);
+                self.sql.push(&format!(") {alias} WHERE 1 = 1"));
                 false
             }
             Filter::Any(filters) if !filters.is_empty() => {
@@ -105,6 +111,13 @@ impl Compiler<'_> {
                     let inner = self.alias("d");
                     self.drive(filter, &inner, true);
                 }
+                self.sql.push(&format!(") {alias} WHERE 1 = 1"));
+                false
+            }
+            Filter::Contained { type_code, filters } => {
+                self.select(alias, whole);
+                self.sql.push("(");
+                self.contained(*type_code, filters);
                 self.sql.push(&format!(") {alias} WHERE 1 = 1"));
                 false
             }
@@ -129,8 +142,8 @@ impl Compiler<'_> {
     /// A whole search inside another, in the same scope and at the same moment.
     pub(super) fn nested(&mut self, type_code: TypeCode, filters: &[Filter]) {
         let query = Query { type_code, filters: filters.to_vec(), scope: self.query.scope.clone(), sort: Vec::new() };
-        let mut inner =
-            Compiler { sql: self.sql, query: &query, seen: self.seen, plan: Plan::default(), late: false, aliases: self.aliases };
+        let entered = self.entered || self.inside.is_some();
+        let mut inner = Compiler { entered, aliases: self.aliases, ..Compiler::new(self.sql, &query, self.seen, Plan::default()) };
         inner.matches();
         self.aliases = inner.aliases;
     }
@@ -184,6 +197,7 @@ pub(super) fn rank(filter: &Filter) -> Option<u8> {
             Test::Token { .. } | Test::StringContains(_) | Test::StringEnds(_) | Test::Near { .. } | Test::NoneOf(_) => 10,
         }),
         Filter::Chain { .. } => Some(6),
+        Filter::Contained { .. } => Some(1),
         Filter::Any(filters) if !filters.is_empty() => filters.iter().map(rank).max_by_key(|rank| rank.unwrap_or(u8::MAX))?,
         _ => None,
     }

@@ -8,47 +8,54 @@
 //! go nowhere else, looks at all rows. Values are always bound; the text is written here and holds nothing of a request.
 
 mod condition;
+mod contained;
 mod drive;
 mod page;
 mod plan;
 mod probe;
 mod scope;
+mod sorted;
 mod walk;
 
 pub use plan::{COUNTED, Choice, Plan, choose, is_dense, row_counts, rows, sample};
 pub use scope::{named_condition, scope_condition, version_condition};
+pub use sorted::{WALK_FROM, is_walkable, rows_up_to, sorted, tail};
 
+use super::TypeCode;
 use super::query::*;
 use super::sql::{Dialect, Sql};
 
 /// How rows of the past are seen: `None` is now.
 type Seen<'a> = Option<&'a Snapshot>;
 
-/// `SELECT key, s1, s2 … ` of one page, `limit` rows at most, with so many sort values.
-pub fn page(dialect: Dialect, query: &Query, cursor: Option<&Cursor>, limit: u32, plan: Plan) -> (Sql, usize) {
-    let seen = cursor.map(|cursor| &cursor.snapshot);
+/// `SELECT key, s1, s2 … ` of one page, `limit` rows at most, of what `seen` saw and after `cursor`, with so many sort values.
+pub fn page(dialect: Dialect, query: &Query, seen: Seen, cursor: Option<&Cursor>, limit: u32, plan: Plan) -> (Sql, usize) {
     let mut sql = Sql::new(dialect);
     // A page that was begun in the order of keys goes on so.
     let ordered = walk::ordering(query).is_some() || query.sort.is_empty() && page::by_update(query, true).is_some();
     let walks = plan.walks && ordered && cursor.is_none_or(|cursor| cursor.after.len() == 1);
-    let mut compiler = Compiler { sql: &mut sql, query, seen, plan: Plan { walks, ..plan }, late: false, aliases: 0 };
-    compiler.page(cursor, limit);
+    Compiler::new(&mut sql, query, seen, Plan { walks, ..plan }).page(cursor, limit);
     (sql, if walks { 1 } else { query.sort.len() })
 }
 
 /// `SELECT count(*)`.
 pub fn count(dialect: Dialect, query: &Query, seen: Seen, plan: Plan) -> Sql {
     let mut sql = Sql::new(dialect);
-    sql.push("SELECT count(DISTINCT m.key) AS n FROM (");
-    Compiler { sql: &mut sql, query, seen, plan, late: false, aliases: 0 }.matches();
-    sql.push(") m");
+    let placed = is_placed(query);
+    sql.push(if placed {
+        "SELECT count(*) AS n FROM (SELECT DISTINCT m.key, m.shift FROM ("
+    } else {
+        "SELECT count(DISTINCT m.key) AS n FROM ("
+    });
+    Compiler::new(&mut sql, query, seen, plan).matches();
+    sql.push(if placed { ") m) c" } else { ") m" });
     sql
 }
 
 /// `SELECT key` of every match, unordered and perhaps repeated.
 pub fn keys(dialect: Dialect, query: &Query) -> Sql {
     let mut sql = Sql::new(dialect);
-    Compiler { sql: &mut sql, query, seen: None, plan: Plan::default(), late: false, aliases: 0 }.matches();
+    Compiler::new(&mut sql, query, None, Plan::default()).matches();
     sql
 }
 
@@ -88,6 +95,20 @@ pub fn holds(sql: &mut Sql, alias: &str, seen: Seen) {
     }
 }
 
+/// Whether the matches are contained resources, each by itself.
+fn is_placed(query: &Query) -> bool {
+    let contained = query.filters.iter().any(|filter| matches!(filter, Filter::Contained { .. }));
+    contained && query.sort.iter().any(|key| key.by == SortBy::Contained)
+}
+
+/// A contained resource whose rows are probed.
+#[derive(Clone, Debug)]
+struct Inside {
+    /// How far the numbers of its parameters are from those of its type, as SQL.
+    shift: String,
+    type_code: TypeCode,
+}
+
 struct Compiler<'a> {
     sql: &'a mut Sql,
     query: &'a Query,
@@ -95,10 +116,20 @@ struct Compiler<'a> {
     plan: Plan,
     /// The rows of the filter that drives are given with what the scope needs, which decides on them afterwards.
     late: bool,
+    /// The matches are contained resources: each is given with how far its parameters' numbers are from those of its type.
+    placed: bool,
+    /// The conditions are on one contained resource.
+    inside: Option<Inside>,
+    /// They are on what a contained resource refers to: no way leads into another one.
+    entered: bool,
     aliases: usize,
 }
 
-impl Compiler<'_> {
+impl<'a> Compiler<'a> {
+    fn new(sql: &'a mut Sql, query: &'a Query, seen: Seen<'a>, plan: Plan) -> Self {
+        Compiler { sql, query, seen, plan, late: false, placed: is_placed(query), inside: None, entered: false, aliases: 0 }
+    }
+
     fn alias(&mut self, letter: &str) -> String {
         self.aliases += 1;
         format!("{letter}{}", self.aliases)

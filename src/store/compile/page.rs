@@ -4,6 +4,7 @@ use super::condition::instant_test;
 use super::drive::is_in_order;
 use super::walk::ordering;
 use super::{Compiler, holds, named_condition, scope_condition, version_condition, visible};
+use crate::store::index::place_of_shift;
 use crate::store::query::*;
 use crate::store::sql::Dialect;
 
@@ -172,12 +173,16 @@ impl Compiler<'_> {
             && let (table, column, false) = sort_column(*kind)
         {
             let aggregate = if key.descending { "max" } else { "min" };
-            self.sql.push(&format!(" LEFT JOIN (SELECT x.key, {aggregate}(x.{column}) AS v FROM {table} x WHERE x.param = "));
-            self.sql.literal(i64::from(*param));
+            let (each, same) = match self.placed {
+                true => (", x.param", format!(" AND g{place}.param = m.shift + {param}")),
+                false => ("", String::new()),
+            };
+            self.sql.push(&format!(" LEFT JOIN (SELECT x.key{each}, {aggregate}(x.{column}) AS v FROM {table} x WHERE "));
+            self.anywhere(*param, "x", self.placed);
             self.sql.push(" AND ");
             // Only those of matches are used, on which the scope decides there.
             holds(self.sql, "x", self.seen);
-            self.sql.push(&format!(" GROUP BY x.key) g{place} ON g{place}.key = m.key"));
+            self.sql.push(&format!(" GROUP BY x.key{each}) g{place} ON g{place}.key = m.key{same}"));
         }
     }
 
@@ -186,6 +191,12 @@ impl Compiler<'_> {
         match &key.by {
             SortBy::Id => {
                 self.sql.push("(SELECT r.id FROM resource r WHERE r.key = m.key)");
+            }
+            SortBy::Contained if self.placed => {
+                self.sql.push(&place_of_shift("m.shift"));
+            }
+            SortBy::Contained => {
+                self.sql.push("CAST(0 AS BIGINT)");
             }
             SortBy::LastUpdated => match self.seen {
                 None => {
@@ -207,7 +218,7 @@ impl Compiler<'_> {
                 self.sql.push(&format!(
                     "(SELECT {aggregate}(t.id) FROM reference o JOIN resource t ON t.key = o.target WHERE o.key = m.key AND o.param = "
                 ));
-                self.sql.literal(i64::from(*param));
+                self.match_number(*param);
                 self.sql.push(" AND ");
                 holds(self.sql, "o", self.seen);
                 self.sql.push(")");
@@ -218,7 +229,7 @@ impl Compiler<'_> {
                 self.sql.push(&format!(
                     "(SELECT {aggregate}({alias}.{column}) FROM {table} {alias} WHERE {alias}.key = m.key AND {alias}.param = "
                 ));
-                self.sql.literal(i64::from(*param));
+                self.match_number(*param);
                 self.sql.push(" AND ");
                 holds(self.sql, &alias, self.seen);
                 self.sql.push(")");

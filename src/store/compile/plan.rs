@@ -79,7 +79,7 @@ pub fn row_counts(dialect: Dialect, query: &Query, seen: Seen) -> Option<Sql> {
 }
 
 fn compiler<'a>(sql: &'a mut Sql, query: &'a Query, seen: Seen<'a>) -> Compiler<'a> {
-    Compiler { sql, query, seen, plan: Plan::default(), late: false, aliases: 0 }
+    Compiler { placed: false, ..Compiler::new(sql, query, seen, Plan::default()) }
 }
 
 impl Compiler<'_> {

@@ -1,7 +1,7 @@
 //! Filters as conditions on a row that another filter found.
 
 use super::condition::{instant_test, test_table};
-use super::{Compiler, holds, scope_condition, version_condition};
+use super::{Compiler, Inside, holds, scope_condition, version_condition};
 use crate::store::query::*;
 use crate::store::sql::Dialect;
 use crate::store::{ParamId, TypeCode};
@@ -14,6 +14,9 @@ impl Compiler<'_> {
                 self.sql.push("1 = 0");
             }
             Filter::Id(ids) => {
+                if let Some(Inside { type_code, .. }) = self.inside {
+                    return self.id_within(type_code, ids, outer);
+                }
                 self.sql.push(&format!("{outer}.key IN (SELECT r.key FROM resource r WHERE r.type = "));
                 self.sql.literal(i64::from(self.query.type_code));
                 self.sql.push(" AND r.id IN (");
@@ -51,10 +54,10 @@ impl Compiler<'_> {
                     if by_key {
                         self.sql
                             .push(&format!("EXISTS (SELECT 1 FROM {table} {alias} WHERE {alias}.key = {outer}.key AND {alias}.param = "));
+                        self.number(*param);
                     } else {
-                        self.sql.push(&format!("{outer}.key IN (SELECT {alias}.key FROM {table} {alias} WHERE {alias}.param = "));
+                        self.in_set(*param, table, &alias, outer);
                     }
-                    self.sql.literal(i64::from(*param));
                     self.sql.push(" AND ");
                     holds(self.sql, &alias, self.seen);
                     if by_key {
@@ -64,18 +67,29 @@ impl Compiler<'_> {
                 }
                 self.sql.push(if places.is_empty() { "1 = 0)" } else { ")" });
             }
-            Filter::Chain { param, targets } if self.plan.by_row && follows(filter) => self.chain_of_row(*param, targets, outer),
+            // Nothing refers to a contained resource but what is in the same container.
+            Filter::Has { .. } if self.inside.is_some() => {
+                self.sql.push("1 = 0");
+            }
+            Filter::Chain { param, targets } if self.plan.by_row && self.inside.is_none() && follows(filter) => {
+                self.chain_of_row(*param, targets, outer);
+            }
             Filter::Has { source, param, filters } if self.plan.by_row && follows(filter) => {
                 self.sources_of_row(*source, *param, filters, outer);
             }
             Filter::Chain { param, targets } => {
                 let alias = self.alias("x");
                 self.sql.push(&format!("EXISTS (SELECT 1 FROM reference {alias} WHERE {alias}.key = {outer}.key AND {alias}.param = "));
-                self.sql.literal(i64::from(*param));
+                self.number(*param);
                 self.sql.push(" AND ");
                 holds(self.sql, &alias, self.seen);
-                self.sql.push(&format!(" AND {alias}.target IN ("));
+                self.sql.push(&format!(" AND ({alias}.target IN ("));
                 self.targets(targets);
+                self.sql.push(")");
+                if !self.entered && self.inside.is_none() {
+                    self.sql.push(" OR ");
+                    self.leads_within(targets, &alias);
+                }
                 self.sql.push(")");
                 self.for_each_row();
                 self.sql.push(")");
@@ -90,6 +104,22 @@ impl Compiler<'_> {
                 self.sql.push(&format!(" AND {alias}.key IN ("));
                 self.nested(*source, filters);
                 self.sql.push("))");
+            }
+            Filter::Contained { type_code, filters } => {
+                let alias = self.alias("x");
+                self.sql.push(&format!("{outer}.key IN (SELECT {alias}.key FROM ("));
+                self.contained(*type_code, filters);
+                self.sql.push(&format!(") {alias})"));
+            }
+            Filter::OfType(types) => {
+                let alias = self.alias("r");
+                self.sql.push(&format!("EXISTS (SELECT 1 FROM resource {alias} WHERE {alias}.key = {outer}.key AND {alias}.type IN (-1"));
+                for type_code in types {
+                    self.sql.push(", ").literal(i64::from(*type_code));
+                }
+                self.sql.push(")");
+                self.for_each_row();
+                self.sql.push(")");
             }
             Filter::Any(filters) => self.probe_each(filters, outer, " OR ", "1 = 0"),
             Filter::All(filters) => self.probe_each(filters, outer, " AND ", "1 = 1"),
@@ -113,16 +143,18 @@ impl Compiler<'_> {
     }
 
     /// By the row's key where an index leads there, else as a set computed once.
-    fn param_probe(&mut self, param: ParamId, tests: &[Test], outer: &str) {
+    pub(super) fn param_probe(&mut self, param: ParamId, tests: &[Test], outer: &str) {
         let table = tests.first().map_or("token", test_table);
         let alias = self.alias("x");
         let by_key = tests.iter().all(probed_by_key);
         if by_key {
             self.sql.push(&format!("EXISTS (SELECT 1 FROM {table} {alias} WHERE {alias}.key = {outer}.key AND "));
+            self.tests(param, tests, &alias);
         } else {
-            self.sql.push(&format!("{outer}.key IN (SELECT {alias}.key FROM {table} {alias} WHERE "));
+            self.in_set(param, table, &alias, outer);
+            self.sql.push(" AND ");
+            self.any_of(tests, &alias);
         }
-        self.tests(param, tests, &alias);
         self.sql.push(" AND ");
         holds(self.sql, &alias, self.seen);
         if by_key {
@@ -157,7 +189,18 @@ impl Compiler<'_> {
             self.for_each_row();
             self.sql.push(")");
         }
-        self.sql.push(if targets.is_empty() { "1 = 0)" } else { ")" });
+        if !self.entered {
+            let x = self.alias("x");
+            self.sql.push(if targets.is_empty() { "" } else { " OR " });
+            self.sql.push(&format!("EXISTS (SELECT 1 FROM reference {x} WHERE {x}.key = {outer}.key AND {x}.param = "));
+            self.sql.literal(i64::from(param)).push(" AND ");
+            holds(self.sql, &x, self.seen);
+            self.sql.push(" AND ");
+            self.leads_within(targets, &x);
+            self.for_each_row();
+            self.sql.push(")");
+        }
+        self.sql.push(if targets.is_empty() && self.entered { "1 = 0)" } else { ")" });
     }
 
     /// Whether a resource that refers to `outer` satisfies the filters, from the row on.
@@ -175,7 +218,8 @@ impl Compiler<'_> {
     /// ` AND` the filters on a row of another type.
     fn within(&mut self, type_code: TypeCode, filters: &[Filter], row: &str) {
         let query = Query { type_code, filters: Vec::new(), scope: self.query.scope.clone(), sort: Vec::new() };
-        let mut inner = Compiler { sql: self.sql, query: &query, seen: self.seen, plan: self.plan, late: false, aliases: self.aliases };
+        let (entered, aliases, plan) = (self.entered, self.aliases, self.plan);
+        let mut inner = Compiler { entered, aliases, ..Compiler::new(self.sql, &query, self.seen, plan) };
         for filter in filters {
             inner.sql.push(" AND ");
             inner.probe(filter, row);

@@ -5,6 +5,7 @@
 use super::condition::{Audience, Rows, bound, current, default, speaks};
 use super::{Requester, Test};
 use crate::fhir::time::Micros;
+use crate::store::index::own_row;
 use crate::store::sql::Sql;
 
 /// Whether the lowest of the rules that stand shows the row.
@@ -82,8 +83,10 @@ fn matches(sql: &mut Sql, rule: &str, audience: Audience, alias: &str, rows: Row
     sql.push(&format!(" WHEN {} THEN {traits}.high = {traits}.low OR ({traits}.low < k.high AND {traits}.high > k.low)", Test::TOUCHES));
     sql.push(&format!(" WHEN {} THEN k.value = {alias}.key", Test::INSTANCE));
     sql.push(&format!(
-        " WHEN {} THEN EXISTS (SELECT 1 FROM reference x WHERE x.key = k.value AND x.target = {alias}.key AND x.until = 0)",
-        Test::AROUND
+        " WHEN {} THEN EXISTS (SELECT 1 FROM reference x WHERE x.key = k.value AND x.target = {alias}.key AND x.until = 0{})",
+        Test::AROUND,
+        // What it contains may refer to anything.
+        own_row("x")
     ));
     let refers = format!("EXISTS (SELECT 1 FROM reference x WHERE x.key = {alias}.key AND x.target = k.value AND x.until = 0)");
     sql.push(&format!(" WHEN {} THEN ", Test::REFERS));

@@ -3,7 +3,7 @@
 /// How many worlds it takes until every shape was asked once.
 const SHARES: usize = 6;
 
-const SHAPES: [&str; 85] = [
+const SHAPES: [&str; 96] = [
     "Observation?_count=100&_total=accurate",
     "Observation?_summary=count",
     "Observation?_count=0&_total=accurate",
@@ -89,16 +89,28 @@ const SHAPES: [&str; 85] = [
     "Practitioner?_has:Observation:performer:code=a",
     "Organization?_has:Provenance:agent:recorded=ge2020",
     "Organization?_revinclude=Provenance:agent&_count=100",
+    "?_type=Patient,Observation,Encounter,Condition&_total=accurate&_count=100",
+    "?_type=Observation,Condition&code=a&_sort=-_id&_summary=count",
+    "?_type=Observation,Condition,MedicationRequest&subject:Patient.family=mushi&_sort=_id&_count=100",
+    "?_id=@p0,@p1,@c0,@c3,@l&_total=accurate",
+    "?_list=@l&_include=List:item",
+    "?_has:Observation:subject:code=a&_total=accurate",
+    "Practitioner?_contained=true&_total=accurate&_count=100",
+    "Practitioner?_contained=both&_containedType=contained&name=daktari&_count=100",
+    "Practitioner?_contained=true&_summary=count",
+    "Condition?asserter:Practitioner.name=daktari&_total=accurate&_count=100",
+    "?_type=Patient,Group,List,Appointment&_security:not=HIV&_revinclude=Observation:subject&_count=100",
 ];
 
 /// Walked page by page.
-const WALKS: [&str; 6] = [
+const WALKS: [&str; 7] = [
     "Observation?_count=1&_sort=date,_id",
     "Condition?_count=1",
     "MedicationRequest?_count=2&_sort=-authoredon,-_id&_total=accurate",
     "Observation?_count=2&_sort=-_id",
     "Observation?code=a&_count=1&_include=Observation:encounter",
     "Encounter?_count=1&_sort=-date,_id&_revinclude=Observation:encounter",
+    "?_type=Patient,Observation,Condition,Encounter&_count=3&_sort=_id&_total=accurate",
 ];
 
 /// The share of them that this world is asked, each time the same.

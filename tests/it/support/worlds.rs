@@ -170,8 +170,15 @@ pub fn clinical(choices: &mut Choices, world: &str, n: usize, patients: usize) -
             }
             body
         }
-        1 => json!({ "resourceType": "Condition", "id": id, "code": main, "subject": subject, "encounter": encounter,
-            "onsetDateTime": choices.one(&DATES) }),
+        1 => {
+            let mut body = json!({ "resourceType": "Condition", "id": id, "code": main, "subject": subject, "encounter": encounter,
+                "onsetDateTime": choices.one(&DATES) });
+            if choices.once_in(3) {
+                body["contained"] = json!([{ "resourceType": "Practitioner", "id": "d", "name": [{ "family": "Daktari" }] }]);
+                body["asserter"] = json!({ "reference": "#d" });
+            }
+            body
+        }
         _ => {
             json!({ "resourceType": "MedicationRequest", "id": id, "status": "active", "intent": "order", "medicationCodeableConcept": main,
             "subject": subject, "encounter": encounter, "authoredOn": choices.one(&DATES),
