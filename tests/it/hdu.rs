@@ -271,7 +271,7 @@ both_databases!(
         let said = |set: u64| results.iter().find(|result| result["obxSetId"] == set).map(|result| (&result["result"], &result["unit"]));
         assert_eq!(said(2), Some((&json!("high"), &json!("mg/dL"))), "{report}");
         assert_eq!(said(3), Some((&json!("<5.0"), &json!("mg/dL"))), "{report}");
-        let (_, below) = server.get("/fhir/Observation?value-quantity=lt5|http://unitsofmeasure.org|mg/dL").await;
+        let (_, below) = server.get("/fhir/Observation?value-quantity=5.0|http://unitsofmeasure.org|mg/dL").await;
         let quantity = &below["entry"][0]["resource"]["valueQuantity"];
         assert_eq!((&quantity["comparator"], &below["total"]), (&json!("<"), &json!(1)), "{below}");
         for nothing in ["?facility=000000-0", "?specimenId=S-9", "?specimenId=S-1,S-2", "?facility=109601-5&specimenId=S%7C1"] {

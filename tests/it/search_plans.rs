@@ -25,7 +25,7 @@ fn patient(n: usize) -> Value {
 fn observation(n: usize, second: bool) -> Value {
     json!({
         "resourceType": "Observation", "id": format!("o{n}{}", if second { "b" } else { "" }), "status": "final",
-        "code": { "coding": [{ "system": "urn:c", "code": if (n % 3 == 0) != second { "a" } else { "b" } }] },
+        "code": { "coding": [{ "system": "urn:c", "code": if n.is_multiple_of(3) != second { "a" } else { "b" } }] },
         "subject": { "reference": format!("Patient/p{n}") }, "encounter": { "reference": format!("Encounter/e{n}") },
         "valueQuantity": { "value": n % 20, "unit": "mg", "system": "http://unitsofmeasure.org", "code": "mg" },
     })
@@ -71,11 +71,11 @@ both_databases!(
     async fn whatever_is_rare_or_frequent_every_page_comes_once(db: &TestDb) {
         let server = TestServer::open(db).await;
         load(&server).await;
-        let woman = |n: usize| n % 2 == 0;
+        let woman = |n: usize| n.is_multiple_of(2);
         let has = |n: usize, code: &str| {
-            [false, true].iter().any(|second| (n % 4 == 0 || !second) && observation(n, *second)["code"]["coding"][0]["code"] == code)
+            [false, true].iter().any(|second| (n.is_multiple_of(4) || !second) && observation(n, *second)["code"]["coding"][0]["code"] == code)
         };
-        let family = |n: usize, digit: usize| n % 7 == digit || n % 3 == 0 && (n + 3) % 7 == digit;
+        let family = |n: usize, digit: usize| n % 7 == digit || n.is_multiple_of(3) && (n + 3) % 7 == digit;
         let people =
             |keep: &dyn Fn(usize) -> bool| -> BTreeSet<String> { (0..PEOPLE).filter(|n| keep(*n)).map(|n| format!("p{n}")).collect() };
         let observations = |keep: &dyn Fn(usize, &Value) -> bool| -> BTreeSet<String> {

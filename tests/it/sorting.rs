@@ -24,9 +24,9 @@ fn next(bundle: &Value) -> Option<String> {
 
 /// The `n`th Patient: some have several names, some the same name twice, some dates are of a year, and each may be missing.
 fn patient(n: usize) -> Value {
-    let mut patient = json!({ "resourceType": "Patient", "id": format!("p{n:05}"), "active": n % 3 > 0 });
+    let mut patient = json!({ "resourceType": "Patient", "id": format!("p{n:05}"), "active": !n.is_multiple_of(3) });
     let name = |k: usize| json!({ "family": format!("F{:03}", (n * 7 + k * 31) % 211), "given": [format!("g{}", n % 5)] });
-    if n % 11 > 0 {
+    if !n.is_multiple_of(11) {
         patient["name"] = (0..1 + n % 3).map(|k| name(k % 2)).collect();
     }
     match n % 6 {
@@ -34,7 +34,7 @@ fn patient(n: usize) -> Value {
         1 => patient["birthDate"] = json!(format!("{}", 1930 + n % 70)),
         _ => patient["birthDate"] = json!(format!("{}-{:02}-{:02}", 1930 + n % 70, 1 + n % 12, 1 + n % 28)),
     }
-    let gender = if n % 4 > 0 { "female" } else { "male" };
+    let gender = if !n.is_multiple_of(4) { "female" } else { "male" };
     patient["gender"] = json!(gender);
     patient
 }
