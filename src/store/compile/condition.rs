@@ -287,7 +287,7 @@ fn starts_with(sql: &mut Sql, column: &str, prefix: &str) {
 }
 
 /// How what is below a uri begins.
-pub(super) fn below(uri: &str) -> Vec<String> {
+fn below(uri: &str) -> Vec<String> {
     match uri.contains('|') {
         true => vec![format!("{uri}.")],
         false => ["/", "|"].map(|separator| format!("{}{separator}", uri.trim_end_matches('/'))).to_vec(),

@@ -149,7 +149,10 @@ impl Compiler<'_> {
         let by_key = tests.iter().all(probed_by_key);
         if by_key {
             self.sql.push(&format!("EXISTS (SELECT 1 FROM {table} {alias} WHERE {alias}.key = {outer}.key AND "));
-            self.tests(param, tests, &alias);
+            match table {
+                "date" | "string" | "number" | "quantity" => self.tests_of_key(param, tests, &alias),
+                _ => self.tests(param, tests, &alias),
+            }
         } else {
             self.in_set(param, table, &alias, outer);
             self.sql.push(" AND ");

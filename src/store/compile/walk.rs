@@ -46,11 +46,11 @@ pub(super) fn ordering(query: &Query) -> Option<(usize, &'static str)> {
     fits.then_some((place, column))
 }
 
-/// The column that a range is over; `None` for what is no range, or is not one stretch of its index.
+/// The column that a range is over; `None` for what is no range, is not one stretch of its index, or has no index by resource to tell
+/// whether a resource came before.
 fn column(test: &Test) -> Option<&'static str> {
     match test {
         Test::StringStarts(_) | Test::StringIs(_) | Test::StringExact(_) | Test::StringContains(_) | Test::StringEnds(_) => Some("folded"),
-        Test::TextStarts(_) | Test::UriBelow(_) | Test::Canonical(_) => Some("uri"),
         Test::Date { op, .. } if *op != DateOp::Ne => Some("low"),
         Test::Number { op, .. } if *op != NumberOp::Ne => Some("value"),
         // Those of one unit: the values of different units are in no order.
@@ -202,14 +202,12 @@ impl Compiler<'_> {
 
     /// [`Compiler::tests`] on the rows of one resource, which an index by resource leads to. SQLite would rather read a range of the
     /// values and look for the resource there.
-    fn tests_of_key(&mut self, param: ParamId, tests: &[Test], alias: &str) {
-        self.sql.push(&format!("{alias}.param = ")).literal(i64::from(param)).push(" AND (1 = 0");
+    pub(super) fn tests_of_key(&mut self, param: ParamId, tests: &[Test], alias: &str) {
+        self.sql.push(&format!("{alias}.param = "));
+        self.number(param);
+        self.sql.push(" AND ");
         let checked = self.checked(alias);
-        for test in tests {
-            self.sql.push(" OR ");
-            self.test(test, &checked);
-        }
-        self.sql.push(")");
+        self.any_of(tests, &checked);
     }
 
     /// The alias as it is written where a condition is not to choose an index.
@@ -273,19 +271,9 @@ fn range<'a>(test: &'a Test, all: &mut Vec<Stretch<'a>>) {
     let exactly = |text: &str| vec![(">=", Arg::Text(text.to_owned())), ("<=", Arg::Text(text.to_owned()))];
     let mut add = |fixed: Vec<(&'static str, Fixed)>, bounds: Vec<(&'static str, Arg)>| all.push(Stretch { test, fixed, bounds });
     match test {
-        Test::StringStarts(folded) | Test::TextStarts(folded) => add(Vec::new(), begins_with(folded)),
+        Test::StringStarts(folded) => add(Vec::new(), begins_with(folded)),
         Test::StringIs(folded) => add(Vec::new(), exactly(folded)),
         Test::StringExact(text) => add(Vec::new(), exactly(&crate::fhir::text::fold(text))),
-        Test::Canonical(uri) => {
-            add(Vec::new(), exactly(uri));
-            add(Vec::new(), begins_with(&format!("{uri}|")));
-        }
-        Test::UriBelow(uri) => {
-            add(Vec::new(), exactly(uri));
-            for prefix in super::condition::below(uri) {
-                add(Vec::new(), begins_with(&prefix));
-            }
-        }
         Test::Date { op, interval } => {
             for wide in [0, 1] {
                 add(vec![("wide", Fixed::Value(Arg::Int(wide)))], date_bounds(*op, *interval, wide == 1));
