@@ -73,7 +73,9 @@ both_databases!(
         load(&server).await;
         let woman = |n: usize| n.is_multiple_of(2);
         let has = |n: usize, code: &str| {
-            [false, true].iter().any(|second| (n.is_multiple_of(4) || !second) && observation(n, *second)["code"]["coding"][0]["code"] == code)
+            [false, true]
+                .iter()
+                .any(|second| (n.is_multiple_of(4) || !second) && observation(n, *second)["code"]["coding"][0]["code"] == code)
         };
         let family = |n: usize, digit: usize| n % 7 == digit || n.is_multiple_of(3) && (n + 3) % 7 == digit;
         let people =
