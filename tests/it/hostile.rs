@@ -453,7 +453,8 @@ both_databases!(
             ("a patch that says no form", 415, server.request(Method::PATCH, "/fhir/Patient/a").body("[]")),
             ("a method made up", 405, server.request(Method::from_bytes(b"SMASH").unwrap(), "/fhir/Patient")),
             ("a delete of everything", 400, server.request(Method::DELETE, "/fhir/Patient")),
-            ("a method of the base", 405, server.request(Method::GET, "/fhir")),
+            ("a search of everything without a word", 400, server.request(Method::GET, "/fhir")),
+            ("a method of the base", 405, server.request(Method::PUT, "/fhir")),
         ] {
             server.refuses(what, status, request).await;
         }
