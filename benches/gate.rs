@@ -18,24 +18,22 @@
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+mod common;
 #[path = "gate/decision.rs"]
 mod decision;
 #[path = "gate/people.rs"]
 mod people;
-#[path = "../tests/it/support/postgres.rs"]
-mod postgres;
 
+use common::postgres::{Cluster, Durability};
+use common::servers::Running;
+use common::times::at;
 use jsonwebtoken::jwk::Jwk;
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use lango::access::clients::{self, Client};
-use lango::cli::Server;
-use lango::config::{AuditMode, AuthMode, Settings};
+use lango::config::{AuditMode, AuthMode};
 use lango::store::Store;
-use postgres::{Cluster, Durability};
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
-use tokio::net::TcpListener;
-use tokio::sync::oneshot;
 
 /// Times that each question is asked by each.
 const ROUNDS: usize = 1000;
@@ -81,12 +79,12 @@ async fn measure(database: &str, url: &str, people: usize, parts: Parts) {
     if parts.store || parts.explain {
         return decision::measure(database, url, &shapes(people), parts.explain).await;
     }
-    let open = Running::start(url, AuthMode::Open, AuditMode::Never).await;
-    let gated = Running::start(url, AuthMode::Smart, if parts.audit { AuditMode::Always } else { AuditMode::Never }).await;
+    let open = Running::start(url, AuthMode::Open, AuditMode::Never, false).await;
+    let gated = Running::start(url, AuthMode::Smart, if parts.audit { AuditMode::Always } else { AuditMode::Never }, false).await;
     for (name, path) in shapes(people) {
         let mut tokens = Vec::new();
         for (client, _) in ASKERS {
-            tokens.push(gated.token(client).await);
+            tokens.push(token(&gated, client).await);
         }
         let mut asked: Vec<(&Running, Option<&str>)> = vec![(&open, None)];
         asked.extend(tokens.iter().map(|token| (&gated, Some(token.as_str()))));
@@ -101,7 +99,7 @@ async fn measure(database: &str, url: &str, people: usize, parts: Parts) {
             for turn in 0..asked.len() {
                 let who = (round + turn) % asked.len();
                 let (server, token) = asked[who];
-                let (took, entries) = server.ask(&path, token).await;
+                let (took, entries) = ask(server, &path, token).await;
                 times[who].push(took);
                 found[who] = entries;
             }
@@ -119,11 +117,6 @@ async fn measure(database: &str, url: &str, people: usize, parts: Parts) {
     }
     open.stop().await;
     gated.stop().await;
-}
-
-/// In milliseconds.
-fn at(sorted: &[Duration], share: f64) -> f64 {
-    sorted[((sorted.len() - 1) as f64 * share) as usize].as_secs_f64() * 1e3
 }
 
 /// The questions of the search benchmark (`benches/server.rs`), and a count of something common.
@@ -155,7 +148,7 @@ fn key() -> EncodingKey {
 /// People and clients, unless an earlier run put them there.
 async fn fill(url: &str, people: usize) {
     // The first start of a server makes what lango ships.
-    Running::start(url, AuthMode::Open, AuditMode::Never).await.stop().await;
+    Running::start(url, AuthMode::Open, AuditMode::Never, false).await.stop().await;
     let store = Store::open(url).await.expect("the database opens");
     if clients::find(&store, "all").await.expect("the database answers").is_none() {
         people::load(&store, people).await;
@@ -170,70 +163,42 @@ async fn fill(url: &str, people: usize) {
     store.close().await;
 }
 
-struct Running {
-    base: String,
-    client: reqwest::Client,
-    stop: oneshot::Sender<()>,
-    serving: tokio::task::JoinHandle<anyhow::Result<()>>,
+/// How long the answer took, and how many it found: the entries, or the total of a count.
+async fn ask(server: &Running, path: &str, token: Option<&str>) -> (Duration, usize) {
+    let mut request = server.client.get(format!("{}{path}", server.base));
+    if let Some(token) = token {
+        request = request.bearer_auth(token);
+    }
+    let begun = Instant::now();
+    let response = request.send().await.expect("an answer");
+    let status = response.status();
+    let body = response.bytes().await.expect("a body");
+    let took = begun.elapsed();
+    assert!(status.is_success(), "{path}: {status}: {}", String::from_utf8_lossy(&body));
+    let bundle: Value = serde_json::from_slice(&body).expect("JSON");
+    let counted = bundle["total"].as_u64().filter(|_| bundle["entry"].is_null());
+    (took, counted.map_or_else(|| bundle["entry"].as_array().map_or(0, Vec::len), |total| total as usize))
 }
 
-impl Running {
-    async fn start(url: &str, auth: AuthMode, record: AuditMode) -> Running {
-        let mut settings = Settings { auth, database: url.parse().expect("a database URL"), ..Settings::default() };
-        settings.audit.record = record;
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-        let server = Server::prepare(settings, listener).await.expect("the server starts");
-        let base = format!("http://{}", server.address());
-        let (stop, stopped) = oneshot::channel::<()>();
-        let serving = tokio::spawn(server.serve(async move {
-            let _ = stopped.await;
-        }));
-        let client = reqwest::Client::builder().no_proxy().no_gzip().build().expect("a client");
-        Running { base, client, stop, serving }
-    }
-
-    async fn stop(self) {
-        drop(self.stop);
-        self.serving.await.expect("no panic").expect("a clean end");
-    }
-
-    /// How long the answer took, and how many it found: the entries, or the total of a count.
-    async fn ask(&self, path: &str, token: Option<&str>) -> (Duration, usize) {
-        let mut request = self.client.get(format!("{}{path}", self.base));
-        if let Some(token) = token {
-            request = request.bearer_auth(token);
-        }
-        let begun = Instant::now();
-        let response = request.send().await.expect("an answer");
-        let status = response.status();
-        let body = response.bytes().await.expect("a body");
-        let took = begun.elapsed();
-        assert!(status.is_success(), "{path}: {status}: {}", String::from_utf8_lossy(&body));
-        let bundle: Value = serde_json::from_slice(&body).expect("JSON");
-        let counted = bundle["total"].as_u64().filter(|_| bundle["entry"].is_null());
-        (took, counted.map_or_else(|| bundle["entry"].as_array().map_or(0, Vec::len), |total| total as usize))
-    }
-
-    /// A token for treatment.
-    async fn token(&self, id: &str) -> String {
-        let now = jiff::Timestamp::now().as_second();
-        let claims = json!({
-            "iss": id, "sub": id, "aud": format!("{}/auth/token", self.base), "exp": now + 240, "iat": now, "jti": uuid::Uuid::new_v4().to_string(),
-            "extensions": { "hl7-b2b": { "purpose_of_use": ["TREAT"] } },
-        });
-        let mut header = Header::new(Algorithm::ES384);
-        header.kid = Some("test".into());
-        let assertion = jsonwebtoken::encode(&header, &claims, &key()).expect("a signature");
-        let form = form_urlencoded::Serializer::new(String::new())
-            .extend_pairs([
-                ("grant_type", "client_credentials"),
-                ("client_assertion_type", "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"),
-                ("client_assertion", &assertion),
-            ])
-            .finish();
-        let request =
-            self.client.post(format!("{}/auth/token", self.base)).header("content-type", "application/x-www-form-urlencoded").body(form);
-        let answer: Value = request.send().await.expect("an answer").json().await.expect("JSON");
-        answer["access_token"].as_str().unwrap_or_else(|| panic!("a token: {answer}")).to_owned()
-    }
+/// A token for treatment.
+async fn token(server: &Running, id: &str) -> String {
+    let now = jiff::Timestamp::now().as_second();
+    let claims = json!({
+        "iss": id, "sub": id, "aud": format!("{}/auth/token", server.base), "exp": now + 240, "iat": now, "jti": uuid::Uuid::new_v4().to_string(),
+        "extensions": { "hl7-b2b": { "purpose_of_use": ["TREAT"] } },
+    });
+    let mut header = Header::new(Algorithm::ES384);
+    header.kid = Some("test".into());
+    let assertion = jsonwebtoken::encode(&header, &claims, &key()).expect("a signature");
+    let form = form_urlencoded::Serializer::new(String::new())
+        .extend_pairs([
+            ("grant_type", "client_credentials"),
+            ("client_assertion_type", "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"),
+            ("client_assertion", &assertion),
+        ])
+        .finish();
+    let request =
+        server.client.post(format!("{}/auth/token", server.base)).header("content-type", "application/x-www-form-urlencoded").body(form);
+    let answer: Value = request.send().await.expect("an answer").json().await.expect("JSON");
+    answer["access_token"].as_str().unwrap_or_else(|| panic!("a token: {answer}")).to_owned()
 }
