@@ -27,7 +27,7 @@ use crate::ingest::write::{Author, Policy, Writer};
 use crate::outbox::{Outbox, Outcome, Pulse};
 use crate::registry::{LINK_JOB, Registry};
 use crate::search::extract;
-use crate::search::own::OwnParams;
+use crate::search::own::{self, OwnParams};
 use crate::store::{Scope, Store, Stored, TypeCode};
 use crate::terminology::{self, Terminology};
 use crate::validate::{Profiles, Validator, package, structure};
@@ -302,6 +302,7 @@ impl App {
                 let url = resource.get("url").and_then(Value::as_str).unwrap_or_default();
                 tracing::warn!(url, "a resource of a package is not valid FHIR R4 and was left out");
             }
+            let usable: Vec<Value> = usable.into_iter().filter(is_searchable).collect();
             tracing::info!(path = %path.display(), resources = usable.len(), "read a package");
             for part in usable.chunks(LOAD_PAGE as usize) {
                 self.put_missing(part.iter().cloned())
@@ -322,6 +323,17 @@ impl App {
         load_definitions(store, &terminology, &Profiles::new(), None).await?;
         Ok(terminology)
     }
+}
+
+/// Whether this is no search parameter, or one that can be used here. One that defines a parameter of R4 again is none.
+fn is_searchable(resource: &Value) -> bool {
+    if resource.get("resourceType").and_then(Value::as_str) != Some("SearchParameter") {
+        return true;
+    }
+    let Err(error) = own::Definition::read(resource) else { return true };
+    let url = resource.get("url").and_then(Value::as_str).unwrap_or_default();
+    tracing::warn!(url, %error, "a search parameter of a package was left out");
+    false
 }
 
 /// Reads every terminology resource and profile into memory, or those that changed or were deleted since.

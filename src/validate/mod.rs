@@ -36,7 +36,8 @@ pub use profiles::Profiles;
 pub use report::MAX_ISSUES;
 pub use shipped::shipped_profiles;
 pub use structure::structure;
-pub use validator::{Level, NoProfile, Validator};
+pub use scope::Targets;
+pub use validator::{Checked, Level, NoProfile, Validator};
 
 #[cfg(test)]
 mod tests;
