@@ -275,7 +275,8 @@ mod tests {
         assert_eq!(kinds, [ParamKind::Token, ParamKind::String]);
         let other = composite(json!([part("individual-gender", "%resource.gender"), part("individual-family", "text")])).unwrap().unwrap();
         assert_ne!(good.digest, other.digest);
-        for bad in [json!([]), json!([family]), json!([family, part("nosuch", "family")]), json!([family, part("individual-family", "(")])] {
+        for bad in [json!([]), json!([family]), json!([family, part("nosuch", "family")]), json!([family, part("individual-family", "(")])]
+        {
             assert_eq!(composite(bad).unwrap_err().element, "component");
         }
     }

@@ -2,8 +2,8 @@
 //! (<https://hl7.org/fhir/R4/snomedct.html#implicit>; here they work for every code system that is loaded).
 
 use super::Loaded;
-use super::value_set::{Clause, Filter, ValueSet};
 use super::shelf::Header;
+use super::value_set::{Clause, Filter, ValueSet};
 use std::sync::Arc;
 
 const SNOMED: &str = "http://snomed.info/sct";

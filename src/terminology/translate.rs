@@ -133,7 +133,11 @@ impl Terminology {
                 let found = if request.reverse {
                     backwards(map, wanted, request)
                 } else {
-                    through(&loaded, map, &Wanted { system: wanted.system.as_deref(), code: &wanted.code, target, given: &request.dependencies })
+                    through(
+                        &loaded,
+                        map,
+                        &Wanted { system: wanted.system.as_deref(), code: &wanted.code, target, given: &request.dependencies },
+                    )
                 };
                 for one in found {
                     if !matches.contains(&one) {

@@ -34,9 +34,9 @@ pub use binding::Codes;
 pub use compile::{Profile, ProfileError};
 pub use profiles::Profiles;
 pub use report::MAX_ISSUES;
+pub use scope::Targets;
 pub use shipped::shipped_profiles;
 pub use structure::structure;
-pub use scope::Targets;
 pub use validator::{Checked, Level, NoProfile, Validator};
 
 #[cfg(test)]

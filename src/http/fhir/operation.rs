@@ -122,7 +122,9 @@ fn failure(error: TerminologyError) -> Failure {
     let status = match &error {
         NotLoaded { .. } | UnknownCode { .. } | UnknownOperation { .. } => StatusCode::NOT_FOUND,
         Missing { .. } | Invalid { .. } | Unknown { .. } | Ambiguous { .. } => StatusCode::BAD_REQUEST,
-        OtherVersion { .. } | NoContent { .. } | TooManyCodes { .. } | TooCostly | Nesting { .. } | Filter { .. } => StatusCode::UNPROCESSABLE_ENTITY,
+        OtherVersion { .. } | NoContent { .. } | TooManyCodes { .. } | TooCostly | Nesting { .. } | Filter { .. } => {
+            StatusCode::UNPROCESSABLE_ENTITY
+        }
     };
     Failure::new(status, error.issue())
 }

@@ -228,11 +228,11 @@ fn a_target_that_depends_on_something_else_is_left_out() {
         let arguments = Arguments::from_parameters(&json!({ "resourceType": "Parameters", "parameter": parameter })).unwrap();
         let answer = terminology.operate("ConceptMap", None, "translate", &arguments)?;
         let matches = answer["parameter"].as_array().unwrap().iter().filter(|one| one["name"] == "match");
-        Ok::<_, TerminologyError>(matches.map(|one| value(one, "concept").unwrap()["code"].as_str().unwrap().to_owned()).collect::<Vec<_>>())
+        Ok::<_, TerminologyError>(
+            matches.map(|one| value(one, "concept").unwrap()["code"].as_str().unwrap().to_owned()).collect::<Vec<_>>(),
+        )
     };
-    let given = |element: &str, concept: Value| {
-        json!([{ "name": "element", "valueUri": element }, { "name": "concept", "valueCodeableConcept": concept }])
-    };
+    let given = |element: &str, concept: Value| json!([{ "name": "element", "valueUri": element }, { "name": "concept", "valueCodeableConcept": concept }]);
     assert_eq!(codes(Vec::new()).unwrap(), ["T0", "T1", "T2"]);
     assert_eq!(codes(vec![given("urn:p", json!({ "coding": [{ "code": "v2" }] }))]).unwrap(), ["T0", "T2"]);
     assert_eq!(codes(vec![given("urn:p", json!({ "coding": [{ "system": "urn:s", "code": "v1" }] }))]).unwrap(), ["T0", "T1"]);

@@ -187,7 +187,8 @@ fn the_definition_comes_along_when_asked() {
 #[test]
 fn designations_are_chosen_by_language_or_use() {
     let mut animals = animals();
-    animals["concept"][1]["designation"] = json!([{ "use": { "system": "http://u", "code": "short" }, "value": "B" }, { "language": "fr", "value": "Oiseau" }]);
+    animals["concept"][1]["designation"] =
+        json!([{ "use": { "system": "http://u", "code": "short" }, "value": "B" }, { "language": "fr", "value": "Oiseau" }]);
     let terminology = holding(&[animals, value_set("it", json!({ "include": [{ "system": URL, "concept": [{ "code": "bird" }] }] }))]);
     let shown = |pairs: &[(&str, &str)]| {
         let answer = expand(&terminology, pairs).unwrap();

@@ -218,7 +218,10 @@ fn a_chain_of_profiles_asks_what_each_of_them_asks() {
     assert_eq!(alone, Err(NoProfile::Unusable(ProfileError::UnknownBase("urn:base".into()))));
     let mut looped = upper;
     looped["baseDefinition"] = json!("urn:p");
-    assert_eq!(validator(&[looped]).validate_against(&bare, &["urn:p".into()], &Targets::new()), Err(NoProfile::Unusable(ProfileError::BaseChain)));
+    assert_eq!(
+        validator(&[looped]).validate_against(&bare, &["urn:p".into()], &Targets::new()),
+        Err(NoProfile::Unusable(ProfileError::BaseChain))
+    );
 }
 
 #[test]
