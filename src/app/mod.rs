@@ -5,10 +5,12 @@
 //! the requests (deliveries, linking, other processes' changes of terminology) is [`App::background`].
 
 mod audit;
+mod gauges;
 mod measures;
 mod reindex;
 mod relabel;
 
+pub use gauges::{Gauges, Request};
 pub use reindex::{REINDEX_JOB, Reindex};
 
 use crate::access::{self, Caller};
@@ -63,6 +65,8 @@ pub struct App {
     pub submitter: Submitter,
     /// Beats while this process's outbox works.
     pub pulse: Pulse,
+    /// What is going on in this process.
+    pub gauges: Gauges,
     /// How often clients look persons up, and persons are looked up.
     pub lookups: Arc<Pace>,
     /// Facilities whose records stay with them.
@@ -120,6 +124,7 @@ impl App {
             registry,
             submitter,
             pulse: Pulse::default(),
+            gauges: Gauges::default(),
             lookups: Arc::default(),
             holders,
             dhis2: MetadataCache::default(),
@@ -302,10 +307,10 @@ impl App {
                 let url = resource.get("url").and_then(Value::as_str).unwrap_or_default();
                 tracing::warn!(url, "a resource of a package is not valid FHIR R4 and was left out");
             }
-            let usable: Vec<Value> = usable.into_iter().filter(is_searchable).collect();
             tracing::info!(path = %path.display(), resources = usable.len(), "read a package");
             for part in usable.chunks(LOAD_PAGE as usize) {
-                self.put_missing(part.iter().cloned())
+                let own = self.writer.options().own.load();
+                self.put_missing(part.iter().filter(|resource| is_searchable(&own, resource)).cloned())
                     .await
                     .with_context(|| format!("packages: {} could not be stored", path.display()))?;
             }
@@ -325,14 +330,18 @@ impl App {
     }
 }
 
-/// Whether this is no search parameter, or one that can be used here. One that defines a parameter of R4 again is none.
-fn is_searchable(resource: &Value) -> bool {
+/// Whether this is no search parameter, or one that can be used here: not one of R4's defined again, nor one whose code another has.
+fn is_searchable(own: &own::Own, resource: &Value) -> bool {
     if resource.get("resourceType").and_then(Value::as_str) != Some("SearchParameter") {
         return true;
     }
-    let Err(error) = own::Definition::read(resource) else { return true };
+    let why = match own::Definition::read(resource) {
+        Ok(definition) if definition.as_ref().is_none_or(|definition| own.taken(definition).is_none()) => return true,
+        Ok(_) => "another search parameter has its code".to_owned(),
+        Err(error) => error.to_string(),
+    };
     let url = resource.get("url").and_then(Value::as_str).unwrap_or_default();
-    tracing::warn!(url, %error, "a search parameter of a package was left out");
+    tracing::warn!(url, why, "a search parameter of a package was left out");
     false
 }
 

@@ -42,6 +42,8 @@ pub struct OwnParam {
     pub(super) expression: Expression,
     /// Of a composite: the parts of what the expression finds.
     pub(super) parts: Vec<(ParamKind, Expression)>,
+    /// The id of its SearchParameter.
+    defined_by: String,
 }
 
 impl OwnParams {
@@ -64,6 +66,14 @@ impl Own {
     /// The one with this name, ready or not.
     pub fn find(&self, type_code: TypeCode, code: &str) -> Option<&OwnParam> {
         self.of(type_code).iter().find(|own| own.param.code == code)
+    }
+}
+
+impl Own {
+    /// A type for which another SearchParameter defines the same code.
+    pub fn taken(&self, definition: &Definition) -> Option<TypeCode> {
+        let taken = |type_code: &&TypeCode| self.find(**type_code, &definition.code).is_some_and(|own| own.defined_by != definition.id);
+        definition.types.iter().find(taken).copied()
     }
 }
 
@@ -212,8 +222,9 @@ pub async fn refresh(store: &Store, own: &OwnParams) -> Result<Vec<Unindexed>, s
                 targets: definition.targets.clone(),
                 components: definition.components.iter().map(|(component, _)| component.clone()).collect(),
             };
+            let expression = definition.expression.clone();
             let parts = definition.components.iter().map(|(component, parsed)| (component.kind, parsed.clone())).collect();
-            let own = OwnParam { param, ready: number.ready, expression: definition.expression.clone(), parts };
+            let own = OwnParam { param, ready: number.ready, expression, parts, defined_by: definition.id.clone() };
             next.by_type.entry(*type_code).or_default().push(own);
         }
         if !number.ready {
