@@ -32,6 +32,7 @@ mod limits;
 mod lookup;
 mod maintain;
 mod measure;
+mod narrowing;
 mod non_interference;
 mod notices;
 mod patches;
