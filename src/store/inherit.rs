@@ -250,11 +250,19 @@ async fn relabel(
     changed: &[ResourceKey],
     unlisted: Vec<ResourceKey>,
 ) -> Result<(), sqlx::Error> {
-    let mut naming = Sql::new(connection.dialect());
-    naming.push("SELECT x.key FROM resource c JOIN reference x ON x.target = c.key WHERE x.until = 0 AND ");
-    hands_on(&mut naming);
-    naming.push(" AND c.key IN");
-    let naming = connection.rows_of::<(i64,)>(&naming.text, changed, "").await?;
+    // What nobody named before this has no row yet, and nobody to relabel.
+    let of_types = connection.rows_of::<(i64, i64)>("SELECT key, type FROM resource WHERE key IN", changed, "").await?;
+    let mut naming: Vec<(i64,)> = Vec::new();
+    for (type_code, params) in NAMES.iter().filter(|(_, params)| !params.is_empty()) {
+        let keys: Vec<i64> = of_types.iter().filter(|(_, of)| *of == i64::from(*type_code)).map(|(key, _)| *key).collect();
+        let mut sql = Sql::new(connection.dialect());
+        sql.push("SELECT key FROM reference WHERE until = 0 AND param IN (");
+        sql.join(params, ", ", |sql, param| {
+            sql.literal(i64::from(*param));
+        });
+        sql.push(") AND target IN");
+        naming.extend(connection.rows_of::<(i64,)>(&sql.text, &keys, "").await?);
+    }
     let listed = connection.rows_of::<(i64,)>("SELECT member FROM part WHERE container IN", changed, "").await?;
     let mut members: BTreeSet<i64> = naming.into_iter().chain(listed).map(|(key,)| key).chain(unlisted).collect();
     for row in batch.inserts.iter().chain(&batch.updates) {

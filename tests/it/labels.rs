@@ -173,8 +173,12 @@ both_databases!(
         but_hiv(&world).await;
         let coded = |id: &str, code: &str| json!({ "resourceType": "Medication", "id": id, "code": { "coding": [{ "system": "http://www.whocc.no/atc", "code": code }] } });
         let request = |type_name: &str, id: &str, medicine: &str| {
-            json!({ "resourceType": type_name, "id": id, "status": "active", "intent": "order", "subject": { "reference": "Patient/a" },
-                "medicationReference": { "reference": format!("Medication/{medicine}") } })
+            let mut request = json!({ "resourceType": type_name, "id": id, "status": "active", "subject": { "reference": "Patient/a" },
+                "medicationReference": { "reference": format!("Medication/{medicine}") } });
+            if type_name == "MedicationRequest" {
+                request["intent"] = json!("order");
+            }
+            request
         };
         let types = ["MedicationRequest", "MedicationStatement"];
         world.put(&world.holder, &coded("arv", "J05AF01")).await;
