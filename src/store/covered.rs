@@ -1,8 +1,8 @@
 //! Whom Consents cover, when persons are told apart again.
 
-use super::closing;
 use super::sql::{Dialect, Sql, bind_all};
 use super::{ParamId, ResourceKey, Store, TypeCode};
+use super::{closing, gate};
 use sqlx::AssertSqlSafe;
 use std::collections::BTreeSet;
 
@@ -34,6 +34,7 @@ impl Store {
     /// Takes away what these Consents permit of these Patients; what they deny stays.
     pub async fn uncover(&self, covers: &[Cover]) -> Result<(), sqlx::Error> {
         let patients: BTreeSet<ResourceKey> = covers.iter().map(|cover| cover.patient).collect();
+        let each: Vec<ResourceKey> = patients.iter().copied().collect();
         let statements = |dialect| {
             let removals = covers.iter().map(move |cover| {
                 let mut sql = Sql::new(dialect);
@@ -43,7 +44,8 @@ impl Store {
                     .int(cover.consent);
                 sql
             });
-            removals.chain(closing::note(dialect, &patients)).collect::<Vec<Sql>>()
+            let forgotten = gate::forget(dialect, &each).into_iter();
+            forgotten.chain(removals).chain(gate::conclude(dialect, &each)).chain(closing::note(dialect, &patients)).collect::<Vec<Sql>>()
         };
         let _turn = self.closing().await;
         match self {
