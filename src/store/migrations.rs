@@ -42,6 +42,12 @@ const ALL: &[(i64, &str, &str, &str)] = &[
     ),
     (61, "patched", include_str!("../../migrations/sqlite/0061_patched.sql"), include_str!("../../migrations/postgres/0061_patched.sql")),
     (62, "picked", include_str!("../../migrations/sqlite/0062_picked.sql"), include_str!("../../migrations/postgres/0062_picked.sql")),
+    (
+        110,
+        "spellings",
+        include_str!("../../migrations/sqlite/0110_spellings.sql"),
+        include_str!("../../migrations/postgres/0110_spellings.sql"),
+    ),
 ];
 
 pub fn migrator(dialect: Dialect) -> Migrator {
