@@ -51,6 +51,9 @@ pub fn count(dialect: Dialect, query: &Query, seen: Seen, plan: Plan) -> Sql {
     });
     Compiler::new(&mut sql, query, seen, plan).matches();
     sql.push(if placed { ") m) c" } else { ") m" });
+    let driver = plan.driver(query);
+    let equal = driver.and_then(|place| query.filters.get(place)).is_some_and(drive::is_in_order);
+    sql.one_plan = equal && driver.is_some_and(|place| probe::leaves_no_choice(query, place));
     sql
 }
 
@@ -62,9 +65,9 @@ pub fn keys(dialect: Dialect, query: &Query) -> Sql {
 }
 
 /// `SELECT id` of the first two matches.
-pub fn first_ids(dialect: Dialect, query: &Query) -> Sql {
+pub fn first_ids(dialect: Dialect, query: &Query, most: usize) -> Sql {
     let mut sql = keys(dialect, query);
-    sql.text = format!("SELECT id FROM resource WHERE key IN ({}) ORDER BY key LIMIT 2", sql.text);
+    sql.text = format!("SELECT id FROM resource WHERE key IN ({}) ORDER BY key LIMIT {most}", sql.text);
     sql
 }
 
