@@ -320,10 +320,9 @@ async fn locate(connection: &mut PgConnection, unit: &Unit) -> Result<(HashMap<N
     others.sort_unstable();
     let mut own: Vec<_> = own.into_iter().collect();
     own.sort_unstable();
-    // Who names an Encounter waits for whoever labels it, and the other way round; Encounters first, as those who label them do.
-    let encounter = definitions.type_code(inherit::ENCOUNTER);
-    let (encounters, others_still): (Vec<_>, Vec<_>) = others.iter().partition(|(code, _)| Some(*code) == encounter);
-    let mut identities = select(&mut *connection, &encounters, " ORDER BY r.key FOR KEY SHARE OF r").await?;
+    // Who names an Encounter, a medicine or a result waits for whoever labels it, and the other way round; these first, as those who label them do.
+    let (containers, others_still): (Vec<_>, Vec<_>) = others.iter().partition(|(code, _)| inherit::NAMES.contains_key(code));
+    let mut identities = select(&mut *connection, &containers, " ORDER BY r.key FOR KEY SHARE OF r").await?;
     identities.extend(select(&mut *connection, &own, " ORDER BY r.key FOR UPDATE OF r").await?);
     identities.extend(select(&mut *connection, &others_still, "").await?);
     let missing: Vec<_> = others.into_iter().filter(|(code, id)| !identities.contains_key(&(*code, Box::from(*id)) as &Name)).collect();
