@@ -54,7 +54,7 @@ pub fn extract(type_code: TypeCode, resource: &Value, options: &Options) -> Vec<
     let mut entries = extract_by(plan, resource, options);
     let own = options.own.load();
     for own in own.of(type_code) {
-        let general = General { param: own.param.id, kind: own.param.kind, expression: own.expression.clone(), parts: Vec::new() };
+        let general = General { param: own.param.id, kind: own.param.kind, expression: own.expression.clone(), parts: own.parts.clone() };
         evaluate(&general, resource, &Env::default(), options, &mut entries);
     }
     if !own.of(type_code).is_empty() {

@@ -1,9 +1,9 @@
 //! Whom Consents cover, when persons are told apart again.
 
 use super::api::VERSION;
-use super::closing;
 use super::sql::{Dialect, Sql, bind_all};
 use super::{ParamId, ResourceKey, Store, Stored, TypeCode};
+use super::{closing, gate};
 use crate::fhir::time::Micros;
 use sqlx::AssertSqlSafe;
 use std::collections::{BTreeMap, BTreeSet};
@@ -95,7 +95,11 @@ impl Store {
 
     /// Closes something of these Patients.
     async fn narrow(&self, patients: &BTreeSet<ResourceKey>, by: impl Fn(Dialect) -> Vec<Sql>) -> Result<(), sqlx::Error> {
-        let statements = |dialect| by(dialect).into_iter().chain(closing::note(dialect, patients)).collect::<Vec<Sql>>();
+        let each: Vec<ResourceKey> = patients.iter().copied().collect();
+        let statements = |dialect| {
+            let changed = gate::forget(dialect, &each).into_iter().chain(by(dialect));
+            changed.chain(gate::conclude(dialect, &each)).chain(closing::note(dialect, patients)).collect::<Vec<Sql>>()
+        };
         let _turn = self.closing().await;
         match self {
             Store::Sqlite(db) => {

@@ -57,6 +57,7 @@ mod storm;
 mod support;
 mod synthea;
 mod templates;
+mod terminology;
 mod upkeep;
 mod validation;
 mod visits;
