@@ -100,7 +100,7 @@ impl App {
         let validator = Validator::new(Profiles::new(), Arc::new(terminology.clone()), settings.validation);
         let writer = Writer::new(store.clone(), options, registry.clone(), terminology.clone(), validator)
             .with_policy(policy)
-            .with_facility_system(&settings.systems.facility);
+            .with_systems(&settings.systems.facility, &settings.systems.practitioner);
         let rules = Rules {
             operator: settings.operator.code.clone(),
             zone: zone.clone(),

@@ -33,6 +33,7 @@ mod limits;
 mod lookup;
 mod maintain;
 mod measure;
+mod narrowing;
 mod non_interference;
 mod notices;
 mod patches;
