@@ -297,6 +297,8 @@ impl App {
 
     /// Stores what the configured packages hold; what an operator edited or deleted since is left alone.
     async fn put_packages(&self) -> anyhow::Result<()> {
+        // A package's search parameters must know the codes that are taken.
+        own::refresh(&self.store, &self.writer.options().own).await.context("the search parameters could not be loaded")?;
         for path in &self.settings.packages {
             let from = path.clone();
             let read = tokio::task::spawn_blocking(move || package::read(&from)).await?;
