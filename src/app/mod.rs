@@ -65,6 +65,8 @@ pub struct App {
     pub pulse: Pulse,
     /// How often clients look persons up, and persons are looked up.
     pub lookups: Arc<Pace>,
+    /// Held while somebody breaks the glass.
+    pub glass: Arc<tokio::sync::Mutex<()>>,
     /// Facilities whose records stay with them.
     pub holders: Arc<Holders>,
     /// What was read of DHIS2 servers a short while ago.
@@ -121,6 +123,7 @@ impl App {
             submitter,
             pulse: Pulse::default(),
             lookups: Arc::default(),
+            glass: Arc::default(),
             holders,
             dhis2: MetadataCache::default(),
         };
