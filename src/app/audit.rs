@@ -1,6 +1,10 @@
-//! What becomes of events beside the requests: sealed, attested, published, and removed when they are old.
+//! What becomes of events beside the requests: sealed (on PostgreSQL), attested, published, and removed when they are old.
 //!
 //! Every process does all of it; the database lets one seal at a time, and what two publish at once is the same.
+//!
+//! Publishing gives way to requests. It goes on step by step, [`PUBLISH`] events each; as long as nobody waits for an answer of this process one step follows
+//! the other, and while somebody does it takes [`SHARE`] of the time, or a step a second where that is more. So it always comes to an
+//! end, and how far behind it is can be seen ([`Gauges::unpublished`](super::Gauges::unpublished)).
 
 use super::App;
 use crate::access::audit::checkpoint::{Kind, Notary};
@@ -19,10 +23,12 @@ use tokio_util::sync::CancellationToken;
 
 /// Between two looks for events.
 const EVERY: Duration = Duration::from_millis(500);
-/// Events sealed in one transaction.
-const SEAL: u32 = 2_000;
 /// Events published in one transaction: a few milliseconds in which others wait.
-const PUBLISH: u32 = 50;
+pub const PUBLISH: u32 = 50;
+/// One part in so many of the time is for publishing while requests are answered.
+pub const SHARE: u32 = 20;
+/// Between two steps of publishing, at most.
+const LONGEST: Duration = Duration::from_secs(1);
 /// Rows after which a checkpoint is signed.
 const ROWS: i64 = 1_000;
 /// Microseconds after which a checkpoint is signed, if anything happened.
@@ -61,38 +67,46 @@ impl App {
             }
         };
         let mut memory = Memory::default();
+        let mut pause = EVERY;
+        let mut behind = false;
         loop {
-            let last = tokio::select! {
-                () = shutdown.cancelled() => true,
-                () = tokio::time::sleep(EVERY) => false,
+            let wait = async {
+                match behind {
+                    true => self.gauges.quiet(pause).await,
+                    false => tokio::time::sleep(pause).await,
+                }
             };
-            if let Err(error) = self.look_after_audit(&notary, &mut memory, last).await {
-                tracing::warn!(error = format!("{error:#}"), "the audit waits to be sealed or published");
-            }
+            let last = tokio::select! {
+                biased;
+                () = shutdown.cancelled() => true,
+                () = wait => false,
+            };
+            let begun = Instant::now();
+            behind = match self.look_after_audit(&notary, &mut memory, last).await {
+                Ok(behind) => behind,
+                Err(error) => {
+                    tracing::warn!(error = format!("{error:#}"), "the audit waits to be sealed or published");
+                    false
+                }
+            };
             if last {
                 return;
             }
+            pause = if behind { begun.elapsed().saturating_mul(SHARE - 1).min(LONGEST) } else { EVERY };
         }
     }
 
-    async fn look_after_audit(&self, notary: &Notary, memory: &mut Memory, last: bool) -> anyhow::Result<()> {
-        while self.store.has_unsealed().await? && self.store.seal(SEAL).await? == SEAL as usize {}
+    /// Whether more is to be published.
+    async fn look_after_audit(&self, notary: &Notary, memory: &mut Memory, last: bool) -> anyhow::Result<bool> {
+        self.store.seal().await?;
         self.attest(notary, memory, last).await?;
         if last {
-            return Ok(());
+            return Ok(false);
         }
-        loop {
-            let start = Instant::now();
-            if self.publish_audit().await? < PUBLISH as usize {
-                break;
-            }
-            // Under load requests come first: two thirds of the writer's time are theirs.
-            tokio::time::sleep(start.elapsed().saturating_mul(2)).await;
-            if self.store.has_unsealed().await? {
-                break;
-            }
-        }
-        self.sweep_audit(notary, memory).await
+        let behind = self.publish_audit().await? >= PUBLISH as usize;
+        self.gauges.set_unpublished(self.store.unpublished().await?);
+        self.sweep_audit(notary, memory).await?;
+        Ok(behind)
     }
 
     async fn attest(&self, notary: &Notary, memory: &mut Memory, last: bool) -> anyhow::Result<()> {
@@ -137,8 +151,7 @@ impl App {
             let draft = |row: &Sealed| me.audit_draft(row, ids.get(&row.patient).map(String::as_str), &naming);
             rows.iter().filter_map(draft).collect::<Vec<_>>()
         });
-        self.writer.put_audit_events(drafts.await?).await?;
-        self.store.set_published(position).await?;
+        self.writer.put_audit_events(drafts.await?, position).await?;
         Ok(count)
     }
 

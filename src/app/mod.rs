@@ -5,10 +5,12 @@
 //! the requests (deliveries, linking, other processes' changes of terminology) is [`App::background`].
 
 mod audit;
+mod gauges;
 mod measures;
 mod reindex;
 mod relabel;
 
+pub use gauges::{Gauges, Request};
 pub use reindex::{REINDEX_JOB, Reindex};
 
 use crate::access::{self, Caller};
@@ -63,6 +65,8 @@ pub struct App {
     pub submitter: Submitter,
     /// Beats while this process's outbox works.
     pub pulse: Pulse,
+    /// What is going on in this process.
+    pub gauges: Gauges,
     /// How often clients look persons up, and persons are looked up.
     pub lookups: Arc<Pace>,
     /// Held while somebody breaks the glass.
@@ -122,6 +126,7 @@ impl App {
             registry,
             submitter,
             pulse: Pulse::default(),
+            gauges: Gauges::default(),
             lookups: Arc::default(),
             glass: Arc::default(),
             holders,

@@ -80,6 +80,15 @@ impl Doctor {
                 count => findings.ok("clients", format_args!("{count} can log in")),
             }
         }
+        if settings.records() {
+            match store.unpublished().await? {
+                0 => findings.ok("audit", "every event is an AuditEvent"),
+                count => findings.note(
+                    "audit",
+                    format_args!("the newest {count} events are no AuditEvents yet: a server makes them when nobody waits for an answer, and some every second while somebody does"),
+                ),
+            }
+        }
         references(&store, &findings).await?;
         deliveries(&store, &findings).await?;
         for destination in &settings.destinations {

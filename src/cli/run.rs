@@ -63,7 +63,7 @@ impl Server {
             deployment: settings.consent.deployment(),
         };
         let access = Arc::new(Access::open(store.clone(), access_settings).await.context("the signing keys cannot be read")?);
-        let metrics = Arc::new(http::ops::Metrics::default());
+        let metrics = Arc::new(http::ops::Metrics::new(app.gauges.clone()));
         let cursor_key = CursorKey::new(&access.secret("lango 2026 page tokens")?);
         let auditor = settings.records().then(|| Auditor::new(store.clone(), &settings.limits));
         let fhir = http::fhir::routes(FhirState { app: app.clone(), cursor_key });

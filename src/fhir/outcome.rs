@@ -53,6 +53,7 @@ pub enum IssueCode {
     Transient,
     Exception,
     Timeout,
+    Incomplete,
     Informational,
 }
 
@@ -83,6 +84,7 @@ impl IssueCode {
             Transient => "transient",
             Exception => "exception",
             Timeout => "timeout",
+            Incomplete => "incomplete",
             Informational => "informational",
         }
     }

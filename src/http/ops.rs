@@ -3,6 +3,7 @@
 //! Metrics carry route templates, methods and status codes; never an id, an address or a word of a request.
 
 use super::auth::json_body;
+use crate::app::Gauges;
 use crate::outbox::Pulse;
 use crate::store::Store;
 use axum::Router;
@@ -14,7 +15,6 @@ use axum::routing::get;
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::fmt::Write;
-use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -29,7 +29,7 @@ const SILENCE: Duration = Duration::from_secs(30);
 #[derive(Debug, Default)]
 pub struct Metrics {
     routes: Mutex<BTreeMap<String, BTreeMap<&'static str, Route>>>,
-    in_flight: AtomicI64,
+    gauges: Gauges,
 }
 
 #[derive(Debug, Default)]
@@ -83,29 +83,13 @@ async fn render(State(metrics): State<Arc<Metrics>>) -> Response {
 pub async fn measure(State(metrics): State<Arc<Metrics>>, request: Request, next: Next) -> Response {
     let template = request.extensions().get::<MatchedPath>().cloned();
     let method = method(request.method());
-    let running = Running::new(&metrics.in_flight);
+    let running = metrics.gauges.request();
     let start = Instant::now();
     let response = next.run(request).await;
     drop(running);
     let template = template.as_ref().map_or("unmatched", MatchedPath::as_str);
     metrics.count(template, method, response.status().as_u16(), start.elapsed());
     response
-}
-
-/// A request in flight, also when its client goes away.
-struct Running<'a>(&'a AtomicI64);
-
-impl<'a> Running<'a> {
-    fn new(counter: &'a AtomicI64) -> Self {
-        counter.fetch_add(1, Ordering::Relaxed);
-        Running(counter)
-    }
-}
-
-impl Drop for Running<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
 }
 
 /// A method's name; what a client made up is `other`, so that it cannot make up series.
@@ -118,6 +102,10 @@ fn method(method: &Method) -> &'static str {
 }
 
 impl Metrics {
+    pub fn new(gauges: Gauges) -> Metrics {
+        Metrics { gauges, ..Metrics::default() }
+    }
+
     fn count(&self, template: &str, method: &'static str, status: u16, took: Duration) {
         let mut routes = self.routes.lock().unwrap_or_else(PoisonError::into_inner);
         let route = match routes.get_mut(template) {
@@ -145,7 +133,10 @@ impl Metrics {
         writeln!(out, "# HELP lango_build_info The running version.\n# TYPE lango_build_info gauge")?;
         writeln!(out, "lango_build_info{{version=\"{}\"}} 1", env!("CARGO_PKG_VERSION"))?;
         writeln!(out, "# HELP lango_http_requests_in_flight Requests being answered.\n# TYPE lango_http_requests_in_flight gauge")?;
-        writeln!(out, "lango_http_requests_in_flight {}", self.in_flight.load(Ordering::Relaxed))?;
+        writeln!(out, "lango_http_requests_in_flight {}", self.gauges.in_flight())?;
+        let name = "lango_audit_unpublished_events";
+        writeln!(out, "# HELP {name} Recorded events that are no AuditEvents yet.\n# TYPE {name} gauge")?;
+        writeln!(out, "{name} {}", self.gauges.unpublished())?;
         let routes = self.routes.lock().unwrap_or_else(PoisonError::into_inner);
         let series = || routes.iter().flat_map(|(route, methods)| methods.iter().map(move |(method, counts)| (route, method, counts)));
         writeln!(out, "# HELP lango_http_requests_total Requests answered.\n# TYPE lango_http_requests_total counter")?;

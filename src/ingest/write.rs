@@ -338,7 +338,7 @@ impl Writer {
         let (terminology, relabelling) = self.resting(&mutations).await.map_err(|error| CommitError::Refused(None, error.into()))?;
         jobs.extend(relabelling);
         let Plan { preconditions, unchanged, visits, .. } = plan;
-        let unit = Unit { mutations, preconditions, unchanged, jobs, visits, audit, terminology, bases: Vec::new(), posted, patched };
+        let unit = Unit { mutations, preconditions, unchanged, jobs, visits, audit, terminology, posted, patched, ..Unit::default() };
         let written = self.store.commit(unit).await.map_err(|error| match error {
             WriteError::Stale => CommitError::Stale,
             error => CommitError::Refused(None, error.into()),

@@ -1,21 +1,18 @@
-//! The tables of the audit: events come in with the transaction of what they tell of, and are sealed into a chain soon after.
+//! The tables of the audit: events come in with the transaction of what they tell of, and are sealed into a chain.
 //!
-//! `audit_new` takes events as fast as the writes themselves. [`Store::seal`] moves them to `audit`, one process at a time, and gives
-//! each its place and a hash over the hash before it and everything that the row holds, so that no row can be changed, taken out or put
-//! elsewhere without all later hashes being wrong. What only a copy kept elsewhere shows (the end cut off, the whole chain computed
+//! Sealing ([`chain`]) gives each event its place and a hash over the hash before it and everything that the row holds, so that no row can be
+//! changed, taken out or put elsewhere without all later hashes being wrong. On SQLite that happens where it is written; on PostgreSQL
+//! events wait in `audit_new` for it. What only a copy kept elsewhere shows (the end cut off, the whole chain computed
 //! anew) is for signed checkpoints ([`crate::access::audit`]). What an event says is that room's; here it is text.
 
+pub(super) mod chain;
+
 use super::gate;
-use super::sql::{Arg, Dialect, Sql, bind_all};
+use super::sql::{Arg, Sql, bind_all};
 use super::{FacilityKey, ResourceKey, Scope, Store, TypeCode};
 use crate::fhir::time::Micros;
-use sqlx::{AssertSqlSafe, PgConnection, SqliteConnection};
+use sqlx::AssertSqlSafe;
 use std::collections::{BTreeMap, HashMap};
-
-/// Rows per INSERT.
-const CHUNK: usize = 100;
-/// Serialises sealing on PostgreSQL: a number of its own among advisory locks.
-const SEAL_LOCK: i64 = 0x6c61_6e67_6f61_7564;
 
 /// The value of the column `patient` of AuditEvents that lango wrote.
 pub const AUDIT: ResourceKey = -3;
@@ -64,14 +61,19 @@ pub struct Sealed {
 impl Sealed {
     /// What `hash` must be after `before`.
     pub fn expected(&self, before: &[u8]) -> [u8; 32] {
-        let mut hasher = blake3::Hasher::new();
-        hasher.update(before);
-        for number in [self.position, self.at, self.owner, self.patient] {
-            hasher.update(&number.to_be_bytes());
-        }
-        hasher.update(self.event.as_bytes());
-        *hasher.finalize().as_bytes()
+        hash_of(before, [self.position, self.at, self.owner, self.patient], &self.event)
     }
+}
+
+/// `numbers`: position, at, owner, patient.
+fn hash_of(before: &[u8], numbers: [i64; 4], event: &str) -> [u8; 32] {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(before);
+    for number in numbers {
+        hasher.update(&number.to_be_bytes());
+    }
+    hasher.update(event.as_bytes());
+    *hasher.finalize().as_bytes()
 }
 
 /// What stands before the first row.
@@ -87,136 +89,13 @@ pub struct Placed {
     pub patient: ResourceKey,
 }
 
-pub(super) async fn write_sqlite(connection: &mut SqliteConnection, rows: &[NewRow]) -> Result<(), sqlx::Error> {
-    for chunk in rows.chunks(CHUNK) {
-        let Sql { text, args, .. } = insert(Dialect::Sqlite, chunk);
-        bind_all!(sqlx::query(AssertSqlSafe(text)), args).execute(&mut *connection).await?;
-    }
-    Ok(())
-}
-
-pub(super) async fn write_postgres(connection: &mut PgConnection, rows: &[NewRow]) -> Result<(), sqlx::Error> {
-    if rows.is_empty() {
-        return Ok(());
-    }
-    let numbers = |value: fn(&NewRow) -> i64| rows.iter().map(value).collect::<Vec<i64>>();
-    sqlx::query(
-        "INSERT INTO audit_new (at, owner, patient, event) SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::text[])",
-    )
-    .bind(numbers(|row| row.0))
-    .bind(numbers(|row| row.1))
-    .bind(numbers(|row| row.2))
-    .bind(rows.iter().map(|row| row.3.clone()).collect::<Vec<String>>())
-    .execute(connection)
-    .await?;
-    Ok(())
-}
-
-/// One statement and its audit in one transaction, on either database.
-macro_rules! recorded {
-    ($transaction:expr, $sql:expr, $rows:expr, $write:ident) => {{
-        let mut transaction = $transaction;
-        let Sql { text, args, .. } = $sql;
-        let changed = bind_all!(sqlx::query(AssertSqlSafe(text)), args).execute(&mut *transaction).await?.rows_affected();
-        if changed > 0 {
-            $write(&mut *transaction, $rows).await?;
-            transaction.commit().await?;
-        }
-        changed
-    }};
-}
-
-impl Store {
-    /// Carries out one statement on a table that holds no resources, with the events that tell of it, which name no Patient; the number of
-    /// rows that it changed. When it changed none nothing is recorded.
-    pub(crate) async fn change_recorded(&self, sql: Sql, rows: &[AuditRow]) -> Result<u64, sqlx::Error> {
-        let rows: Vec<NewRow> = rows.iter().map(|row| (row.at, row.owner, 0, row.event.clone())).collect();
-        Ok(match self {
-            Store::Sqlite(db) => recorded!(db.write.begin_with("BEGIN IMMEDIATE").await?, sql, &rows, write_sqlite),
-            Store::Postgres(db) => recorded!(db.pool.begin().await?, sql, &rows, write_postgres),
-        })
-    }
-}
-
-fn insert(dialect: Dialect, rows: &[NewRow]) -> Sql {
-    let mut sql = Sql::new(dialect);
-    sql.push("INSERT INTO audit_new (at, owner, patient, event) VALUES ");
-    sql.join(rows, ", ", |sql, (at, owner, patient, event)| {
-        sql.push("(").int(*at).push(", ").int(*owner).push(", ").int(*patient).push(", ").str(event).push(")");
-    });
-    sql
-}
-
 type SealedColumns = (i64, i64, i64, i64, String, Vec<u8>);
 
 fn sealed((position, at, owner, patient, event, hash): SealedColumns) -> Sealed {
     Sealed { position, at, owner, patient, event, hash }
 }
 
-/// One transaction of sealing on either database.
-macro_rules! seal {
-    ($transaction:expr, $dialect:expr, $most:expr) => {{
-        let mut transaction = $transaction;
-        let head: Option<(i64, Vec<u8>)> =
-            sqlx::query_as("SELECT position, hash FROM audit ORDER BY position DESC LIMIT 1").fetch_optional(&mut *transaction).await?;
-        let removed: Option<(i64, Vec<u8>)> = match &head {
-            Some(_) => None,
-            None => sqlx::query_as("SELECT position, hash FROM audit_floor WHERE id = 1").fetch_optional(&mut *transaction).await?,
-        };
-        let (mut position, mut hash) = head.or(removed).unwrap_or((0, GENESIS.to_vec()));
-        let text = format!("SELECT entry, at, owner, patient, event FROM audit_new ORDER BY entry LIMIT {}", $most);
-        let rows: Vec<(i64, i64, i64, i64, String)> = sqlx::query_as(AssertSqlSafe(text)).fetch_all(&mut *transaction).await?;
-        let count = rows.len();
-        for chunk in rows.chunks(CHUNK) {
-            let mut entries = Sql::new($dialect);
-            entries.push("DELETE FROM audit_new WHERE entry IN (");
-            entries.join(chunk, ", ", |sql, row| {
-                sql.literal(row.0);
-            });
-            entries.push(")");
-            let mut into = Sql::new($dialect);
-            into.push("INSERT INTO audit (position, at, owner, patient, event, hash) VALUES ");
-            into.join(chunk, ", ", |sql, (_, at, owner, patient, event)| {
-                position += 1;
-                let mut row = Sealed { position, at: *at, owner: *owner, patient: *patient, event: event.clone(), hash: Vec::new() };
-                row.hash = row.expected(&hash).to_vec();
-                hash.clone_from(&row.hash);
-                sql.push("(").int(row.position).push(", ").int(row.at).push(", ").int(row.owner).push(", ").int(row.patient);
-                sql.push(", ").bind(Arg::Text(row.event)).push(", ").bind(Arg::Bytes(row.hash)).push(")");
-            });
-            for Sql { text, args, .. } in [entries, into] {
-                bind_all!(sqlx::query(AssertSqlSafe(text)).persistent(false), args).execute(&mut *transaction).await?;
-            }
-        }
-        transaction.commit().await?;
-        Ok(count)
-    }};
-}
-
 impl Store {
-    /// Seals at most `most` waiting events, oldest first; how many. 0 also while another process does.
-    pub async fn seal(&self, most: u32) -> Result<usize, sqlx::Error> {
-        match self {
-            Store::Sqlite(db) => seal!(db.write.begin_with("BEGIN IMMEDIATE").await?, Dialect::Sqlite, most),
-            Store::Postgres(db) => {
-                let mut transaction = db.pool.begin().await?;
-                let mine: bool =
-                    sqlx::query_scalar("SELECT pg_try_advisory_xact_lock($1)").bind(SEAL_LOCK).fetch_one(&mut *transaction).await?;
-                if !mine {
-                    return Ok(0);
-                }
-                seal!(transaction, Dialect::Postgres, most)
-            }
-        }
-    }
-
-    /// Whether events wait to be sealed. Asks without a write lock.
-    pub async fn has_unsealed(&self) -> Result<bool, sqlx::Error> {
-        let mut sql = Sql::new(self.dialect());
-        sql.push("SELECT entry FROM audit_new LIMIT 1");
-        Ok(!self.integers(sql).await?.is_empty())
-    }
-
     /// The chain after `after`, at most `limit` rows.
     pub async fn sealed_after(&self, after: i64, limit: u32) -> Result<Vec<Sealed>, sqlx::Error> {
         let mut sql = Sql::new(self.dialect());
@@ -301,10 +180,13 @@ impl Store {
         Ok(self.integers(sql).await?.first().copied().unwrap_or(0))
     }
 
-    pub async fn set_published(&self, position: i64) -> Result<(), sqlx::Error> {
+    /// How many events are no AuditEvents yet.
+    pub async fn unpublished(&self) -> Result<i64, sqlx::Error> {
         let mut sql = Sql::new(self.dialect());
-        sql.push("UPDATE audit_published SET position = ").int(position).push(" WHERE position < ").int(position);
-        self.execute(sql).await.map(drop)
+        // One statement, so that none is missed on its way from one table to the other.
+        sql.push("SELECT coalesce((SELECT max(position) FROM audit), (SELECT position FROM audit_floor WHERE id = 1), 0)");
+        sql.push(" - coalesce((SELECT position FROM audit_published WHERE id = 1), 0) + (SELECT count(*) FROM audit_new)");
+        Ok(self.integers(sql).await?.first().copied().unwrap_or(0).max(0))
     }
 
     /// Owner and patient of resources; `old_versions`: of all their versions. For the audit, which sees everything.

@@ -71,6 +71,8 @@ pub struct Batch {
     pub resets: bool,
     pub jobs: Vec<NewJob>,
     pub audit: Vec<NewRow>,
+    /// Up to which position the audit's events are AuditEvents.
+    pub published: Option<i64>,
 }
 
 /// Where a mutation's resource stands.
@@ -90,6 +92,7 @@ impl Batch {
             && self.sets.is_empty()
             && self.jobs.is_empty()
             && self.audit.is_empty()
+            && self.published.is_none()
     }
 
     /// Whether it may close something to somebody.

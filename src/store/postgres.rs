@@ -141,14 +141,14 @@ impl Postgres {
             let mut batch = Batch::default();
             batch.add_audit(unit.audit, &mut |_, _| None);
             if unit.bases.is_empty() {
-                super::audit::write_postgres(&mut *self.pool.acquire().await?, &batch.audit).await?;
+                super::audit::chain::write_postgres(&mut *self.pool.acquire().await?, &batch.audit).await?;
                 return Ok(Vec::new());
             }
             let mut transaction = self.pool.begin().await?;
             if !closing::hold_postgres(&mut transaction, &unit.bases).await? {
                 return Err(WriteError::Stale);
             }
-            super::audit::write_postgres(&mut transaction, &batch.audit).await?;
+            super::audit::chain::write_postgres(&mut transaction, &batch.audit).await?;
             transaction.commit().await?;
             return Ok(Vec::new());
         }
@@ -233,6 +233,7 @@ impl Postgres {
             batch.add_resting(resting);
         }
         batch.jobs = unit.jobs;
+        batch.published = unit.published;
         inherit::settle(&mut inherit::Connection::Postgres(&mut *connection), &mut batch).await?;
         if batch.closes() {
             closing::lock_postgres(&mut *connection).await?;
@@ -417,7 +418,10 @@ async fn write(connection: &mut PgConnection, batch: &Batch) -> Result<(), sqlx:
     for job in &batch.jobs {
         super::jobs::enqueue_postgres(&mut *connection, job).await?;
     }
-    super::audit::write_postgres(&mut *connection, &batch.audit).await?;
+    super::audit::chain::write_postgres(&mut *connection, &batch.audit).await?;
+    if let Some(position) = batch.published {
+        sqlx::query(super::audit::chain::PUBLISHED).bind(position).execute(&mut *connection).await?;
+    }
     Ok(())
 }
 

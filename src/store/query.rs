@@ -1,5 +1,6 @@
 //! What can be asked of the store: a typed tree of filters that the backends turn into SQL.
 
+use super::audit::AUDITOR;
 use super::gate::Gate;
 use super::{FacilityKey, ParamId, ResourceKey, TypeCode};
 use crate::fhir::Interval;
@@ -35,6 +36,11 @@ impl Scope {
             Scope::Owners(owners) => owners,
             Scope::Gate(gate) => &gate.owners,
         }
+    }
+
+    /// Whether all AuditEvents are the caller's to see.
+    pub fn sees_audit(&self) -> bool {
+        matches!(self, Scope::All) || self.owners().contains(&AUDITOR)
     }
 
     /// Words that are the same for the same caller at any instant, for binding a page's token to it.

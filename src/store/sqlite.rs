@@ -1,6 +1,8 @@
 //! SQLite: many readers, one writer task. The writer gathers the units that are waiting into one transaction and one `fsync`
 //! (group commit, `synchronous=FULL`): an acknowledged write survives a power cut, and the cost of the cut is shared.
 
+use super::audit::NewRow;
+use super::audit::chain::{self, End};
 use super::batch::{self, Batch, Place, ResourceRow};
 use super::reads::Reads;
 use super::rows::{self, Cell, Identity, IdentityRow, Name, Row, TABLES};
@@ -71,6 +73,7 @@ impl Sqlite {
         let path = options.get_filename().to_owned();
         let write = SqlitePoolOptions::new().max_connections(1).test_before_acquire(false).connect_with(options.clone()).await?;
         super::migrations::migrator(Dialect::Sqlite).run(&write).await?;
+        chain::seal_left_over(&write).await?;
         let reader = options.read_only(true).create_if_missing(false).pragma("cache_size", "-16384").row_buffer_size(1024);
         let readers = std::thread::available_parallelism().map_or(4, |cores| cores.get() as u32 * 2).clamp(4, 16);
         let read = SqlitePoolOptions::new()
@@ -139,6 +142,8 @@ struct Writer {
     classes: HashSet<i64>,
     /// INSERT texts by table and number of rows.
     inserts: HashMap<(usize, usize), Arc<str>>,
+    /// Where the audit's chain ends as this task left it, or as of the transaction under way; `None`: not known.
+    end: Option<End>,
 }
 
 /// One unit's verdict inside a group.
@@ -149,16 +154,25 @@ enum Verdict {
 
 impl Writer {
     fn new(pool: SqlitePool) -> Self {
-        Writer { pool, txn: 0, next_key: 0, updated: 0, identities: HashMap::new(), classes: HashSet::new(), inserts: HashMap::new() }
+        Writer {
+            pool,
+            txn: 0,
+            next_key: 0,
+            updated: 0,
+            identities: HashMap::new(),
+            classes: HashSet::new(),
+            inserts: HashMap::new(),
+            end: None,
+        }
     }
 
     async fn run(mut self, mut waiting: mpsc::Receiver<Request>) {
         while let Some(first) = waiting.recv().await {
-            let mut size = first.unit.mutations.len();
+            let mut size = first.unit.size();
             let mut group = vec![first];
             while size < GROUP {
                 let Ok(next) = waiting.try_recv() else { break };
-                size += next.unit.mutations.len();
+                size += next.unit.size();
                 group.push(next);
             }
             let (units, replies): (Vec<Unit>, Vec<_>) = group.into_iter().map(|request| (request.unit, request.reply)).unzip();
@@ -169,7 +183,11 @@ impl Writer {
     /// A unit that fails alone hears why. When a group fails, nobody knows whose fault it was: all hear that their unit is stale, make
     /// it again and meet in smaller groups, until the one at fault is alone.
     async fn commit_group(&mut self, units: Vec<Unit>, replies: Vec<oneshot::Sender<Result<Vec<Written>, WriteError>>>) {
-        let applied = self.apply(units).await;
+        let applied = match self.append(&units).await {
+            Ok(true) => Ok(units.iter().map(|_| Verdict::Applied(Vec::new())).collect()),
+            Ok(false) => self.apply(units).await,
+            Err(error) => Err(error),
+        };
         if applied.is_err() {
             self.forget();
         }
@@ -202,6 +220,44 @@ impl Writer {
         self.identities.clear();
         self.classes.clear();
         self.txn = 0;
+        self.end = None;
+    }
+
+    /// Units that do nothing but record are one statement, unless something was closed that one of them may hinge on or another process moved
+    /// the chain's end: then nothing is written, and it is `false`.
+    async fn append(&mut self, units: &[Unit]) -> Result<bool, sqlx::Error> {
+        if !units.iter().all(Unit::only_records) {
+            return Ok(false);
+        }
+        let mut batch = Batch::default();
+        for unit in units {
+            batch.add_audit(unit.audit.clone(), &mut |_, _| None);
+        }
+        if batch.audit.is_empty() || batch.audit.len() > chain::MOST {
+            return Ok(false);
+        }
+        let since = units.iter().flat_map(|unit| &unit.bases).map(|basis| basis.since).min();
+        let mut end = match self.end.take() {
+            Some(end) => end,
+            None => End::read(&mut *self.pool.acquire().await?).await?,
+        };
+        let appended = chain::append(&self.pool, &mut end, batch.audit, since).await?;
+        self.end = appended.then_some(end);
+        Ok(appended)
+    }
+
+    /// Adds to the chain, within a transaction.
+    async fn record(&mut self, connection: &mut SqliteConnection, rows: &[NewRow]) -> Result<(), sqlx::Error> {
+        if rows.is_empty() {
+            return Ok(());
+        }
+        let mut end = match self.end.take() {
+            Some(end) => end,
+            None => End::read(&mut *connection).await?,
+        };
+        chain::extend(connection, &mut end, rows).await?;
+        self.end = Some(end);
+        Ok(())
     }
 
     async fn apply(&mut self, units: Vec<Unit>) -> Result<Vec<Verdict>, sqlx::Error> {
@@ -214,6 +270,8 @@ impl Writer {
             self.identities.clear();
         }
         (self.txn, self.next_key) = (txn, next_key);
+        // Another process may have moved it.
+        self.end = None;
         let mut batch = Batch::default();
         let mut pending = HashSet::new();
         let mut verdicts = Vec::with_capacity(units.len());
@@ -221,11 +279,13 @@ impl Writer {
             verdicts.push(self.apply_unit(&mut *connection, unit, &mut batch, &mut pending).await?);
         }
         self.flush(&mut *connection, &mut batch, &mut pending).await?;
-        sqlx::query("UPDATE counter SET txn = ?, next_key = ? WHERE id = 1")
-            .bind(self.txn)
-            .bind(self.next_key)
-            .execute(&mut *connection)
-            .await?;
+        if (self.txn, self.next_key) != (txn, next_key) {
+            sqlx::query("UPDATE counter SET txn = ?, next_key = ? WHERE id = 1")
+                .bind(self.txn)
+                .bind(self.next_key)
+                .execute(&mut *connection)
+                .await?;
+        }
         transaction.commit().await?;
         Ok(verdicts)
     }
@@ -359,6 +419,7 @@ impl Writer {
             batch.add_resting(resting);
         }
         batch.jobs.extend(unit.jobs);
+        batch.published = batch.published.max(unit.published);
         Ok(Verdict::Applied(written))
     }
 
@@ -452,7 +513,10 @@ impl Writer {
         for job in &batch.jobs {
             super::jobs::enqueue_sqlite(&mut *connection, job).await?;
         }
-        super::audit::write_sqlite(&mut *connection, &batch.audit).await?;
+        self.record(&mut *connection, &batch.audit).await?;
+        if let Some(position) = batch.published {
+            sqlx::query(chain::PUBLISHED).bind(position).execute(&mut *connection).await?;
+        }
         *batch = Batch::default();
         pending.clear();
         Ok(())

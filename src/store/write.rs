@@ -22,6 +22,8 @@ pub struct Unit {
     pub visits: Vec<Visit>,
     /// What is recorded of it.
     pub audit: Vec<AuditRow>,
+    /// Up to which position the audit's events are AuditEvents with it.
+    pub published: Option<i64>,
     /// Those of the mutations that make something new and came by POST, for histories.
     pub posted: HashSet<(TypeCode, Box<str>)>,
     /// Those that came by PATCH.
@@ -38,6 +40,11 @@ impl Unit {
         Unit { audit, bases, ..Unit::default() }
     }
 
+    /// Rows that it changes or records.
+    pub(super) fn size(&self) -> usize {
+        self.mutations.len() + self.audit.len()
+    }
+
     /// Whether it does nothing but record, and perhaps release.
     pub(super) fn only_records(&self) -> bool {
         self.mutations.is_empty()
@@ -45,6 +52,7 @@ impl Unit {
             && self.unchanged.is_empty()
             && self.jobs.is_empty()
             && self.visits.is_empty()
+            && self.published.is_none()
     }
 }
 

@@ -270,7 +270,11 @@ both_databases!(
     async fn what_cannot_be_recorded_is_not_released_and_not_written(db: &TestDb) {
         let world = World::new(db).await;
         world.published().await;
-        sql(&world.store, "ALTER TABLE audit_new RENAME TO audit_away").await;
+        let (away, back) = match db.is_sqlite() {
+            true => ("ALTER TABLE audit RENAME TO audit_away", "ALTER TABLE audit_away RENAME TO audit"),
+            false => ("ALTER TABLE audit_new RENAME TO audit_away", "ALTER TABLE audit_away RENAME TO audit_new"),
+        };
+        sql(&world.store, away).await;
         for path in ["/fhir/Patient/a", "/fhir/Patient", "/fhir/Patient/a/_history", "/api/v1/hduApi/labData", "/fhir/Patient/nobody"] {
             let (status, body) = world.get(&world.holder, path).await;
             assert_eq!(status, 503, "{path}: {body}");
@@ -278,8 +282,8 @@ both_databases!(
         }
         let (status, body) = world.send(&world.holder, "PUT", "/fhir/Patient/c", &json!({ "resourceType": "Patient", "id": "c" })).await;
         assert!(status >= 500, "{body}");
-        assert!(!body.to_string().contains("audit_new"), "{body}");
-        sql(&world.store, "ALTER TABLE audit_away RENAME TO audit_new").await;
+        assert!(!body.to_string().contains("audit"), "{body}");
+        sql(&world.store, back).await;
         assert_eq!(world.get(&world.holder, "/fhir/Patient/c").await.0, 404, "nothing was written");
         assert_eq!(world.get(&world.holder, "/fhir/Patient/a").await.0, 200);
         world.server.stop().await;
@@ -479,7 +483,8 @@ both_databases!(
             let (status, bundle) = world.get(token, path).await;
             assert_eq!(status, 200, "{path}: {bundle}");
             let list = bundle["entry"].as_array().cloned().unwrap_or_default();
-            list.into_iter().map(|mut entry| entry["resource"].take()).collect()
+            let matches = list.into_iter().filter(|entry| entry["search"]["mode"] == "match");
+            matches.map(|mut entry| entry["resource"].take()).collect()
         };
         let all = entries(&world.officer, "/fhir/AuditEvent?_count=200").await;
         for event in &all {
@@ -560,6 +565,48 @@ both_databases!(
             assert_eq!(world.get(&world.holder, &format!("/fhir/Patient/{id}/$disclosures")).await.0, 403);
         }
         assert_eq!(world.get(&world.officer, "/fhir/Patient/nobody/$disclosures").await.0, 404);
+        world.server.stop().await;
+    }
+);
+
+both_databases!(
+    async fn who_may_see_all_events_is_told_how_many_cannot_be_searched_yet_and_nobody_else(db: &TestDb) {
+        let world = World::new(db).await;
+        world.published().await;
+        let told = async |token: &str, search: &str| -> Option<Value> {
+            let (status, bundle) = world.get(token, search).await;
+            assert_eq!(status, 200, "{bundle}");
+            let entries = bundle["entry"].as_array().cloned().unwrap_or_default();
+            entries.into_iter().find(|entry| entry["search"]["mode"] == "outcome").map(|mut entry| entry["resource"]["issue"][0].take())
+        };
+        assert_eq!(told(&world.officer, "/fhir/AuditEvent?_count=1").await, None, "all is published");
+        let deadline = Instant::now() + Duration::from_secs(30);
+        for search in ["/fhir/AuditEvent?_count=1", "/fhir/AuditEvent?_summary=count", "/fhir?_type=Patient,AuditEvent&_count=1"] {
+            let issue = loop {
+                assert_eq!(world.get(&world.holder, "/fhir/Observation").await.0, 200);
+                assert_eq!(told(&world.holder, search).await, None);
+                if let Some(issue) = told(&world.officer, search).await {
+                    break issue;
+                }
+                assert!(Instant::now() < deadline, "what was just answered is not published at once");
+            };
+            assert_eq!((&issue["severity"], &issue["code"]), (&json!("warning"), &json!("incomplete")));
+            let words = issue["diagnostics"].as_str().unwrap();
+            assert!(words.starts_with("the newest ") && words.contains(" not searchable yet"), "{words}");
+            assert_eq!(told(&world.officer, "/fhir/Patient?_count=1").await, None, "it is about AuditEvents only");
+        }
+        // What is not searchable yet is in the accounting at once.
+        for n in 1..=5 {
+            assert_eq!(world.get(&world.asker, "/fhir/Observation/a-hr").await.0, 200);
+            let (_, bundle) = world.get(&world.officer, "/fhir/Patient/a/$disclosures").await;
+            let asker = |entry: &&Value| entry["resource"].to_string().contains(r#""value":"asker""#);
+            assert_eq!(bundle["entry"].as_array().unwrap().iter().filter(asker).count(), n, "{bundle}");
+        }
+        world.published().await;
+        let metrics = world.server.client.get(world.server.url("/metrics")).send().await.unwrap().text().await.unwrap();
+        assert!(metrics.contains("\nlango_audit_unpublished_events "), "{metrics}");
+        let (_, said, _) = output(db, &["doctor", "--offline"]);
+        assert!(said.contains("audit: every event is an AuditEvent"), "{said}");
         world.server.stop().await;
     }
 );

@@ -5,6 +5,7 @@ mod audit;
 mod blocks;
 mod break_glass;
 mod bundles;
+mod chain;
 mod clients;
 mod conditional;
 mod conformance;

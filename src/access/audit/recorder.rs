@@ -1,7 +1,8 @@
-//! Gathers what concurrent requests have to record into one commit.
+//! Records what requests have to tell, those that come at the same time in one commit.
 //!
 //! An answer waits for the commit that its events are in. Whatever comes while one is on its way goes with the next, so under load
-//! many answers share one `fsync`, and a single one waits for no company. The commit also holds what the answers were decided on against what
+//! many answers share one `fsync`, and a single one waits for no company. SQLite's writer gathers them as it does all that is written; for PostgreSQL
+//! a task of this room does. The commit also holds what the answers were decided on against what
 //! was closed since ([`crate::store::closing`]); when that fails for a group, each of it is tried alone.
 
 use super::AuditError;
@@ -17,10 +18,16 @@ const GROUP: usize = 512;
 /// Tries of a group that met a group of the writer's that failed.
 const TRIES: u32 = 4;
 
-/// The way to the task that records; cheap to clone.
+/// The way to what records; cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Recorder {
-    queue: mpsc::Sender<Waiting>,
+pub struct Recorder(Way);
+
+#[derive(Clone, Debug)]
+enum Way {
+    /// The store gathers.
+    Store(Store),
+    /// To the task that gathers.
+    Queue(mpsc::Sender<Waiting>),
 }
 
 #[derive(Debug)]
@@ -32,9 +39,12 @@ struct Waiting {
 
 impl Recorder {
     pub fn new(store: Store) -> Recorder {
+        if let Store::Sqlite(_) = store {
+            return Recorder(Way::Store(store));
+        }
         let (queue, waiting) = mpsc::channel(QUEUE);
         tokio::spawn(run(store, waiting));
-        Recorder { queue }
+        Recorder(Way::Queue(queue))
     }
 
     /// Answers when the rows are durable. `basis`: what the answer was decided on that they release; when that does not hold any more, nothing is
@@ -43,9 +53,14 @@ impl Recorder {
         if rows.is_empty() && basis.is_none() {
             return Ok(());
         }
-        let (done, answer) = oneshot::channel();
-        self.queue.send(Waiting { rows, basis, done }).await.map_err(|_| AuditError::Closed)?;
-        answer.await.map_err(|_| AuditError::Closed)?
+        match &self.0 {
+            Way::Store(store) => told(&commit(store, rows, basis.into_iter().collect()).await),
+            Way::Queue(queue) => {
+                let (done, answer) = oneshot::channel();
+                queue.send(Waiting { rows, basis, done }).await.map_err(|_| AuditError::Closed)?;
+                answer.await.map_err(|_| AuditError::Closed)?
+            }
+        }
     }
 }
 
@@ -60,25 +75,27 @@ async fn run(store: Store, mut waiting: mpsc::Receiver<Waiting>) {
             Err(WriteError::Stale) if !is_alone => {
                 let alone = group.drain(..).map(async |waiting| {
                     let written = commit(&store, waiting.rows, waiting.basis.into_iter().collect()).await;
-                    tell(waiting.done, &written);
+                    // A caller that went away misses nothing.
+                    let _ = waiting.done.send(told(&written));
                 });
                 join_all(alone).await;
             }
-            written => group.drain(..).for_each(|waiting| tell(waiting.done, &written)),
+            written => group.drain(..).for_each(|waiting| {
+                let _ = waiting.done.send(told(&written));
+            }),
         }
     }
 }
 
-fn tell(done: oneshot::Sender<Result<(), AuditError>>, written: &Result<(), WriteError>) {
-    // A caller that went away misses nothing.
-    let _ = done.send(match written {
+fn told(written: &Result<(), WriteError>) -> Result<(), AuditError> {
+    match written {
         Ok(()) => Ok(()),
         Err(WriteError::Stale) => Err(AuditError::Outdated),
         Err(error) => {
             tracing::error!(%error, "the audit could not be written; an answer is withheld");
             Err(AuditError::Closed)
         }
-    });
+    }
 }
 
 async fn commit(store: &Store, rows: Vec<AuditRow>, bases: Vec<Basis>) -> Result<(), WriteError> {

@@ -5,7 +5,7 @@ use super::Call;
 use super::answer::Answer;
 use super::everything;
 use super::target::Compartment;
-use crate::access::{Caller, Interaction, audit};
+use crate::access::{Caller, Interaction, Reach, audit};
 use crate::definitions;
 use crate::fhir::time::now;
 use crate::fhir::{Issue, IssueCode};
@@ -115,6 +115,7 @@ async fn answered(call: &Call<'_>, mut request: SearchRequest, path: &str) -> Re
         request.binding.push_str(&format!("\n{containers:?}"));
         apply(&mut request, containers);
     }
+    request.warnings.extend(unpublished(call, &request).await?);
     let context = RunContext {
         base_url: state.base_url(),
         path,
@@ -126,6 +127,18 @@ async fn answered(call: &Call<'_>, mut request: SearchRequest, path: &str) -> Re
         Ok(bundle) => Ok(Answer::ok(bundle)),
         Err(error) => Err(failure(error)),
     }
+}
+
+/// That not everything that happened is to be found yet. For those only who may find all of it: how much others do is no one else's business.
+async fn unpublished(call: &Call<'_>, request: &SearchRequest) -> Result<Option<Issue>, Failure> {
+    const NAME: &str = "AuditEvent";
+    let sought = request.queries().iter().any(|query| definitions::r4().type_name(query.type_code) == NAME);
+    if !sought || !call.caller.scope.sees_audit() || call.caller.reach(NAME, Interaction::Search) != Reach::Everything {
+        return Ok(None);
+    }
+    let count = call.state.store.unpublished().await.map_err(Refusal::from)?;
+    let words = format!("the newest {count} events are not searchable yet; Patient/[id]/$disclosures has them.");
+    Ok((count > 0).then(|| Issue::warning(IssueCode::Incomplete, words).at(NAME)))
 }
 
 /// That one of the parameters by which R4 puts the type into the compartment refers to what defines it.

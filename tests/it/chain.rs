@@ -1,0 +1,228 @@
+//! The audit's chain, whoever adds to it: processes at once, one that died, one of an earlier version.
+
+use crate::support::program::{Running, command, output};
+use crate::support::server::answer;
+use crate::support::{TestDb, TestServer, both_databases, sql};
+use lango::access::audit::checkpoint::Notary;
+use lango::access::audit::verify::{Whole, verify};
+use lango::access::audit::{Event, resource};
+use lango::config::{AuditMode, AuthMode, Settings};
+use lango::store::{Scope, Sealed, Store};
+use serde_json::{Value, json};
+use std::time::{Duration, Instant};
+
+/// The chain once everything is sealed and published.
+async fn settled(store: &Store) -> Vec<Sealed> {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while store.unpublished().await.unwrap() > 0 {
+        assert!(Instant::now() < deadline, "events are published in the end");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    store.sealed_after(0, 100_000).await.unwrap()
+}
+
+async fn whole(store: &Store) -> Whole {
+    verify(store, &Notary::open(store).await.unwrap(), "")
+        .await
+        .unwrap()
+        .unwrap()
+}
+
+/// Each row has become one AuditEvent of one version.
+async fn all_published_once(store: &Store, rows: &[Sealed]) {
+    let type_code = lango::definitions::r4().type_code("AuditEvent").unwrap();
+    for row in rows {
+        let versions = store
+            .history(type_code, &resource::id(row), None, 10, &Scope::All)
+            .await
+            .unwrap();
+        assert_eq!(versions.len(), 1, "{row:?}");
+    }
+}
+
+async fn recorded(db: &TestDb) -> TestServer {
+    let settings = |settings: &mut Settings| {
+        (settings.auth, settings.audit.record) = (AuthMode::Open, AuditMode::Always)
+    };
+    TestServer::start(db, settings).await
+}
+
+fn recording(db: &TestDb) -> Running {
+    let mut serve = command(db, &["serve", "--listen", "127.0.0.1:0"]);
+    serve
+        .env("LANGO_AUTH", "open")
+        .env("LANGO_AUDIT_RECORD", "always")
+        .stderr(std::process::Stdio::null());
+    Running::start(serve)
+}
+
+both_databases!(
+    async fn servers_and_commands_that_write_at_once_make_one_chain(db: &TestDb) {
+        const READS: usize = 40;
+        const COMMANDS: usize = 4;
+        let (one, other) = (recorded(db).await, recorded(db).await);
+        let store = Store::open(&db.url).await.unwrap();
+        let patient = json!({ "resourceType": "Patient", "id": "a" });
+        assert_eq!(one.put("/fhir/Patient/a", &patient).await.0, 201);
+        let reads = async |server: &TestServer| {
+            let reads =
+                (0..READS).map(|_| answer(server.client.get(server.url("/fhir/Patient/a"))));
+            for (status, told) in futures_util::future::join_all(reads).await {
+                assert_eq!(status, 200, "{told}");
+            }
+        };
+        let writes = async {
+            for n in 0..READS {
+                let id = format!("p-{n}");
+                assert_eq!(
+                    one.put(
+                        &format!("/fhir/Patient/{id}"),
+                        &json!({ "resourceType": "Patient", "id": id })
+                    )
+                    .await
+                    .0,
+                    201
+                );
+            }
+        };
+        let commands = async {
+            let commands = (0..COMMANDS).map(|n| {
+                let mut add = command(
+                    db,
+                    &["client", "add", &format!("c-{n}"), "--facility", "HF-A"],
+                );
+                tokio::task::spawn_blocking(move || {
+                    add.env("LANGO_AUDIT_RECORD", "always").output().unwrap()
+                })
+            });
+            for done in futures_util::future::join_all(commands).await {
+                let done = done.unwrap();
+                assert!(
+                    done.status.success(),
+                    "{}",
+                    String::from_utf8_lossy(&done.stderr)
+                );
+            }
+        };
+        tokio::join!(reads(&one), reads(&other), writes, commands);
+        let rows = settled(&store).await;
+        assert_eq!(whole(&store).await.rows, rows.len() as u64);
+        let count = |interaction: &str| {
+            let events = rows
+                .iter()
+                .map(|row| serde_json::from_str::<Event>(&row.event).unwrap());
+            events
+                .filter(|event| event.interaction == interaction)
+                .count()
+        };
+        // A new resource by PUT is a create.
+        assert_eq!(
+            (count("read"), count("create"), count("operation")),
+            (2 * READS, READS + 1, COMMANDS)
+        );
+        all_published_once(&store, &rows).await;
+        one.stop().await;
+        other.stop().await;
+        store.close().await;
+    }
+);
+
+both_databases!(
+    async fn what_an_earlier_version_left_unsealed_is_sealed_at_the_start_before_what_is_new(
+        db: &TestDb,
+    ) {
+        let store = Store::open(&db.url).await.unwrap();
+        sql(
+            &store,
+            r#"INSERT INTO audit_new (at, owner, patient, event) VALUES
+               (1, -2, 0, '{"action":"R","interaction":"read","status":200,"request":"first"}'),
+               (2, -2, 0, '{"action":"R","interaction":"read","status":200,"request":"second"}')"#,
+        )
+        .await;
+        store.close().await;
+        let server = recorded(db).await;
+        let store = Store::open(&db.url).await.unwrap();
+        store.seal().await.unwrap();
+        assert_eq!(server.get("/fhir/Patient/nobody").await.0, 404);
+        let rows = settled(&store).await;
+        let requests: Vec<String> = rows
+            .iter()
+            .map(|row| serde_json::from_str::<Event>(&row.event).unwrap().request)
+            .collect();
+        assert_eq!(requests, ["first", "second", "GET /fhir/Patient/nobody"]);
+        assert_eq!(whole(&store).await.rows, 3);
+        all_published_once(&store, &rows).await;
+        server.stop().await;
+        store.close().await;
+    }
+);
+
+both_databases!(
+    async fn a_process_that_dies_leaves_a_whole_chain_with_all_that_it_answered_and_the_next_publishes_it_once(
+        db: &TestDb,
+    ) {
+        let (mut answered, mut first) = (0, true);
+        for _ in 0..3 {
+            let server = recording(db);
+            let client = reqwest::Client::builder().no_proxy().build().unwrap();
+            if std::mem::take(&mut first) {
+                let body = json!({ "resourceType": "Patient", "id": "a" }).to_string();
+                let put = client
+                    .put(format!("{}/fhir/Patient/a", server.base))
+                    .header("content-type", "application/fhir+json");
+                assert_eq!(answer(put.body(body)).await.0, 201);
+            }
+            let reads = (0..8).map(|_| {
+                let (client, url) = (client.clone(), format!("{}/fhir/Patient/a", server.base));
+                tokio::spawn(async move {
+                    let mut answered = 0;
+                    // Until it dies.
+                    while let Ok(response) = client.get(&url).send().await {
+                        let Ok(body) = response.bytes().await else {
+                            break;
+                        };
+                        assert_eq!(serde_json::from_slice::<Value>(&body).unwrap()["id"], "a");
+                        answered += 1;
+                    }
+                    answered
+                })
+            });
+            let reads: Vec<_> = reads.collect();
+            let store = Store::open(&db.url).await.unwrap();
+            // It dies when it has published some.
+            let (published, deadline) = (
+                store.published().await.unwrap(),
+                Instant::now() + Duration::from_secs(30),
+            );
+            while store.published().await.unwrap() == published {
+                assert!(
+                    Instant::now() < deadline,
+                    "publishing goes on while requests come"
+                );
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            server.kill();
+            for reader in reads {
+                answered += reader.await.unwrap();
+            }
+            store.seal().await.unwrap();
+            let rows = store.sealed_after(0, 100_000).await.unwrap();
+            assert_eq!(whole(&store).await.rows, rows.len() as u64);
+            let read = rows
+                .iter()
+                .filter(|row| row.event.contains(r#""interaction":"read""#))
+                .count();
+            assert!(read >= answered, "{read} {answered}");
+            store.close().await;
+        }
+        let server = recording(db);
+        let store = Store::open(&db.url).await.unwrap();
+        let rows = settled(&store).await;
+        all_published_once(&store, &rows).await;
+        assert_eq!(whole(&store).await.rows, rows.len() as u64);
+        let (_, said, _) = output(db, &["audit", "verify"]);
+        assert!(said.contains("whole"), "{said}");
+        server.kill();
+        store.close().await;
+    }
+);
