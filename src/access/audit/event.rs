@@ -66,6 +66,11 @@ pub struct Agent {
 }
 
 impl Agent {
+    /// Whether a person acted, for a facility.
+    pub fn is_somebody(&self) -> bool {
+        (self.practitioner.is_some() || self.person.is_some()) && self.facility.is_some()
+    }
+
     pub fn of(caller: &Caller) -> Agent {
         let purpose = |code: &Code| match &code.system {
             Some(system) => format!("{system}|{}", code.code),

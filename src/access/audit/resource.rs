@@ -82,7 +82,9 @@ fn profile(event: &Event, patient: bool) -> Option<&'static str> {
     let single = event.what.len() == 1 && event.more == 0;
     let of = |with: &'static str, without: &'static str| Some(if patient { with } else { without });
     match (event.interaction.as_str(), event.outcome()) {
-        (Event::DECISION, _) if patient && !event.consents.is_empty() => Some("AuthZconsent"),
+        // It asks for the user, who is named in a token as `subject_id` or by a login, and for the user's organisation.
+        (Event::DECISION, _) if patient && !event.consents.is_empty() && event.agent.is_somebody() => Some("AuthZconsent"),
+        (Event::DECISION, _) => None,
         (_, outcome) if outcome != "0" => None,
         ("create", _) if single => of("PatientCreate", "Create"),
         ("read" | "vread", _) if single => of("PatientRead", "Read"),
@@ -95,7 +97,11 @@ fn profile(event: &Event, patient: bool) -> Option<&'static str> {
 
 fn outcome_words(event: &Event, is_decision: bool) -> Option<String> {
     if !is_decision {
-        return (event.status >= 400).then(|| format!("HTTP status {}", event.status));
+        let nothing = event.interaction == "delete" && event.action == Action::Execute;
+        return match event.status {
+            0..=399 => nothing.then(|| "Nothing was deleted: to the caller there was nothing.".to_owned()),
+            status => Some(format!("HTTP status {status}")),
+        };
     }
     let words = match (event.status < 400, event.emergency, event.consents.is_empty()) {
         (true, true, _) => "Permitted: the glass was broken.",

@@ -1,5 +1,7 @@
 //! What follows a request from its arrival to its answer.
 
+mod denial;
+
 use super::{Action, Agent, AuditError, Event, Recorder, owner_of};
 use crate::access::Caller;
 use crate::access::releases::Releases;
@@ -9,7 +11,7 @@ use crate::store::audit::{NOBODY, Placed};
 use crate::store::closing::Basis;
 use crate::store::gate::About;
 use crate::store::{AuditRow, FacilityKey, ResourceKey, Scope, Store, Stored, Subject, TypeCode};
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::future::Future;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -57,8 +59,12 @@ struct Noted {
     disclosed: BTreeMap<ResourceKey, Vec<String>>,
     /// Parameters that came in the body.
     form: String,
-    /// Queries within a Bundle, with the status of each.
-    inner: Vec<(String, u16)>,
+    /// What was asked within a Bundle, as which interaction, and the status of each.
+    inner: Vec<(String, &'static str, u16)>,
+    /// Entries of a Bundle that were refused, by their path, with what each asked for.
+    refused: HashMap<String, String>,
+    /// What the request asked for by name.
+    named: BTreeSet<Name>,
     /// The glass was broken for it.
     emergency: bool,
     settled: bool,
@@ -154,9 +160,9 @@ impl Trail {
         self.noted().form = cut(&String::from_utf8_lossy(form));
     }
 
-    /// A query within a Bundle was answered.
-    pub fn asked_within(&self, request: &str, status: u16) {
-        self.noted().inner.push((cut(request), status));
+    /// A query within a Bundle, or another entry that changed nothing, was answered. `interaction`: a code of `restful-interaction`.
+    pub fn asked_within(&self, request: &str, interaction: &'static str, status: u16) {
+        self.noted().inner.push((cut(request), interaction, status));
     }
 
     /// Whether [`Trail::settle`] was called.
@@ -244,17 +250,21 @@ impl Trail {
     /// Records the request and everybody whose data the answer holds; the answer may leave when this has succeeded. `held`: the
     /// resources in the answer.
     pub async fn settle(&self, store: &Store, shape: &Shape, status: u16, held: HashSet<Name>) -> Result<(), AuditError> {
-        let (names, mut read, inner, has_written, mut by_patient) = {
+        let (names, mut read, inner, has_written, mut by_patient, asked) = {
             let mut noted = self.noted();
             let mut names = held;
             names.extend(std::mem::take(&mut noted.shown));
             names.retain(|name| !noted.written.contains(name));
+            let mut asked = std::mem::take(&mut noted.named);
+            asked.extend(shape.target.as_ref().map(|(code, id)| (*code, id.as_str().into())));
+            asked.retain(|name| denial::may_hide(status) && !names.contains(name) && !noted.written.contains(name));
             (
                 names,
                 std::mem::take(&mut noted.read),
                 std::mem::take(&mut noted.inner),
                 !noted.written.is_empty(),
                 std::mem::take(&mut noted.disclosed),
+                asked.into_iter().collect::<Vec<Name>>(),
             )
         };
         let mut rows = Vec::new();
@@ -289,6 +299,7 @@ impl Trail {
         }
         foreign.sort_unstable();
         foreign.dedup();
+        let seen: BTreeSet<ResourceKey> = by_patient.keys().copied().collect();
         if let (Some(releases), Some(client)) = (&self.releases, &self.agent.client) {
             releases.admit(client, &foreign).map_err(|seconds| AuditError::TooMuch { seconds })?;
         }
@@ -306,9 +317,8 @@ impl Trail {
             let what = if shape.is_query() { Vec::new() } else { what.into_iter().collect() };
             rows.push(self.row(&self.event(shape.action, shape.interaction, status).about(what), Subject::Nobody)?);
         }
-        for (request, status) in inner {
-            let of_all = request.starts_with("GET ?") || request.starts_with("HEAD ?");
-            let event = self.event(Action::Execute, if of_all { "search-system" } else { "search-type" }, status);
+        for (request, interaction, status) in inner {
+            let event = self.event(Action::Execute, interaction, status);
             rows.push(self.row(&Event { request, ..event }, Subject::Nobody)?);
         }
         for (patient, what) in by_patient {
@@ -326,9 +336,7 @@ impl Trail {
                 rows.push(AuditRow { owner: NOBODY, ..self.row(&decision, Subject::Key(patient))? });
             }
         }
-        if status == 404 {
-            rows.extend(self.denial(store, shape).await?);
-        }
+        rows.extend(self.denials(store, &asked, &seen).await?);
         // Of what a Bundle wrote and then read, those are asked whose data it shows. What shows one's own only hinges on nobody.
         let is_told = !is_made_for_caller && (has_written || !shape.is_query());
         let hinges = status < 400 && !(is_told && foreign.is_empty());
@@ -338,19 +346,6 @@ impl Trail {
         self.recorder.record(rows, basis).await?;
         self.noted().settled = true;
         Ok(())
-    }
-
-    /// What is hidden looks to the caller as if it did not exist. For the privacy officer, and for nobody else, it is a denial.
-    async fn denial(&self, store: &Store, shape: &Shape) -> Result<Option<AuditRow>, AuditError> {
-        let (Some((type_code, id)), Scope::Gate(_)) = (&shape.target, &self.scope) else { return Ok(None) };
-        let Some(placed) = store.placed(&[(*type_code, id.as_str().into())], false).await?.pop() else { return Ok(None) };
-        if placed.patient == 0 || self.scope.owners().contains(&placed.owner) {
-            return Ok(None);
-        }
-        let subject = if placed.patient > 0 { Subject::Key(placed.patient) } else { Subject::Nobody };
-        let what = vec![format!("{}/{id}", definitions::r4().type_name(*type_code))];
-        let row = self.row(&self.event(Action::Execute, Event::DECISION, 403).about(what), subject)?;
-        Ok(Some(AuditRow { owner: NOBODY, ..row }))
     }
 }
 

@@ -49,6 +49,9 @@ use tower_http::compression::predicate::SizeAbove;
 /// An answer of fewer bytes goes in one packet; making it shorter gains nothing.
 const ONE_PACKET: u16 = 1_200;
 
+/// The operation whose question is recorded whole.
+const LOOKUP: &str = "record-lookup";
+
 /// All routes of the FHIR API.
 pub fn routes(state: FhirState) -> Router {
     Router::new()
@@ -209,6 +212,10 @@ async fn carry_out(
         ("POST", Target::Operation(operation)) => {
             if !negotiate::is_form(headers) {
                 let body = resource_body(state, headers, body).await?;
+                if operation.name == LOOKUP {
+                    // Whom it asks for stands in the body alone.
+                    audit::came_with(&body);
+                }
                 return operation::run(&call, operation, Some(body)).await;
             }
             // A form says what a URL could say; `curl -d ''` sends an empty one.
@@ -248,6 +255,7 @@ async fn fetch(call: &Call<'_>, url: String, body: Option<Bytes>) -> Result<Answ
     let target = Target::of_path(path).map_err(answer::refusal_of)?;
     let inner = Call { query: pairs, headers: &HeaderMap::new(), ..*call };
     let method = if body.is_some() { "POST" } else { "GET" };
+    let told = body.clone().filter(|_| matches!(&target, Target::Operation(operation) if operation.name == LOOKUP));
     let answered = match target {
         Target::Operation(operation) => operation::run(&inner, operation, body).await,
         _ if body.is_some() => Err(Failure::unknown_url()),
@@ -262,6 +270,6 @@ async fn fetch(call: &Call<'_>, url: String, body: Option<Bytes>) -> Result<Answ
         Target::Metadata => Ok(metadata::statement(call.state)),
         Target::SearchAll | Target::Search(_) | Target::CompartmentSearch(_) => Err(Failure::unknown_url()),
     };
-    audit::asked_within(method, &url, &answered);
+    audit::asked_within(method, &url, told.as_deref(), &answered);
     answered.map_err(answer::refusal_of)
 }

@@ -19,7 +19,7 @@ use super::transaction::{self, Broken, Entry, Operation, Outcome, Problems};
 use super::tries::Tries;
 use super::write::{CommitError, Condition, Writer};
 use crate::access::consent::vocabulary::Coding;
-use crate::access::{Caller, consent};
+use crate::access::{Caller, audit, consent};
 use crate::definitions;
 use crate::fhir::reference::is_type_name;
 use crate::fhir::{Issue, IssueCode, json};
@@ -202,6 +202,7 @@ async fn one(context: &Context<'_>, reading: &Reading, place: usize, asked: Aske
             Asked::Operate { path, url, body } => return fetch(context, &path, url, Some(body)).await,
             Asked::Change(entry) => entry,
         };
+        let (path, request) = (entry.path.clone(), entry.request());
         let keep_bodies = context.answer == Return::Representation;
         let refusal = match transaction::attempt(context.writer, &tries, vec![entry], Vec::new(), context.caller, keep_bodies).await {
             Ok(mut outcomes) => match outcomes.pop() {
@@ -221,14 +222,24 @@ async fn one(context: &Context<'_>, reading: &Reading, place: usize, asked: Aske
                 Err(refusal) => refusal,
             },
         };
+        note(&path, || request);
         return Answer::Refused(refusal);
     }
 }
 
+/// For the record: what the refused entry at this path asked for.
+fn note(path: &str, request: impl FnOnce() -> String) {
+    if let Some(trail) = audit::current() {
+        trail.refused_within(path, &request());
+    }
+}
+
 async fn fetch(context: &Context<'_>, path: &str, url: String, body: Option<Bytes>) -> Answer {
+    let request = format!("{} {url}", if body.is_some() { "POST" } else { "GET" });
     match (context.fetch)(url, body).await {
         Ok(fetched) => Answer::Fetched(fetched),
         Err(mut refusal) => {
+            note(path, || request);
             for issue in refusal.issues.iter_mut().filter(|issue| issue.expression.is_empty()) {
                 issue.expression = format!("{path}.request.url");
             }
