@@ -13,6 +13,7 @@ mod step;
 
 use super::consent::CONSENT_JOB;
 use super::draft::{Draft, Making, stamped};
+use super::etag::Versions;
 use super::refusal::Refusal;
 use super::relabel;
 use super::resting::Known;
@@ -57,8 +58,10 @@ pub enum Condition {
     Posted,
     /// `If-None-Match: *`: nothing that is not deleted is there.
     Absent,
-    /// `If-Match`: this version is the current one.
-    Version(i64),
+    /// `If-Match`: one of these versions is the current one.
+    Version(Versions),
+    /// The same, where criteria matched nothing and the resource says its id.
+    Free,
     /// The change was made from this version; when another is there it must be made again.
     Seen(i64),
     /// The same, by PATCH.
@@ -67,6 +70,16 @@ pub enum Condition {
     Known,
     /// What is there, if anything, is about the same patient: its id was made from a sender's own keys, which another client may have too.
     SamePatient,
+}
+
+impl Condition {
+    /// Whether `If-Match` admits the version that is there, if any is.
+    pub fn admits(self, live: Option<i64>) -> bool {
+        match self {
+            Condition::Version(versions) => live.is_some_and(|version| versions.admit(version)),
+            _ => true,
+        }
+    }
 }
 
 /// One wanted change of one resource.

@@ -38,6 +38,8 @@ pub struct OwnParam {
     /// Everything stored is indexed by it.
     pub ready: bool,
     pub(super) expression: Expression,
+    /// The id of its SearchParameter.
+    defined_by: String,
 }
 
 impl OwnParams {
@@ -60,6 +62,14 @@ impl Own {
     /// The one with this name, ready or not.
     pub fn find(&self, type_code: TypeCode, code: &str) -> Option<&OwnParam> {
         self.of(type_code).iter().find(|own| own.param.code == code)
+    }
+}
+
+impl Own {
+    /// A type for which another SearchParameter defines the same code.
+    pub fn taken(&self, definition: &Definition) -> Option<TypeCode> {
+        let taken = |type_code: &&TypeCode| self.find(**type_code, &definition.code).is_some_and(|own| own.defined_by != definition.id);
+        definition.types.iter().find(taken).copied()
     }
 }
 
@@ -180,7 +190,8 @@ pub async fn refresh(store: &Store, own: &OwnParams) -> Result<Vec<Unindexed>, s
                 targets: definition.targets.clone(),
                 components: Vec::new(),
             };
-            let own = OwnParam { param, ready: number.ready, expression: definition.expression.clone() };
+            let expression = definition.expression.clone();
+            let own = OwnParam { param, ready: number.ready, expression, defined_by: definition.id.clone() };
             next.by_type.entry(*type_code).or_default().push(own);
         }
         if !number.ready {

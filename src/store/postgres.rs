@@ -356,7 +356,7 @@ async fn select(
 }
 
 async fn holds(connection: &mut PgConnection, precondition: &Precondition) -> Result<bool, sqlx::Error> {
-    let Sql { text, args, .. } = compile::first_ids(Dialect::Postgres, &precondition.query);
+    let Sql { text, args, .. } = compile::first_ids(Dialect::Postgres, &precondition.query, precondition.tells());
     let found: Vec<String> = bind_all!(sqlx::query_scalar(AssertSqlSafe(text)), args).fetch_all(connection).await?;
     Ok(found == precondition.expected)
 }

@@ -60,9 +60,9 @@ pub fn keys(dialect: Dialect, query: &Query) -> Sql {
 }
 
 /// `SELECT id` of the first two matches.
-pub fn first_ids(dialect: Dialect, query: &Query) -> Sql {
+pub fn first_ids(dialect: Dialect, query: &Query, most: usize) -> Sql {
     let mut sql = keys(dialect, query);
-    sql.text = format!("SELECT id FROM resource WHERE key IN ({}) ORDER BY key LIMIT 2", sql.text);
+    sql.text = format!("SELECT id FROM resource WHERE key IN ({}) ORDER BY key LIMIT {most}", sql.text);
     sql
 }
 
