@@ -8,14 +8,18 @@
 
 use super::App;
 use crate::access::audit::checkpoint::{Kind, Notary};
+use crate::access::audit::disclosure::disclosures_of;
 use crate::access::audit::resource::{self, Naming, audit_event};
-use crate::access::audit::{Event, Recorder, Trail};
+use crate::access::audit::{Event, Recorder, Trail, disclosure};
 use crate::definitions;
 use crate::fhir::time::{Micros, now};
 use crate::ingest::draft::Draft;
 use crate::store::gate::About;
 use crate::store::{FacilityKey, Sealed};
 use anyhow::Context;
+use serde_json::Value;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::io::Write as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -145,25 +149,52 @@ impl App {
         patients.sort_unstable();
         patients.dedup();
         let ids = self.store.ids_of(&patients).await?;
-        let naming = self.audit_naming();
+        let (naming, custodians) = (self.audit_naming(), self.custodians(&rows).await?);
         let me = self.clone();
         let drafts = self.writer.workers().run(move || {
-            let draft = |row: &Sealed| me.audit_draft(row, ids.get(&row.patient).map(String::as_str), &naming);
-            rows.iter().filter_map(draft).collect::<Vec<_>>()
+            let drafts = |row: &Sealed| me.audit_drafts(row, ids.get(&row.patient).map(String::as_str), &custodians, &naming);
+            rows.iter().filter_map(drafts).flatten().collect::<Vec<_>>()
         });
         self.writer.put_audit_events(drafts.await?, position).await?;
         Ok(count)
     }
 
-    /// `None`: the row is not what lango wrote; `lango audit verify` tells so.
-    fn audit_draft(&self, row: &Sealed, patient: Option<&str>, naming: &Naming) -> Option<(FacilityKey, Draft)> {
+    /// Codes of the facilities whose data left by decisions among these rows.
+    async fn custodians(&self, rows: &[Sealed]) -> anyhow::Result<HashMap<FacilityKey, String>> {
+        let mut codes = HashMap::from([(0, self.settings.operator.code.clone())]);
+        for row in rows {
+            for disclosure in disclosures_of(row) {
+                if let Entry::Vacant(place) = codes.entry(disclosure.custodian) {
+                    place.insert(self.store.facility_code(disclosure.custodian).await?.unwrap_or_default());
+                }
+            }
+        }
+        Ok(codes)
+    }
+
+    /// Of a decision that permitted something also the disclosures. `None`: the row is not what lango wrote; `lango audit verify` tells so.
+    fn audit_drafts(
+        &self,
+        row: &Sealed,
+        patient: Option<&str>,
+        custodians: &HashMap<FacilityKey, String>,
+        naming: &Naming,
+    ) -> Option<Vec<(FacilityKey, Draft)>> {
         let event: Event = serde_json::from_str(&row.event).ok()?;
-        let resource = audit_event(row, &event, patient, naming, false);
-        let id = resource.get("id")?.as_str()?.to_owned();
         let type_code = definitions::r4().type_code("AuditEvent")?;
-        let mut draft = self.writer.draft(type_code, &id, resource);
-        draft.about = About::Audit;
-        Some((row.owner, draft))
+        let draft = |resource: Value| -> Option<(FacilityKey, Draft)> {
+            let id = resource.get("id")?.as_str()?.to_owned();
+            let mut draft = self.writer.draft(type_code, &id, resource);
+            draft.about = About::Audit;
+            Some((row.owner, draft))
+        };
+        let own = draft(audit_event(row, &event, patient, naming, false))?;
+        let disclosures = disclosures_of(row);
+        let more = disclosures.iter().filter_map(|disclosure| {
+            let custodian = custodians.get(&disclosure.custodian)?;
+            draft(disclosure::audit_event(row.at, disclosure, &event, patient?, custodian, naming))
+        });
+        Some(std::iter::once(own).chain(more).collect())
     }
 
     /// Removes events that are old enough, under a signed statement.
@@ -192,7 +223,7 @@ impl App {
             let mut rows = self.store.sealed_after(after, PUBLISH).await?;
             rows.retain(|row| row.position <= last.position);
             let Some(done) = rows.last().map(|row| row.position) else { break };
-            self.writer.purge_audit_events(rows.iter().map(resource::id).collect()).await?;
+            self.writer.purge_audit_events(rows.iter().flat_map(resource::ids).collect()).await?;
             after = done;
         }
         let signed = notary.keep(&self.store, Kind::Removed, &last).await?;

@@ -1,7 +1,9 @@
 //! What is kept of an event.
 
 use crate::access::{Caller, Code};
+use crate::store::FacilityKey;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// `AuditEvent.action` (<https://hl7.org/fhir/R4/valueset-audit-event-action.html>).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, PartialOrd, Ord)]
@@ -68,7 +70,11 @@ pub struct Agent {
 impl Agent {
     /// Whether a person acted, for a facility.
     pub fn is_somebody(&self) -> bool {
-        (self.practitioner.is_some() || self.person.is_some()) && self.facility.is_some()
+        self.is_person() && self.facility.is_some()
+    }
+
+    pub fn is_person(&self) -> bool {
+        self.practitioner.is_some() || self.person.is_some()
     }
 
     pub fn of(caller: &Caller) -> Agent {
@@ -120,6 +126,16 @@ pub struct Event {
     /// The glass was broken.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub emergency: bool,
+    /// In a decision that permitted something: whose the resources are.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub holders: Vec<Holding>,
+}
+
+/// How many of an event's resources, in their order, one facility contributed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Holding {
+    pub owner: FacilityKey,
+    pub resources: usize,
 }
 
 fn is_zero(count: &usize) -> bool {
@@ -137,6 +153,18 @@ impl Event {
         what.truncate(Event::MOST_WHAT);
         self.what = what;
         self
+    }
+
+    /// Names the resources of these facilities, as many as it may.
+    pub fn held_by(self, parts: &BTreeMap<FacilityKey, Vec<String>>) -> Event {
+        let mut room = Event::MOST_WHAT;
+        let holding = |(owner, what): (&FacilityKey, &Vec<String>)| {
+            let resources = what.len().min(room);
+            room -= resources;
+            Holding { owner: *owner, resources }
+        };
+        let holders = parts.iter().map(holding).filter(|holding| holding.resources > 0).collect();
+        Event { holders, ..self.about(parts.values().flatten().cloned().collect()) }
     }
 
     /// `AuditEvent.outcome`: 0 success, 4 what the caller did wrong or may not, 8 what lango did.

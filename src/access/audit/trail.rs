@@ -56,7 +56,7 @@ struct Noted {
     /// Owner and patient of rows that were read for the answer.
     read: HashMap<Name, (FacilityKey, ResourceKey)>,
     /// Whose data it shows that is not in the store, such as what another holder answered.
-    disclosed: BTreeMap<ResourceKey, Vec<String>>,
+    disclosed: BTreeMap<(ResourceKey, FacilityKey), Vec<String>>,
     /// Parameters that came in the body.
     form: String,
     /// What was asked within a Bundle, as which interaction, and the status of each.
@@ -150,9 +150,9 @@ impl Trail {
         self.noted().read.extend(rows.into_iter().filter(|row| row.version > 0).map(place));
     }
 
-    /// The answer will show data of this Patient that is not in the store under these names, such as what another holder answered.
-    pub fn discloses(&self, patient: ResourceKey, what: Vec<String>) {
-        self.noted().disclosed.entry(patient).or_default().extend(what);
+    /// The answer will show data of this Patient that is not in the store under these names, such as what another holder, `owner`, answered.
+    pub fn discloses(&self, patient: ResourceKey, owner: FacilityKey, what: Vec<String>) {
+        self.noted().disclosed.entry((patient, owner)).or_default().extend(what);
     }
 
     /// The request's parameters stood in its body.
@@ -197,6 +197,7 @@ impl Trail {
             more: 0,
             consents: Vec::new(),
             emergency,
+            holders: Vec::new(),
         }
     }
 
@@ -250,7 +251,7 @@ impl Trail {
     /// Records the request and everybody whose data the answer holds; the answer may leave when this has succeeded. `held`: the
     /// resources in the answer.
     pub async fn settle(&self, store: &Store, shape: &Shape, status: u16, held: HashSet<Name>) -> Result<(), AuditError> {
-        let (names, mut read, inner, has_written, mut by_patient, asked) = {
+        let (names, mut read, inner, has_written, disclosed, asked) = {
             let mut noted = self.noted();
             let mut names = held;
             names.extend(std::mem::take(&mut noted.shown));
@@ -268,7 +269,13 @@ impl Trail {
             )
         };
         let mut rows = Vec::new();
-        let mut foreign: Vec<ResourceKey> = by_patient.keys().copied().collect();
+        let mut by_patient: BTreeMap<ResourceKey, Vec<String>> = BTreeMap::new();
+        // What others contributed of it.
+        let mut others: BTreeMap<ResourceKey, BTreeMap<FacilityKey, Vec<String>>> = BTreeMap::new();
+        for ((patient, owner), what) in disclosed {
+            by_patient.entry(patient).or_default().extend(what.iter().cloned());
+            others.entry(patient).or_default().insert(owner, what);
+        }
         let mut is_made_for_caller = false;
         if !names.is_empty() {
             let mut names: Vec<Name> = names.into_iter().collect();
@@ -291,14 +298,13 @@ impl Trail {
                     is_made_for_caller |= is_foreign && placed.patient < 0;
                     continue;
                 }
-                by_patient.entry(placed.patient).or_default().push(what);
                 if is_foreign {
-                    foreign.push(placed.patient);
+                    others.entry(placed.patient).or_default().entry(placed.owner).or_default().push(what.clone());
                 }
+                by_patient.entry(placed.patient).or_default().push(what);
             }
         }
-        foreign.sort_unstable();
-        foreign.dedup();
+        let foreign: Vec<ResourceKey> = others.keys().copied().collect();
         let seen: BTreeSet<ResourceKey> = by_patient.keys().copied().collect();
         if let (Some(releases), Some(client)) = (&self.releases, &self.agent.client) {
             releases.admit(client, &foreign).map_err(|seconds| AuditError::TooMuch { seconds })?;
@@ -328,10 +334,10 @@ impl Trail {
                 _ => (Action::Execute, "operation"),
             };
             let consents = consents(&patient);
-            let event = Event { consents: consents.clone(), ..self.event(action, interaction, status).about(what.clone()) };
+            let event = Event { consents: consents.clone(), ..self.event(action, interaction, status).about(what) };
             rows.push(self.row(&event, Subject::Key(patient))?);
-            if foreign.binary_search(&patient).is_ok() {
-                let decision = Event { consents, ..self.event(Action::Execute, Event::DECISION, 200).about(what) };
+            if let Some(parts) = others.get(&patient) {
+                let decision = Event { consents, ..self.event(Action::Execute, Event::DECISION, 200).held_by(parts) };
                 // It names Consents, which are not the caller's to see.
                 rows.push(AuditRow { owner: NOBODY, ..self.row(&decision, Subject::Key(patient))? });
             }
