@@ -42,6 +42,7 @@ const ALL: &[(i64, &str, &str, &str)] = &[
     ),
     (61, "patched", include_str!("../../migrations/sqlite/0061_patched.sql"), include_str!("../../migrations/postgres/0061_patched.sql")),
     (62, "picked", include_str!("../../migrations/sqlite/0062_picked.sql"), include_str!("../../migrations/postgres/0062_picked.sql")),
+    (70, "about", include_str!("../../migrations/sqlite/0070_about.sql"), include_str!("../../migrations/postgres/0070_about.sql")),
 ];
 
 pub fn migrator(dialect: Dialect) -> Migrator {

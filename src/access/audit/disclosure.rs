@@ -1,53 +1,34 @@
 //! What left under a consent, as what IHE BALP calls a privacy disclosure: of each decision that permitted something, one for each facility
 //! whose data it was, the custodian.
 //!
-//! It is made of the row of the decision, which says whose the resources are ([`Event::holders`]), so no request waits for it.
+//! It is made of the row of the decision, which says whose the resources are ([`Shown::holders`](super::Shown::holders)), so no request waits for it.
 
 use super::checkpoint::hex;
 use super::resource::{
     CLIENT_SYSTEM, DCM, ENTITY_ROLE, ENTITY_TYPE, Naming, PROFILE, RESOURCE_TYPES, coding, organisation, purposes, server, source, user,
 };
-use super::{Event, Holding, resource};
+use super::{Event, Holding, Told};
 use crate::fhir::time::{Micros, format_instant};
-use crate::store::{FacilityKey, Sealed};
 use serde_json::{Value, json};
 
 const SNOMED: &str = "http://snomed.info/sct";
+pub(super) const CUSTODIAN: &str = "159541003";
 
-/// What one facility's data was in an answer about one patient.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Disclosure {
-    /// Of its AuditEvent.
-    pub id: String,
-    pub custodian: FacilityKey,
-    pub what: Vec<String>,
-}
-
-/// The disclosures of a decision whose AuditEvent has this id; none of a denial.
-pub fn disclosures(id: &str, event: &Event) -> Vec<Disclosure> {
-    if event.interaction != Event::DECISION || event.status >= 400 {
-        return Vec::new();
-    }
-    let mut what = event.what.iter();
+/// The disclosures of a decision that permitted something: `holders` says whose its resources are.
+pub fn disclosures(decision: &Told, holders: &[Holding]) -> Vec<Told> {
+    let mut what = decision.event.what.iter();
     let of = |Holding { owner, resources }: &Holding| {
-        let digest = blake3::hash(format!("disclosure {owner} {id}").as_bytes());
+        let digest = blake3::hash(format!("disclosure {owner} {}", decision.id).as_bytes());
         let id = hex(digest.as_bytes().get(..16).unwrap_or_default());
-        Disclosure { id, custodian: *owner, what: what.by_ref().take(*resources).cloned().collect() }
+        let what = what.by_ref().take(*resources).cloned().collect();
+        Told { id, event: Event { what, more: 0, ..decision.event.clone() }, custodian: Some(*owner), ..decision.clone() }
     };
-    event.holders.iter().map(of).collect()
-}
-
-/// Those of a row.
-pub fn disclosures_of(row: &Sealed) -> Vec<Disclosure> {
-    // Most rows are none; they are not read for it.
-    if !row.event.contains(r#""holders":"#) {
-        return Vec::new();
-    }
-    serde_json::from_str(&row.event).map_or_else(|_| Vec::new(), |event| disclosures(&resource::id(row), &event))
+    holders.iter().map(of).collect()
 }
 
 /// Its AuditEvent. `patient`: the id of the Patient. `custodian`: the facility's code.
-pub fn audit_event(at: Micros, disclosure: &Disclosure, event: &Event, patient: &str, custodian: &str, naming: &Naming) -> Value {
+pub fn audit_event(at: Micros, disclosure: &Told, patient: &str, custodian: &str, naming: &Naming) -> Value {
+    let event = &disclosure.event;
     let agent = &event.agent;
     let why = purposes(event);
     let person = json!({ "reference": format!("Patient/{patient}") });
@@ -71,7 +52,7 @@ pub fn audit_event(at: Micros, disclosure: &Disclosure, event: &Event, patient: 
         }),
         recipient,
         json!({
-            "type": { "coding": [coding(SNOMED, "159541003", "Record keeping/library clerk")] },
+            "type": { "coding": [coding(SNOMED, CUSTODIAN, "Record keeping/library clerk")] },
             "who": { "identifier": { "system": naming.facility_system, "value": custodian } },
             "requestor": false,
         }),
@@ -90,12 +71,12 @@ pub fn audit_event(at: Micros, disclosure: &Disclosure, event: &Event, patient: 
     let data = |what: &String| {
         json!({ "what": { "reference": what }, "type": coding(ENTITY_TYPE, "2", "System Object"), "role": coding(ENTITY_ROLE, "4", "Domain Resource") })
     };
-    entities.extend(disclosure.what.iter().map(data));
+    entities.extend(event.what.iter().map(data));
     let consent = |consent: &String| json!({ "what": { "reference": consent }, "type": coding(RESOURCE_TYPES, "Consent", "Consent") });
     entities.extend(event.consents.iter().map(consent));
     let mut resource = json!({ "resourceType": "AuditEvent", "id": disclosure.id });
     // It asks for the recipient's address, and for data beside the patient.
-    if agent.address.is_some() && !disclosure.what.is_empty() {
+    if agent.address.is_some() && !event.what.is_empty() {
         resource["meta"] = json!({ "profile": [format!("{PROFILE}PrivacyDisclosure.Source")] });
     }
     resource["type"] = coding(DCM, "110106", "Export");

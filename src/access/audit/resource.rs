@@ -3,10 +3,8 @@
 //! A profile is claimed where the event is what the profile speaks of: one resource read, created, updated or deleted, a search, a
 //! decision by consent; [`super::disclosure`] makes what left under consent of the decision. A change of many resources at once is one event that names them all, and claims none.
 
-use super::checkpoint::hex;
-use super::{Action, Event};
-use crate::fhir::time::format_instant;
-use crate::store::Sealed;
+use super::{Action, Event, Told};
+use crate::fhir::time::{Micros, format_instant};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value, json};
@@ -23,7 +21,7 @@ const ACT_REASON: &str = "http://terminology.hl7.org/CodeSystem/v3-ActReason";
 pub const CLIENT_SYSTEM: &str = "urn:lango:client";
 
 /// How the deployment calls things.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Naming {
     /// The FHIR base.
     pub base: String,
@@ -33,22 +31,12 @@ pub struct Naming {
     pub practitioner_system: String,
 }
 
-/// The id of the AuditEvent of a row: tells nothing, and is the same on every process.
-pub fn id(row: &Sealed) -> String {
-    hex(row.hash.get(..16).unwrap_or_default())
-}
-
-/// The ids of all AuditEvents that are made of a row.
-pub fn ids(row: &Sealed) -> Vec<String> {
-    let more = super::disclosure::disclosures_of(row).into_iter().map(|disclosure| disclosure.id);
-    std::iter::once(id(row)).chain(more).collect()
-}
-
-/// The AuditEvent. `patient`: the id of the Patient that the row is about. `consents`: name the Consents also where the event is not
+/// The AuditEvent of what was told at `at`. `patient`: the id of the Patient that it is about. `consents`: name the Consents also where the event is not
 /// the decision itself; callers must not see which they are.
-pub fn audit_event(row: &Sealed, event: &Event, patient: Option<&str>, naming: &Naming, consents: bool) -> Value {
+pub fn audit_event(at: Micros, told: &Told, patient: Option<&str>, naming: &Naming, consents: bool) -> Value {
+    let event = &told.event;
     let is_decision = event.interaction == Event::DECISION;
-    let mut resource = json!({ "resourceType": "AuditEvent", "id": id(row) });
+    let mut resource = json!({ "resourceType": "AuditEvent", "id": told.id });
     if let Some(profile) = profile(event, patient.is_some()) {
         resource["meta"] = json!({ "profile": [format!("{PROFILE}{profile}")] });
     }
@@ -61,7 +49,7 @@ pub fn audit_event(row: &Sealed, event: &Event, patient: Option<&str>, naming: &
         false => json!([{ "system": "http://hl7.org/fhir/restful-interaction", "code": event.interaction }]),
     };
     resource["action"] = event.action.code().into();
-    resource["recorded"] = format_instant(row.at).into();
+    resource["recorded"] = format_instant(at).into();
     resource["outcome"] = event.outcome().into();
     if let Some(words) = outcome_words(event, is_decision) {
         resource["outcomeDesc"] = words.into();

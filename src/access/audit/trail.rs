@@ -2,7 +2,7 @@
 
 mod denial;
 
-use super::{Action, Agent, AuditError, Event, Recorder, owner_of};
+use super::{Action, Agent, AuditError, Event, Recorder, Shown, owner_of};
 use crate::access::Caller;
 use crate::access::releases::Releases;
 use crate::definitions;
@@ -83,7 +83,7 @@ pub struct Shape {
 }
 
 impl Shape {
-    /// A read is one event for each patient; a query is one event for itself and one more for each patient in its answer.
+    /// A read is one event for each patient; a query is one event for itself and one more for each patient in its answer, all in one row.
     fn is_query(&self) -> bool {
         self.action == Action::Execute
     }
@@ -197,7 +197,7 @@ impl Trail {
             more: 0,
             consents: Vec::new(),
             emergency,
-            holders: Vec::new(),
+            patients: Vec::new(),
         }
     }
 
@@ -317,30 +317,39 @@ impl Trail {
         let is_read = !shape.is_query() && shape.action == Action::Read && status < 400;
         // What was changed tells of itself, in the transaction that changed it; a Bundle is an event of its own beside that.
         let told_already = has_written && !matches!(shape.action, Action::Read | Action::Execute) && status < 400;
-        if !(told_already || is_read && !by_patient.is_empty()) {
+        let own = (!(told_already || is_read && !by_patient.is_empty())).then(|| {
             let target = shape.target.as_ref().filter(|_| status < 400 && !shape.is_query());
             let what = target.map(|(code, id)| format!("{}/{id}", definitions::r4().type_name(*code)));
-            let what = if shape.is_query() { Vec::new() } else { what.into_iter().collect() };
-            rows.push(self.row(&self.event(shape.action, shape.interaction, status).about(what), Subject::Nobody)?);
+            self.event(shape.action, shape.interaction, status).about(what.into_iter().collect())
+        });
+        let shown: Vec<Shown> = by_patient.into_iter().map(|(patient, what)| Shown::new(patient, what, consents(&patient))).collect();
+        let permitted = others.into_iter().map(|(patient, parts)| Shown::held(patient, parts, consents(&patient)));
+        let permitted: Vec<Shown> = permitted.collect();
+        match own {
+            // One row, whomever the answer shows.
+            Some(own) if shape.is_query() => rows.push(self.row(&Event { patients: shown, ..own }, Subject::Nobody)?),
+            own => {
+                let own = own.map(|own| self.row(&own, Subject::Nobody)).transpose()?;
+                rows.extend(own);
+                // Whatever was asked for, what goes out beside a change was looked for and found.
+                let (action, interaction) = match shape.action {
+                    Action::Read => (Action::Read, shape.interaction),
+                    _ => (Action::Execute, "operation"),
+                };
+                for Shown { patient, what, more, consents, .. } in shown {
+                    let event = Event { what, more, consents, ..self.event(action, interaction, status) };
+                    rows.push(self.row(&event, Subject::Key(patient))?);
+                }
+            }
         }
         for (request, interaction, status) in inner {
             let event = self.event(Action::Execute, interaction, status);
             rows.push(self.row(&Event { request, ..event }, Subject::Nobody)?);
         }
-        for (patient, what) in by_patient {
-            // Whatever was asked for, what goes out beside a change was looked for and found.
-            let (action, interaction) = match shape.action {
-                Action::Read | Action::Execute => (shape.action, shape.interaction),
-                _ => (Action::Execute, "operation"),
-            };
-            let consents = consents(&patient);
-            let event = Event { consents: consents.clone(), ..self.event(action, interaction, status).about(what) };
-            rows.push(self.row(&event, Subject::Key(patient))?);
-            if let Some(parts) = others.get(&patient) {
-                let decision = Event { consents, ..self.event(Action::Execute, Event::DECISION, 200).held_by(parts) };
-                // It names Consents, which are not the caller's to see.
-                rows.push(AuditRow { owner: NOBODY, ..self.row(&decision, Subject::Key(patient))? });
-            }
+        if !permitted.is_empty() {
+            let decision = Event { patients: permitted, ..self.event(Action::Execute, Event::DECISION, 200) };
+            // It names Consents, which are not the caller's to see.
+            rows.push(AuditRow { owner: NOBODY, ..self.row(&decision, Subject::Nobody)? });
         }
         rows.extend(self.denials(store, &asked, &seen).await?);
         // Of what a Bundle wrote and then read, those are asked whose data it shows. What shows one's own only hinges on nobody.

@@ -6,8 +6,8 @@ use super::super::state::FhirState;
 use super::Call;
 use super::answer::Answer;
 use super::target::Target;
-use crate::access::audit::resource::{self, audit_event};
-use crate::access::audit::{self, Action, AuditError, Event, Shape};
+use crate::access::audit::resource::audit_event;
+use crate::access::audit::{self, Action, AuditError, Event, Shape, told};
 use crate::access::{Caller, Interaction, Role};
 use crate::definitions;
 use crate::fhir::reference::is_id;
@@ -134,20 +134,25 @@ pub async fn disclosures(call: &Call<'_>, type_code: TypeCode, id: &str) -> Resu
     let rows = state.store.sealed_about(&keys, before, MOST_ROWS).await?;
     let cut = rows.last().filter(|_| rows.len() >= MOST_ROWS as usize).map(|row| row.position);
     for row in rows {
-        let event: Event = serde_json::from_str(&row.event).map_err(Refusal::internal)?;
-        let looked = matches!(event.action, Action::Read | Action::Execute) && event.interaction != Event::DECISION;
-        if !looked || event.outcome() != "0" {
+        let mut events = told(&row).map_err(Refusal::internal)?;
+        events.retain(|told| {
+            let looked = matches!(told.event.action, Action::Read | Action::Execute) && told.event.interaction != Event::DECISION;
+            looked && told.custodian.is_none() && told.event.outcome() == "0" && keys.contains(&told.patient)
+        });
+        if events.is_empty() {
             continue;
         }
-        if entries.len() >= count as usize {
+        // One look at several Patients of the person is not torn apart.
+        if !entries.is_empty() && entries.len() + events.len() > count as usize {
             next = Some(before);
             break;
         }
         before = row.position;
-        let patient = ids.get(&row.patient).map(String::as_str);
-        let resource = audit_event(&row, &event, patient, &naming, true);
-        let full_url = format!("{base}/AuditEvent/{}", resource::id(&row));
-        entries.push(json!({ "fullUrl": full_url, "resource": resource, "search": { "mode": "match" } }));
+        for told in events {
+            let resource = audit_event(row.at, &told, ids.get(&told.patient).map(String::as_str), &naming, true);
+            let full_url = format!("{base}/AuditEvent/{}", told.id);
+            entries.push(json!({ "fullUrl": full_url, "resource": resource, "search": { "mode": "match" } }));
+        }
     }
     let next = next.or(cut);
     let url = format!("{base}/Patient/{id}/$disclosures?_count={count}");

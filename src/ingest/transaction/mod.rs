@@ -95,7 +95,7 @@ impl Entry {
             Operation::Patch { id, .. } => format!("PATCH {type_name}/{id}"),
             Operation::PatchWhere { criteria, .. } => format!("PATCH {type_name}?{criteria}"),
             Operation::Delete { id, .. } => format!("DELETE {type_name}/{id}"),
-            Operation::DeleteWhere { criteria } => format!("DELETE {type_name}?{criteria}"),
+            Operation::DeleteWhere { criteria, .. } => format!("DELETE {type_name}?{criteria}"),
         }
     }
 
