@@ -199,6 +199,7 @@ pub struct Writer {
     workers: Workers,
     policy: Policy,
     facility_system: Arc<str>,
+    practitioner_system: Arc<str>,
 }
 
 /// What the operator lets clients do (`lango.toml`).
@@ -232,6 +233,7 @@ impl Writer {
             workers: Workers::default(),
             policy: Policy::default(),
             facility_system: "urn:lango:facility".into(),
+            practitioner_system: "urn:lango:practitioner".into(),
         }
     }
 
@@ -250,9 +252,14 @@ impl Writer {
         &self.validator
     }
 
-    /// The same, where facilities are known by identifiers of this system.
-    pub fn with_facility_system(self, system: &str) -> Writer {
-        Writer { facility_system: system.into(), ..self }
+    /// The same, where facilities and practitioners are known by identifiers of these systems.
+    pub fn with_systems(self, facility: &str, practitioner: &str) -> Writer {
+        Writer { facility_system: facility.into(), practitioner_system: practitioner.into(), ..self }
+    }
+
+    /// The identifier systems of facilities and practitioners.
+    pub(super) fn systems(&self) -> (&str, &str) {
+        (&self.facility_system, &self.practitioner_system)
     }
 
     pub fn policy(&self) -> Policy {
@@ -350,6 +357,16 @@ impl Writer {
         let names: Vec<(TypeCode, Box<str>)> = mutations.iter().map(|mutation| (mutation.type_code, mutation.id.clone())).collect();
         let (terminology, relabelling) = self.resting(&mutations).await.map_err(|error| CommitError::Refused(None, error.into()))?;
         jobs.extend(relabelling);
+        let born = mutations.iter().filter(|m| m.base_version > 0 && definitions::r4().type_name(m.type_code) == "Patient");
+        let born: Vec<(Box<str>, Value)> = born
+            .filter_map(|m| match &m.change {
+                Change::Put { body, .. } => Some((m.id.clone(), serde_json::from_slice(body).ok()?)),
+                _ => None,
+            })
+            .collect();
+        if !born.is_empty() {
+            self.end_guardians_permits(&born).await.map_err(|error| CommitError::Refused(None, error.into()))?;
+        }
         let Plan { preconditions, unchanged, visits, .. } = plan;
         let unit = Unit { mutations, preconditions, unchanged, jobs, visits, audit, terminology, posted, patched, ..Unit::default() };
         let written = self.store.commit(unit).await.map_err(|error| match error {

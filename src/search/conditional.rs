@@ -42,7 +42,9 @@ pub fn conditional(type_code: TypeCode, criteria: &str, scope: Scope, options: &
             continue;
         }
         if lex::split(value, ',').iter().flat_map(|value| lex::split(value, '|')).any(|part| lex::unescape(part).len() > MOST_INDEXED) {
-            let words = format!("a text of more than {MOST_INDEXED} bytes is not indexed whole, so it cannot be told what has it: name other criteria");
+            let words = format!(
+                "a text of more than {MOST_INDEXED} bytes is not indexed whole, so it cannot be told what has it: name other criteria"
+            );
             errors.push(Issue::error(IssueCode::TooLong, words).at(path(type_name, key)));
             continue;
         }

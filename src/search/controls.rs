@@ -82,9 +82,7 @@ impl Controls<'_> {
                 }
                 _ => Err(Wrong::error(IssueCode::Value, "_maxresults is a whole number, 1 or more")),
             },
-            ("_score", None) => {
-                Err(Wrong::error(IssueCode::NotSupported, format!("{name} is not supported by this server")))
-            }
+            ("_score", None) => Err(Wrong::error(IssueCode::NotSupported, format!("{name} is not supported by this server"))),
             _ => return None,
         })
     }

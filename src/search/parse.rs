@@ -254,7 +254,8 @@ pub fn parse_over(over: Over<'_>, pairs: &[(String, String)], scope: Scope, opti
     let mut filters_used = Vec::new();
     let mut seen: Vec<&str> = Vec::new();
     for (key, value) in pairs {
-        let once = matches!(key.as_str(), "_sort" | "_count" | "_maxresults" | "_total" | "_summary" | "_contained" | "_containedType" | CURSOR);
+        let once =
+            matches!(key.as_str(), "_sort" | "_count" | "_maxresults" | "_total" | "_summary" | "_contained" | "_containedType" | CURSOR);
         if once && seen.contains(&key.as_str()) {
             errors.push(Issue::error(IssueCode::Invalid, format!("{key} may be given once")).at(path(label, key)));
             continue;

@@ -85,9 +85,7 @@ pub async fn run(store: &Store, request: &SearchRequest, context: RunContext<'_>
         Total::Unasked if cursor.is_none() && page.next.is_none() => Some(page.rows.len() as u64),
         Total::Unasked | Total::None => None,
         Total::Estimate | Total::Accurate if cursor.is_none() && page.next.is_none() => Some(page.rows.len() as u64),
-        Total::Estimate | Total::Accurate => {
-            Some(at_most(request.most, store.count_any(&request.queries(), seen.as_ref()).await?))
-        }
+        Total::Estimate | Total::Accurate => Some(at_most(request.most, store.count_any(&request.queries(), seen.as_ref()).await?)),
     };
     let included = include::collect(store, request, &page.rows, context.admits).await?;
     context.admits.answered(&page.rows);

@@ -43,6 +43,19 @@ const ALL: &[(i64, &str, &str, &str)] = &[
     (61, "patched", include_str!("../../migrations/sqlite/0061_patched.sql"), include_str!("../../migrations/postgres/0061_patched.sql")),
     (62, "picked", include_str!("../../migrations/sqlite/0062_picked.sql"), include_str!("../../migrations/postgres/0062_picked.sql")),
     (70, "about", include_str!("../../migrations/sqlite/0070_about.sql"), include_str!("../../migrations/postgres/0070_about.sql")),
+    (90, "verdict", include_str!("../../migrations/sqlite/0090_verdict.sql"), include_str!("../../migrations/postgres/0090_verdict.sql")),
+    (
+        91,
+        "authored",
+        include_str!("../../migrations/sqlite/0091_authored.sql"),
+        include_str!("../../migrations/postgres/0091_authored.sql"),
+    ),
+    (
+        140,
+        "shut_out",
+        include_str!("../../migrations/sqlite/0140_shut_out.sql"),
+        include_str!("../../migrations/postgres/0140_shut_out.sql"),
+    ),
 ];
 
 pub fn migrator(dialect: Dialect) -> Migrator {

@@ -135,7 +135,8 @@ both_databases!(
     }
 );
 
-async fn until(server: &TestServer, path: &str, wanted: impl Fn(u16, &Value) -> bool) -> Value {
+/// Asks until the answer is what is wanted.
+pub async fn until(server: &TestServer, path: &str, wanted: impl Fn(u16, &Value) -> bool) -> Value {
     let start = Instant::now();
     loop {
         let (status, body) = server.get(path).await;

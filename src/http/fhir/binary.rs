@@ -10,9 +10,9 @@
 use super::super::body;
 use super::super::error::Failure;
 use super::super::negotiate::{self, Format};
-use super::{Call, Sent};
 use super::answer::Answer;
 use super::target::Target;
+use super::{Call, Sent};
 use crate::definitions;
 use crate::fhir::{Issue, IssueCode};
 use crate::ingest::Refusal;

@@ -74,7 +74,9 @@ impl Asked {
                 "_at" => asked.wanted.at = Some(time()?),
                 CURSOR => asked.cursor = Some(value.clone()),
                 // To pass over it would tell versions that it leaves out.
-                "_list" => return Err(unknown(Issue::error(IssueCode::NotSupported, "This server's histories take no _list.").at("_list"))),
+                "_list" => {
+                    return Err(unknown(Issue::error(IssueCode::NotSupported, "This server's histories take no _list.").at("_list")));
+                }
                 _ => {
                     let words = "A history takes the parameters _count, _since and _at.";
                     if call.prefer.strict {

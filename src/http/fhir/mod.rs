@@ -159,7 +159,9 @@ fn placed(mut failure: Failure, parts: &Parts) -> Failure {
         _ => false,
     };
     let target = Target::of_path(parts.uri.path().strip_prefix("/fhir").unwrap_or_default());
-    if let (true, Ok(Target::Type(code) | Target::Instance(code, _) | Target::Version(code, ..) | Target::History(code, _))) = (about, target) {
+    if let (true, Ok(Target::Type(code) | Target::Instance(code, _) | Target::Version(code, ..) | Target::History(code, _))) =
+        (about, target)
+    {
         for issue in failure.issues.iter_mut().filter(|issue| issue.expression.is_empty()) {
             issue.expression = definitions::r4().type_name(code).to_owned();
         }
@@ -229,7 +231,9 @@ async fn carry_out(
         ("GET", Target::Type(type_code)) => search::search(&call, type_code, None, call.query.clone()).await,
         ("POST", Target::Search(type_code)) => search::search(&call, type_code, None, form_pairs(&call, body, posted).await?).await,
         ("GET", Target::Compartment(compartment)) => search::within(&call, &compartment, call.query.clone()).await,
-        ("POST", Target::CompartmentSearch(compartment)) => search::within(&call, &compartment, form_pairs(&call, body, posted).await?).await,
+        ("POST", Target::CompartmentSearch(compartment)) => {
+            search::within(&call, &compartment, form_pairs(&call, body, posted).await?).await
+        }
         ("POST", Target::Type(type_code)) => write::create(&call, type_code, body_of(&call, type_code, None, body).await?.body).await,
         ("PUT", Target::Type(type_code)) => write::update_where(&call, type_code, resource_body(state, headers, body).await?).await,
         ("PATCH", Target::Type(type_code)) => write::patch(&call, type_code, None, write::patch_body(state, headers, body).await?).await,

@@ -89,10 +89,7 @@ pub struct Context<'a> {
 /// One entry as it was read.
 enum Asked {
     Change(Entry),
-    Read {
-        path: String,
-        query: Query,
-    },
+    Read { path: String, query: Query },
 }
 
 /// What an entry came to.

@@ -56,7 +56,7 @@ pub struct Settling<'a> {
     pub rest: Rest,
     pub found: HashMap<Key, Found>,
     /// What the transaction deletes.
-    deleted: HashSet<(TypeCode, Box<str>)>,
+    deleted: HashMap<TypeCode, HashSet<Box<str>>>,
     /// By the place of the entry: the id that its patch was applied to, and the version.
     patched: HashMap<usize, (String, i64)>,
 }
@@ -69,7 +69,7 @@ impl<'a> Settling<'a> {
             problems: Problems::default(),
             rest: Rest::default(),
             found: HashMap::new(),
-            deleted: HashSet::new(),
+            deleted: HashMap::new(),
             patched: HashMap::new(),
         }
     }
@@ -105,11 +105,11 @@ impl<'a> Settling<'a> {
         self.search(wanted).await?;
         for entry in entries {
             match &entry.operation {
-                Operation::Delete { id, .. } => _ = self.deleted.insert((entry.type_code, id.as_str().into())),
+                Operation::Delete { id, .. } => _ = self.deleted.entry(entry.type_code).or_default().insert(id.as_str().into()),
                 Operation::DeleteWhere { criteria, .. } => {
                     let found = self.found.get(&(entry.type_code, criteria.clone()));
                     let matched = found.map(|found| found.matched.as_slice()).unwrap_or_default();
-                    self.deleted.extend(matched.iter().map(|stored| (entry.type_code, stored.id.clone())));
+                    self.deleted.entry(entry.type_code).or_default().extend(matched.iter().map(|stored| stored.id.clone()));
                 }
                 _ => {}
             }
@@ -121,24 +121,31 @@ impl<'a> Settling<'a> {
                 Operation::UpdateWhere { criteria, .. } | Operation::PatchWhere { criteria, .. } => (criteria, "url"),
                 _ => continue,
             };
-            wanted.push(((entry.type_code, text.clone()), entry.request_path(element), self.enough(entry.type_code)));
+            wanted.push(((entry.type_code, text.clone()), entry.request_path(element), self.enough(entry.type_code, 0)));
         }
         self.search(wanted).await
     }
 
-    /// So many matches tell whether none, one or several are left after the deletes.
-    fn enough(&self, type_code: TypeCode) -> u32 {
-        let deleted = self.deleted.iter().filter(|(deleted, _)| *deleted == type_code).count();
-        u32::try_from(deleted).unwrap_or(u32::MAX).saturating_add(2)
+    /// So many matches tell whether none, one or several are left after the deletes, and `changed` others put aside.
+    fn enough(&self, type_code: TypeCode, changed: usize) -> u32 {
+        let deleted = self.deleted.get(&type_code).map_or(0, HashSet::len);
+        u32::try_from(deleted.saturating_add(changed)).unwrap_or(u32::MAX).saturating_add(2)
     }
 
     /// Looks up the conditional references, each with the path that it stands at.
-    pub async fn search_references(&mut self, references: &[(String, String)]) -> Result<(), Refusal> {
+    pub async fn search_references(&mut self, references: &[(String, String)], targets: &[Target]) -> Result<(), Refusal> {
+        let mut put: HashMap<TypeCode, usize> = HashMap::new();
+        for target in targets.iter().filter(|target| matches!(target.kind, TargetKind::Put(_))) {
+            *put.entry(target.type_code).or_default() += 1;
+        }
         let mut wanted = Vec::new();
         for (reference, path) in references {
             if let Some(Reference::Conditional { type_name, query }) = Reference::parse(reference) {
                 match definitions::r4().type_code(type_name) {
-                    Some(type_code) => wanted.push(((type_code, query.to_owned()), path.clone(), self.enough(type_code))),
+                    Some(type_code) => {
+                        let put = put.get(&type_code).copied().unwrap_or_default();
+                        wanted.push(((type_code, query.to_owned()), path.clone(), self.enough(type_code, put)));
+                    }
                     None => self.problems.add(path, Refusal::malformed("The conditional reference names no resource type of FHIR R4.")),
                 }
             }
@@ -281,7 +288,8 @@ impl<'a> Settling<'a> {
                     return Some((id.clone(), TargetKind::SameAs));
                 }
                 let found = self.found.get(&key)?;
-                let left = |stored: &&Stored| !self.deleted.contains(&(entry.type_code, stored.id.clone()));
+                let deleted = self.deleted.get(&entry.type_code);
+                let left = |stored: &&Stored| deleted.is_none_or(|deleted| !deleted.contains(&stored.id));
                 match found.matched.iter().filter(left).collect::<Vec<_>>().as_slice() {
                     [] => {
                         let id = new_id();

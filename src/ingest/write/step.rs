@@ -107,7 +107,8 @@ impl Writer {
                     })?;
                     if let Some(taken) = definition.and_then(|definition| self.options.own.load().taken(&definition)) {
                         let type_name = definitions::r4().type_name(taken);
-                        let words = format!("{type_name} has another search parameter with this code: change that one, or choose another code.");
+                        let words =
+                            format!("{type_name} has another search parameter with this code: change that one, or choose another code.");
                         let issue = Issue::error(IssueCode::Duplicate, words).at(format!("{PARAMETER}.code"));
                         return Err(Refusal::new(RefusalKind::Invalid, issue));
                     }

@@ -49,6 +49,9 @@ pub fn count(dialect: Dialect, query: &Query, seen: Seen, plan: Plan) -> Sql {
     });
     Compiler::new(&mut sql, query, seen, plan).matches();
     sql.push(if placed { ") m) c" } else { ") m" });
+    let driver = plan.driver(query);
+    let equal = driver.and_then(|place| query.filters.get(place)).is_some_and(drive::is_in_order);
+    sql.one_plan = equal && driver.is_some_and(|place| probe::leaves_no_choice(query, place));
     sql
 }
 

@@ -254,6 +254,21 @@ fn probed_by_key(test: &Test) -> bool {
     }
 }
 
+/// Whether the probe is of few rows of one resource, and stays so whatever the planner believes.
+fn is_of_row(filter: &Filter) -> bool {
+    match filter {
+        Filter::Param { tests, .. } | Filter::NotParam { tests, .. } => tests.iter().all(probed_by_key),
+        Filter::LastUpdated { .. } | Filter::OfType(_) => true,
+        _ => false,
+    }
+}
+
+/// Whether reading the index of the filter at `driver` in its order, and probing the others, is all that a planner can do: then values
+/// change nothing in the plan.
+pub(super) fn leaves_no_choice(query: &Query, driver: usize) -> bool {
+    query.filters.iter().enumerate().all(|(place, filter)| place == driver || is_of_row(filter))
+}
+
 /// The table of a kind, and whether it has an index by resource key.
 fn kind_table(kind: Kind) -> (&'static str, bool) {
     match kind {

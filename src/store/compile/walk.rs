@@ -7,6 +7,7 @@
 //! alone and never on what is stored, least of all on what the caller may not see; whichever filter drives, the order is the same.
 
 use super::condition::{after_prefix, golden_link, test_table};
+use super::probe::leaves_no_choice;
 use super::{Compiler, holds, scope_condition};
 use crate::fhir::Interval;
 use crate::store::query::*;
@@ -72,6 +73,7 @@ impl Compiler<'_> {
             None => None,
         };
         let Some(stretches) = stretches(tests, column) else { return false };
+        self.sql.one_plan = leaves_no_choice(query, driver);
         let several = stretches.len() > 1;
         if several {
             self.sql.push("SELECT DISTINCT w.key").push(if column.is_some() { ", w.s0" } else { "" }).push(" FROM (");
