@@ -631,7 +631,7 @@ both_databases!(
             ("type=110113", 3),
             ("type=110106", 2),
             ("type=110106&subtype=disclose&agent:identifier=urn:lango:facility|HF-A", 2),
-            ("type=110106&entity=Observation/a-hr&entity=Consent/c-1", 2),
+            ("type=110106&entity=Observation/a-hr", 2),
             ("outcome=4", 2),
             ("outcome=4&agent:identifier=urn:lango:client|asker", 1),
             ("date=ge2020-01-01", 5),
