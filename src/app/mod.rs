@@ -69,6 +69,8 @@ pub struct App {
     pub gauges: Gauges,
     /// How often clients look persons up, and persons are looked up.
     pub lookups: Arc<Pace>,
+    /// Held while somebody breaks the glass.
+    pub glass: Arc<tokio::sync::Mutex<()>>,
     /// Facilities whose records stay with them.
     pub holders: Arc<Holders>,
     /// What was read of DHIS2 servers a short while ago.
@@ -126,6 +128,7 @@ impl App {
             pulse: Pulse::default(),
             gauges: Gauges::default(),
             lookups: Arc::default(),
+            glass: Arc::default(),
             holders,
             dhis2: MetadataCache::default(),
         };

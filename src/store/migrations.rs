@@ -50,6 +50,12 @@ const ALL: &[(i64, &str, &str, &str)] = &[
         include_str!("../../migrations/sqlite/0091_authored.sql"),
         include_str!("../../migrations/postgres/0091_authored.sql"),
     ),
+    (
+        140,
+        "shut_out",
+        include_str!("../../migrations/sqlite/0140_shut_out.sql"),
+        include_str!("../../migrations/postgres/0140_shut_out.sql"),
+    ),
 ];
 
 pub fn migrator(dialect: Dialect) -> Migrator {
