@@ -30,7 +30,7 @@ impl Caller {
     fn narrow_nested(&self, filters: &mut [Filter], options: &ParseOptions) -> Result<(), Forbidden> {
         for filter in filters {
             match filter {
-                Filter::Chain { targets, .. } => {
+                Filter::Chain { targets, .. } | Filter::Canonical { targets, .. } => {
                     let mut kept = Vec::with_capacity(targets.len());
                     let mut refused = None;
                     for (type_code, mut filters) in std::mem::take(targets) {
@@ -49,7 +49,7 @@ impl Caller {
                     }
                     *targets = kept;
                 }
-                Filter::Has { source, filters, .. } => {
+                Filter::Has { source, filters, .. } | Filter::HasCanonical { source, filters, .. } => {
                     self.narrow_nested(filters, options)?;
                     filters.extend(self.demands(*source, options)?);
                 }

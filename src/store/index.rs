@@ -25,6 +25,8 @@ pub enum Facet {
     OfType = 3,
     /// Quantities in base units: the code is the dimension's.
     Amount = 4,
+    /// A token of a text or a contact point whose letters are not all small, in small letters: the letters of ASCII.
+    Caseless = 5,
 }
 
 impl Facet {

@@ -55,6 +55,11 @@ const ALL: &[(i64, &str, &str, &str)] = &[
         "shut_out",
         include_str!("../../migrations/sqlite/0140_shut_out.sql"),
         include_str!("../../migrations/postgres/0140_shut_out.sql"),
+    (
+        110,
+        "spellings",
+        include_str!("../../migrations/sqlite/0110_spellings.sql"),
+        include_str!("../../migrations/postgres/0110_spellings.sql"),
     ),
 ];
 

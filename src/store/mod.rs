@@ -15,6 +15,7 @@
 pub mod api;
 pub mod audit;
 mod batch;
+mod canonical;
 pub mod closing;
 mod compile;
 mod consents;

@@ -56,6 +56,7 @@ impl Compiler<'_> {
                 };
                 self.sql.push(")");
             }
+            Test::TokenStarts(prefix) => starts_with(sql, &format!("{alias}.code"), prefix),
             Test::TextStarts(folded) => starts_with(sql, &format!("{alias}.uri"), folded),
             Test::StringStarts(folded) => starts_with(sql, &format!("{alias}.folded"), folded),
             Test::StringIs(folded) => {
@@ -246,6 +247,7 @@ impl Compiler<'_> {
             }
             // No component is asked so.
             Test::TokenIn { .. }
+            | Test::TokenStarts(_)
             | Test::TextStarts(_)
             | Test::StringEnds(_)
             | Test::ReferenceTree { .. }
@@ -320,7 +322,7 @@ pub(super) fn golden_link() -> Option<(TypeCode, ParamId)> {
 
 pub(super) fn test_table(test: &Test) -> &'static str {
     match test {
-        Test::Token { .. } | Test::TokenIn { .. } => "token",
+        Test::Token { .. } | Test::TokenIn { .. } | Test::TokenStarts(_) => "token",
         Test::StringStarts(_) | Test::StringContains(_) | Test::StringExact(_) | Test::StringEnds(_) | Test::StringIs(_) => "string",
         Test::Reference { .. } | Test::ReferenceTree { .. } => "reference",
         Test::Uri(_) | Test::Canonical(_) | Test::UriBelow(_) | Test::UriAbove(_) | Test::TextStarts(_) => "uri",

@@ -101,6 +101,14 @@ impl Compiler<'_> {
                 self.sql.push(&format!(") {alias} WHERE 1 = 1"));
                 false
             }
+            Filter::Canonical { param, targets } => {
+                self.select(alias, whole);
+                self.sql.push(&format!("uri {alias} WHERE {alias}.param = ")).literal(i64::from(*param)).push(" AND ");
+                self.names_one_of(targets, alias);
+                self.sql.push(" AND ");
+                holds(self.sql, alias, self.seen);
+                false
+            }
             Filter::Any(filters) if !filters.is_empty() => {
                 self.select(alias, whole);
                 self.sql.push("(");
@@ -186,7 +194,7 @@ pub(super) fn rank(filter: &Filter) -> Option<u8> {
             Test::Uri(_) | Test::Canonical(_) | Test::UriAbove(_) => 4,
             Test::StringIs(_) => 4,
             Test::ReferenceTree { .. } | Test::TextStarts(_) => 6,
-            Test::TokenIn { .. } | Test::Amount { .. } => 8,
+            Test::TokenIn { .. } | Test::TokenStarts(_) | Test::Amount { .. } => 8,
             Test::Token { system: SystemTest::Is(_), code: Some(_) } => 3,
             Test::StringExact(_) => 4,
             Test::StringStarts(_) => 5,
@@ -196,7 +204,7 @@ pub(super) fn rank(filter: &Filter) -> Option<u8> {
             Test::Number { .. } | Test::Quantity { .. } | Test::Date { .. } => 9,
             Test::Token { .. } | Test::StringContains(_) | Test::StringEnds(_) | Test::Near { .. } | Test::NoneOf(_) => 10,
         }),
-        Filter::Chain { .. } => Some(6),
+        Filter::Chain { .. } | Filter::Canonical { .. } => Some(6),
         Filter::Contained { .. } => Some(1),
         Filter::Any(filters) if !filters.is_empty() => filters.iter().map(rank).max_by_key(|rank| rank.unwrap_or(u8::MAX))?,
         _ => None,

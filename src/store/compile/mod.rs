@@ -7,6 +7,7 @@
 //! so where matches are sorted anyway it is asked last, of one after the other until the page is full. Only [`plan`], whose numbers
 //! go nowhere else, looks at all rows. Values are always bound; the text is written here and holds nothing of a request.
 
+mod canonical;
 mod condition;
 mod contained;
 mod drive;
@@ -17,6 +18,7 @@ mod scope;
 mod sorted;
 mod walk;
 
+pub(in crate::store) use canonical::identified_by;
 pub use plan::{COUNTED, Choice, Plan, choose, is_dense, row_counts, rows, sample};
 pub use scope::{named_condition, scope_condition, version_condition};
 pub use sorted::{WALK_FROM, is_walkable, rows_up_to, sorted, tail};

@@ -68,7 +68,7 @@ impl Compiler<'_> {
                 self.sql.push(if places.is_empty() { "1 = 0)" } else { ")" });
             }
             // Nothing refers to a contained resource but what is in the same container.
-            Filter::Has { .. } if self.inside.is_some() => {
+            Filter::Has { .. } | Filter::HasCanonical { .. } if self.inside.is_some() => {
                 self.sql.push("1 = 0");
             }
             Filter::Chain { param, targets } if self.plan.by_row && self.inside.is_none() && follows(filter) => {
@@ -105,6 +105,16 @@ impl Compiler<'_> {
                 self.nested(*source, filters);
                 self.sql.push("))");
             }
+            Filter::Canonical { param, targets } => {
+                let alias = self.alias("x");
+                self.in_set(*param, "uri", &alias, outer);
+                self.sql.push(" AND ");
+                self.names_one_of(targets, &alias);
+                self.sql.push(" AND ");
+                holds(self.sql, &alias, self.seen);
+                self.sql.push(")");
+            }
+            Filter::HasCanonical { source, param, filters } => self.is_named_by(*source, *param, filters, outer),
             Filter::Contained { type_code, filters } => {
                 let alias = self.alias("x");
                 self.sql.push(&format!("{outer}.key IN (SELECT {alias}.key FROM ("));
@@ -248,7 +258,9 @@ fn probed_by_key(test: &Test) -> bool {
     match test {
         Test::Token { code, .. } => code.is_some(),
         Test::Uri(_) | Test::Canonical(_) | Test::UriAbove(_) => true,
-        Test::TokenIn { .. } | Test::UriBelow(_) | Test::TextStarts(_) | Test::Composite(_) | Test::Near { .. } => false,
+        Test::TokenIn { .. } | Test::TokenStarts(_) | Test::UriBelow(_) | Test::TextStarts(_) | Test::Composite(_) | Test::Near { .. } => {
+            false
+        }
         Test::NoneOf(tests) => !matches!(test_table(test), "token" | "uri" | "composite") && tests.iter().all(probed_by_key),
         _ => true,
     }
