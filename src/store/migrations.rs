@@ -42,6 +42,13 @@ const ALL: &[(i64, &str, &str, &str)] = &[
     ),
     (61, "patched", include_str!("../../migrations/sqlite/0061_patched.sql"), include_str!("../../migrations/postgres/0061_patched.sql")),
     (62, "picked", include_str!("../../migrations/sqlite/0062_picked.sql"), include_str!("../../migrations/postgres/0062_picked.sql")),
+    (
+        80,
+        "by_resource",
+        include_str!("../../migrations/sqlite/0080_by_resource.sql"),
+        include_str!("../../migrations/postgres/0080_by_resource.sql"),
+    ),
+    (81, "far", include_str!("../../migrations/sqlite/0081_far.sql"), include_str!("../../migrations/postgres/0081_far.sql")),
 ];
 
 pub fn migrator(dialect: Dialect) -> Migrator {

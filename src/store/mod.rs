@@ -15,6 +15,7 @@
 pub mod api;
 pub mod audit;
 mod batch;
+mod by_value;
 pub mod closing;
 mod compile;
 mod consents;

@@ -128,9 +128,7 @@ both_databases!(
 );
 
 both_databases!(
-    async fn what_an_earlier_version_left_unsealed_is_sealed_at_the_start_before_what_is_new(
-        db: &TestDb,
-    ) {
+    async fn what_an_earlier_version_left_unsealed_is_sealed_at_the_start_before_what_is_new(db: &TestDb) {
         let store = Store::open(&db.url).await.unwrap();
         sql(
             &store,
@@ -158,9 +156,7 @@ both_databases!(
 );
 
 both_databases!(
-    async fn a_process_that_dies_leaves_a_whole_chain_with_all_that_it_answered_and_the_next_publishes_it_once(
-        db: &TestDb,
-    ) {
+    async fn a_process_that_dies_leaves_a_whole_chain_with_all_that_it_answered_and_the_next_publishes_it_once(db: &TestDb) {
         let (mut answered, mut first) = (0, true);
         for _ in 0..3 {
             let server = recording(db);
