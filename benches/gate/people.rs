@@ -149,7 +149,15 @@ fn mutation(resource: &Value, owner: FacilityKey) -> Mutation {
         traits = gate::traits(&consent::facts(resource, &options.zone, ""), indexed);
     }
     let rules = (type_name == "Consent").then(|| {
-        let reading = Reading { zone: &options.zone, base: "", value_set: &|_| None, references_of: &|_| Vec::new(), of_age: None };
+        let reading = Reading {
+            zone: &options.zone,
+            base: "",
+            value_set: &|_| None,
+            references_of: &|_| Vec::new(),
+            called: &|_| Some(Vec::new()),
+            organisation: &|names| names.into_iter().next(),
+            of_age: None,
+        };
         let consent = Consent::read(resource, &reading).expect("a small Consent");
         let patient = resource["patient"]["reference"].as_str().and_then(|name| name.strip_prefix("Patient/")).expect("a patient");
         gate::rules(&consent, vec![patient.into()])

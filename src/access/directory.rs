@@ -30,6 +30,8 @@ pub struct Names {
     pub organisations: BTreeSet<Name>,
     pub people: BTreeSet<Name>,
     pub groups: BTreeSet<Name>,
+    /// The further identifiers of the facility and the practitioner, as they or the operator say.
+    pub aliases: BTreeSet<Name>,
 }
 
 /// Looks names up.
@@ -73,6 +75,7 @@ impl Directory {
         let mut above = Vec::new();
         for organization in self.identified("Organization", &self.facility_system, code, owner).await? {
             names.organisations.extend(name_of(&organization, "Organization"));
+            names.aliases.extend(identifiers(&organization));
             above.extend(parent(&organization));
         }
         for _ in 0..LEVELS {
@@ -96,6 +99,7 @@ impl Directory {
             for person in self.identified("Practitioner", &self.practitioner_system, practitioner, owner).await? {
                 let roles = self.referring("PractitionerRole", "practitioner", "Practitioner", &person.id, owner).await?;
                 names.people.extend(roles.iter().filter_map(|role| name_of(role, "PractitionerRole")));
+                names.aliases.extend(roles.iter().chain([&person]).flat_map(identifiers));
                 names.people.extend(name_of(&person, "Practitioner"));
             }
         }

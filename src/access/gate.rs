@@ -18,22 +18,24 @@ use std::collections::BTreeSet;
 pub fn traits(facts: &ResourceFacts, indexed: impl Fn(&str, &str) -> bool) -> Traits {
     let facts_in_words = facts.flatten();
     let kept = |word: &&str| match place(word) {
-        None => true,
+        None | Some(Place::Author(_)) => true,
         Some(Place::Refers(type_name, id)) => !indexed(type_name, id),
         Some(Place::Instance(..) | Place::Elsewhere | Place::Around(..) | Place::Beside(..) | Place::Members(_)) => false,
     };
     Traits::new(facts_in_words.iter().map(consent::Fact::as_str).filter(kept), facts.time)
 }
 
-/// What an Encounter, a Composition or a Bundle hands on to what comes in it; `None` for other types. Absolute references under `base` are local.
-pub fn hands(type_name: &str, resource: &Value, base: &str) -> Option<Hands> {
+/// What an Encounter, a Composition or a Bundle hands on to what comes in it, and a Medication or an Observation to what names it; `None` for other
+/// types. Absolute references under `base` are local. A Medication is about nobody and carries no label: `sensitive` tells what it gives away.
+pub fn hands(type_name: &str, resource: &Value, base: &str, sensitive: &consent::Sensitive) -> Option<Hands> {
     let lists = match type_name {
-        "Encounter" => Vec::new(),
+        "Encounter" | "Medication" | "Observation" => Vec::new(),
         "Composition" => entries_of_sections(resource, base),
         "Bundle" => entries_of_bundle(resource, base),
         _ => return None,
     };
-    let labels = consent::handed_on(resource);
+    let told = if type_name == "Medication" { sensitive.labels_of(resource) } else { BTreeSet::new() };
+    let labels = consent::handed_on(resource, told);
     // Whom an unlabelled one lists nobody asks.
     let lists = if labels.is_empty() { Vec::new() } else { lists };
     Some(Hands::new(labels.iter().map(consent::Fact::as_str), lists))
@@ -78,6 +80,8 @@ enum Place<'a> {
     /// This resource refers to it, or did when the Consent was written.
     Around(&'a str, &'a str),
     Beside(&'a str, &'a str),
+    /// This Patient wrote it.
+    Author(&'a str),
     /// A code in it is in this value set.
     Members(&'a str),
     /// It is, and what that is lies elsewhere.
@@ -94,8 +98,7 @@ fn place(word: &str) -> Option<Place<'_>> {
         ("self" | "around" | "beside", None) => Some(Place::Elsewhere),
         ("code", None) => Some(Place::Members(name.strip_prefix(VALUE_SET)?.strip_prefix('|')?)),
         ("ref", Some((type_name, id))) => Some(Place::Refers(type_name, id)),
-        // Each patient an author of their own would make each patient's resources a class of their own.
-        ("author", Some(("Patient", id))) => Some(Place::Refers("Patient", id)),
+        ("author", Some(("Patient", id))) => Some(Place::Author(id)),
         _ => None,
     }
 }
@@ -130,7 +133,7 @@ pub fn rules(consent: &Consent, patients: Vec<Box<str>>) -> Rules {
             names_emergency: false,
         });
     }
-    let mut rules = Rules { patients, series, stamp: consent.given, rules: said };
+    let mut rules = Rules { patients, series, stamp: consent.given.low, rules: said };
     let parents: BTreeSet<i64> = rules.rules.iter().filter_map(|rule| rule.parent).collect();
     for rule in &mut rules.rules {
         rule.has_exceptions = parents.contains(&rule.node);
@@ -154,7 +157,7 @@ fn rule(compiled: &consent::Rule) -> Option<Rule> {
         .audience
         .actors
         .iter()
-        .map(|set| AudiencePart { actors: set.iter().flat_map(actor_words).collect(), purposes: Vec::new() });
+        .map(|set| AudiencePart { actors: set.iter().flat_map(|actor| actor_words(actor, effect)).collect(), purposes: Vec::new() });
     let why =
         compiled.audience.purposes.iter().map(|set| AudiencePart { actors: Vec::new(), purposes: set.iter().map(coding_word).collect() });
     let audience: Vec<AudiencePart> = whom.chain(why).collect();
@@ -162,7 +165,7 @@ fn rule(compiled: &consent::Rule) -> Option<Rule> {
         Effect::Permit => vec![Test::Within(period)],
         Effect::Deny => vec![Test::Touches(period)],
     });
-    let what = compiled.clauses.iter().map(|clause| tests(clause, effect));
+    let what = compiled.clauses.iter().flat_map(|clause| tests(clause, effect));
     Some(Rule {
         node: i64::from(compiled.number),
         parent: compiled.parent.map(i64::from),
@@ -190,10 +193,11 @@ pub fn members(url: &str, codings: Option<Vec<Coding>>) -> Membership {
     Membership { url: url.into(), facts: codings.map(words) }
 }
 
-/// The tests for "one of these facts". An empty list is met by nothing.
-fn tests(clause: &BTreeSet<consent::Fact>, effect: Effect) -> Vec<Test> {
+/// The tests for "one of these facts", all of which must be met by any of theirs. An empty list is met by nothing. What another resource refers to is
+/// permitted when it did so when the Consent was written and still does, and denied when it did or does: nobody gains by editing it.
+fn tests(clause: &BTreeSet<consent::Fact>, effect: Effect) -> Vec<Vec<Test>> {
     let mut words = Vec::new();
-    let mut tests = Vec::new();
+    let (mut tests, mut then, mut now) = (Vec::new(), Vec::new(), Vec::new());
     for fact in clause {
         match place(fact.as_str()) {
             None => words.push(fact.as_str().to_owned()),
@@ -202,10 +206,15 @@ fn tests(clause: &BTreeSet<consent::Fact>, effect: Effect) -> Vec<Test> {
                 tests.push(Test::Refers(type_name.into(), id.into()));
                 words.push(fact.as_str().to_owned());
             }
-            Some(Place::Around(type_name, id)) => tests.push(Test::Around(type_name.into(), id.into())),
-            // What it referred to when the Consent was written, also where no search parameter knows it: that closes and does not open.
-            Some(Place::Beside(type_name, id)) if effect == Effect::Deny => tests.push(Test::Instance(type_name.into(), id.into())),
-            Some(Place::Beside(..)) => {}
+            Some(Place::Author(id)) => {
+                words.push(fact.as_str().to_owned());
+                // Of what was stored when this was not yet a fact it cannot be told from what is about the patient: that closes and does not open.
+                if effect == Effect::Deny {
+                    tests.push(Test::Refers("Patient".into(), id.into()));
+                }
+            }
+            Some(Place::Around(type_name, id)) => now.push(Test::Around(type_name.into(), id.into())),
+            Some(Place::Beside(type_name, id)) => then.push(Test::Instance(type_name.into(), id.into())),
             Some(Place::Members(url)) => tests.push(Test::InSet(Members { url: url.into(), denies: effect == Effect::Deny })),
             Some(Place::Elsewhere) => {}
         }
@@ -213,32 +222,49 @@ fn tests(clause: &BTreeSet<consent::Fact>, effect: Effect) -> Vec<Test> {
     if !words.is_empty() {
         tests.push(Test::Facts(words));
     }
-    tests
+    if now.is_empty() || effect == Effect::Deny {
+        return vec![[tests, then, now].concat()];
+    }
+    vec![[tests.clone(), now].concat(), [tests, then].concat()]
 }
 
 fn coding_word(coding: &Coding) -> String {
     format!("{}|{}", coding.system, coding.code)
 }
 
-/// What a requester must be called to be this actor: by a name, a role, or both at once.
-fn actor_words(actor: &consent::Actor) -> Vec<String> {
-    let roles = || actor.roles.iter().map(|role| format!("role {}", coding_word(role)));
-    match (actor.names.is_empty(), actor.roles.is_empty()) {
-        (true, true) => vec!["anybody".to_owned()],
-        (true, false) => roles().collect(),
-        (false, true) => actor.names.iter().map(|name| format!("name {name}")).collect(),
-        (false, false) => actor.names.iter().flat_map(|name| roles().map(move |role| format!("name {name} {role}"))).collect(),
+/// What a requester must be called to be this actor: by a name, a role, or both at once. Who denies means those too who perhaps are.
+fn actor_words(actor: &consent::Actor, effect: Effect) -> Vec<String> {
+    match effect {
+        Effect::Permit => words_of(SURELY, actor.names.iter(), actor.roles.iter()),
+        Effect::Deny => words_of(PERHAPS, actor.names.iter().chain(&actor.aliases), actor.roles.iter()),
+    }
+}
+
+/// What words begin with that tell surely who somebody is.
+const SURELY: &str = "";
+/// What those begin with that only rules that deny ask for.
+const PERHAPS: &str = "perhaps ";
+
+fn words_of<'a>(
+    how: &str,
+    names: impl Iterator<Item = &'a consent::Name> + Clone,
+    roles: impl Iterator<Item = &'a Coding> + Clone,
+) -> Vec<String> {
+    let roles: Vec<String> = roles.map(|role| format!("role {}", coding_word(role))).collect();
+    match (names.clone().next().is_some(), roles.is_empty()) {
+        (false, true) => vec!["anybody".to_owned()],
+        (false, false) => roles.iter().map(|role| format!("{how}{role}")).collect(),
+        (true, true) => names.map(|name| format!("{how}name {name}")).collect(),
+        (true, false) => names.flat_map(|name| roles.iter().map(move |role| format!("{how}name {name} {role}"))).collect(),
     }
 }
 
 /// The requester for every purpose that it names; none without a purpose.
 pub fn requesters(requester: &consent::Requester, deployment: &Deployment) -> Vec<gate::Requester> {
-    let names: Vec<&String> =
-        [&requester.organisations, &requester.people, &requester.devices, &requester.groups].into_iter().flatten().collect();
-    let roles: Vec<String> = requester.roles.iter().map(|role| format!("role {}", coding_word(role))).collect();
-    let both = names.iter().flat_map(|name| roles.iter().map(move |role| format!("name {name} {role}")));
-    let actors: Vec<String> =
-        names.iter().map(|name| format!("name {name}")).chain(both).chain(roles.iter().cloned()).chain(["anybody".to_owned()]).collect();
+    let names = [&requester.organisations, &requester.people, &requester.devices, &requester.groups].into_iter().flatten();
+    let mut actors = all_words(SURELY, names.clone(), requester.roles.iter());
+    actors.extend(all_words(PERHAPS, names.chain(&requester.aliases), requester.roles.iter().chain(&requester.unclaimed)));
+    actors.push("anybody".to_owned());
     let for_purpose = |purpose: &Coding| {
         let alone = consent::Requester { purposes: BTreeSet::from([purpose.clone()]), ..requester.clone() };
         let default = if deployment.implicit.admits(&alone) {
@@ -249,6 +275,21 @@ pub fn requesters(requester: &consent::Requester, deployment: &Deployment) -> Ve
         gate::Requester::new(actors.clone(), vocabulary::purpose_and_above(purpose).iter().map(coding_word).collect(), default)
     };
     requester.purposes.iter().map(for_purpose).collect()
+}
+
+/// Everything that a rule may ask somebody of these names and roles to be.
+fn all_words<'a>(
+    how: &str,
+    names: impl Iterator<Item = &'a consent::Name> + Clone,
+    roles: impl Iterator<Item = &'a Coding> + Clone,
+) -> Vec<String> {
+    let of_names = words_of(how, names.clone(), std::iter::empty());
+    let of_roles = words_of(how, std::iter::empty(), roles.clone());
+    let both = words_of(how, names, roles);
+    let mut words: Vec<String> = [of_names, of_roles, both].into_iter().flatten().collect();
+    words.sort_unstable();
+    words.dedup();
+    words
 }
 
 /// Facts as the store has them.

@@ -295,6 +295,13 @@ impl Access {
             requester.groups = names.groups.clone();
             requester.devices = BTreeSet::from([format!("urn:lango:client|{}", client.id)]);
             requester.roles = roles.iter().map(|role| Coding::role(role.as_str())).collect();
+            // What a token leaves out takes nothing away from what forbids.
+            requester.aliases = names.aliases.clone();
+            if claimed.practitioner.is_none() {
+                requester.aliases.insert(consent::SOMEBODY.to_owned());
+            }
+            let registered = parsed_roles(&client.roles).into_iter().map(|role| Coding::role(role.as_str()));
+            requester.unclaimed = registered.filter(|role| !requester.roles.contains(role)).collect();
         }
         Ok(requester)
     }

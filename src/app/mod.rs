@@ -29,7 +29,7 @@ use crate::ingest::write::{Author, Policy, Writer};
 use crate::outbox::{Outbox, Outcome, Pulse};
 use crate::registry::{LINK_JOB, Registry};
 use crate::search::extract;
-use crate::search::own::OwnParams;
+use crate::search::own::{self, OwnParams};
 use crate::store::{Scope, Store, Stored, TypeCode};
 use crate::terminology::{self, Terminology};
 use crate::validate::{Profiles, Validator, package, structure};
@@ -100,7 +100,7 @@ impl App {
         let validator = Validator::new(Profiles::new(), Arc::new(terminology.clone()), settings.validation);
         let writer = Writer::new(store.clone(), options, registry.clone(), terminology.clone(), validator)
             .with_policy(policy)
-            .with_facility_system(&settings.systems.facility);
+            .with_systems(&settings.systems.facility, &settings.systems.practitioner);
         let rules = Rules {
             operator: settings.operator.code.clone(),
             zone: zone.clone(),
@@ -309,7 +309,8 @@ impl App {
             }
             tracing::info!(path = %path.display(), resources = usable.len(), "read a package");
             for part in usable.chunks(LOAD_PAGE as usize) {
-                self.put_missing(part.iter().cloned())
+                let own = self.writer.options().own.load();
+                self.put_missing(part.iter().filter(|resource| is_searchable(&own, resource)).cloned())
                     .await
                     .with_context(|| format!("packages: {} could not be stored", path.display()))?;
             }
@@ -327,6 +328,21 @@ impl App {
         load_definitions(store, &terminology, &Profiles::new(), None).await?;
         Ok(terminology)
     }
+}
+
+/// Whether this is no search parameter, or one that can be used here: not one of R4's defined again, nor one whose code another has.
+fn is_searchable(own: &own::Own, resource: &Value) -> bool {
+    if resource.get("resourceType").and_then(Value::as_str) != Some("SearchParameter") {
+        return true;
+    }
+    let why = match own::Definition::read(resource) {
+        Ok(definition) if definition.as_ref().is_none_or(|definition| own.taken(definition).is_none()) => return true,
+        Ok(_) => "another search parameter has its code".to_owned(),
+        Err(error) => error.to_string(),
+    };
+    let url = resource.get("url").and_then(Value::as_str).unwrap_or_default();
+    tracing::warn!(url, why, "a search parameter of a package was left out");
+    false
 }
 
 /// Reads every terminology resource and profile into memory, or those that changed or were deleted since.

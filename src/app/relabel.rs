@@ -27,8 +27,9 @@ const UNITS: usize = 40;
 /// How long other processes may label by the old value sets, in microseconds: they look for new ones every two seconds.
 const SETTLE: Micros = 5_000_000;
 /// What tells most of what is sensitive, and what hands its labels on.
-const FIRST: [&str; 8] = [
+const FIRST: [&str; 9] = [
     "Encounter",
+    "Medication",
     "Condition",
     "Observation",
     "MedicationRequest",
@@ -190,7 +191,7 @@ impl App {
                 continue;
             }
             let type_name = definitions::r4().type_name(row.type_code);
-            let hands = gate::hands(type_name, &resource, &making.options.base).filter(|hands| !hands.is_empty());
+            let hands = gate::hands(type_name, &resource, &making.options.base, &making.sensitive).filter(|hands| !hands.is_empty());
             containers.extend(hands.map(|hands| Mutation {
                 type_code: row.type_code,
                 id: row.id.clone(),

@@ -22,7 +22,7 @@ impl Format {
     }
 
     /// `None`: no form of FHIR resources.
-    fn of_media_type(text: &str) -> Option<Format> {
+    pub fn of_media_type(text: &str) -> Option<Format> {
         let essence = text.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
         match essence.as_str() {
             "application/fhir+json" | "application/json" | "application/json+fhir" | "text/json" | "json" => Some(Format::Json),
@@ -66,6 +66,15 @@ pub fn wanted(headers: &HeaderMap, format: Option<&str>) -> Result<Format, Failu
         None if asked => Err(not_acceptable()),
         None => Ok(Format::Json),
     }
+}
+
+/// Whether `Accept` names a form of FHIR. Plain JSON counts, which FHIR's clients ask for; plain XML may be a document's own.
+pub fn names_fhir(headers: &HeaderMap) -> bool {
+    let named = |range: &str| {
+        let essence = range.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+        essence == "application/json" || essence.contains("fhir") && Format::of_media_type(&essence).is_some()
+    };
+    headers.get_all(header::ACCEPT).iter().any(|value| value.to_str().unwrap_or_default().split(',').any(named))
 }
 
 fn quality(range: &str) -> f32 {

@@ -1,21 +1,23 @@
 //! A Consent becomes rules with the write that stores it: from its acknowledgement on every query decides by them.
 //!
-//! It covers the Patient that it names and those linked to the same person *now*: one that is linked later is not covered before
-//! the Consent is written again, so that a wrong link opens nothing by itself.
+//! It covers the Patient that it names and those linked to the same person *now* whom nothing that is said of them contradicts: one that is linked later is not covered before
+//! the Consent is written again, so that a wrong link opens nothing by itself. Whom its actors and organisations mean is looked up then too ([`called`]).
 
+mod called;
+
+use self::called::Called;
 use super::refusal::{Refusal, RefusalKind};
 use super::write::Writer;
 use crate::access::consent::vocabulary::Coding;
-use crate::access::consent::{self, Consent, Name, Reading};
+use crate::access::consent::{self, Consent, Name, Reached, Reading};
 use crate::access::gate;
 use crate::definitions;
-use crate::fhir::time::{Micros, now, parse_interval};
+use crate::fhir::time::{Interval, Micros, now, parse_interval};
 use crate::fhir::{Issue, IssueCode};
-use crate::search::extract;
 use crate::store::gate::Rules;
-use crate::store::index::is_contained;
-use crate::store::{IndexEntry, IndexValue, ResourceKey, Stored, TypeCode};
+use crate::store::{FacilityKey, ResourceKey, Stored, TypeCode};
 use jiff::ToSpan as _;
+use jiff::tz::TimeZone;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -45,12 +47,13 @@ type ValueSets<'a> = &'a (dyn Fn(&str) -> Option<Vec<Coding>> + Sync);
 /// From this age on a permit that a guardian gave no longer holds.
 const OF_AGE: i64 = 18;
 
-fn named(entry: IndexEntry) -> Option<Name> {
-    match entry.value {
-        _ if is_contained(entry.param) => None,
-        IndexValue::Reference { type_name, id } => Some(format!("{type_name}/{id}")),
-        _ => None,
-    }
+fn name_of(stored: &Stored) -> Name {
+    format!("{}/{}", definitions::r4().type_name(stored.type_code), stored.id)
+}
+
+fn target(name: &str) -> Option<(TypeCode, String)> {
+    let (type_name, id) = name.split_once('/')?;
+    Some((definitions::r4().type_code(type_name)?, id.to_owned()))
 }
 
 impl Writer {
@@ -59,12 +62,19 @@ impl Writer {
         // What is in a value set changes without the Consent: the rule names it.
         let named = |url: &str| Some(vec![Coding::new(gate::VALUE_SET, url)]);
         let Some((patient, mut consent)) = self.understood(resource, &named).await? else { return Ok(Rules::default()) };
-        let person = self.registry().person(&patient).await.map_err(Refusal::internal)?;
+        let person = self.registry().agreeing(&patient).await.map_err(Refusal::internal)?;
         if resource.get("dateTime").is_none() {
             // It was given when it came. Without this any older one of its series would go before it.
-            consent.given = now();
+            let now = now();
+            consent.given = Interval { low: now, high: now.saturating_add(1) };
         }
-        Ok(gate::rules(&consent, person.into_iter().map(Into::into).collect()))
+        let mut rules = gate::rules(&consent, person.into_iter().map(Into::into).collect());
+        if let (Some(series), Some(patients)) = (&rules.series, definitions::r4().type_code("Patient")) {
+            // Of those whose dates do not tell which is newer, it is what comes later.
+            let before = self.store().newest_of_series(series, (patients, &patient), &consent.version.id, consent.given).await?;
+            rules.stamp = before.map_or(rules.stamp, |before| before.saturating_add(1));
+        }
+        Ok(rules)
     }
 
     /// The Consents that speak of these Patients, each read as it stands now, for a decision on what is not in the store. Which Patients a
@@ -94,32 +104,41 @@ impl Writer {
     /// What a Consent says, and the id of the Patient that it names; `None`: it names none. `value_set` tells what is in one.
     async fn understood(&self, resource: &Value, value_set: ValueSets<'_>) -> Result<Option<(String, Consent)>, Refusal> {
         let references = self.referred(resource).await?;
-        let consent = self.read_consent(resource, &references, None, value_set)?;
+        let called = self.called(resource).await?;
+        let consent = self.read_consent(resource, &references, &called, None, value_set)?;
         let Some(patient) = consent.patient.as_deref().and_then(|name| name.strip_prefix("Patient/")).map(str::to_owned) else {
             return Ok(None);
         };
         let of_age = self.of_age(&patient).await?;
-        Ok(Some((patient, self.read_consent(resource, &references, of_age, value_set)?)))
+        Ok(Some((patient, self.read_consent(resource, &references, &called, of_age, value_set)?)))
     }
 
     fn read_consent(
         &self,
         resource: &Value,
-        references: &HashMap<Name, Vec<Name>>,
+        references: &HashMap<Name, Vec<Reached>>,
+        called: &Called,
         of_age: Option<Micros>,
         value_set: ValueSets<'_>,
     ) -> Result<Consent, Refusal> {
         let references_of = |name: &str| references.get(name).cloned().unwrap_or_default();
         let options = self.options();
-        let reading = Reading { zone: &options.zone, base: &options.base, value_set, references_of: &references_of, of_age };
+        let reading = Reading {
+            zone: &options.zone,
+            base: &options.base,
+            value_set,
+            references_of: &references_of,
+            called: &|name| called.of(name),
+            organisation: &|names| called.organisation(names),
+            of_age,
+        };
         Consent::read(resource, &reading).map_err(|error| {
             Refusal::new(RefusalKind::Invalid, Issue::error(IssueCode::TooLong, error.to_string()).at("Consent.provision"))
         })
     }
 
-    /// What the resources that the Consent's data criteria name refer to where no search parameter knows it; the rest the rules ask of the index, as it
-    /// stands then.
-    async fn referred(&self, resource: &Value) -> Result<HashMap<Name, Vec<Name>>, Refusal> {
+    /// What the resources that the Consent's data criteria name refer to now.
+    async fn referred(&self, resource: &Value) -> Result<HashMap<Name, Vec<Reached>>, Refusal> {
         let mut wanted: BTreeSet<(TypeCode, String)> = BTreeSet::new();
         let mut waiting = vec![resource];
         while let Some(value) = waiting.pop() {
@@ -140,17 +159,20 @@ impl Writer {
         }
         let options = self.options();
         let stored = self.store().read_many(&wanted.into_iter().collect::<Vec<_>>()).await?;
-        let of = |stored: &Stored| -> Option<Vec<Name>> {
+        let of = |stored: &Stored| -> Option<BTreeSet<Name>> {
             let resource: Value = serde_json::from_slice(stored.body.as_ref()?).ok()?;
-            let indexed: BTreeSet<Name> = extract::extract(stored.type_code, &resource, options).into_iter().filter_map(named).collect();
-            let references = consent::facts(&resource, &options.zone, &options.base).references;
-            Some(references.into_iter().filter(|name| !indexed.contains(name)).collect())
+            Some(consent::facts(&resource, &options.zone, &options.base).references)
         };
-        let named = stored.iter().filter_map(|stored| {
-            let name = format!("{}/{}", definitions::r4().type_name(stored.type_code), stored.id);
-            Some((name, of(stored)?))
+        let named: Vec<(&Stored, BTreeSet<Name>)> = stored.iter().filter_map(|stored| Some((stored, of(stored)?))).collect();
+        let targets: BTreeSet<(TypeCode, String)> = named.iter().flat_map(|(_, names)| names).filter_map(|name| target(name)).collect();
+        let reached = self.store().read_many(&targets.into_iter().collect::<Vec<_>>()).await?;
+        let owners: HashMap<Name, FacilityKey> =
+            reached.iter().filter(|stored| stored.body.is_some()).map(|stored| (name_of(stored), stored.owner)).collect();
+        let with_owners = named.into_iter().map(|(stored, names)| {
+            let follows = |name: &Name| owners.get(name) == Some(&stored.owner);
+            (name_of(stored), names.into_iter().map(|name| Reached { follows: follows(&name), name }).collect())
         });
-        Ok(named.collect())
+        Ok(with_owners.collect())
     }
 
     /// When the patient comes of age, if the day of birth is known.
@@ -158,11 +180,31 @@ impl Writer {
         let Some(type_code) = definitions::r4().type_code("Patient") else { return Ok(None) };
         let stored = self.store().read_many(&[(type_code, patient.to_owned())]).await?;
         let resource = stored.first().and_then(|stored| serde_json::from_slice::<Value>(stored.body.as_ref()?).ok());
-        let zone = &self.options().zone;
-        let born = resource.as_ref().and_then(|patient| patient.get("birthDate")?.as_str());
-        let Some(born) = born.and_then(|text| parse_interval(text, zone)) else { return Ok(None) };
-        let day = jiff::Timestamp::from_microsecond(born.low).map(|instant| instant.to_zoned(zone.clone()));
-        let of_age = day.and_then(|day| day.checked_add(OF_AGE.years())).map(|day| day.timestamp().as_microsecond());
-        Ok(of_age.ok())
+        Ok(resource.and_then(|patient| comes_of_age(&patient, &self.options().zone)))
     }
+
+    /// What guardians permitted of these Patients ends when they come of age by what is now said of their birth, if that is earlier than before: it is never made
+    /// longer but by writing the Consent again. `patients`: as they are about to be stored.
+    pub(super) async fn end_guardians_permits(&self, patients: &[(Box<str>, Value)]) -> Result<(), sqlx::Error> {
+        let Some(type_code) = definitions::r4().type_code("Patient") else { return Ok(()) };
+        let ids: Vec<&str> = patients.iter().map(|(id, _)| &**id).collect();
+        let permitting = self.store().permitting(type_code, &ids).await?;
+        for (consent, covers) in permitting {
+            let Some(resource) = consent.body.as_ref().and_then(|body| serde_json::from_slice::<Value>(body).ok()) else { continue };
+            let names = resource.get("patient").map(|patient| consent::names_of(patient, &self.options().base)).unwrap_or_default();
+            let named = patients.iter().find(|(id, _)| names.first() == Some(&format!("Patient/{id}")));
+            if let Some((_, patient)) = named.filter(|_| consent::is_guardians(&resource, &self.options().base)) {
+                let of_age = comes_of_age(patient, &self.options().zone).unwrap_or(Micros::MIN);
+                self.store().end_permits(consent.key, &covers, of_age).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// When a Patient comes of age, if the day of birth is known.
+fn comes_of_age(patient: &Value, zone: &TimeZone) -> Option<Micros> {
+    let born = parse_interval(patient.get("birthDate")?.as_str()?, zone)?;
+    let day = jiff::Timestamp::from_microsecond(born.low).ok()?.to_zoned(zone.clone());
+    Some(day.checked_add(OF_AGE.years()).ok()?.timestamp().as_microsecond())
 }

@@ -76,7 +76,7 @@ impl Draft {
                 traits = gate::traits(&facts, indexed);
             }
         }
-        traits.hands = gate::hands(type_name, resource, &options.base);
+        traits.hands = gate::hands(type_name, resource, &options.base, sensitive);
         let consent = (type_name == "Consent").then(|| Box::new(resource.clone()));
         let (source, tail) = (source_facility(resource).map(Box::from), tail(resource.get("meta"), resource));
         Draft { type_code, type_name, id: id.into(), about, entries, traits, source, consent, tail }

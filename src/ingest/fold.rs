@@ -8,6 +8,7 @@
 //! ([`Visit`]), and makes no longer is withdrawn. A submission that is older than the newest that spoke of the visit only fills
 //! gaps: what the newer one said stays.
 
+use super::etag::Versions;
 use super::template::{Listed, Produced, Update, forget, merge};
 use super::write::{Action, Condition, Wanted, Writer};
 use crate::definitions;
@@ -267,7 +268,7 @@ impl Fold {
             (Update::Merge | Update::Existing, Some((version, before))) => {
                 let before: Value = serde_json::from_slice(before).ok()?;
                 let merged = if late { merge(resource, &before) } else { merge(&before, resource) };
-                (Arc::new(merged), Condition::Version(version))
+                (Arc::new(merged), Condition::Version(Versions::one(version)))
             }
             (Update::Replace, _) => (Arc::clone(resource), Condition::SamePatient),
             _ => (Arc::clone(resource), Condition::Any),

@@ -28,7 +28,7 @@ impl Identities {
     }
 
     /// Rewrites what `resource` says of other entries: `Reference.reference`, attachments, `valueUri`, `valueUrl`, links in the
-    /// narrative, and elements of type uri, url, canonical, oid and uuid that are an entry's urn. Other absolute links stay: a
+    /// narrative, and elements of type uri, url and canonical that are an entry's urn. Other absolute links stay: a
     /// `url` or `system` that equals an entry's `fullUrl` is the canonical name of a definition, not its place. `full_url` is the
     /// entry's own: relative references are relative to its base.
     pub fn rewrite(&self, resource: &mut Value, full_url: Option<&str>) {
@@ -93,8 +93,22 @@ impl Identities {
 }
 
 /// Elements that may hold an entry's urn as text, and stay as they are: `Identifier.value` above all.
-const NEVER_A_URI: [&str; 11] =
-    ["value", "id", "fullUrl", "display", "text", "title", "description", "comment", "valueString", "valueMarkdown", "valueCode"];
+const NEVER_A_URI: [&str; 13] = [
+    "value",
+    "id",
+    "fullUrl",
+    "display",
+    "text",
+    "title",
+    "description",
+    "comment",
+    "valueString",
+    "valueMarkdown",
+    "valueCode",
+    // Of a type that no reference fits: what is no UUID or OID any more would be refused.
+    "valueUuid",
+    "valueOid",
+];
 
 /// `http://ehr/fhir` of `http://ehr/fhir/Patient/1`.
 fn service_base(full_url: &str) -> Option<&str> {

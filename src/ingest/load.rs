@@ -211,7 +211,7 @@ impl Loader {
         let kind = kind.run(move || kind_of(&shared)).await?;
         match kind {
             Kind::Bundle(entries) => {
-                let fetch: Fetch<'_> = &|_url, _body| -> BoxFuture<'_, Result<Fetched, Refusal>> {
+                let fetch: Fetch<'_> = &|_query| -> BoxFuture<'_, Result<Fetched, Refusal>> {
                     Box::pin(async {
                         let words = "A file that is imported cannot ask for something: leave the GET entries out.";
                         Err(Refusal::new(RefusalKind::NotAllowed, Issue::error(IssueCode::NotSupported, words)))

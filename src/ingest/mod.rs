@@ -12,6 +12,7 @@ mod carry;
 pub mod consent;
 pub mod criteria;
 pub mod draft;
+pub mod etag;
 mod fold;
 pub mod identities;
 pub mod load;

@@ -13,6 +13,7 @@ mod step;
 
 use super::consent::CONSENT_JOB;
 use super::draft::{Draft, Making, stamped};
+use super::etag::Versions;
 use super::refusal::Refusal;
 use super::relabel;
 use super::resting::Known;
@@ -57,8 +58,10 @@ pub enum Condition {
     Posted,
     /// `If-None-Match: *`: nothing that is not deleted is there.
     Absent,
-    /// `If-Match`: this version is the current one.
-    Version(i64),
+    /// `If-Match`: one of these versions is the current one.
+    Version(Versions),
+    /// The same, where criteria matched nothing and the resource says its id.
+    Free,
     /// The change was made from this version; when another is there it must be made again.
     Seen(i64),
     /// The same, by PATCH.
@@ -67,6 +70,16 @@ pub enum Condition {
     Known,
     /// What is there, if anything, is about the same patient: its id was made from a sender's own keys, which another client may have too.
     SamePatient,
+}
+
+impl Condition {
+    /// Whether `If-Match` admits the version that is there, if any is.
+    pub fn admits(self, live: Option<i64>) -> bool {
+        match self {
+            Condition::Version(versions) => live.is_some_and(|version| versions.admit(version)),
+            _ => true,
+        }
+    }
 }
 
 /// One wanted change of one resource.
@@ -186,6 +199,7 @@ pub struct Writer {
     workers: Workers,
     policy: Policy,
     facility_system: Arc<str>,
+    practitioner_system: Arc<str>,
 }
 
 /// What the operator lets clients do (`lango.toml`).
@@ -219,6 +233,7 @@ impl Writer {
             workers: Workers::default(),
             policy: Policy::default(),
             facility_system: "urn:lango:facility".into(),
+            practitioner_system: "urn:lango:practitioner".into(),
         }
     }
 
@@ -237,9 +252,14 @@ impl Writer {
         &self.validator
     }
 
-    /// The same, where facilities are known by identifiers of this system.
-    pub fn with_facility_system(self, system: &str) -> Writer {
-        Writer { facility_system: system.into(), ..self }
+    /// The same, where facilities and practitioners are known by identifiers of these systems.
+    pub fn with_systems(self, facility: &str, practitioner: &str) -> Writer {
+        Writer { facility_system: facility.into(), practitioner_system: practitioner.into(), ..self }
+    }
+
+    /// The identifier systems of facilities and practitioners.
+    pub(super) fn systems(&self) -> (&str, &str) {
+        (&self.facility_system, &self.practitioner_system)
     }
 
     pub fn policy(&self) -> Policy {
@@ -337,6 +357,16 @@ impl Writer {
         let names: Vec<(TypeCode, Box<str>)> = mutations.iter().map(|mutation| (mutation.type_code, mutation.id.clone())).collect();
         let (terminology, relabelling) = self.resting(&mutations).await.map_err(|error| CommitError::Refused(None, error.into()))?;
         jobs.extend(relabelling);
+        let born = mutations.iter().filter(|m| m.base_version > 0 && definitions::r4().type_name(m.type_code) == "Patient");
+        let born: Vec<(Box<str>, Value)> = born
+            .filter_map(|m| match &m.change {
+                Change::Put { body, .. } => Some((m.id.clone(), serde_json::from_slice(body).ok()?)),
+                _ => None,
+            })
+            .collect();
+        if !born.is_empty() {
+            self.end_guardians_permits(&born).await.map_err(|error| CommitError::Refused(None, error.into()))?;
+        }
         let Plan { preconditions, unchanged, visits, .. } = plan;
         let unit = Unit { mutations, preconditions, unchanged, jobs, visits, audit, terminology, posted, patched, ..Unit::default() };
         let written = self.store.commit(unit).await.map_err(|error| match error {

@@ -119,7 +119,11 @@ fn parameter_value(parameter: &Value) -> Option<String> {
     let (_, value) = parameter.as_object()?.iter().find(|(key, _)| key.starts_with("value"))?;
     let identifier = value.get("identifier").unwrap_or(value);
     let identified = || Some(format!("{}|{}", text(identifier, "system")?, text(identifier, "value")?));
-    value.as_str().or_else(|| text(value, "reference")).map(str::to_owned).or_else(identified)
+    match value {
+        Value::Number(number) => Some(number.to_string()),
+        Value::Bool(truth) => Some(truth.to_string()),
+        _ => value.as_str().or_else(|| text(value, "reference")).map(str::to_owned).or_else(identified),
+    }
 }
 
 /// What `$evaluate-measure` answers: the report of the one facility asked for, or a collection of all.

@@ -13,6 +13,7 @@
 //! It must know nothing of HTTP, and of the store only what every room calls.
 
 mod golden;
+mod likeness;
 
 pub use golden::looks_golden;
 
@@ -138,6 +139,22 @@ impl Registry {
         for (id, resource) in &golden {
             ids.insert(id.clone());
             ids.extend(golden::sources(resource));
+        }
+        Ok(ids)
+    }
+
+    /// Those of [`Registry::person`] whom what is said of them does not contradict: who sends somebody's number with another name, sex or birth date is
+    /// linked, and nothing that the one allows is the other's.
+    pub async fn agreeing(&self, patient: &str) -> Result<BTreeSet<String>, RegistryError> {
+        let mut ids = self.person(patient).await?;
+        let names: Vec<(TypeCode, String)> = ids.iter().map(|id| (self.patient, id.clone())).collect();
+        let stored = self.store.read_many(&names).await?;
+        let told = |stored: &Stored| -> Option<Value> { serde_json::from_slice(stored.body.as_ref()?).ok() };
+        let Some(own) = stored.iter().find(|stored| &*stored.id == patient).and_then(told) else { return Ok(ids) };
+        for other in &stored {
+            if told(other).is_some_and(|other| likeness::contradict(&own, &other)) {
+                ids.remove(&*other.id);
+            }
         }
         Ok(ids)
     }

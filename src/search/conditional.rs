@@ -2,8 +2,10 @@
 //! (<https://hl7.org/fhir/R4/http.html#ccreate>).
 
 use super::filter::Reader;
+use super::lex;
 use super::parse::{CONTROLS, CURSOR, ParseOptions, limits, path};
 use crate::definitions;
+use crate::fhir::text::MOST_INDEXED;
 use crate::fhir::{Issue, IssueCode};
 use crate::store::query::{Filter, Test};
 use crate::store::{Query, Scope, TypeCode};
@@ -37,6 +39,13 @@ pub fn conditional(type_code: TypeCode, criteria: &str, scope: Scope, options: &
                 Issue::error(IssueCode::Invalid, format!("{name} has no place in the criteria of a conditional request"))
                     .at(path(type_name, key)),
             );
+            continue;
+        }
+        if lex::split(value, ',').iter().flat_map(|value| lex::split(value, '|')).any(|part| lex::unescape(part).len() > MOST_INDEXED) {
+            let words = format!(
+                "a text of more than {MOST_INDEXED} bytes is not indexed whole, so it cannot be told what has it: name other criteria"
+            );
+            errors.push(Issue::error(IssueCode::TooLong, words).at(path(type_name, key)));
             continue;
         }
         match reader.filters(type_code, key, value) {
@@ -129,12 +138,23 @@ mod tests {
     }
 
     #[test]
+    fn what_cannot_be_found_exactly_is_refused() {
+        let long = "v".repeat(MOST_INDEXED + 1);
+        for criteria in [format!("identifier={long}"), format!("identifier=urn:s|1,urn:s|{long}"), format!("name:exact={long}")] {
+            assert_eq!(read("Patient", &criteria).unwrap_err()[0].code, IssueCode::TooLong);
+        }
+        let longest = "v".repeat(MOST_INDEXED);
+        assert!(read("Patient", &format!("identifier=urn:s|{longest},{longest}")).is_ok());
+    }
+
+    #[test]
     fn what_is_not_understood_or_selects_nothing_is_refused() {
         for (criteria, expression) in [
             ("identifer=1", "Patient?identifer"),
             ("_sort=name", "Patient?_sort"),
             ("", "Patient"),
             ("_count=1", "Patient?_count"),
+            ("_maxresults=1", "Patient?_maxresults"),
             ("_id:missing=false", "Patient"),
         ] {
             let issues = read("Patient", criteria).unwrap_err();

@@ -75,9 +75,14 @@ impl Controls<'_> {
             }
             .map(|alone| request.contained.alone = alone)
             .map(used),
-            ("_maxresults" | "_score", None) => {
-                Err(Wrong::error(IssueCode::NotSupported, format!("{name} is not supported by this server")))
-            }
+            ("_maxresults", None) => match value.parse::<u32>() {
+                Ok(most) if most > 0 => {
+                    request.most = Some(most);
+                    Ok(Used::Yes)
+                }
+                _ => Err(Wrong::error(IssueCode::Value, "_maxresults is a whole number, 1 or more")),
+            },
+            ("_score", None) => Err(Wrong::error(IssueCode::NotSupported, format!("{name} is not supported by this server"))),
             _ => return None,
         })
     }

@@ -54,7 +54,7 @@ pub fn extract(type_code: TypeCode, resource: &Value, options: &Options) -> Vec<
     let mut entries = extract_by(plan, resource, options);
     let own = options.own.load();
     for own in own.of(type_code) {
-        let general = General { param: own.param.id, kind: own.param.kind, expression: own.expression.clone(), parts: Vec::new() };
+        let general = General { param: own.param.id, kind: own.param.kind, expression: own.expression.clone(), parts: own.parts.clone() };
         evaluate(&general, resource, &Env::default(), options, &mut entries);
     }
     if !own.of(type_code).is_empty() {
@@ -116,7 +116,8 @@ fn named<'r>(type_code: TypeCode, resource: &'r Value, base: &str) -> Option<&'r
     first.map(|(_, id)| id)
 }
 
-/// Whether a resource of an open type holds what is about patients all the same: it refers to one where no search parameter looks, or
+/// Whether a resource of an open type holds what is about patients all the same: it refers to one where no search parameter looks, by an
+/// identifier too, or
 /// contains what is not of an open type itself.
 fn holds_patients(resource: &Value, base: &str) -> bool {
     let contained = resource.get("contained").and_then(Value::as_array).into_iter().flatten();
@@ -129,8 +130,18 @@ fn holds_patients(resource: &Value, base: &str) -> bool {
         match value {
             Value::Array(list) => waiting.extend(list),
             Value::Object(members) => {
-                let reference = members.get("reference").and_then(Value::as_str).and_then(|text| values::parse_reference(text, base));
-                if matches!(reference, Some(Reference::Local { type_name: "Patient", .. })) {
+                let text = |key: &str| members.get(key).and_then(Value::as_str);
+                let reference = text("reference").and_then(|text| values::parse_reference(text, base));
+                let says_so = || text("type").is_some_and(|name| name.rsplit('/').next() == Some("Patient"));
+                let is_logical = members.get("identifier").is_some_and(Value::is_object) || members.contains_key("display");
+                if matches!(reference, Some(Reference::Local { type_name: "Patient", .. })) || is_logical && says_so() {
+                    return true;
+                }
+                // Whom the identifier of an extension means is not said.
+                if members
+                    .get("valueReference")
+                    .is_some_and(|to| to.get("identifier").is_some() && to.get("reference").is_none() && to.get("type").is_none())
+                {
                     return true;
                 }
                 waiting.extend(members.values());

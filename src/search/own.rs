@@ -5,7 +5,7 @@
 //! ([`crate::app`]), and only when that is done may a search name the parameter: until then it would find too little. A changed definition
 //! is another number, so it begins anew. The parameters of R4 are not changed by resources that define them again.
 
-use crate::definitions::{self, ParamKind, SearchParam};
+use crate::definitions::{self, Component, ParamKind, SearchParam};
 use crate::fhir::IssueCode;
 use crate::fhirpath::Expression;
 use crate::store::{Query, Scope, Store, TypeCode};
@@ -18,6 +18,8 @@ use std::sync::Arc;
 const MOST: usize = 500;
 /// Types that one definition may name.
 const MOST_TYPES: usize = 20;
+/// Components of a composite.
+const MOST_COMPONENTS: usize = 3;
 /// Bytes of an expression.
 const MOST_EXPRESSION: usize = 4_096;
 
@@ -38,6 +40,10 @@ pub struct OwnParam {
     /// Everything stored is indexed by it.
     pub ready: bool,
     pub(super) expression: Expression,
+    /// Of a composite: the parts of what the expression finds.
+    pub(super) parts: Vec<(ParamKind, Expression)>,
+    /// The id of its SearchParameter.
+    defined_by: String,
 }
 
 impl OwnParams {
@@ -63,6 +69,14 @@ impl Own {
     }
 }
 
+impl Own {
+    /// A type for which another SearchParameter defines the same code.
+    pub fn taken(&self, definition: &Definition) -> Option<TypeCode> {
+        let taken = |type_code: &&TypeCode| self.find(**type_code, &definition.code).is_some_and(|own| own.defined_by != definition.id);
+        definition.types.iter().find(taken).copied()
+    }
+}
+
 /// What a SearchParameter resource says, as far as searching needs it.
 #[derive(Clone, Debug)]
 pub struct Definition {
@@ -73,6 +87,7 @@ pub struct Definition {
     types: Vec<TypeCode>,
     targets: Vec<TypeCode>,
     expression: Expression,
+    components: Vec<(Component, Expression)>,
     digest: String,
 }
 
@@ -118,23 +133,50 @@ impl Definition {
             return Err(wrong("code", "a code is made of letters, digits, - and _, and does not begin with _"));
         }
         let kind = text("type").and_then(ParamKind::parse).ok_or_else(|| wrong("type", "this is no type of search parameter"))?;
-        if matches!(kind, ParamKind::Composite | ParamKind::Special) {
-            return Err(wrong("type", "composite and special parameters of one's own are not supported by this server"));
+        if kind == ParamKind::Special {
+            return Err(wrong("type", "special parameters of one's own are not supported by this server"));
         }
-        let expression = text("expression").filter(|text| text.len() <= MOST_EXPRESSION);
-        let expression = expression.ok_or_else(|| wrong("expression", "a FHIRPath expression of at most 4096 bytes is needed"))?;
-        let parsed =
-            Expression::parse(expression).map_err(|error| wrong("expression", format!("the expression cannot be read: {error}")))?;
+        let (expression, parsed) = expression_of(resource, "expression")?;
+        let components = if kind == ParamKind::Composite { components(resource, &types)? } else { Vec::new() };
         let mut targets: Vec<TypeCode> = names("target").filter_map(|name| r4.type_code(name)).collect();
         if kind == ParamKind::Reference && targets.is_empty() {
             targets = (0..).take(r4.resource_types().len()).collect();
         }
         targets.sort_unstable();
-        let what = format!("{code}\n{}\n{types:?}\n{expression}", kind.as_str());
+        let mut what = format!("{code}\n{}\n{types:?}\n{expression}", kind.as_str());
+        for (component, _) in &components {
+            what.push_str(&format!("\n{}\n{}", component.code, component.expression));
+        }
         let digest = blake3::hash(what.as_bytes()).to_hex().get(..32).unwrap_or_default().to_owned();
         let url = text("url").map(str::to_owned);
-        Ok(Some(Definition { id: id.to_owned(), url, code: code.to_owned(), kind, types, targets, expression: parsed, digest }))
+        Ok(Some(Definition { id: id.to_owned(), url, code: code.to_owned(), kind, types, targets, expression: parsed, components, digest }))
     }
+}
+
+/// The expression of the parameter or of a component.
+fn expression_of<'r>(owner: &'r Value, element: &'static str) -> Result<(&'r str, Expression), DefinitionError> {
+    let text = owner.get("expression").and_then(Value::as_str).filter(|text| text.len() <= MOST_EXPRESSION);
+    let text = text.ok_or_else(|| wrong(element, "a FHIRPath expression of at most 4096 bytes is needed"))?;
+    let parsed = Expression::parse(text).map_err(|error| wrong(element, format!("the expression cannot be read: {error}")))?;
+    Ok((text, parsed))
+}
+
+/// The parts of a composite. Each is of the kind of the R4 parameter that it names, and takes values as that one does.
+fn components(resource: &Value, types: &[TypeCode]) -> Result<Vec<(Component, Expression)>, DefinitionError> {
+    let list = resource.get("component").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+    if !(2..=MOST_COMPONENTS).contains(&list.len()) {
+        return Err(wrong("component", format!("a composite has two or {MOST_COMPONENTS} components here")));
+    }
+    let each = |component: &Value| {
+        let url = component.get("definition").and_then(Value::as_str).unwrap_or_default();
+        let known = types.iter().flat_map(|type_code| definitions::r4().params(*type_code)).find(|param| param.definition == url);
+        let known = known.filter(|param| !matches!(param.kind, ParamKind::Composite | ParamKind::Special));
+        let words = "a component names a plain search parameter that R4 has for the type, by its canonical URL";
+        let known = known.filter(|_| !url.is_empty()).ok_or_else(|| wrong("component", words))?;
+        let (text, parsed) = expression_of(component, "component")?;
+        Ok((Component { code: known.code.clone(), kind: known.kind, expression: text.to_owned() }, parsed))
+    };
+    list.iter().map(each).collect()
 }
 
 /// A definition whose resources are still to be indexed.
@@ -178,9 +220,11 @@ pub async fn refresh(store: &Store, own: &OwnParams) -> Result<Vec<Unindexed>, s
                 definition: definition.url.clone().unwrap_or_default(),
                 expression: String::new(),
                 targets: definition.targets.clone(),
-                components: Vec::new(),
+                components: definition.components.iter().map(|(component, _)| component.clone()).collect(),
             };
-            let own = OwnParam { param, ready: number.ready, expression: definition.expression.clone() };
+            let expression = definition.expression.clone();
+            let parts = definition.components.iter().map(|(component, parsed)| (component.kind, parsed.clone())).collect();
+            let own = OwnParam { param, ready: number.ready, expression, parts, defined_by: definition.id.clone() };
             next.by_type.entry(*type_code).or_default().push(own);
         }
         if !number.ready {
@@ -219,11 +263,32 @@ mod tests {
             ("base", json!([])),
             ("code", json!("family")),
             ("code", json!("a b")),
-            ("type", json!("composite")),
+            ("type", json!("special")),
             ("expression", json!("Patient.(")),
             ("expression", Value::Null),
         ] {
             assert_eq!(with(key, value).unwrap_err().element, key);
+        }
+    }
+
+    #[test]
+    fn a_composite_is_of_parameters_that_r4_has() {
+        let part = |code: &str, expression: &str| json!({ "definition": format!("http://hl7.org/fhir/SearchParameter/{code}"), "expression": expression });
+        let composite = |components: Value| {
+            Definition::read(&json!({
+                "resourceType": "SearchParameter", "id": "s", "status": "active", "code": "use-family", "base": ["Patient"],
+                "type": "composite", "expression": "Patient.name", "component": components
+            }))
+        };
+        let family = part("individual-family", "family");
+        let good = composite(json!([part("individual-gender", "%resource.gender"), family])).unwrap().unwrap();
+        let kinds: Vec<ParamKind> = good.components.iter().map(|(component, _)| component.kind).collect();
+        assert_eq!(kinds, [ParamKind::Token, ParamKind::String]);
+        let other = composite(json!([part("individual-gender", "%resource.gender"), part("individual-family", "text")])).unwrap().unwrap();
+        assert_ne!(good.digest, other.digest);
+        for bad in [json!([]), json!([family]), json!([family, part("nosuch", "family")]), json!([family, part("individual-family", "(")])]
+        {
+            assert_eq!(composite(bad).unwrap_err().element, "component");
         }
     }
 }

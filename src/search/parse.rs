@@ -160,6 +160,8 @@ pub struct SearchRequest {
     pub contained: Contained,
     /// Matches per page; 0: only the total is wanted.
     pub count: u32,
+    /// `_maxresults`: matches of all pages together.
+    pub most: Option<u32>,
     pub total: Total,
     pub summary: Summary,
     /// Elements asked for by `_elements`, each of a type; empty: all. They win over every summary but `count`.
@@ -236,6 +238,7 @@ pub fn parse_over(over: Over<'_>, pairs: &[(String, String)], scope: Scope, opti
         revincludes: Vec::new(),
         contained: Contained::default(),
         count: options.default_count,
+        most: None,
         total: Total::default(),
         summary: Summary::default(),
         elements: Vec::new(),
@@ -251,7 +254,8 @@ pub fn parse_over(over: Over<'_>, pairs: &[(String, String)], scope: Scope, opti
     let mut filters_used = Vec::new();
     let mut seen: Vec<&str> = Vec::new();
     for (key, value) in pairs {
-        let once = matches!(key.as_str(), "_sort" | "_count" | "_total" | "_summary" | "_contained" | "_containedType" | CURSOR);
+        let once =
+            matches!(key.as_str(), "_sort" | "_count" | "_maxresults" | "_total" | "_summary" | "_contained" | "_containedType" | CURSOR);
         if once && seen.contains(&key.as_str()) {
             errors.push(Issue::error(IssueCode::Invalid, format!("{key} may be given once")).at(path(label, key)));
             continue;
@@ -288,6 +292,9 @@ pub fn parse_over(over: Over<'_>, pairs: &[(String, String)], scope: Scope, opti
     let types: Vec<TypeCode> = request.further.iter().map(|query| query.type_code).collect();
     request.binding =
         format!("{label}?{}\n{:?}\n{types:?} {:?}\n{}", filters_used.join("&"), query.sort, request.contained, query.scope.binding());
+    if let Some(most) = request.most {
+        request.binding.push_str(&format!("\n{most}"));
+    }
     Ok(request)
 }
 

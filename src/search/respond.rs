@@ -1,7 +1,8 @@
 //! A request to a finished searchset Bundle (<https://hl7.org/fhir/R4/bundle.html#searchset>), by joining stored bytes.
 //!
 //! `Bundle.total` is told when `_total` asks for it (`estimate` is answered exactly), when only the count is wanted, and, unless
-//! `_total=none`, whenever the first page holds everything, because then it costs nothing.
+//! `_total=none`, whenever the first page holds everything, because then it costs nothing. `_maxresults` ends the search after so many
+//! matches, whatever the pages: how many are left travels in the page token.
 
 use super::cursor::{CursorError, CursorKey};
 use super::extract;
@@ -11,6 +12,7 @@ use super::subset::{self, Subset};
 use crate::definitions;
 use crate::fhir::time::{Micros, format_instant};
 use crate::fhir::{Issue, IssueCode, outcome};
+use crate::store::query::SortValue;
 use crate::store::{Store, Stored, TypeCode};
 use serde_json::{Value, json};
 
@@ -59,21 +61,31 @@ impl SearchError {
 /// Executes the request and writes the Bundle, as UTF-8 JSON.
 pub async fn run(store: &Store, request: &SearchRequest, context: RunContext<'_>) -> Result<Vec<u8>, SearchError> {
     if request.count == 0 || request.summary == Summary::Count {
-        let total = store.count_any(&request.queries(), None).await?;
+        let total = at_most(request.most, store.count_any(&request.queries(), None).await?);
         return Ok(Answer { total: Some(total), ..Answer::default() }.write(request, &context)?);
     }
-    let resumed = request.cursor.as_deref().map(|token| context.key.open(token, &request.binding, context.now)).transpose()?;
+    let mut resumed = request.cursor.as_deref().map(|token| context.key.open(token, &request.binding, context.now)).transpose()?;
+    let left = request.most.map(|most| match resumed.as_mut().map(|(cursor, _)| cursor.after.pop()) {
+        None => most,
+        Some(Some(SortValue::Int(left))) => u32::try_from(left).unwrap_or(0),
+        Some(_) => 0,
+    });
     let began = resumed.as_ref().map_or(context.now, |(_, began)| *began);
     let cursor = resumed.as_ref().map(|(cursor, _)| cursor);
-    let page = store.search_any(&request.queries(), request.count, cursor).await?;
+    let limit = left.map_or(request.count, |left| left.min(request.count));
+    let mut page = store.search_any(&request.queries(), limit, cursor).await?;
+    let seen = cursor.or(page.next.as_ref()).map(|cursor| cursor.snapshot.clone());
+    let left = left.map(|left| left.saturating_sub(u32::try_from(page.rows.len()).unwrap_or(u32::MAX)));
+    match (left, &mut page.next) {
+        (Some(0), next) => *next = None,
+        (Some(left), Some(next)) => next.after.push(SortValue::Int(i64::from(left))),
+        _ => {}
+    }
     let total = match request.total {
         Total::Unasked if cursor.is_none() && page.next.is_none() => Some(page.rows.len() as u64),
         Total::Unasked | Total::None => None,
         Total::Estimate | Total::Accurate if cursor.is_none() && page.next.is_none() => Some(page.rows.len() as u64),
-        Total::Estimate | Total::Accurate => {
-            let snapshot = cursor.or(page.next.as_ref()).map(|cursor| &cursor.snapshot);
-            Some(store.count_any(&request.queries(), snapshot).await?)
-        }
+        Total::Estimate | Total::Accurate => Some(at_most(request.most, store.count_any(&request.queries(), seen.as_ref()).await?)),
     };
     let included = include::collect(store, request, &page.rows, context.admits).await?;
     context.admits.answered(&page.rows);
@@ -87,6 +99,11 @@ pub async fn run(store: &Store, request: &SearchRequest, context: RunContext<'_>
     let next = page.next.as_ref().map(|next| context.key.seal(next, began, &request.binding));
     Ok(Answer { total, next, matches: page.rows, places: page.places, included: included.rows, notes: Some(notes) }
         .write(request, &context)?)
+}
+
+/// As many as the search yields over all its pages.
+fn at_most(most: Option<u32>, found: u64) -> u64 {
+    most.map_or(found, |most| found.min(u64::from(most)))
 }
 
 /// What a Bundle is made of.

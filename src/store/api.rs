@@ -180,6 +180,7 @@ impl Store {
             }
             Store::Postgres(db) => {
                 db.read.close().await;
+                db.planned.close().await;
                 db.pool.close().await;
             }
         }
@@ -465,10 +466,12 @@ impl Store {
     }
 
     pub(super) async fn integers(&self, sql: Sql) -> Result<Vec<i64>, sqlx::Error> {
-        let Sql { text, args, .. } = sql;
         match self {
-            Store::Sqlite(db) => bind_all!(sqlx::query_scalar(AssertSqlSafe(text)), args).fetch_all(&db.read).await,
-            Store::Postgres(db) => bind_all!(sqlx::query_scalar(AssertSqlSafe(text)), args).fetch_all(&db.read).await,
+            Store::Sqlite(db) => bind_all!(sqlx::query_scalar(AssertSqlSafe(sql.text)), sql.args).fetch_all(&db.read).await,
+            Store::Postgres(db) => {
+                let pool = db.searched_by(&sql);
+                bind_all!(sqlx::query_scalar(AssertSqlSafe(sql.text)), sql.args).fetch_all(pool).await
+            }
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::audit::{AUDIT, AuditRow, NewRow, Subject};
 use super::gate::{About, CONSENT, CONTRIBUTOR_ONLY, Membership, RuleRows};
-use super::inherit::{Container, ENCOUNTER, NAMES_ENCOUNTER};
+use super::inherit::{self, Container};
 use super::packed;
 use super::rows::{self, Cell, Identity, Name, Row, Stamp};
 use super::sql::{Dialect, Sql};
@@ -58,7 +58,7 @@ pub struct Batch {
     pub rows: Vec<Row>,
     /// What hands labels on.
     pub containers: Vec<Container>,
-    /// What may inherit, with the Encounters that it names.
+    /// What may inherit, with what it names and takes labels from.
     pub members: Vec<(ResourceKey, Vec<ResourceKey>)>,
     /// The facts of the classes that resources are of.
     pub classes: BTreeMap<i64, Vec<i64>>,
@@ -163,7 +163,7 @@ impl Batch {
             self.classes.entry(class).or_insert_with(|| mutation.traits.facts().to_vec());
             // That somebody is a patient is not what a document tells.
             if definitions::r4().type_name(mutation.type_code) != "Patient" {
-                self.members.push((key, encounters(&mutation.change, target)));
+                self.members.push((key, takes_from(&mutation.change, target)));
             }
         }
         let (low, high) = mutation.traits.bounds();
@@ -288,13 +288,11 @@ fn placeholder(key: ResourceKey, name: &Name) -> ResourceRow {
     }
 }
 
-/// The Encounters that the new state names.
-fn encounters(change: &Change, target: &mut dyn FnMut(&str, &str) -> Option<ResourceKey>) -> Vec<ResourceKey> {
+/// The Encounters, medicines and results that the new state names, and takes labels from.
+fn takes_from(change: &Change, target: &mut dyn FnMut(&str, &str) -> Option<ResourceKey>) -> Vec<ResourceKey> {
     let Change::Put { entries, .. } = change else { return Vec::new() };
     let named = entries.iter().filter_map(|entry| match &entry.value {
-        IndexValue::Reference { type_name, id } if &**type_name == ENCOUNTER && NAMES_ENCOUNTER.contains(&entry.param) => {
-            target(type_name, id)
-        }
+        IndexValue::Reference { type_name, id } if inherit::takes(type_name, entry.param) => target(type_name, id),
         _ => None,
     });
     named.collect()

@@ -12,9 +12,11 @@ mod condition;
 mod function;
 mod inline;
 mod rules;
+mod verdict;
 
 pub use condition::{Rows, condition, consents, owned};
 pub use rules::*;
+pub(super) use verdict::{conclude, forget};
 
 use super::sql::{Dialect, Sql};
 use super::{FacilityKey, ResourceKey, system_key};

@@ -5,7 +5,7 @@
 //! whatever is written meanwhile: a version that is superseded moves to the other table and keeps its place.
 
 use super::query::{Snapshot, SortValue};
-use super::sql::{Sql, bind_all};
+use super::sql::{Dialect, Sql, bind_all};
 use super::{Cursor, ResourceKey, Scope, Store, Stored, TypeCode, compile};
 use crate::fhir::Interval;
 use crate::fhir::time::Micros;
@@ -71,6 +71,14 @@ impl Store {
             Some(cursor) => cursor.snapshot.clone(),
             None => self.snapshot().await?,
         };
+        let occurring: Vec<TypeCode> = match of {
+            HistoryOf::Types(types @ [_, _, ..]) => {
+                let occurring = self.occurring_types().await?;
+                types.iter().copied().filter(|type_code| occurring.contains(type_code)).collect()
+            }
+            HistoryOf::Types(types) => types.to_vec(),
+            HistoryOf::Instance(..) => Vec::new(),
+        };
         let select = Select { wanted, after: cursor.and_then(After::of), limit: limit.saturating_add(1), snapshot: &snapshot, scope };
         let mut sql = Sql::new(self.dialect());
         sql.push("SELECT r.key, r.type, r.id, p.version");
@@ -78,11 +86,15 @@ impl Store {
             sql.push(&format!(", CASE WHEN r.version = p.version THEN r.{column} ELSE h.{column} END AS {column}"));
         }
         sql.push(" FROM (SELECT q.key, q.version, q.updated FROM (");
-        match of {
-            HistoryOf::Instance(type_code, id) => select.both(&mut sql, *type_code, Some(id)),
-            HistoryOf::Types([]) => _ = sql.push("SELECT 0 AS key, 0 AS version, 0 AS updated WHERE 1 = 0"),
-            HistoryOf::Types(types @ [_, _, ..]) if matches!(scope, Scope::Gate(_)) => select.all(&mut sql, types),
-            HistoryOf::Types(types) => {
+        let mut merged = false;
+        match (of, occurring.as_slice()) {
+            (HistoryOf::Instance(type_code, id), _) => select.both(&mut sql, *type_code, Some(id)),
+            (_, []) => _ = sql.push("SELECT 0 AS key, 0 AS version, 0 AS updated WHERE 1 = 0"),
+            (_, types @ [_, _, ..]) if matches!(scope, Scope::Gate(_)) => {
+                merged = true;
+                select.all(&mut sql, types);
+            }
+            (_, types) => {
                 for (place, type_code) in types.iter().enumerate() {
                     if place > 0 {
                         sql.push(" UNION ALL ");
@@ -96,7 +108,12 @@ impl Store {
             true => format!(" ORDER BY {alias}.version DESC"),
             false => format!(" ORDER BY {alias}.updated DESC, {alias}.key DESC, {alias}.version DESC"),
         };
-        sql.push(") q").push(&order("q")).push(" LIMIT ").literal(i64::from(select.limit));
+        sql.push(") q");
+        // As it is already, when merged; SQLite would sort again, and decide on all for it.
+        if !merged || sql.dialect == Dialect::Postgres {
+            sql.push(&order("q"));
+        }
+        sql.push(" LIMIT ").literal(i64::from(select.limit));
         sql.push(") p JOIN resource r ON r.key = p.key LEFT JOIN history h ON h.key = p.key AND h.version = p.version");
         sql.push(&order("p"));
         let mut rows = self.versions(sql).await?;
@@ -181,24 +198,24 @@ impl Select<'_> {
         self.end(sql, "h", id.is_some());
     }
 
-    /// All versions of many types. What the gate shows is asked once, around all of them: as a condition of each type it would stand
-    /// some hundred times in one statement, and planning that takes minutes. The price is that no index gives the order.
+    /// All versions of many types, newest first. What the gate shows is asked once, around all of them: as a condition of each type it would
+    /// stand some hundred times in one statement, and planning that takes minutes. Each type's versions are read in the order of an index and merged
+    /// as they come, no further than until the page is full.
     fn all(&self, sql: &mut Sql, types: &[TypeCode]) {
         sql.push("SELECT v.key, v.version, v.updated FROM (");
-        for (place, table) in ["resource", "history"].into_iter().enumerate() {
-            if place > 0 {
-                sql.push(" UNION ALL ");
+        for (place, type_code) in types.iter().enumerate() {
+            for table in ["resource", "history"] {
+                sql.push(if place == 0 && table == "resource" { "" } else { " UNION ALL " });
+                sql.push("SELECT * FROM (SELECT t.key, t.version, t.updated, t.live, t.owner, t.patient, t.class, t.low, t.high");
+                sql.push(&format!(" FROM {table} t WHERE t.version > 0 AND t.type = ")).literal(i64::from(*type_code));
+                self.at(sql, "t", table == "history");
+                self.written(sql, "t", false);
+                sql.push(&format!(" ORDER BY t.updated DESC, t.key DESC, t.version DESC) {table}_{place}"));
             }
-            sql.push(&format!(
-                "SELECT t.key, t.version, t.updated, t.live, t.owner, t.patient, t.class, t.low, t.high FROM {table} t WHERE t.version > 0 AND t.type IN ("
-            ));
-            sql.join(types, ", ", |sql, type_code| {
-                sql.literal(i64::from(*type_code));
-            });
-            sql.push(")");
-            self.at(sql, "t", table == "history");
-            self.written(sql, "t", false);
         }
+        sql.push(" ORDER BY updated DESC, key DESC, version DESC");
+        // Keeps the databases from asking the gate before they merge.
+        sql.push(if sql.dialect == Dialect::Sqlite { " LIMIT -1" } else { " OFFSET 0" });
         sql.push(") v WHERE 1 = 1");
         compile::named_condition(sql, "v", self.scope);
     }

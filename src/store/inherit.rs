@@ -1,7 +1,7 @@
 //! Labels that resources take from what they came in: a labelled Encounter hands its labels on to what names it, a labelled Composition
-//! or document to what it lists.
+//! or document to what it lists; and from what tells of them: a medicine to the prescription that names it, a result to its report.
 //!
-//! What a container hands on and whom it lists are rows (`handed`, `part`); who names an Encounter the index of references knows. What a
+//! What a container hands on and whom it lists are rows (`handed`, `part`); who names an Encounter, a medicine or a result the index of references knows. What a
 //! resource has inherited is part of its class on its own row, which is all that a query asks ([`super::gate`]). Both are settled in the
 //! transaction that writes the one or the other, so it makes no difference what arrives first, and a container that is labelled
 //! differently relabels what is stored. Only a container's own labels are handed on, one step. What a deleted container handed on
@@ -12,7 +12,7 @@
 use super::batch::{Batch, ResourceRow};
 use super::gate::{Traits, inherited};
 use super::sql::{Dialect, Sql, bind_all};
-use super::{FacilityKey, ParamId, ResourceKey};
+use super::{FacilityKey, ParamId, ResourceKey, TypeCode};
 use crate::definitions::{self, ParamKind};
 use sqlx::postgres::PgConnection;
 use sqlx::sqlite::SqliteConnection;
@@ -23,19 +23,42 @@ use std::sync::LazyLock;
 /// Keys of one statement.
 const CHUNK: usize = 200;
 
-/// The parameters by which a resource names an Encounter.
-pub(super) static NAMES_ENCOUNTER: LazyLock<BTreeSet<ParamId>> = LazyLock::new(|| {
+/// The types whose labels go to what names them by these search parameters (all that can).
+const NAMED: [(&str, Option<&[&str]>); 3] =
+    [("Encounter", None), ("Medication", Some(&["medication", "ingredient"])), ("Observation", Some(&["result"]))];
+
+/// The same in numbers.
+pub(super) static NAMES: LazyLock<BTreeMap<TypeCode, BTreeSet<ParamId>>> = LazyLock::new(|| {
     let r4 = definitions::r4();
-    let Some(encounter) = r4.type_code(ENCOUNTER) else { return BTreeSet::new() };
-    let types = r4.resource_types().iter().filter_map(|name| r4.type_code(name));
-    let params = types.flat_map(|type_code| r4.params(type_code));
-    params.filter(|param| param.kind == ParamKind::Reference && param.targets.contains(&encounter)).map(|param| param.id).collect()
+    let params_to = |target: TypeCode, codes: Option<&'static [&'static str]>| {
+        let types = r4.resource_types().iter().filter_map(|name| r4.type_code(name));
+        let params = types.flat_map(|type_code| r4.params(type_code)).filter(move |param| {
+            param.kind == ParamKind::Reference && param.targets.contains(&target) && codes.is_none_or(|codes| codes.contains(&&*param.code))
+        });
+        params.map(|param| param.id).collect()
+    };
+    NAMED.into_iter().filter_map(|(name, codes)| r4.type_code(name).map(|code| (code, params_to(code, codes)))).collect()
 });
 
-/// The type whose labels go to what names it.
-pub(super) const ENCOUNTER: &str = "Encounter";
+/// Whether who names a resource of this type by this parameter takes its labels.
+pub(super) fn takes(type_name: &str, param: ParamId) -> bool {
+    definitions::r4().type_code(type_name).and_then(|code| NAMES.get(&code)).is_some_and(|params| params.contains(&param))
+}
 
-/// An Encounter, a Composition or a document as a batch writes it.
+/// Appends the condition that the reference `x` to the container `c` hands labels on.
+fn hands_on(sql: &mut Sql) {
+    sql.push("(1 = 0");
+    for (type_code, params) in NAMES.iter().filter(|(_, params)| !params.is_empty()) {
+        sql.push(" OR (c.type = ").literal(i64::from(*type_code)).push(" AND x.param IN (");
+        sql.join(params, ", ", |sql, param| {
+            sql.literal(i64::from(*param));
+        });
+        sql.push("))");
+    }
+    sql.push(")");
+}
+
+/// An Encounter, a Composition, a document, a medicine or a result as a batch writes it.
 #[derive(Debug)]
 pub struct Container {
     pub key: ResourceKey,
@@ -227,12 +250,19 @@ async fn relabel(
     changed: &[ResourceKey],
     unlisted: Vec<ResourceKey>,
 ) -> Result<(), sqlx::Error> {
-    let params: Vec<i64> = NAMES_ENCOUNTER.iter().map(|param| i64::from(*param)).collect();
-    let mut naming = Sql::new(connection.dialect());
-    naming.push("SELECT key FROM reference WHERE until = 0 AND param IN (");
-    numbers(&mut naming, params.iter());
-    naming.push(") AND target IN");
-    let naming = connection.rows_of::<(i64,)>(&naming.text, changed, "").await?;
+    // What nobody named before this has no row yet, and nobody to relabel.
+    let of_types = connection.rows_of::<(i64, i64)>("SELECT key, type FROM resource WHERE key IN", changed, "").await?;
+    let mut naming: Vec<(i64,)> = Vec::new();
+    for (type_code, params) in NAMES.iter().filter(|(_, params)| !params.is_empty()) {
+        let keys: Vec<i64> = of_types.iter().filter(|(_, of)| *of == i64::from(*type_code)).map(|(key, _)| *key).collect();
+        let mut sql = Sql::new(connection.dialect());
+        sql.push("SELECT key FROM reference WHERE until = 0 AND param IN (");
+        sql.join(params, ", ", |sql, param| {
+            sql.literal(i64::from(*param));
+        });
+        sql.push(") AND target IN");
+        naming.extend(connection.rows_of::<(i64,)>(&sql.text, &keys, "").await?);
+    }
     let listed = connection.rows_of::<(i64,)>("SELECT member FROM part WHERE container IN", changed, "").await?;
     let mut members: BTreeSet<i64> = naming.into_iter().chain(listed).map(|(key,)| key).chain(unlisted).collect();
     for row in batch.inserts.iter().chain(&batch.updates) {
@@ -242,9 +272,9 @@ async fn relabel(
     let lock = if connection.dialect() == Dialect::Postgres { " AND class <> 0 ORDER BY key FOR UPDATE" } else { " AND class <> 0" };
     let patients = definitions::r4().type_code("Patient").map_or(-1, i64::from);
     let mut named = Sql::new(connection.dialect());
-    named.push("SELECT x.key, h.label FROM reference x JOIN handed h ON h.container = x.target WHERE x.until = 0 AND x.param IN (");
-    numbers(&mut named, params.iter());
-    named.push(") AND x.key IN");
+    named.push("SELECT x.key, h.label FROM reference x JOIN handed h ON h.container = x.target JOIN resource c ON c.key = x.target WHERE x.until = 0 AND ");
+    hands_on(&mut named);
+    named.push(" AND x.key IN");
     for chunk in members.chunks(CHUNK) {
         let before = format!("SELECT key, owner, class, own FROM resource WHERE type <> {patients} AND key IN");
         let rows: Vec<(i64, i64, i64, i64)> = connection.rows_of(&before, chunk, lock).await?;

@@ -49,6 +49,13 @@ const ALL: &[(i64, &str, &str, &str)] = &[
         include_str!("../../migrations/postgres/0080_by_resource.sql"),
     ),
     (81, "far", include_str!("../../migrations/sqlite/0081_far.sql"), include_str!("../../migrations/postgres/0081_far.sql")),
+    (90, "verdict", include_str!("../../migrations/sqlite/0090_verdict.sql"), include_str!("../../migrations/postgres/0090_verdict.sql")),
+    (
+        91,
+        "authored",
+        include_str!("../../migrations/sqlite/0091_authored.sql"),
+        include_str!("../../migrations/postgres/0091_authored.sql"),
+    ),
 ];
 
 pub fn migrator(dialect: Dialect) -> Migrator {

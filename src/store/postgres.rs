@@ -25,6 +25,8 @@ const TRUSTED: Duration = Duration::from_secs(1);
 /// A plan for all values takes a code that thousands of rows have for one that few have. Compiling a plan takes longer than any search, and
 /// an index walk costs what the planner believes of a scan when the rows are in memory or on flash.
 const SEARCHING: &[&str] = &["SET plan_cache_mode = force_custom_plan", "SET jit = off", "SET random_page_cost = 1.1"];
+/// The same for what has one plan: planning a search under the gate takes longer than finding its page.
+const SEARCHING_BY_ONE_PLAN: &[&str] = &["SET plan_cache_mode = force_generic_plan", "SET jit = off", "SET random_page_cost = 1.1"];
 /// Classes remembered; forgotten all at once when full.
 const REMEMBERED: usize = 400_000;
 
@@ -34,6 +36,8 @@ pub struct Postgres {
     pub pool: PgPool,
     /// For searches, whose plan depends on the values: planned each time.
     pub read: PgPool,
+    /// For searches that have one plan ([`Sql::one_plan`]): planned once a connection.
+    pub planned: PgPool,
     /// Reads by id.
     pub reads: Reads,
     /// Added to the server's transaction ids; see `counter` in the migration.
@@ -88,24 +92,30 @@ impl Postgres {
             sqlx::query("UPDATE counter SET txn_base = $1 WHERE id = 1").bind(txn_base).execute(&mut *transaction).await?;
         }
         transaction.commit().await?;
-        let read = connections()
-            .after_connect(|connection, _| {
+        let searching = |settings: &'static [&'static str]| {
+            connections().after_connect(move |connection, _| {
                 Box::pin(async move {
-                    for setting in SEARCHING {
+                    for setting in settings {
                         sqlx::query(*setting).execute(&mut *connection).await?;
                     }
                     Ok(())
                 })
             })
-            .connect_with(options)
-            .await?;
+        };
+        let read = searching(SEARCHING).connect_with(options.clone()).await?;
+        let planned = searching(SEARCHING_BY_ONE_PLAN).connect_with(options).await?;
         let reads = Reads::on_postgres(pool.clone());
-        Ok(Postgres { pool, read, reads, txn_base, classes: Arc::default(), closers: Arc::default() })
+        Ok(Postgres { pool, read, planned, reads, txn_base, classes: Arc::default(), closers: Arc::default() })
     }
 
     /// The number that [`Postgres::snapshot`] and every write add to the server's transaction ids.
     pub fn txn_base(&self) -> i64 {
         self.txn_base
+    }
+
+    /// The connections that this statement is for.
+    pub(super) fn searched_by(&self, sql: &Sql) -> &PgPool {
+        if sql.one_plan { &self.planned } else { &self.read }
     }
 
     pub async fn commit(&self, unit: Unit) -> Result<Vec<Written>, WriteError> {
@@ -303,10 +313,9 @@ async fn locate(connection: &mut PgConnection, unit: &Unit) -> Result<(HashMap<N
     others.sort_unstable();
     let mut own: Vec<_> = own.into_iter().collect();
     own.sort_unstable();
-    // Who names an Encounter waits for whoever labels it, and the other way round; Encounters first, as those who label them do.
-    let encounter = definitions.type_code(inherit::ENCOUNTER);
-    let (encounters, others_still): (Vec<_>, Vec<_>) = others.iter().partition(|(code, _)| Some(*code) == encounter);
-    let mut identities = select(&mut *connection, &encounters, " ORDER BY r.key FOR KEY SHARE OF r").await?;
+    // Who names an Encounter, a medicine or a result waits for whoever labels it, and the other way round; these first, as those who label them do.
+    let (containers, others_still): (Vec<_>, Vec<_>) = others.iter().partition(|(code, _)| inherit::NAMES.contains_key(code));
+    let mut identities = select(&mut *connection, &containers, " ORDER BY r.key FOR KEY SHARE OF r").await?;
     identities.extend(select(&mut *connection, &own, " ORDER BY r.key FOR UPDATE OF r").await?);
     identities.extend(select(&mut *connection, &others_still, "").await?);
     let missing: Vec<_> = others.into_iter().filter(|(code, id)| !identities.contains_key(&(*code, Box::from(*id)) as &Name)).collect();
@@ -356,7 +365,7 @@ async fn select(
 }
 
 async fn holds(connection: &mut PgConnection, precondition: &Precondition) -> Result<bool, sqlx::Error> {
-    let Sql { text, args, .. } = compile::first_ids(Dialect::Postgres, &precondition.query);
+    let Sql { text, args, .. } = compile::first_ids(Dialect::Postgres, &precondition.query, precondition.tells());
     let found: Vec<String> = bind_all!(sqlx::query_scalar(AssertSqlSafe(text)), args).fetch_all(connection).await?;
     Ok(found == precondition.expected)
 }

@@ -182,7 +182,10 @@ impl Store {
         }
         match self {
             Store::Sqlite(db) => read!(&db.read),
-            Store::Postgres(db) => read!(&db.read),
+            Store::Postgres(db) => {
+                let pool = db.searched_by(&sql);
+                read!(pool)
+            }
         }
     }
 }

@@ -115,17 +115,22 @@ impl Store {
 
     /// Those on types that there are resources of: nobody has all of them.
     async fn occurring<'q>(&self, queries: &[&'q Query]) -> Result<Vec<&'q Query>, sqlx::Error> {
-        // One step along the index for each type that occurs.
+        let types = self.occurring_types().await?;
+        // What contains one is of any type.
+        let is_contained = |query: &Query| query.filters.iter().any(|filter| matches!(filter, Filter::Contained { .. }));
+        Ok(queries.iter().filter(|query| types.contains(&query.type_code) || is_contained(query)).copied().collect())
+    }
+
+    /// The types that there are, or were, resources of.
+    pub(super) async fn occurring_types(&self) -> Result<Vec<TypeCode>, sqlx::Error> {
+        // One step along the index for each.
         let mut sql = Sql::new(self.dialect());
         sql.push(
             "WITH RECURSIVE t (type) AS (SELECT min(r.type) FROM resource r UNION ALL \
              SELECT (SELECT min(r.type) FROM resource r WHERE r.type > t.type) FROM t WHERE t.type IS NOT NULL) \
              SELECT type FROM t WHERE type IS NOT NULL",
         );
-        let types: Vec<TypeCode> = self.integers(sql).await?.into_iter().filter_map(|code| TypeCode::try_from(code).ok()).collect();
-        // What contains one is of any type.
-        let is_contained = |query: &Query| query.filters.iter().any(|filter| matches!(filter, Filter::Contained { .. }));
-        Ok(queries.iter().filter(|query| types.contains(&query.type_code) || is_contained(query)).copied().collect())
+        Ok(self.integers(sql).await?.into_iter().filter_map(|code| TypeCode::try_from(code).ok()).collect())
     }
 }
 

@@ -23,13 +23,15 @@ pub struct Sql {
     pub dialect: Dialect,
     pub text: String,
     pub args: Vec<Arg>,
+    /// Its best plan is the same for all values, so PostgreSQL need not plan it each time.
+    pub one_plan: bool,
     /// What the sets are of that the statement looks up at its beginning; their names are their places.
     sets: Vec<i64>,
 }
 
 impl Sql {
     pub fn new(dialect: Dialect) -> Self {
-        Sql { dialect, text: String::new(), args: Vec::new(), sets: Vec::new() }
+        Sql { dialect, text: String::new(), args: Vec::new(), one_plan: false, sets: Vec::new() }
     }
 
     /// Appends text as it stands.

@@ -580,7 +580,7 @@ fn insert_text(table: usize, rows: usize) -> Arc<str> {
 }
 
 async fn holds(connection: &mut SqliteConnection, precondition: &Precondition) -> Result<bool, sqlx::Error> {
-    let Sql { text, args, .. } = compile::first_ids(Dialect::Sqlite, &precondition.query);
+    let Sql { text, args, .. } = compile::first_ids(Dialect::Sqlite, &precondition.query, precondition.tells());
     let found: Vec<String> = bind_all!(sqlx::query_scalar(AssertSqlSafe(text)), args).fetch_all(connection).await?;
     Ok(found == precondition.expected)
 }

@@ -115,11 +115,18 @@ pub enum Change {
 #[derive(Clone, Debug)]
 pub struct Precondition {
     pub query: Query,
-    /// Ids, at most two (two means "several").
+    /// Ids in the order of arrival: all of them, or the first two where there are several.
     pub expected: Vec<String>,
     /// Keys that serialise racing preconditions: one for every exact value that the criteria name, such as
     /// `Patient|identifier|system|value`. Two searches that could both be made true by one resource share a key.
     pub claims: Vec<String>,
+}
+
+impl Precondition {
+    /// How many matches tell whether it holds.
+    pub(super) fn tells(&self) -> usize {
+        self.expected.len().saturating_add(1)
+    }
 }
 
 /// A job to be enqueued in the same transaction (see [`crate::outbox`]).

@@ -40,7 +40,8 @@ impl Arguments {
         let mut list = Vec::new();
         for parameter in resource.get("parameter").and_then(Value::as_array).into_iter().flatten() {
             let Some(name) = parameter.get("name").and_then(Value::as_str) else { continue };
-            let value = parameter.as_object().into_iter().flatten().find(|(key, _)| key.starts_with("value") || *key == "resource");
+            let holds = |key: &str| key.starts_with("value") || matches!(key, "resource" | "part");
+            let value = parameter.as_object().into_iter().flatten().find(|(key, _)| holds(key));
             if let Some((_, value)) = value {
                 list.push((name.to_owned(), value.clone()));
             }
@@ -65,12 +66,22 @@ impl Arguments {
         self
     }
 
+    /// The names given.
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        self.list.iter().map(|(name, _)| &**name)
+    }
+
     fn get(&self, name: &str) -> Option<&Value> {
         self.list.iter().find(|(n, _)| n == name).map(|(_, value)| value)
     }
 
     pub(super) fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
         self.list.iter().filter(move |(n, _)| n == name).filter_map(|(_, value)| value.as_str())
+    }
+
+    /// The `context` that stands for the value set, where neither `url` nor `valueSet` names one.
+    pub fn context(&self) -> Option<String> {
+        self.text("context").filter(|_| self.get("url").is_none() && self.get("valueSet").is_none())
     }
 
     /// A non-empty text of any string type.
@@ -125,6 +136,27 @@ impl Arguments {
 
     pub(super) fn resource(&self, name: &str) -> Option<&Value> {
         self.get(name).filter(|value| value.is_object())
+    }
+
+    /// The `element` and `concept` of each `dependency`: a property, and the values that it has.
+    pub(super) fn dependencies(&self) -> Result<Vec<(String, Vec<Coding>)>, TerminologyError> {
+        let invalid = || TerminologyError::Invalid {
+            name: "dependency".to_owned(),
+            hint: "send the parts element (a uri) and concept (a CodeableConcept) in a Parameters resource",
+        };
+        let given = self.list.iter().filter(|(name, _)| name == "dependency");
+        given
+            .map(|(_, parts)| {
+                let part = |name: &str| parts.as_array()?.iter().find(|part| part.get("name").and_then(Value::as_str) == Some(name));
+                let element = part("element").and_then(|part| part.get("valueUri")?.as_str()).ok_or_else(invalid)?;
+                let concept = part("concept").and_then(|part| part.get("valueCodeableConcept")).ok_or_else(invalid)?;
+                let codings = concept.get("coding").and_then(Value::as_array).into_iter().flatten().filter_map(Coding::read);
+                let text = concept.get("text").and_then(Value::as_str).filter(|text| !text.is_empty());
+                // A text alone is a value without a system.
+                let text = text.map(|text| Coding { code: text.to_owned(), ..Coding::default() });
+                Ok((element.to_owned(), codings.chain(text).collect()))
+            })
+            .collect()
     }
 
     /// What is to be translated or validated: exactly one of `code` (with `system` under the given name), `coding` and `codeableConcept`.

@@ -3,7 +3,7 @@
 
 use super::shelf::{Header, Shelved};
 use crate::fhir::text::fold;
-use serde_json::Value;
+use serde_json::{Map, Value};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
@@ -16,11 +16,15 @@ pub(super) enum Content {
     Partial,
     /// None: `not-present`.
     Absent,
+    /// No codes of its own: it adds to those of another system, `supplement`.
+    Supplement,
 }
 
 pub(super) struct CodeSystem {
     pub header: Header,
     pub content: Content,
+    /// The canonical of the system that this one, a supplement, adds to.
+    pub supplements: Option<Box<str>>,
     pub concepts: Vec<Concept>,
     /// Descriptions of the properties by code.
     pub properties: HashMap<Box<str>, Box<str>>,
@@ -75,6 +79,26 @@ impl Designation {
     }
 }
 
+impl Designation {
+    /// Whether its use is this code.
+    pub fn is_used_as(&self, system: &str, code: &str) -> bool {
+        let part = |name: &str| self.use_.as_ref().and_then(|use_| use_.get(name)).and_then(Value::as_str);
+        part("code") == Some(code) && (system.is_empty() || part("system") == Some(system))
+    }
+
+    pub fn to_value(&self) -> Value {
+        let mut value = Map::new();
+        if let Some(language) = &self.language {
+            value.insert("language".into(), (&**language).into());
+        }
+        if let Some(use_) = &self.use_ {
+            value.insert("use".into(), use_.clone());
+        }
+        value.insert("value".into(), (&*self.value).into());
+        Value::Object(value)
+    }
+}
+
 impl Shelved for CodeSystem {
     fn header(&self) -> &Header {
         &self.header
@@ -93,12 +117,6 @@ impl Concept {
     pub fn properties(&self) -> &[(Box<str>, Box<str>, Value)] {
         self.details.as_ref().map_or(&[], |details| &details.properties)
     }
-
-    /// The display in a language, else the display.
-    pub fn display_in(&self, language: Option<&str>) -> Option<Arc<str>> {
-        let designated = language.and_then(|language| self.designations().iter().find(|one| one.speaks(language)));
-        designated.map(|one| one.value.clone()).or_else(|| self.display.clone())
-    }
 }
 
 /// The uris under which HL7 names the common properties (<https://hl7.org/fhir/R4/codesystem-concept-properties.html>).
@@ -113,8 +131,10 @@ impl CodeSystem {
             content: match text("content") {
                 Some("not-present") => Content::Absent,
                 Some("fragment" | "example") => Content::Partial,
+                Some("supplement") => Content::Supplement,
                 _ => Content::Complete,
             },
+            supplements: text("supplements").map(Box::from),
             concepts: Vec::new(),
             properties: declared()
                 .filter_map(|p| {

@@ -1,6 +1,7 @@
 //! Codes for searches: those of a value set, and those above or below another.
 
-use super::expand::{Walk, named_set};
+use super::expand::named_set;
+use super::walk::Walk;
 use super::{Terminology, TerminologyError};
 use std::collections::HashSet;
 use std::sync::Arc;

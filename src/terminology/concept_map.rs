@@ -1,5 +1,6 @@
 //! A ConceptMap compiled for questions in both directions (<https://hl7.org/fhir/R4/conceptmap.html>).
 
+use super::Coding;
 use super::shelf::{Header, Shelved};
 use crate::fhir::text::fold;
 use serde_json::Value;
@@ -92,10 +93,12 @@ pub(super) struct Target {
     pub code: Option<Arc<str>>,
     pub display: Option<Arc<str>>,
     pub equivalence: Equivalence,
+    /// What must hold for it, `dependsOn`.
+    pub depends_on: Vec<Product>,
     pub product: Vec<Product>,
 }
 
-/// A further fact that holds when a target is chosen, `ConceptMap.group.element.target.product`.
+/// A further fact that holds when a target is chosen, `ConceptMap.group.element.target.product`, or that must hold for it, `dependsOn`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Product {
     /// The element or property that the fact is of, a uri.
@@ -179,13 +182,33 @@ impl Target {
             equivalence: stated.unwrap_or(if code.is_some() { Equivalence::RelatedTo } else { Equivalence::Unmatched }),
             code,
             display: arc(source, "display"),
-            product: list(source, "product")
-                .filter_map(|p| {
-                    let (property, value) = (text(p, "property")?.into(), text(p, "value")?.into());
-                    Some(Product { property, system: text(p, "system").map(Box::from), value })
-                })
-                .collect(),
+            depends_on: Product::read_all(source, "dependsOn"),
+            product: Product::read_all(source, "product"),
         }
+    }
+}
+
+impl Product {
+    fn read_all(target: &Value, key: &str) -> Vec<Product> {
+        let read = |p: &Value| {
+            let (property, value) = (text(p, "property")?.into(), text(p, "value")?.into());
+            Some(Product { property, system: text(p, "system").map(Box::from), value })
+        };
+        list(target, key).filter_map(read).collect()
+    }
+
+    /// Whether one of the codings has this value.
+    fn is_among(&self, codings: &[Coding]) -> bool {
+        let same_system = |one: &Coding| self.system.is_none() || one.system.is_none() || self.system.as_deref() == one.system.as_deref();
+        codings.iter().any(|one| *one.code == *self.value && same_system(one))
+    }
+}
+
+impl Target {
+    /// Whether the target holds for somebody who says what `given` says. Whoever says nothing is told every target.
+    pub fn holds_for(&self, given: &[(String, Vec<Coding>)]) -> bool {
+        let is_met = |one: &Product| given.iter().any(|(property, codings)| **property == *one.property && one.is_among(codings));
+        given.is_empty() || self.depends_on.iter().all(is_met)
     }
 }
 

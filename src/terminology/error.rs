@@ -11,6 +11,10 @@ pub enum TerminologyError {
     Missing { name: &'static str, hint: &'static str },
     #[error("the parameter {name} is not valid: {hint}")]
     Invalid { name: String, hint: &'static str },
+    #[error("the operation takes no parameter {name}; leave it out, or send Prefer: handling=lenient to have it ignored")]
+    Unknown { name: String },
+    #[error("the value set draws on version {stated} of CodeSystem {system}, not on the one asked for")]
+    OtherVersion { system: String, stated: String },
     #[error("give only one of {names}")]
     Ambiguous { names: &'static str },
     #[error("CodeSystem {system} does not have the code asked for")]
@@ -37,9 +41,9 @@ impl TerminologyError {
             NotLoaded { .. } | UnknownCode { .. } => IssueCode::NotFound,
             Missing { .. } => IssueCode::Required,
             Invalid { .. } | Ambiguous { .. } => IssueCode::Invalid,
-            NoContent { .. } | UnknownOperation { .. } => IssueCode::NotSupported,
+            Unknown { .. } | NoContent { .. } | UnknownOperation { .. } => IssueCode::NotSupported,
             TooManyCodes { .. } | TooCostly => IssueCode::TooCostly,
-            Nesting { .. } | Filter { .. } => IssueCode::Processing,
+            OtherVersion { .. } | Nesting { .. } | Filter { .. } => IssueCode::Processing,
         };
         Issue::error(code, self.to_string())
     }

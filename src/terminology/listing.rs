@@ -188,7 +188,7 @@ fn codes(system: &CodeSystem, page: &Page, keep: impl Fn(&Concept) -> bool) -> V
         |concept| (concept.code.to_string(), name(concept)),
         |concept| {
             let parent = concept.parents.first().and_then(|&place| system.at(place)).map(|parent| &*parent.code);
-            json!({ "code": &*concept.code, "name": name(concept), "system": system.url(), "version": system.header.version, "parent": parent })
+            json!({ "code": &*concept.code, "name": name(concept), "system": system.url(), "version": system.header.version.as_deref(), "parent": parent })
         },
     )
 }

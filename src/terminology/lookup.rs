@@ -16,6 +16,8 @@ pub struct LookupRequest {
     pub display_language: Option<String>,
     /// The properties wanted; empty or `*` means all.
     pub properties: Vec<String>,
+    /// Canonicals of supplements that must be there.
+    pub supplements: Vec<String>,
 }
 
 impl LookupRequest {
@@ -26,8 +28,13 @@ impl LookupRequest {
             (None, None) => return Err(TerminologyError::Missing { name: "code", hint: "give code with system, or coding" }),
             _ => return Err(TerminologyError::Ambiguous { names: "code and coding" }),
         };
-        let properties = arguments.all("property").map(str::to_owned).collect();
-        Ok(LookupRequest { coding, display_language: arguments.text("displayLanguage"), properties })
+        let list = |name| arguments.all(name).map(str::to_owned).collect();
+        Ok(LookupRequest {
+            coding,
+            display_language: arguments.text("displayLanguage"),
+            properties: list("property"),
+            supplements: list("useSupplement"),
+        })
     }
 }
 
@@ -83,6 +90,8 @@ impl Terminology {
     pub fn lookup(&self, request: &LookupRequest) -> Result<LookupAnswer, TerminologyError> {
         let loaded = self.loaded.load();
         let system = named_system(&loaded, request.coding.system.as_deref(), request.coding.version.as_deref())?;
+        loaded.require_supplements(request.supplements.iter().map(String::as_str))?;
+        let known = loaded.known(&system);
         let unknown = || TerminologyError::UnknownCode { system: system.url().to_owned() };
         let concept = system.find(&request.coding.code).ok_or_else(unknown)?;
         let wanted = |name: &str| request.properties.is_empty() || request.properties.iter().any(|one| one == name || one == "*");
@@ -92,8 +101,8 @@ impl Terminology {
         if let Some(definition) = concept.definition().filter(|_| wanted("definition")) {
             properties.push(("definition".to_owned(), "valueString".to_owned(), definition.into(), None));
         }
-        for (code, key, value) in concept.properties().iter().filter(|(code, ..)| wanted(code)) {
-            let description = system.properties.get(code).filter(|text| !text.is_empty()).map(|text| text.to_string());
+        for (code, key, value) in known.properties(concept).filter(|(code, ..)| wanted(code)) {
+            let description = known.description(code).map(str::to_owned);
             properties.push((code.to_string(), key.to_string(), value.clone(), description));
         }
         for (name, places) in [("parent", &concept.parents), ("child", &concept.children)] {
@@ -111,8 +120,8 @@ impl Terminology {
         Ok(LookupAnswer {
             name,
             version: header.version.as_ref().map(|version| version.to_string()),
-            display: concept.display_in(request.display_language.as_deref()).unwrap_or_else(|| concept.code.clone()).to_string(),
-            designations: concept.designations().iter().filter(in_language).cloned().collect(),
+            display: known.display_in(concept, request.display_language.as_deref()).unwrap_or_else(|| concept.code.clone()).to_string(),
+            designations: known.designations(concept).filter(in_language).cloned().collect(),
             properties,
         })
     }

@@ -18,6 +18,9 @@ mod codes;
 mod concept_map;
 mod error;
 pub mod expand;
+mod expansion;
+mod hierarchy;
+mod implicit;
 pub mod listing;
 pub mod lookup;
 pub mod operation;
@@ -25,9 +28,12 @@ mod parameters;
 mod shelf;
 mod shipped;
 pub mod subsumes;
+mod supplement;
 pub mod translate;
 pub mod validate_code;
 mod value_set;
+mod versions;
+mod walk;
 
 #[cfg(test)]
 mod tests;
@@ -35,17 +41,20 @@ mod tests;
 pub use arguments::{Arguments, CodeableConcept, Coding};
 pub use concept_map::{Equivalence, Product};
 pub use error::TerminologyError;
+pub use expansion::{Contained, Expansion};
 pub use shipped::shipped;
 pub use translate::{ICD10, Translation};
 
 use arc_swap::ArcSwap;
-use code_system::CodeSystem;
+use code_system::{CodeSystem, Content};
 use concept_map::ConceptMap;
 use serde_json::Value;
 use shelf::Shelf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use supplement::Supplements;
 use value_set::ValueSet;
+use walk::Walk;
 
 /// Every terminology resource that is loaded. Cloning shares it.
 #[derive(Clone, Default)]
@@ -65,6 +74,7 @@ impl std::fmt::Debug for Terminology {
 #[derive(Clone, Default)]
 struct Loaded {
     systems: Shelf<CodeSystem>,
+    supplements: Supplements,
     maps: Shelf<ConceptMap>,
     sets: Shelf<ValueSet>,
 }
@@ -92,7 +102,15 @@ impl Compiled {
 impl Loaded {
     fn put(&mut self, compiled: Compiled) {
         match compiled {
-            Compiled::System(system) => self.systems.put(system),
+            // One id, one place: what was a supplement may be none any more.
+            Compiled::System(system) if system.content == Content::Supplement => {
+                self.systems.remove(&system.header.key);
+                self.supplements.put(system);
+            }
+            Compiled::System(system) => {
+                self.supplements.remove(&system.header.key);
+                self.systems.put(system);
+            }
             Compiled::Map(map) => self.maps.put(map),
             Compiled::Set(set) => self.sets.put(set),
         }
@@ -145,7 +163,10 @@ impl Terminology {
         self.loaded.rcu(|loaded| {
             let mut next = Loaded::clone(loaded);
             match type_name {
-                "CodeSystem" => next.systems.remove(id),
+                "CodeSystem" => {
+                    next.systems.remove(id);
+                    next.supplements.remove(id);
+                }
                 "ConceptMap" => next.maps.remove(id),
                 "ValueSet" => next.sets.remove(id),
                 _ => {}
@@ -171,7 +192,7 @@ impl Terminology {
     pub fn translate_code(&self, map_url: &str, system: Option<&str>, code: &str) -> Option<Vec<Translation>> {
         let loaded = self.loaded.load();
         let map = loaded.maps.canonical(map_url)?;
-        let mut found = translate::through(&loaded, map, system, code, None);
+        let mut found = translate::through(&loaded, map, &translate::Wanted { system, code, target: None, given: &[] });
         found.retain(|translation| translation.equivalence.is_match());
         Some(found)
     }
@@ -179,18 +200,18 @@ impl Terminology {
     /// Whether `code` of `system` is in the value set. `None` when that cannot be told: no such value set, or it rests on a resource that is not loaded.
     pub fn is_member(&self, value_set_url: &str, system: &str, code: &str) -> Option<bool> {
         let loaded = self.loaded.load();
-        let set = loaded.sets.canonical(value_set_url)?;
-        expand::Walk::new(&loaded).contains(set, system, code).ok().map(|found| found.is_some())
+        let set = loaded.set(value_set_url)?;
+        Walk::new(&loaded).contains(&set, system, code).ok().map(|found| found.is_some())
     }
 
     /// Whether `code` of any of the systems that the value set draws on is in it: for elements whose system is implied.
     pub fn is_member_of_any_system(&self, value_set_url: &str, code: &str) -> Option<bool> {
         let loaded = self.loaded.load();
-        let set = loaded.sets.canonical(value_set_url)?;
-        let walk = expand::Walk::new(&loaded);
+        let set = loaded.set(value_set_url)?;
+        let walk = Walk::new(&loaded);
         for system in set.include.iter().map(|clause| clause.system.as_deref()) {
             // A clause without system takes those of other value sets; which, is not known without listing them.
-            if walk.contains(set, system?, code).ok()?.is_some() {
+            if walk.contains(&set, system?, code).ok()?.is_some() {
                 return Some(true);
             }
         }
@@ -198,7 +219,7 @@ impl Terminology {
     }
 
     /// The members of a value set in its order. `None` when they cannot be listed: it is not loaded, rests on something that is not, or is too large.
-    pub fn members(&self, value_set_url: &str) -> Option<Vec<expand::Contained>> {
+    pub fn members(&self, value_set_url: &str) -> Option<Vec<Contained>> {
         let request = expand::ExpandRequest { url: Some(value_set_url.to_owned()), ..expand::ExpandRequest::default() };
         self.expand(&request).ok().map(|expansion| expansion.contains)
     }

@@ -8,7 +8,109 @@ use super::validate_code::ValidateCodeRequest;
 use super::{Arguments, Terminology, TerminologyError};
 use serde_json::Value;
 
+/// What each operation takes, by R4's definitions; `useSupplement` is R5's. Taken and without effect are `date` (what is loaded is what
+/// there is), `excludeNotForUI` and `excludePostCoordinated` (no such codes come).
+const PARAMETERS: [(&str, &str, &[&str]); 6] = [
+    (
+        "ConceptMap",
+        "translate",
+        &[
+            "url",
+            "conceptMap",
+            "conceptMapVersion",
+            "code",
+            "system",
+            "version",
+            "source",
+            "coding",
+            "codeableConcept",
+            "target",
+            "targetsystem",
+            "dependency",
+            "reverse",
+        ],
+    ),
+    ("CodeSystem", "lookup", &["code", "system", "version", "coding", "date", "displayLanguage", "property", "useSupplement"]),
+    (
+        "CodeSystem",
+        "validate-code",
+        &[
+            "url",
+            "codeSystem",
+            "code",
+            "version",
+            "display",
+            "coding",
+            "codeableConcept",
+            "date",
+            "abstract",
+            "displayLanguage",
+            "useSupplement",
+        ],
+    ),
+    ("CodeSystem", "subsumes", &["codeA", "codeB", "system", "version", "codingA", "codingB"]),
+    (
+        "ValueSet",
+        "expand",
+        &[
+            "url",
+            "valueSet",
+            "valueSetVersion",
+            "context",
+            "contextDirection",
+            "filter",
+            "date",
+            "offset",
+            "count",
+            "includeDesignations",
+            "designation",
+            "includeDefinition",
+            "activeOnly",
+            "excludeNested",
+            "excludeNotForUI",
+            "excludePostCoordinated",
+            "displayLanguage",
+            "exclude-system",
+            "system-version",
+            "check-system-version",
+            "force-system-version",
+            "useSupplement",
+        ],
+    ),
+    (
+        "ValueSet",
+        "validate-code",
+        &[
+            "url",
+            "context",
+            "valueSet",
+            "valueSetVersion",
+            "code",
+            "system",
+            "systemVersion",
+            "display",
+            "coding",
+            "codeableConcept",
+            "date",
+            "abstract",
+            "displayLanguage",
+            "useSupplement",
+        ],
+    ),
+];
+
+/// What a request may say of any answer.
+const OF_EVERY_ANSWER: [&str; 4] = ["_format", "_pretty", "_summary", "_elements"];
+
 impl Terminology {
+    /// The first parameter that the operation does not take, as an error. A lenient request goes on without it.
+    pub fn unknown_parameter(type_name: &str, name: &str, arguments: &Arguments) -> Option<TerminologyError> {
+        let (.., known) = PARAMETERS.iter().find(|(of, operation, _)| *of == type_name && *operation == name)?;
+        let unknown = arguments.names().find(|given| !known.contains(given) && !OF_EVERY_ANSWER.contains(given))?;
+        // What somebody else wrote is cut before it is repeated.
+        Some(TerminologyError::Unknown { name: unknown.chars().take(64).collect() })
+    }
+
     /// Runs operation `name` (with or without its `$`) of a resource type, or of the one instance with `id`, and gives the resource to answer with:
     /// Parameters, or the expanded ValueSet.
     pub fn operate(&self, type_name: &str, id: Option<&str>, name: &str, arguments: &Arguments) -> Result<Value, TerminologyError> {

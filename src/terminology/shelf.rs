@@ -10,7 +10,7 @@ pub(super) struct Header {
     /// The resource's id; its url when it has none.
     pub key: Box<str>,
     pub url: Option<Arc<str>>,
-    pub version: Option<Box<str>>,
+    pub version: Option<Arc<str>>,
     pub name: Option<Box<str>>,
     pub title: Option<Box<str>>,
     pub status: Option<Box<str>>,
@@ -23,7 +23,7 @@ impl Header {
         Some(Header {
             key: text("id").or(text("url"))?.into(),
             url: text("url").map(Arc::from),
-            version: text("version").map(Box::from),
+            version: text("version").map(Arc::from),
             name: text("name").map(Box::from),
             title: text("title").map(Box::from),
             status: text("status").map(Box::from),

@@ -29,7 +29,7 @@ pub struct Translation {
     pub product: Vec<Product>,
 }
 
-/// The inputs of `$translate`. `dependency` is accepted and not used: matches are given whatever they depend on.
+/// The inputs of `$translate`.
 #[derive(Clone, Debug, Default)]
 pub struct TranslateRequest {
     /// The id of the map, when asked of one instance.
@@ -44,6 +44,8 @@ pub struct TranslateRequest {
     pub target: Option<String>,
     pub target_system: Option<String>,
     pub reverse: bool,
+    /// Properties and the values that they have. When some are given, targets that depend on others are left out.
+    pub dependencies: Vec<(String, Vec<Coding>)>,
 }
 
 /// The outputs of `$translate`.
@@ -71,6 +73,7 @@ impl TranslateRequest {
             target: arguments.text("target"),
             target_system: arguments.text("targetsystem"),
             reverse: arguments.boolean("reverse")?.unwrap_or(false),
+            dependencies: arguments.dependencies()?,
         })
     }
 }
@@ -128,9 +131,13 @@ impl Terminology {
                 let leads_to = |asked: &&str| map.groups.iter().any(|group| group.target.as_deref() == Some(asked));
                 let target = request.target_system.as_deref().or(request.target.as_deref().filter(leads_to));
                 let found = if request.reverse {
-                    backwards(map, wanted, request.target_system.as_deref())
+                    backwards(map, wanted, request)
                 } else {
-                    through(&loaded, map, wanted.system.as_deref(), &wanted.code, target)
+                    through(
+                        &loaded,
+                        map,
+                        &Wanted { system: wanted.system.as_deref(), code: &wanted.code, target, given: &request.dependencies },
+                    )
                 };
                 for one in found {
                     if !matches.contains(&one) {
@@ -157,8 +164,20 @@ fn between<'a>(map: &'a ConceptMap, asked: Option<&str>, own: Option<&str>, syst
     own.is_some_and(base) || map.groups.iter().any(|group| system(group).is_some_and(base))
 }
 
+/// What is to be translated.
+pub(super) struct Wanted<'a> {
+    /// `None`: of any source system.
+    pub system: Option<&'a str>,
+    pub code: &'a str,
+    /// The system to lead to; `None`: any.
+    pub target: Option<&'a str>,
+    /// What targets may depend on; empty: it is not asked.
+    pub given: &'a [(String, Vec<Coding>)],
+}
+
 /// Every translation of a code through one map and the maps that it hands unmapped codes to.
-pub(super) fn through(loaded: &Loaded, map: &Arc<ConceptMap>, system: Option<&str>, code: &str, target: Option<&str>) -> Vec<Translation> {
+pub(super) fn through(loaded: &Loaded, map: &Arc<ConceptMap>, wanted: &Wanted<'_>) -> Vec<Translation> {
+    let Wanted { system, code, target, given } = *wanted;
     let mut found = Vec::new();
     let mut waiting = vec![map.clone()];
     let mut asked: Vec<Box<str>> = Vec::new();
@@ -175,7 +194,8 @@ pub(super) fn through(loaded: &Loaded, map: &Arc<ConceptMap>, system: Option<&st
             let source = system.or(group.source.as_deref());
             let ignore_case = source.and_then(|system| loaded.systems.canonical(system)).is_some_and(|system| system.ignores_case());
             if let Some((element, exact)) = find(group, code, ignore_case, source == Some(ICD10)) {
-                found.extend(element.targets.iter().map(|target| translation(&map, group, target, exact)));
+                let holding = element.targets.iter().filter(|target| target.holds_for(given));
+                found.extend(holding.map(|target| translation(&map, group, target, exact)));
                 continue;
             }
             match &group.unmapped {
@@ -287,14 +307,16 @@ fn translation(map: &ConceptMap, group: &Group, target: &Target, exact: bool) ->
 }
 
 /// The source codes that a map leads to `wanted` from.
-fn backwards(map: &ConceptMap, wanted: &Coding, target: Option<&str>) -> Vec<Translation> {
+fn backwards(map: &ConceptMap, wanted: &Coding, request: &TranslateRequest) -> Vec<Translation> {
+    let target = request.target_system.as_deref();
     let mut found = Vec::new();
     for group in &map.groups {
         if group.target.as_deref() != wanted.system.as_deref() || target.is_some() && group.source.as_deref() != target {
             continue;
         }
         for (code, element) in group.leading_to(&wanted.code) {
-            let stated = element.targets.iter().find(|target| target.code.as_deref() == Some(&wanted.code));
+            let leads = |target: &&Target| target.code.as_deref() == Some(&wanted.code) && target.holds_for(&request.dependencies);
+            let stated = element.targets.iter().find(leads);
             let Some(stated) = stated else { continue };
             found.push(Translation {
                 system: group.source.clone(),

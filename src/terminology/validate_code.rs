@@ -2,10 +2,12 @@
 //! <https://hl7.org/fhir/R4/valueset-operation-validate-code.html>).
 
 use super::code_system::{CodeSystem, Content, Designation};
-use super::expand::{Walk, named_set};
+use super::expand::named_set;
 use super::lookup::named_system;
 use super::parameters::Parts;
 use super::value_set::ValueSet;
+use super::versions::Versions;
+use super::walk::Walk;
 use super::{Arguments, Coding, Loaded, Terminology, TerminologyError};
 use crate::fhir::text::fold;
 use serde_json::Value;
@@ -26,6 +28,8 @@ pub struct ValidateCodeRequest {
     /// `false` refuses codes that only group others.
     pub allow_abstract: Option<bool>,
     pub display_language: Option<String>,
+    /// Canonicals of supplements that must be there.
+    pub supplements: Vec<String>,
 }
 
 /// The outputs of both operations.
@@ -62,6 +66,7 @@ impl ValidateCodeRequest {
             codings: arguments.codings(system, version)?,
             allow_abstract: arguments.boolean("abstract")?,
             display_language: arguments.text("displayLanguage"),
+            supplements: arguments.all("useSupplement").map(str::to_owned).collect(),
         })
     }
 }
@@ -83,14 +88,14 @@ impl ValidateCodeAnswer {
 }
 
 /// What is known of a code that was found.
-struct Found<'a> {
+struct Found {
     display: Option<Arc<str>>,
-    designations: &'a [Designation],
+    designations: Vec<Designation>,
     is_abstract: bool,
     inactive: bool,
 }
 
-impl Found<'_> {
+impl Found {
     /// The answer for a coding that is there: its display must be one that the code has, compared without case.
     fn answer(&self, coding: &Coding, request: &ValidateCodeRequest) -> ValidateCodeAnswer {
         let language = request.display_language.as_deref();
@@ -131,6 +136,7 @@ impl Terminology {
     /// Whether a code system has a code.
     pub fn validate_code_in_system(&self, request: &ValidateCodeRequest) -> Result<ValidateCodeAnswer, TerminologyError> {
         let loaded = self.loaded.load();
+        loaded.require_supplements(request.supplements.iter().map(String::as_str))?;
         let named = match (&request.id, &request.resource) {
             (Some(id), _) => {
                 let found = loaded.systems.id(id).cloned();
@@ -153,7 +159,7 @@ impl Terminology {
             Ok(match system.find(&coding.code) {
                 Some(concept) => Found {
                     display: concept.display.clone(),
-                    designations: concept.designations(),
+                    designations: loaded.known(&system).designations(concept).cloned().collect(),
                     is_abstract: concept.is_abstract,
                     inactive: concept.inactive,
                 }
@@ -167,21 +173,35 @@ impl Terminology {
     pub fn validate_code_in_set(&self, request: &ValidateCodeRequest) -> Result<ValidateCodeAnswer, TerminologyError> {
         let loaded = self.loaded.load();
         let set = named_set(&loaded, request.id.as_deref(), request.url.as_deref(), request.version.as_deref(), request.resource.as_ref())?;
-        let walk = Walk::new(&loaded);
+        loaded.require_supplements(request.supplements.iter().map(String::as_str))?;
         best(request.codings.iter().map(|coding| {
             let system = match &coding.system {
                 Some(system) => system.clone(),
                 None => only_system(&set)?,
             };
-            Ok(match walk.contains(&set, &system, &coding.code)? {
+            // What is not loaded in any version cannot contradict the version that is stated.
+            let stated = coding.version.as_deref().filter(|_| loaded.systems.canonical(&system).is_some());
+            let versions = stated.map_or_else(Versions::default, |version| Versions::check(&system, version));
+            let found = match Walk::with(&loaded, versions).contains(&set, &system, &coding.code) {
+                Err(TerminologyError::OtherVersion { .. }) => {
+                    return Ok(ValidateCodeAnswer::no("the value set draws on another version of the code system than the one stated"));
+                }
+                Err(TerminologyError::NotLoaded { type_name: "CodeSystem", .. })
+                    if stated.is_some_and(|version| loaded.systems.version(&system, Some(version)).is_none()) =>
+                {
+                    return Ok(ValidateCodeAnswer::no(format!("CodeSystem {system} is not loaded in the version stated")));
+                }
+                found => found?,
+            };
+            Ok(match found {
                 Some(found) => Found {
-                    display: found.display.clone(),
-                    designations: &found.designations,
+                    display: found.display,
+                    designations: found.designations,
                     is_abstract: found.is_abstract,
                     inactive: found.inactive,
                 }
                 .answer(coding, request),
-                None => outside(&loaded, &system, &coding.code),
+                None => outside(&loaded, &system, stated, &coding.code),
             })
         }))
     }
@@ -194,8 +214,8 @@ fn unknown(system: &CodeSystem) -> String {
     }
 }
 
-fn outside(loaded: &Loaded, system: &str, code: &str) -> ValidateCodeAnswer {
-    match loaded.systems.canonical(system) {
+fn outside(loaded: &Loaded, system: &str, version: Option<&str>, code: &str) -> ValidateCodeAnswer {
+    match loaded.systems.version(system, version) {
         Some(known) if known.find(code).is_none() => ValidateCodeAnswer::no(unknown(known)),
         known => ValidateCodeAnswer {
             display: known.and_then(|known| known.find(code)?.display.as_deref().map(str::to_owned)),

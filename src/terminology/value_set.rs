@@ -3,7 +3,7 @@
 use super::code_system::Designation;
 use super::shelf::{Header, Shelved};
 use regex::{Regex, RegexBuilder};
-use serde_json::Value;
+use serde_json::{Map, Value, json};
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -17,6 +17,8 @@ pub(super) struct ValueSet {
     pub exclude: Vec<Clause>,
     /// `compose.inactive`: false leaves inactive codes out.
     pub inactive: Option<bool>,
+    /// Canonicals of the code system supplements that it depends on.
+    pub supplements: Vec<Box<str>>,
 }
 
 /// One `compose.include` or `compose.exclude`: the codes of `system` that are listed or pass every filter, and are in every value set named.
@@ -39,6 +41,9 @@ pub(super) struct Listed {
 
 pub(super) struct Filter {
     pub property: Box<str>,
+    /// `op` and `value`, as they are written.
+    op: Box<str>,
+    value: Box<str>,
     pub test: Test,
 }
 
@@ -77,11 +82,31 @@ impl ValueSet {
             include,
             exclude: clauses("exclude"),
             inactive: compose.and_then(|compose| compose.get("inactive")).and_then(Value::as_bool),
+            supplements: super::supplement::named_in(resource),
         })
+    }
+
+    /// The definition, as far as it was taken in.
+    pub fn compose(&self) -> Value {
+        let mut compose = Map::new();
+        if let Some(inactive) = self.inactive {
+            compose.insert("inactive".into(), inactive.into());
+        }
+        for (key, clauses) in [("include", &self.include), ("exclude", &self.exclude)] {
+            if !clauses.is_empty() {
+                compose.insert(key.into(), clauses.iter().map(Clause::to_value).collect());
+            }
+        }
+        Value::Object(compose)
     }
 }
 
 impl Clause {
+    /// The codes of a system that pass every filter.
+    pub fn of_system(system: &str, version: Option<&str>, filters: Vec<Filter>) -> Clause {
+        Clause { system: Some(system.into()), version: version.map(Box::from), filters, ..Clause::default() }
+    }
+
     fn compile(source: &Value) -> Clause {
         let listed = source.get("concept").and_then(Value::as_array).map(|list| list.iter().filter_map(Listed::compile).collect());
         let mut clause = Clause {
@@ -94,6 +119,26 @@ impl Clause {
         };
         clause.fill_index();
         clause
+    }
+
+    fn to_value(&self) -> Value {
+        let mut clause = Map::new();
+        for (key, value) in [("system", self.system.as_deref()), ("version", self.version.as_deref())] {
+            if let Some(value) = value {
+                clause.insert(key.into(), value.into());
+            }
+        }
+        let lists: [(&str, Vec<Value>); 3] = [
+            ("concept", self.listed.iter().flatten().map(Listed::to_value).collect()),
+            ("filter", self.filters.iter().map(Filter::to_value).collect()),
+            ("valueSet", self.value_sets.iter().map(|url| (&**url).into()).collect()),
+        ];
+        for (key, list) in lists {
+            if !list.is_empty() {
+                clause.insert(key.into(), list.into());
+            }
+        }
+        Value::Object(clause)
     }
 
     fn from_expansion(expansion: &Value) -> Vec<Clause> {
@@ -137,9 +182,30 @@ impl Listed {
             designations: Designation::read_all(source),
         })
     }
+
+    fn to_value(&self) -> Value {
+        let mut concept = Map::new();
+        concept.insert("code".into(), (&*self.code).into());
+        if let Some(display) = &self.display {
+            concept.insert("display".into(), (&**display).into());
+        }
+        if !self.designations.is_empty() {
+            concept.insert("designation".into(), self.designations.iter().map(Designation::to_value).collect());
+        }
+        Value::Object(concept)
+    }
 }
 
 impl Filter {
+    /// A code and everything below it.
+    pub fn is_a(code: &str) -> Filter {
+        Filter { property: "concept".into(), op: "is-a".into(), value: code.into(), test: Test::IsA(code.into()) }
+    }
+
+    fn to_value(&self) -> Value {
+        json!({ "property": self.property, "op": self.op, "value": self.value })
+    }
+
     fn compile(source: &Value) -> Option<Filter> {
         let value = source.get("value").and_then(Value::as_str).unwrap_or_default();
         let words = || value.split(',').map(|word| word.trim().into()).collect();
@@ -159,7 +225,8 @@ impl Filter {
             },
             _ => Test::Unusable("its op is not one of =, is-a, descendent-of, is-not-a, generalizes, regex, in, not-in, exists".to_owned()),
         };
-        Some(Filter { property: text(source, "property")?.into(), test })
+        let op = text(source, "op").unwrap_or_default().into();
+        Some(Filter { property: text(source, "property")?.into(), op, value: value.into(), test })
     }
 }
 

@@ -34,9 +34,10 @@ pub use binding::Codes;
 pub use compile::{Profile, ProfileError};
 pub use profiles::Profiles;
 pub use report::MAX_ISSUES;
+pub use scope::Targets;
 pub use shipped::shipped_profiles;
 pub use structure::structure;
-pub use validator::{Level, NoProfile, Validator};
+pub use validator::{Checked, Level, NoProfile, Validator};
 
 #[cfg(test)]
 mod tests;

@@ -2,8 +2,8 @@
 //! (<https://hl7.org/fhir/R4/packages.html>: a `.tgz` in NPM's format, resources as `package/*.json`).
 //!
 //! Nothing is written to disk: an archive's paths only say which of its files are read, and all sizes are bounded. Taken are
-//! StructureDefinitions that constrain, ValueSets, CodeSystems and ConceptMaps; the rest of a package is for people and
-//! publishers.
+//! StructureDefinitions that constrain, ValueSets, CodeSystems, ConceptMaps and SearchParameters; the rest of a package is for people
+//! and publishers.
 
 use crate::fhir::json;
 use flate2::read::GzDecoder;
@@ -32,7 +32,7 @@ pub enum PackageError {
     Neither(PathBuf),
 }
 
-/// The resources of the package or folder at `path` that validation and terminology use, in the order of their files' names.
+/// The resources of the package or folder at `path` that validation, terminology and search use, in the order of their files' names.
 /// A folder may hold JSON files, packages, or a `package` folder.
 pub fn read(path: &Path) -> Result<Vec<Value>, PackageError> {
     let mut intake = Intake { origin: path.to_owned(), found: Vec::new(), bytes: 0, files: 0 };
@@ -133,7 +133,7 @@ fn is_wanted(resource: &Value) -> bool {
     let text = |key: &str| resource.get(key).and_then(Value::as_str);
     match text("resourceType") {
         Some("StructureDefinition") => text("derivation") == Some("constraint") && text("url").is_some(),
-        Some("ValueSet" | "CodeSystem" | "ConceptMap") => text("url").is_some(),
+        Some("ValueSet" | "CodeSystem" | "ConceptMap" | "SearchParameter") => text("url").is_some(),
         _ => false,
     }
 }

@@ -228,7 +228,7 @@ impl<'a> Check<'a, '_> {
         let said = value.get("type").and_then(Value::as_str);
         let actual = resolved.and_then(|r| r.get("resourceType")).and_then(Value::as_str).or_else(|| reference_type(text)).or(said);
         let Some(actual) = actual else { return };
-        let (mut unknown, mut of_type, mut wanted) = (None, false, Vec::new());
+        let (mut unknown, mut of_type, mut unseen, mut wanted) = (None, false, None, Vec::new());
         for url in targets {
             let bare = url.split('|').next().unwrap_or(url);
             if let Some(name) =
@@ -244,8 +244,9 @@ impl<'a> Check<'a, '_> {
                 Some(Ok(profile)) if profile.type_name() != actual => wanted.push(profile.type_name()),
                 Some(Ok(_)) => {
                     of_type = true;
-                    match resolved.map(|target| conforms(self.scope, url, target)) {
-                        Some(Some(true)) | None => return,
+                    match self.scope.ask(text).map(|target| conforms(self.scope, url, target)) {
+                        Some(Some(true)) => return,
+                        None => unseen = Some(*url),
                         _ => {}
                     }
                 }
@@ -253,6 +254,9 @@ impl<'a> Check<'a, '_> {
             }
         }
         let path = path.member("reference");
+        if let Some(url) = unseen {
+            return self.unsure(&path, format!("the profile of its target ({url})"), "the target is not here to be looked at");
+        }
         match (unknown, of_type) {
             (Some(url), _) => self.unsure(&path, format!("the profile of its target ({url})"), "load it"),
             (None, true) => self.say(IssueCode::Value, &path, || format!("must refer to a resource that meets {}", targets.join(" or "))),

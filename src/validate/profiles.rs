@@ -5,11 +5,14 @@
 //! same URL stands in front of them.
 
 use super::compile::{CORE, Profile, ProfileError};
-use crate::definitions::r4_profiles;
+use crate::definitions::{ElementKind, ElementType, Structure, r4, r4_profiles};
 use arc_swap::ArcSwap;
 use serde_json::Value;
 use std::collections::HashMap;
 use std::sync::{Arc, LazyLock, OnceLock};
+
+/// Profiles that rest on each other, followed to the type.
+const MAX_BASES: usize = 16;
 
 /// The loaded profiles; cloning shares them.
 #[derive(Clone, Default)]
@@ -66,6 +69,27 @@ impl Profiles {
         Some(self.snapshot().profile(canonical)?.map(|_| ()).map_err(Clone::clone))
     }
 
+    /// The value set that an element is bound to, required or extensible, by a loaded profile or what it rests on, down to R4's own type.
+    /// `path` is the element's id or path: `Patient.gender`.
+    pub fn binding(&self, canonical: &str, path: &str) -> Option<String> {
+        let loaded = self.snapshot();
+        let mut canonical = canonical.to_owned();
+        for _ in 0..MAX_BASES {
+            let core = canonical.strip_prefix(CORE).and_then(|name| r4().structure(name));
+            if let Some(structure) = core {
+                // A slice's id says more than the path of the type.
+                let plain: Vec<&str> = path.split('.').map(|part| part.split(':').next().unwrap_or(part)).collect();
+                return core_binding(structure, &plain).map(str::to_owned);
+            }
+            let source = &loaded.slot(&canonical)?.source;
+            if let Some(bound) = own_binding(source, path) {
+                return Some(bound.to_owned());
+            }
+            canonical = source.get("baseDefinition")?.as_str()?.to_owned();
+        }
+        None
+    }
+
     pub(super) fn snapshot(&self) -> Arc<Loaded> {
         self.loaded.load_full()
     }
@@ -77,6 +101,30 @@ impl Profiles {
             Loaded::of(sources)
         });
     }
+}
+
+/// What a profile itself says.
+fn own_binding<'v>(definition: &'v Value, path: &str) -> Option<&'v str> {
+    let elements = ["differential", "snapshot"].into_iter().filter_map(|part| definition.get(part)?.get("element")?.as_array()).flatten();
+    let is_it = |element: &&Value| ["id", "path"].iter().any(|key| element.get(*key).and_then(Value::as_str) == Some(path));
+    let bound = elements.filter(is_it).find_map(|element| element.get("binding")?.get("valueSet")?.as_str())?;
+    bound.split('|').next()
+}
+
+/// What R4's type says of the element at a path that begins with the type's name.
+fn core_binding(root: &'static Structure, path: &[&str]) -> Option<&'static str> {
+    let (first, inner) = path.split_first()?;
+    let (last, between) = inner.split_last()?;
+    let mut structure = Some(root).filter(|root| root.name == *first)?;
+    let name = |part: &&str| part.trim_end_matches("[x]").to_owned();
+    for part in between {
+        structure = match structure.element(&name(part))?.types.as_slice() {
+            [ElementType { kind: ElementKind::Structure(place), .. }] => r4().structure_at(*place)?,
+            _ => return None,
+        };
+    }
+    let element = structure.element(&name(last))?;
+    element.binding.or(element.extensible)
 }
 
 /// A StructureDefinition that constrains, by its id (or url), without what only people read.

@@ -7,6 +7,7 @@ use super::profiles::Loaded;
 use crate::fhir::Severity;
 use crate::fhirpath::{Env, EvalError, Expression, Node};
 use serde_json::Value;
+use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
 
@@ -79,12 +80,21 @@ impl<'a> Entries<'a> {
     }
 }
 
+/// Targets of references that are not in what is validated but were looked up elsewhere, by the reference's text.
+pub type Targets = HashMap<String, Value>;
+
+/// Targets that one validation asks for, at most.
+const MAX_TARGETS: usize = 20;
+
 /// What holds for one whole validation.
 pub(super) struct World<'a> {
     pub profiles: &'a Loaded,
     pub codes: &'a dyn Codes,
     /// When a Bundle is validated.
     pub entries: Option<Entries<'a>>,
+    targets: &'a Targets,
+    /// References whose targets would have told more.
+    wanted: RefCell<Vec<String>>,
     pub told: Told,
     depth: Cell<usize>,
     /// Whether a value meets a profile, by their places in memory: resources that refer to one another are looked at once, and
@@ -110,8 +120,23 @@ impl Told {
 }
 
 impl<'a> World<'a> {
-    pub(super) fn new(profiles: &'a Loaded, codes: &'a dyn Codes, entries: Option<Entries<'a>>) -> World<'a> {
-        World { profiles, codes, entries, told: Told::default(), depth: Cell::new(0), met: RefCell::default(), given_up: Cell::new(0) }
+    pub(super) fn new(profiles: &'a Loaded, codes: &'a dyn Codes, entries: Option<Entries<'a>>, targets: &'a Targets) -> World<'a> {
+        World {
+            profiles,
+            codes,
+            entries,
+            targets,
+            wanted: RefCell::default(),
+            told: Told::default(),
+            depth: Cell::new(0),
+            met: RefCell::default(),
+            given_up: Cell::new(0),
+        }
+    }
+
+    /// The references that led to nothing, each once, the first [`MAX_TARGETS`] of them.
+    pub(super) fn into_wanted(self) -> Vec<String> {
+        self.wanted.into_inner()
     }
 
     /// The answer for a value and a profile, worked out once.
@@ -156,7 +181,7 @@ impl<'a> Scope<'a> {
         Scope { world, resource, root: resource, base: None }
     }
 
-    /// The target of a reference, when it is in what is validated.
+    /// The target of a reference, when it is in what is validated or was looked up.
     pub(super) fn resolve(&self, reference: &str) -> Option<&'a Value> {
         match reference.strip_prefix('#') {
             Some("") => Some(self.root),
@@ -164,7 +189,30 @@ impl<'a> Scope<'a> {
                 let contained = super::compile::items(self.root, "contained");
                 contained.iter().find(|one| one.get("id").and_then(Value::as_str) == Some(id))
             }
-            None => self.world.entries.as_ref()?.find(reference, self.base),
+            None => {
+                let entry = self.world.entries.as_ref().and_then(|entries| entries.find(reference, self.base));
+                entry.or_else(|| self.world.targets.get(&*self.absolute(reference)))
+            }
+        }
+    }
+
+    /// [`Scope::resolve`], and a target that is not there is one that would have told more.
+    pub(super) fn ask(&self, reference: &str) -> Option<&'a Value> {
+        let found = self.resolve(reference);
+        if found.is_none() && !reference.starts_with(['#']) && !reference.starts_with("urn:") {
+            let (reference, mut wanted) = (self.absolute(reference), self.world.wanted.borrow_mut());
+            if wanted.len() < MAX_TARGETS && !wanted.iter().any(|known| **known == *reference) {
+                wanted.push(reference.into_owned());
+            }
+        }
+        found
+    }
+
+    /// With the server that a relative reference means, where that is told.
+    fn absolute<'t>(&self, reference: &'t str) -> Cow<'t, str> {
+        match self.base.filter(|_| reference.split('/').next().is_some_and(crate::fhir::reference::is_type_name)) {
+            Some(base) => Cow::Owned(format!("{base}/{reference}")),
+            None => Cow::Borrowed(reference),
         }
     }
 
@@ -197,7 +245,7 @@ impl<'a> Scope<'a> {
 
     fn with_env<T>(&self, open: &Cell<Option<&'static str>>, node: Node<'a>, work: impl for<'x> FnOnce(Node<'x>, &Env<'x>) -> T) -> T {
         let resolver = resolver(|reference| {
-            let found = self.resolve(reference);
+            let found = self.ask(reference);
             if found.is_none() {
                 open.set(Some("a reference leads to something that is not sent along"));
             }

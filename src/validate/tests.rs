@@ -304,7 +304,8 @@ fn shipped(name: &str) -> &'static Profile {
 /// Every problem of a resource against one profile.
 fn profile(resource: &Value, profile: &Profile) -> Vec<Issue> {
     let loaded = Profiles::new().snapshot();
-    let world = World::new(&loaded, &(), None);
+    let targets = Targets::new();
+    let world = World::new(&loaded, &(), None, &targets);
     let mut report = Report::default();
     super::profile::check(Scope::top(&world, resource), profile, resource, &Path::root(profile.type_name()), &mut report);
     report.finish()

@@ -4,7 +4,7 @@ use super::invariants::{self, Standing};
 use super::profile;
 use super::profiles::Profiles;
 use super::report::{Path, Report};
-use super::scope::{Entries, Scope, World};
+use super::scope::{Entries, Scope, Targets, World};
 use super::{Codes, ProfileError, structure};
 use crate::fhir::Issue;
 use serde::{Deserialize, Serialize};
@@ -41,6 +41,14 @@ pub enum NoProfile {
     Unusable(#[from] ProfileError),
 }
 
+/// What came of a validation.
+#[derive(Debug)]
+pub struct Checked {
+    pub issues: Vec<Issue>,
+    /// References whose targets are not in the resource and would have told more: looked up and given along, they do. A few at most.
+    pub wanted: Vec<String>,
+}
+
 impl Validator {
     /// `codes` answers for value sets that R4's own tables do not list; `level` is what [`Validator::on_write`] does.
     pub fn new(profiles: Profiles, codes: Arc<dyn Codes>, level: Level) -> Validator {
@@ -64,24 +72,24 @@ impl Validator {
 
     /// Every problem of a resource: against R4, and against the profiles that it claims.
     pub fn validate(&self, resource: &Value) -> Vec<Issue> {
-        self.run(resource, &[])
+        self.run(resource, &[], &Targets::new()).issues
     }
 
-    /// The same, and against these profiles too.
-    pub fn validate_against(&self, resource: &Value, profiles: &[String]) -> Result<Vec<Issue>, NoProfile> {
+    /// The same, and against these profiles too; `targets` are what references lead to.
+    pub fn validate_against(&self, resource: &Value, profiles: &[String], targets: &Targets) -> Result<Checked, NoProfile> {
         let loaded = self.profiles.snapshot();
         for canonical in profiles {
             loaded.profile(canonical).ok_or(NoProfile::NotLoaded)?.map_err(|error| NoProfile::Unusable(error.clone()))?;
         }
-        Ok(self.run(resource, profiles))
+        Ok(self.run(resource, profiles, targets))
     }
 
-    fn run(&self, resource: &Value, asked: &[String]) -> Vec<Issue> {
+    fn run(&self, resource: &Value, asked: &[String], targets: &Targets) -> Checked {
         let loaded = self.profiles.snapshot();
         let mut report = Report::default();
         structure::check(resource, &mut report);
         let is_bundle = resource.get("resourceType").and_then(Value::as_str) == Some("Bundle");
-        let world = World::new(&loaded, &*self.codes, is_bundle.then(|| Entries::of(resource)));
+        let world = World::new(&loaded, &*self.codes, is_bundle.then(|| Entries::of(resource)), targets);
         let scope = Scope::top(&world, resource);
         let path = Path::root(structure::root_name(resource));
         invariants::resource(scope, Standing::Top, true, &path, &mut report);
@@ -90,7 +98,7 @@ impl Validator {
                 profile::check(scope, asked, resource, &path, &mut report);
             }
         }
-        report.finish()
+        Checked { issues: report.finish(), wanted: world.into_wanted() }
     }
 }
 

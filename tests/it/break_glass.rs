@@ -196,3 +196,17 @@ both_databases!(
         world.server.stop().await;
     }
 );
+
+both_databases!(
+    async fn who_says_no_to_an_emergency_says_no_to_each(db: &TestDb) {
+        let world = World::new(db).await;
+        for (number, (denied, asked)) in [("BTG", "ETREAT"), ("ETREAT", "BTG"), ("BTG", "BTG")].into_iter().enumerate() {
+            let purpose = json!([{ "system": "http://terminology.hl7.org/CodeSystem/v3-ActReason", "code": denied }]);
+            world.consent("no", "a", json!({ "type": "deny", "purpose": purpose })).await;
+            let claims = json!({ "purpose_of_use": asked, "purpose_of_use_reason": "unconscious", "subject_id": format!("MCT-{number}") });
+            let token = signed_token(&world.server, "asker", &claims).await;
+            assert_eq!(status(&world, &token, "/fhir/Observation/a-hr").await, 404, "{denied} denied, {asked} asked");
+        }
+        world.server.stop().await;
+    }
+);

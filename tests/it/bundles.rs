@@ -276,3 +276,106 @@ both_databases!(
         server.stop().await;
     }
 );
+
+both_databases!(
+    async fn deletes_come_first_and_creates_do_not_find_what_they_took(db: &TestDb) {
+        let server = TestServer::open(db).await;
+        let patient = json!({ "resourceType": "Patient", "identifier": [{ "system": "urn:s", "value": "1" }] });
+        let create = json!({ "resource": patient, "request": { "method": "POST", "url": "Patient", "ifNoneExist": "identifier=urn:s|1" } });
+        let delete = |url: &str| json!({ "request": { "method": "DELETE", "url": url } });
+        let replace = transaction(vec![create.clone(), delete("Patient?identifier=urn:s|1")]);
+        let mut before = Value::Null;
+        for n in 0..3 {
+            let (status, response) = server.post("/fhir", &replace).await;
+            assert_eq!((status, statuses(&response)), (200, vec![201, 204]), "{response}");
+            let made = response["entry"][0]["response"]["location"].clone();
+            assert!(made != before, "another one, time {n}");
+            assert_eq!(count(&server, "Patient?identifier=urn:s|1").await, 1);
+            before = made;
+        }
+        // Of two that match one is left, which the create finds; of two that are both deleted, none.
+        assert_eq!(server.post("/fhir/Patient", &patient).await.0, 201);
+        let first = before.as_str().unwrap().split("/_history").next().unwrap().to_owned();
+        let (_, response) = server.post("/fhir", &transaction(vec![delete(&first), create.clone()])).await;
+        assert_eq!(statuses(&response), [204, 200], "{response}");
+        let second = response["entry"][1]["response"]["location"].as_str().unwrap().split("/_history").next().unwrap().to_owned();
+        let (_, third) = server.post("/fhir/Patient", &patient).await;
+        let third = format!("Patient/{}", third["id"].as_str().unwrap());
+        let all = transaction(vec![delete(&second), delete(&third), create.clone()]);
+        assert_eq!(statuses(&server.post("/fhir", &all).await.1), [204, 204, 201]);
+        assert_eq!(count(&server, "Patient?identifier=urn:s|1").await, 1);
+        // What is changed by one entry is not deleted by another.
+        let put = json!({ "resource": patient, "request": { "method": "PUT", "url": "Patient?identifier=urn:s|1" } });
+        let both = transaction(vec![put, delete("Patient?identifier=urn:s|1")]);
+        let (status, outcome) = server.post("/fhir", &both).await;
+        assert_eq!((status, &outcome["issue"][0]["code"]), (400, &json!("duplicate")), "{outcome}");
+        server.stop().await;
+    }
+);
+
+both_databases!(
+    async fn a_bundle_reads_only_what_the_caller_has_not(db: &TestDb) {
+        let server = TestServer::open(db).await;
+        server.put("/fhir/Patient/p", &json!({ "resourceType": "Patient", "id": "p" })).await;
+        let read = |condition: &str, value: &str| {
+            let mut request = json!({ "method": "GET", "url": "Patient/p" });
+            request[condition] = json!(value);
+            json!({ "request": request })
+        };
+        let entries = vec![
+            read("ifNoneMatch", "W/\"1\""),
+            read("ifNoneMatch", "W/\"2\""),
+            read("ifModifiedSince", "2090-01-01T00:00:00Z"),
+            read("ifModifiedSince", "2020-01-01T00:00:00Z"),
+        ];
+        for kind in ["batch", "transaction"] {
+            let bundle = json!({ "resourceType": "Bundle", "type": kind, "entry": entries });
+            let (_, response) = server.post("/fhir", &bundle).await;
+            assert_eq!(statuses(&response), [304, 200, 304, 200], "{kind}: {response}");
+            let told: Vec<bool> = (0..4).map(|n| response["entry"][n].get("resource").is_some()).collect();
+            assert_eq!(told, [false, true, false, true]);
+            assert_eq!(response["entry"][0]["response"]["etag"], "W/\"1\"");
+        }
+        server.stop().await;
+    }
+);
+
+both_databases!(
+    async fn a_bundle_searches_by_post_and_deletes_the_version_that_is_meant(db: &TestDb) {
+        let server = TestServer::open(db).await;
+        let patient = |birth: &str| json!({ "resourceType": "Patient", "id": "p", "birthDate": birth, "identifier": [{ "system": "urn:s", "value": "1" }] });
+        server.put("/fhir/Patient/p", &patient("2000")).await;
+        server.put("/fhir/Patient/p", &patient("2001")).await;
+        for kind in ["batch", "transaction"] {
+            let search = |url: &str| json!({ "request": { "method": "POST", "url": url } });
+            let entries = [search("Patient/_search?_id=p"), search("_search?_type=Patient"), search("Patient/p/Patient/_search")];
+            let (_, response) = server.post("/fhir", &json!({ "resourceType": "Bundle", "type": kind, "entry": entries })).await;
+            assert_eq!(statuses(&response), [200, 200, 200], "{response}");
+            assert!((0..3).all(|n| response["entry"][n]["resource"]["entry"][0]["resource"]["id"] == "p"), "{response}");
+        }
+        let delete = |if_match: &str| {
+            transaction(vec![json!({ "request": { "method": "DELETE", "url": "Patient?identifier=urn:s|1", "ifMatch": if_match } })])
+        };
+        assert_eq!(server.post("/fhir", &delete("W/\"1\"")).await.0, 412);
+        assert_eq!(server.get("/fhir/Patient/p").await.0, 200);
+        assert_eq!(server.post("/fhir", &delete("W/\"2\"")).await.0, 200);
+        assert_eq!(server.get("/fhir/Patient/p").await.0, 410);
+        assert_eq!(server.post("/fhir", &delete("W/\"2\"")).await.0, 412, "nothing is there");
+        server.stop().await;
+    }
+);
+
+both_databases!(
+    async fn a_uuid_that_equals_a_full_url_stays_a_uuid(db: &TestDb) {
+        let server = TestServer::open(db).await;
+        let urn = "urn:uuid:c757873d-ec9a-4326-a141-556f43239520";
+        let extension = json!([{ "url": "urn:e", "valueUuid": urn }, { "url": "urn:f", "valueUri": urn }]);
+        let bundle = transaction(vec![post(urn, json!({ "resourceType": "Patient", "extension": extension }))]);
+        let (status, response) = server.post("/fhir", &bundle).await;
+        assert_eq!(status, 200, "{response}");
+        let place = response["entry"][0]["response"]["location"].as_str().unwrap().split("/_history").next().unwrap().to_owned();
+        let (_, stored) = server.get(&format!("/fhir/{place}")).await;
+        assert_eq!((&stored["extension"][0]["valueUuid"], &stored["extension"][1]["valueUri"]), (&json!(urn), &json!(place)));
+        server.stop().await;
+    }
+);

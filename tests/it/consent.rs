@@ -144,6 +144,16 @@ both_databases!(
         world.consent("c", json!({ "type": "permit", "data": visit })).await;
         assert_eq!(world.sees(&world.asker).await, all_of_a);
         assert_eq!(world.ids(&world.asker, "/fhir/Patient").await, set(&[]), "the visit was opened, the patient was not");
+        // What the patient told is not what was told of them.
+        let told = json!([{ "meaning": "authoredby", "reference": { "reference": "Patient/a" } }]);
+        world.consent("c", json!({ "type": "permit", "data": told })).await;
+        assert_eq!(world.sees(&world.asker).await, set(&[]));
+        let mut own = observation("a-own", "a", "8867-4", "2026-03-05", None);
+        own["performer"] = json!([{ "reference": "Patient/a" }]);
+        world.put(&world.holder, &own).await;
+        assert_eq!(world.sees(&world.asker).await, set(&["a-own"]));
+        assert_eq!(world.send(&world.holder, "DELETE", "/fhir/Observation/a-own", &Value::Null).await.0, 204);
+        world.consent("c", json!({ "type": "permit" })).await;
         // A second Consent that denies wins; withdrawn, it is as if it were not there.
         world.consent("d", json!({ "type": "deny", "actor": to("Organization/hf-b") })).await;
         assert_eq!(world.sees(&world.asker).await, set(&[]));

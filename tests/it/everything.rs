@@ -297,3 +297,34 @@ both_databases!(
         server.stop().await;
     }
 );
+
+both_databases!(
+    async fn a_patient_that_is_linked_is_in_the_compartment_whoever_asks(db: &TestDb) {
+        let server = TestServer::open(db).await;
+        let link = json!([{ "other": reference("Patient/p"), "type": "seealso" }]);
+        put_all(
+            &server,
+            &[
+                json!({ "resourceType": "Patient", "id": "p" }),
+                json!({ "resourceType": "Patient", "id": "linked", "link": link }),
+                json!({ "resourceType": "Patient", "id": "other" }),
+                json!({ "resourceType": "Condition", "id": "theirs", "subject": reference("Patient/linked") }),
+            ],
+        )
+        .await;
+        for path in ["Patient", "*", "*?_type=Patient", "$everything", "$everything?_type=Patient"] {
+            let (found, _) = ask(&server, &format!("/fhir/Patient/p/{path}")).await;
+            assert_eq!(found, set(&["linked", "p"]), "{path}");
+        }
+        assert_eq!(ask(&server, "/fhir/Patient/linked/$everything").await.0, set(&["linked", "theirs"]), "links lead one way");
+        for key in ["valueInteger", "valueUnsignedInt", "valuePositiveInt"] {
+            let mut count = json!({ "name": "_count" });
+            count[key] = json!(1);
+            let asked = json!({ "resourceType": "Parameters", "parameter": [count] });
+            let (status, bundle) = server.post("/fhir/Patient/p/$everything", &asked).await;
+            assert_eq!((status, ids(&bundle).len()), (200, 1), "{key}: {bundle}");
+            assert!(next(&bundle).is_some());
+        }
+        server.stop().await;
+    }
+);

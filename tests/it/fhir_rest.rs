@@ -124,6 +124,32 @@ both_databases!(
         assert_eq!(delete("/fhir/Patient?identifier=urn:s|new").await.0, 204);
         assert_eq!(problem(delete("/fhir/Patient").await).0, 400);
         assert_eq!(server.get("/fhir/Patient?_summary=count").await.1["total"], 2);
+
+        // If-Match takes several versions, and * for any; a conditional delete keeps it too.
+        assert_eq!(put(&[("if-match", "W/\"1\", W/\"2\"")], body.clone()).await.0, 200);
+        assert_eq!(put(&[("if-match", "*")], body.clone()).await.0, 200);
+        body["id"] = json!("p2");
+        let absent = request(&server, Method::PUT, "/fhir/Patient/p2", &[("if-match", "*")], Some(&body));
+        assert_eq!(problem(answer(absent).await), (412, "conflict".into(), "Patient".into()));
+        assert_eq!(server.put("/fhir/Patient/p3", &json!({ "resourceType": "Patient", "id": "p3", "gender": "other" })).await.0, 201);
+        let delete = |tag: &'static str| answer(request(&server, Method::DELETE, "/fhir/Patient?gender=other", &[("if-match", tag)], None));
+        assert_eq!(problem(delete("W/\"2\"").await).0, 412);
+        assert_eq!(server.get("/fhir/Patient/p3").await.0, 200);
+        assert_eq!(delete("W/\"1\"").await.0, 204);
+        assert_eq!(problem(delete("*").await).0, 412, "nothing is there");
+
+        // What cannot be found exactly cannot be a condition.
+        assert_eq!(problem(create("").await).0, 400);
+        let long = "v".repeat(900);
+        let criteria = format!("identifier=urn:s|{long}");
+        for _ in 0..2 {
+            let twin = request(&server, Method::POST, "/fhir/Patient", &[("if-none-exist", &criteria)], Some(&patient(&long)));
+            assert_eq!(problem(answer(twin).await).1, "too-long");
+        }
+        // Nothing matches, and the id is somebody else's.
+        body["id"] = json!("p1");
+        let (status, code, _) = problem(server.put("/fhir/Patient?identifier=urn:s|nobody", &body).await);
+        assert_eq!((status, code.as_str()), (409, "conflict"));
         server.stop().await;
     }
 );
@@ -303,6 +329,17 @@ both_databases!(
         let head = request(&server, Method::HEAD, "/fhir/Patient/p", &[], None).send().await.unwrap();
         assert_eq!((head.status().as_u16(), head.headers()["etag"].to_str().unwrap()), (200, "W/\"1\""));
         assert!(head.bytes().await.unwrap().is_empty());
+        let form = server.client.post(server.url("/fhir/Patient/_search")).header("content-type", "application/x-www-form-urlencoded");
+        let xml = form.header("x-request-id", "ours-7").body("_id=p&_format=xml").send().await.unwrap();
+        assert_eq!(xml.headers()["content-type"], "application/fhir+xml; charset=utf-8");
+        assert_eq!(xml.headers()["x-request-id"], "ours-7", "told back");
+        let varies = xml
+            .headers()
+            .get_all("vary")
+            .iter()
+            .any(|value| value.to_str().unwrap().to_ascii_lowercase().split(", ").any(|name| name == "accept"));
+        assert!(varies, "what is answered depends on Accept");
+        assert_eq!(problem(server.get("/fhir/Patient/none").await), (404, "not-found".into(), "Patient".into()));
         server.stop().await;
     }
 );
@@ -403,6 +440,75 @@ both_databases!(
         assert_eq!(problem(server.get("/fhir/Patient/a/Medication").await).0, 404);
         let put = request(&server, Method::PUT, "/fhir/Patient/a/Observation", &[], Some(&json!({}))).send().await.unwrap();
         assert_eq!((put.status().as_u16(), put.headers()["allow"].to_str().unwrap()), (405, "GET, HEAD"));
+        server.stop().await;
+    }
+);
+
+both_databases!(
+    async fn a_binary_is_served_and_taken_as_it_is(db: &TestDb) {
+        let server = TestServer::open(db).await;
+        let page = b"<script>alert(1)</script>\xff";
+        let native = |method: Method, path: &str, headers: &[(&str, &str)]| {
+            let request = server.client.request(method, server.url(path));
+            headers.iter().fold(request, |request, (name, value)| request.header(*name, *value))
+        };
+        let html = ("content-type", "text/html; charset=utf-8");
+        let put = native(Method::PUT, "/fhir/Binary/b", &[html, ("x-security-context", "Patient/p")]).body(page.to_vec());
+        assert_eq!(answer(put).await.0, 201);
+        let (_, stored) = server.get("/fhir/Binary/b").await;
+        assert_eq!(stored["contentType"], "text/html; charset=utf-8");
+        assert_eq!(stored["securityContext"], json!({ "reference": "Patient/p" }));
+
+        // Anything but a form of FHIR gets the bytes, which nothing runs.
+        for accept in ["*/*", "text/html", "image/png", "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"] {
+            for path in ["/fhir/Binary/b", "/fhir/Binary/b/_history/1"] {
+                let read = native(Method::GET, path, &[("accept", accept)]).send().await.unwrap();
+                assert_eq!(read.status(), 200, "{accept}");
+                for (name, value) in [
+                    ("content-type", "text/html; charset=utf-8"),
+                    ("content-disposition", "attachment"),
+                    ("x-content-type-options", "nosniff"),
+                    ("content-security-policy", "default-src 'none'; sandbox"),
+                    ("x-security-context", "Patient/p"),
+                    ("etag", "W/\"1\""),
+                ] {
+                    assert_eq!(read.headers()[name], value, "{name}");
+                }
+                assert_eq!(read.bytes().await.unwrap(), page.as_slice());
+            }
+        }
+        for headers in [&[("accept", "application/fhir+json")][..], &[("accept", "application/json")]] {
+            assert_eq!(answer(native(Method::GET, "/fhir/Binary/b", headers)).await.1["resourceType"], "Binary");
+        }
+        assert_eq!(answer(native(Method::GET, "/fhir/Binary/b?_format=json", &[])).await.1["resourceType"], "Binary");
+        assert_eq!(native(Method::GET, "/fhir/Binary/b", &[("if-none-match", "W/\"1\"")]).send().await.unwrap().status(), 304);
+        assert_eq!(
+            answer(native(Method::GET, "/fhir/Binary/none", &[("accept", "text/plain")])).await.1["resourceType"],
+            "OperationOutcome"
+        );
+
+        // New content that says nothing of whose it is takes no protection away; a stale one is refused.
+        let put = |headers: &[(&str, &str)]| answer(native(Method::PUT, "/fhir/Binary/b", headers).body("two"));
+        assert_eq!(put(&[("content-type", "text/plain"), ("if-match", "W/\"7\"")]).await.0, 412);
+        assert_eq!(put(&[("content-type", "text/plain")]).await.0, 200);
+        let (_, stored) = server.get("/fhir/Binary/b").await;
+        assert_eq!((&stored["securityContext"]["reference"], &stored["data"]), (&json!("Patient/p"), &json!("dHdv")));
+
+        // A create: bytes of any kind, another resource as content, a Binary as what it is; what is broken is refused.
+        let post = |content_type: &'static str, body: &'static str| {
+            answer(native(Method::POST, "/fhir/Binary", &[("content-type", content_type)]).body(body))
+        };
+        for (content_type, body, kept) in [
+            ("application/pdf", "%PDF", "application/pdf"),
+            ("application/xml", "<ClinicalDocument/>", "application/xml"),
+            ("application/fhir+json", r#"{"resourceType":"Patient"}"#, "application/fhir+json"),
+            ("application/fhir+json", r#"{"resourceType":"Binary","contentType":"a/b"}"#, "a/b"),
+        ] {
+            let (status, made) = post(content_type, body).await;
+            assert_eq!((status, &made["contentType"]), (201, &json!(kept)), "{made}");
+        }
+        assert_eq!(problem(post("application/fhir+json", "{").await).0, 400);
+        assert_eq!(problem(post("x", "y").await).0, 415);
         server.stop().await;
     }
 );

@@ -149,3 +149,28 @@ both_databases!(
         server.stop().await;
     }
 );
+
+both_databases!(
+    async fn what_a_history_does_not_take_is_said(db: &TestDb) {
+        let server = TestServer::open(db).await;
+        server.put("/fhir/Patient/p", &json!({ "resourceType": "Patient", "id": "p" })).await;
+        for path in ["/fhir/Patient/p/_history", "/fhir/Patient/_history", "/fhir/_history?_since=2000"] {
+            let with = |query: &str| format!("{path}{}{query}", if path.contains('?') { "&" } else { "?" });
+            for query in ["nosuch=1", "_sort=foo", "_elements=id", "_summary=count"] {
+                let (status, bundle) = server.get(&with(query)).await;
+                let told = bundle["entry"].as_array().unwrap().last().unwrap();
+                assert_eq!((status, &told["resource"]["resourceType"]), (200, &json!("OperationOutcome")), "{bundle}");
+                let name = query.split('=').next().unwrap();
+                assert_eq!(told["resource"]["issue"][0]["expression"], json!([name]));
+                assert_eq!((&told["request"]["method"], &told["response"]["status"]), (&json!("GET"), &json!("200 OK")));
+                assert_eq!(bundle["entry"].as_array().unwrap().iter().filter(|entry| entry["resource"]["id"] == "p").count(), 1);
+                let strict = server.client.get(server.url(&with(query))).header("prefer", "handling=strict");
+                assert_eq!(answer(strict).await.0, 400, "{query}");
+            }
+            assert_eq!(server.get(&with("_list=x")).await.0, 400, "it would tell too much to pass over it");
+        }
+        let (_, empty) = server.get("/fhir/Basic/_history?nosuch=1").await;
+        assert_eq!(empty["entry"].as_array().unwrap().len(), 1);
+        server.stop().await;
+    }
+);

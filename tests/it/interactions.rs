@@ -266,3 +266,54 @@ both_databases!(
         server.stop().await;
     }
 );
+
+both_databases!(
+    async fn a_search_yields_no_more_than_was_asked_for(db: &TestDb) {
+        let server = TestServer::open(db).await;
+        for n in 0..7 {
+            let basic = json!({ "resourceType": "Basic", "id": format!("b{n}"), "code": { "text": "x" } });
+            assert_eq!(server.put(&format!("/fhir/Basic/b{n}"), &basic).await.0, 201);
+        }
+        // Ids, and the totals that the pages tell.
+        let walk = async |path: &str| {
+            let (mut path, mut ids, mut totals) = (path.to_owned(), Vec::new(), Vec::new());
+            loop {
+                let (status, bundle) = server.get(&path).await;
+                assert_eq!(status, 200, "{bundle}");
+                let entries = bundle["entry"].as_array().cloned().unwrap_or_default();
+                ids.extend(entries.iter().map(|entry| entry["resource"]["id"].as_str().unwrap().to_owned()));
+                totals.push(bundle["total"].as_u64());
+                match bundle["link"].as_array().unwrap().iter().find(|link| link["relation"] == "next") {
+                    Some(next) => path = next["url"].as_str().unwrap().strip_prefix(&server.base).unwrap().to_owned(),
+                    None => return (ids, totals),
+                }
+            }
+        };
+        let first = |n: usize| (0..n).map(|n| format!("b{n}")).collect::<Vec<_>>();
+        for (query, found, totals) in [
+            ("_maxresults=3", 3, vec![Some(3)]),
+            ("_maxresults=5&_count=2", 5, vec![None, None, None]),
+            ("_maxresults=4&_count=2&_total=accurate&_sort=_id", 4, vec![Some(4), Some(4)]),
+            ("_maxresults=9&_count=4&_total=accurate&_sort=-_lastUpdated", 7, vec![Some(7), Some(7)]),
+            ("_maxresults=7", 7, vec![Some(7)]),
+        ] {
+            let (mut ids, told) = walk(&format!("/fhir/Basic?{query}")).await;
+            ids.sort();
+            assert_eq!((ids, told), (first(found), totals), "{query}");
+        }
+        let (all, _) = walk("/fhir?_type=Basic,Patient&_maxresults=3&_count=2&_sort=_id").await;
+        assert_eq!(all, first(3), "over several types");
+        assert_eq!(server.get("/fhir/Basic?_maxresults=3&_summary=count").await.1["total"], 3);
+        // A page's link is good for its own question only.
+        let (_, page) = server.get("/fhir/Basic?_maxresults=5&_count=2").await;
+        let next =
+            page["link"].as_array().unwrap().iter().find(|link| link["relation"] == "next").unwrap()["url"].as_str().unwrap().to_owned();
+        let next = next.strip_prefix(&server.base).unwrap();
+        assert_eq!(server.get(&next.replace("_maxresults=5", "_maxresults=6")).await.0, 400);
+        assert_eq!(server.get(&next.replace("_maxresults=5&", "")).await.0, 400);
+        for wrong in ["0", "x", "-1", "3&_maxresults=4"] {
+            assert_eq!(server.get(&format!("/fhir/Basic?_maxresults={wrong}")).await.0, 400, "{wrong}");
+        }
+        server.stop().await;
+    }
+);

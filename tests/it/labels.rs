@@ -166,3 +166,92 @@ both_databases!(
         assert_eq!(world.ids(&world.asker, "/fhir/Observation?_count=200").await, set(&["a-hr"]));
     }
 );
+
+both_databases!(
+    async fn who_names_a_medicine_or_a_result_that_tells_is_as_sensitive(db: &TestDb) {
+        let world = World::new(db).await;
+        but_hiv(&world).await;
+        let coded = |id: &str, code: &str| json!({ "resourceType": "Medication", "id": id, "code": { "coding": [{ "system": "http://www.whocc.no/atc", "code": code }] } });
+        let request = |type_name: &str, id: &str, medicine: &str| {
+            let mut request = json!({ "resourceType": type_name, "id": id, "status": "active", "subject": { "reference": "Patient/a" },
+                "medicationReference": { "reference": format!("Medication/{medicine}") } });
+            if type_name == "MedicationRequest" {
+                request["intent"] = json!("order");
+            }
+            request
+        };
+        let types = ["MedicationRequest", "MedicationStatement"];
+        world.put(&world.holder, &coded("arv", "J05AF01")).await;
+        for type_name in types {
+            world.put(&world.holder, &request(type_name, "before", "later")).await;
+            world.put(&world.holder, &request(type_name, "after", "arv")).await;
+            world.put(&world.holder, &request(type_name, "harmless", "plain")).await;
+        }
+        let seen = async |type_name: &str| world.ids(&world.asker, &format!("/fhir/{type_name}")).await;
+        world.put(&world.holder, &coded("plain", "J01CA04")).await;
+        for type_name in types {
+            assert_eq!(seen(type_name).await, set(&["before", "harmless"]), "the medicine was there first");
+        }
+        world.put(&world.holder, &coded("later", "J05AR10")).await;
+        for type_name in types {
+            assert_eq!(seen(type_name).await, set(&["harmless"]), "and came later");
+        }
+        assert_eq!(world.ids(&world.asker, "/fhir/MedicationRequest?medication.code=J05AF01").await, set(&[]));
+        // What the medicine is may change.
+        world.put(&world.holder, &coded("plain", "J05AF01")).await;
+        world.put(&world.holder, &coded("later", "J01CA04")).await;
+        assert_eq!(seen("MedicationRequest").await, set(&["before"]));
+        // A report of a labelled result, whichever is labelled first.
+        let report = |id: &str, result: &str| {
+            json!({ "resourceType": "DiagnosticReport", "id": id, "status": "final", "code": { "text": "panel" },
+                "subject": { "reference": "Patient/a" }, "result": [{ "reference": format!("Observation/{result}") }] })
+        };
+        world.put(&world.holder, &report("of-hiv", "a-hiv")).await;
+        world.put(&world.holder, &report("of-hr", "a-hr")).await;
+        assert_eq!(seen("DiagnosticReport").await, set(&["of-hr"]));
+        world.put(&world.holder, &observation("a-hr", "a", "8867-4", "2026-03-05", Some("HIV"))).await;
+        assert_eq!(seen("DiagnosticReport").await, set(&[]));
+    }
+);
+
+both_databases!(
+    async fn labels_on_arrival_miss_no_text_no_edition_and_no_spelling(db: &TestDb) {
+        let world = World::new(db).await;
+        but_hiv(&world).await;
+        let subject = json!({ "reference": "Patient/a" });
+        let result = |id: &str, key: &str, value: Value| {
+            let mut result = observation(id, "a", "8867-4", "2026-03-05", None);
+            result.as_object_mut().unwrap().remove("encounter");
+            result[key] = value;
+            result
+        };
+        let condition =
+            |id: &str, code: Value| json!({ "resourceType": "Condition", "id": id, "subject": subject, "code": { "coding": [code] } });
+        let told = [
+            result("s", "valueString", json!("HIV reactive")),
+            result("m1", "meta", json!({ "security": [{ "code": "HIV" }] })),
+            result("m2", "meta", json!({ "security": [{ "system": ACT_CODE, "code": "hiv" }] })),
+            json!({ "resourceType": "DiagnosticReport", "id": "d", "status": "final", "code": { "text": "lab" }, "subject": subject, "conclusion": "HIV positive" }),
+            json!({ "resourceType": "Communication", "id": "m", "status": "completed", "subject": subject, "payload": [{ "contentString": "HIV result" }] }),
+            json!({ "resourceType": "CarePlan", "id": "p", "status": "active", "intent": "plan", "subject": subject, "description": "HIV care" }),
+            condition("c1", json!({ "system": "http://hl7.org/fhir/sid/icd-10-cm", "code": "B20" })),
+            condition("c2", json!({ "system": "urn:oid:2.16.840.1.113883.6.3", "code": "B20" })),
+            condition("c3", json!({ "system": "http://id.who.int/icd/release/10/2019", "code": "B20" })),
+            condition("c4", json!({ "code": "B20" })),
+            condition("c5", json!({ "system": "http://hl7.org/fhir/sid/icd-10|2016", "code": "B20" })),
+        ];
+        for resource in &told {
+            world.put(&world.holder, resource).await;
+            let path = crate::support::guarded::path_of(resource);
+            assert_eq!(world.get(&world.asker, &path).await.0, 404, "{resource}");
+        }
+        world.put(&world.holder, &condition("other", json!({ "code": "J18.9" }))).await;
+        assert_eq!(world.get(&world.asker, "/fhir/Condition/other").await.0, 200);
+        // A label that nobody knows may say anything.
+        let normal = json!([{ "system": CONFIDENTIALITY, "code": "N" }]);
+        world.consent("c", json!({ "type": "permit", "securityLabel": normal })).await;
+        world.put(&world.holder, &result("w", "meta", json!({ "security": [{ "system": "urn:weird", "code": "TOPSECRET" }] }))).await;
+        assert_eq!(world.get(&world.asker, "/fhir/Observation/w").await.0, 404);
+        assert_eq!(world.get(&world.asker, "/fhir/Observation/a-hr").await.0, 200);
+    }
+);

@@ -57,6 +57,12 @@ both_databases!(
         let (_, stored) = server.get("/fhir/Patient/p").await;
         assert_eq!((&stored["name"], &stored["meta"]["profile"]), (&json!([{ "family": "Mushi" }]), &json!(["urn:profile"])));
         assert_eq!(server.get("/fhir/Patient/p/_history/1").await.1["meta"]["tag"], Value::Null, "what version 1 said it still says");
+        for (version, code) in [("1", Value::Null), ("2", json!("x"))] {
+            let (status, told) = server.get(&format!("/fhir/Patient/p/_history/{version}/$meta")).await;
+            let of_it = value(&told, "return");
+            assert_eq!((status, &of_it["versionId"], &of_it["tag"][0]["code"]), (200, &json!(version), &code), "{told}");
+        }
+        assert_eq!(server.get("/fhir/Patient/p/_history/9/$meta").await.0, 404);
         // They are sets; the display does not tell two apart, and what changes nothing is no version.
         let again = json!({ "tag": [{ "system": "urn:t", "code": "x", "display": "another" }] });
         let (_, told) = server.post("/fhir/Patient/p/$meta-add", &parameters(&[("meta", again)])).await;

@@ -134,3 +134,36 @@ both_databases!(
         server.stop().await;
     }
 );
+
+both_databases!(
+    async fn a_primitive_gets_an_extension_by_fhirpath_patch(db: &TestDb) {
+        let server = TestServer::open(db).await;
+        let patient = json!({ "resourceType": "Patient", "id": "p", "birthDate": "2000", "name": [{ "given": ["Asha", "Neema"] }] });
+        assert_eq!(server.put("/fhir/Patient/p", &patient).await.0, 201);
+        let form = [("content-type", "application/fhir+json")];
+        let add = async |path: &str, name: &str, value: Value| {
+            let mut value = value;
+            value["name"] = json!("value");
+            let more = vec![json!({ "name": "name", "valueString": name }), value];
+            patch(&server, "/fhir/Patient/p", &form, &parameters("add", path, more).to_string()).await
+        };
+        let extension = |text: &str| json!({ "valueExtension": { "url": "urn:x", "valueString": text } });
+        assert_eq!(add("Patient.birthDate", "extension", extension("a")).await.0, 200);
+        assert_eq!(add("Patient.birthDate", "extension", extension("b")).await.0, 200);
+        assert_eq!(add("Patient.birthDate", "id", json!({ "valueString": "born" })).await.0, 200);
+        assert_eq!(add("Patient.name.given[1]", "extension", extension("c")).await.0, 200);
+        let (_, stored) = server.get("/fhir/Patient/p").await;
+        let one = |text: &str| json!({ "url": "urn:x", "valueString": text });
+        assert_eq!(stored["_birthDate"], json!({ "extension": [one("a"), one("b")], "id": "born" }));
+        assert_eq!((&stored["birthDate"], &stored["name"][0]["given"]), (&json!("2000"), &json!(["Asha", "Neema"])));
+        assert_eq!(stored["name"][0]["_given"], json!([null, { "extension": [one("c")] }]));
+        assert_eq!(server.get("/fhir/Patient/p/_history/5").await.0, 200, "each was a version");
+        assert_eq!(add("Patient.birthDate", "id", json!({ "valueString": "again" })).await.0, 422, "it has one");
+        assert_eq!(add("Patient.birthDate", "extension", json!({ "valueString": "x" })).await.0, 422);
+        assert_eq!(add("Patient.birthDate", "value", json!({ "valueString": "x" })).await.0, 422);
+        let broken = r#"[{"op": "remove", "path": "/nope"}]"#;
+        let (status, outcome) = patch(&server, "/fhir/Patient/p", &[JSON_PATCH], broken).await;
+        assert_eq!((status, &outcome["issue"][0]["expression"]), (422, &json!(["Patient"])), "{outcome}");
+        server.stop().await;
+    }
+);

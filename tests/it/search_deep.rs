@@ -135,7 +135,8 @@ both_databases!(
     }
 );
 
-async fn until(server: &TestServer, path: &str, wanted: impl Fn(u16, &Value) -> bool) -> Value {
+/// Asks until the answer is what is wanted.
+pub async fn until(server: &TestServer, path: &str, wanted: impl Fn(u16, &Value) -> bool) -> Value {
     let start = Instant::now();
     loop {
         let (status, body) = server.get(path).await;
@@ -216,6 +217,10 @@ both_databases!(
         assert_eq!(server.put("/fhir/SearchParameter/district", &parameter("Patient.name", "family")).await.0, 422, "R4 has it");
         let (status, _) = server.put("/fhir/SearchParameter/district", &parameter("Patient.address.district", "district")).await;
         assert_eq!(status, 201);
+        let mut twin = parameter("Patient.address.city", "district");
+        twin["id"] = json!("twin");
+        let (status, outcome) = server.put("/fhir/SearchParameter/twin", &twin).await;
+        assert_eq!((status, &outcome["issue"][0]["expression"]), (422, &json!(["SearchParameter.code"])), "one code, one meaning");
         // Until all is indexed the answer is a refusal, never a part.
         let found = until(&server, "/fhir/Patient?district=hai", |status, body| {
             assert!(status == 200 || body["issue"][0]["code"] == "transient", "{status} {body:.300}");

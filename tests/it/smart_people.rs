@@ -195,6 +195,11 @@ both_databases!(
             let request = world.server.client.put(world.server.url(&path)).bearer_auth(&own);
             assert_eq!(answer(request.header("content-type", "application/fhir+json").body(body.to_string())).await.0, 201, "{path}");
         }
+        for (id, patient) in [("b2", "Patient/p1"), ("b3", "Patient/p2")] {
+            let put = world.server.client.put(world.server.url(&format!("/fhir/Binary/{id}"))).bearer_auth(&own);
+            let put = put.header("content-type", "text/plain").header("x-security-context", patient);
+            assert_eq!(answer(put.body("x")).await.0, 201);
+        }
         let (_, granted) = world.exchange(&world.code("baraka").await).await;
         assert_eq!(granted["patient"], json!("p1"), "{granted}");
         let token = text(&granted, "access_token");
@@ -206,6 +211,8 @@ both_databases!(
             ("Observation/o3", 404),
             ("Observation/o2/_history/1", 404),
             ("Binary/b1", 404),
+            ("Binary/b2", 200),
+            ("Binary/b3", 404),
             ("Organization/org", 200),
         ] {
             assert_eq!(world.get(token, &format!("/fhir/{path}")).await.0, status, "{path}");
@@ -216,7 +223,7 @@ both_databases!(
             ("Observation?subject=Patient/p2", 0),
             ("Observation?subject:missing=true", 0),
             ("Patient?_has:Observation:subject:_id=o2", 0),
-            ("Binary", 0),
+            ("Binary", 1),
         ] {
             assert_eq!(world.get(token, &format!("/fhir/{path}")).await.1["total"], json!(total), "{path}");
         }

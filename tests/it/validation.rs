@@ -1,5 +1,6 @@
 //! `$validate`, profiles that are written while the server runs, packages, and what is refused on arrival.
 
+use crate::search_deep::until;
 use crate::support::{TestServer, both_databases};
 use flate2::{Compression, write::GzEncoder};
 use lango::config::AuthMode;
@@ -79,6 +80,11 @@ both_databases!(
             assert!(tries < 100, "the other process never noticed");
             tokio::time::sleep(std::time::Duration::from_millis(100)).await;
         }
+        // Its search parameters are used; one that defines R4's own again is left out.
+        server.put("/fhir/Patient/n", &json!({"resourceType": "Patient", "id": "n", "name": [{"text": "Kibo"}]})).await;
+        let found = until(&server, "/fhir/Patient?nickname=kibo&_total=accurate", |status, _| status == 200).await;
+        assert_eq!(found["total"], 1, "{found}");
+        assert_eq!(server.get("/fhir/SearchParameter/again").await.0, 404);
         assert_eq!(server.put("/fhir/StructureDefinition/named-patient", &profile(0)).await.0, 200);
         assert_eq!(severities(&server.post(&against, &patient(|_| ())).await.1), ["information"]);
     }
@@ -129,9 +135,15 @@ both_databases!(
         let set = json!({"resourceType": "ValueSet", "id": "ward", "url": "urn:test:ward", "status": "active",
             "compose": {"include": [{"system": "urn:test:wards", "concept": [{"code": "a"}]}]}});
         let stray = json!({"resourceType": "ValueSet", "id": "stray", "url": "urn:test:stray", "status": "active"});
+        let parameter = |id: &str, code: &str| {
+            json!({"resourceType": "SearchParameter", "id": id, "url": format!("urn:test:{id}"), "name": "P", "status": "active", "description": "d",
+                "code": code, "base": ["Patient"], "type": "string", "expression": "Patient.name.text"})
+        };
         std::fs::write(
             &file,
             package(&[
+                ("package/SearchParameter-nick.json", &parameter("nick", "nickname")),
+                ("package/SearchParameter-again.json", &parameter("again", "family")),
                 ("package/package.json", &json!({"name": "test.guide", "version": "1.0.0"})),
                 ("package/.index.json", &json!({"files": []})),
                 ("package/StructureDefinition-named.json", &profile(1)),

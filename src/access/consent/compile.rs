@@ -98,13 +98,14 @@ fn rule_of(consent: &Consent, path: &Path<'_>, number: u32, parent: Option<u32>)
         rule.names_emergency |= names_emergency(provision);
         rule.audience.actors.extend(values(&provision.actors, effect)?);
         rule.audience.actions.extend(values(&provision.actions, effect)?);
-        rule.audience.purposes.extend(values(&provision.purposes, effect)?);
+        let purposes = values(&provision.purposes, effect)?;
+        rule.audience.purposes.extend(purposes.into_iter().map(|set| if effect == Effect::Deny { any_emergency(set) } else { set }));
         let own = provision.precedence.effect();
         rule.clauses.extend(clauses(&provision.classes, effect, |class| vec![class_fact(class)])?);
         let words = (effect == Effect::Deny).then(Fact::uncoded);
         rule.clauses.extend(clauses(&provision.codes, effect, |code| words.iter().cloned().chain([Fact::code(code)]).collect())?);
         rule.clauses.extend(clauses(&provision.labels, effect, |label| label_facts(label, own))?);
-        rule.clauses.extend(clauses(&provision.data, effect, data_facts)?);
+        rule.clauses.extend(clauses(&provision.data, effect, |data| data_facts(data, effect))?);
     }
     rule.clauses.sort();
     rule.clauses.dedup();
@@ -121,6 +122,14 @@ fn values<T: Ord + Clone>(criterion: &Option<AnyOf<T>>, effect: Effect) -> Optio
         Some(any) if any.values.is_empty() => None,
         Some(any) => Some(vec![any.values.clone()]),
     }
+}
+
+/// One who denies an emergency denies all: which it is nobody can tell apart.
+fn any_emergency(mut purposes: BTreeSet<vocabulary::Coding>) -> BTreeSet<vocabulary::Coding> {
+    if purposes.iter().any(vocabulary::is_emergency) {
+        purposes.insert(vocabulary::Coding::purpose("ETREAT"));
+    }
+    purposes
 }
 
 fn clauses<T: Ord + Clone>(criterion: &Option<AnyOf<T>>, effect: Effect, facts: impl Fn(&T) -> Vec<Fact>) -> Option<Vec<BTreeSet<Fact>>> {
@@ -143,15 +152,18 @@ fn label_facts(label: &vocabulary::Coding, effect: Effect) -> Vec<Fact> {
     }
 }
 
-fn data_facts(data: &Data) -> Vec<Fact> {
+fn data_facts(data: &Data, effect: Effect) -> Vec<Fact> {
     match data {
         Data::Instance(name) => vec![Fact::instance(name)],
         Data::Related(name, refers_to) => {
-            let beside = refers_to.iter().map(|one| Fact::beside(one));
+            let reached = refers_to.iter().filter(|one| one.follows || effect == Effect::Deny);
+            let beside = reached.map(|one| Fact::beside(&one.name));
             [Fact::instance(name), Fact::refers_to(name), Fact::around(name)].into_iter().chain(beside).collect()
         }
         Data::Dependents(name) => vec![Fact::instance(name), Fact::refers_to(name)],
         Data::AuthoredBy(name) => vec![Fact::author(name)],
+        Data::PerhapsAuthoredBy(name) if effect == Effect::Deny => vec![Fact::author(name)],
+        Data::PerhapsAuthoredBy(_) => Vec::new(),
     }
 }
 

@@ -122,10 +122,13 @@ impl Asked<'_> {
     /// All criteria of a rule but the times.
     fn criteria(&self, provision: &Provision) -> Truth {
         let (requester, resource) = (self.requester, self.resource);
-        let actors = provision.actors.as_ref().map(|any| any.holds(|actor| Truth::of(requester.is_actor(actor))));
+        let actors = provision.actors.as_ref().map(|any| any.holds(|actor| requester.is_actor(actor)));
         let actions = provision.actions.as_ref().map(|any| any.holds(|action| requester.does(*action)));
         let purposes = provision.purposes.as_ref().map(|any| {
             let named = requester.asks_for(|asked| any.values.iter().any(|named| vocabulary::purpose_covers(named, asked)));
+            // Which emergency it is nobody can tell apart.
+            let emergency = any.values.iter().any(vocabulary::is_emergency) && requester.purposes.iter().any(vocabulary::is_emergency);
+            let named = if emergency { named.max(Truth::Unknown) } else { named };
             if any.unknown { named.max(Truth::Unknown) } else { named }
         });
         let classes = provision.classes.as_ref().map(|any| {
@@ -148,7 +151,7 @@ impl Asked<'_> {
             })
         });
         let data = provision.data.as_ref().map(|any| {
-            let named = any.holds(|data| Truth::of(is_data(resource, data)));
+            let named = any.holds(|data| is_data(resource, data));
             if resource.elsewhere || self.open { named.max(Truth::Unknown) } else { named }
         });
         let known = if provision.unknown { Truth::Unknown } else { Truth::Yes };
@@ -203,12 +206,16 @@ fn is_labelled(resource: &ResourceFacts, label: &Coding, effect: Effect) -> bool
     }
 }
 
-fn is_data(resource: &ResourceFacts, data: &Data) -> bool {
+fn is_data(resource: &ResourceFacts, data: &Data) -> Truth {
     let is = |name: &str| resource.name.as_deref() == Some(name);
     match data {
-        Data::Instance(name) => is(name),
-        Data::Related(name, refers_to) => is(name) || resource.references.contains(name) || refers_to.iter().any(|one| is(one)),
-        Data::Dependents(name) => is(name) || resource.references.contains(name),
-        Data::AuthoredBy(name) => resource.authors.contains(name),
+        Data::Instance(name) => Truth::of(is(name)),
+        Data::Related(name, refers_to) => {
+            let reached = refers_to.iter().filter(|one| is(&one.name)).map(|one| Truth::of(one.follows).max(Truth::Unknown)).max();
+            Truth::of(is(name) || resource.references.contains(name)).max(reached.unwrap_or(Truth::No))
+        }
+        Data::Dependents(name) => Truth::of(is(name) || resource.references.contains(name)),
+        Data::AuthoredBy(name) => Truth::of(resource.authors.contains(name)),
+        Data::PerhapsAuthoredBy(name) => Truth::of(resource.authors.contains(name)).min(Truth::Unknown),
     }
 }

@@ -1,5 +1,6 @@
 //! What of a resource a consent can speak of, found when the resource is written.
 
+use super::labels::security;
 use super::model::Name;
 use super::read::names_of;
 use super::vocabulary::{self, Coding, Confidentiality};
@@ -216,7 +217,7 @@ pub fn facts(resource: &Value, zone: &TimeZone, base: &str) -> ResourceFacts {
     facts.name = text("id").map(|id| format!("{}/{id}", facts.type_name));
     let profiles = resource.pointer("/meta/profile").and_then(Value::as_array).into_iter().flatten();
     facts.profiles.extend(profiles.filter_map(Value::as_str).map(unversioned));
-    facts.labels.extend(items(resource.pointer("/meta/security")).filter_map(coding));
+    facts.labels.extend(security(resource));
     facts.time = clinical_time(resource, &facts.type_name, zone);
     facts.uncoded = is_uncoded(resource);
     if matches!(facts.type_name.as_str(), "DocumentReference" | "Composition") {

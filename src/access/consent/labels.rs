@@ -22,8 +22,53 @@ pub const SENSITIVE_SETS: &[(&str, &str)] = &[
 /// The system of single words, in lower case, as codes of the value sets.
 pub const WORDS: &str = "https://lango.health/fhir/CodeSystem/sensitive-word";
 
-/// How many words of one text are looked at; texts of concepts and references are short.
-const MAX_WORDS_OF_A_TEXT: usize = 100;
+/// How many words of one text are looked at.
+const MAX_WORDS_OF_A_TEXT: usize = 1_000;
+
+/// Elements whose text is none that people write, or says how a patient is called, which tells nothing.
+const NO_TEXT: &[&str] = &[
+    "meta",
+    "subject",
+    "patient",
+    "id",
+    "resourceType",
+    "url",
+    "reference",
+    "system",
+    "identifier",
+    "fullUrl",
+    "contentType",
+    "data",
+    "hash",
+    "language",
+];
+/// The same of those who are people.
+const WHO: &[&str] = &["name", "telecom", "address", "contact", "photo"];
+
+const ICD_10: &str = "http://hl7.org/fhir/sid/icd-10";
+const ATC: &str = "http://www.whocc.no/atc";
+
+/// The one name of a code system that is called in several ways; of ICD-10, its editions too: a code of a country's means what the WHO's means, or more exactly.
+fn system_of(system: &str) -> &str {
+    let name = system.split('|').next().unwrap_or_default().trim_end_matches('/');
+    match name {
+        "urn:oid:2.16.840.1.113883.6.3" | "urn:oid:2.16.840.1.113883.6.90" => ICD_10,
+        _ if name.starts_with(ICD_10) && !name.contains("pcs") => ICD_10,
+        _ if name.strip_prefix("http://id.who.int/icd/release/10").is_some_and(|rest| rest.is_empty() || rest.starts_with('/')) => ICD_10,
+        "http://whocc.no/atc" | "https://www.whocc.no/atc" | "urn:oid:2.16.840.1.113883.6.73" => ATC,
+        "https://loinc.org" | "urn:oid:2.16.840.1.113883.6.1" => "http://loinc.org",
+        "urn:oid:2.16.840.1.113883.6.96" => "http://snomed.info/sct",
+        other => other,
+    }
+}
+
+/// Whether a code looks like one of ICD-10 or ATC: a letter, two digits, and what is more exact.
+fn is_well_formed(code: &str) -> bool {
+    let bytes = code.as_bytes();
+    let begins =
+        matches!(bytes, [letter, ten, one, ..] if letter.is_ascii_alphabetic() && ten.is_ascii_digit() && one.is_ascii_alphanumeric());
+    begins && bytes.len() <= 8 && bytes.iter().all(|byte| byte.is_ascii_alphanumeric() || *byte == b'.')
+}
 
 /// What the value sets hold, ready to be asked for every resource that arrives. Made anew when one of them changes.
 #[derive(Clone, Debug, Default)]
@@ -44,7 +89,7 @@ impl Sensitive {
                 continue;
             };
             for member in members {
-                sensitive.codes.entry(member.system).or_default().entry(member.code).or_default().push(label);
+                sensitive.codes.entry(system_of(&member.system).to_owned()).or_default().entry(member.code).or_default().push(label);
             }
         }
         sensitive
@@ -57,13 +102,14 @@ impl Sensitive {
             known.extend(codes.iter().map(|(code, labels)| (system.as_str(), code.as_str(), labels.as_slice())));
         }
         known.sort_unstable();
-        let text = format!("labels on arrival, 1: {known:?}");
+        let text = format!("labels on arrival, 2: {known:?}");
         blake3::hash(text.as_bytes()).to_hex().to_string()
     }
 
     /// What a code tells of, by itself or by a broader one that it begins with: `B20.1` under `B20`, `J05AR10` under `J05A`.
     fn of_code<'a>(&'a self, system: &str, code: &'a str) -> impl Iterator<Item = &'static str> + 'a {
-        let by_prefix = system.starts_with("http://hl7.org/fhir/sid/icd-10") || system == "http://www.whocc.no/atc";
+        let system = system_of(system);
+        let by_prefix = matches!(system, ICD_10 | ATC);
         let codes = self.codes.get(system);
         let shorter = (3..code.len()).filter(move |_| by_prefix).filter_map(|length| code.get(..length));
         shorter.chain([code]).filter_map(move |code| codes?.get(code)).flatten().copied()
@@ -71,49 +117,85 @@ impl Sensitive {
 
     fn of_text(&self, text: &str, found: &mut BTreeSet<Coding>) {
         let Some(known) = self.codes.get(WORDS) else { return };
-        let words = text.split(|c: char| !c.is_alphanumeric()).filter(|word| word.len() > 2).take(MAX_WORDS_OF_A_TEXT);
+        let is_word = |word: &&str| word.len() > 2 && word.starts_with(char::is_alphabetic);
+        let words = text.split(|c: char| !c.is_alphanumeric()).filter(is_word).take(MAX_WORDS_OF_A_TEXT);
         found.extend(words.filter_map(|word| known.get(&word.to_lowercase())).flatten().map(|label| Coding::sensitivity(label)));
     }
 
-    /// What a resource tells of.
+    /// What a code of no system tells of, if it is one of a system that is known here.
+    fn of_bare_code(&self, code: &str, found: &mut BTreeSet<Coding>) {
+        let code = code.trim().to_ascii_uppercase();
+        for system in self.codes.keys().filter(|system| *system != WORDS) {
+            if is_well_formed(&code) || !matches!(system.as_str(), ICD_10 | ATC) {
+                found.extend(self.of_code(system, &code).map(Coding::sensitivity));
+            }
+        }
+    }
+
+    /// What a resource tells of, in codes and in words, wherever in it they stand.
     fn of_resource(&self, resource: &Value) -> BTreeSet<Coding> {
         let mut found = BTreeSet::new();
-        let mut waiting = vec![resource];
-        while let Some(value) = waiting.pop() {
+        let mut waiting = vec![(resource, false)];
+        while let Some((value, is_text)) = waiting.pop() {
             match value {
-                Value::Array(list) => waiting.extend(list),
+                Value::Array(list) => waiting.extend(list.iter().map(|item| (item, is_text))),
+                Value::String(text) if is_text => self.of_text(text, &mut found),
                 Value::Object(object) => {
                     let text = |key: &str| object.get(key).and_then(Value::as_str);
-                    if let (Some(system), Some(code)) = (text("system"), text("code")) {
-                        found.extend(self.of_code(system, code).map(Coding::sensitivity));
-                    }
-                    // How a patient is called says nothing.
-                    for (key, value) in object.iter().filter(|(key, _)| !matches!(key.as_str(), "meta" | "subject" | "patient")) {
-                        match value.as_str().filter(|_| matches!(key.as_str(), "text" | "display")) {
-                            Some(text) => self.of_text(text, &mut found),
-                            None => waiting.push(value),
+                    match (text("system"), text("code")) {
+                        (Some(system), Some(code)) => found.extend(self.of_code(system, code).map(Coding::sensitivity)),
+                        // The code of a quantity is its unit's.
+                        (None, Some(code)) if !object.contains_key("value") && !object.contains_key("unit") => {
+                            self.of_bare_code(code, &mut found);
                         }
+                        _ => {}
                     }
+                    let person = matches!(text("resourceType"), Some("Patient" | "RelatedPerson" | "Person"));
+                    let tells = |key: &str| !NO_TEXT.contains(&key) && !(person && WHO.contains(&key));
+                    waiting.extend(object.iter().filter(|(key, _)| tells(key)).map(|(_, value)| (value, true)));
                 }
                 _ => {}
             }
         }
         found
     }
+
+    /// The labels by which the thing itself is told, whether or not it carries them: of what is about no patient, such as a medicine.
+    pub fn labels_of(&self, resource: &Value) -> BTreeSet<Coding> {
+        let mut labels = self.of_resource(resource);
+        if !labels.is_empty() {
+            labels.insert(Coding::confidentiality(Confidentiality::RESTRICTED.code()));
+        }
+        labels
+    }
 }
 
-/// The labels of an Encounter, a Composition or a Bundle that what comes in it inherits, as facts: its sensitivities, and its level when that
-/// is above normal.
-pub fn handed_on(resource: &Value) -> BTreeSet<Fact> {
-    let labels: BTreeSet<Coding> = items(resource.pointer("/meta/security")).filter_map(coding).filter(is_inherited).collect();
+/// The labels of an Encounter, a Composition or a Bundle that what comes in it inherits, and those of a medicine or a result that what names it
+/// does, as facts: its sensitivities, and its level when that is above normal. `told`: labels that it has besides.
+pub fn handed_on(resource: &Value, told: BTreeSet<Coding>) -> BTreeSet<Fact> {
+    let mut labels = told;
+    labels.extend(security(resource));
     let level = vocabulary::confidentiality(&labels);
     let sensitivities = labels.iter().filter(|label| label.system == ACT_CODE).map(Fact::label);
     sensitivities.chain((level > Confidentiality::NORMAL).then(|| Fact::confidentiality(level))).collect()
 }
 
-/// The security labels of a resource.
+/// The security labels of a resource. One without a system or in other letters is the label that it must be meant to be.
 pub fn security(resource: &Value) -> BTreeSet<Coding> {
-    items(resource.pointer("/meta/security")).filter_map(coding).collect()
+    items(resource.pointer("/meta/security")).flat_map(understood).collect()
+}
+
+/// A label as it says, and as what it is understood.
+fn understood(label: &Value) -> impl Iterator<Item = Coding> {
+    let text = |key: &str| label.get(key).and_then(Value::as_str).unwrap_or_default().trim();
+    let said = Coding::new(text("system"), text("code"));
+    let upper = said.code.to_ascii_uppercase();
+    let meant = [Coding::sensitivity(&upper), Coding::confidentiality(&upper)].into_iter().find(|one| {
+        (said.system.is_empty() || said.system == one.system) && (vocabulary::is_sensitivity(one) || Confidentiality::of(one).is_some())
+    });
+    // Nothing is lost of what says something else.
+    let kept = meant.as_ref().is_none_or(|meant| !said.system.is_empty() && *meant != said).then_some(said);
+    kept.into_iter().chain(meant)
 }
 
 /// The labels that `inherited`, those of the Bundle that a resource is sent in, add to it.
@@ -133,9 +215,10 @@ pub fn labels_on_arrival(resource: &Value, inherited: &BTreeSet<Coding>, sensiti
         return BTreeSet::new();
     }
     let own: BTreeSet<Coding> = items(resource.pointer("/meta/security")).filter_map(coding).collect();
+    let meant = security(resource).into_iter().filter(vocabulary::is_understood);
     let mut all = sensitive.of_resource(resource);
     all.extend(inherited.iter().filter(|label| is_inherited(label)).cloned());
-    all.extend(own.iter().cloned());
+    all.extend(meant);
     // One level: the highest of what is said, implied and inherited.
     let level = vocabulary::confidentiality(&all);
     all.retain(|label| label.system != CONFIDENTIALITY);

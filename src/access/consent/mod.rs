@@ -36,8 +36,8 @@ pub use decide::{decide, might_release};
 pub use facts::{Fact, ResourceFacts, facts};
 pub use labels::{SENSITIVE_SETS, Sensitive, WORDS, handed_on, labels_of_bundle, labels_on_arrival, security};
 pub use model::{
-    Action, Actor, AnyOf, Class, Consent, ConsentVersion, Data, Effect, Name, Precedence, Provision, Standing, Truth, in_force,
+    Action, Actor, AnyOf, Class, Consent, ConsentVersion, Data, Effect, Name, Precedence, Provision, Reached, Standing, Truth, in_force,
 };
 pub use policy::{Deployment, ImplicitPolicy, Obligation, Outcome, Verdict};
-pub use read::{ConsentError, MAX_DEPTH, MAX_PROVISIONS, MAX_VALUES, Reading};
-pub use requester::{Audience, Requester};
+pub use read::{ConsentError, MAX_DEPTH, MAX_PROVISIONS, MAX_VALUES, Reading, is_guardians, names_of};
+pub use requester::{Audience, Requester, SOMEBODY};

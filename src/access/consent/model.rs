@@ -93,6 +93,8 @@ impl<T: Ord> AnyOf<T> {
 pub struct Actor {
     /// The person, organisation, device or group, by any of these names.
     pub names: BTreeSet<Name>,
+    /// What it is called besides, as far as anybody says so: only a rule that denies means these too.
+    pub aliases: BTreeSet<Name>,
     /// Who holds any of these roles.
     pub roles: BTreeSet<Coding>,
 }
@@ -111,6 +113,14 @@ pub enum Action {
     Correct,
 }
 
+/// A resource that another refers to.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Reached {
+    pub name: Name,
+    /// A permit follows the reference: who contributed the one contributed the other too. Otherwise one could open what is another's by referring to it.
+    pub follows: bool,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Class {
     Type(String),
@@ -124,10 +134,12 @@ pub enum Class {
 pub enum Data {
     Instance(Name),
     /// The instance, what it refers to (known when the consent was read), and, as IHE PCF uses the word with encounters, what refers to it.
-    Related(Name, BTreeSet<Name>),
+    Related(Name, BTreeSet<Reached>),
     /// The instance and what refers to it.
     Dependents(Name),
     AuthoredBy(Name),
+    /// What its author may be called besides: only a rule that denies means it.
+    PerhapsAuthoredBy(Name),
 }
 
 /// A rule, and the exceptions to it. Every criterion that is there must hold.
@@ -196,20 +208,20 @@ pub struct Consent {
     pub standing: Standing,
     /// Whose consent it is.
     pub patient: Option<Name>,
-    /// When it was given (`dateTime`), else when it was last stored.
-    pub given: Micros,
+    /// When it was given (`dateTime`, as exactly as it says), else when it was last stored.
+    pub given: Interval,
     pub updated: Micros,
     /// `organization` and `policy`: of two with the same, the newer replaces the older.
     pub organisations: BTreeSet<Name>,
     pub policies: BTreeSet<String>,
-    /// A guardian gave it for a minor: it permits nothing from the day the patient is of age.
+    /// A guardian gave it for a minor: it permits nothing from the day the patient is of age, and nothing at all when that is not known.
     pub permits_until: Micros,
     /// The patient's rule and the default by `policyRule`, each if there.
     pub provisions: Vec<Provision>,
 }
 
-/// The consents that count: in force, and not replaced by a newer one with the same organisation and policy. Give all of one person that
-/// cover the data asked for.
+/// The consents that count: in force, and not replaced by a newer one with the same organisation and policy. Where the dates do not tell which is newer
+/// (`2026-01` and `2026-01-15`), it is what was stored later. Give all of one person that cover the data asked for.
 pub fn in_force(consents: &[Consent]) -> Vec<&Consent> {
     let replaces = |newer: &Consent, older: &Consent| {
         !matches!(newer.standing, Standing::Void(_))
@@ -219,7 +231,11 @@ pub fn in_force(consents: &[Consent]) -> Vec<&Consent> {
             && newer.organisations == older.organisations
             && newer.policies == older.policies
             && newer.version.id != older.version.id
-            && (newer.given, newer.updated, &newer.version.id) > (older.given, older.updated, &older.version.id)
+            && if newer.given.low < older.given.high && older.given.low < newer.given.high {
+                (newer.updated, &newer.version.id) > (older.updated, &older.version.id)
+            } else {
+                newer.given.low > older.given.low
+            }
     };
     let current = consents.iter().filter(|consent| consent.standing == Standing::InForce);
     current.filter(|older| !consents.iter().any(|newer| replaces(newer, older))).collect()

@@ -2,7 +2,8 @@
 
 use super::facts::{coding, items, period};
 use super::model::*;
-use super::vocabulary::{CONFIDENTIALITY, CONSENT_ACTION, Coding, Confidentiality, PARTICIPATION_TYPE};
+use super::requester::SOMEBODY;
+use super::vocabulary::{CONFIDENTIALITY, CONSENT_ACTION, Coding, Confidentiality, PARTICIPATION_TYPE, is_known_purpose};
 use crate::definitions;
 use crate::fhir::reference::Reference;
 use crate::fhir::time::{Interval, Micros, parse_interval};
@@ -36,9 +37,14 @@ pub struct Reading<'a> {
     pub base: &'a str,
     /// The members of a value set by its canonical URL; `None` when they cannot be listed.
     pub value_set: &'a dyn Fn(&str) -> Option<Vec<Coding>>,
-    /// What the resource of this name (`Type/id`) refers to now; for `data.meaning` `related`. When that changes, the consent is to be read again.
-    pub references_of: &'a dyn Fn(&str) -> Vec<Name>,
-    /// When the patient comes of age: a permit that a guardian gave before ends then ([`Consent::permits_until`]).
+    /// What the resource of this name (`Type/id`) refers to now; for `data.meaning` `related`. A permit reaches what it still refers to when it is asked,
+    /// a deny that and what it refers to then.
+    pub references_of: &'a dyn Fn(&str) -> Vec<Reached>,
+    /// What else the one of this name is called; `None`: nobody knows whom the name means, so it might be anybody's.
+    pub called: &'a dyn Fn(&Name) -> Option<Vec<Name>>,
+    /// The one name of the organisation that is called all this, however it is written; for which consent replaces which.
+    pub organisation: &'a dyn Fn(Vec<Name>) -> Option<Name>,
+    /// When the patient comes of age: a permit that a guardian gave before ends then ([`Consent::permits_until`]). `None`: nobody knows, and it permits nothing.
     pub of_age: Option<Micros>,
 }
 
@@ -51,26 +57,36 @@ impl Consent {
             return Err(ConsentError::NotAConsent);
         }
         let meta = |key: &str| resource.pointer(&format!("/meta/{key}")).and_then(Value::as_str).unwrap_or_default();
-        let low = |text: &str| parse_interval(text, reading.zone).map(|interval| interval.low);
-        let updated = low(meta("lastUpdated")).unwrap_or(Interval::MIN);
-        let given = text("dateTime").and_then(low).unwrap_or(updated);
-        let guardian = {
-            let performers: Vec<Name> = items(object.get("performer")).flat_map(|performer| names_of(performer, reading.base)).collect();
-            performers.iter().any(|name| name.starts_with("RelatedPerson/")) && !performers.iter().any(|name| name.starts_with("Patient/"))
+        let read = |text: &str| parse_interval(text, reading.zone);
+        let updated = read(meta("lastUpdated")).map_or(Interval::MIN, |interval| interval.low);
+        let given = text("dateTime").and_then(read).unwrap_or(Interval { low: updated, high: updated.saturating_add(1) });
+        let guardian = is_guardians(resource, reading.base);
+        let permits_until = match reading.of_age {
+            Some(of_age) if guardian && given.low < of_age => of_age,
+            // Whether it was given for a minor nobody can tell.
+            None if guardian => Interval::MIN,
+            _ => Interval::MAX,
         };
-        let of_age = reading.of_age.filter(|of_age| guardian && given < *of_age);
         Ok(Consent {
             version: ConsentVersion { id: text("id").unwrap_or_default().to_owned(), version: meta("versionId").to_owned() },
             standing: standing(object),
             patient: object.get("patient").and_then(|patient| names_of(patient, reading.base).into_iter().next()),
             given,
             updated,
-            organisations: items(object.get("organization")).flat_map(|one| names_of(one, reading.base)).collect(),
+            organisations: items(object.get("organization"))
+                .filter_map(|one| (reading.organisation)(names_of(one, reading.base)))
+                .collect(),
             policies: policies(object),
-            permits_until: of_age.unwrap_or(Interval::MAX),
+            permits_until,
             provisions: provisions(object, reading)?,
         })
     }
+}
+
+/// Whether a guardian gave the `Consent`, and not the patient.
+pub fn is_guardians(resource: &Value, base: &str) -> bool {
+    let performers: Vec<Name> = items(resource.get("performer")).flat_map(|performer| names_of(performer, base)).collect();
+    performers.iter().any(|name| name.starts_with("RelatedPerson/")) && !performers.iter().any(|name| name.starts_with("Patient/"))
 }
 
 fn standing(object: &Map<String, Value>) -> Standing {
@@ -168,13 +184,22 @@ impl Reader<'_> {
                     Some(period) => provision.data_period = Some(period),
                     None => provision.unknown = true,
                 },
-                "actor" => provision.actors = Some(self.any_of(value, Self::actor)),
+                "actor" => {
+                    let mut actors = self.any_of(value, Self::actor);
+                    actors.unknown |= !items(Some(value)).all(|actor| self.is_known(actor));
+                    provision.actors = Some(actors);
+                }
                 "action" => provision.actions = Some(self.any_of(value, Self::action)),
-                "purpose" => provision.purposes = Some(self.any_of(value, Self::code)),
+                "purpose" => provision.purposes = Some(self.any_of(value, Self::purpose)),
                 "class" => provision.classes = Some(self.any_of(value, Self::class)),
                 "code" => provision.codes = Some(self.any_of(value, Self::concept)),
                 "securityLabel" => provision.labels = Some(self.any_of(value, Self::label)),
-                "data" => provision.data = Some(self.any_of(value, Self::data)),
+                "data" => {
+                    let mut data = self.any_of(value, Self::data);
+                    let is_authors = |data: &Value| data.get("meaning").and_then(Value::as_str) == Some("authoredby");
+                    data.unknown |= !items(Some(value)).all(|data| !is_authors(data) || self.is_known(data));
+                    provision.data = Some(data);
+                }
                 // The sibling of a primitive holds extensions only.
                 _ if key.starts_with('_') => {}
                 _ => provision.unknown = true,
@@ -221,13 +246,24 @@ impl Reader<'_> {
         let codings: Vec<Coding> = items(value.get("role").and_then(|role| role.get("coding"))).filter_map(coding).collect();
         let receives = codings.iter().any(|role| role.system == PARTICIPATION_TYPE && matches!(role.code.as_str(), "IRCP" | "PRCP"));
         let roles: BTreeSet<Coding> = codings.into_iter().filter(|role| role.system != PARTICIPATION_TYPE).collect();
+        let mut aliases: BTreeSet<Name> = names.iter().filter_map(self.reading.called).flatten().collect();
+        if names.iter().chain(&aliases).any(|name| is_a_persons(name)) {
+            aliases.insert(SOMEBODY.to_owned());
+        }
+        let actor = |roles| Actor { names: names.iter().cloned().collect(), aliases, roles };
         match (receives, value.get("reference").is_some(), names.is_empty()) {
             // A reference that cannot be read must not widen the rule to everybody.
             (_, true, true) => None,
-            (true, _, false) => Some(vec![Actor { names: names.into_iter().collect(), roles: BTreeSet::new() }]),
-            (false, ..) if !roles.is_empty() => Some(vec![Actor { names: names.into_iter().collect(), roles }]),
+            (true, _, false) => Some(vec![actor(BTreeSet::new())]),
+            (false, ..) if !roles.is_empty() => Some(vec![actor(roles)]),
             _ => None,
         }
+    }
+
+    /// Whether it is known whom the actor's reference means.
+    fn is_known(&self, actor: &Value) -> bool {
+        let names = actor.get("reference").map(|reference| names_of(reference, self.reading.base)).unwrap_or_default();
+        names.is_empty() || names.iter().any(|name| (self.reading.called)(name).is_some())
     }
 
     fn action(&self, value: &Value) -> Option<Vec<Action>> {
@@ -243,8 +279,8 @@ impl Reader<'_> {
         Some(actions.collect())
     }
 
-    fn code(&self, value: &Value) -> Option<Vec<Coding>> {
-        coding(value).map(|coding| vec![coding])
+    fn purpose(&self, value: &Value) -> Option<Vec<Coding>> {
+        coding(value).filter(is_known_purpose).map(|coding| vec![coding])
     }
 
     fn label(&self, value: &Value) -> Option<Vec<Coding>> {
@@ -287,10 +323,12 @@ impl Reader<'_> {
         Some(found)
     }
 
+    /// Which resource an identifier means cannot be told; of an author's every name counts.
     fn data(&self, value: &Value) -> Option<Vec<Data>> {
-        let names = names_of(value.get("reference")?, self.reading.base);
         let meaning = value.get("meaning").and_then(Value::as_str)?;
-        let data = names.into_iter().map(|name| match meaning {
+        let names = names_of(value.get("reference")?, self.reading.base);
+        let is_one = |name: &Name| meaning == "authoredby" || !name.contains('|');
+        let data = names.into_iter().filter(is_one).map(|name| match meaning {
             "instance" => Some(Data::Instance(name)),
             "related" => {
                 let refers_to = (self.reading.references_of)(&name).into_iter().collect();
@@ -300,8 +338,18 @@ impl Reader<'_> {
             "authoredby" => Some(Data::AuthoredBy(name)),
             _ => None,
         });
-        data.collect()
+        let mut data: Vec<Data> = data.collect::<Option<_>>()?;
+        let authors = data.iter().filter_map(|one| if let Data::AuthoredBy(name) = one { (self.reading.called)(name) } else { None });
+        let besides: Vec<Data> = authors.flatten().map(Data::PerhapsAuthoredBy).collect();
+        data.extend(besides);
+        Some(data)
     }
+}
+
+/// Whether the name may mean somebody who is not named when nobody says who acts.
+fn is_a_persons(name: &str) -> bool {
+    const TYPES: [&str; 5] = ["Practitioner/", "PractitionerRole/", "Person/", "CareTeam/", "Group/"];
+    TYPES.iter().any(|type_name| name.starts_with(type_name))
 }
 
 fn size_of_data(data: &Data) -> usize {
@@ -317,7 +365,7 @@ fn is_plain(value: &Value) -> bool {
 }
 
 /// How a `Reference` calls its target: `Type/id` without a version, an absolute URL as it is, `system|value` of its identifier; not a contained one.
-pub(super) fn names_of(reference: &Value, base: &str) -> Vec<Name> {
+pub fn names_of(reference: &Value, base: &str) -> Vec<Name> {
     let text = |pointer: &str| reference.pointer(pointer).and_then(Value::as_str);
     let written = text("/reference").and_then(|text| match Reference::parse_at(text, base)? {
         Reference::Local { type_name, id, .. } => Some(format!("{type_name}/{id}")),

@@ -6,6 +6,9 @@ use crate::fhir::time::Micros;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 
+/// What may be any person: an alias of rules about a person, and of those who do not say who acts for them.
+pub const SOMEBODY: &str = "somebody";
+
 /// Who asks, for what, and when. Everything but `now` comes from the client's row and signed claims.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Requester {
@@ -18,6 +21,11 @@ pub struct Requester {
     /// Groups and care teams that hold any of them.
     pub groups: BTreeSet<Name>,
     pub roles: BTreeSet<Coding>,
+    /// What it may be called besides: only what forbids means it by these. Identifiers of its entries in the directory, and [`SOMEBODY`] when it does not
+    /// say who acts.
+    pub aliases: BTreeSet<Name>,
+    /// Roles that it has and did not claim, for what forbids.
+    pub unclaimed: BTreeSet<Coding>,
     /// Purposes of use. What is decided for several is the strictest of what each alone would give; without one, no permit applies.
     pub purposes: BTreeSet<Coding>,
     pub action: Action,
@@ -35,6 +43,8 @@ impl Requester {
             devices: BTreeSet::new(),
             groups: BTreeSet::new(),
             roles: BTreeSet::new(),
+            aliases: BTreeSet::new(),
+            unclaimed: BTreeSet::new(),
             purposes: BTreeSet::new(),
             action: Action::Access,
             now,
@@ -46,10 +56,21 @@ impl Requester {
         [&self.organisations, &self.people, &self.devices, &self.groups].iter().any(|names| names.contains(name))
     }
 
-    pub(super) fn is_actor(&self, actor: &Actor) -> bool {
-        let named = actor.names.is_empty() || actor.names.iter().any(|name| self.is_called(name));
-        let role = actor.roles.is_empty() || !actor.roles.is_disjoint(&self.roles);
-        named && role
+    /// Whether a rule about this actor is about it: perhaps, where only what it may be called besides tells so.
+    pub(super) fn is_actor(&self, actor: &Actor) -> Truth {
+        let called = |name: &Name| self.is_called(name);
+        let perhaps = |name: &Name| called(name) || self.aliases.contains(name);
+        let named = match actor {
+            _ if actor.names.is_empty() || actor.names.iter().any(called) => Truth::Yes,
+            _ if actor.names.iter().chain(&actor.aliases).any(perhaps) => Truth::Unknown,
+            _ => Truth::No,
+        };
+        let role = match &actor.roles {
+            roles if roles.is_empty() || !roles.is_disjoint(&self.roles) => Truth::Yes,
+            roles if !roles.is_disjoint(&self.unclaimed) => Truth::Unknown,
+            _ => Truth::No,
+        };
+        named.min(role)
     }
 
     /// Reading, using and disclosing lie so near to each other that a rule on one may be meant for another.
@@ -100,8 +121,7 @@ impl Audience {
 
     /// Whether a rule with this audience is about this requester.
     pub fn matches(&self, requester: &Requester) -> bool {
-        let any = |holds: bool| Truth::of(holds);
-        let actors = self.actors.iter().map(|set| any(set.iter().any(|actor| requester.is_actor(actor))));
+        let actors = self.actors.iter().map(|set| set.iter().map(|actor| requester.is_actor(actor)).max().unwrap_or(Truth::No));
         let actions = self.actions.iter().map(|set| set.iter().map(|one| requester.does(*one)).max().unwrap_or(Truth::No));
         let purposes =
             self.purposes.iter().map(|set| requester.asks_for(|asked| set.iter().any(|named| vocabulary::purpose_covers(named, asked))));

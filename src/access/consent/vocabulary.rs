@@ -173,10 +173,16 @@ impl Confidentiality {
     }
 }
 
+/// Whether it is known what a label says, or at least that it says nothing of how confidential the data is: HL7's labels and lango's own.
+pub fn is_understood(label: &Coding) -> bool {
+    const KNOWN: [&str; 3] = ["http://terminology.hl7.org/", "http://hl7.org/fhir/", "https://lango.health/"];
+    !label.code.is_empty() && KNOWN.iter().any(|base| label.system.starts_with(base))
+}
+
 /// The confidentiality of data with these labels: the highest that is said; a sensitivity alone means restricted; otherwise normal.
-/// A label in the Confidentiality system that cannot be read counts as the highest.
+/// A label that cannot be read counts as the highest.
 pub fn confidentiality(labels: &BTreeSet<Coding>) -> Confidentiality {
-    let said = labels.iter().filter(|label| label.system == CONFIDENTIALITY);
+    let said = labels.iter().filter(|label| label.system == CONFIDENTIALITY || !is_understood(label));
     let highest = said.map(|label| Confidentiality::of(label).unwrap_or(Confidentiality(CONFIDENTIALITIES.len() - 1))).max();
     let sensitive = labels.iter().any(is_sensitivity).then_some(Confidentiality::RESTRICTED);
     highest.max(sensitive).unwrap_or(Confidentiality::NORMAL)
@@ -213,6 +219,11 @@ pub fn purpose_and_above(purpose: &Coding) -> Vec<Coding> {
 pub fn purpose_covers(named: &Coding, asked: &Coding) -> bool {
     let system = named.system == asked.system;
     system && (named.code == asked.code || named.system == ACT_REASON && with_ancestors(PURPOSES, &asked.code).contains(&named.code))
+}
+
+/// Whether it is known what the purpose is: codes of ActReason that are no purpose of use, or misspelt, are not.
+pub fn is_known_purpose(purpose: &Coding) -> bool {
+    purpose.system != ACT_REASON || purpose.code == "PurposeOfUse" || PURPOSES.iter().any(|(code, _)| *code == purpose.code)
 }
 
 /// Emergency treatment and what stands below it, break-glass above all.

@@ -48,7 +48,7 @@ pub fn check(resources: Vec<Value>, location: &Location, wanted: &Wanted, making
     let inherited = security(&location.body);
     let mut cutting = Cutting { location, wanted, making, patients, inherited, handed: BTreeMap::new() };
     // A document before the visits that it lists, which hand on what they got.
-    for type_name in ["Composition", "Encounter"] {
+    for type_name in ["Composition", "Encounter", "Observation"] {
         resources.iter().for_each(|resource| cutting.hand_on(type_name, resource));
     }
     let mut checked = Checked::default();
@@ -136,7 +136,7 @@ impl Cutting<'_> {
             return;
         }
         let names = match type_name {
-            "Encounter" => text("id").map(|id| format!("Encounter/{id}")).into_iter().collect(),
+            "Encounter" | "Observation" => text("id").map(|id| format!("{type_name}/{id}")).into_iter().collect(),
             _ => self.listed(resource),
         };
         for name in names {
@@ -149,7 +149,9 @@ impl Cutting<'_> {
         let mut inherited = self.inherited.clone();
         let text = |key: &str| resource.get(key).and_then(Value::as_str).unwrap_or_default();
         let own = format!("{}/{}", text("resourceType"), text("id"));
-        let visits = self.references(resource).into_iter().filter(|name| name.starts_with("Encounter/"));
+        let is_report = text("resourceType") == "DiagnosticReport";
+        let takes = |name: &String| name.starts_with("Encounter/") || is_report && name.starts_with("Observation/");
+        let visits = self.references(resource).into_iter().filter(takes);
         let handed = visits.chain([own]).filter_map(|name| self.handed.get(&name));
         inherited.extend(handed.flatten().cloned());
         labels_on_arrival(resource, &inherited, &self.making.sensitive)

@@ -4,7 +4,7 @@ use super::super::error::Failure;
 use super::super::negotiate::Format;
 use crate::fhir::time::Micros;
 use crate::fhir::{Issue, IssueCode, xml};
-use crate::ingest::bundle::parse_etag;
+use crate::ingest::etag::parse_etag;
 use crate::ingest::{Refusal, RefusalKind};
 use crate::store::Stored;
 use axum::body::{Body, Bytes};
@@ -44,15 +44,21 @@ impl Answer {
 
     /// 304 when a GET names the version (`If-None-Match`) or a time since which nothing changed (`If-Modified-Since`).
     pub fn unless_unchanged(self, method: &Method, headers: &HeaderMap) -> Answer {
-        let (Some(version), Some(updated), StatusCode::OK) = (self.version, self.updated, self.status) else { return self };
-        if method != Method::GET && method != Method::HEAD {
+        if !matches!(*method, Method::GET | Method::HEAD) {
             return self;
         }
-        let unchanged = match super::header_text(headers, header::IF_NONE_MATCH) {
+        let since = super::header_text(headers, header::IF_MODIFIED_SINCE).and_then(parse_http_date);
+        // Of the whole second.
+        let since = since.map(|second| second.saturating_mul(1_000_000).saturating_add(999_999));
+        self.unless_held(super::header_text(headers, header::IF_NONE_MATCH), since)
+    }
+
+    /// 304 when the version is one of these, or, where none are named, nothing changed since then.
+    pub fn unless_held(self, tags: Option<&str>, since: Option<Micros>) -> Answer {
+        let (Some(version), Some(updated), StatusCode::OK) = (self.version, self.updated, self.status) else { return self };
+        let unchanged = match tags {
             Some(tags) => tags == "*" || tags.split(',').any(|tag| parse_etag(tag) == Some(version)),
-            None => super::header_text(headers, header::IF_MODIFIED_SINCE)
-                .and_then(parse_http_date)
-                .is_some_and(|since| updated / 1_000_000 <= since),
+            None => since.is_some_and(|since| updated <= since),
         };
         if unchanged { Answer { status: StatusCode::NOT_MODIFIED, body: None, ..self } } else { self }
     }

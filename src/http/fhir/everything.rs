@@ -320,15 +320,14 @@ fn members(of: TypeCode) -> impl Iterator<Item = TypeCode> {
     r4.resource_types().iter().filter_map(|name| r4.type_code(name)).filter(move |code| r4.compartment(of, *code).is_some())
 }
 
-/// The parameters by which resources of these types name what the compartment is of. Of its own type it is itself alone.
+/// The parameters by which resources of these types name what the compartment is of: a Patient by its `link`, too.
 fn params(of: TypeCode, types: &[TypeCode]) -> Vec<u32> {
     let r4 = definitions::r4();
-    let others = types.iter().filter(|code| **code != of);
     let params = |code: &TypeCode| {
         let (code, named) = (*code, r4.compartment(of, *code).unwrap_or_default());
         named.iter().filter_map(move |param| Some(r4.param(code, param)?.id))
     };
-    others.flat_map(params).collect()
+    types.iter().flat_map(params).collect()
 }
 
 fn types_in(value: &str) -> Result<Vec<TypeCode>, Failure> {

@@ -7,10 +7,15 @@ use super::answer::Answer;
 use super::search::cursor_failure;
 use crate::access::Interaction;
 use crate::definitions;
+use crate::fhir::outcome::operation_outcome;
 use crate::fhir::time::{format_instant, now, parse_interval};
+use crate::fhir::{Issue, IssueCode};
 use crate::search::parse::CURSOR;
+use crate::search::shown;
 use crate::store::history::{HistoryOf, HistoryPage, Versions};
 use crate::store::{Scope, Stored, TypeCode};
+use axum::http::StatusCode;
+use serde_json::json;
 
 /// Versions of a page when the request does not say, and at most.
 const DEFAULT: u32 = 20;
@@ -54,11 +59,13 @@ struct Asked {
     cursor: Option<String>,
     /// What was used of them, for the links.
     used: Vec<(String, String)>,
+    /// What was not, to be said in the answer.
+    warnings: Vec<Issue>,
 }
 
 impl Asked {
     fn read(call: &Call<'_>) -> Result<Asked, Failure> {
-        let mut asked = Asked { count: DEFAULT, wanted: Versions::default(), cursor: None, used: Vec::new() };
+        let mut asked = Asked { count: DEFAULT, wanted: Versions::default(), cursor: None, used: Vec::new(), warnings: Vec::new() };
         for (name, value) in &call.query {
             let time = || parse_interval(&value.replace(' ', "+"), &call.state.zone).ok_or_else(|| bad(name));
             match name.as_str() {
@@ -66,8 +73,19 @@ impl Asked {
                 "_since" => asked.wanted.since = Some(time()?.low),
                 "_at" => asked.wanted.at = Some(time()?),
                 CURSOR => asked.cursor = Some(value.clone()),
-                _ if call.prefer.strict => return Err(bad(name)),
-                _ => continue,
+                // To pass over it would tell versions that it leaves out.
+                "_list" => {
+                    return Err(unknown(Issue::error(IssueCode::NotSupported, "This server's histories take no _list.").at("_list")));
+                }
+                _ => {
+                    let words = "A history takes the parameters _count, _since and _at.";
+                    if call.prefer.strict {
+                        return Err(unknown(Issue::error(IssueCode::NotSupported, words).at(shown(name))));
+                    }
+                    let words = format!("{words} This one was ignored.");
+                    asked.warnings.push(Issue::warning(IssueCode::NotSupported, words).at(shown(name)));
+                    continue;
+                }
             }
             if name != CURSOR && name != "_count" {
                 asked.used.push((name.clone(), value.clone()));
@@ -82,16 +100,12 @@ impl Asked {
 }
 
 fn bad(name: &str) -> Failure {
-    let known = matches!(name, "_count" | "_since" | "_at");
-    let words = match known {
-        true => "The value is not one that the parameter takes: _count is a number, _since an instant, _at a date or time.",
-        false => "A history takes the parameters _count, _since and _at.",
-    };
-    let mut failure = Failure::bad_request(words);
-    for issue in failure.issues.iter_mut().filter(|_| known) {
-        issue.expression = name.to_owned();
-    }
-    failure
+    let words = "The value is not one that the parameter takes: _count is a number, _since an instant, _at a date or time.";
+    unknown(Issue::error(IssueCode::Value, words).at(name))
+}
+
+fn unknown(issue: Issue) -> Failure {
+    Failure::new(StatusCode::BAD_REQUEST, issue)
 }
 
 async fn answer(call: &Call<'_>, of: &HistoryOf<'_>, path: &str, asked: &Asked, total: Option<i64>) -> Result<Answer, Failure> {
@@ -129,7 +143,7 @@ async fn answer(call: &Call<'_>, of: &HistoryOf<'_>, path: &str, asked: &Asked, 
         // What lango itself made, too.
         _ => "PUT",
     };
-    Ok(Answer::ok(bundle(state.base_url(), &rows, &came, total, &links)))
+    Ok(Answer::ok(bundle(state.base_url(), &rows, &came, total, &links, &asked.warnings)))
 }
 
 fn bundle(
@@ -138,13 +152,14 @@ fn bundle(
     came: &dyn Fn(&Stored) -> &'static str,
     total: Option<i64>,
     links: &[(&str, String)],
+    warnings: &[Issue],
 ) -> Vec<u8> {
     let mut out = format!(r#"{{"resourceType":"Bundle","id":"{}","type":"history""#, uuid::Uuid::now_v7());
     if let Some(total) = total {
         out.push_str(&format!(r#","total":{total}"#));
     }
-    let links: Vec<String> = links.iter().map(|(relation, url)| format!(r#"{{"relation":"{relation}","url":"{url}"}}"#)).collect();
-    out.push_str(&format!(r#","link":[{}]"#, links.join(",")));
+    let linked: Vec<String> = links.iter().map(|(relation, url)| format!(r#"{{"relation":"{relation}","url":"{url}"}}"#)).collect();
+    out.push_str(&format!(r#","link":[{}]"#, linked.join(",")));
     let mut out = out.into_bytes();
     for (place, row) in rows.iter().enumerate() {
         let type_name = definitions::r4().type_name(row.type_code);
@@ -168,7 +183,18 @@ fn bundle(
         );
         out.extend_from_slice(told.as_bytes());
     }
-    if !rows.is_empty() {
+    if !warnings.is_empty() {
+        // Every entry of a history says what was asked and what was answered (bdl-3, bdl-4).
+        out.extend_from_slice(if rows.is_empty() { b",\"entry\":[" } else { b"," });
+        let asked = links.first().map(|(_, url)| url.as_str()).unwrap_or_default();
+        let entry = json!({
+            "resource": operation_outcome(warnings),
+            "request": { "method": "GET", "url": asked },
+            "response": { "status": "200 OK" },
+        });
+        out.extend_from_slice(entry.to_string().as_bytes());
+    }
+    if !rows.is_empty() || !warnings.is_empty() {
         out.push(b']');
     }
     out.push(b'}');

@@ -31,8 +31,12 @@ const LISTS: [&str; 3] = ["profile", "security", "tag"];
 pub async fn meta(call: &Call<'_>, operation: &OperationTarget) -> Result<Answer, Failure> {
     if let (Some(type_code), Some(id)) = (operation.type_code, &operation.id) {
         call.require(type_code, Interaction::Read)?;
-        let stored = call.readable(call.state.store.read(type_code, id, &call.caller.scope).await?)?;
-        let body = stored.body.ok_or_else(Refusal::gone)?;
+        let (store, scope) = (&call.state.store, &call.caller.scope);
+        let stored = match operation.version {
+            Some(version) => store.read_version(type_code, id, version, scope).await?,
+            None => store.read(type_code, id, scope).await?,
+        };
+        let body = call.readable(stored)?.body.ok_or_else(Refusal::gone)?;
         let resource: Value = serde_json::from_slice(&body).map_err(Refusal::internal)?;
         return Ok(answer(resource.get("meta").cloned().unwrap_or_else(|| json!({}))));
     }

@@ -1,12 +1,13 @@
 //! The FHIR R4 REST API (<https://hl7.org/fhir/R4/http.html>) under `/fhir`.
 //!
 //! One handler takes every request: the path says what it is about ([`target`]), the method what to do, and a module for each
-//! group of interactions does it ([`read`], [`history`], [`write`], [`search`], [`everything`], [`operation`], [`validate`], [`lookup`], [`meta`], [`maintain`],
+//! group of interactions does it ([`read`], [`binary`], [`history`], [`write`], [`search`], [`everything`], [`operation`], [`validate`], [`lookup`], [`meta`], [`maintain`],
 //! [`metadata`]). They answer with [`Answer`]s
 //! in JSON; the form that the caller wants and conditional reads (304) are settled here, once.
 
 mod answer;
 mod audit;
+mod binary;
 mod everything;
 mod history;
 mod lookup;
@@ -28,7 +29,7 @@ use super::state::FhirState;
 use crate::access::{Caller, Interaction};
 use crate::definitions;
 use crate::fhir::{Issue, IssueCode, xml};
-use crate::ingest::Refusal;
+use crate::ingest::{Refusal, bundle};
 use crate::store::{Stored, TypeCode};
 use answer::Answer;
 use audit::Settled;
@@ -36,9 +37,10 @@ use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::response::Response;
 use axum::routing::any;
+use std::sync::OnceLock;
 use target::Target;
 use tokio::time::timeout;
 use tower_http::CompressionLevel;
@@ -48,6 +50,10 @@ use tower_http::compression::predicate::SizeAbove;
 
 /// An answer of fewer bytes goes in one packet; making it shorter gains nothing.
 const ONE_PACKET: u16 = 1_200;
+
+/// What the caller calls the request by; it is told back (<https://hl7.org/fhir/R4/http.html#custom>), as long as it is no longer than this.
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const LONGEST_ID: usize = 256;
 
 /// All routes of the FHIR API.
 pub fn routes(state: FhirState) -> Router {
@@ -60,6 +66,7 @@ pub fn routes(state: FhirState) -> Router {
         .route("/fhir/{type}/{id}/", any(handle))
         .route("/fhir/{type}/{id}/{verb}", any(handle))
         .route("/fhir/{type}/{id}/_history/{version}", any(handle))
+        .route("/fhir/{type}/{id}/_history/{version}/$meta", any(handle))
         .route("/fhir/{type}/{id}/{member}/_search", any(handle))
         .layer(CompressionLayer::new().quality(CompressionLevel::Fastest).compress_when(SizeAbove::new(ONE_PACKET)))
         .layer(CatchPanicLayer::custom(answer::panicked))
@@ -115,22 +122,65 @@ async fn handle(State(state): State<FhirState>, request: Request) -> Response {
     let (parts, body) = request.into_parts();
     let pairs: Vec<(String, String)> = form_urlencoded::parse(parts.uri.query().unwrap_or_default().as_bytes()).into_owned().collect();
     let last = |name: &str| pairs.iter().rev().find(|(key, _)| key == name).map(|(_, value)| value.as_str());
-    let pretty = last("_pretty") == Some("true");
-    let format = match negotiate::wanted(&parts.headers, last("_format")) {
-        Ok(format) => format,
-        Err(failure) => return answer::failure(&failure, Format::Json, false),
+    let mut asked = Form { format: Format::Json, pretty: last("_pretty") == Some("true") };
+    let native = binary::is_wanted(&parts, last("_format"));
+    let mut response = match negotiate::wanted(&parts.headers, last("_format")) {
+        Err(failure) if !native => answer::failure(&failure, Format::Json, false),
+        format => {
+            asked.format = format.unwrap_or_default();
+            let query = pairs.into_iter().filter(|(key, _)| !matches!(key.as_str(), "_format" | "_pretty")).collect();
+            let posted = OnceLock::new();
+            let answered = decided(&state, &parts, query, body, &posted).await;
+            let answered = answered.map(|answer| answer.unless_unchanged(&parts.method, &parts.headers));
+            let Form { format, pretty } = posted.into_inner().unwrap_or(asked);
+            match answered {
+                Ok(answer) if native => binary::render(answer),
+                Ok(answer) => answer.render(format, pretty),
+                Err(failure) => answer::failure(&placed(failure, &parts), format, pretty),
+            }
+        }
     };
-    let query = pairs.into_iter().filter(|(key, _)| !matches!(key.as_str(), "_format" | "_pretty")).collect();
-    let answered = decided(&state, &parts, query, body).await;
-    let answered = answered.map(|answer| answer.unless_unchanged(&parts.method, &parts.headers));
-    match answered {
-        Ok(answer) => answer.render(format, pretty),
-        Err(failure) => answer::failure(&failure, format, pretty),
+    let headers = response.headers_mut();
+    headers.append(header::VARY, HeaderValue::from_static("accept"));
+    if let Some(id) = parts.headers.get(REQUEST_ID).filter(|id| id.len() <= LONGEST_ID) {
+        headers.insert(REQUEST_ID, id.clone());
     }
+    response
+}
+
+/// What is refused about a resource says of what type that is, where nothing closer is said.
+fn placed(mut failure: Failure, parts: &Parts) -> Failure {
+    let about = match failure.status.as_u16() {
+        404 | 410 | 412 => true,
+        400 | 422 => parts.method == Method::PATCH,
+        _ => false,
+    };
+    let target = Target::of_path(parts.uri.path().strip_prefix("/fhir").unwrap_or_default());
+    if let (true, Ok(Target::Type(code) | Target::Instance(code, _) | Target::Version(code, ..) | Target::History(code, _))) =
+        (about, target)
+    {
+        for issue in failure.issues.iter_mut().filter(|issue| issue.expression.is_empty()) {
+            issue.expression = definitions::r4().type_name(code).to_owned();
+        }
+    }
+    failure
+}
+
+/// How the answer is to be written.
+#[derive(Clone, Copy, Debug, Default)]
+struct Form {
+    format: Format,
+    pretty: bool,
 }
 
 /// The answer, recorded. When what patients allow changed while it was made, it is made again; in the end while nothing changes.
-async fn decided(state: &FhirState, parts: &Parts, query: Vec<(String, String)>, body: Body) -> Result<Answer, Failure> {
+async fn decided(
+    state: &FhirState,
+    parts: &Parts,
+    query: Vec<(String, String)>,
+    body: Body,
+    posted: &OnceLock<Form>,
+) -> Result<Answer, Failure> {
     let mut caller = parts.extensions.get::<Caller>().cloned();
     let (mut body, repeated) = repeat::first(body);
     for time in 1..=repeat::TIMES {
@@ -140,7 +190,7 @@ async fn decided(state: &FhirState, parts: &Parts, query: Vec<(String, String)>,
             if let (Some(caller), true) = (&mut caller, time > 1) {
                 *caller = audit::begin_again(state, caller).await?;
             }
-            let answered = carry_out(state, caller.as_ref(), &parts.method, &parts.uri, &parts.headers, query.clone(), body).await;
+            let answered = carry_out(state, caller.as_ref(), parts, query.clone(), body, posted).await;
             Ok::<_, Failure>(audit::settled(state, &parts.method, &parts.uri, answered).await)
         };
         let settled = if last { timeout(repeat::QUIET, work).await.map_err(|_| repeat::failure())? } else { work.await };
@@ -158,12 +208,12 @@ async fn decided(state: &FhirState, parts: &Parts, query: Vec<(String, String)>,
 async fn carry_out(
     state: &FhirState,
     caller: Option<&Caller>,
-    method: &Method,
-    uri: &Uri,
-    headers: &HeaderMap,
+    parts: &Parts,
     query: Vec<(String, String)>,
     body: Body,
+    posted: &OnceLock<Form>,
 ) -> Result<Answer, Failure> {
+    let Parts { method, uri, headers, .. } = parts;
     let target = Target::of_path(uri.path().strip_prefix("/fhir").unwrap_or_default())?;
     let method = if method == Method::HEAD { &Method::GET } else { method };
     if target == Target::Metadata {
@@ -174,24 +224,14 @@ async fn carry_out(
     match (method.as_str(), target) {
         ("POST", Target::System) => write::bundle(&call, resource_body(state, headers, body).await?).await,
         ("GET", Target::System) => search::everywhere(&call, call.query.clone()).await,
-        ("POST", Target::SearchAll) => {
-            let form = body::read(headers, body, &state.settings.limits).await?;
-            audit::came_with(&form);
-            search::everywhere(&call, search::form_pairs(headers, &form, &call.query)?).await
-        }
+        ("POST", Target::SearchAll) => search::everywhere(&call, form_pairs(&call, body, posted).await?).await,
         ("GET", Target::Type(type_code)) => search::search(&call, type_code, None, call.query.clone()).await,
-        ("POST", Target::Search(type_code)) => {
-            let form = body::read(headers, body, &state.settings.limits).await?;
-            audit::came_with(&form);
-            search::search(&call, type_code, None, search::form_pairs(headers, &form, &call.query)?).await
-        }
+        ("POST", Target::Search(type_code)) => search::search(&call, type_code, None, form_pairs(&call, body, posted).await?).await,
         ("GET", Target::Compartment(compartment)) => search::within(&call, &compartment, call.query.clone()).await,
         ("POST", Target::CompartmentSearch(compartment)) => {
-            let form = body::read(headers, body, &state.settings.limits).await?;
-            audit::came_with(&form);
-            search::within(&call, &compartment, search::form_pairs(headers, &form, &call.query)?).await
+            search::within(&call, &compartment, form_pairs(&call, body, posted).await?).await
         }
-        ("POST", Target::Type(type_code)) => write::create(&call, type_code, resource_body(state, headers, body).await?).await,
+        ("POST", Target::Type(type_code)) => write::create(&call, type_code, body_of(&call, type_code, None, body).await?.body).await,
         ("PUT", Target::Type(type_code)) => write::update_where(&call, type_code, resource_body(state, headers, body).await?).await,
         ("PATCH", Target::Type(type_code)) => write::patch(&call, type_code, None, write::patch_body(state, headers, body).await?).await,
         ("PATCH", Target::Instance(type_code, id)) => {
@@ -199,7 +239,10 @@ async fn carry_out(
         }
         ("DELETE", Target::Type(type_code)) => write::delete_where(&call, type_code).await,
         ("GET", Target::Instance(type_code, id)) => read::read(&call, type_code, &id).await,
-        ("PUT", Target::Instance(type_code, id)) => write::update(&call, type_code, id, resource_body(state, headers, body).await?).await,
+        ("PUT", Target::Instance(type_code, id)) => {
+            let body = body_of(&call, type_code, Some(&id), body).await?;
+            write::update(&call, type_code, id, body).await
+        }
         ("DELETE", Target::Instance(type_code, id)) => write::delete(&call, type_code, id).await,
         ("GET", Target::Version(type_code, id, version)) => read::version(&call, type_code, &id, version).await,
         ("GET", Target::History(type_code, id)) => history::of_instance(&call, type_code, &id).await,
@@ -212,19 +255,38 @@ async fn carry_out(
                 return operation::run(&call, operation, Some(body)).await;
             }
             // A form says what a URL could say; `curl -d ''` sends an empty one.
-            let form = body::read(headers, body, &state.settings.limits).await?;
-            audit::came_with(&form);
-            let query = search::form_pairs(headers, &form, &call.query)?;
+            let query = form_pairs(&call, body, posted).await?;
             operation::run(&Call { query, ..call }, operation, Some(Bytes::new())).await
         }
         (_, target) => Err(Failure::method_not_allowed(target.methods())),
     }
 }
 
+/// The body of a create or an update as JSON; `id` is that of the URL.
+async fn body_of(call: &Call<'_>, type_code: TypeCode, id: Option<&str>, body: Body) -> Result<Sent, Failure> {
+    match binary::is_binary(type_code) {
+        true => binary::sent(call, type_code, id, body).await,
+        false => Ok(Sent { body: resource_body(call.state, call.headers, body).await?, rests_on: None }),
+    }
+}
+
+/// A body, read.
+struct Sent {
+    /// As JSON.
+    body: Bytes,
+    /// The version that something in it was taken from.
+    rests_on: Option<i64>,
+}
+
 /// The body of a write as JSON.
 async fn resource_body(state: &FhirState, headers: &HeaderMap, body: Body) -> Result<Bytes, Failure> {
+    negotiate::sent(headers)?;
+    resource_of(state, headers, body::read(headers, body, &state.settings.limits).await?).await
+}
+
+/// The same of a body that was read.
+async fn resource_of(state: &FhirState, headers: &HeaderMap, bytes: Bytes) -> Result<Bytes, Failure> {
     let format = negotiate::sent(headers)?;
-    let bytes = body::read(headers, body, &state.settings.limits).await?;
     let checked = bytes.clone();
     state.writer.workers().run(move || body::check_values(&checked, format)).await??;
     match format {
@@ -236,13 +298,28 @@ async fn resource_body(state: &FhirState, headers: &HeaderMap, body: Body) -> Re
     }
 }
 
+/// The parameters of a posted form and of the URL; what the form says of the answer's form goes to `posted`.
+async fn form_pairs(call: &Call<'_>, body: Body, posted: &OnceLock<Form>) -> Result<Vec<(String, String)>, Failure> {
+    let form = body::read(call.headers, body, &call.state.settings.limits).await?;
+    audit::came_with(&form);
+    let pairs = search::form_pairs(call.headers, &form, &call.query)?;
+    let said: Vec<(String, String)> = form_urlencoded::parse(&form).into_owned().collect();
+    let last = |name: &str| said.iter().rev().find(|(key, _)| key == name).map(|(_, value)| value.as_str());
+    if let Some(format) = last("_format") {
+        let format = negotiate::wanted(call.headers, Some(format))?;
+        let _ = posted.set(Form { format, pretty: last("_pretty") == Some("true") });
+    }
+    Ok(pairs)
+}
+
 /// The value of a header, if it is readable text.
 fn header_text(headers: &HeaderMap, name: impl header::AsHeaderName) -> Option<&str> {
     headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim).filter(|text| !text.is_empty())
 }
 
 /// Answers a GET within a Bundle, or with a `body` an operation by POST, by the same interactions.
-async fn fetch(call: &Call<'_>, url: String, body: Option<Bytes>) -> Result<Answer, Refusal> {
+async fn fetch(call: &Call<'_>, query: bundle::Query) -> Result<Answer, Refusal> {
+    let bundle::Query { url, body, none_match, modified_since } = query;
     let (path, query) = url.split_once('?').unwrap_or((&url, ""));
     let pairs: Vec<(String, String)> = form_urlencoded::parse(query.as_bytes()).into_owned().collect();
     let target = Target::of_path(path).map_err(answer::refusal_of)?;
@@ -263,5 +340,6 @@ async fn fetch(call: &Call<'_>, url: String, body: Option<Bytes>) -> Result<Answ
         Target::SearchAll | Target::Search(_) | Target::CompartmentSearch(_) => Err(Failure::unknown_url()),
     };
     audit::asked_within(method, &url, &answered);
+    let answered = answered.map(|answer| answer.unless_held(none_match.as_deref(), modified_since));
     answered.map_err(answer::refusal_of)
 }

@@ -63,10 +63,25 @@ async fn terminology(
         _ => Arguments::default(),
     };
     let arguments = said_in_body.and(Arguments::from_query(call.query.iter().cloned()));
+    if let Some(unknown) = Terminology::unknown_parameter(type_name, &operation.name, &arguments).filter(|_| call.prefer.strict) {
+        return Err(failure(unknown));
+    }
+    let arguments = of_context(call, type_name, arguments)?;
     let terminology = call.state.terminology.clone();
     let (id, name) = (operation.id.clone(), operation.name.clone());
     let answer = call.state.writer.workers().run(move || terminology.operate(type_name, id.as_deref(), &name, &arguments)).await?;
     Ok(Answer::ok(answer.map_err(failure)?.to_string()))
+}
+
+/// A `context` in place of a value set, `[StructureDefinition url]#[path]`, is the value set that the element is bound to.
+fn of_context(call: &Call<'_>, type_name: &str, arguments: Arguments) -> Result<Arguments, Failure> {
+    let Some(context) = arguments.context().filter(|_| type_name == "ValueSet") else { return Ok(arguments) };
+    let bound = context.split_once('#').and_then(|(url, path)| call.state.writer.validator().profiles().binding(url, path));
+    let Some(bound) = bound else {
+        let words = "This context is not supported: name an element as [StructureDefinition url]#[path], of FHIR R4 or of a loaded profile, that has a required or extensible binding; or give the value set by url.";
+        return Err(Failure::new(StatusCode::UNPROCESSABLE_ENTITY, Issue::error(IssueCode::NotSupported, words)));
+    };
+    Ok(arguments.with("url", bound))
 }
 
 /// `Measure/$evaluate-measure` (<https://hl7.org/fhir/R4/measure-operation-evaluate-measure.html>). A POST keeps the reports, a GET
@@ -106,8 +121,10 @@ fn failure(error: TerminologyError) -> Failure {
     use TerminologyError::*;
     let status = match &error {
         NotLoaded { .. } | UnknownCode { .. } | UnknownOperation { .. } => StatusCode::NOT_FOUND,
-        Missing { .. } | Invalid { .. } | Ambiguous { .. } => StatusCode::BAD_REQUEST,
-        NoContent { .. } | TooManyCodes { .. } | TooCostly | Nesting { .. } | Filter { .. } => StatusCode::UNPROCESSABLE_ENTITY,
+        Missing { .. } | Invalid { .. } | Unknown { .. } | Ambiguous { .. } => StatusCode::BAD_REQUEST,
+        OtherVersion { .. } | NoContent { .. } | TooManyCodes { .. } | TooCostly | Nesting { .. } | Filter { .. } => {
+            StatusCode::UNPROCESSABLE_ENTITY
+        }
     };
     Failure::new(status, error.issue())
 }

@@ -40,11 +40,12 @@ pub struct Compartment {
     pub member: Option<TypeCode>,
 }
 
-/// `[Type/[id/]]$name`.
+/// `[Type/[id/[_history/version/]]]$name`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OperationTarget {
     pub type_code: Option<TypeCode>,
     pub id: Option<String>,
+    pub version: Option<i64>,
     /// Without the dollar sign.
     pub name: String,
 }
@@ -55,7 +56,7 @@ impl Target {
         let decoded = percent_encoding::percent_decode_str(path.trim_matches('/')).decode_utf8().map_err(|_| Failure::unknown_url())?;
         let segments: Vec<&str> = decoded.split('/').collect();
         let operation = |type_code, id: Option<&str>, name: &str| {
-            Target::Operation(OperationTarget { type_code, id: id.map(str::to_owned), name: name.to_owned() })
+            Target::Operation(OperationTarget { type_code, id: id.map(str::to_owned), version: None, name: name.to_owned() })
         };
         match segments.as_slice() {
             [""] => Ok(Target::System),
@@ -76,11 +77,13 @@ impl Target {
                 Ok(Target::Compartment(compartment(of, id, member)?))
             }
             [of, id, member, "_search"] if COMPARTMENTS.contains(of) => Ok(Target::CompartmentSearch(compartment(of, id, member)?)),
-            [type_name, id, "_history", version] => {
-                // A version that is no number of ours does not exist.
-                let version = version.parse().ok().filter(|version| *version > 0).unwrap_or(i64::MAX);
-                Ok(Target::Version(type_code(type_name)?, checked_id(id)?, version))
-            }
+            [type_name, id, "_history", version] => Ok(Target::Version(type_code(type_name)?, checked_id(id)?, number(version))),
+            [type_name, id, "_history", version, "$meta"] => Ok(Target::Operation(OperationTarget {
+                type_code: Some(type_code(type_name)?),
+                id: Some(checked_id(id)?),
+                version: Some(number(version)),
+                name: "meta".to_owned(),
+            })),
             _ => Err(Failure::unknown_url()),
         }
     }
@@ -101,6 +104,11 @@ impl Target {
             Target::Operation(_) => "GET, HEAD, POST",
         }
     }
+}
+
+/// A version that is no number of ours does not exist.
+fn number(version: &str) -> i64 {
+    version.parse().ok().filter(|version| *version > 0).unwrap_or(i64::MAX)
 }
 
 /// The types that define compartments.
@@ -139,7 +147,7 @@ mod tests {
         assert_eq!(of("/Patient/a-1.b"), Some(Target::Instance(patient, "a-1.b".into())));
         assert_eq!(of("/Patient/a/_history"), Some(Target::History(patient, "a".into())));
         assert_eq!(of("/Patient/a/_history/3"), Some(Target::Version(patient, "a".into(), 3)));
-        let operation = OperationTarget { type_code: Some(patient), id: Some("a".into()), name: "validate".into() };
+        let operation = OperationTarget { type_code: Some(patient), id: Some("a".into()), version: None, name: "validate".into() };
         assert_eq!(of("/Patient/a/$validate"), Some(Target::Operation(operation.clone())));
         assert_eq!(of("/Patient/a/%24validate"), Some(Target::Operation(operation)));
         let observation = definitions::r4().type_code("Observation");

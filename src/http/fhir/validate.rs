@@ -12,14 +12,15 @@ use super::target::OperationTarget;
 use crate::access::Interaction;
 use crate::definitions;
 use crate::fhir::outcome::operation_outcome;
-use crate::fhir::{Issue, IssueCode};
+use crate::fhir::{Issue, IssueCode, Reference};
 use crate::ingest::write::{Action, Author, CommitError, Condition, Plan, Wanted};
 use crate::ingest::{Refusal, RefusalKind};
 use crate::store::TypeCode;
-use crate::validate::NoProfile;
+use crate::validate::{NoProfile, Targets};
 use axum::body::Bytes;
 use axum::http::StatusCode;
 use serde_json::Value;
+use std::sync::Arc;
 
 /// What the resource is to be good for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,16 +85,44 @@ pub async fn run(
                 .at(format!("{}.id", type_name.unwrap_or("Resource"))),
         );
     }
-    let validator = call.state.writer.validator().clone();
     let profiles: Vec<String> = profile.into_iter().collect();
     let rehearsed = matches!(mode, Mode::Create | Mode::Update).then(|| resource.clone());
-    let checked = call.state.writer.workers().run(move || validator.validate_against(&resource, &profiles)).await?;
-    issues.extend(checked.map_err(no_profile)?);
+    issues.extend(checked(call, resource, profiles).await?);
     // What is not well built cannot be made ready to be stored.
     if let (Some(resource), false) = (rehearsed, issues.iter().any(|issue| issue.severity.is_error())) {
         issues.extend(rehearse(call, operation, mode, resource).await?);
     }
     Ok(outcome(&issues))
+}
+
+/// Every problem of the content. Where it depends on what references lead to, a few targets that are stored here and that the caller may
+/// read are looked up, and it is checked once more with them.
+async fn checked(call: &Call<'_>, resource: Value, profiles: Vec<String>) -> Result<Vec<Issue>, Failure> {
+    let resource = Arc::new((resource, profiles));
+    let run = async |targets: Targets| {
+        let (validator, given) = (call.state.writer.validator().clone(), resource.clone());
+        let work = move || validator.validate_against(&given.0, &given.1, &targets);
+        call.state.writer.workers().run(work).await?.map_err(no_profile)
+    };
+    let first = run(Targets::new()).await?;
+    let mut targets = Targets::new();
+    for reference in first.wanted {
+        if let Some(target) = target(call, &reference).await? {
+            targets.insert(reference, target);
+        }
+    }
+    if targets.is_empty() { Ok(first.issues) } else { Ok(run(targets).await?.issues) }
+}
+
+/// What a reference leads to, if it is here for the caller.
+async fn target(call: &Call<'_>, reference: &str) -> Result<Option<Value>, Failure> {
+    let parsed = Reference::parse_at(reference, call.state.base_url());
+    let Some(Reference::Local { type_name, id, version: None }) = parsed else { return Ok(None) };
+    let readable = definitions::r4().type_code(type_name).filter(|type_code| call.require(*type_code, Interaction::Read).is_ok());
+    let Some(type_code) = readable else { return Ok(None) };
+    let stored = call.state.store.read(type_code, id, &call.caller.scope).await?;
+    let body = call.readable(stored).ok().and_then(|stored| stored.body);
+    Ok(body.and_then(|body| serde_json::from_slice(&body).ok()))
 }
 
 /// What stands in the way of this create or update, besides the content.

@@ -4,18 +4,19 @@ use super::super::body;
 use super::super::error::Failure;
 use super::super::negotiate::{self, Format};
 use super::super::state::FhirState;
-use super::Call;
 use super::answer::Answer;
+use super::{Call, Sent};
 use crate::access::Interaction;
 use crate::definitions;
 use crate::fhir::outcome::operation_outcome;
 use crate::fhir::{Issue, IssueCode, json};
-use crate::ingest::bundle::{self, Context, Fetched, Return, criteria_of, parse_etag};
+use crate::ingest::Refusal;
+use crate::ingest::bundle::{self, Context, Fetched, Return, criteria_of};
+use crate::ingest::etag::Versions;
 use crate::ingest::patch::Patch;
 use crate::ingest::transaction::{self, Entry, Operation, Outcome};
 use crate::ingest::tries::Tries;
 use crate::ingest::write::{CommitError, Condition, Effect, Writer};
-use crate::ingest::{Refusal, RefusalKind};
 use crate::store::TypeCode;
 use axum::body::{Body, Bytes};
 use axum::http::{HeaderMap, StatusCode, header};
@@ -24,7 +25,8 @@ use std::sync::Arc;
 
 pub async fn create(call: &Call<'_>, type_code: TypeCode, body: Bytes) -> Result<Answer, Failure> {
     let type_name = definitions::r4().type_name(type_code);
-    let header = super::header_text(call.headers, "if-none-exist").map(|text| criteria_of(text, type_name));
+    // One that says nothing is not one that was not sent.
+    let header = call.headers.get("if-none-exist").map(|value| criteria_of(value.to_str().unwrap_or_default().trim(), type_name));
     // Criteria in the URL, as some clients write them: to pass over them would make a twin of what they meant to find.
     let url = (!call.query.is_empty()).then(|| criteria(call)).transpose()?;
     if header.is_some() && url.is_some() {
@@ -37,9 +39,12 @@ pub async fn create(call: &Call<'_>, type_code: TypeCode, body: Bytes) -> Result
     write(call, type_code, Operation::Create { criteria }, Some(body)).await
 }
 
-pub async fn update(call: &Call<'_>, type_code: TypeCode, id: String, body: Bytes) -> Result<Answer, Failure> {
-    let condition = condition(call)?;
-    write(call, type_code, Operation::Update { id, condition }, Some(body)).await
+pub async fn update(call: &Call<'_>, type_code: TypeCode, id: String, sent: Sent) -> Result<Answer, Failure> {
+    let condition = match (condition(call)?, sent.rests_on) {
+        (Condition::Any, Some(version)) => Condition::Seen(version),
+        (condition, _) => condition,
+    };
+    write(call, type_code, Operation::Update { id, condition }, Some(sent.body)).await
 }
 
 pub async fn update_where(call: &Call<'_>, type_code: TypeCode, body: Bytes) -> Result<Answer, Failure> {
@@ -95,14 +100,15 @@ pub async fn delete(call: &Call<'_>, type_code: TypeCode, id: String) -> Result<
 }
 
 pub async fn delete_where(call: &Call<'_>, type_code: TypeCode) -> Result<Answer, Failure> {
-    write(call, type_code, Operation::DeleteWhere { criteria: criteria(call)? }, None).await
+    let condition = condition(call)?;
+    write(call, type_code, Operation::DeleteWhere { criteria: criteria(call)?, condition }, None).await
 }
 
 /// `If-Match`, or `If-None-Match: *`.
 fn condition(call: &Call<'_>) -> Result<Condition, Failure> {
-    if let Some(tag) = super::header_text(call.headers, header::IF_MATCH) {
-        let version = parse_etag(tag).ok_or_else(|| Failure::bad_request("If-Match must be a version such as W/\"3\"."))?;
-        return Ok(Condition::Version(version));
+    if let Some(tags) = super::header_text(call.headers, header::IF_MATCH) {
+        let words = "If-Match must be a version such as W/\"3\", a few of these, or *.";
+        return Ok(Condition::Version(Versions::parse(tags).ok_or_else(|| Failure::bad_request(words))?));
     }
     match super::header_text(call.headers, header::IF_NONE_MATCH) {
         Some("*") => Ok(Condition::Absent),
@@ -159,12 +165,10 @@ fn answered(call: &Call<'_>, outcome: Outcome, answer: Return) -> Answer {
 }
 
 pub async fn bundle(call: &Call<'_>, body: Bytes) -> Result<Answer, Failure> {
-    let fetch = |url: String, body: Option<Bytes>| -> futures_util::future::BoxFuture<'_, Result<Fetched, Refusal>> {
+    let fetch = |query: bundle::Query| -> futures_util::future::BoxFuture<'_, Result<Fetched, Refusal>> {
         Box::pin(async move {
-            let answer = super::fetch(call, url, body).await?;
-            let body =
-                answer.body.ok_or_else(|| Refusal::new(RefusalKind::NotFound, Issue::error(IssueCode::NotFound, "There is no answer.")))?;
-            Ok(Fetched { etag: answer.version, updated: answer.updated, body })
+            let Answer { status, version, updated, body, .. } = super::fetch(call, query).await?;
+            Ok(Fetched { status: status.as_u16(), etag: version, updated, body })
         })
     };
     let context = Context {

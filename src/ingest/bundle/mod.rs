@@ -13,6 +13,7 @@ mod respond;
 mod split;
 
 use super::draft::with_labels;
+use super::etag::Versions;
 use super::patch::Patch;
 use super::refusal::{Refusal, RefusalKind};
 use super::transaction::{self, Broken, Entry, Operation, Outcome, Problems};
@@ -22,6 +23,7 @@ use crate::access::consent::vocabulary::Coding;
 use crate::access::{Caller, consent};
 use crate::definitions;
 use crate::fhir::reference::is_type_name;
+use crate::fhir::time::{Micros, parse_interval};
 use crate::fhir::{Issue, IssueCode, json};
 use crate::store::TypeCode;
 use crate::validate::Validator;
@@ -29,6 +31,7 @@ use base64::Engine as _;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
+use jiff::tz::TimeZone;
 use serde_json::{Value, json};
 use split::Kind;
 use std::collections::BTreeSet;
@@ -46,17 +49,31 @@ pub enum Return {
     OperationOutcome,
 }
 
-/// The answer to a GET or an operation within a Bundle.
+/// A GET or an operation within a Bundle.
 #[derive(Clone, Debug)]
-pub struct Fetched {
-    pub etag: Option<i64>,
-    pub updated: Option<crate::fhir::time::Micros>,
-    /// A resource as JSON.
-    pub body: Bytes,
+pub struct Query {
+    /// Relative to the base, such as `Patient/1` or `Patient?name=x`.
+    pub url: String,
+    /// An operation by POST, with the bytes of its Parameters or other resource.
+    pub body: Option<Bytes>,
+    /// `ifNoneMatch`: the versions that the caller has.
+    pub none_match: Option<String>,
+    /// `ifModifiedSince`.
+    pub modified_since: Option<Micros>,
 }
 
-/// Answers a GET of a URL relative to the base, such as `Patient/1` or `Patient?name=x`; with a body, an operation by POST.
-pub type Fetch<'a> = &'a (dyn Fn(String, Option<Bytes>) -> BoxFuture<'a, Result<Fetched, Refusal>> + Send + Sync);
+/// The answer to it.
+#[derive(Clone, Debug)]
+pub struct Fetched {
+    pub status: u16,
+    pub etag: Option<i64>,
+    pub updated: Option<Micros>,
+    /// A resource as JSON; none where the caller has it already.
+    pub body: Option<Bytes>,
+}
+
+/// Answers what reads.
+pub type Fetch<'a> = &'a (dyn Fn(Query) -> BoxFuture<'a, Result<Fetched, Refusal>> + Send + Sync);
 
 /// What a Bundle is carried out with.
 pub struct Context<'a> {
@@ -72,16 +89,7 @@ pub struct Context<'a> {
 /// One entry as it was read.
 enum Asked {
     Change(Entry),
-    Read {
-        path: String,
-        url: String,
-    },
-    /// An operation by POST, with the bytes of its Parameters or other resource.
-    Operate {
-        path: String,
-        url: String,
-        body: Bytes,
-    },
+    Read { path: String, query: Query },
 }
 
 /// What an entry came to.
@@ -132,8 +140,8 @@ async fn transaction(context: &Context<'_>, reading: &Reading, entries: Vec<Byte
         for (place, asked) in read(context, reading, &entries).await?.into_iter().enumerate() {
             match asked {
                 Ok(Asked::Change(entry)) => changes.push((place, entry)),
-                Ok(Asked::Read { path, url }) => reads.push((place, path, url)),
-                Ok(Asked::Operate { path, .. }) => {
+                Ok(Asked::Read { path, query }) if query.body.is_none() => reads.push((place, path, query)),
+                Ok(Asked::Read { path, .. }) => {
                     let mut problems = Problems::default();
                     let words = "Operations by POST go in a batch: a transaction could not take back what they do.";
                     let issue = Issue::error(IssueCode::NotSupported, words);
@@ -148,8 +156,8 @@ async fn transaction(context: &Context<'_>, reading: &Reading, entries: Vec<Byte
         match transaction::attempt(context.writer, &tries, changes, broken, context.caller, keep_bodies).await {
             Ok(outcomes) => {
                 let mut answers: Vec<(usize, Answer)> = places.into_iter().zip(outcomes.into_iter().map(Answer::Changed)).collect();
-                for (place, path, url) in reads {
-                    answers.push((place, fetch(context, &path, url, None).await));
+                for (place, path, query) in reads {
+                    answers.push((place, fetch(context, &path, query).await));
                 }
                 answers.sort_by_key(|(place, _)| *place);
                 return Ok(answers.into_iter().map(|(_, answer)| answer).collect());
@@ -170,7 +178,7 @@ async fn batch(context: &Context<'_>, reading: &Reading, entries: Vec<Bytes>) ->
                     Asked::Change(Entry { operation: Operation::Delete { .. } | Operation::DeleteWhere { .. }, .. }) => 0,
                     Asked::Change(Entry { operation: Operation::Create { .. }, .. }) => 1,
                     Asked::Change(_) => 2,
-                    Asked::Read { .. } | Asked::Operate { .. } => 3,
+                    Asked::Read { .. } => 3,
                 };
                 if let Some(turn) = waiting.get_mut(turn) {
                     turn.push((place, asked));
@@ -198,8 +206,7 @@ async fn one(context: &Context<'_>, reading: &Reading, place: usize, asked: Aske
     let mut tries = Tries::default();
     loop {
         let entry = match asked {
-            Asked::Read { path, url } => return fetch(context, &path, url, None).await,
-            Asked::Operate { path, url, body } => return fetch(context, &path, url, Some(body)).await,
+            Asked::Read { path, query } => return fetch(context, &path, query).await,
             Asked::Change(entry) => entry,
         };
         let keep_bodies = context.answer == Return::Representation;
@@ -225,8 +232,8 @@ async fn one(context: &Context<'_>, reading: &Reading, place: usize, asked: Aske
     }
 }
 
-async fn fetch(context: &Context<'_>, path: &str, url: String, body: Option<Bytes>) -> Answer {
-    match (context.fetch)(url, body).await {
+async fn fetch(context: &Context<'_>, path: &str, query: Query) -> Answer {
+    match (context.fetch)(query).await {
         Ok(fetched) => Answer::Fetched(fetched),
         Err(mut refusal) => {
             for issue in refusal.issues.iter_mut().filter(|issue| issue.expression.is_empty()) {
@@ -264,10 +271,15 @@ fn read_entry(number: usize, bytes: &[u8], reading: &Reading) -> Result<Asked, B
     let request = entry.get("request").unwrap_or(&Value::Null);
     let asked = Request { path: &path, request, base_url, resource: resource.as_ref().unwrap_or(&Value::Null) }.read(&mut problems);
     match asked {
-        Some(Wish::Read(url)) if problems.is_empty() => Ok(Asked::Read { path, url }),
+        Some(Wish::Read(url)) if problems.is_empty() => {
+            let text = |element: &str| request.get(element).and_then(Value::as_str);
+            let modified_since = text("ifModifiedSince").and_then(|text| parse_interval(text, &TimeZone::UTC)).map(|moment| moment.low);
+            let none_match = text("ifNoneMatch").map(str::to_owned);
+            Ok(Asked::Read { path, query: Query { url, body: None, none_match, modified_since } })
+        }
         Some(Wish::Operate(url)) if problems.is_empty() => {
             let body = resource.map_or_else(Bytes::new, |resource| resource.to_string().into());
-            Ok(Asked::Operate { path, url, body })
+            Ok(Asked::Read { path, query: Query { url, body: Some(body), none_match: None, modified_since: None } })
         }
         Some(Wish::Change(type_code, operation)) if problems.is_empty() => {
             // A delete has no resource, and a patch gets what it makes of the stored one.
@@ -341,6 +353,13 @@ impl Request<'_> {
         if method == "POST" && is_operation(url) {
             return Some(Wish::Operate(url.to_owned()));
         }
+        if let (true, Some(search)) = (method == "POST", searched(url)) {
+            if !self.resource.is_null() {
+                let words = "Within a Bundle the parameters of a search stand in its URL: leave the resource out.";
+                problems.add(&format!("{}.resource", self.path), Refusal::malformed(words));
+            }
+            return Some(Wish::Read(search));
+        }
         let (target, query) = match url.split_once('?') {
             Some((target, query)) => (target, Some(query.to_owned())),
             None => (url, None),
@@ -359,7 +378,7 @@ impl Request<'_> {
             ("PUT", Some(id), None) => Operation::Update { id, condition: condition? },
             ("PUT", None, Some(criteria)) => Operation::UpdateWhere { criteria, condition: condition? },
             ("DELETE", Some(id), None) => Operation::Delete { id, condition: condition? },
-            ("DELETE", None, Some(criteria)) => Operation::DeleteWhere { criteria },
+            ("DELETE", None, Some(criteria)) => Operation::DeleteWhere { criteria, condition: condition? },
             ("POST" | "PUT" | "DELETE", ..) => {
                 let words = "This method does not go with this URL: POST Type; PUT or DELETE Type/id or Type?criteria.";
                 problems.add(&self.at("url"), Refusal::malformed(words));
@@ -389,12 +408,12 @@ impl Request<'_> {
     }
 
     fn condition(&self, problems: &mut Problems) -> Option<Condition> {
-        if let Some(tag) = self.text("ifMatch") {
-            let version = parse_etag(tag);
-            if version.is_none() {
-                problems.add(&self.at("ifMatch"), Refusal::malformed("ifMatch must be a version such as W/\"3\"."));
+        if let Some(tags) = self.text("ifMatch") {
+            let versions = Versions::parse(tags);
+            if versions.is_none() {
+                problems.add(&self.at("ifMatch"), Refusal::malformed("ifMatch must be a version such as W/\"3\", a few of these, or *."));
             }
-            return version.map(Condition::Version);
+            return versions.map(Condition::Version);
         }
         Some(if self.text("ifNoneMatch") == Some("*") { Condition::Absent } else { Condition::Any })
     }
@@ -404,6 +423,13 @@ impl Request<'_> {
 fn is_operation(url: &str) -> bool {
     let path = url.split('?').next().unwrap_or_default();
     path.rsplit('/').next().is_some_and(|last| last.starts_with('$') || last.starts_with("%24"))
+}
+
+/// What a GET would say of the search at `Type/_search?…`; `None`: it is no search.
+fn searched(url: &str) -> Option<String> {
+    let (path, query) = url.split_once('?').unwrap_or((url, ""));
+    let path = path.strip_suffix("_search").filter(|path| path.is_empty() || path.ends_with('/'))?;
+    Some(format!("{}?{query}", path.trim_end_matches('/')))
 }
 
 /// The patch that an entry carries (<https://hl7.org/fhir/R4/http.html#patch>): JSON Patch or Merge Patch in a Binary, or Parameters.
@@ -433,14 +459,6 @@ pub fn criteria_of(text: &str, type_name: &str) -> String {
     text.strip_prefix('?').unwrap_or(text).to_owned()
 }
 
-/// The version in `W/"3"`, also without the weakness mark or the quotes.
-pub fn parse_etag(text: &str) -> Option<i64> {
-    let text = text.trim();
-    let text = text.strip_prefix("W/").unwrap_or(text);
-    let text = text.strip_prefix('"').and_then(|text| text.strip_suffix('"')).unwrap_or(text);
-    text.parse().ok().filter(|version| *version > 0)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -457,7 +475,7 @@ mod tests {
     fn operation(request: Value) -> String {
         match read(json!({"request": request, "resource": {"resourceType": "Patient"}})) {
             Ok(Asked::Change(entry)) => format!("{:?}", entry.operation),
-            Ok(Asked::Read { .. } | Asked::Operate { .. }) => panic!("no change"),
+            Ok(Asked::Read { .. }) => panic!("no change"),
             Err(refusal) => panic!("{refusal}"),
         }
     }
@@ -472,7 +490,7 @@ mod tests {
         );
         same(
             operation(json!({"method": "PUT", "url": "http://lango/fhir/Patient/a", "ifMatch": "W/\"3\""})),
-            Operation::Update { id: "a".into(), condition: Condition::Version(3) },
+            Operation::Update { id: "a".into(), condition: Condition::Version(Versions::one(3)) },
         );
         same(
             operation(json!({"method": "PUT", "url": "Patient?identifier=1"})),
@@ -480,8 +498,16 @@ mod tests {
         );
         same(
             operation(json!({"method": "DELETE", "url": "Patient?identifier=1"})),
-            Operation::DeleteWhere { criteria: "identifier=1".into() },
+            Operation::DeleteWhere { criteria: "identifier=1".into(), condition: Condition::Any },
         );
+    }
+
+    #[test]
+    fn a_search_by_post_is_what_a_get_would_say() {
+        assert_eq!(searched("Patient/_search?_id=a").as_deref(), Some("Patient?_id=a"));
+        assert_eq!(searched("_search?_type=Patient").as_deref(), Some("?_type=Patient"));
+        assert_eq!(searched("Patient/a/Observation/_search").as_deref(), Some("Patient/a/Observation?"));
+        assert_eq!((searched("Patient"), searched("Patient/x_search"), searched("Patient?_search")), (None, None, None));
     }
 
     #[test]
@@ -508,15 +534,5 @@ mod tests {
         let mut places: Vec<&str> = refusal.issues.iter().map(|issue| issue.expression.strip_prefix("Bundle.entry[4].").unwrap()).collect();
         places.sort_unstable();
         assert_eq!(places, ["foo", "fullUrl", "request.ifMatch", "request.url", "resource.birthDate", "resource.gender"]);
-    }
-
-    #[test]
-    fn etags_are_versions() {
-        assert_eq!(parse_etag("W/\"3\""), Some(3));
-        assert_eq!(parse_etag("\"3\""), Some(3));
-        assert_eq!(parse_etag("3"), Some(3));
-        for bad in ["", "W/\"\"", "W/\"-1\"", "*", "\"", "99999999999999999999"] {
-            assert_eq!(parse_etag(bad), None, "{bad}");
-        }
     }
 }

@@ -38,9 +38,12 @@ fn entry(out: &mut Vec<u8>, answer: &Answer, context: &Context) {
             out.extend_from_slice(changed(outcome, context.answer).as_bytes());
         }
         Answer::Fetched(fetched) => {
-            out.extend_from_slice(b"\"resource\":");
-            out.extend_from_slice(&fetched.body);
-            let mut response = format!(r#","response":{{"status":"{}""#, status_line(200));
+            if let Some(body) = &fetched.body {
+                out.extend_from_slice(b"\"resource\":");
+                out.extend_from_slice(body);
+                out.push(b',');
+            }
+            let mut response = format!(r#""response":{{"status":"{}""#, status_line(fetched.status));
             if let Some(version) = fetched.etag {
                 let _ = write!(response, r#","etag":"W/\"{version}\"""#);
             }
@@ -80,6 +83,7 @@ fn status_line(status: u16) -> String {
     let reason = match status {
         200 => "OK",
         201 => "Created",
+        202 => "Accepted",
         204 => "No Content",
         304 => "Not Modified",
         400 => "Bad Request",

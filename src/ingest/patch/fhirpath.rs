@@ -112,6 +112,9 @@ impl Operation {
         match &self.kind {
             Kind::Add { name, value } => {
                 let place = self.one(&places)?;
+                if let Some((holder, key, index)) = primitive_at(resource, place) {
+                    return self.add_beside(resource, holder, key, index, name, value);
+                }
                 let Some(structure) = structure_at(resource, place) else {
                     return self.refuse("The path leads to no element that has members.");
                 };
@@ -191,6 +194,55 @@ impl Operation {
                     there
                 })
             }
+        }
+    }
+
+    /// Gives a primitive an id or an extension, which stand beside it in JSON (<https://hl7.org/fhir/R4/json.html#primitive>).
+    fn add_beside(
+        &self,
+        resource: &mut Value,
+        holder: &[Token],
+        key: &str,
+        index: Option<usize>,
+        name: &str,
+        value: &Part,
+    ) -> Result<(), Refusal> {
+        let value = match (name, value) {
+            ("id", Part::Typed(kind, value)) if kind == "String" => value.clone(),
+            ("extension", Part::Typed(kind, value)) if kind == "Extension" => value.clone(),
+            _ => return self.refuse("A primitive takes an id, as valueString, or an extension, as valueExtension."),
+        };
+        let Some(members) = walk(resource, holder).and_then(Value::as_object_mut) else {
+            return self.refuse("There is nothing at the path.");
+        };
+        let mut beside = members.entry(format!("_{key}")).or_insert(Value::Null);
+        if let Some(index) = index {
+            if !beside.is_array() {
+                *beside = Value::Array(Vec::new());
+            }
+            let Some(items) = beside.as_array_mut() else { return self.refuse("There is nothing at the path.") };
+            // As long as the list of values, which has this place.
+            items.resize(items.len().max(index.saturating_add(1)), Value::Null);
+            let Some(item) = items.get_mut(index) else { return self.refuse("There is nothing at the path.") };
+            beside = item;
+        }
+        if !beside.is_object() {
+            *beside = Value::Object(Map::new());
+        }
+        let Some(beside) = beside.as_object_mut() else { return self.refuse("There is nothing at the path.") };
+        match name {
+            "id" if beside.contains_key("id") => self.refuse("The element is there already: replace it, or delete it first."),
+            "id" => {
+                beside.insert("id".to_owned(), value);
+                Ok(())
+            }
+            _ => match beside.entry("extension").or_insert_with(|| Value::Array(Vec::new())) {
+                Value::Array(items) => {
+                    items.push(value);
+                    Ok(())
+                }
+                _ => self.refuse("The element to add to is no list."),
+            },
         }
     }
 
@@ -319,6 +371,13 @@ fn split(place: &[Token]) -> Option<(&[Token], &str, Option<usize>)> {
         [holder @ .., Token::Key(key)] => Some((holder, key, None)),
         _ => None,
     }
+}
+
+/// The holder, the key and the index of the primitive at `place`, if there is one.
+fn primitive_at<'p>(root: &Value, place: &'p [Token]) -> Option<(&'p [Token], &'p str, Option<usize>)> {
+    let (holder, key, index) = split(place)?;
+    let kind = structure_at(root, holder)?.key(key)?.2.kind;
+    matches!(kind, ElementKind::Primitive(_)).then_some((holder, key, index))
 }
 
 /// Where `target`, a part of `root`, stands: the same value in memory, not an equal one.

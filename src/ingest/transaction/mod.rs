@@ -59,6 +59,7 @@ pub enum Operation {
     },
     DeleteWhere {
         criteria: String,
+        condition: Condition,
     },
 }
 

@@ -62,7 +62,7 @@ pub async fn settle(
         return Ok(entries);
     }
     let references: Vec<(String, String)> = references.into_iter().collect();
-    settling.search_references(&references).await?;
+    settling.search_references(&references, targets).await?;
     let meant = Arc::new(meanings(settling, &entries, targets, references));
     let numbered = entries.into_iter().enumerate().map(|(place, entry)| (holders.contains(&place), entry)).collect();
     writer

@@ -55,13 +55,23 @@ pub struct Settling<'a> {
     pub problems: Problems,
     pub rest: Rest,
     pub found: HashMap<Key, Found>,
+    /// What the transaction deletes.
+    deleted: HashMap<TypeCode, HashSet<Box<str>>>,
     /// By the place of the entry: the id that its patch was applied to, and the version.
     patched: HashMap<usize, (String, i64)>,
 }
 
 impl<'a> Settling<'a> {
     pub fn new(writer: &'a Writer, caller: &'a Caller) -> Settling<'a> {
-        Settling { writer, caller, problems: Problems::default(), rest: Rest::default(), found: HashMap::new(), patched: HashMap::new() }
+        Settling {
+            writer,
+            caller,
+            problems: Problems::default(),
+            rest: Rest::default(),
+            found: HashMap::new(),
+            deleted: HashMap::new(),
+            patched: HashMap::new(),
+        }
     }
 
     pub fn check_rights(&mut self, entry: &Entry) {
@@ -82,28 +92,60 @@ impl<'a> Settling<'a> {
         }
     }
 
-    /// Looks up the criteria of all requests, each once.
+    /// Looks up the criteria of all requests, each once. What is deleted comes first, as the specification's order has it: a conditional
+    /// create does not find it any more.
     pub async fn search_requests(&mut self, entries: &[Entry]) -> Result<(), Refusal> {
         let mut wanted = Vec::new();
         for entry in entries {
-            let (text, element, most) = match &entry.operation {
-                Operation::Create { criteria: Some(text) } => (text, "ifNoneExist", 2),
-                Operation::UpdateWhere { criteria, .. } | Operation::PatchWhere { criteria, .. } => (criteria, "url", 2),
-                Operation::DeleteWhere { criteria } => (criteria, "url", self.writer.policy().delete_most.saturating_add(1)),
+            if let Operation::DeleteWhere { criteria, .. } = &entry.operation {
+                let most = self.writer.policy().delete_most.saturating_add(1);
+                wanted.push(((entry.type_code, criteria.clone()), entry.request_path("url"), most));
+            }
+        }
+        self.search(wanted).await?;
+        for entry in entries {
+            match &entry.operation {
+                Operation::Delete { id, .. } => _ = self.deleted.entry(entry.type_code).or_default().insert(id.as_str().into()),
+                Operation::DeleteWhere { criteria, .. } => {
+                    let found = self.found.get(&(entry.type_code, criteria.clone()));
+                    let matched = found.map(|found| found.matched.as_slice()).unwrap_or_default();
+                    self.deleted.entry(entry.type_code).or_default().extend(matched.iter().map(|stored| stored.id.clone()));
+                }
+                _ => {}
+            }
+        }
+        let mut wanted = Vec::new();
+        for entry in entries {
+            let (text, element) = match &entry.operation {
+                Operation::Create { criteria: Some(text) } => (text, "ifNoneExist"),
+                Operation::UpdateWhere { criteria, .. } | Operation::PatchWhere { criteria, .. } => (criteria, "url"),
                 _ => continue,
             };
-            wanted.push(((entry.type_code, text.clone()), entry.request_path(element), most));
+            wanted.push(((entry.type_code, text.clone()), entry.request_path(element), self.enough(entry.type_code, 0)));
         }
         self.search(wanted).await
     }
 
+    /// So many matches tell whether none, one or several are left after the deletes, and `changed` others put aside.
+    fn enough(&self, type_code: TypeCode, changed: usize) -> u32 {
+        let deleted = self.deleted.get(&type_code).map_or(0, HashSet::len);
+        u32::try_from(deleted.saturating_add(changed)).unwrap_or(u32::MAX).saturating_add(2)
+    }
+
     /// Looks up the conditional references, each with the path that it stands at.
-    pub async fn search_references(&mut self, references: &[(String, String)]) -> Result<(), Refusal> {
+    pub async fn search_references(&mut self, references: &[(String, String)], targets: &[Target]) -> Result<(), Refusal> {
+        let mut put: HashMap<TypeCode, usize> = HashMap::new();
+        for target in targets.iter().filter(|target| matches!(target.kind, TargetKind::Put(_))) {
+            *put.entry(target.type_code).or_default() += 1;
+        }
         let mut wanted = Vec::new();
         for (reference, path) in references {
             if let Some(Reference::Conditional { type_name, query }) = Reference::parse(reference) {
                 match definitions::r4().type_code(type_name) {
-                    Some(type_code) => wanted.push(((type_code, query.to_owned()), path.clone(), 2)),
+                    Some(type_code) => {
+                        let put = put.get(&type_code).copied().unwrap_or_default();
+                        wanted.push(((type_code, query.to_owned()), path.clone(), self.enough(type_code, put)));
+                    }
                     None => self.problems.add(path, Refusal::malformed("The conditional reference names no resource type of FHIR R4.")),
                 }
             }
@@ -178,9 +220,7 @@ impl<'a> Settling<'a> {
             let refusal = match stored.as_ref().map(|stored| (stored, &stored.body)) {
                 None => Refusal::not_found(),
                 Some((_, None)) => Refusal::gone(),
-                Some((stored, _)) if matches!(condition, Condition::Version(version) if version != stored.version) => {
-                    Refusal::other_version()
-                }
+                Some((stored, _)) if !condition.admits(Some(stored.version)) => Refusal::other_version(),
                 Some((stored, Some(body))) => {
                     let resource: Value = serde_json::from_slice(body).map_err(Refusal::internal)?;
                     match self.writer.workers().run(move || patch.apply(resource)).await? {
@@ -228,7 +268,7 @@ impl<'a> Settling<'a> {
         for target in &targets {
             let TargetKind::Existing(stored) = &target.kind else { continue };
             if changed.contains(&(target.type_code, target.id.as_str())) {
-                let words = "The criteria match a resource that another entry changes: whether it is there depends on their order.";
+                let words = "The criteria match a resource that another entry changes: a transaction may be about a resource once.";
                 self.problems.add(&target.path, Refusal::new(RefusalKind::Malformed, Issue::error(IssueCode::Duplicate, words)));
             } else {
                 self.rest.on(stored);
@@ -248,14 +288,16 @@ impl<'a> Settling<'a> {
                     return Some((id.clone(), TargetKind::SameAs));
                 }
                 let found = self.found.get(&key)?;
-                match found.matched.as_slice() {
+                let deleted = self.deleted.get(&entry.type_code);
+                let left = |stored: &&Stored| deleted.is_none_or(|deleted| !deleted.contains(&stored.id));
+                match found.matched.iter().filter(left).collect::<Vec<_>>().as_slice() {
                     [] => {
                         let id = new_id();
-                        self.rest.preconditions.push(found.criteria.clone().precondition(&[]));
+                        self.rest.preconditions.push(found.criteria.clone().precondition(&found.matched));
                         created.insert(key, id.clone());
                         Some((id, TargetKind::Put(Condition::Posted)))
                     }
-                    [one] => Some((one.id.to_string(), TargetKind::Existing(one.clone()))),
+                    [one] => Some((one.id.to_string(), TargetKind::Existing((*one).clone()))),
                     _ => self.refuse(entry, "ifNoneExist", Refusal::several_matches()),
                 }
             }
@@ -281,7 +323,7 @@ impl<'a> Settling<'a> {
                     }
                     ([], Some(id)) => {
                         self.check_id(entry, None);
-                        Some((id.to_owned(), TargetKind::Put(unless_versioned(*condition, Condition::Absent))))
+                        Some((id.to_owned(), TargetKind::Put(unless_versioned(*condition, Condition::Free))))
                     }
                     ([one], own_id) => {
                         let id = one.id.to_string();
@@ -299,10 +341,13 @@ impl<'a> Settling<'a> {
                 Some((id.clone(), TargetKind::Put(Condition::Patched(*version))))
             }
             Operation::Delete { id, condition } => Some((id.clone(), TargetKind::Delete(*condition))),
-            Operation::DeleteWhere { criteria } => {
+            Operation::DeleteWhere { criteria, condition } => {
                 let found = self.found.get(&(entry.type_code, criteria.clone()))?;
                 match found.matched.as_slice() {
-                    [] => None,
+                    [] if condition.admits(None) => None,
+                    all if all.is_empty() || all.iter().any(|stored| !condition.admits(Some(stored.version))) => {
+                        self.refuse(entry, "url", Refusal::other_version())
+                    }
                     [one] => {
                         self.rest.preconditions.push(found.criteria.clone().precondition(&found.matched));
                         Some((one.id.to_string(), TargetKind::Delete(Condition::Seen(one.version))))

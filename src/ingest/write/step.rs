@@ -46,12 +46,13 @@ impl Writer {
             check_source(&wanted.action, live, caller)?;
         }
         match (wanted.condition, live) {
-            (Condition::Version(version), Some(live)) if live.version == version => {}
-            (Condition::Version(_), _) => {
-                return Err(Refusal::other_version());
-            }
+            (condition, live) if !condition.admits(live.map(|live| live.version)) => return Err(Refusal::other_version()),
             (Condition::Absent, Some(_)) => {
                 return Err(Refusal::failed_precondition("If-None-Match: * demands that the resource does not exist, and it does."));
+            }
+            (Condition::Free, Some(_)) => {
+                let words = "Nothing matches the criteria, and another resource has the id that this one says: leave the id out, or mend the criteria.";
+                return Err(Refusal::new(RefusalKind::Conflict, Issue::error(IssueCode::Conflict, words)));
             }
             (Condition::Known, _) if stored.is_none() => return Err(Refusal::no_update_as_create()),
             _ => {}
@@ -100,10 +101,17 @@ impl Writer {
                 let (body, stamp_at) = draft.body(base_version + 1);
                 if type_name == PARAMETER {
                     let definition = serde_json::from_slice(&body).map_err(Refusal::internal)?;
-                    own::Definition::read(&definition).map_err(|error| {
+                    let definition = own::Definition::read(&definition).map_err(|error| {
                         let path = format!("{PARAMETER}.{}", error.element);
                         Refusal::new(RefusalKind::Invalid, Issue::error(error.code, error.words).at(path))
                     })?;
+                    if let Some(taken) = definition.and_then(|definition| self.options.own.load().taken(&definition)) {
+                        let type_name = definitions::r4().type_name(taken);
+                        let words =
+                            format!("{type_name} has another search parameter with this code: change that one, or choose another code.");
+                        let issue = Issue::error(IssueCode::Duplicate, words).at(format!("{PARAMETER}.code"));
+                        return Err(Refusal::new(RefusalKind::Invalid, issue));
+                    }
                 }
                 let rules = match &draft.consent {
                     Some(resource) => Some(self.consent_rules(resource).await?),

@@ -37,7 +37,8 @@ pub(super) fn extract(container: &Value, options: &Options, entries: &mut Vec<In
         let mut of_one = extract_by(plan, one.resource, options);
         let own = options.own.load();
         for own in own.of(one.type_code) {
-            let general = General { param: own.param.id, kind: own.param.kind, expression: own.expression.clone(), parts: Vec::new() };
+            let general =
+                General { param: own.param.id, kind: own.param.kind, expression: own.expression.clone(), parts: own.parts.clone() };
             evaluate(&general, one.resource, &Env::default(), options, &mut of_one);
         }
         if !own.of(one.type_code).is_empty() {

@@ -43,6 +43,8 @@ pub fn pages(dialect: Dialect, queries: &[(&Query, Plan)], seen: Seen, cursor: O
         page_into(&mut sql, query, seen, cursor, limit, *plan);
         sql.push(&format!(") q{number}"));
     }
+    // One of them may have one only.
+    sql.one_plan = false;
     sql
 }
 
@@ -69,6 +71,7 @@ pub fn count_each(dialect: Dialect, queries: &[(&Query, Plan)], seen: Seen) -> S
         sql.push(if number > 0 { " UNION ALL " } else { "" });
         count_into(&mut sql, query, seen, *plan);
     }
+    sql.one_plan = false;
     sql
 }
 
@@ -81,6 +84,9 @@ fn count_into(sql: &mut Sql, query: &Query, seen: Seen, plan: Plan) {
     });
     Compiler::new(sql, query, seen, plan).matches();
     sql.push(if placed { ") m) c" } else { ") m" });
+    let driver = plan.driver(query);
+    let equal = driver.and_then(|place| query.filters.get(place)).is_some_and(drive::is_in_order);
+    sql.one_plan = equal && driver.is_some_and(|place| probe::leaves_no_choice(query, place));
 }
 
 /// `SELECT key` of every match, unordered and perhaps repeated.
@@ -91,9 +97,9 @@ pub fn keys(dialect: Dialect, query: &Query) -> Sql {
 }
 
 /// `SELECT id` of the first two matches.
-pub fn first_ids(dialect: Dialect, query: &Query) -> Sql {
+pub fn first_ids(dialect: Dialect, query: &Query, most: usize) -> Sql {
     let mut sql = keys(dialect, query);
-    sql.text = format!("SELECT id FROM resource WHERE key IN ({}) ORDER BY key LIMIT 2", sql.text);
+    sql.text = format!("SELECT id FROM resource WHERE key IN ({}) ORDER BY key LIMIT {most}", sql.text);
     sql
 }
 

@@ -87,6 +87,8 @@ impl Compiler<'_> {
     /// The commonest listings of all, served by an index of their own. A page of the past also sees what changed since at its old place.
     fn page_by_last_updated(&mut self, descending: bool, cursor: Option<&Cursor>, limit: u32) {
         let query = self.query;
+        // Of a first page, which reads one index; later ones look into the history too.
+        self.sql.one_plan = self.seen.is_none() && query.filters.is_empty();
         self.sql.push("SELECT p.key, p.updated AS s0 FROM (SELECT r.key, r.updated FROM resource r WHERE r.type = ");
         self.sql.literal(i64::from(query.type_code));
         self.sql.push(" AND r.live = 1");

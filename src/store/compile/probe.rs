@@ -227,6 +227,32 @@ pub(super) fn follows(filter: &Filter) -> bool {
     }
 }
 
+/// Whether equality, or a range, leads to the rows of one resource that the test looks at.
+fn probed_by_key(test: &Test) -> bool {
+    match test {
+        Test::Token { code, .. } => code.is_some(),
+        Test::Uri(_) | Test::Canonical(_) | Test::UriAbove(_) => true,
+        Test::TokenIn { .. } | Test::UriBelow(_) | Test::TextStarts(_) | Test::Composite(_) | Test::Near { .. } => false,
+        Test::NoneOf(tests) => !matches!(test_table(test), "token" | "uri" | "composite") && tests.iter().all(probed_by_key),
+        _ => true,
+    }
+}
+
+/// Whether the probe is of few rows of one resource, and stays so whatever the planner believes.
+fn is_of_row(filter: &Filter) -> bool {
+    match filter {
+        Filter::Param { tests, .. } | Filter::NotParam { tests, .. } => tests.iter().all(probed_by_key),
+        Filter::LastUpdated { .. } | Filter::OfType(_) => true,
+        _ => false,
+    }
+}
+
+/// Whether reading the index of the filter at `driver` in its order, and probing the others, is all that a planner can do: then values
+/// change nothing in the plan.
+pub(super) fn leaves_no_choice(query: &Query, driver: usize) -> bool {
+    query.filters.iter().enumerate().all(|(place, filter)| place == driver || is_of_row(filter))
+}
+
 /// The table of a kind, and the column that it is sorted by.
 pub(super) fn column_of(kind: Kind) -> (&'static str, &'static str) {
     match kind {

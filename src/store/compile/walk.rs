@@ -7,7 +7,7 @@
 //! alone and never on what is stored, least of all on what the caller may not see; whichever filter drives, the order is the same.
 
 use super::condition::{after_prefix, golden_link, test_table};
-use super::probe::column_of;
+use super::probe::{column_of, leaves_no_choice};
 use super::{Compiler, holds, scope_condition};
 use crate::fhir::Interval;
 use crate::store::query::*;
@@ -68,6 +68,7 @@ impl Compiler<'_> {
         let Some(driver) = self.plan.driver(query) else { return false };
         let Some(Filter::Param { param, tests }) = query.filters.get(driver) else { return false };
         let Some((stretches, column)) = stretches_of(query, driver) else { return false };
+        self.sql.one_plan = leaves_no_choice(query, driver);
         let several = stretches.len() > 1;
         if several {
             self.sql.push("SELECT DISTINCT w.key").push(if column.is_some() { ", w.s0" } else { "" }).push(" FROM (");

@@ -1,13 +1,13 @@
 //! Which rows a requester may see: the condition itself.
 //!
 //! What costs is looking a patient's rules up for each row. The numbers under which rules speak of the requester ([`audiences`]) are few and looked
-//! up once a statement; what a rule asks of the resource is read for those rules only that ask something. SQLite keeps its statements, so there the whole decision
-//! stands in them ([`inline`]); PostgreSQL plans a search each time, so there the part that most rows do not need is a function ([`function`]).
+//! up once a statement; what a patient's rules say together to one of them stands in one row where it is simple ([`super::verdict`]). Where it is not, the rules
+//! are asked. SQLite keeps its statements, so there that stands in them ([`inline`]); on PostgreSQL it is a function ([`function`]).
 
 use super::super::audit::{AUDIT, AUDITOR};
 use super::super::sql::{Dialect, Sql};
 use super::super::{FacilityKey, ResourceKey};
-use super::{BreakGlass, CONSENT, Default, Gate, Requester, function, inline, numbers, set_key};
+use super::{BreakGlass, CONSENT, Default, Gate, Requester, function, inline, numbers, set_key, verdict};
 use crate::fhir::time::Micros;
 
 /// Which table the rows of an alias come from.
@@ -54,7 +54,7 @@ pub fn condition(sql: &mut Sql, alias: &str, rows: Rows, gate: &Gate) {
         sql.push(&format!(" OR ({alias}.patient > 0"));
         for requester in &gate.requesters {
             sql.push(" AND (");
-            verdict(sql, alias, rows, requester, gate.now);
+            verdict::shows(sql, alias, rows, requester, gate.now);
             if let Some(glass) = &gate.break_glass {
                 broken(sql, alias, rows, glass, requester, gate.now);
             }
@@ -110,13 +110,6 @@ pub fn owned(sql: &mut Sql, alias: &str, owners: &[FacilityKey]) {
     sql.push(")");
 }
 
-fn verdict(sql: &mut Sql, alias: &str, rows: Rows, requester: &Requester, now: Micros) {
-    match sql.dialect {
-        Dialect::Sqlite => inline::verdict(sql, alias, rows, requester, now),
-        Dialect::Postgres => function::verdict(sql, alias, rows, requester, now),
-    }
-}
-
 /// What decides where no rule does: 1 shows the row.
 pub(super) fn default(sql: &mut Sql, alias: &str, rows: Rows, requester: &Requester) {
     match &requester.default {
@@ -163,16 +156,21 @@ pub(super) enum Audience {
 
 /// The rule of `rule` speaks of this requester, now.
 pub(super) fn speaks(sql: &mut Sql, rule: &str, audience: Audience, requester: &Requester, now: Micros) {
-    let audiences = audiences(sql, requester);
     let plus = if sql.dialect == Dialect::Sqlite && audience == Audience::Asked { "+" } else { "" };
-    let one_of = match sql.dialect {
-        Dialect::Sqlite => format!("IN (SELECT audience FROM {audiences})"),
-        Dialect::Postgres => format!("= ANY ({})", function::array(&audiences)),
-    };
+    let one_of = one_of_audiences(sql, requester);
     sql.push(&format!(" AND {plus}{rule}.audience {one_of} AND {rule}.superseded = 0 AND {rule}.low <= "));
     sql.int(now);
     sql.push(&format!(" AND {rule}.high > "));
     sql.int(now);
+}
+
+/// `IN` the numbers under which rules speak of this requester.
+pub(super) fn one_of_audiences(sql: &mut Sql, requester: &Requester) -> String {
+    let audiences = audiences(sql, requester);
+    match sql.dialect {
+        Dialect::Sqlite => format!("IN (SELECT audience FROM {audiences})"),
+        Dialect::Postgres => format!("= ANY ({})", function::array(&audiences)),
+    }
 }
 
 /// The set of the numbers under which rules speak of this requester.
@@ -197,7 +195,7 @@ pub(super) fn bound(sql: &mut Sql, numbers: &[i64]) {
     });
 }
 
-fn trait_of(sql: &mut Sql, column: &str, alias: &str, rows: Rows) {
+pub(super) fn trait_of(sql: &mut Sql, column: &str, alias: &str, rows: Rows) {
     match rows {
         Rows::Version => sql.push(&format!("{alias}.{column}")),
         Rows::Index => sql.push(&format!("(SELECT q.{column} FROM resource q WHERE q.key = {alias}.key)")),

@@ -1,28 +1,18 @@
-//! The decision on PostgreSQL, where each search is planned anew: a whole decision in the statement took a millisecond to plan, ten times what
-//! the search itself takes.
-//!
-//! So a statement holds only what decides on most rows: whether all that speaks to the requester are permits that ask nothing. The rest are
-//! functions, planned once a connection (`0052_rule.sql`), and the same in words as [`super::inline`].
+//! The part of the decision that most rows do not need, on PostgreSQL: as text it took a millisecond to plan, ten times what
+//! a search takes. So it is functions, planned once a connection (`0052_rule.sql`), the same in words as [`super::inline`].
 
 use super::Requester;
-use super::condition::{Audience, Rows, audiences as set, default, speaks};
+use super::condition::{Rows, audiences as set, default};
 use crate::fhir::time::Micros;
 use crate::store::sql::Sql;
 
 /// Whether the lowest of the rules that stand shows the row.
-pub(super) fn verdict(sql: &mut Sql, alias: &str, rows: Rows, requester: &Requester, now: Micros) {
-    sql.push(
-        "CASE (SELECT min(CASE WHEN n.precedence IN (1, 3) AND n.parts = 0 THEN n.precedence ELSE -1 END) FROM rule n WHERE n.patient = ",
-    );
-    sql.push(alias).push(".patient");
-    speaks(sql, "n", Audience::Asked, requester, now);
-    sql.push(") WHEN 1 THEN TRUE WHEN 3 THEN TRUE WHEN -1 THEN coalesce(");
+pub(super) fn asked(sql: &mut Sql, alias: &str, rows: Rows, requester: &Requester, now: Micros) {
+    sql.push("coalesce(");
     decided(sql, alias, rows, requester, now, false);
     sql.push(", ");
     default(sql, alias, rows, requester);
-    sql.push(") IN (1, 3) ELSE ");
-    default(sql, alias, rows, requester);
-    sql.push(" = 1 END");
+    sql.push(") IN (1, 3)");
 }
 
 /// No rule that stands names emergencies and denies.

@@ -1,4 +1,4 @@
-//! The decision inside a statement of SQLite.
+//! What rules say of a row, inside a statement of SQLite.
 //!
 //! For each row there is one short walk for each audience in an index that holds all that most rules say.
 
@@ -9,7 +9,7 @@ use crate::store::index::own_row;
 use crate::store::sql::Sql;
 
 /// Whether the lowest of the rules that stand shows the row.
-pub(super) fn verdict(sql: &mut Sql, alias: &str, rows: Rows, requester: &Requester, now: Micros) {
+pub(super) fn asked(sql: &mut Sql, alias: &str, rows: Rows, requester: &Requester, now: Micros) {
     sql.push("coalesce((SELECT min(n.precedence)");
     rules_of(sql, alias);
     effective(sql, alias, rows, requester, now);

@@ -2,7 +2,7 @@
 
 use super::super::sql::{Dialect, Sql};
 use super::super::{ResourceKey, system_key};
-use super::{CHUNK, LEVELS, insert, numbers, set_key, sorted};
+use super::{CHUNK, LEVELS, conclude, forget, insert, numbers, set_key, sorted};
 use crate::fhir::Interval;
 use crate::fhir::time::Micros;
 
@@ -291,7 +291,7 @@ impl RuleRows {
 
     /// The statements that put these rows in the place of the rules of `consents`. `patients`: all whose rules change, sorted.
     pub fn statements(&self, dialect: Dialect, consents: &[ResourceKey], patients: &[ResourceKey]) -> Vec<Sql> {
-        let mut statements = Vec::new();
+        let mut statements = forget(dialect, patients);
         for chunk in consents.chunks(CHUNK) {
             for table in ["rule", "rule_part"] {
                 let mut sql = Sql::new(dialect);
@@ -315,6 +315,7 @@ impl RuleRows {
             sql.push(")");
             statements.push(sql);
         }
+        statements.extend(conclude(dialect, patients));
         statements
     }
 }

@@ -93,8 +93,7 @@ fn a_concept_is_translated_by_each_of_its_codings_once() {
     let concept =
         json!({ "coding": [{ "system": A, "code": "red" }, { "system": A, "code": "red" }, { "system": "http://test/z", "code": "red" }] });
     let parameters = json!({ "resourceType": "Parameters", "parameter": [
-        { "name": "url", "valueUri": "http://test/cm/colours" }, { "name": "codeableConcept", "valueCodeableConcept": concept },
-        { "name": "dependency", "part": [{ "name": "element", "valueUri": "http://test/x" }] } ] });
+        { "name": "url", "valueUri": "http://test/cm/colours" }, { "name": "codeableConcept", "valueCodeableConcept": concept } ] });
     let answer = holding(&[colours()]).operate("ConceptMap", None, "translate", &Arguments::from_parameters(&parameters).unwrap()).unwrap();
     assert_eq!(answer["parameter"].as_array().unwrap().iter().filter(|p| p["name"] == "match").count(), 1);
 }
@@ -207,4 +206,40 @@ fn a_map_may_come_with_the_question() {
         { "name": "conceptMap", "resource": map }, { "name": "coding", "valueCoding": { "system": A, "code": "red" } } ] });
     let answer = Terminology::new().operate("ConceptMap", None, "translate", &Arguments::from_parameters(&parameters).unwrap()).unwrap();
     assert_eq!(value(&answer, "result"), Some(&json!(true)));
+}
+
+#[test]
+fn a_target_that_depends_on_something_else_is_left_out() {
+    let on = |value: &str| json!([{ "property": "urn:p", "system": "urn:s", "value": value }]);
+    let targets = json!([
+        { "code": "T0", "equivalence": "equivalent" },
+        { "code": "T1", "equivalence": "equivalent", "dependsOn": on("v1") },
+        { "code": "T2", "equivalence": "equivalent", "dependsOn": on("v2") }
+    ]);
+    let terminology =
+        holding(&[concept_map("d", json!([{ "source": "urn:a", "target": "urn:b", "element": [{ "code": "1", "target": targets }] }]))]);
+    let codes = |dependencies: Vec<Value>| {
+        let mut parameter = vec![
+            json!({ "name": "url", "valueUri": "http://test/cm/d" }),
+            json!({ "name": "code", "valueCode": "1" }),
+            json!({ "name": "system", "valueUri": "urn:a" }),
+        ];
+        parameter.extend(dependencies.into_iter().map(|part| json!({ "name": "dependency", "part": part })));
+        let arguments = Arguments::from_parameters(&json!({ "resourceType": "Parameters", "parameter": parameter })).unwrap();
+        let answer = terminology.operate("ConceptMap", None, "translate", &arguments)?;
+        let matches = answer["parameter"].as_array().unwrap().iter().filter(|one| one["name"] == "match");
+        Ok::<_, TerminologyError>(
+            matches.map(|one| value(one, "concept").unwrap()["code"].as_str().unwrap().to_owned()).collect::<Vec<_>>(),
+        )
+    };
+    let given = |element: &str, concept: Value| json!([{ "name": "element", "valueUri": element }, { "name": "concept", "valueCodeableConcept": concept }]);
+    assert_eq!(codes(Vec::new()).unwrap(), ["T0", "T1", "T2"]);
+    assert_eq!(codes(vec![given("urn:p", json!({ "coding": [{ "code": "v2" }] }))]).unwrap(), ["T0", "T2"]);
+    assert_eq!(codes(vec![given("urn:p", json!({ "coding": [{ "system": "urn:s", "code": "v1" }] }))]).unwrap(), ["T0", "T1"]);
+    assert_eq!(codes(vec![given("urn:p", json!({ "coding": [{ "system": "urn:other", "code": "v1" }] }))]).unwrap(), ["T0"]);
+    assert_eq!(codes(vec![given("urn:p", json!({ "text": "v1" }))]).unwrap(), ["T0", "T1"]);
+    assert_eq!(codes(vec![given("urn:q", json!({ "text": "v1" }))]).unwrap(), ["T0"]);
+    let both = vec![given("urn:p", json!({ "text": "v1" })), given("urn:p", json!({ "text": "v2" }))];
+    assert_eq!(codes(both).unwrap(), ["T0", "T1", "T2"]);
+    assert!(matches!(codes(vec![json!([{ "name": "element", "valueUri": "urn:p" }])]), Err(TerminologyError::Invalid { .. })));
 }

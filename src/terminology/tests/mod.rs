@@ -2,9 +2,11 @@
 
 mod code_systems;
 mod concept_maps;
+mod expansions;
 mod listings;
 mod oracles;
 mod shipped_files;
+mod supplements;
 mod value_sets;
 
 use super::*;
@@ -102,7 +104,7 @@ fn members_are_the_codings_of_an_expansion() {
         animals(),
         value_set("all", json!({ "include": [{ "system": "http://test/animals", "concept": [{ "code": "bird" }, { "code": "cat" }] }] })),
     ]);
-    let codings: Vec<Value> = terminology.members("http://test/vs/all").unwrap().iter().map(expand::Contained::to_coding).collect();
+    let codings: Vec<Value> = terminology.members("http://test/vs/all").unwrap().iter().map(Contained::to_coding).collect();
     assert_eq!(
         codings,
         [

@@ -16,7 +16,12 @@ fn core(kind: &str) -> String {
 
 /// What the profile `urn:p` says of a resource: severity's first letter, path, and the start of the words.
 fn told(definitions: &[Value], resource: &Value) -> Vec<(Severity, String, String)> {
-    let issues = validator(definitions).validate_against(resource, &["urn:p".to_owned()]).unwrap();
+    told_with(definitions, resource, &Targets::new())
+}
+
+/// The same, with what references lead to.
+fn told_with(definitions: &[Value], resource: &Value, targets: &Targets) -> Vec<(Severity, String, String)> {
+    let issues = validator(definitions).validate_against(resource, &["urn:p".to_owned()], targets).unwrap().issues;
     let of_profile = issues.into_iter().filter(|issue| issue.diagnostics.contains("(profile urn:"));
     of_profile.map(|issue| (issue.severity, issue.expression, issue.diagnostics)).collect()
 }
@@ -209,11 +214,14 @@ fn a_chain_of_profiles_asks_what_each_of_them_asks() {
             (Severity::Error, "Observation.effective", "is required"),
         ],
     );
-    let alone = validator(std::slice::from_ref(&upper)).validate_against(&bare, &["urn:p".into()]);
+    let alone = validator(std::slice::from_ref(&upper)).validate_against(&bare, &["urn:p".into()], &Targets::new());
     assert_eq!(alone, Err(NoProfile::Unusable(ProfileError::UnknownBase("urn:base".into()))));
     let mut looped = upper;
     looped["baseDefinition"] = json!("urn:p");
-    assert_eq!(validator(&[looped]).validate_against(&bare, &["urn:p".into()]), Err(NoProfile::Unusable(ProfileError::BaseChain)));
+    assert_eq!(
+        validator(&[looped]).validate_against(&bare, &["urn:p".into()], &Targets::new()),
+        Err(NoProfile::Unusable(ProfileError::BaseChain))
+    );
 }
 
 #[test]
@@ -238,7 +246,15 @@ fn targets_are_held_against_their_profile_where_they_are_there() {
     );
     let both = [named, profile.clone()];
     let observation = |subject: &str, contained: Value| json!({"resourceType": "Observation", "status": "final", "code": {"text": "x"}, "subject": {"reference": subject}, "contained": contained});
-    says(&both, observation("Patient/1", json!([{"resourceType": "Basic"}])), &[]);
+    let unseen = (Severity::Information, "Observation.subject.reference", "the profile of its target (urn:named) could not be checked");
+    says(&both, observation("Patient/1", json!([{"resourceType": "Basic"}])), &[unseen]);
+    let away = observation("Patient/1", json!([]));
+    let checked = validator(&both).validate_against(&away, &["urn:p".to_owned()], &Targets::new()).unwrap();
+    assert_eq!(checked.wanted, ["Patient/1"]);
+    let with = |patient: Value| told_with(&both, &away, &Targets::from([("Patient/1".to_owned(), patient)]));
+    assert_eq!(with(json!({"resourceType": "Patient", "id": "1", "name": [{"text": "x"}]})), []);
+    let nameless = with(json!({"resourceType": "Patient", "id": "1"}));
+    assert_eq!((nameless.len(), nameless[0].0, &*nameless[0].1), (1, Severity::Error, "Observation.subject.reference"));
     says(&both, observation("Group/1", json!([])), &[(Severity::Error, "Observation.subject.reference", "must refer to Patient")]);
     let contained = json!([{"resourceType": "Patient", "id": "p"}]);
     says(

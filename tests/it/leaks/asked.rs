@@ -79,15 +79,20 @@ leak!(
 both_databases!(
     async fn leak_34_failing_closed(db: &TestDb) {
         let world = World::new(db).await;
-        world.consent("c", permit_except("Organization/hf-b", "HIV")).await;
         let (status, _) = answer(world.server.client.get(world.server.url("/fhir/Observation"))).await;
         assert_eq!(status, 401, "nobody is nobody");
+        let simple = permit_except("Organization/hf-b", "HIV");
+        // What it says cannot be told without looking at its rules.
+        let asked = json!({ "type": "permit", "dataPeriod": { "start": "2026-03-05", "end": "2026-03-05" } });
         // What decides is away: nothing is told, to nobody, not even what is there.
         let store = Store::open(&db.url).await.unwrap();
-        for (takes, gives) in [
-            ("ALTER TABLE rule RENAME TO away", "ALTER TABLE away RENAME TO rule"),
-            ("ALTER TABLE class_fact RENAME TO away", "ALTER TABLE away RENAME TO class_fact"),
+        for (takes, gives, provision) in [
+            ("ALTER TABLE rule RENAME TO away", "ALTER TABLE away RENAME TO rule", &asked),
+            ("ALTER TABLE verdict RENAME TO away", "ALTER TABLE away RENAME TO verdict", &simple),
+            ("ALTER TABLE class_fact RENAME TO away", "ALTER TABLE away RENAME TO class_fact", &simple),
         ] {
+            world.consent("c", provision.clone()).await;
+            assert_eq!(world.get(&world.asker, "/fhir/Observation/a-hr").await.0, 200);
             sql(&store, takes).await;
             for path in ["Observation/a-hr", "Observation", "Observation?_summary=count", "Observation/_history", "Patient/a/$everything"] {
                 let (status, body) = world.get(&world.asker, &format!("/fhir/{path}")).await;

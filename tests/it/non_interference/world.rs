@@ -34,7 +34,7 @@ pub struct World<'a> {
     pub began: jiff::Timestamp,
     /// By `Type/id`.
     pub records: BTreeMap<String, Record>,
-    pub consents: Vec<(Value, BTreeSet<String>)>,
+    pub consents: Vec<(Value, BTreeSet<String>, BTreeMap<String, Record>)>,
     /// In the order of writing.
     pub written: Vec<String>,
 }
@@ -148,12 +148,12 @@ impl<'a> World<'a> {
         let (status, stored) = self.setting.send(self.setting.desk(), "PUT", &format!("/fhir/{name}"), consent).await;
         assert!(matches!(status, 200 | 201), "{name}: {stored}");
         let covers = worlds::person(&self.records, consent["patient"]["reference"].as_str().unwrap());
-        self.consents.push((stored, covers));
+        self.consents.push((stored, covers, self.records.clone()));
     }
 
     pub fn reader(&self) -> Reader<'_> {
         let consents = self.consents.iter();
-        let read = consents.map(|(consent, covers)| (worlds::read_consent(consent, "", &self.records), covers.clone()));
+        let read = consents.map(|(consent, covers, then)| (worlds::read_consent(consent, "", then, &self.records), covers.clone()));
         Reader { base: "", requester: self.requester.clone(), consents: read.collect(), encounters: worlds::encounters(&self.records) }
     }
 
@@ -189,7 +189,7 @@ impl<'a> World<'a> {
             let mut body = self.records[&name].body().unwrap().clone();
             // A Patient that goes would change whom its identifiers link, and what a rule on related data names what that rule is about.
             let is_rested_on = name.starts_with("Patient/")
-                || self.consents.iter().any(|(consent, _)| consent.to_string().contains(&format!("\"{name}\"")));
+                || self.consents.iter().any(|(consent, ..)| consent.to_string().contains(&format!("\"{name}\"")));
             match choices.below(4) {
                 0 if !is_rested_on => steps.push(Step::Delete(name)),
                 1 | 2 => {
@@ -214,7 +214,7 @@ impl<'a> World<'a> {
     /// The world ends for the asker: nothing of it is seen any more. What others keep stays in the way of the worlds that follow.
     pub async fn end(mut self) -> Vec<(Sender, String)> {
         let entries: Vec<Value> =
-            self.consents.iter().map(|(consent, _)| json!({ "request": { "method": "DELETE", "url": name_of(consent) } })).collect();
+            self.consents.iter().map(|(consent, ..)| json!({ "request": { "method": "DELETE", "url": name_of(consent) } })).collect();
         let bundle = json!({ "resourceType": "Bundle", "type": "transaction", "entry": entries });
         let (status, told) = self.setting.send(self.setting.desk(), "POST", "/fhir", &bundle).await;
         assert_eq!(status, 200, "{told}");

@@ -52,7 +52,7 @@ impl TestServer {
 
     /// GET as JSON, with its status.
     pub async fn get(&self, path: &str) -> (u16, Value) {
-        answer(self.client.get(self.url(path))).await
+        answer(self.client.get(self.url(path)).header("accept", "application/fhir+json")).await
     }
 
     /// POST of a FHIR resource, with status and answer.

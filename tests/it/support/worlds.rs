@@ -1,7 +1,7 @@
 //! Small random worlds of facilities, patients, records and Consents, and a slow, obvious reading of who may see what.
 
 use lango::access::consent::vocabulary::Coding;
-use lango::access::consent::{self, Consent, Deployment, Reading, Requester};
+use lango::access::consent::{self, Consent, Deployment, Reached, Reading, Requester, SOMEBODY};
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -227,8 +227,22 @@ fn consent(choices: &mut Choices, world: &str, patients: usize, n: usize) -> Val
     }
     if !choices.once_in(8) {
         consent["provision"] = provision(choices, world, 0);
+        if consent["provision"].to_string().contains(r#""type":"deny""#) {
+            told_by_others(&mut consent["provision"]);
+        }
     }
     consent
+}
+
+/// What denies a patient's own words closes all that refers to the patient, and more than was said is nothing that can be tested here.
+fn told_by_others(provision: &mut Value) {
+    let is_own = |data: &Value| data["meaning"] == "authoredby" && data.to_string().contains("\"Patient/");
+    for data in provision["data"].as_array_mut().into_iter().flatten().filter(|data| is_own(data)) {
+        data["reference"] = to("Practitioner", "doctor");
+    }
+    for exception in provision["provision"].as_array_mut().into_iter().flatten() {
+        told_by_others(exception);
+    }
 }
 
 fn provision(choices: &mut Choices, world: &str, depth: usize) -> Value {
@@ -337,6 +351,7 @@ pub fn asker(asker: Asker, purposes: &[&str]) -> Requester {
         return Requester {
             organisations: names(&["urn:lango:facility|HF-E", "Organization/hf-e"]),
             devices: names(&["urn:lango:client|stranger"]),
+            aliases: names(&[SOMEBODY]),
             roles: [Coding::role("facility")].into(),
             ..alone
         };
@@ -350,13 +365,28 @@ pub fn asker(asker: Asker, purposes: &[&str]) -> Requester {
     }
 }
 
-/// Reads a stored Consent, when `records` (by `Type/id`) are as they are.
-pub fn read_consent(consent: &Value, base: &str, records: &BTreeMap<String, Record>) -> Consent {
-    let references_of = |name: &str| -> Vec<String> {
+/// Reads a stored Consent, when `records` (by `Type/id`) were `then` as it was written, and are as they are.
+pub fn read_consent(consent: &Value, base: &str, then: &BTreeMap<String, Record>, records: &BTreeMap<String, Record>) -> Consent {
+    let references = |records: &BTreeMap<String, Record>, name: &str| -> BTreeSet<String> {
         let body = records.get(name).and_then(Record::body);
-        body.map(|body| consent::facts(body, &jiff::tz::TimeZone::UTC, base).references.into_iter().collect()).unwrap_or_default()
+        body.map(|body| consent::facts(body, &jiff::tz::TimeZone::UTC, base).references).unwrap_or_default()
     };
-    let reading = Reading { zone: &jiff::tz::TimeZone::UTC, base, value_set: &|_| None, references_of: &references_of, of_age: None };
+    let references_of = |name: &str| -> Vec<Reached> {
+        let (before, now) = (references(then, name), references(records, name));
+        let sender = then.get(name).map(|record| record.sender);
+        let is_theirs = |other: &String| then.get(other).is_some_and(|other| other.body().is_some() && Some(other.sender) == sender);
+        let follows = |other: &String| before.contains(other) && now.contains(other) && is_theirs(other);
+        before.union(&now).map(|other| Reached { name: other.clone(), follows: follows(other) }).collect()
+    };
+    let reading = Reading {
+        zone: &jiff::tz::TimeZone::UTC,
+        base,
+        value_set: &|_| None,
+        references_of: &references_of,
+        called: &|_| Some(Vec::new()),
+        organisation: &|names| names.into_iter().next(),
+        of_age: None,
+    };
     Consent::read(consent, &reading).expect("a small Consent")
 }
 
@@ -389,7 +419,7 @@ impl Reader<'_> {
     }
 }
 
-/// The Patients that are one person with this one: by the strong identifier that they share.
+/// The Patients that are one person with this one: by the strong identifier that they share, and unless sex or family name contradict.
 pub fn person(records: &BTreeMap<String, Record>, patient: &str) -> BTreeSet<String> {
     let strong = |record: &Record| -> Option<String> {
         let identifiers = record.body()?["identifier"].as_array()?;
@@ -398,6 +428,9 @@ pub fn person(records: &BTreeMap<String, Record>, patient: &str) -> BTreeSet<Str
     let mut person = BTreeSet::from([patient.to_owned()]);
     let Some(own) = records.get(patient).and_then(strong) else { return person };
     let patients = records.iter().filter(|(name, _)| name.starts_with("Patient/"));
-    person.extend(patients.filter(|(_, record)| strong(record).as_ref() == Some(&own)).map(|(name, _)| name.clone()));
+    let says = |record: &Record| record.body().map(|body| (body["gender"].clone(), body["name"][0]["family"].clone()));
+    let agrees = |record: &Record| says(record) == says(&records[patient]);
+    let linked = patients.filter(|(_, record)| strong(record).as_ref() == Some(&own) && agrees(record));
+    person.extend(linked.map(|(name, _)| name.clone()));
     person
 }

@@ -55,6 +55,13 @@ fn what_gives_a_sensitive_matter_away_is_labelled() {
         (json!({"resourceType": "MedicationRequest", "medicationCodeableConcept": concept(atc, "J01CA04")}), &[]),
         (json!({"resourceType": "ServiceRequest", "code": concept(loinc, "25836-8")}), &["HIV", "R"]),
         (json!({"resourceType": "Measure", "topic": [concept(icd, "B20")]}), &[]),
+        (json!({"resourceType": "Condition", "code": concept("http://hl7.org/fhir/sid/icd-10-cm", "B20")}), &["HIV", "R"]),
+        (json!({"resourceType": "Condition", "code": {"coding": [{"code": "b20.1"}]}}), &["HIV", "R"]),
+        (json!({"resourceType": "Condition", "code": {"text": "Domestic violence"}}), &["R", "SDV"]),
+        (json!({"resourceType": "Observation", "valueString": "HIV reactive"}), &["HIV", "R"]),
+        (json!({"resourceType": "Observation", "valueQuantity": {"value": 1, "code": "B20"}}), &[]),
+        (json!({"resourceType": "Patient", "name": [{"family": "Rape"}]}), &[]),
+        (json!({"resourceType": "Observation", "text": {"div": "<div>HIV</div>"}}), &["HIV", "R"]),
     ];
     for (resource, expected) in cases {
         assert_eq!(added(&terminology, &resource), expected, "{resource}");

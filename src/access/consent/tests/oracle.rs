@@ -36,6 +36,8 @@ impl Choices<'_> {
 
 const YEARS: &[&str] = &["2020", "2021", "2022", "2023", "2024-06", "2024-06-15", "2024-06-15T12:00:00Z"];
 const SET: &str = "http://example.org/vs";
+/// An identifier of whom nobody knows.
+const UNKNOWN: &str = "urn:mfl|2";
 
 fn code(system: &str, code: &str) -> Value {
     json!({"system": system, "code": code})
@@ -61,13 +63,16 @@ fn actor(choices: &mut Choices) -> Value {
         3 => concept(LANGO_ROLE, "clinician"),
         _ => concept(PARTICIPATION_TYPE, "CST"),
     };
-    let reference = match choices.below(7) {
+    let reference = match choices.below(10) {
         0 => json!({"reference": "Organization/part"}),
         1 => json!({"reference": "Organization/whole"}),
         2 => json!({"reference": "Practitioner/x/_history/2"}),
         3 => json!({"identifier": {"system": "urn:lango:facility", "value": "B"}}),
         4 => json!({"reference": format!("{BASE}/Device/d")}),
         5 => json!({"display": "somebody"}),
+        6 => json!({"identifier": {"system": "urn:mfl", "value": "1"}}),
+        7 => json!({"identifier": {"system": "urn:mfl", "value": "2"}}),
+        8 => json!({"identifier": {"system": "urn:npi", "value": "9"}}),
         _ => return json!({"role": role}),
     };
     json!({"role": role, "reference": reference})
@@ -216,6 +221,8 @@ fn requester(choices: &mut Choices) -> Requester {
         people: choices.one(&[names(&["Practitioner/x"]), names(&[])]),
         devices: choices.one(&[names(&[]), names(&["Device/d"])]),
         roles: if choices.once_in(2) { [Coding::role("clinician")].into() } else { BTreeSet::new() },
+        unclaimed: if choices.once_in(2) { [Coding::role("clinician")].into() } else { BTreeSet::new() },
+        aliases: choices.one(&[names(&[]), names(&["somebody"]), names(&["urn:npi|9"])]),
         purposes: purposes.into_iter().collect(),
         action: choices.one(&[Action::Access, Action::Access, Action::Correct]),
         break_glass_until: choices.one(&[None, Some(now), Some(now + 1)]),
@@ -282,7 +289,18 @@ mod naive {
                 let names = [&self.requester.organisations, &self.requester.people, &self.requester.devices];
                 names.into_iter().any(|names| names.contains(name))
             };
+            let perhaps = |name: &str| self.requester.aliases.contains(name).then_some(()).map_or(Some(false), |()| None);
             let named = match (who["reference"].as_str(), who["identifier"].is_object()) {
+                (None, true) if who["identifier"]["value"] == "1" => {
+                    if called("Organization/part") {
+                        None
+                    } else {
+                        Some(false)
+                    }
+                }
+                (None, true) if who["identifier"]["value"] == "2" => None,
+                (None, true) if who["identifier"]["value"] == "9" => perhaps("urn:npi|9"),
+                (Some(text), _) if text.starts_with("Practitioner") && !called("Practitioner/x") => perhaps("somebody"),
                 (Some(text), _) if text.starts_with("http://lango/") => Some(called(text.trim_start_matches("http://lango/fhir/"))),
                 (Some(text), _) => Some(called(text.split("/_history").next()?)),
                 (None, true) => Some(called("urn:lango:facility|B")),
@@ -304,7 +322,10 @@ mod naive {
                     .iter()
                     .any(|one| one.get("system").is_some() && below(one["code"].as_str().unwrap()).contains(&purpose.code.as_str()))
             };
-            asked.iter().any(meant) || self.assume && (vague || asked.is_empty())
+            let emergency = |code: &str| ["ETREAT", "BTG"].contains(&code);
+            let urgent = asked.iter().any(|one| emergency(&one.code))
+                && list(entries).iter().any(|one| one.get("system").is_some() && emergency(one["code"].as_str().unwrap()));
+            asked.iter().any(meant) || self.assume && (vague || urgent || asked.is_empty())
         }
 
         fn action(&self, entry: &Value) -> Option<bool> {
@@ -365,6 +386,7 @@ mod naive {
             }
             match data["meaning"].as_str()? {
                 "instance" => Some(me == name),
+                "related" if name == "Encounter/e" && me == "Observation/2" && !points("encounter") => None,
                 "related" => Some(me == name || points("encounter") || points(author) || name == "Encounter/e" && me == "Observation/3"),
                 "dependents" => Some(me == name || points("encounter") || points(author)),
                 "authoredby" => Some(points(author)),
@@ -431,8 +453,13 @@ mod naive {
         let counts = |one: &Value| {
             matches!(one["status"].as_str(), Some("active" | "inactive")) && one["scope"]["coding"][0]["code"] == "patient-privacy"
         };
-        let age =
-            |one: &Value| (parse_interval(one["dateTime"].as_str().unwrap(), &ZONE).unwrap().low, one["id"].as_str().unwrap().to_owned());
+        let age = |one: &Value| parse_interval(one["dateTime"].as_str().unwrap(), &ZONE).unwrap();
+        let is_newer = |one: &Value, than: &Value| match (age(one), age(than)) {
+            (one, than) if one.low >= than.high => true,
+            (one, than) if one.high <= than.low => false,
+            // They were stored in the order of their ids.
+            _ => one["id"].as_str() > than["id"].as_str(),
+        };
         let mut found = Vec::new();
         let mut refused = false;
         for consent in consents.iter().filter(|one| counts(one) && one["status"] == "active") {
@@ -440,11 +467,11 @@ mod naive {
             let same = |one: &&Value| {
                 one["policy"] == consent["policy"] && one["policyRule"] == consent["policyRule"] && consent.get("organization").is_some()
             };
-            if rivals.filter(same).any(|one| age(one) > age(consent)) {
+            if rivals.filter(same).any(|one| is_newer(one, consent)) {
                 continue;
             }
             let guardian = consent["performer"][0]["reference"] == "RelatedPerson/r";
-            let of_age = if guardian && age(consent).0 < of_age { of_age } else { Interval::MAX };
+            let of_age = if guardian && age(consent).low < of_age { of_age } else { Interval::MAX };
             let default = match consent["policyRule"]["coding"][0]["code"].as_str() {
                 Some("OPTIN") => Some("permit"),
                 Some("OPTOUT") => Some("deny"),
@@ -520,8 +547,21 @@ mod naive {
 
 fn read(consent: &Value, of_age: Micros) -> Consent {
     let value_set = |url: &str| (url == SET).then(|| vec![Coding::new("http://x", "a"), Coding::new("http://y", "a")]);
-    let references_of = |name: &str| if name == "Encounter/e" { vec!["Observation/3".to_owned()] } else { Vec::new() };
-    let reading = Reading { zone: &ZONE, base: BASE, value_set: &value_set, references_of: &references_of, of_age: Some(of_age) };
+    let references_of = |name: &str| match name {
+        "Encounter/e" => {
+            ["Observation/3", "Observation/2"].map(|to| Reached { name: to.to_owned(), follows: to == "Observation/3" }).into()
+        }
+        _ => Vec::new(),
+    };
+    let reading = Reading {
+        zone: &ZONE,
+        base: BASE,
+        value_set: &value_set,
+        references_of: &references_of,
+        called: &|name| (name != UNKNOWN).then(|| if name == "urn:mfl|1" { vec!["Organization/part".to_owned()] } else { Vec::new() }),
+        organisation: &|names| names.into_iter().next(),
+        of_age: Some(of_age),
+    };
     Consent::read(consent, &reading).unwrap()
 }
 

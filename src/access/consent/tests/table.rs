@@ -60,8 +60,28 @@ fn with(mut consent: Value, key: &str, value: Value) -> Value {
 
 fn read_of_age(consent: &Value, of_age: Option<Micros>) -> Consent {
     let value_set = |url: &str| (url == SET).then(|| vec![Coding::new(LOINC, "1-1"), Coding::new(LOINC, "2-2")]);
-    let references_of = |name: &str| if name == "CarePlan/plan" { vec!["Observation/o".to_owned()] } else { Vec::new() };
-    Consent::read(consent, &Reading { zone: &ZONE, base: BASE, value_set: &value_set, references_of: &references_of, of_age }).unwrap()
+    let references_of = |name: &str| match name {
+        "CarePlan/plan" => vec![Reached { name: "Observation/o".to_owned(), follows: true }],
+        "CarePlan/theirs" => vec![Reached { name: "Observation/o".to_owned(), follows: false }],
+        _ => Vec::new(),
+    };
+    // urn:mfl|88 is B's, by what the directory says; whose other numbers of that system are nobody knows.
+    let called = |name: &Name| match name.as_str() {
+        "urn:mfl|88" => Some(vec!["Organization/b".to_owned()]),
+        name => (!name.starts_with("urn:mfl|")).then(Vec::new),
+    };
+    let organisation =
+        |names: Vec<Name>| names.into_iter().next().map(|name| if name == "urn:mfl|o" { "Organization/o".to_owned() } else { name });
+    let reading = Reading {
+        zone: &ZONE,
+        base: BASE,
+        value_set: &value_set,
+        references_of: &references_of,
+        called: &called,
+        organisation: &organisation,
+        of_age,
+    };
+    Consent::read(consent, &reading).unwrap()
 }
 
 fn read(consent: &Value) -> Consent {

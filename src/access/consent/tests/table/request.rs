@@ -71,6 +71,12 @@ fn actor() {
         ("another server's organisation", who(&recipient, json!({"reference": "http://elsewhere/fhir/Organization/b"})), No),
         ("organisation that it is a part of", who(&recipient, json!({"reference": "Organization/district"})), Yes),
         ("part of the organisation", who(&recipient, json!({"reference": "Organization/ward"})), No),
+        (
+            "organisation by another of its identifiers",
+            who(&recipient, json!({"identifier": {"system": "urn:mfl", "value": "88"}})),
+            Unknown,
+        ),
+        ("an identifier of whom nobody knows", who(&recipient, json!({"identifier": {"system": "urn:mfl", "value": "77"}})), Unknown),
         ("group", who(&recipient, json!({"reference": "CareTeam/team"})), Yes),
         ("device", who(&recipient, json!({"reference": "Device/client"})), Yes),
         ("role that it has", json!({"actor": [{"role": concept(LANGO_ROLE, "clinician")}]}), Yes),
@@ -86,6 +92,19 @@ fn actor() {
     }
     let two = json!({"actor": [{"role": recipient, "reference": {"reference": "Organization/q"}}, {"role": recipient, "reference": {"reference": "Organization/b"}}]});
     row("one of two", two, &requester(), &observation(), Yes);
+}
+
+#[test]
+fn what_a_token_leaves_out_takes_nothing_from_a_deny() {
+    let to = |reference: Value| json!({"actor": [{"role": concept(PARTICIPATION_TYPE, "IRCP"), "reference": reference}]});
+    let somebody = Requester { people: BTreeSet::new(), aliases: [SOMEBODY.to_owned()].into(), ..requester() };
+    for (reference, holds) in [("Practitioner/x", Unknown), ("Practitioner/q", Unknown), ("CareTeam/q", Unknown), ("Organization/q", No)] {
+        row(reference, to(json!({"reference": reference})), &somebody, &observation(), holds);
+    }
+    let clerk = Requester { roles: BTreeSet::new(), unclaimed: [Coding::role("clinician")].into(), ..requester() };
+    row("a role that was not claimed", json!({"actor": [{"role": concept(LANGO_ROLE, "clinician")}]}), &clerk, &observation(), Unknown);
+    let known = Requester { aliases: ["urn:npi|9".to_owned()].into(), ..requester() };
+    row("another identifier of theirs", to(json!({"identifier": {"system": "urn:npi", "value": "9"}})), &known, &observation(), Unknown);
 }
 
 #[test]
@@ -114,6 +133,8 @@ fn purpose() {
         ("two below it", named(ACT_REASON, "TREAT"), asks(&["BTG"]), Yes),
         ("above it", named(ACT_REASON, "ETREAT"), asks(&["TREAT"]), No),
         ("beside it", named(ACT_REASON, "HRESCH"), asks(&["TREAT"]), No),
+        ("that nobody knows", named(ACT_REASON, "ZZZ"), asks(&["ZZZ"]), Unknown),
+        ("another emergency", named(ACT_REASON, "BTG"), asks(&["ETREAT"]), Unknown),
         ("break-glass", named(ACT_REASON, "BTG"), asks(&["BTG"]), Yes),
         ("of another system", named("http://example.org", "TREAT"), asks(&["TREAT"]), No),
         ("without a system", json!({"purpose": [{"code": "TREAT"}]}), asks(&["TREAT"]), Unknown),

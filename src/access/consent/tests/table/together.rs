@@ -45,6 +45,20 @@ fn several_consents() {
     let (permit, deny) = (under(&permit), under(&deny));
     assert_eq!(outcome(&[deny.clone(), second(&permit)], &requester(), &observation()), Outcome::Permit, "the newer replaces");
     assert_eq!(outcome(&[permit.clone(), second(&deny)], &requester(), &observation()), Outcome::Deny, "the newer replaces");
+    let by_identifier = with(second(&deny), "organization", json!([{"identifier": {"system": "urn:mfl", "value": "o"}}]));
+    assert_eq!(outcome(&[permit.clone(), by_identifier], &requester(), &observation()), Outcome::Deny, "the same, written another way");
+    // The dates do not tell which is newer: it is what was stored later.
+    let on = |one: &Value, date: &str, stored: &str| {
+        with(
+            with(with(one.clone(), "id", json!(stored)), "dateTime", json!(date)),
+            "meta",
+            json!({"versionId": "1", "lastUpdated": stored}),
+        )
+    };
+    for (first, later) in [("2026-01-15", "2026-01"), ("2026-01", "2026-01-15"), ("2026-01-15", "2026-01-15")] {
+        let narrowed = [on(&permit, first, "2026-03-01T00:00:00Z"), on(&deny, later, "2026-03-02T00:00:00Z")];
+        assert_eq!(outcome(&narrowed, &requester(), &observation()), Outcome::Deny, "{first}, then {later}");
+    }
     let withdrawn = with(second(&deny), "status", json!("inactive"));
     assert_eq!(outcome(&[permit.clone(), withdrawn], &requester(), &observation()), Outcome::NoConsent, "what was replaced stays replaced");
     let mistaken = with(second(&deny), "status", json!("entered-in-error"));
@@ -130,6 +144,7 @@ fn a_guardians_permit_ends_when_the_patient_is_of_age() {
     assert_eq!(ask_at(&guardian, "2026-06-15", "2026-06-14T23:59:59Z"), Outcome::Permit);
     assert_eq!(ask_at(&guardian, "2026-06-15", "2026-06-15"), Outcome::NoConsent);
     assert_eq!(ask_at(&guardian, "2020-01-01", "2026-06-15"), Outcome::Permit, "for an adult");
+    assert_eq!(outcome(&[guardian.clone()], &requester(), &observation()), Outcome::NoConsent, "when the birth date is not known");
     assert_eq!(ask_at(&given("Patient/p"), "2026-06-15", "2026-06-15"), Outcome::Permit, "the patient's own");
     let refusal =
         with(with(consent(json!({"type": "deny"})), "performer", json!([{"reference": "RelatedPerson/mother"}])), "id", json!("d"));
@@ -138,7 +153,15 @@ fn a_guardians_permit_ends_when_the_patient_is_of_age() {
 
 #[test]
 fn a_consent_that_is_too_deep_or_too_large_is_refused() {
-    let reading = Reading { zone: &ZONE, base: BASE, value_set: &|_| None, references_of: &|_| Vec::new(), of_age: None };
+    let reading = Reading {
+        zone: &ZONE,
+        base: BASE,
+        value_set: &|_| None,
+        references_of: &|_| Vec::new(),
+        called: &|_| None,
+        organisation: &|names| names.into_iter().next(),
+        of_age: None,
+    };
     let mut deep = json!({"type": "permit"});
     for _ in 0..MAX_DEPTH {
         deep = json!({"type": "permit", "provision": [deep]});
@@ -154,5 +177,5 @@ fn a_consent_that_is_too_deep_or_too_large_is_refused() {
     );
     assert_eq!(Consent::read(&json!({"resourceType": "Patient"}), &reading), Err(ConsentError::NotAConsent));
     assert_eq!(read(&consent(json!("permit"))).provisions.len(), 0);
-    assert!(Interval::MIN < read(&consent(json!({"type": "permit"}))).given);
+    assert!(Interval::MIN < read(&consent(json!({"type": "permit"}))).given.low);
 }

@@ -1,0 +1,303 @@
+//! The walk through value sets that `$expand`, `$validate-code` and searches share: which codes are in one, and whether a code is.
+
+use super::code_system::{CodeSystem, Content, property_text};
+use super::expansion::Contained;
+use super::shelf::Shelved;
+use super::supplement::Known;
+use super::value_set::{Clause, Filter, Listed, Test, ValueSet};
+use super::versions::Versions;
+use super::{Loaded, TerminologyError};
+use std::cell::Cell;
+use std::sync::Arc;
+
+/// Levels of value sets in value sets.
+const MAX_DEPTH: usize = 16;
+
+/// Candidates looked at for one request: a second's work, and enough to page through a system of a million codes with an exclude.
+const MAX_STEPS: u64 = 5_000_000;
+
+type Sink<'s> = &'s mut dyn FnMut(Contained) -> Result<(), TerminologyError>;
+
+/// One request's walk through value sets, with its budget.
+pub(super) struct Walk<'a> {
+    loaded: &'a Loaded,
+    versions: Versions,
+    steps: Cell<u64>,
+}
+
+impl<'a> Walk<'a> {
+    pub fn new(loaded: &'a Loaded) -> Walk<'a> {
+        Walk::with(loaded, Versions::default())
+    }
+
+    /// A walk in which the request says something about versions.
+    pub fn with(loaded: &'a Loaded, versions: Versions) -> Walk<'a> {
+        Walk { loaded, versions, steps: Cell::new(0) }
+    }
+
+    fn step(&self) -> Result<(), TerminologyError> {
+        let steps = self.steps.get() + 1;
+        self.steps.set(steps);
+        if steps > MAX_STEPS { Err(TerminologyError::TooCostly) } else { Ok(()) }
+    }
+
+    /// The entry for a code in a value set, if it is there.
+    pub fn contains(&self, set: &ValueSet, system: &str, code: &str) -> Result<Option<Contained>, TerminologyError> {
+        self.contains_at(set, system, code, 0)
+    }
+
+    fn contains_at(&self, set: &ValueSet, system: &str, code: &str, depth: usize) -> Result<Option<Contained>, TerminologyError> {
+        if depth > MAX_DEPTH {
+            return Err(nesting(set));
+        }
+        self.loaded.require_supplements(set.supplements.iter().map(|one| &**one))?;
+        let Some(found) = self.in_any(&set.include, system, code, depth)? else { return Ok(None) };
+        let left_out = found.inactive && set.inactive == Some(false) || self.in_any(&set.exclude, system, code, depth)?.is_some();
+        Ok((!left_out).then_some(found))
+    }
+
+    fn in_any(&self, clauses: &[Clause], system: &str, code: &str, depth: usize) -> Result<Option<Contained>, TerminologyError> {
+        // A clause that cannot be evaluated matters only when no other clause has the code.
+        let mut trouble = None;
+        for clause in clauses {
+            match self.in_clause(clause, system, code, depth) {
+                Ok(None) => {}
+                Ok(found) => return Ok(found),
+                Err(error) => trouble = trouble.or(Some(error)),
+            }
+        }
+        trouble.map_or(Ok(None), Err)
+    }
+
+    fn in_clause(&self, clause: &Clause, system: &str, code: &str, depth: usize) -> Result<Option<Contained>, TerminologyError> {
+        self.step()?;
+        let mut found = None;
+        if let Some(own) = &clause.system {
+            if own.as_ref() != system {
+                return Ok(None);
+            }
+            found = self.in_system(clause, own, code)?;
+            if found.is_none() {
+                return Ok(None);
+            }
+        }
+        for url in &clause.value_sets {
+            let nested = self.contains_at(&*self.set(url)?, system, code, depth + 1)?;
+            match nested {
+                None => return Ok(None),
+                nested => found = found.or(nested),
+            }
+        }
+        Ok(found)
+    }
+
+    /// The clause's own part, without its value sets.
+    fn in_system(&self, clause: &Clause, system: &Arc<str>, code: &str) -> Result<Option<Contained>, TerminologyError> {
+        if clause.listed.is_some() {
+            let known = self.known(clause, system)?;
+            let exact = clause.listed_as(code);
+            let listed = exact.or_else(|| clause.listed_as(&known?.system.find(code)?.code));
+            return Ok(listed.map(|listed| entry_listed(system, listed, known)));
+        }
+        let known = self.usable(clause, system)?;
+        let Some(place) = known.system.place(code) else { return Ok(None) };
+        for filter in &clause.filters {
+            if !passes(known, filter, place)? {
+                return Ok(None);
+            }
+        }
+        Ok(entry_at(system, known, place))
+    }
+
+    /// The system of a clause that lists its codes, for what else there is to say of them: in another version when its own is not loaded,
+    /// unless the request names the version.
+    fn known(&self, clause: &Clause, system: &str) -> Result<Option<Known<'a>>, TerminologyError> {
+        let (version, asked) = self.versions.pick(system, clause.version.as_deref())?;
+        let found = self.loaded.systems.version(system, version);
+        if found.is_none() && asked {
+            return Err(no_version(system, version));
+        }
+        Ok(found.or_else(|| self.loaded.systems.canonical(system)).map(|known| self.loaded.known(known)))
+    }
+
+    /// The system of a clause that rests on it.
+    fn usable(&self, clause: &Clause, system: &str) -> Result<Known<'a>, TerminologyError> {
+        let (version, _) = self.versions.pick(system, clause.version.as_deref())?;
+        let known = self.loaded.systems.version(system, version).ok_or_else(|| no_version(system, version))?;
+        if known.content == Content::Absent {
+            return Err(TerminologyError::NoContent { system: system.to_owned() });
+        }
+        Ok(self.loaded.known(known))
+    }
+
+    fn set(&self, url: &str) -> Result<Arc<ValueSet>, TerminologyError> {
+        self.loaded.set(url).ok_or_else(|| TerminologyError::NotLoaded { type_name: "ValueSet", what: format!("url {url}") })
+    }
+
+    /// Hands every code of a value set to `sink`, once, in the order of its definition.
+    pub fn each(&self, set: &ValueSet, depth: usize, sink: Sink) -> Result<(), TerminologyError> {
+        if depth > MAX_DEPTH {
+            return Err(nesting(set));
+        }
+        self.loaded.require_supplements(set.supplements.iter().map(|one| &**one))?;
+        for (at, clause) in set.include.iter().enumerate() {
+            let earlier = set.include.get(..at).unwrap_or_default();
+            self.each_in_clause(clause, depth, &mut |candidate| {
+                let (system, code) = (&*candidate.system, &*candidate.code);
+                let left_out = candidate.inactive && set.inactive == Some(false)
+                    || self.in_any(earlier, system, code, depth)?.is_some()
+                    || self.in_any(&set.exclude, system, code, depth)?.is_some();
+                if left_out { Ok(()) } else { sink(candidate) }
+            })?;
+        }
+        Ok(())
+    }
+
+    fn each_in_clause(&self, clause: &Clause, depth: usize, sink: Sink) -> Result<(), TerminologyError> {
+        let in_sets = |urls: &[Box<str>], candidate: &Contained| {
+            for url in urls {
+                if self.contains_at(&*self.set(url)?, &candidate.system, &candidate.code, depth + 1)?.is_none() {
+                    return Ok(false);
+                }
+            }
+            Ok(true)
+        };
+        let Some(system) = &clause.system else {
+            // Only value sets: those in the first that are in all others.
+            let Some((first, others)) = clause.value_sets.split_first() else { return Ok(()) };
+            return self.each(&*self.set(first)?, depth + 1, &mut |candidate| {
+                self.step()?;
+                if in_sets(others, &candidate)? { sink(candidate) } else { Ok(()) }
+            });
+        };
+        if let Some(listed) = &clause.listed {
+            let known = self.known(clause, system)?;
+            for one in listed {
+                self.step()?;
+                let candidate = entry_listed(system, one, known);
+                let again = clause.listed_as(&one.code).is_some_and(|first| !std::ptr::eq(first, one));
+                if !again && in_sets(&clause.value_sets, &candidate)? {
+                    sink(candidate)?;
+                }
+            }
+            return Ok(());
+        }
+        let known = self.usable(clause, system)?;
+        let (places, driver) = candidates(known.system, &clause.filters);
+        'places: for place in places {
+            self.step()?;
+            for (at, filter) in clause.filters.iter().enumerate() {
+                if driver != Some(at) && !passes(known, filter, place)? {
+                    continue 'places;
+                }
+            }
+            let Some(candidate) = entry_at(system, known, place) else { continue };
+            if in_sets(&clause.value_sets, &candidate)? {
+                sink(candidate)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn nesting(set: &ValueSet) -> TerminologyError {
+    TerminologyError::Nesting { url: set.header().url.as_deref().unwrap_or_default().to_owned(), limit: MAX_DEPTH }
+}
+
+fn no_version(system: &str, version: Option<&str>) -> TerminologyError {
+    let what = version.map_or_else(|| format!("url {system}"), |version| format!("url {system} and version {version}"));
+    TerminologyError::NotLoaded { type_name: "CodeSystem", what }
+}
+
+fn entry_listed(system: &Arc<str>, listed: &Listed, known: Option<Known<'_>>) -> Contained {
+    let found = known.and_then(|known| Some((known, known.system.find(&listed.code)?)));
+    let concept = found.map(|(_, concept)| concept);
+    let mut designations = listed.designations.clone();
+    designations.extend(found.into_iter().flat_map(|(known, concept)| known.designations(concept).cloned()));
+    Contained {
+        system: system.clone(),
+        version: known.and_then(|known| known.system.header.version.clone()),
+        code: listed.code.clone(),
+        display: listed.display.clone().or_else(|| concept?.display.clone()),
+        inactive: concept.is_some_and(|concept| concept.inactive),
+        is_abstract: concept.is_some_and(|concept| concept.is_abstract),
+        designations,
+    }
+}
+
+fn entry_at(system: &Arc<str>, known: Known<'_>, place: u32) -> Option<Contained> {
+    let concept = known.system.at(place)?;
+    Some(Contained {
+        system: system.clone(),
+        version: known.system.header.version.clone(),
+        code: concept.code.clone(),
+        display: concept.display.clone(),
+        inactive: concept.inactive,
+        is_abstract: concept.is_abstract,
+        designations: known.designations(concept).cloned().collect(),
+    })
+}
+
+/// Where to look: below one concept when a filter says so, else everywhere; with the filter that is thereby met.
+fn candidates(system: &CodeSystem, filters: &[Filter]) -> (Box<dyn Iterator<Item = u32>>, Option<usize>) {
+    for (at, filter) in filters.iter().enumerate() {
+        let (root, with_root) = match &filter.test {
+            Test::IsA(root) => (root, true),
+            Test::DescendentOf(root) => (root, false),
+            _ => continue,
+        };
+        if !is_concept(&filter.property) {
+            continue;
+        }
+        let Some(root) = system.place(root) else { return (Box::new(std::iter::empty()), Some(at)) };
+        let own = with_root.then_some(root);
+        return (Box::new(own.into_iter().chain(system.below(root))), Some(at));
+    }
+    (Box::new(0..u32::try_from(system.concepts.len()).unwrap_or(u32::MAX)), None)
+}
+
+/// `concept` is the name that R4 gives; `code` is in wide use.
+fn is_concept(property: &str) -> bool {
+    matches!(property, "concept" | "code")
+}
+
+/// Whether the concept at `place` meets a filter.
+fn passes(known: Known<'_>, filter: &Filter, place: u32) -> Result<bool, TerminologyError> {
+    let system = known.system;
+    let property = &*filter.property;
+    let to = |code: &str| system.place(code);
+    let is_a = |code: &str| to(code).is_some_and(|root| root == place || system.is_above(root, place));
+    Ok(match &filter.test {
+        Test::IsA(code) => is_a(code),
+        Test::IsNotA(code) => !is_a(code),
+        Test::DescendentOf(code) => to(code).is_some_and(|root| root != place && system.is_above(root, place)),
+        Test::Generalizes(code) => to(code).is_some_and(|leaf| leaf == place || system.is_above(place, leaf)),
+        Test::Equals(value) => any_value(known, property, place, |text| text == &**value),
+        Test::In(values) => any_value(known, property, place, |text| values.iter().any(|value| &**value == text)),
+        Test::NotIn(values) => !any_value(known, property, place, |text| values.iter().any(|value| &**value == text)),
+        Test::Regex(regex) => any_value(known, property, place, |text| regex.is_match(text)),
+        Test::Exists(wanted) => any_value(known, property, place, |_| true) == *wanted,
+        Test::Unusable(hint) => return Err(TerminologyError::Filter { hint: format!("{hint} (property {property})") }),
+    })
+}
+
+/// Whether one of the concept's values of a property fits: its own properties, or `code`, `display`, `definition`, `parent` and `child`.
+fn any_value(known: Known<'_>, property: &str, place: u32, fits: impl Fn(&str) -> bool) -> bool {
+    let system = known.system;
+    let Some(concept) = system.at(place) else { return false };
+    let codes = |places: &[u32]| places.iter().filter_map(|&place| system.at(place)).any(|other| fits(&other.code));
+    match property {
+        "concept" | "code" => fits(&concept.code),
+        "display" => concept.display.as_deref().is_some_and(&fits),
+        "definition" => concept.definition().is_some_and(&fits),
+        "parent" => codes(&concept.parents),
+        "child" => codes(&concept.children),
+        "inactive" if !known.properties(concept).any(|(code, ..)| &**code == "inactive") => {
+            fits(if concept.inactive { "true" } else { "false" })
+        }
+        _ => known.properties(concept).filter(|(code, ..)| &**code == property).any(|(_, _, value)| match property_text(value) {
+            Some(text) => fits(text),
+            None => fits(&value.to_string()),
+        }),
+    }
+}

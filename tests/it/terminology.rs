@@ -1,0 +1,216 @@
+//! Terminology and own definitions over HTTP: supplements, trees, versions, contexts, what is not taken, composites, stored targets.
+
+use crate::search_deep::until;
+use crate::support::{TestServer, answer, both_databases};
+use serde_json::{Value, json};
+
+const URL: &str = "urn:t:animals";
+
+/// A server with a code system, its supplement and a value set.
+async fn zoo(server: &TestServer) {
+    for resource in [
+        json!({
+            "resourceType": "CodeSystem", "id": "animals", "url": URL, "version": "1", "status": "active", "content": "complete",
+            "concept": [{ "code": "dog", "display": "Dog", "concept": [{ "code": "puppy", "display": "Puppy" }] }, { "code": "cat", "display": "Cat" }]
+        }),
+        json!({
+            "resourceType": "CodeSystem", "id": "french", "url": "urn:t:french", "status": "active", "content": "supplement", "supplements": URL,
+            "concept": [{ "code": "dog", "designation": [{ "language": "fr", "value": "Chien" }] }]
+        }),
+        json!({
+            "resourceType": "ValueSet", "id": "all", "url": "urn:t:all", "status": "active",
+            "extension": [{ "url": "http://hl7.org/fhir/StructureDefinition/valueset-supplement", "valueCanonical": "urn:t:french" }],
+            "compose": { "include": [{ "system": URL }] }
+        }),
+    ] {
+        let path = format!("/fhir/{}/{}", resource["resourceType"].as_str().unwrap(), resource["id"].as_str().unwrap());
+        let (status, outcome) = server.put(&path, &resource).await;
+        assert_eq!(status, 201, "{outcome}");
+    }
+}
+
+fn parameter<'v>(parameters: &'v Value, name: &str) -> &'v Value {
+    let found = parameters["parameter"].as_array().into_iter().flatten().find(|one| one["name"] == name);
+    found.and_then(|one| one.as_object()?.iter().find(|(key, _)| key.starts_with("value"))).map_or(&Value::Null, |(_, value)| value)
+}
+
+/// The codes of an expansion's first level.
+fn codes(value_set: &Value) -> Vec<&str> {
+    value_set["expansion"]["contains"].as_array().into_iter().flatten().filter_map(|one| one["code"].as_str()).collect()
+}
+
+both_databases!(
+    async fn a_supplement_that_is_put_is_used_and_one_that_is_deleted_is_missed(db: &TestDb) {
+        let server = TestServer::open(db).await;
+        zoo(&server).await;
+        let lookup = "/fhir/CodeSystem/$lookup?system=urn:t:animals&code=dog&displayLanguage=fr";
+        assert_eq!(parameter(&server.get(lookup).await.1, "display"), "Chien");
+        let (_, expanded) = server.get("/fhir/ValueSet/all/$expand?displayLanguage=fr&includeDesignations=true").await;
+        let first = &expanded["expansion"]["contains"][0];
+        assert_eq!((&first["display"], &first["designation"][0]["language"]), (&json!("Chien"), &json!("fr")), "{expanded}");
+        let check = "/fhir/ValueSet/$validate-code?url=urn:t:all&system=urn:t:animals&code=dog&display=chien";
+        assert_eq!(parameter(&server.get(check).await.1, "result"), true);
+        assert_eq!(server.get(&format!("{lookup}&useSupplement=urn:t:french")).await.0, 200);
+        for path in [lookup.to_owned(), check.to_owned(), "/fhir/ValueSet/all/$expand?count=1".to_owned()] {
+            let (status, outcome) = server.get(&format!("{path}&useSupplement=urn:t:none")).await;
+            assert_eq!((status, &outcome["issue"][0]["code"]), (404, &json!("not-found")), "{path}");
+        }
+        assert_eq!(answer(server.client.delete(server.url("/fhir/CodeSystem/french"))).await.0, 204);
+        assert_eq!(parameter(&server.get(lookup).await.1, "display"), "Dog");
+        assert_eq!(server.get("/fhir/ValueSet/all/$expand").await.0, 404, "the value set depends on it");
+        server.stop().await;
+    }
+);
+
+both_databases!(
+    async fn an_expansion_is_made_as_it_is_asked_for(db: &TestDb) {
+        let server = TestServer::open(db).await;
+        zoo(&server).await;
+        let all = "/fhir/ValueSet/all/$expand";
+        let (_, tree) = server.get(&format!("{all}?excludeNested=false&includeDefinition=true")).await;
+        assert_eq!((codes(&tree), &tree["expansion"]["total"]), (vec!["dog", "cat"], &json!(3)), "{tree}");
+        assert_eq!(tree["expansion"]["contains"][0]["contains"][0]["code"], "puppy");
+        assert_eq!(tree["compose"], json!({ "include": [{ "system": URL }] }));
+        for (asked, status) in [
+            ("force-system-version=urn:t:animals%7C1", 200),
+            ("check-system-version=urn:t:animals%7C1", 200),
+            ("system-version=urn:t:animals%7C1", 200),
+            ("force-system-version=urn:t:animals%7C9", 404),
+            ("check-system-version=urn:t:animals%7C9", 404),
+            ("system-version=urn:t:animals%7C9", 404),
+            ("system-version=urn:t:animals", 400),
+        ] {
+            assert_eq!(server.get(&format!("{all}?{asked}")).await.0, status, "{asked}");
+        }
+        let validated = server.get("/fhir/ValueSet/all/$validate-code?code=dog&system=urn:t:animals&systemVersion=9").await;
+        assert_eq!((validated.0, parameter(&validated.1, "result")), (200, &json!(false)), "{}", validated.1);
+
+        let (_, implicit) = server.get("/fhir/ValueSet/$expand?url=urn:t:animals?fhir_vs=isa/dog").await;
+        assert_eq!(codes(&implicit), ["dog", "puppy"]);
+        let observation = json!({ "resourceType": "Observation", "id": "o", "status": "final", "code": { "coding": [{ "system": URL, "code": "puppy" }] } });
+        assert_eq!(server.put("/fhir/Observation/o", &observation).await.0, 201);
+        for (set, found) in [("isa/dog", 1), ("isa/cat", 0)] {
+            let (status, bundle) = server.get(&format!("/fhir/Observation?code:in=urn:t:animals?fhir_vs={set}&_total=accurate")).await;
+            assert_eq!((status, &bundle["total"]), (200, &json!(found)), "{set}: {bundle}");
+        }
+
+        let unknown = server.url(&format!("{all}?nosuch=1"));
+        assert_eq!(answer(server.client.get(&unknown)).await.0, 200);
+        let (status, outcome) = answer(server.client.get(&unknown).header("prefer", "handling=strict")).await;
+        assert_eq!(status, 400);
+        assert!(outcome["issue"][0]["diagnostics"].as_str().unwrap().contains("nosuch"), "{outcome}");
+        server.stop().await;
+    }
+);
+
+both_databases!(
+    async fn an_element_stands_for_the_value_set_that_it_is_bound_to(db: &TestDb) {
+        let server = TestServer::open(db).await;
+        zoo(&server).await;
+        let profile = json!({
+            "resourceType": "StructureDefinition", "id": "pet", "url": "urn:t:pet", "name": "Pet", "status": "active", "kind": "resource",
+            "abstract": false, "type": "Observation", "derivation": "constraint",
+            "baseDefinition": "http://hl7.org/fhir/StructureDefinition/Observation",
+            "differential": { "element": [{ "id": "Observation.code", "path": "Observation.code", "binding": { "strength": "required", "valueSet": "urn:t:all" } }] }
+        });
+        let (status, outcome) = server.put("/fhir/StructureDefinition/pet", &profile).await;
+        assert_eq!(status, 201, "{outcome}");
+        let core = "http://hl7.org/fhir/StructureDefinition";
+        for (context, code) in [
+            (format!("{core}/Patient%23Patient.gender"), "female"),
+            (format!("{core}/Patient%23Patient.contact.gender"), "female"),
+            ("urn:t:pet%23Observation.code".to_owned(), "puppy"),
+            ("urn:t:pet%23Observation.status".to_owned(), "final"),
+        ] {
+            let (status, expanded) = server.get(&format!("/fhir/ValueSet/$expand?context={context}&contextDirection=incoming")).await;
+            assert_eq!(status, 200, "{context}: {expanded}");
+            assert!(codes(&expanded).contains(&code), "{context}: {expanded}");
+            let (_, validated) = server.get(&format!("/fhir/ValueSet/$validate-code?context={context}&code={code}")).await;
+            assert_eq!(parameter(&validated, "result"), true, "{context}: {validated}");
+        }
+        for context in ["urn:t:none%23Observation.code", "urn:t:pet", "urn:t:pet%23Observation.subject", "urn:t:pet%23Observation.nosuch"] {
+            let (status, outcome) = server.get(&format!("/fhir/ValueSet/$expand?context={context}")).await;
+            assert_eq!((status, &outcome["issue"][0]["code"]), (422, &json!("not-supported")), "{context}");
+        }
+        server.stop().await;
+    }
+);
+
+both_databases!(
+    async fn a_stored_target_is_held_against_its_profile(db: &TestDb) {
+        let server = TestServer::open(db).await;
+        let profile = |id: &str, of: &str, element: Value| {
+            json!({
+                "resourceType": "StructureDefinition", "id": id, "url": format!("urn:t:{id}"), "name": "P", "status": "active", "kind": "resource",
+                "abstract": false, "type": of, "derivation": "constraint", "baseDefinition": format!("http://hl7.org/fhir/StructureDefinition/{of}"),
+                "differential": { "element": [element] }
+            })
+        };
+        let born = profile("born", "Patient", json!({ "id": "Patient.birthDate", "path": "Patient.birthDate", "min": 1 }));
+        let subject = json!({ "id": "Observation.subject", "path": "Observation.subject", "type": [{ "code": "Reference", "targetProfile": ["urn:t:born"] }] });
+        for (id, definition) in [("born", born), ("seen", profile("seen", "Observation", subject))] {
+            assert_eq!(server.put(&format!("/fhir/StructureDefinition/{id}"), &definition).await.0, 201);
+        }
+        server.put("/fhir/Patient/unborn", &json!({ "resourceType": "Patient", "id": "unborn" })).await;
+        server.put("/fhir/Patient/born", &json!({ "resourceType": "Patient", "id": "born", "birthDate": "2000" })).await;
+        let said = async |reference: &str| {
+            let observation =
+                json!({ "resourceType": "Observation", "status": "final", "code": { "text": "x" }, "subject": { "reference": reference } });
+            let (status, outcome) = server.post("/fhir/Observation/$validate?profile=urn:t:seen", &observation).await;
+            assert_eq!(status, 200, "{outcome}");
+            let about = outcome["issue"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .find(|issue| issue["expression"][0] == "Observation.subject.reference")
+                .cloned();
+            about.map(|issue| {
+                (issue["severity"].as_str().unwrap().to_owned(), issue["diagnostics"].as_str().unwrap().contains("could not be checked"))
+            })
+        };
+        assert_eq!(said("Patient/unborn").await, Some(("error".to_owned(), false)));
+        assert_eq!(said("Patient/born").await, None);
+        assert_eq!(said(&server.url("/fhir/Patient/born")).await, None);
+        for away in ["Patient/nobody", "http://elsewhere.example/fhir/Patient/born"] {
+            assert_eq!(said(away).await, Some(("information".to_owned(), true)), "{away}");
+        }
+        server.stop().await;
+    }
+);
+
+both_databases!(
+    async fn an_own_composite_finds_what_belongs_together(db: &TestDb) {
+        let server = TestServer::open(db).await;
+        let name = |given: &str, family: &str| json!({ "given": [given], "family": family });
+        server
+            .put(
+                "/fhir/Patient/a",
+                &json!({ "resourceType": "Patient", "id": "a", "name": [name("Asha", "Juma"), name("Neema", "Mushi")] }),
+            )
+            .await;
+        server.put("/fhir/Patient/b", &json!({ "resourceType": "Patient", "id": "b", "name": [name("Asha", "Mushi")] })).await;
+        let part = |code: &str| json!({ "definition": format!("http://hl7.org/fhir/SearchParameter/{code}"), "expression": code.rsplit('-').next() });
+        let definition = json!({
+            "resourceType": "SearchParameter", "id": "full", "url": "urn:t:full", "name": "Full", "status": "active", "description": "Given and family",
+            "code": "full", "base": ["Patient"], "type": "composite", "expression": "Patient.name",
+            "component": [part("individual-given"), part("individual-family")]
+        });
+        let (status, outcome) = server.put("/fhir/SearchParameter/full", &definition).await;
+        assert_eq!(status, 201, "{outcome}");
+        let found = async |value: &str| {
+            let bundle = until(&server, &format!("/fhir/Patient?full={value}"), |status, body| {
+                assert!(status == 200 || body["issue"][0]["code"] == "transient", "{status} {body:.300}");
+                status == 200
+            })
+            .await;
+            let entries = bundle["entry"].as_array().into_iter().flatten();
+            entries.filter_map(|entry| entry["resource"]["id"].as_str().map(str::to_owned)).collect::<Vec<_>>()
+        };
+        assert_eq!(found("asha$mushi").await, ["b"]);
+        assert_eq!(found("neema$mushi").await, ["a"]);
+        assert_eq!(found("neema$juma").await, [""; 0]);
+        server.put("/fhir/Patient/c", &json!({ "resourceType": "Patient", "id": "c", "name": [name("Neema", "Juma")] })).await;
+        assert_eq!(found("neema$juma").await, ["c"]);
+        server.stop().await;
+    }
+);
