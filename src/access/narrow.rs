@@ -40,7 +40,8 @@ impl Caller {
                                 filters.extend(added);
                                 kept.push((type_code, filters));
                             }
-                            Err(forbidden) => refused = Some(forbidden),
+                            // The type that is meant most likely stands first.
+                            Err(forbidden) => refused = refused.or(Some(forbidden)),
                         }
                     }
                     if let (true, Some(forbidden)) = (kept.is_empty(), refused) {

@@ -433,6 +433,7 @@ fn order(a: &IndexValue, b: &IndexValue) -> Ordering {
             Composite(_) => 7,
             Text(_) => 8,
             Within { .. } => 9,
+            Far { .. } => 10,
         }
     }
     match (a, b) {

@@ -177,6 +177,17 @@ pub enum Test {
         dimension: String,
     },
     Composite(Vec<Test>),
+    /// The value itself, as resources are sorted by it.
+    At {
+        kind: Kind,
+        value: SortValue,
+    },
+    /// What comes before it in that order.
+    Before {
+        kind: Kind,
+        value: SortValue,
+        descending: bool,
+    },
     /// A value that satisfies none of these tests, all on the same index (`ne` of `_filter`).
     NoneOf(Vec<Test>),
     /// Positions on the unit sphere at most a chord of `chord` away from `centre`.

@@ -50,6 +50,7 @@ fn show_value(value: &IndexValue) -> String {
             format!("{value} {}|{}|{}", text(system), text(code), text(unit))
         }
         IndexValue::Composite(values) => values.iter().map(show_value).collect::<Vec<_>>().join("$"),
+        IndexValue::Far { place, value } => format!("{place}: {}", show_value(value)),
     }
 }
 

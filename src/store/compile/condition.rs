@@ -1,5 +1,6 @@
 //! The condition that a [`Test`] puts on one index row.
 
+use super::probe::column_of;
 use super::{Compiler, holds, scope_condition};
 use crate::fhir::Interval;
 use crate::store::index::dimension_system;
@@ -150,6 +151,18 @@ impl Compiler<'_> {
                 number_test(sql, &format!("{alias}.value"), *op, *low, *value, *high);
                 self.sql.push(")");
             }
+            Test::At { kind, value } => {
+                let column = column_of(*kind).1;
+                // Both stretches of dates.
+                let both = if *kind == Kind::Date { format!("{alias}.wide IN (0, 1) AND ") } else { String::new() };
+                sql.push(&format!("({both}{alias}.{column} = "));
+                self.sort_arg(value);
+                self.sql.push(")");
+            }
+            Test::Before { kind, value, descending } => {
+                sql.push(&format!("{alias}.{} {} ", column_of(*kind).1, if *descending { ">" } else { "<" }));
+                self.sort_arg(value);
+            }
             Test::NoneOf(tests) => {
                 sql.push("NOT (1 = 0");
                 for test in tests {
@@ -252,6 +265,8 @@ impl Compiler<'_> {
             | Test::StringEnds(_)
             | Test::ReferenceTree { .. }
             | Test::Near { .. }
+            | Test::At { .. }
+            | Test::Before { .. }
             | Test::NoneOf(_)
             | Test::Composite(_) => {
                 sql.push("1 = 0");
@@ -330,6 +345,7 @@ pub(super) fn test_table(test: &Test) -> &'static str {
         Test::Number { .. } => "number",
         Test::Quantity { .. } | Test::Amount { .. } => "quantity",
         Test::Composite(_) | Test::Near { .. } => "composite",
+        Test::At { kind, .. } | Test::Before { kind, .. } => column_of(*kind).0,
         Test::NoneOf(tests) => tests.first().map_or("token", test_table),
     }
 }
