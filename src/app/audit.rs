@@ -9,13 +9,15 @@
 use super::App;
 use crate::access::audit::checkpoint::{Kind, Notary};
 use crate::access::audit::resource::{Naming, audit_event};
-use crate::access::audit::{Recorder, Told, Trail, patients, told};
+use crate::access::audit::{Recorder, Told, Trail, disclosure, patients, told};
 use crate::definitions;
 use crate::fhir::time::{Micros, now};
 use crate::ingest::draft::Draft;
 use crate::store::gate::About;
 use crate::store::{FacilityKey, ResourceKey, Sealed};
 use anyhow::Context;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::io::Write as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -161,11 +163,12 @@ impl App {
         keys.sort_unstable();
         keys.dedup();
         let ids = self.store.ids_of(&keys).await?;
-        let naming = self.audit_naming();
+        let owners: Vec<FacilityKey> = events.iter().filter_map(|(_, _, told)| told.custodian).collect();
+        let (naming, custodians) = (self.audit_naming(), self.custodians(&owners).await?);
         let me = self.clone();
         let drafts = self.writer.workers().run(move || {
             let draft = |(at, owner, told): &(Micros, FacilityKey, Told)| {
-                Some((*owner, me.audit_draft(*at, told, ids.get(&told.patient).map(String::as_str), &naming)?))
+                Some((*owner, me.audit_draft(*at, told, ids.get(&told.patient).map(String::as_str), &custodians, &naming)?))
             };
             events.iter().filter_map(draft).collect::<Vec<_>>()
         });
@@ -179,8 +182,29 @@ impl App {
         Ok(behind)
     }
 
-    fn audit_draft(&self, at: Micros, told: &Told, patient: Option<&str>, naming: &Naming) -> Option<Draft> {
-        let resource = audit_event(at, told, patient, naming, false);
+    /// Codes of these facilities.
+    async fn custodians(&self, owners: &[FacilityKey]) -> anyhow::Result<HashMap<FacilityKey, String>> {
+        let mut codes = HashMap::from([(0, self.settings.operator.code.clone())]);
+        for owner in owners {
+            if let Entry::Vacant(place) = codes.entry(*owner) {
+                place.insert(self.store.facility_code(*owner).await?.unwrap_or_default());
+            }
+        }
+        Ok(codes)
+    }
+
+    fn audit_draft(
+        &self,
+        at: Micros,
+        told: &Told,
+        patient: Option<&str>,
+        custodians: &HashMap<FacilityKey, String>,
+        naming: &Naming,
+    ) -> Option<Draft> {
+        let resource = match told.custodian {
+            Some(owner) => disclosure::audit_event(at, told, patient?, custodians.get(&owner)?, naming),
+            None => audit_event(at, told, patient, naming, false),
+        };
         let type_code = definitions::r4().type_code("AuditEvent")?;
         let mut draft = self.writer.draft(type_code, &told.id, resource);
         draft.about = About::Audit;

@@ -38,7 +38,7 @@ fn searches() -> Vec<Wrong> {
         ("GET", "Observation?subject:Patint.name=x", Nothing, 400, "Observation?subject:Patint.name", "did you mean 'Patient'?"),
         ("GET", "Observation?subject=Foo/1", Nothing, 400, "Observation?subject", "no R4 resource type"),
         ("GET", "Observation?code:in=http://nosuch", Nothing, 400, "Observation?code:in", "PUT ValueSet"),
-        ("GET", "Observation?code:below=a", Nothing, 400, "Observation?code:below", "write system|code"),
+        ("GET", "Observation?code:below=zq9", Nothing, 400, "Observation?code:below", "write system|code"),
         ("GET", "Observation?value-quantity=gt5|mg", Nothing, 400, "Observation?value-quantity", "number|system|code"),
         ("GET", "Observation?code-value-quantity=8867-4", Nothing, 400, "Observation?code-value-quantity", "joined by $"),
         ("GET", "Patient?_has:Observation:code=x", Nothing, 400, "Patient?_has:Observation:code", "_has:Type:reference-parameter"),

@@ -1,9 +1,11 @@
 //! What is kept of an event.
 
 use super::checkpoint::hex;
+use super::disclosure::disclosures;
 use crate::access::{Caller, Code};
-use crate::store::{ResourceKey, Sealed};
+use crate::store::{FacilityKey, ResourceKey, Sealed};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// `AuditEvent.action` (<https://hl7.org/fhir/R4/valueset-audit-event-action.html>).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, PartialOrd, Ord)]
@@ -68,6 +70,15 @@ pub struct Agent {
 }
 
 impl Agent {
+    /// Whether a person acted, for a facility.
+    pub fn is_somebody(&self) -> bool {
+        self.is_person() && self.facility.is_some()
+    }
+
+    pub fn is_person(&self) -> bool {
+        self.practitioner.is_some() || self.person.is_some()
+    }
+
     pub fn of(caller: &Caller) -> Agent {
         let purpose = |code: &Code| match &code.system {
             Some(system) => format!("{system}|{}", code.code),
@@ -133,6 +144,16 @@ pub struct Shown {
     pub more: usize,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub consents: Vec<String>,
+    /// In a decision: whose the resources are.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub holders: Vec<Holding>,
+}
+
+/// How many of the resources, in their order, one facility contributed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Holding {
+    pub owner: FacilityKey,
+    pub resources: usize,
 }
 
 impl Shown {
@@ -140,7 +161,23 @@ impl Shown {
     pub fn new(patient: ResourceKey, mut what: Vec<String>, consents: Vec<String>) -> Shown {
         let more = what.len().saturating_sub(Event::MOST_WHAT);
         what.truncate(Event::MOST_WHAT);
-        Shown { patient, what, more, consents }
+        Shown { patient, what, more, consents, holders: Vec::new() }
+    }
+
+    /// The same of resources by the facilities that contributed them.
+    pub fn held(patient: ResourceKey, parts: BTreeMap<FacilityKey, Vec<String>>, consents: Vec<String>) -> Shown {
+        let mut room = Event::MOST_WHAT;
+        let mut holders = Vec::with_capacity(parts.len());
+        let mut all = Vec::new();
+        for (owner, what) in parts {
+            let resources = what.len().min(room);
+            room = room.saturating_sub(resources);
+            all.extend(what);
+            if resources > 0 {
+                holders.push(Holding { owner, resources });
+            }
+        }
+        Shown { holders, ..Shown::new(patient, all, consents) }
     }
 }
 
@@ -152,20 +189,25 @@ pub struct Told {
     /// Key of the Patient; 0: none.
     pub patient: ResourceKey,
     pub event: Event,
+    /// It is a disclosure ([`super::disclosure`]) of what this facility contributed.
+    pub custodian: Option<FacilityKey>,
 }
 
 /// The events of a row. Of an answer that showed data of several patients the one row is the event of the request (a decision has none
-/// of its own) and one more about each of them.
+/// of its own) and one more about each of them; of what a decision permitted also the disclosures.
 pub fn told(row: &Sealed) -> Result<Vec<Told>, serde_json::Error> {
     let mut event: Event = serde_json::from_str(&row.event)?;
     let patients = std::mem::take(&mut event.patients);
     let about = |(place, shown): (u64, Shown)| {
-        let Shown { patient, what, more, consents } = shown;
-        Told { id: id(row, place), patient, event: Event { what, more, consents, ..event.clone() } }
+        let Shown { patient, what, more, consents, holders } = shown;
+        let event = Event { what, more, consents, ..event.clone() };
+        let told = Told { id: id(row, place), patient, event, custodian: None };
+        let disclosed = disclosures(&told, &holders);
+        std::iter::once(told).chain(disclosed)
     };
-    let parts: Vec<Told> = (1..).zip(patients).map(about).collect();
+    let parts: Vec<Told> = (1..).zip(patients).flat_map(about).collect();
     let is_own = parts.is_empty() || event.interaction != Event::DECISION;
-    let own = is_own.then(|| Told { id: id(row, 0), patient: row.patient, event });
+    let own = is_own.then(|| Told { id: id(row, 0), patient: row.patient, event, custodian: None });
     Ok(own.into_iter().chain(parts).collect())
 }
 

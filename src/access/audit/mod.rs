@@ -11,13 +11,15 @@
 //! This room must never know HTTP, nor what a resource says beyond its type and id.
 
 pub mod checkpoint;
+pub mod disclosure;
 mod event;
+mod published;
 mod recorder;
 pub mod resource;
 mod trail;
 pub mod verify;
 
-pub use event::{Action, Agent, Event, Shown, Told, patients, told};
+pub use event::{Action, Agent, Event, Holding, Shown, Told, patients, told};
 pub use recorder::Recorder;
 pub use trail::{Change, Shape, Trail, current};
 

@@ -1,7 +1,7 @@
 //! Whether the chain is whole.
 
 use super::checkpoint::{Checkpoint, Kind, Notary, hex};
-use super::{AuditError, patients};
+use super::{AuditError, patients, published};
 use crate::store::audit::GENESIS;
 use crate::store::{ResourceKey, Store};
 use std::collections::BTreeMap;
@@ -33,13 +33,17 @@ pub enum Broken {
     Cut { last: i64, seen: i64 },
     #[error("which rows are about which Patients was changed: the notes of it (audit_about) do not say what the rows up to {0} say")]
     Notes(i64),
+    #[error("an AuditEvent of row {0} is missing: it was removed, while the row is whole")]
+    Unpublished(i64),
+    #[error("an AuditEvent of row {0} does not say what the row says: it was changed, while the row is whole")]
+    Altered(i64),
     #[error("the checkpoint of row {0} is not signed by a key of this database")]
     Forged(i64),
     #[error("line {0} of the file of checkpoints is not signed by a key of this database")]
     ForgedLine(usize),
 }
 
-/// Walks the chain and holds it against its checkpoints, those of `elsewhere` (signed texts, a line each) too.
+/// Walks the chain and holds it against its checkpoints, those of `elsewhere` (signed texts, a line each) too, and the AuditEvents made of it against it.
 pub async fn verify(store: &Store, notary: &Notary, elsewhere: &str) -> Result<Result<Whole, Broken>, AuditError> {
     // Before the rows, so that what is sealed meanwhile does not look cut off.
     let kept = store.checkpoints().await?;
@@ -115,7 +119,10 @@ pub async fn verify(store: &Store, notary: &Notary, elsewhere: &str) -> Result<R
     if notes(store, indexed).await? != noted && store.audit_floor().await? == floor {
         return Ok(Err(Broken::Notes(indexed)));
     }
-    Ok(Ok(whole))
+    match published::compare(store, whole.first.saturating_sub(1), published).await? {
+        Some(broken) => Ok(Err(broken)),
+        None => Ok(Ok(whole)),
+    }
 }
 
 /// Pairs of a Patient and a position, in whatever order: how many, and the sum of their hashes.

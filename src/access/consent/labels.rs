@@ -151,7 +151,8 @@ impl Sensitive {
                         _ => {}
                     }
                     let person = matches!(text("resourceType"), Some("Patient" | "RelatedPerson" | "Person"));
-                    let tells = |key: &str| !NO_TEXT.contains(&key) && !(person && WHO.contains(&key));
+                    let coded = object.contains_key("system");
+                    let tells = |key: &str| !NO_TEXT.contains(&key) && !(person && WHO.contains(&key)) && !(coded && key == "code");
                     waiting.extend(object.iter().filter(|(key, _)| tells(key)).map(|(_, value)| (value, true)));
                 }
                 _ => {}
@@ -207,11 +208,16 @@ fn is_inherited(label: &Coding) -> bool {
     matches!(label.system.as_str(), ACT_CODE | CONFIDENTIALITY)
 }
 
+/// Whether no label decides who sees it: what a Consent or an AuditEvent names is not what the patient has.
+fn is_never_judged(resource: &Value) -> bool {
+    matches!(resource.get("resourceType").and_then(Value::as_str), Some("Consent" | "AuditEvent"))
+}
+
 /// The labels to add to `meta.security`. `inherited` are the labels of the Bundle, Composition or Encounter that it came in. Nothing for
 /// resources that are about no patient.
 pub fn labels_on_arrival(resource: &Value, inherited: &BTreeSet<Coding>, sensitive: &Sensitive) -> BTreeSet<Coding> {
     let type_code = resource.get("resourceType").and_then(Value::as_str).and_then(|name| definitions::r4().type_code(name));
-    if type_code.is_none_or(|code| definitions::r4().patient_compartment(code).is_empty()) {
+    if type_code.is_none_or(|code| definitions::r4().patient_compartment(code).is_empty()) || is_never_judged(resource) {
         return BTreeSet::new();
     }
     let own: BTreeSet<Coding> = items(resource.pointer("/meta/security")).filter_map(coding).collect();

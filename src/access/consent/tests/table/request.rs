@@ -27,7 +27,15 @@ fn period() {
 fn a_date_without_a_zone_is_read_in_the_deployments_zone() {
     let zone = jiff::tz::TimeZone::fixed(jiff::tz::offset(3));
     let written = consent(json!({"type": "permit", "period": {"end": "2026-06-15"}}));
-    let reading = Reading { zone: &zone, base: BASE, value_set: &|_| None, references_of: &|_| Vec::new(), of_age: None };
+    let reading = Reading {
+        zone: &zone,
+        base: BASE,
+        value_set: &|_| None,
+        references_of: &|_| Vec::new(),
+        called: &|_| None,
+        organisation: &|names| names.into_iter().next(),
+        of_age: None,
+    };
     let consents = [Consent::read(&written, &reading).unwrap()];
     let outcome = |now: &str| ask(&consents, &Requester { now: at(now), ..requester() }, &observation(), &Deployment::default()).outcome;
     assert_eq!(outcome("2026-06-15T20:59:59Z"), Outcome::Permit);
