@@ -100,11 +100,13 @@ impl Compiler<'_> {
             }
             Filter::Canonical { param, targets } => {
                 let alias = self.alias("x");
-                self.in_set(*param, "uri", &alias, outer);
+                self.sql.push(&format!("EXISTS (SELECT 1 FROM uri {alias} WHERE {alias}.key = {outer}.key AND {alias}.param = "));
+                self.number(*param);
                 self.sql.push(" AND ");
                 self.names_one_of(targets, &alias);
                 self.sql.push(" AND ");
                 holds(self.sql, &alias, self.seen);
+                self.for_each_row();
                 self.sql.push(")");
             }
             Filter::HasCanonical { source, param, filters } => self.is_named_by(*source, *param, filters, outer),
