@@ -235,36 +235,35 @@ fn coding_word(coding: &Coding) -> String {
 /// What a requester must be called to be this actor: by a name, a role, or both at once. Who denies means those too who perhaps are.
 fn actor_words(actor: &consent::Actor, effect: Effect) -> Vec<String> {
     match effect {
-        Effect::Permit => words_of(SURELY, actor.names.iter(), actor.roles.iter()),
-        Effect::Deny => words_of(PERHAPS, actor.names.iter().chain(&actor.aliases), actor.roles.iter()),
+        Effect::Permit => words_of(actor.names.iter(), actor.roles.iter()),
+        Effect::Deny => {
+            let words = words_of(actor.names.iter().chain(&actor.aliases), actor.roles.iter());
+            words.into_iter().flat_map(|word| [perhaps(&word), word]).collect()
+        }
     }
 }
 
-/// What words begin with that tell surely who somebody is.
-const SURELY: &str = "";
-/// What those begin with that only rules that deny ask for.
-const PERHAPS: &str = "perhaps ";
+/// The word for one who perhaps is what `word` says.
+fn perhaps(word: &str) -> String {
+    format!("perhaps {word}")
+}
 
-fn words_of<'a>(
-    how: &str,
-    names: impl Iterator<Item = &'a consent::Name> + Clone,
-    roles: impl Iterator<Item = &'a Coding> + Clone,
-) -> Vec<String> {
+fn words_of<'a>(names: impl Iterator<Item = &'a consent::Name> + Clone, roles: impl Iterator<Item = &'a Coding> + Clone) -> Vec<String> {
     let roles: Vec<String> = roles.map(|role| format!("role {}", coding_word(role))).collect();
     match (names.clone().next().is_some(), roles.is_empty()) {
         (false, true) => vec!["anybody".to_owned()],
-        (false, false) => roles.iter().map(|role| format!("{how}{role}")).collect(),
-        (true, true) => names.map(|name| format!("{how}name {name}")).collect(),
-        (true, false) => names.flat_map(|name| roles.iter().map(move |role| format!("{how}name {name} {role}"))).collect(),
+        (false, false) => roles,
+        (true, true) => names.map(|name| format!("name {name}")).collect(),
+        (true, false) => names.flat_map(|name| roles.iter().map(move |role| format!("name {name} {role}"))).collect(),
     }
 }
 
 /// The requester for every purpose that it names; none without a purpose.
 pub fn requesters(requester: &consent::Requester, deployment: &Deployment) -> Vec<gate::Requester> {
     let names = [&requester.organisations, &requester.people, &requester.devices, &requester.groups].into_iter().flatten();
-    let mut actors = all_words(SURELY, names.clone(), requester.roles.iter());
-    actors.extend(all_words(PERHAPS, names.chain(&requester.aliases), requester.roles.iter().chain(&requester.unclaimed)));
-    actors.push("anybody".to_owned());
+    let surely = all_words(names.clone(), requester.roles.iter());
+    let all = all_words(names.chain(&requester.aliases), requester.roles.iter().chain(&requester.unclaimed));
+    let actors: Vec<String> = all.difference(&surely).map(|word| perhaps(word)).chain(surely.iter().cloned()).collect();
     let for_purpose = |purpose: &Coding| {
         let alone = consent::Requester { purposes: BTreeSet::from([purpose.clone()]), ..requester.clone() };
         let default = if deployment.implicit.admits(&alone) {
@@ -279,17 +278,13 @@ pub fn requesters(requester: &consent::Requester, deployment: &Deployment) -> Ve
 
 /// Everything that a rule may ask somebody of these names and roles to be.
 fn all_words<'a>(
-    how: &str,
     names: impl Iterator<Item = &'a consent::Name> + Clone,
     roles: impl Iterator<Item = &'a Coding> + Clone,
-) -> Vec<String> {
-    let of_names = words_of(how, names.clone(), std::iter::empty());
-    let of_roles = words_of(how, std::iter::empty(), roles.clone());
-    let both = words_of(how, names, roles);
-    let mut words: Vec<String> = [of_names, of_roles, both].into_iter().flatten().collect();
-    words.sort_unstable();
-    words.dedup();
-    words
+) -> BTreeSet<String> {
+    let none = || words_of(std::iter::empty(), std::iter::empty());
+    let of_names = words_of(names.clone(), std::iter::empty());
+    let of_roles = words_of(std::iter::empty(), roles.clone());
+    [none(), of_names, of_roles, words_of(names, roles)].into_iter().flatten().collect()
 }
 
 /// Facts as the store has them.

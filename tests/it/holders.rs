@@ -89,6 +89,7 @@ async fn with_double(db: &TestDb, double: &Double, change: impl FnOnce(&mut Sett
 /// The Patient by which the double says that it knows Asha.
 fn location(id: &str, label: Option<&str>) -> Value {
     let mut patient = patient(id, "https://lango.health/id/nida", NUMBER);
+    patient["name"] = json!([{ "family": "Mushi" }]);
     patient["identifier"].as_array_mut().unwrap().push(json!({ "system": OWN, "value": "D-7" }));
     if let Some(label) = label {
         patient["meta"] = json!({ "security": [{ "system": LABEL, "code": label }] });
