@@ -57,7 +57,7 @@ fn what_gives_a_sensitive_matter_away_is_labelled() {
         (json!({"resourceType": "Measure", "topic": [concept(icd, "B20")]}), &[]),
         (json!({"resourceType": "Condition", "code": concept("http://hl7.org/fhir/sid/icd-10-cm", "B20")}), &["HIV", "R"]),
         (json!({"resourceType": "Condition", "code": {"coding": [{"code": "b20.1"}]}}), &["HIV", "R"]),
-        (json!({"resourceType": "Condition", "code": {"text": "Domestic violence"}}), &["R", "SDV"]),
+        (json!({"resourceType": "Condition", "code": {"text": "Domestic violence"}}), &["SDV", "R"]),
         (json!({"resourceType": "Observation", "valueString": "HIV reactive"}), &["HIV", "R"]),
         (json!({"resourceType": "Observation", "valueQuantity": {"value": 1, "code": "B20"}}), &[]),
         (json!({"resourceType": "Patient", "name": [{"family": "Rape"}]}), &[]),

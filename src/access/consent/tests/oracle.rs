@@ -298,7 +298,8 @@ mod naive {
                         Some(false)
                     }
                 }
-                (None, true) if who["identifier"]["value"] == "2" => None,
+                // Nobody in the directory is called so: whom it means cannot be told, whatever else is said of them.
+                (None, true) if who["identifier"]["value"] == "2" => return None,
                 (None, true) if who["identifier"]["value"] == "9" => perhaps("urn:npi|9"),
                 (Some(text), _) if text.starts_with("Practitioner") && !called("Practitioner/x") => perhaps("somebody"),
                 (Some(text), _) if text.starts_with("http://lango/") => Some(called(text.trim_start_matches("http://lango/fhir/"))),
@@ -309,7 +310,20 @@ mod naive {
             };
             match actor["role"]["coding"][0]["code"].as_str()? {
                 "IRCP" => named,
-                "clinician" => Some(named.unwrap_or(true) && self.requester.roles.contains(&Coding::role("clinician"))),
+                "clinician" => {
+                    let clinician = Coding::role("clinician");
+                    let holds = match self.requester.roles.contains(&clinician) {
+                        true => Some(true),
+                        // Perhaps they act as one now.
+                        false => (!self.requester.unclaimed.contains(&clinician)).then_some(false),
+                    };
+                    let named = if who.is_null() { Some(true) } else { named };
+                    match (named, holds) {
+                        (Some(false), _) | (_, Some(false)) => Some(false),
+                        (Some(true), Some(true)) => Some(true),
+                        _ => None,
+                    }
+                }
                 _ => None,
             }
         }
