@@ -62,6 +62,8 @@ impl TokenRequest {
 pub enum OAuthError {
     #[error("{0}")]
     InvalidRequest(&'static str),
+    #[error("the form is larger than 64 KiB, or broke off")]
+    TooLarge,
     /// The reason is for the log only.
     #[error("the client is unknown or disabled, or its secret or assertion does not hold")]
     InvalidClient(&'static str),
@@ -81,7 +83,7 @@ impl OAuthError {
     /// The `error` code of the reply.
     pub fn code(&self) -> &'static str {
         match self {
-            OAuthError::InvalidRequest(_) => "invalid_request",
+            OAuthError::InvalidRequest(_) | OAuthError::TooLarge => "invalid_request",
             OAuthError::InvalidClient(_) => "invalid_client",
             OAuthError::InvalidGrant(_) => "invalid_grant",
             OAuthError::UnsupportedGrantType => "unsupported_grant_type",

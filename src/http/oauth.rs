@@ -103,7 +103,7 @@ fn answer(result: Result<Response, OAuthError>, headers: &HeaderMap) -> Response
 }
 
 fn token_request(headers: &HeaderMap, peer: Peer, body: &Form) -> Result<TokenRequest, OAuthError> {
-    let body = body.as_ref().map_err(|_| OAuthError::InvalidRequest("the form is larger than 64 KiB, or broke off"))?;
+    let body = body.as_ref().map_err(|_| OAuthError::TooLarge)?;
     let media_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let media_type = media_type.split(';').next().unwrap_or_default().trim();
     if !media_type.eq_ignore_ascii_case("application/x-www-form-urlencoded") {
@@ -132,6 +132,7 @@ fn oauth_error(error: &OAuthError, with_header: bool) -> Response {
             tracing::debug!(reason, "a client was refused a token");
             StatusCode::UNAUTHORIZED
         }
+        OAuthError::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
         OAuthError::Busy => StatusCode::SERVICE_UNAVAILABLE,
         OAuthError::Server(error) => {
             tracing::error!(%error, "a token could not be given");

@@ -175,6 +175,8 @@ both_databases!(
                 &none,
                 200,
                 told(&[
+                    ("E", "consent-decision", 403, "asker", "b"),
+                    ("E", "consent-decision", 403, "asker", "b"),
                     ("E", "search-system", 200, "asker", ""),
                     ("E", "search-system", 200, "asker", "a"),
                     ("E", "consent-decision", 200, "asker", "a"),

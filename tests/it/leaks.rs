@@ -25,7 +25,7 @@ use std::sync::Arc;
 type Answered = (u16, BTreeMap<String, String>, String);
 
 /// Patients with a facility each that asks for their records alone.
-const APART: [&str; 5] = ["p15", "p26", "p27", "p30", "p38"];
+const APART: [&str; 6] = ["validates", "p15", "p26", "p27", "p30", "p38"];
 
 const JSON: (&str, &str) = ("content-type", "application/fhir+json");
 const PATCH: (&str, &str) = ("content-type", "application/json-patch+json");

@@ -415,7 +415,7 @@ both_databases!(
         assert_eq!(world.refresh(text(&fourth, "refresh_token")).await.0, 200);
         // A form that is too large is answered in OAuth's words.
         let (status, refused) = world.ask("/auth/token", &[("grant_type", "client_credentials"), ("scope", &"x".repeat(70_000))]).await;
-        assert_eq!((status, &refused["error"]), (400, &json!("invalid_request")), "{refused}");
+        assert_eq!((status, &refused["error"]), (413, &json!("invalid_request")), "{refused}");
         world.server.stop().await;
     }
 );
