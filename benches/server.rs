@@ -155,29 +155,57 @@ async fn read_by_id(server: &Running, say: &impl Fn(&str, String)) {
     say(&format!("read by id, {CLIENTS} clients, gzip"), packed.to_string());
 }
 
-/// The same asked of this server, which records no request, and of one on the same database that records all, in turns.
+/// The same asked of this server, which records no request, and of one on the same database that records all, in turns. The one that records runs
+/// only while it is asked: else it would make AuditEvents while the other is asked.
 async fn recorded(server: &Running, url: &str, say: &impl Fn(&str, String)) {
-    let recording = Running::start(url, AuthMode::Open, AuditMode::Always, true).await;
+    let recording = || Running::start(url, AuthMode::Open, AuditMode::Always, true);
     let reads = get(server, "/fhir/Patient?_count=50&gender=female&_elements=id").await;
     let reads = reads["entry"].as_array().into_iter().flatten().filter_map(|entry| entry["resource"]["id"].as_str());
     let reads: Vec<String> = reads.map(|id| format!("/fhir/Patient/{id}")).collect();
     let shapes = shapes(server).await;
     let mix: Vec<String> = shapes.iter().map(|(_, path)| path.clone()).collect();
-    let one = shapes.into_iter().map(|(name, path)| (format!("search: {name}"), vec![path]));
-    for (name, paths) in [("read by id".to_owned(), reads), ("searches, all shapes in turn".to_owned(), mix)].into_iter().chain(one) {
+    let some = [1, CLIENTS, 8 * CLIENTS].into_iter().flat_map(|clients| {
+        [("read by id".to_owned(), reads.clone(), clients), ("searches, all shapes in turn".to_owned(), mix.clone(), clients)]
+    });
+    let one = shapes.into_iter().map(|(name, path)| (format!("search: {name}"), vec![path], 8 * CLIENTS));
+    for (name, paths, clients) in some.chain(one) {
         let (mut plain, mut kept) = (Vec::new(), Vec::new());
         for _ in 0..2 {
-            for (running, rates) in [(server, &mut plain), (&recording, &mut kept)] {
-                let urls: Vec<String> = paths.iter().map(|path| format!("{}{path}", running.base)).collect();
-                rates.push(rate(&server.client, &urls, 8 * CLIENTS).await);
-            }
+            let urls = |running: &Running| -> Vec<String> { paths.iter().map(|path| format!("{}{path}", running.base)).collect() };
+            plain.push(rate(&server.client, &urls(server), clients).await);
+            let recording = recording().await;
+            kept.push(rate(&server.client, &urls(&recording), clients).await);
+            recording.stop().await;
         }
         let best = |rates: Vec<Rate>| rates.into_iter().max_by(|a, b| a.each_second.total_cmp(&b.each_second)).expect("two rounds");
         let (plain, kept) = (best(plain), best(kept));
         let share = 100.0 * kept.each_second / plain.each_second;
-        say(&format!("{name}, {} clients", 8 * CLIENTS), format!("{plain}; recorded: {kept} ({share:.0} %)"));
+        say(&format!("{name}, {clients} clients"), format!("{plain}; recorded: {kept} ({share:.0} %)"));
     }
+    // What is left for later.
+    let recording = recording().await;
+    let before = loop {
+        match unpublished(&recording).await {
+            0 => tokio::time::sleep(Duration::from_millis(50)).await,
+            count => break count,
+        }
+    };
+    let (begun, spent) = (Instant::now(), processor_seconds());
+    tokio::time::sleep(2 * READ_TIME).await;
+    let (made, took) = (before - unpublished(&recording).await, begun.elapsed().as_secs_f64());
+    let each = (processor_seconds() - spent) * 1e6 / made as f64;
+    say(
+        "answers made AuditEvents while nobody asks",
+        format!("{:.0}/s, {each:.0} µs of processor each; {before} waited", made as f64 / took),
+    );
     recording.stop().await;
+}
+
+/// Recorded answers of which no AuditEvents are made yet.
+async fn unpublished(server: &Running) -> u64 {
+    let text = server.client.get(format!("{}/metrics", server.base)).send().await.expect("an answer").text().await.expect("a body");
+    let value = text.lines().find_map(|line| line.strip_prefix("lango_audit_unpublished_events "));
+    value.and_then(|value| value.parse().ok()).expect("a number")
 }
 
 async fn shapes(server: &Running) -> [(&'static str, String); 11] {

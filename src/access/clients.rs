@@ -31,6 +31,8 @@ pub struct Client {
     pub created: Micros,
     /// When the client was shut out.
     pub disabled: Option<Micros>,
+    /// When it was last shut out, also if it may call again; 0: never. What it was given before is worthless.
+    pub shut_out: Micros,
 }
 
 impl Client {
@@ -49,7 +51,13 @@ impl Client {
             certificate: None,
             created: now_micros(),
             disabled: None,
+            shut_out: 0,
         }
+    }
+
+    /// Whether what this client was given at `given` is worth anything still.
+    pub fn honours(&self, given: Micros) -> bool {
+        self.shut_out == 0 || given > self.shut_out
     }
 
     pub fn is_enabled(&self) -> bool {
@@ -98,6 +106,8 @@ pub enum ClientError {
     Scope(#[from] super::scopes::ScopeError),
     #[error("{0}")]
     Jwks(&'static str),
+    #[error("the key set cannot be fetched from there, since {0}: name an https address that is reached from the internet")]
+    JwksUrl(&'static str),
     #[error("a secret has {SHORTEST_SECRET} to {LONGEST_SECRET} characters: leave it away to have one made")]
     Secret,
     #[error("an app that cannot keep a secret needs a redirect URI")]
@@ -136,17 +146,18 @@ type Row = (
     i64,
     Option<i64>,
     i64,
+    i64,
 );
 
 /// `$2` and `$3`: a token's and its grant's identifiers.
 const FIND: &str = "SELECT id, facility, scopes, roles, secret_hash, jwks, jwks_url, issuer, redirect_uris, certificate, created, disabled, \
-     (SELECT count(*) FROM revoked v WHERE v.id IN ($2, $3)) AS revoked FROM client WHERE id = $1";
+     shut_out, (SELECT count(*) FROM revoked v WHERE v.id IN ($2, $3)) AS revoked FROM client WHERE id = $1";
 
 fn from_row(row: Row) -> Client {
-    let (id, facility, scopes, roles, secret_hash, jwks, jwks_url, issuer, redirect_uris, certificate, created, disabled, _) = row;
+    let (id, facility, scopes, roles, secret_hash, jwks, jwks_url, issuer, redirect_uris, certificate, created, disabled, shut_out, _) = row;
     let words = |text: &str| text.split_whitespace().map(str::to_owned).collect();
     let (roles, redirect_uris) = (words(&roles), words(&redirect_uris));
-    Client { id, facility, scopes, roles, secret_hash, jwks, jwks_url, issuer, redirect_uris, certificate, created, disabled }
+    Client { id, facility, scopes, roles, secret_hash, jwks, jwks_url, issuer, redirect_uris, certificate, created, disabled, shut_out }
 }
 
 /// The client with this id, disabled ones too.
@@ -161,13 +172,13 @@ pub(super) async fn find_for(store: &Store, id: &str, token: &str, grant: &str) 
         return Ok(None);
     }
     let row: Option<Row> = on!(store, read, pool => sqlx::query_as(FIND).bind(id).bind(token).bind(grant).fetch_optional(pool).await?);
-    Ok(row.map(|row| (row.12 > 0, row)).map(|(revoked, row)| (from_row(row), revoked)))
+    Ok(row.map(|row| (row.13 > 0, row)).map(|(revoked, row)| (from_row(row), revoked)))
 }
 
 /// All clients by id, disabled ones too.
 pub async fn list(store: &Store) -> Result<Vec<Client>, sqlx::Error> {
     const SQL: &str = "SELECT id, facility, scopes, roles, secret_hash, jwks, jwks_url, issuer, redirect_uris, certificate, created, \
-         disabled, CAST(0 AS BIGINT) AS revoked FROM client ORDER BY id";
+         disabled, shut_out, CAST(0 AS BIGINT) AS revoked FROM client ORDER BY id";
     let rows: Vec<Row> = on!(store, read, pool => sqlx::query_as(SQL).fetch_all(pool).await?);
     Ok(rows.into_iter().map(from_row).collect())
 }
@@ -216,7 +227,9 @@ pub async fn set_disabled(store: &Store, id: &str, disabled: bool) -> Result<(),
     let mut sql = Sql::new(store.dialect());
     sql.push("UPDATE client SET disabled = ");
     if disabled {
-        sql.int(now_micros())
+        // Its tokens end with it, for good: letting it in again brings none of them back.
+        let now = now_micros();
+        sql.int(now).push(", shut_out = ").int(now)
     } else {
         sql.push("NULL")
     };

@@ -9,6 +9,7 @@ use super::tickets::{self, Kind, Ticket};
 use super::tokens::{self, Contents, TokenClaims};
 use super::{Access, AccessError, Context, OAuthError, Role, SKEW_SECONDS, Scopes, TOKEN_SECONDS, TokenRequest};
 use crate::config::Secret;
+use crate::fhir::time::Micros;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
@@ -28,6 +29,9 @@ pub struct Grant {
     /// SMART's launch context.
     pub patient: Option<String>,
 }
+
+/// Contexts of what people grant.
+const FOR_PEOPLE: [Context; 2] = [Context::User, Context::Patient];
 
 /// A client that proved itself, and what it signed on the way.
 struct Proven {
@@ -65,6 +69,7 @@ impl Access {
         let code = request.code.as_ref().ok_or(OAuthError::InvalidRequest("code is missing"))?;
         let verifier = request.code_verifier.as_ref().ok_or(OAuthError::InvalidRequest("code_verifier is missing: PKCE is required"))?;
         let ticket = tickets::redeem(&self.store, Kind::Code, code, &client.id).await.map_err(stale)?;
+        given_after(&client, ticket.given(Kind::Code))?;
         if request.redirect_uri.as_deref() != Some(ticket.redirect_uri.as_str()) {
             return Err(OAuthError::InvalidGrant("redirect_uri is not the one that the code was asked with"));
         }
@@ -79,7 +84,15 @@ impl Access {
     async fn grant_for_refresh(&self, request: &TokenRequest) -> Result<Grant, OAuthError> {
         let Proven { client, claimed } = self.proven(request).await?;
         let token = request.refresh_token.as_ref().ok_or(OAuthError::InvalidRequest("refresh_token is missing"))?;
+        if let Some(requested) = &request.scope {
+            // What is asked wrongly costs no token: using it again would end the grant as if it were stolen.
+            let granted = tickets::refreshable(&self.store, token, &client.id).await?;
+            if granted.is_some_and(|granted| Scopes::of_registered(&granted).within(requested, &FOR_PEOPLE).is_empty()) {
+                return Err(OAuthError::InvalidScope);
+            }
+        }
         let ticket = tickets::redeem(&self.store, Kind::Refresh, token, &client.id).await.map_err(stale)?;
+        given_after(&client, ticket.given(Kind::Refresh))?;
         self.mint_for(client, claimed, ticket, request.scope.as_deref()).await
     }
 
@@ -91,7 +104,6 @@ impl Access {
         let person = people::find(&self.store, &ticket.person).await?.filter(Person::is_enabled);
         let person = person.ok_or(OAuthError::InvalidGrant("the person may not log in any more"))?;
         let granted = Scopes::of_registered(&ticket.scopes);
-        let contexts = [Context::User, Context::Patient];
         let patient = ticket.patient.as_deref();
         let sees = match patient {
             Some(patient) => !person.in_context(patient, ticket.picked).is_empty(),
@@ -102,7 +114,7 @@ impl Access {
         }
         // Words that are no rights come along as they were granted.
         let mut scope = match narrower {
-            Some(requested) => granted.within(requested, &contexts),
+            Some(requested) => granted.within(requested, &FOR_PEOPLE),
             None => ticket.scopes.clone(),
         };
         if scope.is_empty() {
@@ -278,6 +290,11 @@ impl Access {
             Err(error) => Err(error.into()),
         }
     }
+}
+
+/// What was given before its client was shut out stays worthless when the client is let in again.
+fn given_after(client: &Client, given: Micros) -> Result<(), OAuthError> {
+    if client.honours(given) { Ok(()) } else { Err(OAuthError::InvalidGrant("the app was shut out meanwhile: log in again")) }
 }
 
 /// A code or refresh token that does not hold is the grant's fault, not the client's.

@@ -60,6 +60,7 @@ fn read(claims: &Claims, issuer: &Issuer, token: &str, now: i64) -> Result<Token
         grant: String::new(),
         certificate: None,
         issued: claims.seconds("iat")?.unwrap_or_default(),
+        made: claims.seconds("iat")?.unwrap_or_default().saturating_mul(1_000_000),
         expires,
     }
     .check_context()

@@ -104,7 +104,7 @@ impl KeySets {
         let client = match named_by {
             NamedBy::Operator => &self.trusting,
             NamedBy::Client => {
-                self.check(&parsed)?;
+                check(&parsed, self.loopback)?;
                 &self.guarded
             }
         };
@@ -124,23 +124,32 @@ impl KeySets {
         Ok((keys(&body)?, keep))
     }
 
-    fn check(&self, url: &Url) -> Result<(), &'static str> {
-        if !url.username().is_empty() || url.password().is_some() {
-            return Err("the address holds a user");
-        }
-        if self.loopback && is_loopback(url) {
-            return Ok(());
-        }
-        if url.scheme() != "https" {
-            return Err("the address is not https");
-        }
-        // A name is judged by what it resolves to; an address never reaches the resolver.
-        match url.host_str().map(|host| host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>()) {
-            None => Err("the address names no host"),
-            Some(Ok(ip)) if !is_outside(ip) => Err("the address is in the own network"),
-            _ => Ok(()),
-        }
+}
+
+/// Whether a client may name this address. `loopback`: also one on this machine, over http too.
+fn check(url: &Url, loopback: bool) -> Result<(), &'static str> {
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err("the address holds a user");
     }
+    if loopback && is_loopback(url) && matches!(url.scheme(), "http" | "https") {
+        return Ok(());
+    }
+    if url.scheme() != "https" {
+        return Err("the address is not https");
+    }
+    // A name is judged by what it resolves to; an address never reaches the resolver.
+    match url.host_str().map(|host| host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>()) {
+        None => Err("the address names no host"),
+        Some(Ok(ip)) if !is_outside(ip) => Err("the address is in the own network"),
+        _ if is_loopback(url) => Err("the address is on this machine"),
+        _ => Ok(()),
+    }
+}
+
+/// The same before a client is registered with it. `public_url`: where lango itself is reached.
+pub(super) fn check_address(url: &str, public_url: &str) -> Result<(), &'static str> {
+    let parsed = Url::parse(url).map_err(|_| "the address is no URL")?;
+    check(&parsed, Url::parse(public_url).is_ok_and(|url| is_loopback(&url)))
 }
 
 impl Remote {
@@ -244,7 +253,7 @@ mod tests {
     fn clients_addresses_are_outside_and_encrypted() {
         let abroad = KeySets::new("https://hie.example.org", BETWEEN_FETCHES).unwrap();
         let here = KeySets::new("http://127.0.0.1:8080", BETWEEN_FETCHES).unwrap();
-        let allowed = |sets: &KeySets, url: &str| sets.check(&Url::parse(url).unwrap()).is_ok();
+        let allowed = |sets: &KeySets, url: &str| check(&Url::parse(url).unwrap(), sets.loopback).is_ok();
         assert!(allowed(&abroad, "https://keys.example.org/jwks") && allowed(&abroad, "https://1.1.1.1/jwks"));
         for url in [
             "http://keys.example.org/jwks",
@@ -269,6 +278,9 @@ mod tests {
             assert!(!allowed(&abroad, url), "{url}");
         }
         assert!(allowed(&here, "http://127.0.0.1:9/jwks") && !allowed(&here, "http://10.0.0.1/jwks"));
+        assert!(!allowed(&here, "file://localhost/etc/passwd") && !allowed(&abroad, "https://localhost/jwks"));
+        assert!(check_address("https://keys.example.org/jwks", "http://127.0.0.1:8080").is_ok());
+        assert!(check_address("http://127.0.0.1:9/jwks", "https://hie.example.org").is_err());
     }
 
     #[tokio::test]

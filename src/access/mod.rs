@@ -241,7 +241,7 @@ impl Access {
     async fn holder(&self, claims: &TokenClaims) -> Result<(Client, Option<Person>), AccessError> {
         let found = clients::find_for(&self.store, &claims.client, &claims.id, &claims.grant).await?;
         let (client, revoked) = found.ok_or(AccessError::Refused("the token's client is gone"))?;
-        if revoked || !client.is_enabled() || client.issuer != claims.issuer {
+        if revoked || !client.is_enabled() || !client.honours(claims.made) || client.issuer != claims.issuer {
             return Err(AccessError::Refused("the token was taken back, or its client is disabled or another issuer's"));
         }
         let person = match (&claims.person, &claims.issuer) {

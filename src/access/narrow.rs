@@ -30,7 +30,7 @@ impl Caller {
     fn narrow_nested(&self, filters: &mut [Filter], options: &ParseOptions) -> Result<(), Forbidden> {
         for filter in filters {
             match filter {
-                Filter::Chain { targets, .. } => {
+                Filter::Chain { targets, .. } | Filter::Canonical { targets, .. } => {
                     let mut kept = Vec::with_capacity(targets.len());
                     let mut refused = None;
                     for (type_code, mut filters) in std::mem::take(targets) {
@@ -40,7 +40,8 @@ impl Caller {
                                 filters.extend(added);
                                 kept.push((type_code, filters));
                             }
-                            Err(forbidden) => refused = Some(forbidden),
+                            // The type that is meant most likely stands first.
+                            Err(forbidden) => refused = refused.or(Some(forbidden)),
                         }
                     }
                     if let (true, Some(forbidden)) = (kept.is_empty(), refused) {
@@ -48,7 +49,7 @@ impl Caller {
                     }
                     *targets = kept;
                 }
-                Filter::Has { source, filters, .. } => {
+                Filter::Has { source, filters, .. } | Filter::HasCanonical { source, filters, .. } => {
                     self.narrow_nested(filters, options)?;
                     filters.extend(self.demands(*source, options)?);
                 }

@@ -1,6 +1,7 @@
 //! Registering a client: the rules that hold for whoever does it, the command and the console alike.
 
 use super::clients::{self, Client, ClientError};
+use super::key_sets::check_address;
 use super::{Role, generate_secret, hash_secret};
 use crate::config::Secret;
 use crate::store::Store;
@@ -45,8 +46,9 @@ pub struct Registration {
     pub certificate: Option<String>,
 }
 
-/// Adds the client; it may call from now on. Gives the secret that was made, which nobody can see again.
-pub async fn register(store: &Store, asked: Registration) -> Result<Option<Secret>, ClientError> {
+/// Adds the client; it may call from now on. Gives the secret that was made, which nobody can see again. `public_url`: where lango itself
+/// is reached; when that is this machine alone, a key set may be on it too.
+pub async fn register(store: &Store, asked: Registration, public_url: &str) -> Result<Option<Secret>, ClientError> {
     let mut client = Client::new(&asked.id, &asked.facility, &asked.scopes);
     client.roles = asked.roles.iter().map(Role::to_string).collect();
     client.redirect_uris = asked.redirect_uris;
@@ -60,7 +62,10 @@ pub async fn register(store: &Store, asked: Registration) -> Result<Option<Secre
         }
         Proof::Secret(secret) => client.secret_hash = Some(hash_secret(checked(&secret)?)?),
         Proof::Keys(set) => client.jwks = Some(set),
-        Proof::KeysAt(url) => client.jwks_url = Some(url),
+        Proof::KeysAt(url) => {
+            check_address(&url, public_url).map_err(ClientError::JwksUrl)?;
+            client.jwks_url = Some(url);
+        }
         Proof::Issuer(issuer) => client.issuer = Some(issuer),
         Proof::Public if client.redirect_uris.is_empty() => return Err(ClientError::NoRedirect),
         Proof::Public => {}

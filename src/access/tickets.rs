@@ -50,6 +50,11 @@ pub(super) struct Ticket {
 }
 
 impl Ticket {
+    /// When it was given.
+    pub fn given(&self, kind: Kind) -> Micros {
+        self.expires.saturating_sub(if kind == Kind::Code { CODE_LIVES } else { GRANT_LIVES })
+    }
+
     /// Keeps the ticket; the answer is the only copy of the code or token.
     pub async fn keep(&self, store: &Store, kind: Kind) -> Result<Secret, AccessError> {
         const FORGET: &str = "DELETE FROM grant_ticket WHERE expires < $1";
@@ -112,6 +117,15 @@ pub(super) async fn redeem(store: &Store, kind: Kind, secret: &Secret, client: &
         return Err(AccessError::Refused("a code or refresh token was used before, or has expired"));
     }
     Ok(Ticket { grant, client, person, scopes, redirect_uri, challenge, patient, picked: picked != 0, nonce, logged_in, expires })
+}
+
+/// The scopes of a refresh token of this client's that was not used yet, without using it.
+pub(super) async fn refreshable(store: &Store, secret: &Secret, client: &str) -> Result<Option<String>, AccessError> {
+    const SQL: &str = "SELECT scopes FROM grant_ticket WHERE digest = $1 AND kind = 'refresh' AND client = $2 AND used = 0";
+    let digest = digest(secret);
+    let row: Option<(String,)> =
+        on!(store, write, pool => sqlx::query_as(SQL).bind(digest.as_slice()).bind(client).fetch_optional(pool).await?);
+    Ok(row.map(|(scopes,)| scopes))
 }
 
 /// The grant of a refresh token that belongs to this client, used or not.

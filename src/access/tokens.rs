@@ -6,6 +6,7 @@ use super::jwt::Claims;
 use super::keys::{ALGORITHM, Keys};
 use super::tickets::Ticket;
 use super::{AccessError, AccessSettings, Context, SKEW_SECONDS, Scopes, TOKEN_SECONDS, jwt, now_micros, now_seconds};
+use crate::fhir::time::Micros;
 use jsonwebtoken::Header;
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -36,6 +37,8 @@ pub(super) fn sign(contents: &Contents, keys: &Keys, settings: &AccessSettings) 
         "client_id": contents.client,
         "aud": settings.fhir_base(),
         "iat": now,
+        // To the microsecond: a client that is shut out and let in again within a second has new tokens and old ones.
+        "made": now_micros(),
         "nbf": now,
         "exp": now.saturating_add(TOKEN_SECONDS),
         "jti": uuid::Uuid::new_v4().to_string(),
@@ -107,6 +110,8 @@ pub(super) struct TokenClaims {
     pub grant: String,
     pub certificate: Option<String>,
     pub issued: i64,
+    /// The same in microseconds, and as exactly as it is known; 0: not at all.
+    pub made: Micros,
     /// Seconds since 1970.
     pub expires: i64,
 }
@@ -174,6 +179,7 @@ fn read(claims: &Claims, settings: &AccessSettings, now: i64) -> Result<TokenCla
         grant: claims.optional("grant")?.unwrap_or_default().to_owned(),
         certificate,
         issued: claims.seconds("iat")?.unwrap_or_default(),
+        made: claims.seconds("made")?.unwrap_or_default(),
         expires,
     }
     .check_context()

@@ -2,20 +2,22 @@
 //!
 //! Every process does all of it; the database lets one seal at a time, and what two publish at once is the same.
 //!
-//! Publishing gives way to requests. It goes on step by step, [`PUBLISH`] events each; as long as nobody waits for an answer of this process one step follows
+//! Publishing gives way to requests. It goes on step by step, [`PUBLISH`] events each (or those of one row where they are more); as long as nobody waits for an answer of this process one step follows
 //! the other, and while somebody does it takes [`SHARE`] of the time, or a step a second where that is more. So it always comes to an
 //! end, and how far behind it is can be seen ([`Gauges::unpublished`](super::Gauges::unpublished)).
 
 use super::App;
 use crate::access::audit::checkpoint::{Kind, Notary};
-use crate::access::audit::resource::{self, Naming, audit_event};
-use crate::access::audit::{Event, Recorder, Trail};
+use crate::access::audit::resource::{Naming, audit_event};
+use crate::access::audit::{Recorder, Told, Trail, disclosure, patients, told};
 use crate::definitions;
 use crate::fhir::time::{Micros, now};
 use crate::ingest::draft::Draft;
 use crate::store::gate::About;
-use crate::store::{FacilityKey, Sealed};
+use crate::store::{FacilityKey, ResourceKey, Sealed};
 use anyhow::Context;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::io::Write as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -23,8 +25,10 @@ use tokio_util::sync::CancellationToken;
 
 /// Between two looks for events.
 const EVERY: Duration = Duration::from_millis(500);
-/// Events published in one transaction: a few milliseconds in which others wait.
+/// Events published in one transaction and, at least, in one step: a few milliseconds in which others wait.
 pub const PUBLISH: u32 = 50;
+/// Events whose Patients are noted in one transaction.
+const INDEX: u32 = 2_000;
 /// One part in so many of the time is for publishing while requests are answered.
 pub const SHARE: u32 = 20;
 /// Between two steps of publishing, at most.
@@ -103,7 +107,8 @@ impl App {
         if last {
             return Ok(false);
         }
-        let behind = self.publish_audit().await? >= PUBLISH as usize;
+        while self.index_audit().await? {}
+        let behind = self.publish_audit().await?;
         self.gauges.set_unpublished(self.store.unpublished().await?);
         self.sweep_audit(notary, memory).await?;
         Ok(behind)
@@ -136,34 +141,84 @@ impl App {
         }
     }
 
-    /// Makes AuditEvents of the next rows; how many.
-    async fn publish_audit(&self) -> anyhow::Result<usize> {
-        let rows = self.store.sealed_after(self.store.published().await?, PUBLISH).await?;
-        let Some(last) = rows.last() else { return Ok(0) };
-        let (position, count) = (last.position, rows.len());
-        let mut patients: Vec<i64> = rows.iter().map(|row| row.patient).filter(|patient| *patient > 0).collect();
-        patients.sort_unstable();
-        patients.dedup();
-        let ids = self.store.ids_of(&patients).await?;
-        let naming = self.audit_naming();
+    /// Makes AuditEvents of the next rows, a step's worth of them; whether there are more.
+    async fn publish_audit(&self) -> anyhow::Result<bool> {
+        let mut rows = self.store.sealed_after(self.store.published().await?, PUBLISH).await?;
+        // What is an AuditEvent is in the notes too.
+        let indexed = self.store.indexed().await?;
+        rows.retain(|row| row.position <= indexed);
+        let mut behind = rows.len() >= PUBLISH as usize;
+        let Some(mut position) = rows.first().map(|row| row.position) else { return Ok(false) };
+        let mut events: Vec<(Micros, FacilityKey, Told)> = Vec::new();
+        for row in &rows {
+            if events.len() >= PUBLISH as usize {
+                behind = true;
+                break;
+            }
+            position = row.position;
+            // What is not of lango's making is left out; `lango audit verify` tells of it.
+            events.extend(told(row).unwrap_or_default().into_iter().map(|told| (row.at, row.owner, told)));
+        }
+        let mut keys: Vec<ResourceKey> = events.iter().map(|(_, _, told)| told.patient).filter(|patient| *patient > 0).collect();
+        keys.sort_unstable();
+        keys.dedup();
+        let ids = self.store.ids_of(&keys).await?;
+        let owners: Vec<FacilityKey> = events.iter().filter_map(|(_, _, told)| told.custodian).collect();
+        let (naming, custodians) = (self.audit_naming(), self.custodians(&owners).await?);
         let me = self.clone();
         let drafts = self.writer.workers().run(move || {
-            let draft = |row: &Sealed| me.audit_draft(row, ids.get(&row.patient).map(String::as_str), &naming);
-            rows.iter().filter_map(draft).collect::<Vec<_>>()
+            let draft = |(at, owner, told): &(Micros, FacilityKey, Told)| {
+                Some((*owner, me.audit_draft(*at, told, ids.get(&told.patient).map(String::as_str), &custodians, &naming)?))
+            };
+            events.iter().filter_map(draft).collect::<Vec<_>>()
         });
-        self.writer.put_audit_events(drafts.await?, position).await?;
-        Ok(count)
+        let mut drafts = drafts.await?;
+        // One row may tell of very many: the writer's others come between its parts.
+        while drafts.len() > PUBLISH as usize {
+            let rest = drafts.split_off(PUBLISH as usize);
+            self.writer.put_audit_events(std::mem::replace(&mut drafts, rest), None).await?;
+        }
+        self.writer.put_audit_events(drafts, Some(position)).await?;
+        Ok(behind)
     }
 
-    /// `None`: the row is not what lango wrote; `lango audit verify` tells so.
-    fn audit_draft(&self, row: &Sealed, patient: Option<&str>, naming: &Naming) -> Option<(FacilityKey, Draft)> {
-        let event: Event = serde_json::from_str(&row.event).ok()?;
-        let resource = audit_event(row, &event, patient, naming, false);
-        let id = resource.get("id")?.as_str()?.to_owned();
+    /// Codes of these facilities.
+    async fn custodians(&self, owners: &[FacilityKey]) -> anyhow::Result<HashMap<FacilityKey, String>> {
+        let mut codes = HashMap::from([(0, self.settings.operator.code.clone())]);
+        for owner in owners {
+            if let Entry::Vacant(place) = codes.entry(*owner) {
+                place.insert(self.store.facility_code(*owner).await?.unwrap_or_default());
+            }
+        }
+        Ok(codes)
+    }
+
+    fn audit_draft(
+        &self,
+        at: Micros,
+        told: &Told,
+        patient: Option<&str>,
+        custodians: &HashMap<FacilityKey, String>,
+        naming: &Naming,
+    ) -> Option<Draft> {
+        let resource = match told.custodian {
+            Some(owner) => disclosure::audit_event(at, told, patient?, custodians.get(&owner)?, naming),
+            None => audit_event(at, told, patient, naming, false),
+        };
         let type_code = definitions::r4().type_code("AuditEvent")?;
-        let mut draft = self.writer.draft(type_code, &id, resource);
+        let mut draft = self.writer.draft(type_code, &told.id, resource);
         draft.about = About::Audit;
-        Some((row.owner, draft))
+        Some(draft)
+    }
+
+    /// Notes which Patients the next rows are about; whether there are more.
+    async fn index_audit(&self) -> anyhow::Result<bool> {
+        let rows = self.store.unindexed(INDEX).await?;
+        let Some(last) = rows.last() else { return Ok(false) };
+        let about = |row: &Sealed| patients(row).unwrap_or_default().into_iter().map(|patient| (patient, row.position)).collect::<Vec<_>>();
+        let pairs = rows.iter().flat_map(about).collect();
+        self.store.index_audit(pairs, last.position).await?;
+        Ok(rows.len() >= INDEX as usize)
     }
 
     /// Removes events that are old enough, under a signed statement.
@@ -192,7 +247,8 @@ impl App {
             let mut rows = self.store.sealed_after(after, PUBLISH).await?;
             rows.retain(|row| row.position <= last.position);
             let Some(done) = rows.last().map(|row| row.position) else { break };
-            self.writer.purge_audit_events(rows.iter().map(resource::id).collect()).await?;
+            let ids = rows.iter().flat_map(|row| told(row).unwrap_or_default()).map(|told| told.id);
+            self.writer.purge_audit_events(ids.collect()).await?;
             after = done;
         }
         let signed = notary.keep(&self.store, Kind::Removed, &last).await?;

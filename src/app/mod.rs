@@ -69,6 +69,8 @@ pub struct App {
     pub gauges: Gauges,
     /// How often clients look persons up, and persons are looked up.
     pub lookups: Arc<Pace>,
+    /// Held while somebody breaks the glass.
+    pub glass: Arc<tokio::sync::Mutex<()>>,
     /// Facilities whose records stay with them.
     pub holders: Arc<Holders>,
     /// What was read of DHIS2 servers a short while ago.
@@ -126,6 +128,7 @@ impl App {
             pulse: Pulse::default(),
             gauges: Gauges::default(),
             lookups: Arc::default(),
+            glass: Arc::default(),
             holders,
             dhis2: MetadataCache::default(),
         };
@@ -297,6 +300,8 @@ impl App {
 
     /// Stores what the configured packages hold; what an operator edited or deleted since is left alone.
     async fn put_packages(&self) -> anyhow::Result<()> {
+        // A package's search parameters must know the codes that are taken.
+        own::refresh(&self.store, &self.writer.options().own).await.context("the search parameters could not be loaded")?;
         for path in &self.settings.packages {
             let from = path.clone();
             let read = tokio::task::spawn_blocking(move || package::read(&from)).await?;

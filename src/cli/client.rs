@@ -84,7 +84,9 @@ impl Client {
             Client::Add(add) => {
                 let (id, facility) = (add.id.clone(), add.facility.clone());
                 let asked = add.registration()?;
-                let made = super::recorded(&settings, &store, &format!("lango client add {id}"), register(&store, asked)).await?;
+                let public_url = settings.public_url(settings.listen);
+                let work = register(&store, asked, &public_url);
+                let made = super::recorded(&settings, &store, &format!("lango client add {id}"), work).await?;
                 eprintln!("client {id} may call for facility {facility}");
                 print_once(made);
             }

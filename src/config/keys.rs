@@ -48,6 +48,8 @@ pub const KEYS: &[Key] = &[
     Key { path: "limits.page_max", default: "1000" },
     Key { path: "limits.lookups_per_client", default: "1200" },
     Key { path: "limits.lookups_per_patient", default: "120" },
+    Key { path: "limits.emergencies_per_practitioner", default: "10" },
+    Key { path: "limits.emergencies_per_client", default: "60" },
     Key { path: "limits.requests_per_second", default: "10000" },
     Key { path: "limits.requests_at_once", default: "256" },
     Key { path: "limits.request_s", default: "900" },

@@ -139,8 +139,12 @@ pub struct Limits {
     pub page_max: u32,
     /// Lookups that one client may make in a minute.
     pub lookups_per_client: u32,
-    /// Lookups that may be made of one person in a minute.
+    /// Lookups that one client may make of one person in a minute.
     pub lookups_per_patient: u32,
+    /// Patients whose records one practitioner may open by breaking the glass in an hour; 0: any number.
+    pub emergencies_per_practitioner: u32,
+    /// The same by all that one client signs for; 0: any number.
+    pub emergencies_per_client: u32,
     /// Resources that one conditional delete may delete; 1: one that matches several is refused.
     pub delete_matches: u32,
     /// Requests a second of one client, averaged; 0: any number.
@@ -278,6 +282,8 @@ impl Default for Limits {
             delete_matches: 1,
             lookups_per_client: 1200,
             lookups_per_patient: 120,
+            emergencies_per_practitioner: 10,
+            emergencies_per_client: 60,
             requests_per_second: 10_000,
             requests_at_once: 256,
             request_s: 900,

@@ -1,10 +1,13 @@
 //! Breaking the glass: an emergency opens one person's records for some minutes, and the person and the privacy officer are told.
 //!
-//! Who may: a client with the role `clinician` and a token that carries, signed, nothing but emergencies as purposes (`ETREAT`, `BTG`) and a
-//! reason. What it opens: reading, by id and by lookup, never a search, a history or an export, because only those two ask here. The
+//! Who may: a client with the role `clinician` and a token that carries, signed, nothing but emergencies as purposes (`ETREAT`, `BTG`), who
+//! acts (`subject_id`) and a reason in words. What it opens: reading, by id and by lookup, never a search, a history or an export, because only those two ask here. The
 //! first release binds the token to the person; it is a unit of a Task for the privacy officer, a Communication to the patient and a job that
 //! delivers it, so without notice there is no data. The Task's id follows from the token, so that of racing requests, in whatever process, one
 //! makes it, and the others find it made; what it says in its first version, which nothing can change, is what the token is bound to.
+//!
+//! How many patients in an hour, of one practitioner and of one client, the Tasks tell, so all processes count together. Who has had them all is
+//! told so before anybody is looked for, alike for who is hidden and who never was; the patients of that hour can still be read.
 
 use crate::access::consent::vocabulary;
 use crate::access::{Caller, Role, audit, gate, purpose};
@@ -12,15 +15,27 @@ use crate::app::App;
 use crate::definitions;
 use crate::exchange::{Person, notice};
 use crate::fhir::time::{Micros, format_instant, now};
-use crate::ingest::Refusal;
+use crate::fhir::{Issue, IssueCode};
+use crate::ingest::{Refusal, RefusalKind};
 use crate::ingest::tries::Tries;
 use crate::ingest::write::{Action, Author, CommitError, Condition, Plan, Wanted};
 use crate::registry;
 use crate::search::extract::NOTICE;
+use crate::search::{self, ParseOptions};
 use crate::store::gate::{BreakGlass, Gate};
 use crate::store::{Scope, Stored};
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 use std::sync::Arc;
+
+/// Letters and digits of a reason: whoever reviews it must be able to make something of it.
+const REASON: usize = 8;
+/// What the Tasks are.
+const CODES: &str = "https://lango.health/fhir/CodeSystem/task";
+const CODE: &str = "break-glass-review";
+const HOUR: Micros = 3_600_000_000;
+/// Identifier system of clients.
+const CLIENT: &str = "urn:lango:client";
 
 /// A caller who may break the glass.
 pub struct Glass<'a> {
@@ -30,6 +45,8 @@ pub struct Glass<'a> {
     /// Of the Task that binds the token.
     id: String,
     reason: &'a str,
+    client: &'a str,
+    practitioner: &'a str,
 }
 
 /// What a token was bound to.
@@ -43,7 +60,8 @@ impl<'a> Glass<'a> {
     pub fn of(app: &'a App, caller: &'a Caller) -> Option<Glass<'a>> {
         let Scope::Gate(gate) = &caller.scope else { return None };
         let (token, client) = (caller.token.as_deref()?, caller.client.as_deref()?);
-        let reason = caller.claimed.reason.as_deref()?;
+        let reason = caller.claimed.reason.as_deref().filter(|reason| reason.chars().filter(|c| c.is_alphanumeric()).count() >= REASON)?;
+        let practitioner = caller.claimed.practitioner.as_deref()?;
         let purposes = &caller.claimed.purposes;
         let emergency = !purposes.is_empty() && purposes.iter().all(|code| vocabulary::is_emergency(&purpose(code)));
         if !emergency || !caller.has_role(Role::Clinician) {
@@ -52,12 +70,18 @@ impl<'a> Glass<'a> {
         let mut hasher = blake3::Hasher::new_derive_key("lango break-glass task id, version 1");
         hasher.update(client.as_bytes()).update(b"|").update(token.as_bytes());
         let id = format!("btg-{}", hasher.finalize().to_hex().get(..32)?);
-        Some(Glass { app, caller, gate, id, reason })
+        Some(Glass { app, caller, gate, id, reason, client, practitioner })
     }
 
-    /// What this person's records may be read under; nothing is opened yet. `None`: the token is bound to somebody else, or its minutes are over.
+    /// What this person's records may be read under; nothing is opened yet. `None`: the token is bound to somebody else, its minutes are over, or
+    /// there is no such person. Refused, whoever it is, after too many others.
     pub async fn scope(&self, person: &Person) -> Result<Option<Scope>, Refusal> {
-        if person.keys.is_empty() || self.bound().await?.is_some_and(|bound| !self.is_for(&bound, person)) {
+        match self.bound().await? {
+            Some(bound) if !self.is_for(&bound, person) => return Ok(None),
+            Some(_) => {}
+            None => self.check(person).await?,
+        }
+        if person.keys.is_empty() {
             return Ok(None);
         }
         let exempt = gate::numbers(&self.app.settings.consent.deployment().exempt_facts());
@@ -68,6 +92,8 @@ impl<'a> Glass<'a> {
     /// Opens this person's records: after it answered `true`, what [`Glass::scope`] shows may leave.
     pub async fn open(&self, person: &Person) -> Result<bool, Refusal> {
         let mut tries = Tries::default();
+        // One at a time, so that none is opened uncounted; other processes may open one more each.
+        let _turn = self.app.glass.lock().await;
         loop {
             if let Some(bound) = self.bound().await? {
                 let opens = self.is_for(&bound, person);
@@ -76,6 +102,7 @@ impl<'a> Glass<'a> {
                 }
                 return Ok(opens);
             }
+            self.check(person).await?;
             let author = Author { scope: Scope::All, owner: 0, caller: None };
             match self.app.writer.commit(self.notices(person)?, &author, false).await {
                 Ok(_) => {}
@@ -102,6 +129,47 @@ impl<'a> Glass<'a> {
         let patient = task.pointer("/for/reference").and_then(Value::as_str).and_then(|text| text.strip_prefix("Patient/"));
         // Bound to nobody is bound all the same.
         Ok(Some(Bound { patient: patient.unwrap_or_default().to_owned(), since: updated }))
+    }
+
+    /// Whether one more patient may be opened, unless it is one of the hour's already.
+    async fn check(&self, person: &Person) -> Result<(), Refusal> {
+        let limits = &self.app.settings.limits;
+        let practitioners = self.app.settings.systems.practitioner.as_str();
+        for (param, system, value, most) in [
+            ("requester:identifier", practitioners, self.practitioner, limits.emergencies_per_practitioner),
+            ("group-identifier", CLIENT, self.client, limits.emergencies_per_client),
+        ] {
+            if most == 0 {
+                continue;
+            }
+            let opened = self.opened(param, system, value, most).await?;
+            if opened.len() >= most as usize && opened.is_disjoint(&person.ids) {
+                let words = "So many patients' records in an hour are more than the operator allows to be opened in emergencies: ask the privacy \
+                             officer, or come back later. Those that were opened can still be read.";
+                return Err(Refusal::new(RefusalKind::Throttled, Issue::error(IssueCode::Throttled, words)));
+            }
+        }
+        Ok(())
+    }
+
+    /// The patients of the last hour's Tasks with this identifier, as far as they matter.
+    async fn opened(&self, param: &str, system: &str, value: &str, most: u32) -> Result<BTreeSet<String>, Refusal> {
+        let task = definitions::r4().type_code("Task").ok_or_else(Refusal::not_found)?;
+        let since = format_instant(now().saturating_sub(HOUR));
+        let pairs = [
+            ("code".to_owned(), format!("{CODES}|{CODE}")),
+            (param.to_owned(), format!("{}|{}", search::escape(system), search::escape(value))),
+            ("authored-on".to_owned(), format!("ge{since}")),
+        ];
+        let options = ParseOptions { strict: true, ..ParseOptions::new(&self.app.writer.options().base, self.app.zone.clone()) };
+        let asked = search::parse(task, &pairs, Scope::All, &options).map_err(|issues| Refusal::all(RefusalKind::Internal, issues))?;
+        // Of one patient there may be many, a token after the other.
+        let rows = self.app.store.search(&asked.query, most.saturating_mul(20), None).await?.rows;
+        let patient = |row: Stored| -> Option<String> {
+            let task: Value = serde_json::from_slice(row.body.as_ref()?).ok()?;
+            Some(task.pointer("/for/reference")?.as_str()?.strip_prefix("Patient/")?.to_owned())
+        };
+        Ok(rows.into_iter().filter_map(patient).collect())
     }
 
     fn notices(&self, person: &Person) -> Result<Plan, Refusal> {
@@ -133,25 +201,23 @@ impl<'a> Glass<'a> {
             "reasonCode": [why],
             "payload": [{ "contentString": format!("At {} your record was opened in an emergency, without your consent being asked. You can ask for the reason, and object.", format_instant(now)) }],
         });
-        let mut task = json!({
+        let task = json!({
             "resourceType": "Task",
             "meta": tag,
             "status": "requested",
             "intent": "order",
             "priority": "urgent",
-            "code": { "coding": [{ "system": "https://lango.health/fhir/CodeSystem/task", "code": "break-glass-review" }], "text": "Review a broken glass" },
+            "groupIdentifier": { "system": CLIENT, "value": self.client },
+            "code": { "coding": [{ "system": CODES, "code": CODE }], "text": "Review a broken glass" },
             "for": about,
             "focus": { "reference": format!("Communication/{}", self.id) },
             "authoredOn": format_instant(now),
-            "requester": facility,
+            "requester": { "type": "Practitioner", "identifier": { "system": settings.systems.practitioner, "value": self.practitioner } },
             "owner": { "identifier": { "system": settings.systems.facility, "value": settings.operator.code } },
             "reasonCode": why,
             "restriction": { "period": { "start": format_instant(now), "end": format_instant(now.saturating_add(self.minutes())) } },
+            "input": [{ "type": { "text": "facility" }, "valueReference": facility }],
         });
-        if let Some(practitioner) = &self.caller.claimed.practitioner {
-            let identifier = json!({ "system": settings.systems.practitioner, "value": practitioner });
-            task["input"] = json!([{ "type": { "text": "practitioner" }, "valueIdentifier": identifier }]);
-        }
         let mut changes = Vec::new();
         for (name, resource) in [("Communication", communication), ("Task", task)] {
             let type_code = definitions::r4().type_code(name).ok_or_else(unfinished)?;

@@ -1,7 +1,8 @@
-//! How often may be asked: a bound for each client and one for each person asked about.
+//! How often may be asked: a bound for each client, and one for each client about each person.
 //!
 //! A window of a minute begins with its first question; each process counts for itself. A person is counted by the name that was
-//! asked for, not by who was found, so that the bound tells nothing of who is known by several names.
+//! asked for, not by who was found, so that the bound tells nothing of who is known by several names. Nothing is counted for several
+//! clients together: whoever meets such a bound learns that others ask, and whoever uses it up locks them out.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -19,13 +20,12 @@ pub struct Pace {
 }
 
 impl Pace {
-    /// Counts a question by `client` about `person`; `false` when either has had all of its minute's.
+    /// Counts a question by `client` about `person`; `false` when it has had all of its minute's, or all about that person.
     pub fn allows(&self, client: &str, most_by_client: u32, person: &str, most_about_person: u32) -> bool {
         let now = Instant::now();
         let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
         let by_client = count(&mut counts, name("client", client), now) <= most_by_client;
-        // Who may not ask any more does not use up what others may ask.
-        by_client && count(&mut counts, name("person", person), now) <= most_about_person
+        by_client && count(&mut counts, name("person", &format!("{client}\n{person}")), now) <= most_about_person
     }
 }
 
@@ -54,13 +54,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_client_and_each_person_has_a_bound() {
+    fn each_client_has_a_bound_and_one_for_each_person_and_none_feels_anothers() {
         let pace = Pace::default();
         assert!((0..3).all(|n| pace.allows("emr", 3, &format!("person {n}"), 2)));
         assert!(!pace.allows("emr", 3, "person 9", 2), "the client has asked three times");
-        assert!(pace.allows("other", 3, "person 0", 2));
-        assert!(!pace.allows("third", 3, "person 0", 2), "the person was asked about twice");
-        assert!(pace.allows("third", 3, "person 9", 2), "what was refused before did not count");
+        assert!(pace.allows("other", 3, "person 0", 2) && pace.allows("other", 3, "person 0", 2));
+        assert!(!pace.allows("other", 3, "person 0", 2), "it asked about the person twice");
+        assert!(pace.allows("third", 3, "person 0", 2), "what others ask does not count");
     }
 
     #[test]

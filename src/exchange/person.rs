@@ -1,7 +1,8 @@
 //! Who is meant: from a Patient or an identifier to all Patients of one person.
 
+use crate::access::audit;
 use crate::definitions;
-use crate::registry::{Registry, RegistryError};
+use crate::registry::{Registry, RegistryError, looks_golden};
 use crate::store::{ResourceKey, Scope, Store};
 use std::collections::BTreeSet;
 
@@ -48,6 +49,14 @@ impl Person {
             },
         };
         Ok(Person::of(store, ids).await?)
+    }
+
+    /// Has it recorded that they were asked for, so that whoever of them is hidden is told to be denied.
+    pub fn is_asked_for(&self) {
+        let (Some(trail), Some(patient)) = (audit::current(), definitions::r4().type_code("Patient")) else { return };
+        // The golden one is lango's own, and nobody's to be denied.
+        let sources = self.ids.iter().filter(|id| !looks_golden(id));
+        trail.names(sources.map(|id| (patient, id.as_str().into())));
     }
 
     /// The person who is known by these ids.

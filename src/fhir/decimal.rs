@@ -10,15 +10,17 @@ pub fn parse(text: &str) -> Option<Decimal> {
 
 /// The longest decimal that is kept, in characters.
 const MOST_CHARACTERS: usize = 64;
-/// Digits before the point, once the exponent is applied, and the size of the exponent either way.
+/// Digits before the point, once the exponent is applied.
 const MOST_PLACES: i64 = 28;
+/// How small an exponent may be: what is less than a double can tell from zero is no measurement.
+const LEAST_EXPONENT: i64 = -300;
 
 /// What [`is_kept`] demands, in words.
-pub const LIMITS: &str = "must be less than 10^28 in size, with an exponent from -28 to 28 and 64 characters at most";
+pub const LIMITS: &str = "must be less than 10^28 in size, with an exponent from -300 to 28 and 64 characters at most";
 
 /// Whether lango keeps this decimal, the text of a JSON number. R4 sets no bound and asks for 18 digits at least
-/// (<https://hl7.org/fhir/R4/datatypes.html#decimal>); here the bound is what can be compared exactly. Looks at the text only:
-/// `1e999999` is never computed.
+/// (<https://hl7.org/fhir/R4/datatypes.html#decimal>), and its own examples have `1.000000000000000000E-245`. What is large is bounded by what
+/// can be compared exactly; what is small is indexed by its nearest double. Looks at the text only: `1e999999` is never computed.
 pub fn is_kept(text: &str) -> bool {
     if text.len() > MOST_CHARACTERS {
         return false;
@@ -26,7 +28,7 @@ pub fn is_kept(text: &str) -> bool {
     let (mantissa, exponent) = text.split_once(['e', 'E']).unwrap_or((text, "0"));
     let Ok(exponent) = exponent.parse::<i64>() else { return false };
     let whole = mantissa.trim_start_matches('-').split('.').next().unwrap_or_default().trim_start_matches('0');
-    (-MOST_PLACES..=MOST_PLACES).contains(&exponent) && whole.len() as i64 + exponent <= MOST_PLACES
+    (LEAST_EXPONENT..=MOST_PLACES).contains(&exponent) && whole.len() as i64 + exponent <= MOST_PLACES
 }
 
 /// Half of the last digit's place: `100` gives 0.5, `5.40` gives 0.005, `1e2` gives 50.
@@ -56,11 +58,22 @@ mod tests {
     #[test]
     fn decimals_without_end_are_not_kept() {
         let longest = format!("0.{}", "3".repeat(62));
-        for text in ["0", "-7.10", "1e+2", "12345678901234567890.123456789", "1e+27", "9999999999999999999999999999", "1E-28", &longest] {
+        for text in [
+            "0",
+            "-7.10",
+            "1e+2",
+            "12345678901234567890.123456789",
+            "1e+27",
+            "9999999999999999999999999999",
+            "1.000000000000000000E-245",
+            &longest,
+        ] {
             assert!(is_kept(text), "{text}");
         }
         let longer = format!("0.{}", "3".repeat(63));
-        for text in ["1e+999999", "1e-999999", "1e+28", "-10e+27", "99999999999999999999999999999", "1e+99999999999999999999", &longer] {
+        for text in
+            ["1e+999999", "1e-999999", "1e-301", "1e+28", "-10e+27", "99999999999999999999999999999", "1e+99999999999999999999", &longer]
+        {
             assert!(!is_kept(text), "{text}");
         }
     }

@@ -31,8 +31,10 @@ pub enum XmlError {
 pub fn to_json(xml: &[u8]) -> Result<Vec<u8>, XmlError> {
     let xml = xml.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(xml);
     let text = std::str::from_utf8(xml).map_err(|_| XmlError::NotWellFormed("it is not UTF-8"))?;
+    // <https://www.w3.org/TR/xml/#sec-line-ends>: every line ends with a line feed alone.
+    let text = text.replace("\r\n", "\n").replace('\r', "\n");
     let mut narratives = Vec::new();
-    let lifted = lift_narratives(text, &mut narratives)?;
+    let lifted = in_attributes(&lift_narratives(&text, &mut narratives)?, normalised);
     // fhirbolt panics on some documents; that is the document's fault, not a fault of the server.
     let converted = catch_unwind(AssertUnwindSafe(|| {
         let element: R4Element = fhirbolt::xml::from_str(&lifted, None).ok()?;
@@ -70,7 +72,53 @@ pub fn from_json(json: &[u8]) -> Result<Vec<u8>, XmlError> {
         fhirbolt::xml::to_string(&element, None).ok()
     }));
     let xml = converted.ok().flatten().ok_or(XmlError::NoXmlForm)?;
-    Ok(set_down(&xml, &narratives).into_bytes())
+    Ok(set_down(&in_attributes(&xml, referenced), &narratives).into_bytes())
+}
+
+/// White space that stands in an attribute as it is means a space (<https://www.w3.org/TR/xml/#AVNormalize>).
+fn normalised(c: char) -> Option<&'static str> {
+    matches!(c, '\n' | '\t').then_some(" ")
+}
+
+/// White space that is to be read as what it is, by its number.
+fn referenced(c: char) -> Option<&'static str> {
+    match c {
+        '\n' => Some("&#10;"),
+        '\r' => Some("&#13;"),
+        '\t' => Some("&#9;"),
+        _ => None,
+    }
+}
+
+/// The document with some characters of its attributes' values replaced. Its tags are known to end ([`lift_narratives`]).
+fn in_attributes(text: &str, replace: fn(char) -> Option<&'static str>) -> String {
+    let mut whole = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((before, tag)) = rest.find('<').and_then(|start| rest.split_at_checked(start)) {
+        whole.push_str(before);
+        let ends = |end: &str| tag.find(end).map_or(tag.len(), |found| found + end.len());
+        let length = match tag {
+            _ if tag.starts_with("<!--") => ends("-->"),
+            _ if tag.starts_with("<![CDATA[") => ends("]]>"),
+            _ => tag.get(1..).and_then(inside_tag).map_or(tag.len(), |inside| inside.len() + 2),
+        };
+        let (tag, after) = tag.split_at_checked(length).unwrap_or((tag, ""));
+        let mut quote = None;
+        for c in tag.chars() {
+            match quote {
+                None => quote = matches!(c, '"' | '\'').then_some(c),
+                Some(open) if open == c => quote = None,
+                Some(_) => {}
+            }
+            match replace(c).filter(|_| quote.is_some() && !tag.starts_with("<!")) {
+                Some(replacement) => whole.push_str(replacement),
+                None => whole.push(c),
+            }
+        }
+        rest = after;
+    }
+    whole.push_str(rest);
+    whole
 }
 
 /// Walks over the tags; refuses what is nested too deep or wrongly, and document types (entity expansion). What stands
@@ -160,6 +208,26 @@ mod tests {
         let back = to_json(&xml).unwrap();
         let (before, after): (Value, Value) = (serde_json::from_slice(json).unwrap(), serde_json::from_slice(&back).unwrap());
         assert_eq!(before, after, "{}", String::from_utf8_lossy(&xml));
+    }
+
+    #[test]
+    fn white_space_in_values_survives() {
+        let json = br#"{"resourceType":"Patient","text":{"status":"generated","div":"<div xmlns=\"http://www.w3.org/1999/xhtml\">a\nb<!-- \" --><i title=\"x\ty\">c</i></div>"},"name":[{"text":" line 1\nline 2\tend\r\n \"it's\" > <&> "}]}"#;
+        let xml = from_json(json).unwrap();
+        let text = String::from_utf8(xml.clone()).unwrap();
+        assert!(text.contains("line 1&#10;line 2&#9;end&#13;&#10;"), "{text}");
+        let (before, after): (Value, Value) =
+            (serde_json::from_slice(json).unwrap(), serde_json::from_slice(&to_json(&xml).unwrap()).unwrap());
+        assert_eq!(before, after, "{text}");
+    }
+
+    #[test]
+    fn literal_white_space_in_attributes_is_a_space() {
+        let xml = "<?xml version=\"1.0\"?>\r\n<!-- it's\n --><Patient xmlns=\"http://hl7.org/fhir\">\r\n<text><status value='generated'/>\
+            <div xmlns=\"http://www.w3.org/1999/xhtml\">a\r\nb</div></text><name><text\n value=\"a\r\nb\tc&#10;d&#xD;&#9;e\"/></name></Patient>";
+        let json: Value = serde_json::from_slice(&to_json(xml.as_bytes()).unwrap()).unwrap();
+        assert_eq!(json["name"][0]["text"], "a b c\nd\r\te");
+        assert_eq!(json["text"]["div"], "<div xmlns=\"http://www.w3.org/1999/xhtml\">a\nb</div>");
     }
 
     #[test]

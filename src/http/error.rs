@@ -12,7 +12,7 @@ pub struct Failure {
     pub issues: Vec<Issue>,
     /// For 405: the methods that the URL takes.
     pub allow: Option<&'static str>,
-    /// For 429 and 503: the seconds after which to come back; a few unless said.
+    /// For 413, 429 and 503: the seconds after which to come back; a few unless said.
     pub retry_after: Option<u64>,
 }
 

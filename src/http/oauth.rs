@@ -5,6 +5,7 @@ use crate::access::{Access, Grant, OAuthError, TokenRequest};
 use crate::config::Secret;
 use axum::Router;
 use axum::body::Bytes;
+use axum::extract::rejection::BytesRejection;
 use axum::extract::{DefaultBodyLimit, Extension, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -17,6 +18,8 @@ const FORM_BYTES: usize = 64 << 10;
 
 /// What stands in [`TokenRequest`] besides the form.
 type Peer = Option<Extension<PeerCertificate>>;
+/// What was sent, if it could be read.
+type Form = Result<Bytes, BytesRejection>;
 
 /// `/auth/token`, `/auth/introspect`, `/auth/revoke`, `/auth/jwks.json` and the SMART configuration.
 pub fn routes<S: Clone + Send + Sync + 'static>(access: Arc<Access>) -> Router<S> {
@@ -47,7 +50,7 @@ async fn jwks(State(access): State<Arc<Access>>) -> Response {
     response
 }
 
-async fn token(State(access): State<Arc<Access>>, peer: Peer, headers: HeaderMap, body: Bytes) -> Response {
+async fn token(State(access): State<Arc<Access>>, peer: Peer, headers: HeaderMap, body: Form) -> Response {
     let result = match token_request(&headers, peer, &body) {
         Ok(request) => access.grant(&request).await,
         Err(error) => Err(error),
@@ -75,7 +78,7 @@ fn granted(grant: Grant) -> serde_json::Value {
     answer
 }
 
-async fn introspect(State(access): State<Arc<Access>>, peer: Peer, headers: HeaderMap, body: Bytes) -> Response {
+async fn introspect(State(access): State<Arc<Access>>, peer: Peer, headers: HeaderMap, body: Form) -> Response {
     let result = match token_request(&headers, peer, &body) {
         Ok(request) => access.introspect(&request).await,
         Err(error) => Err(error),
@@ -83,7 +86,7 @@ async fn introspect(State(access): State<Arc<Access>>, peer: Peer, headers: Head
     answer(result.map(json_body), &headers)
 }
 
-async fn revoke(State(access): State<Arc<Access>>, peer: Peer, headers: HeaderMap, body: Bytes) -> Response {
+async fn revoke(State(access): State<Arc<Access>>, peer: Peer, headers: HeaderMap, body: Form) -> Response {
     let result = match token_request(&headers, peer, &body) {
         Ok(request) => access.revoke(&request).await,
         Err(error) => Err(error),
@@ -99,7 +102,8 @@ fn answer(result: Result<Response, OAuthError>, headers: &HeaderMap) -> Response
     response
 }
 
-fn token_request(headers: &HeaderMap, peer: Peer, body: &[u8]) -> Result<TokenRequest, OAuthError> {
+fn token_request(headers: &HeaderMap, peer: Peer, body: &Form) -> Result<TokenRequest, OAuthError> {
+    let body = body.as_ref().map_err(|_| OAuthError::InvalidRequest("the form is larger than 64 KiB, or broke off"))?;
     let media_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let media_type = media_type.split(';').next().unwrap_or_default().trim();
     if !media_type.eq_ignore_ascii_case("application/x-www-form-urlencoded") {

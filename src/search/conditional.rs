@@ -85,7 +85,7 @@ fn exact(type_name: &str, filter: &Filter) -> Option<Vec<String>> {
             filters.iter().map(|filter| exact(type_name, filter)).collect::<Option<Vec<_>>>().map(|claims| claims.concat())
         }
         Filter::Param { param, tests } => {
-            let code = &definitions::r4().param_by_id(*param)?.code;
+            let code = &definitions::r4().param_by_id(*param & 0xff_ffff)?.code;
             let mut claims = Vec::new();
             for test in tests {
                 match test {

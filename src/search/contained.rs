@@ -78,7 +78,7 @@ pub fn apply(request: &mut SearchRequest, containers: Vec<Filter>) {
 
 fn has_referrers(filters: &[Filter]) -> bool {
     filters.iter().any(|filter| match filter {
-        Filter::Has { .. } => true,
+        Filter::Has { .. } | Filter::HasCanonical { .. } => true,
         Filter::Any(filters) | Filter::All(filters) => has_referrers(filters),
         Filter::Not(filter) => has_referrers(std::slice::from_ref(filter)),
         _ => false,

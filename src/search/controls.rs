@@ -2,13 +2,14 @@
 //! (<https://hl7.org/fhir/R4/search.html#return>).
 
 use super::contained::Which;
+use super::extract::facet_places;
 use super::filter::{index_kinds, shown};
 use super::parse::{CONTROLS, CURSOR, Include, Over, ParseOptions, SearchRequest, Summary, Total, Used, Wrong};
 use super::suggest;
 use crate::definitions::{Definitions, ParamKind};
 use crate::fhir::IssueCode;
-use crate::store::query::SortBy;
-use crate::store::{SortKey, TypeCode};
+use crate::store::query::{Kind, SortBy};
+use crate::store::{Facet, SortKey, TypeCode};
 
 /// Keys of `_sort`.
 const MAX_SORTS: usize = 8;
@@ -130,7 +131,9 @@ impl Controls<'_> {
 
     fn sort_into(&self, request: &mut SearchRequest, value: &str) -> Result<(), Wrong> {
         let sorts = self.over.types().iter().map(|type_code| self.sort(*type_code, value)).collect::<Result<Vec<_>, _>>()?;
-        let alike = |keys: &Vec<SortKey>| sorts.first().is_some_and(|first| first.iter().zip(keys).all(|(a, b)| is_alike(&a.by, &b.by)));
+        let alike = |keys: &Vec<SortKey>| {
+            sorts.first().is_some_and(|first| first.len() == keys.len() && first.iter().zip(keys).all(|(a, b)| is_alike(&a.by, &b.by)))
+        };
         if !sorts.iter().all(alike) {
             return Err(Wrong::error(IssueCode::NotSupported, "the types are not sorted by the same kind of value"));
         }
@@ -141,7 +144,7 @@ impl Controls<'_> {
 
     fn sort(&self, type_code: TypeCode, value: &str) -> Result<Vec<SortKey>, Wrong> {
         let type_name = self.definitions.type_name(type_code);
-        let mut keys = Vec::new();
+        let (mut keys, mut named) = (Vec::new(), 0usize);
         for name in value.split(',').map(str::trim) {
             let (name, descending) = match name.strip_prefix('-') {
                 Some(name) => (name, true),
@@ -160,9 +163,15 @@ impl Controls<'_> {
                     return Err(Wrong::ignorable(format!("{type_name} has no search parameter '{}' to sort by{hint}", shown(name))));
                 }
             };
+            if let SortBy::Param { param, kind: Kind::Quantity } = by {
+                // In base units first; what has no unit that is known comes behind, as it is written.
+                let places = facet_places(type_code, param).into_iter().map(|place| Facet::Amount.of(place));
+                keys.extend(places.map(|param| SortKey { by: SortBy::Param { param, kind: Kind::Quantity }, descending }));
+            }
             keys.push(SortKey { by, descending });
+            named += 1;
         }
-        if keys.len() > MAX_SORTS {
+        if named > MAX_SORTS {
             return Err(Wrong::error(IssueCode::TooCostly, format!("_sort takes {MAX_SORTS} keys at most")));
         }
         Ok(keys)

@@ -240,8 +240,10 @@ impl Reader<'_> {
             (K::String, O::Co) => (Reading::Contains, escaped),
             (K::String, O::Sw) => (Reading::Plain, escaped),
             (K::String, O::Ew) => (Reading::Ends, escaped),
+            // The value as it stands, not its further rows.
+            (K::Token, O::Ne) => (Reading::Whole, value.to_owned()),
             (K::Token | K::Uri | K::Reference | K::Composite, O::Eq | O::Ne) | (K::Reference, O::Re) => (Reading::Plain, value.to_owned()),
-            (K::Token, O::Sw) => (Reading::Text, escaped),
+            (K::Token, O::Sw) => (Reading::Starts, escaped),
             (K::Token | K::Uri | K::Reference, O::Ss) => (Reading::Above, value.to_owned()),
             (K::Token | K::Uri | K::Reference, O::Sb) => (Reading::Below, value.to_owned()),
             (K::Token, O::In | O::Ni) => (Reading::In, value.to_owned()),

@@ -12,10 +12,10 @@ pub(super) mod words;
 #[cfg(test)]
 mod tests;
 
-use super::own::OwnParams;
-use crate::definitions;
+use super::own::{Own, OwnParams};
+use crate::definitions::{self, SearchParam};
 use crate::fhir::Reference;
-use crate::fhirpath::{Env, Node};
+use crate::fhirpath::{Env, Expression, Node};
 use crate::store::gate::About;
 use crate::store::{Facet, IndexEntry, IndexValue, ParamId, TypeCode, index};
 use jiff::tz::TimeZone;
@@ -45,7 +45,7 @@ impl Default for Options {
 }
 
 /// Combinations of component values that one composite parameter may have in one resource.
-const MAX_COMBINATIONS: usize = 64;
+const MAX_COMBINATIONS: usize = 128;
 
 /// Every value of every search parameter, sorted by parameter, each once; then those of contained resources ([`contained`]). `_id` and `_lastUpdated` are no entries (the
 /// store has them as columns), nor are parameters that no element holds (`_text`, `near`).
@@ -230,6 +230,64 @@ pub(in crate::search) fn facet_places(type_code: TypeCode, param: ParamId) -> Ve
     plan_of(type_code).and_then(|plan| plan.facets.get(&param).cloned()).unwrap_or_else(|| vec![param])
 }
 
+/// Whether values of a token parameter are found whatever their case ([`Facet::Caseless`]).
+pub(super) fn is_caseless(type_code: TypeCode, param: ParamId) -> bool {
+    plan_of(type_code).is_some_and(|plan| plan.caseless.contains(&param))
+}
+
+/// By what a reference parameter names its targets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Names {
+    /// References.
+    Places,
+    /// Canonicals.
+    Urls,
+    Both,
+}
+
+/// By what `param` of a type names its targets.
+pub(super) fn names(type_code: TypeCode, param: &SearchParam) -> Names {
+    let known = plan_of(type_code).and_then(|plan| plan.names.get(&param.id)).copied();
+    // An own parameter is in no plan.
+    known.unwrap_or_else(|| {
+        let type_name = definitions::r4().type_name(type_code);
+        Expression::parse(&param.expression).map_or(Names::Both, |expression| plan::names(&expression, type_name))
+    })
+}
+
+/// The canonicals by which a resource names others in `param`, R4's or own.
+pub(super) fn canonicals(type_code: TypeCode, resource: &Value, param: ParamId, own: &Own) -> Vec<Box<str>> {
+    let options = Options::default();
+    let mut entries = match own.of(type_code).iter().find(|own| own.param.id == param) {
+        Some(own) => {
+            let general = General { param, kind: own.param.kind, expression: own.expression.clone(), parts: Vec::new() };
+            let mut entries = Vec::new();
+            evaluate(&general, resource, &Env::default(), &options, &mut entries);
+            entries
+        }
+        None => plan_of(type_code).map(|plan| extract_by(plan, resource, &options)).unwrap_or_default(),
+    };
+    entries.retain(|entry| entry.param == param);
+    let texts = entries.into_iter().filter_map(|entry| if let IndexValue::Uri(text) = entry.value { Some(text) } else { None });
+    texts.collect()
+}
+
+/// What the references of an R4 parameter name, each with its version if it names one.
+pub(super) fn versioned(type_code: TypeCode, resource: &Value, param: ParamId) -> Vec<(TypeCode, Box<str>, Option<i64>)> {
+    let mut found = Vec::new();
+    let Some(plan) = plan_of(type_code) else { return found };
+    plan.trie.walk(resource, &mut |emit: &Emit, value| {
+        let is_reference = matches!(emit.target, Target::Value(_, Shape::Reference)) && emit.param == param;
+        let text = value.get("reference").and_then(Value::as_str).filter(|_| is_reference);
+        if let Some(Reference::Local { type_name, id, version }) = text.and_then(Reference::parse)
+            && let Some(target) = definitions::r4().type_code(type_name)
+        {
+            found.push((target, id.into(), version.and_then(|version| version.parse().ok())));
+        }
+    });
+    found
+}
+
 fn extract_by(plan: &Plan, resource: &Value, options: &Options) -> Vec<IndexEntry> {
     let mut entries = Vec::with_capacity(32);
     plan.trie.walk(resource, &mut |emit: &Emit, value| match &emit.target {
@@ -285,12 +343,28 @@ fn part_values(part: &Part, base: &Value, resource: &Value, options: &Options) -
     found
 }
 
-/// A component's value. What it is in base units goes with it.
+/// A component's value. What it is in base units goes with it. A quantity whose unit has other words than its code is there a second time, by
+/// those: a component has one column for both.
 fn push_part(found: &mut Vec<IndexValue>, facet: Facet, value: IndexValue) {
-    match (facet, value, found.last_mut()) {
-        (Facet::Value, value, _) => found.push(value),
-        (Facet::Amount, IndexValue::Quantity { value, code: Some(dimension), .. }, Some(IndexValue::Quantity { amount, .. })) => {
-            *amount = Some(Box::new((dimension, value)))
+    match (facet, value) {
+        (Facet::Value, value) => {
+            if let IndexValue::Quantity { value: number, code: Some(code), unit: Some(unit), .. } = &value
+                && code != unit
+            {
+                found.push(IndexValue::Quantity { value: *number, system: None, code: Some(unit.clone()), unit: None, amount: None });
+            }
+            found.push(value);
+        }
+        (Facet::Amount, IndexValue::Quantity { value, code: Some(dimension), .. }) => {
+            let words = match found.last() {
+                Some(IndexValue::Quantity { code: Some(code), unit: Some(unit), .. }) if code != unit => 2,
+                _ => 1,
+            };
+            for known in found.iter_mut().rev().take(words) {
+                if let IndexValue::Quantity { amount, .. } = known {
+                    *amount = Some(Box::new((dimension.clone(), value)));
+                }
+            }
         }
         _ => {}
     }
@@ -359,6 +433,7 @@ fn order(a: &IndexValue, b: &IndexValue) -> Ordering {
             Composite(_) => 7,
             Text(_) => 8,
             Within { .. } => 9,
+            Far { .. } => 10,
         }
     }
     match (a, b) {

@@ -1,7 +1,7 @@
 //! One parameter of a query string to filters: modifiers, chains and `_has` (<https://hl7.org/fhir/R4/search.html>).
 
 use super::expression::Operator;
-use super::extract::facet_places;
+use super::extract::{Names, facet_places, is_caseless, names};
 use super::parse::ParseOptions;
 use super::value::{Reading, Values};
 use super::{lex, suggest};
@@ -158,7 +158,14 @@ impl<'a> Reader<'a> {
             return Err(bad(IssueCode::Invalid, format!("{from}.{code} does not refer to {to}")));
         }
         let filters = self.at_depth(source, key, operand, depth + 1)?;
-        Ok(vec![Filter::Has { source, param: param.id, filters }])
+        let (param, names) = (param.id, names(source, param));
+        Ok(vec![match names {
+            Names::Places => Filter::Has { source, param, filters },
+            Names::Urls => Filter::HasCanonical { source, param, filters },
+            Names::Both => {
+                Filter::Any(vec![Filter::Has { source, param, filters: filters.clone() }, Filter::HasCanonical { source, param, filters }])
+            }
+        }])
     }
 
     /// `param:Type.key`; without a type, every target type that has the parameter.
@@ -178,7 +185,7 @@ impl<'a> Reader<'a> {
         if let Some(modifier) = modifier {
             let target = self.target(&name, param, modifier)?;
             let filters = self.at_depth(target, key, operand, depth + 1)?;
-            return Ok(vec![Filter::Chain { param: param.id, targets: vec![(target, filters)] }]);
+            return Ok(vec![chained(type_code, param, vec![(target, filters)])]);
         }
         let (mut targets, mut refusal): (Vec<_>, Option<Refusal>) = (Vec::new(), None);
         for target in &param.targets {
@@ -196,7 +203,7 @@ impl<'a> Reader<'a> {
                 Err(unknown(format!("no type that {name} may refer to has a search parameter '{}'", shown(head))))
             }
             Some(refusal) if targets.is_empty() => Err(refusal),
-            _ => Ok(vec![Filter::Chain { param: param.id, targets }]),
+            _ => Ok(vec![chained(type_code, param, targets)]),
         }
     }
 
@@ -252,6 +259,20 @@ impl<'a> Reader<'a> {
                     filters.push(Filter::LastUpdated { ranges: vec![range] });
                 }
             }
+            "url"
+                if param.kind == ParamKind::Uri
+                    && reading == Reading::Plain
+                    && values.iter().any(|value| lex::split(value, '|').len() == 2) =>
+            {
+                for (place, value) in values.iter().enumerate() {
+                    let of = self.url_and_version(type_code, param, value).map_err(|words| wrong(place, words))?;
+                    filters.push(of);
+                }
+                // Both are filters of the search, so that either may lead it.
+                if let [Filter::All(parts)] = filters.as_slice() {
+                    return Ok(parts.clone());
+                }
+            }
             _ => {
                 let mut tests = Vec::with_capacity(values.len());
                 for (place, value) in values.iter().enumerate() {
@@ -261,6 +282,18 @@ impl<'a> Reader<'a> {
             }
         }
         Ok(if negated { filters.into_iter().map(negate).collect() } else { vec![any(filters)] })
+    }
+
+    /// `url|version`: both as the resource says them.
+    fn url_and_version(&self, type_code: TypeCode, url: &SearchParam, value: &str) -> Result<Filter, String> {
+        let parts = lex::split(value, '|');
+        let ([address, version], Some(of)) = (parts.as_slice(), self.options.param(type_code, "version")) else {
+            let tests = self.values(type_code).tests(url, Reading::Plain, value)?;
+            return Ok(Filter::Param { param: url.id, tests });
+        };
+        let version = self.values(type_code).tests(of, Reading::Plain, version)?;
+        let address = self.values(type_code).tests(url, Reading::Plain, address)?;
+        Ok(Filter::All(vec![Filter::Param { param: url.id, tests: address }, any(indexed(type_code, of, Reading::Plain, version))]))
     }
 
     pub(super) fn values(&self, type_code: TypeCode) -> Values<'a> {
@@ -348,6 +381,7 @@ fn places(type_code: TypeCode, param: &SearchParam) -> Vec<(ParamId, Kind)> {
 pub(super) fn indexed(type_code: TypeCode, param: &SearchParam, reading: Reading, tests: Vec<Test>) -> Vec<Filter> {
     let is_uri = |test: &Test| matches!(test, Test::Uri(_) | Test::Canonical(_) | Test::UriBelow(_) | Test::UriAbove(_));
     let mut groups: Vec<((Facet, bool), Vec<Test>)> = Vec::new();
+    let (tests, caseless) = if reading == Reading::Plain { in_small_letters(type_code, param, tests) } else { (tests, Vec::new()) };
     for test in tests {
         // A reference may be local or a uri.
         let index = (reading.facet(&test), is_uri(&test));
@@ -366,7 +400,36 @@ pub(super) fn indexed(type_code: TypeCode, param: &SearchParam, reading: Reading
             ),
         }
     }
+    if !caseless.is_empty() {
+        let places = facet_places(type_code, param.id).into_iter().map(|place| Facet::Caseless.of(place));
+        filters.extend(places.map(|param| Filter::Param { param, tests: caseless.clone() }));
+    }
     filters
+}
+
+/// The tests on the values themselves, and those on [`Facet::Caseless`].
+fn in_small_letters(type_code: TypeCode, param: &SearchParam, mut tests: Vec<Test>) -> (Vec<Test>, Vec<Test>) {
+    if param.kind != ParamKind::Token || !is_caseless(type_code, param.id) {
+        return (tests, Vec::new());
+    }
+    let small = |test: &Test| match test {
+        Test::Token { system, code: Some(code) } => Some(Test::Token { system: system.clone(), code: Some(code.to_ascii_lowercase()) }),
+        _ => None,
+    };
+    let caseless: Vec<Test> = tests.iter().filter_map(small).collect();
+    let further: Vec<Test> = caseless.iter().filter(|test| !tests.contains(test)).cloned().collect();
+    tests.extend(further);
+    (tests, caseless)
+}
+
+/// A target of the parameter satisfies the filters for its type, by whatever the parameter names it.
+fn chained(type_code: TypeCode, param: &SearchParam, targets: Vec<(TypeCode, Vec<Filter>)>) -> Filter {
+    let (param, names) = (param.id, names(type_code, param));
+    match names {
+        Names::Places => Filter::Chain { param, targets },
+        Names::Urls => Filter::Canonical { param, targets },
+        Names::Both => Filter::Any(vec![Filter::Chain { param, targets: targets.clone() }, Filter::Canonical { param, targets }]),
+    }
 }
 
 pub(super) fn negate(filter: Filter) -> Filter {

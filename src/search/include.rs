@@ -1,17 +1,21 @@
 //! `_include` and `_revinclude`: which resources come along with the matches
 //! (<https://hl7.org/fhir/R4/search.html#include>).
 
+use super::extract::{self, Names};
 use super::own::Own;
 use super::parse::{Include, SearchRequest};
 use super::respond::Admits;
 use crate::definitions::{self, ParamKind, SearchParam};
 use crate::store::{ParamId, ResourceKey, Scope, Store, Stored, TypeCode};
-use std::collections::HashSet;
+use serde_json::Value;
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 /// Resources that one page may bring along.
 pub const MAX_INCLUDED: usize = 1_000;
 /// Rounds of `:iterate`.
 const MAX_ROUNDS: usize = 8;
+/// Canonicals that one statement of the store may name.
+const NAMES: usize = 100;
 /// Keys that one statement of the store may name.
 const CHUNK: usize = 500;
 
@@ -28,7 +32,7 @@ pub struct Included {
 pub async fn collect(store: &Store, request: &SearchRequest, matches: &[Stored], admits: &dyn Admits) -> Result<Included, sqlx::Error> {
     let seen = matches.iter().map(|row| row.key).collect();
     let mut walk = Walk { store, own: &request.own, scope: &request.query.scope, admits, seen, included: Included::default() };
-    let mut frontier: Vec<(ResourceKey, TypeCode)> = matches.iter().map(|row| (row.key, row.type_code)).collect();
+    let mut frontier: Vec<Stored> = matches.to_vec();
     for round in 0..=MAX_ROUNDS {
         let first = round == 0;
         let start = walk.included.rows.len();
@@ -38,7 +42,7 @@ pub async fn collect(store: &Store, request: &SearchRequest, matches: &[Stored],
         for include in request.revincludes.iter().filter(|include| first || include.iterate) {
             walk.backward(include, &frontier).await?;
         }
-        frontier = walk.included.rows.iter().skip(start).map(|row| (row.key, row.type_code)).collect();
+        frontier = walk.included.rows.iter().skip(start).cloned().collect();
         if frontier.is_empty() || walk.included.cut {
             break;
         }
@@ -60,18 +64,25 @@ struct Walk<'a> {
 
 impl Walk<'_> {
     /// What resources of `frontier` refer to.
-    async fn forward(&mut self, include: &Include, frontier: &[(ResourceKey, TypeCode)]) -> Result<(), sqlx::Error> {
-        let mut types: Vec<TypeCode> = frontier.iter().map(|(_, type_code)| *type_code).collect();
+    async fn forward(&mut self, include: &Include, frontier: &[Stored]) -> Result<(), sqlx::Error> {
+        let mut types: Vec<TypeCode> = frontier.iter().map(|row| row.type_code).collect();
         types.sort_unstable();
         types.dedup();
         for type_code in types.into_iter().filter(|type_code| include.source.is_none_or(|source| source == *type_code)) {
-            let keys: Vec<ResourceKey> = frontier.iter().filter(|(_, of)| *of == type_code).map(|(key, _)| *key).collect();
-            for (param, _) in reference_params(self.own, type_code, include.param, include.target) {
+            let rows: Vec<&Stored> = frontier.iter().filter(|row| row.type_code == type_code).collect();
+            let keys: Vec<ResourceKey> = rows.iter().map(|row| row.key).collect();
+            for param in reference_params(self.own, type_code, include.param, include.target) {
+                if extract::names(type_code, param) != Names::Places {
+                    self.named_by(&rows, param, include.target).await?;
+                }
+                let keys = if extract::names(type_code, param) == Names::Urls { &[][..] } else { &keys };
+                let pinned = pinned(&rows, param.id);
                 for chunk in keys.chunks(CHUNK) {
                     if self.full() {
                         return Ok(());
                     }
-                    let found = self.store.referenced_by(chunk, param, include.target, self.scope, self.ask()).await?;
+                    let found = self.store.referenced_by(chunk, param.id, include.target, self.scope, self.ask()).await?;
+                    let found = self.at_versions(found, &pinned).await?;
                     self.keep(found);
                 }
             }
@@ -80,27 +91,91 @@ impl Walk<'_> {
     }
 
     /// What refers to resources of `frontier`.
-    async fn backward(&mut self, include: &Include, frontier: &[(ResourceKey, TypeCode)]) -> Result<(), sqlx::Error> {
+    async fn backward(&mut self, include: &Include, frontier: &[Stored]) -> Result<(), sqlx::Error> {
         let definitions = definitions::r4();
         let sources = match include.source {
             Some(source) => source..=source,
             None => 0..=TypeCode::try_from(definitions.resource_types().len().saturating_sub(1)).unwrap_or(TypeCode::MAX),
         };
         for source in sources {
-            for (param, targets) in reference_params(self.own, source, include.param, None) {
-                let keys: Vec<ResourceKey> = frontier
-                    .iter()
-                    .filter(|(_, of)| targets.contains(of) && include.target.is_none_or(|target| target == *of))
-                    .map(|(key, _)| *key)
-                    .collect();
+            for param in reference_params(self.own, source, include.param, None) {
+                let fits = |of: TypeCode| param.targets.contains(&of) && include.target.is_none_or(|target| target == of);
+                let rows: Vec<&Stored> = frontier.iter().filter(|row| fits(row.type_code)).collect();
+                if rows.is_empty() {
+                    continue;
+                }
+                if extract::names(source, param) != Names::Places {
+                    self.naming(&rows, param).await?;
+                }
+                let keys: Vec<ResourceKey> = match extract::names(source, param) {
+                    Names::Urls => Vec::new(),
+                    _ => rows.iter().map(|row| row.key).collect(),
+                };
                 for chunk in keys.chunks(CHUNK) {
                     if self.full() {
                         return Ok(());
                     }
-                    let found = self.store.referring_to(chunk, param, self.scope, self.ask()).await?;
+                    let found = self.store.referring_to(chunk, param.id, self.scope, self.ask()).await?;
                     self.keep(found);
                 }
             }
+        }
+        Ok(())
+    }
+
+    /// The versions that are named, where one is; what is hidden or gone of these is left out, for the present one was not meant.
+    async fn at_versions(&self, mut found: Vec<Stored>, pinned: &Pinned) -> Result<Vec<Stored>, sqlx::Error> {
+        for row in &mut found {
+            let Some(version) = pinned.get(&(row.type_code, row.id.clone())).filter(|version| **version != row.version) else { continue };
+            match self.store.read_version(row.type_code, &row.id, *version, self.scope).await? {
+                Some(old) => *row = old,
+                None => row.body = None,
+            }
+        }
+        found.retain(|row| row.body.is_some());
+        Ok(found)
+    }
+
+    /// What `rows`, all of one type, name by canonicals in `param`.
+    async fn named_by(&mut self, rows: &[&Stored], param: &SearchParam, target: Option<TypeCode>) -> Result<(), sqlx::Error> {
+        let mut names = BTreeSet::new();
+        for row in rows {
+            let Some(resource) = body(row) else { continue };
+            let texts = extract::canonicals(row.type_code, &resource, param.id, self.own);
+            names.extend(texts.into_iter().map(|text| match text.split_once('|') {
+                Some((url, version)) => (url.to_owned(), Some(version.to_owned())),
+                None => (text.into_string(), None),
+            }));
+        }
+        let names: Vec<(String, Option<String>)> = names.into_iter().collect();
+        for target in param.targets.iter().filter(|of| target.is_none_or(|target| target == **of)) {
+            for chunk in names.chunks(NAMES) {
+                if self.full() {
+                    return Ok(());
+                }
+                let found = self.store.with_canonicals(*target, chunk, self.scope, self.ask()).await?;
+                self.keep(found);
+            }
+        }
+        Ok(())
+    }
+
+    /// What names any of `rows` by a canonical in `param`.
+    async fn naming(&mut self, rows: &[&Stored], param: &SearchParam) -> Result<(), sqlx::Error> {
+        let mut texts = BTreeSet::new();
+        for resource in rows.iter().filter_map(|row| body(row)) {
+            let text = |name: &str| resource.get(name).and_then(Value::as_str);
+            let Some(url) = text("url") else { continue };
+            texts.extend(text("version").map(|version| format!("{url}|{version}")));
+            texts.insert(url.to_owned());
+        }
+        let texts: Vec<String> = texts.into_iter().collect();
+        for chunk in texts.chunks(CHUNK) {
+            if self.full() {
+                return Ok(());
+            }
+            let found = self.store.naming(chunk, param.id, self.scope, self.ask()).await?;
+            self.keep(found);
         }
         Ok(())
     }
@@ -128,12 +203,41 @@ impl Walk<'_> {
     }
 }
 
-/// The parameter named, or every reference parameter of the type (that may refer to `target`), each with the types that it may refer to.
-fn reference_params(own: &Own, type_code: TypeCode, named: Option<ParamId>, target: Option<TypeCode>) -> Vec<(ParamId, &[TypeCode])> {
+/// Versions by what they are of.
+type Pinned = HashMap<(TypeCode, Box<str>), i64>;
+
+/// Of what references of `param` in `rows` lead to, the version, where all of them name the same one.
+fn pinned(rows: &[&Stored], param: ParamId) -> Pinned {
+    let mut pinned = Pinned::new();
+    let texts = rows.iter().filter_map(|row| std::str::from_utf8(row.body.as_ref()?).ok());
+    if !texts.into_iter().any(|text| text.contains("/_history/")) {
+        return pinned;
+    }
+    let mut present = HashSet::new();
+    for row in rows {
+        let Some(resource) = body(row) else { continue };
+        for (target, id, version) in extract::versioned(row.type_code, &resource, param) {
+            let name = (target, id);
+            match version {
+                Some(version) if pinned.get(&name).is_none_or(|known| *known == version) => _ = pinned.insert(name, version),
+                _ => _ = present.insert(name),
+            }
+        }
+    }
+    pinned.retain(|name, _| !present.contains(name));
+    pinned
+}
+
+fn body(row: &Stored) -> Option<Value> {
+    serde_json::from_slice(row.body.as_ref()?).ok()
+}
+
+/// The parameter named, or every reference parameter of the type (that may refer to `target`).
+fn reference_params(own: &Own, type_code: TypeCode, named: Option<ParamId>, target: Option<TypeCode>) -> Vec<&SearchParam> {
     let params = definitions::r4().params(type_code).iter().chain(own.ready(type_code).map(|own| &own.param));
     let wanted = |param: &&SearchParam| match named {
         Some(named) => param.id == named,
         None => !param.targets.is_empty() && target.is_none_or(|target| param.targets.contains(&target)),
     };
-    params.filter(|param| param.kind == ParamKind::Reference).filter(wanted).map(|param| (param.id, &*param.targets)).collect()
+    params.filter(|param| param.kind == ParamKind::Reference).filter(wanted).collect()
 }

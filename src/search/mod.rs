@@ -29,6 +29,7 @@ pub mod respond;
 mod special;
 pub mod subset;
 pub mod suggest;
+mod text;
 mod value;
 
 pub use lex::escape;

@@ -1,19 +1,17 @@
 //! Parameters that are about no one element: `_filter`, `_list`, `_text`, `_content` and `near`.
 
-use super::extract::{values, words};
+use super::extract::values;
 use super::filter::{Reader, Refusal, any, bad};
-use super::{expression, lex};
+use super::{expression, lex, text};
 use crate::definitions::SearchParam;
 use crate::fhir::{IssueCode, reference};
-use crate::store::TypeCode;
-use crate::store::query::{Filter, SystemTest, Test};
+use crate::store::query::{Filter, Test};
+use crate::store::{ParamId, TypeCode};
 
 /// Kilometres of the earth's mean radius.
 const EARTH: f64 = 6_371.008_8;
 /// What `near` means when it names no distance, in kilometres.
 const NEAR: f64 = 10.0;
-/// Words of one search.
-const MAX_WORDS: usize = 32;
 
 impl Reader<'_> {
     /// The filters of a special parameter; `None` when it is none.
@@ -63,25 +61,24 @@ impl Reader<'_> {
         })
     }
 
-    /// All of the words, in any order; `_content` looks at the narrative too.
+    /// What an expression over words finds ([`text`]); `_content` looks at the narrative too. Commas are or.
     fn words(&self, type_code: TypeCode, code: &str, value: &str) -> Result<Vec<Filter>, Refusal> {
         if !self.options.full_text {
             let words = format!("{code} needs an index of all words; the operator turns it on with the setting search.full_text");
             return Err(bad(IssueCode::NotSupported, words));
         }
-        let wanted: Vec<String> = words::split(&lex::unescape(value)).collect();
-        if wanted.is_empty() || wanted.len() > MAX_WORDS {
-            return Err(bad(IssueCode::Value, format!("{code} takes one to {MAX_WORDS} words")));
-        }
         let codes: &[&str] = if code == "_content" { &["_content", "_text"] } else { &["_text"] };
-        let params = || codes.iter().filter_map(|code| self.options.param(type_code, code));
-        Ok(wanted
-            .into_iter()
-            .map(|word| {
-                let tests = vec![Test::Token { system: SystemTest::Absent, code: Some(word) }];
-                any(params().map(|param| Filter::Param { param: param.id, tests: tests.clone() }).collect())
-            })
-            .collect())
+        let params: Vec<ParamId> = codes.iter().filter_map(|code| self.options.param(type_code, code)).map(|param| param.id).collect();
+        let of_word = |test: Test| any(params.iter().map(|param| Filter::Param { param: *param, tests: vec![test.clone()] }).collect());
+        let mut choices = Vec::new();
+        for expression in lex::split(value, ',') {
+            let found = text::read(&lex::unescape(expression), &of_word);
+            choices.push(found.map_err(|words| bad(IssueCode::Value, format!("{code} is broken: {words}")))?);
+        }
+        Ok(match any(choices) {
+            Filter::All(parts) => parts,
+            one => vec![one],
+        })
     }
 }
 

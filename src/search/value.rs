@@ -16,6 +16,11 @@ const SPECIAL_VALUES: &str = "http://hl7.org/fhir/special-values";
 
 const UCUM: &str = "http://unitsofmeasure.org";
 
+/// The value set of media types, which lists none.
+const MEDIA_TYPES: &str = "http://hl7.org/fhir/ValueSet/mimetypes";
+
+const MEDIA_TYPE_SYSTEM: &str = "urn:ietf:bcp:13";
+
 /// Codes that a value set or a hierarchy may come to in a search.
 const MAX_CODES: usize = 50_000;
 
@@ -41,6 +46,8 @@ pub enum Reading {
     Whole,
     /// `ew` of `_filter` on a string.
     Ends,
+    /// `sw` of `_filter` on a token.
+    Starts,
     /// `po` of `_filter` on a date.
     Overlaps,
 }
@@ -80,6 +87,7 @@ impl Values<'_> {
             },
             (_, Reading::Identifier) => Ok(vec![token(raw)?]),
             (_, Reading::TypedIdentifier) => typed_identifier(raw).map(|test| vec![test]),
+            (ParamKind::Token, Reading::Starts) => Ok(vec![Test::TokenStarts(lex::unescape(raw))]),
             (ParamKind::Token, Reading::In) => self.members(param, &lex::unescape(raw)),
             (ParamKind::Token, Reading::Above | Reading::Below) => self.hierarchy(param, reading == Reading::Below, raw),
             (ParamKind::Date, Reading::Overlaps) => match self.date(raw)? {
@@ -94,9 +102,18 @@ impl Values<'_> {
         match kind {
             ParamKind::Composite => self.composite(param, raw),
             ParamKind::Reference => self.reference(&param.targets, reading, &lex::unescape(raw)),
-            ParamKind::Token => Ok(self.implied(param, token(raw)?)),
+            ParamKind::Token => Ok(self.spelt(token(raw)?).into_iter().flat_map(|test| self.implied(param, test)).collect()),
             kind => self.simple(kind, reading, raw).map(|test| vec![test]),
         }
+    }
+
+    /// A code of a system that is known not to tell case apart, in each spelling that senders use: as it is asked for, as the system has it, in
+    /// small letters and in capitals. It is decided now, so what was stored before the system was known is found too.
+    fn spelt(&self, test: Test) -> Vec<Test> {
+        let Test::Token { system: SystemTest::Is(system), code: Some(code) } = &test else { return vec![test] };
+        let Some(spellings) = self.options.terminology.spellings(system, code) else { return vec![test] };
+        let spelt = |code: String| Test::Token { system: SystemTest::Is(system.clone()), code: Some(code) };
+        spellings.into_iter().map(spelt).collect()
     }
 
     /// An element of type `code` names no system; its value set does. So `system|code` also means the bare code there
@@ -113,10 +130,14 @@ impl Values<'_> {
 
     /// The value sets of the elements of type `code` that the parameter's plain paths lead to.
     fn code_sets(&self, param: &SearchParam) -> impl Iterator<Item = &'static CodeSet> {
-        param.expression.split('|').filter_map(|path| self.code_set(path.trim()))
+        self.bindings(param).filter_map(|binding| self.definitions.code_set(binding))
     }
 
-    fn code_set(&self, path: &str) -> Option<&'static CodeSet> {
+    fn bindings(&self, param: &SearchParam) -> impl Iterator<Item = &'static str> {
+        param.expression.split('|').filter_map(|path| self.binding(path.trim()))
+    }
+
+    fn binding(&self, path: &str) -> Option<&'static str> {
         let mut names = path.split('.');
         let mut structure = names.next().and_then(|name| self.definitions.structure(name));
         let mut last = None;
@@ -128,7 +149,7 @@ impl Values<'_> {
             };
         }
         last.filter(|element| matches!(element.types.as_slice(), [of] if matches!(of.kind, ElementKind::Primitive(Primitive::Code))))
-            .and_then(|element| self.definitions.code_set(element.binding?))
+            .and_then(|element| element.binding)
     }
 
     /// The codes of a value set, as this parameter's elements may say them.
@@ -138,18 +159,41 @@ impl Values<'_> {
         Ok(lists.into_iter().flat_map(|(system, codes)| self.any_code(param, &system, codes)).collect())
     }
 
-    /// What is above or below a code of a known system, the code itself among it.
+    /// What is above or below a code of a known system, the code itself among it. Without a system, of all known ones that have the code.
     fn hierarchy(&self, param: &SearchParam, below: bool, raw: &str) -> Result<Vec<Test>, String> {
-        let Test::Token { system: SystemTest::Is(system), code: Some(code) } = token(raw)? else {
-            return Err("write system|code, so that it is known which code system's hierarchy is meant".into());
+        if self.bindings(param).any(|binding| binding == MEDIA_TYPES) {
+            return match token(raw)? {
+                Test::Token { system: SystemTest::Any, code: Some(code) } => media_types(below, &code),
+                Test::Token { system: SystemTest::Is(system), code: Some(code) } if system == MEDIA_TYPE_SYSTEM => {
+                    media_types(below, &code)
+                }
+                other => Ok(vec![other]),
+            };
+        }
+        let terminology = &self.options.terminology;
+        let (systems, code) = match token(raw)? {
+            Test::Token { system: SystemTest::Is(system), code: Some(code) } => (vec![system], code),
+            Test::Token { system: SystemTest::Any, code: Some(code) } => (terminology.systems_with(&code), code),
+            _ => return Err("write system|code, or a code that a known code system has".into()),
         };
-        let codes = self.options.terminology.codes_by_hierarchy(&system, &code, below, MAX_CODES).map_err(|error| error.to_string())?;
-        Ok(self.any_code(param, &system, codes))
+        if systems.is_empty() {
+            return Err("no code system that is loaded has this code; write system|code".into());
+        }
+        let mut tests = Vec::new();
+        for system in systems {
+            let codes = terminology.codes_by_hierarchy(&system, &code, below, MAX_CODES).map_err(|error| error.to_string())?;
+            tests.extend(self.any_code(param, &system, codes));
+        }
+        Ok(tests)
     }
 
     /// Any of the codes: with the system, and bare where the element is of type `code`.
     fn any_code(&self, param: &SearchParam, system: &str, codes: Vec<String>) -> Vec<Test> {
         let sets: Vec<&CodeSet> = self.code_sets(param).collect();
+        let codes: Vec<String> = match codes.first().and_then(|code| self.options.terminology.spellings(system, code)) {
+            Some(_) => codes.iter().flat_map(|code| self.options.terminology.spellings(system, code)).flatten().collect(),
+            None => codes,
+        };
         let bare: Arc<[String]> = codes.iter().filter(|code| sets.iter().any(|set| set.contains(system, code))).cloned().collect();
         let mut tests = vec![Test::TokenIn { system: SystemTest::Is(system.to_owned()), codes: codes.into() }];
         if !bare.is_empty() {
@@ -271,7 +315,7 @@ impl Values<'_> {
                     let targets = self.definitions.param(self.type_code, &component.code).map_or(&[][..], |param| &param.targets);
                     self.reference(targets, Reading::Plain, &lex::unescape(part))
                 }
-                kind => self.simple(kind, Reading::Plain, part).map(|test| vec![test]),
+                kind => self.simple(kind, Reading::Plain, part).map(|test| self.spelt(test)),
             }
             .map_err(|words| format!("{}: {words}", component.code))?;
             combinations = combinations
@@ -352,6 +396,22 @@ fn token(raw: &str) -> Result<Test, String> {
         }
         _ => Err("a token has one | at most; write \\| for one inside a system or code".into()),
     }
+}
+
+/// Media types by the type alone, with the subtype or with parameters (<https://hl7.org/fhir/R4/search.html#mimetype>).
+fn media_types(below: bool, wanted: &str) -> Result<Vec<Test>, String> {
+    let wanted = wanted.trim().trim_end_matches(['/', ';']).to_ascii_lowercase();
+    if wanted.is_empty() {
+        return Err("write a media type, such as text, text/xml or text/xml;charset=utf-8".into());
+    }
+    let whole = Test::Token { system: SystemTest::Any, code: Some(wanted.clone()) };
+    let begins = |separator: &str| Test::TokenStarts(format!("{wanted}{separator}"));
+    let above = [Some(wanted.as_str()), wanted.split(';').next().map(str::trim_end), wanted.split('/').next()];
+    Ok(match (below, wanted.contains('/')) {
+        (true, true) => vec![whole, begins(";"), begins(" ")],
+        (true, false) => vec![whole, begins("/")],
+        (false, _) => vec![Test::TokenIn { system: SystemTest::Any, codes: above.into_iter().flatten().map(str::to_owned).collect() }],
+    })
 }
 
 /// `system|code|value`: all three must be there (<https://hl7.org/fhir/R4/search.html#token>).

@@ -111,18 +111,82 @@ impl Store {
         Ok(self.sealed(sql).await?.pop())
     }
 
-    /// Events about any of these Patients below `before`, newest first.
+    /// The last position that was removed because it was old enough; 0: none was.
+    pub async fn audit_floor(&self) -> Result<i64, sqlx::Error> {
+        let mut sql = Sql::new(self.dialect());
+        sql.push("SELECT position FROM audit_floor WHERE id = 1");
+        Ok(self.integers(sql).await?.first().copied().unwrap_or(0))
+    }
+
+    /// Up to which position it is noted which Patients events are about.
+    pub async fn indexed(&self) -> Result<i64, sqlx::Error> {
+        let mut sql = Sql::new(self.dialect());
+        sql.push("SELECT indexed FROM audit_published WHERE id = 1");
+        Ok(self.integers(sql).await?.first().copied().unwrap_or(0))
+    }
+
+    /// The next rows of which it is not noted whom they are about; of those that are about one Patient without the event.
+    pub async fn unindexed(&self, limit: u32) -> Result<Vec<Sealed>, sqlx::Error> {
+        let mut sql = Sql::new(self.dialect());
+        sql.push("SELECT position, at, owner, patient, CASE WHEN patient = 0 THEN event ELSE '' END, hash FROM audit WHERE position > ");
+        sql.int(self.indexed().await?).push(" ORDER BY position LIMIT ").literal(i64::from(limit));
+        self.sealed(sql).await
+    }
+
+    /// Rows below `before`, newest first, all that are about any of these Patients among them. Of the newest rows it is not noted yet whom they are
+    /// about, so some may be about others.
     pub async fn sealed_about(&self, patients: &[ResourceKey], before: i64, limit: u32) -> Result<Vec<Sealed>, sqlx::Error> {
         if patients.is_empty() {
             return Ok(Vec::new());
         }
-        let mut sql = Sql::new(self.dialect());
-        sql.push("SELECT position, at, owner, patient, event, hash FROM audit WHERE patient <> 0 AND patient IN (");
-        sql.join(patients, ", ", |sql, key| {
-            sql.literal(*key);
-        });
-        sql.push(") AND position < ").int(before).push(" ORDER BY position DESC LIMIT ").literal(i64::from(limit));
-        self.sealed(sql).await
+        let indexed = self.indexed().await?;
+        let list = |sql: &mut Sql| {
+            sql.push(" IN (");
+            sql.join(patients, ", ", |sql, key| {
+                sql.literal(*key);
+            });
+            sql.push(")");
+        };
+        let mut newest = Sql::new(self.dialect());
+        newest.push("SELECT position, at, owner, patient, event, hash FROM audit WHERE position > ").int(indexed);
+        newest.push(" AND position < ").int(before).push(" AND (patient");
+        list(&mut newest);
+        newest.push(" OR patient = 0 AND event LIKE '%\"patients\":%') ORDER BY position DESC LIMIT ").literal(i64::from(limit));
+        let mut rows = self.sealed(newest).await?;
+        let rest = i64::from(limit).saturating_sub(rows.len() as i64);
+        if rest == 0 {
+            return Ok(rows);
+        }
+        let mut noted = Sql::new(self.dialect());
+        noted.push(
+            "SELECT a.position, a.at, a.owner, a.patient, a.event, a.hash FROM (SELECT DISTINCT position FROM audit_about WHERE patient",
+        );
+        list(&mut noted);
+        noted.push(" AND position <= ").int(indexed).push(" AND position < ").int(before);
+        noted.push(" ORDER BY position DESC LIMIT ").literal(rest);
+        noted.push(") n JOIN audit a ON a.position = n.position ORDER BY a.position DESC");
+        rows.extend(self.sealed(noted).await?);
+        Ok(rows)
+    }
+
+    /// Notes which Patients (with the position) the events up to `position` are about.
+    pub async fn index_audit(&self, mut pairs: Vec<(ResourceKey, i64)>, position: i64) -> Result<(), sqlx::Error> {
+        pairs.sort_unstable();
+        chain::note_patients(self, &pairs, position).await
+    }
+
+    /// The notes of which Patients events up to `position` are about, in order after a pair.
+    pub async fn about_after(&self, after: (ResourceKey, i64), position: i64, limit: u32) -> Result<Vec<(ResourceKey, i64)>, sqlx::Error> {
+        const SQL: &str = "SELECT patient, position FROM audit_about WHERE (patient, position) > ($1, $2) AND position <= $3 ORDER BY patient, position LIMIT $4";
+        macro_rules! pairs {
+            ($pool:expr) => {
+                sqlx::query_as(SQL).bind(after.0).bind(after.1).bind(position).bind(i64::from(limit)).fetch_all($pool).await
+            };
+        }
+        match self {
+            Store::Sqlite(db) => pairs!(&db.read),
+            Store::Postgres(db) => pairs!(&db.pool),
+        }
     }
 
     /// The newest row that was recorded before `at`, of those after which `keep` is not needed.
@@ -142,6 +206,9 @@ impl Store {
             .bind(Arg::Bytes(last.hash.clone()))
             .push(") ON CONFLICT (id) DO UPDATE SET position = excluded.position, hash = excluded.hash");
         self.execute(floor).await?;
+        let mut notes = Sql::new(self.dialect());
+        notes.push("DELETE FROM audit_about WHERE position <= ").int(last.position);
+        self.execute(notes).await?;
         let mut removal = Sql::new(self.dialect());
         removal.push("DELETE FROM audit WHERE position <= ").int(last.position);
         self.execute(removal).await

@@ -304,7 +304,7 @@ pub fn targets(mutation: &Mutation) -> impl Iterator<Item = (&str, &str)> {
         Change::Put { entries, old_entries, .. } | Change::Reindex { entries, old_entries } => (entries, old_entries),
         Change::Delete { old_entries } | Change::Purge { old_entries } => (&[], old_entries),
     };
-    let referred = new.iter().chain(old).filter_map(|entry| match &entry.value {
+    let referred = new.iter().chain(old).filter_map(|entry| match entry.value.near() {
         IndexValue::Reference { type_name, id } => Some((&**type_name, &**id)),
         _ => None,
     });

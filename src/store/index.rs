@@ -25,6 +25,8 @@ pub enum Facet {
     OfType = 3,
     /// Quantities in base units: the code is the dimension's.
     Amount = 4,
+    /// A token of a text or a contact point whose letters are not all small, in small letters: the letters of ASCII.
+    Caseless = 5,
 }
 
 impl Facet {
@@ -34,30 +36,60 @@ impl Facet {
     }
 }
 
-/// How many contained resources of each type are known by what they hold.
-pub const CONTAINED: u32 = 15;
 /// The bits of a parameter's number that say in which contained resource a value is; the type has the eight below.
 const CONTAINED_SHIFT: u32 = 20;
+/// All of these bits.
+const CONTAINED_BITS: u32 = 15 << CONTAINED_SHIFT;
+/// Contained resources of a type up to this one have numbers as near to their parameter's as these bits allow: there are hardly ever more.
+pub(super) const NEAR: u32 = 15;
+/// With all of the bits above, marks an entry of a contained resource behind those; which one it is its value says ([`IndexValue::Far`]).
+const FAR: u32 = 1 << 27;
+/// Where the numbers of those behind begin: beyond all others, those of one parameter in a row, one for each place.
+const FAR_NUMBERS: i64 = 1 << 60;
+/// A container has fewer contained resources of one type than this: it would be larger than a request may be.
+pub const MOST_CONTAINED: u32 = 1 << CONTAINED_SHIFT;
 
-/// The number under which the values of `param` in a contained resource of its type are kept, with the key of what contains it.
-/// `place`: which of those of the type, from 1 to [`CONTAINED`].
-pub fn in_contained(param: ParamId, place: u32) -> ParamId {
-    param | (place & CONTAINED) << CONTAINED_SHIFT
+/// The entry of a contained resource as its container's. `place`: which of those of the type, from 1.
+pub fn in_contained(entry: IndexEntry, place: u32) -> IndexEntry {
+    let IndexEntry { param, value } = entry;
+    match place {
+        ..=NEAR => IndexEntry { param: near_number(param, place), value },
+        _ => IndexEntry { param: param | CONTAINED_BITS | FAR, value: IndexValue::Far { place, value: Box::new(value) } },
+    }
+}
+
+/// The number under which the values of `param` in a contained resource of its type are kept, with the key of what contains it; `place` is
+/// at most [`NEAR`].
+pub(super) fn near_number(param: ParamId, place: u32) -> ParamId {
+    param | place << CONTAINED_SHIFT & CONTAINED_BITS
+}
+
+/// The same behind those. Place 0 is none: the number before the first.
+pub(super) fn far_number(param: ParamId, place: u32) -> i64 {
+    let param = param & !(CONTAINED_BITS | FAR);
+    FAR_NUMBERS | i64::from(param) << 24 | i64::from(CONTAINED_BITS) | i64::from(place)
 }
 
 /// Whether an entry is of a contained resource.
 pub fn is_contained(param: ParamId) -> bool {
-    param & CONTAINED << CONTAINED_SHIFT != 0
+    param & CONTAINED_BITS != 0
 }
 
 /// The condition that a row of `alias` is not of a contained resource.
 pub(super) fn own_row(alias: &str) -> String {
-    format!(" AND {alias}.param & {} = 0", CONTAINED << CONTAINED_SHIFT)
+    format!(" AND {alias}.param & {CONTAINED_BITS} = 0")
 }
 
-/// How far the number of a parameter is from that of the contained resource that `target` stands for, as SQL.
+/// How far the number of a parameter is from that of the contained resource that `target` stands for, as SQL: the difference, or for
+/// those behind [`NEAR`] the place, negated.
 pub(super) fn shift_of_target(target: &str) -> String {
-    format!("((((-{target}) >> 8) << {CONTAINED_SHIFT}))")
+    let place = format!("((-{target}) >> 8)");
+    format!("(CASE WHEN {place} > {NEAR} THEN -{place} ELSE {place} << {CONTAINED_SHIFT} END)")
+}
+
+/// The number of a parameter at such a distance, as SQL.
+pub(super) fn number_at(shift: &str, param: ParamId) -> String {
+    format!("(CASE WHEN {shift} < 0 THEN {} - {shift} ELSE {shift} + {param} END)", far_number(param, 0))
 }
 
 /// The condition that `target` stands for a contained resource of a type, as SQL; it is asked of negative ones only.
@@ -67,7 +99,7 @@ pub(super) fn target_is_of(target: &str, type_code: TypeCode) -> String {
 
 /// The place among those of its type, as SQL, of the contained resource that is so far away.
 pub(super) fn place_of_shift(shift: &str) -> String {
-    format!("({shift} >> {CONTAINED_SHIFT})")
+    format!("(CASE WHEN {shift} < 0 THEN -{shift} ELSE {shift} >> {CONTAINED_SHIFT} END)")
 }
 
 /// What stands in place of a target's key where a reference leads to the contained resource of this type and place, negated.
@@ -110,4 +142,16 @@ pub enum IndexValue {
     Quantity { value: f64, system: Option<Box<str>>, code: Option<Box<str>>, unit: Option<Box<str>>, amount: Option<Box<(Box<str>, f64)>> },
     /// Components of one element that belong together, in the parameter's order; two or three.
     Composite(Vec<IndexValue>),
+    /// The value of a contained resource far down its container's list ([`in_contained`]): which of those of its type it is, and what it has.
+    Far { place: u32, value: Box<IndexValue> },
+}
+
+impl IndexValue {
+    /// What the resource has, wherever in its container it is.
+    pub fn near(&self) -> &IndexValue {
+        match self {
+            IndexValue::Far { value, .. } => value,
+            value => value,
+        }
+    }
 }

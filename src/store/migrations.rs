@@ -42,12 +42,32 @@ const ALL: &[(i64, &str, &str, &str)] = &[
     ),
     (61, "patched", include_str!("../../migrations/sqlite/0061_patched.sql"), include_str!("../../migrations/postgres/0061_patched.sql")),
     (62, "picked", include_str!("../../migrations/sqlite/0062_picked.sql"), include_str!("../../migrations/postgres/0062_picked.sql")),
+    (70, "about", include_str!("../../migrations/sqlite/0070_about.sql"), include_str!("../../migrations/postgres/0070_about.sql")),
+    (
+        80,
+        "by_resource",
+        include_str!("../../migrations/sqlite/0080_by_resource.sql"),
+        include_str!("../../migrations/postgres/0080_by_resource.sql"),
+    ),
+    (81, "far", include_str!("../../migrations/sqlite/0081_far.sql"), include_str!("../../migrations/postgres/0081_far.sql")),
     (90, "verdict", include_str!("../../migrations/sqlite/0090_verdict.sql"), include_str!("../../migrations/postgres/0090_verdict.sql")),
     (
         91,
         "authored",
         include_str!("../../migrations/sqlite/0091_authored.sql"),
         include_str!("../../migrations/postgres/0091_authored.sql"),
+    ),
+    (
+        110,
+        "spellings",
+        include_str!("../../migrations/sqlite/0110_spellings.sql"),
+        include_str!("../../migrations/postgres/0110_spellings.sql"),
+    ),
+    (
+        140,
+        "shut_out",
+        include_str!("../../migrations/sqlite/0140_shut_out.sql"),
+        include_str!("../../migrations/postgres/0140_shut_out.sql"),
     ),
 ];
 

@@ -15,6 +15,8 @@
 pub mod api;
 pub mod audit;
 mod batch;
+mod by_value;
+mod canonical;
 pub mod closing;
 mod compile;
 mod consents;

@@ -72,6 +72,11 @@ pub enum Filter {
     Chain { param: ParamId, targets: Vec<(TypeCode, Vec<Filter>)> },
     /// `_has:Type:param:…=…`: some resource of type `source` refers here by `param` and satisfies `filters`.
     Has { source: TypeCode, param: ParamId, filters: Vec<Filter> },
+    /// [`Filter::Chain`] where the parameter names its targets by their `url`, with or without `|version`; every version that is there
+    /// when none is named.
+    Canonical { param: ParamId, targets: Vec<(TypeCode, Vec<Filter>)> },
+    /// [`Filter::Has`] in the same way.
+    HasCanonical { source: TypeCode, param: ParamId, filters: Vec<Filter> },
     /// Any of these.
     Any(Vec<Filter>),
     /// All of these.
@@ -112,6 +117,8 @@ pub enum Test {
         system: SystemTest,
         codes: Arc<[String]>,
     },
+    /// The code begins so.
+    TokenStarts(String),
     /// The words of a token or a reference begin with the folded text (`:text`).
     TextStarts(String),
     /// Default: the folded value starts with the folded text.
@@ -170,6 +177,17 @@ pub enum Test {
         dimension: String,
     },
     Composite(Vec<Test>),
+    /// The value itself, as resources are sorted by it.
+    At {
+        kind: Kind,
+        value: SortValue,
+    },
+    /// What comes before it in that order.
+    Before {
+        kind: Kind,
+        value: SortValue,
+        descending: bool,
+    },
     /// A value that satisfies none of these tests, all on the same index (`ne` of `_filter`).
     NoneOf(Vec<Test>),
     /// Positions on the unit sphere at most a chord of `chord` away from `centre`.

@@ -3,7 +3,7 @@
 //! A table's columns begin with its primary key in key order, so rows sorted by their cells go into the B-tree in order,
 //! which is what makes bulk inserts fast.
 
-use super::index::{IndexValue, dimension_system};
+use super::index::{IndexValue, dimension_system, far_number};
 use super::{FacilityKey, IndexEntry, ResourceKey, TypeCode, system_key};
 use crate::fhir::text::{clip, fold};
 use std::cmp::Ordering;
@@ -172,9 +172,13 @@ pub struct Stamp {
 
 /// The row for `entry`. `target` gives the key of a referenced resource; `None` leaves the entry out.
 pub fn row(entry: &IndexEntry, stamp: Stamp, target: &mut dyn FnMut(&str, &str) -> Option<ResourceKey>) -> Option<Row> {
-    let param = Cell::Int(i64::from(entry.param));
+    let (param, value) = match &entry.value {
+        IndexValue::Far { place, value } => (far_number(entry.param, *place), &**value),
+        value => (i64::from(entry.param), value),
+    };
+    let param = Cell::Int(param);
     let key = Cell::Int(stamp.key);
-    let (table, mut cells) = match &entry.value {
+    let (table, mut cells) = match value {
         IndexValue::Token { system, code } => (0, vec![param, Cell::Text(code.clone()), key, Cell::Int(system_cell(system.as_deref()))]),
         IndexValue::String { text } => {
             // Folding may lengthen a text.
@@ -184,7 +188,8 @@ pub fn row(entry: &IndexEntry, stamp: Stamp, target: &mut dyn FnMut(&str, &str) 
             (1, vec![param, Cell::Text(folded.into()), key, Cell::Text(exact.into())])
         }
         IndexValue::Reference { type_name, id } => (2, vec![param, Cell::Int(target(type_name, id)?), key]),
-        IndexValue::Within { target: 0, .. } => return None,
+        // What is far away is not further away still.
+        IndexValue::Within { target: 0, .. } | IndexValue::Far { .. } => return None,
         IndexValue::Within { target, .. } => (2, vec![param, Cell::Int(-target), key]),
         IndexValue::Uri(uri) => (3, vec![param, Cell::Text(uri.clone()), key]),
         IndexValue::Text(text) => (3, vec![param, Cell::Text(text.clone()), key]),
@@ -233,7 +238,7 @@ fn component(value: &IndexValue) -> (Box<str>, i64, f64, f64) {
                 None => (code, system_cell(system.as_deref()), *value, *value),
             }
         }
-        IndexValue::Composite(_) => Default::default(),
+        IndexValue::Composite(_) | IndexValue::Far { .. } => Default::default(),
     }
 }
 

@@ -1,5 +1,6 @@
 //! Searches carried out: which filter drives, which way the order is made, and the rows of a page.
 
+use super::by_value::VALUES;
 use super::compile::{self, Choice, Plan};
 use super::query::{Snapshot, SortBy, SortValue};
 use super::sql::{Sql, bind_all};
@@ -14,10 +15,7 @@ impl Store {
         let (mut found, moment) = self.found(query, seen, cursor, limit.saturating_add(1), true).await?;
         let more = found.len() > limit as usize;
         found.truncate(limit as usize);
-        let snapshot = match (cursor, moment) {
-            (Some(cursor), _) => Some(cursor.snapshot.clone()),
-            (None, moment) => moment.map(|moment| self.snapshot_of(&moment)),
-        };
+        let snapshot = cursor.map(|cursor| cursor.snapshot.clone()).or(moment);
         let next = match (found.last(), snapshot) {
             (Some((key, values)), Some(snapshot)) if more => Some(Cursor { snapshot, after: values.clone(), after_key: *key }),
             _ => None,
@@ -32,33 +30,55 @@ impl Store {
 
     /// The first `limit` matches after `cursor`, as `seen` saw them. `alone`: they are no part of a merged page, so they may come in the order
     /// that suits them best, and a first page tells the moment that was seen.
-    pub(super) async fn found(
+    async fn found(
         &self,
         query: &Query,
         seen: Option<&Snapshot>,
         cursor: Option<&Cursor>,
         limit: u32,
         alone: bool,
-    ) -> Result<(Vec<PageRow>, Option<String>), sqlx::Error> {
+    ) -> Result<(Vec<PageRow>, Option<Snapshot>), sqlx::Error> {
         let plan = self.plan(query, seen, cursor, !query.sort.is_empty()).await?;
+        self.found_by(Way { plan, alone, values: VALUES }, query, seen, cursor, limit).await
+    }
+
+    /// The same in a way that was chosen.
+    pub(super) async fn found_by(
+        &self,
+        way: Way,
+        query: &Query,
+        seen: Option<&Snapshot>,
+        cursor: Option<&Cursor>,
+        limit: u32,
+    ) -> Result<(Vec<PageRow>, Option<Snapshot>), sqlx::Error> {
+        let Way { plan, alone, values } = way;
         let telling = alone && cursor.is_none();
         if let Some(sql) = cursor.and_then(|cursor| compile::tail(self.dialect(), query, cursor, limit, plan)) {
             return self.page_rows(sql, query.sort.len(), false).await;
         }
-        if let Some(steps) = self.steps(query, seen, cursor, plan).await? {
+        let steps = self.steps(query, seen, cursor, plan).await?;
+        if steps.is_some_and(|rows| rows >= compile::BY_VALUE_FROM) && values > 1 && compile::goes_by_value(query) {
+            let taken = if seen.is_none() { Some(self.snapshot().await?) } else { None };
+            if let Some(seen) = seen.or(taken.as_ref())
+                && let Some(found) = Box::pin(self.by_value(query, seen, cursor, limit, values)).await?
+            {
+                return Ok((found, taken));
+            }
+        }
+        if let Some(steps) = steps.filter(|_| compile::is_walkable(query, cursor)) {
             let sql = compile::sorted(self.dialect(), query, seen, cursor, limit, steps);
             let found = self.page_rows(self.telling(sql, telling), query.sort.len(), telling).await?;
             if found.0.len() >= limit as usize {
                 return Ok(found);
             }
         }
-        let (sql, values) = compile::page(self.dialect(), query, seen, cursor, limit, Plan { walks: alone, ..plan });
-        self.page_rows(self.telling(sql, telling), values, telling).await
+        let (sql, sorts) = compile::page(self.dialect(), query, seen, cursor, limit, Plan { walks: alone, ..plan });
+        self.page_rows(self.telling(sql, telling), sorts, telling).await
     }
 
     /// How many rows of the sort's own index may be passed by, where the matches are so many that they had better not be sorted.
     async fn steps(&self, query: &Query, seen: Option<&Snapshot>, cursor: Option<&Cursor>, plan: Plan) -> Result<Option<i64>, sqlx::Error> {
-        if !compile::is_walkable(query, cursor) {
+        if !compile::is_walkable(query, cursor) && !compile::goes_by_value(query) {
             return Ok(None);
         }
         let counted = self.integers(compile::rows_up_to(self.dialect(), query, seen, plan)).await?;
@@ -93,11 +113,11 @@ impl Store {
         self.chosen(query, &counts, cursor, whole).await
     }
 
-    async fn chosen(&self, query: &Query, counts: &[i64], cursor: Option<&Cursor>, whole: bool) -> Result<Plan, sqlx::Error> {
+    pub(super) async fn chosen(&self, query: &Query, counts: &[i64], cursor: Option<&Cursor>, whole: bool) -> Result<Plan, sqlx::Error> {
         match compile::choose(query, counts, whole) {
             Choice::Made(plan) => Ok(plan),
             Choice::Sampled(frequent, rare) => {
-                let sampled = self.integers(compile::sample(self.dialect(), query, cursor)).await?;
+                let sampled = self.integers(compile::sample(self.dialect(), query, cursor, frequent)).await?;
                 Ok(if compile::is_dense(&sampled) { frequent } else { rare })
             }
         }
@@ -115,8 +135,8 @@ impl Store {
         let filters = (0..query.filters.len()).map(|place| compile::rows(&counts, place)).collect();
         let limit = limit.saturating_add(1);
         let sql = match self.steps(query, None, None, plan).await? {
-            Some(steps) => compile::sorted(self.dialect(), query, None, None, limit, steps),
-            None => compile::page(self.dialect(), query, None, None, limit, Plan { walks: true, ..plan }).0,
+            Some(steps) if compile::is_walkable(query, None) => compile::sorted(self.dialect(), query, None, None, limit, steps),
+            _ => compile::page(self.dialect(), query, None, None, limit, Plan { walks: true, ..plan }).0,
         };
         let statement = sql.text.clone();
         let Sql { text, args, .. } = sql;
@@ -135,12 +155,12 @@ impl Store {
     }
 
     /// The rows of a page, and for a first one the moment that it saw, if it has any rows.
-    async fn page_rows(&self, sql: Sql, sorts: usize, first: bool) -> Result<(Vec<PageRow>, Option<String>), sqlx::Error> {
+    pub(super) async fn page_rows(&self, sql: Sql, sorts: usize, first: bool) -> Result<(Vec<PageRow>, Option<Snapshot>), sqlx::Error> {
         macro_rules! read {
             ($pool:expr) => {{
                 let Sql { text, args, .. } = sql;
                 let rows = bind_all!(sqlx::query(AssertSqlSafe(text)), args).fetch_all($pool).await?;
-                let moment = rows.first().filter(|_| first).map(|row| row.try_get("moment")).transpose()?;
+                let moment: Option<String> = rows.first().filter(|_| first).map(|row| row.try_get("moment")).transpose()?;
                 let rows = rows
                     .iter()
                     .map(|row| {
@@ -157,7 +177,7 @@ impl Store {
                         Ok((row.try_get(0)?, values.collect::<Result<_, sqlx::Error>>()?))
                     })
                     .collect::<Result<_, sqlx::Error>>()?;
-                Ok((rows, moment))
+                Ok((rows, moment.map(|moment| self.snapshot_of(&moment))))
             }};
         }
         match self {
@@ -168,6 +188,16 @@ impl Store {
             }
         }
     }
+}
+
+/// How the rows of a page are found.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Way {
+    pub plan: Plan,
+    /// They are no part of a merged page.
+    pub alone: bool,
+    /// Of how many values of its first sort key it may be put together.
+    pub values: usize,
 }
 
 /// The key of a match and the values by which it is sorted.

@@ -1,18 +1,21 @@
 //! SQLite: many readers, one writer task. The writer gathers the units that are waiting into one transaction and one `fsync`
 //! (group commit, `synchronous=FULL`): an acknowledged write survives a power cut, and the cost of the cut is shared.
 
+mod statements;
+
 use super::audit::NewRow;
 use super::audit::chain::{self, End};
-use super::batch::{self, Batch, Place, ResourceRow};
+use super::batch::{self, Batch, Place};
 use super::reads::Reads;
-use super::rows::{self, Cell, Identity, IdentityRow, Name, Row, TABLES};
-use super::sql::{Arg, Dialect, Sql, bind_all};
-use super::write::{Precondition, Unit, WriteError, Written};
-use super::{ResourceKey, TypeCode, closing, compile, gate, inherit, resting};
+use super::rows::{self, Cell, Identity, IdentityRow, Name, Row};
+use super::sql::{Dialect, Sql, bind_all};
+use super::write::{Unit, WriteError, Written};
+use super::{ResourceKey, TypeCode, closing, gate, inherit, resting};
 use crate::definitions;
 use crate::fhir::time::{Micros, now};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{AssertSqlSafe, Row as _, SqlitePool};
+use statements::{close, holds, insert_text, update};
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -23,7 +26,7 @@ use tokio::sync::{mpsc, oneshot};
 
 /// Units that may wait for the writer; beyond it callers wait in turn.
 const QUEUE: usize = 256;
-/// Mutations after which a group is committed although more is waiting: keeps a commit near 100 ms on slow disks.
+/// Changes and events after which a group is committed although more is waiting: keeps a commit near 100 ms on slow disks.
 const GROUP: usize = 4_000;
 /// Rows per INSERT.
 const CHUNK: usize = 100;
@@ -570,60 +573,4 @@ impl Writer {
         query.execute(connection).await?;
         Ok(())
     }
-}
-
-fn insert_text(table: usize, rows: usize) -> Arc<str> {
-    let Some(table) = TABLES.get(table) else { return Arc::from("") };
-    let names: Vec<&str> = table.columns.iter().map(|(name, _)| *name).collect();
-    let row = format!("({})", vec!["?"; names.len()].join(","));
-    Arc::from(format!("INSERT INTO {} ({}) VALUES {}", table.name, names.join(", "), vec![row; rows].join(",")))
-}
-
-async fn holds(connection: &mut SqliteConnection, precondition: &Precondition) -> Result<bool, sqlx::Error> {
-    let Sql { text, args, .. } = compile::first_ids(Dialect::Sqlite, &precondition.query, precondition.tells());
-    let found: Vec<String> = bind_all!(sqlx::query_scalar(AssertSqlSafe(text)), args).fetch_all(connection).await?;
-    Ok(found == precondition.expected)
-}
-
-async fn update(connection: &mut SqliteConnection, row: &ResourceRow) -> Result<(), sqlx::Error> {
-    sqlx::query(
-        "UPDATE resource SET version = ?, live = ?, updated = ?, created = coalesce(?, created), txn = ?, owner = ?, patient = ?, \
-         class = ?, own = ?, low = ?, high = ?, patched = ?, body = ? WHERE key = ?",
-    )
-    .bind(row.version)
-    .bind(row.live)
-    .bind(row.updated)
-    .bind(row.created)
-    .bind(row.txn)
-    .bind(row.owner)
-    .bind(row.patient)
-    .bind(row.class)
-    .bind(row.own)
-    .bind(row.low)
-    .bind(row.high)
-    .bind(row.patched)
-    .bind(row.body.as_deref())
-    .bind(row.key)
-    .execute(connection)
-    .await?;
-    Ok(())
-}
-
-async fn close(connection: &mut SqliteConnection, row: &Row) -> Result<(), sqlx::Error> {
-    let Some(table) = TABLES.get(row.table) else { return Ok(()) };
-    let key = batch::closing_key(row);
-    let mut sql = Sql::new(Dialect::Sqlite);
-    let ends = row.cells.get(key.len()).cloned();
-    let Some(Cell::Int(txn)) = ends else { return Ok(()) };
-    sql.push("UPDATE ").push(table.name).push(" SET until = ").int(txn).push(" WHERE until = 0");
-    for ((name, _), cell) in table.columns.iter().zip(key) {
-        sql.push(" AND ").push(name).push(" = ");
-        sql.bind(match cell {
-            Cell::Int(value) => Arg::Int(*value),
-            Cell::Real(value) => Arg::Real(*value),
-            Cell::Text(value) => Arg::Text(value.to_string()),
-        });
-    }
-    bind_all!(sqlx::query(AssertSqlSafe(sql.text)), sql.args).execute(connection).await?;
-    Ok(())
 }

@@ -55,4 +55,25 @@ impl Terminology {
         }
         Ok(codes)
     }
+
+    /// How a code of a system that does not tell case apart may be spelt: as asked for, as the system has it, in small letters and in
+    /// capitals, each once. `None` of another system, and of one that is not loaded.
+    pub fn spellings(&self, system: &str, code: &str) -> Option<Vec<String>> {
+        let loaded = self.loaded.load();
+        let known = loaded.systems.canonical(system).filter(|known| known.ignores_case())?;
+        let own = known.find(code).map(|concept| concept.code.to_string());
+        let mut spellings = vec![code.to_owned()];
+        for spelling in own.into_iter().chain([code.to_lowercase(), code.to_uppercase()]) {
+            if !spellings.contains(&spelling) {
+                spellings.push(spelling);
+            }
+        }
+        Some(spellings)
+    }
+
+    /// The loaded systems that have a code, in the order of their keys.
+    pub fn systems_with(&self, code: &str) -> Vec<String> {
+        let loaded = self.loaded.load();
+        loaded.systems.all().into_iter().filter(|system| system.find(code).is_some()).map(|system| system.url().to_owned()).collect()
+    }
 }

@@ -51,7 +51,7 @@ impl Expansion {
             }
         }
         resource.insert("status".into(), header.status.as_deref().unwrap_or("active").into());
-        if self.request.include_definition {
+        if self.request.include_definition && self.set.is_composed {
             resource.insert("compose".into(), self.set.compose());
         }
         let (parameters, contains) = (self.parameters(), self.entries());

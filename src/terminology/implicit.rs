@@ -28,5 +28,5 @@ fn implicit(url: &str) -> Option<ValueSet> {
     };
     let clause = Clause::of_system(system, version, filters);
     let header = Header { key: url.into(), url: Some(url.into()), status: Some("active".into()), ..Header::default() };
-    Some(ValueSet { header, include: vec![clause], exclude: Vec::new(), inactive: None, supplements: Vec::new() })
+    Some(ValueSet { header, is_composed: true, include: vec![clause], exclude: Vec::new(), inactive: None, supplements: Vec::new() })
 }

@@ -179,8 +179,9 @@ impl Terminology {
                 Some(system) => system.clone(),
                 None => only_system(&set)?,
             };
-            // What is not loaded in any version cannot contradict the version that is stated.
-            let stated = coding.version.as_deref().filter(|_| loaded.systems.canonical(&system).is_some());
+            // What is not loaded, or without saying its version, cannot contradict the version that is stated.
+            let versioned = loaded.systems.canonical(&system).is_some_and(|known| known.header.version.is_some());
+            let stated = coding.version.as_deref().filter(|_| versioned);
             let versions = stated.map_or_else(Versions::default, |version| Versions::check(&system, version));
             let found = match Walk::with(&loaded, versions).contains(&set, &system, &coding.code) {
                 Err(TerminologyError::OtherVersion { .. }) => {

@@ -13,6 +13,8 @@ const MAX_PATTERN_MEMORY: usize = 1 << 20;
 
 pub(super) struct ValueSet {
     pub header: Header,
+    /// Whether the clauses are its `compose`, and not what a stored `expansion` lists.
+    pub is_composed: bool,
     pub include: Vec<Clause>,
     pub exclude: Vec<Clause>,
     /// `compose.inactive`: false leaves inactive codes out.
@@ -79,6 +81,7 @@ impl ValueSet {
         }
         Some(ValueSet {
             header: Header::read(resource)?,
+            is_composed: compose.is_some(),
             include,
             exclude: clauses("exclude"),
             inactive: compose.and_then(|compose| compose.get("inactive")).and_then(Value::as_bool),

@@ -42,7 +42,7 @@ pub enum NoProfile {
 }
 
 /// What came of a validation.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct Checked {
     pub issues: Vec<Issue>,
     /// References whose targets are not in the resource and would have told more: looked up and given along, they do. A few at most.

@@ -255,7 +255,9 @@ both_databases!(
         let refused = gate.ask_token(&[("grant_type", "client_credentials")], Some(basic("emr-1", &secret))).await;
         assert_eq!((refused.status, &refused.body["error"]), (401, &json!("invalid_client")));
         clients::set_disabled(&gate.store, "emr-1", false).await.unwrap();
-        assert_eq!((gate.with_token(&token).await.status, hdu().await.status), (200, 200));
+        assert_eq!((gate.with_token(&token).await.status, hdu().await.status), (401, 200), "its old tokens stay worthless");
+        let token = gate.token("emr-1", &secret).await;
+        assert_eq!(gate.with_token(&token).await.status, 200);
     }
 );
 

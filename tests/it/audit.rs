@@ -7,13 +7,13 @@ use crate::support::smart::{add_signing_client, signed_token};
 use crate::support::{TestDb, TestServer, both_databases, sql};
 use lango::access::audit::checkpoint::Notary;
 use lango::access::audit::verify::{Broken, Whole, verify};
-use lango::access::audit::{Event, owner_of};
+use lango::access::audit::{Event, owner_of, told as told_by};
 use lango::app::App;
 use lango::config::Settings;
 use lango::store::audit::NOBODY;
-use lango::store::{AuditRow, Sealed, Store, Subject, Unit};
+use lango::store::{Sealed, Store};
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 /// HF-A holds the records of Patient/a and Patient/b; HF-B asks for treatment, which Patient/a allows.
@@ -61,7 +61,7 @@ impl World {
         world
     }
 
-    /// The events after a position, once all are sealed.
+    /// The events after a position, once all are sealed, each with its row and the Patient in it.
     async fn events(&self, after: i64) -> Vec<(Sealed, Event)> {
         let deadline = Instant::now() + Duration::from_secs(30);
         while self.store.has_unsealed().await.unwrap() {
@@ -69,7 +69,14 @@ impl World {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         let rows = self.store.sealed_after(after, 10_000).await.unwrap();
-        rows.into_iter().map(|row| (row.clone(), serde_json::from_str(&row.event).unwrap())).collect()
+        let of_row = |row: Sealed| {
+            told_by(&row)
+                .unwrap()
+                .into_iter()
+                .map(move |told| (Sealed { patient: told.patient, ..row.clone() }, told.event))
+                .collect::<Vec<_>>()
+        };
+        rows.into_iter().flat_map(of_row).collect()
     }
 
     /// What was recorded since the last call.
@@ -189,7 +196,7 @@ both_databases!(
                 told(&[
                     ("C", "create", 201, "holder", "b"),
                     ("E", "transaction", 200, "holder", ""),
-                    ("E", "search-type", 200, "holder", ""),
+                    ("E", "read", 200, "holder", ""),
                     ("E", "transaction", 200, "holder", "a"),
                 ]),
             ),
@@ -223,7 +230,24 @@ both_databases!(
                     ("E", "consent-decision", 200, "asker", "a"),
                 ]),
             ),
-            ("asker", "PUT", "/fhir/Patient/b", &patient_b, 409, told(&[("U", "update", 409, "asker", "")])),
+            (
+                "asker",
+                "PUT",
+                "/fhir/Patient/b",
+                &patient_b,
+                409,
+                told(&[("U", "update", 409, "asker", ""), ("E", "consent-decision", 403, "asker", "b")]),
+            ),
+            // Nothing was deleted, and nothing says so but what was asked.
+            (
+                "asker",
+                "DELETE",
+                "/fhir/Patient/b",
+                &none,
+                204,
+                told(&[("E", "delete", 204, "asker", ""), ("E", "consent-decision", 403, "asker", "b")]),
+            ),
+            ("asker", "DELETE", "/fhir/Patient/nobody", &none, 204, told(&[("E", "delete", 204, "asker", "")])),
             ("asker", "GET", "/fhir/Nonsense/1", &none, 404, told(&[("E", "operation", 404, "asker", "")])),
             ("holder", "GET", "/api/v1/hduApi/unmapped", &none, 200, told(&[("E", "operation", 200, "holder", "")])),
             ("nobody", "GET", "/fhir/Patient/a", &none, 401, told(&[("E", "operation", 401, "", "")])),
@@ -261,7 +285,98 @@ both_databases!(
             assert_eq!(row.owner, NOBODY, "{event:?}");
         }
         let whole = world.verified("").await.unwrap();
-        assert_eq!(whole.rows, events.len() as u64);
+        let rows: BTreeSet<i64> = events.iter().map(|(row, _)| row.position).collect();
+        assert_eq!(whole.rows, rows.len() as u64);
+        world.server.stop().await;
+    }
+);
+
+both_databases!(
+    async fn who_is_asked_for_by_name_and_hidden_is_denied_wherever_the_name_stands(db: &TestDb) {
+        let mut world = World::new(db).await;
+        let number = json!([{ "system": "https://lango.health/id/nida", "value": "19900101-9" }]);
+        world.put(&world.holder, &json!({ "resourceType": "Patient", "id": "n", "identifier": number })).await;
+        let entry = |method: &str, url: &str, body: Value| json!({ "request": { "method": method, "url": url }, "resource": body });
+        let get = |url: &str| json!({ "request": { "method": "GET", "url": url } });
+        let bundle = |kind: &str, entries: Value| json!({ "resourceType": "Bundle", "type": kind, "entry": entries });
+        let patient_b = json!({ "resourceType": "Patient", "id": "b" });
+        let lookup = |parameter: Value| json!({ "resourceType": "Parameters", "parameter": [parameter] });
+        let by_number = lookup(json!({ "name": "identifier", "valueIdentifier": number[0] }));
+        let by_reference = lookup(json!({ "name": "patient", "valueReference": { "reference": "Patient/n" } }));
+        let reads = json!([get("Patient/b"), get("Observation/b-hr/_history/1"), get("Patient/nobody"), get("Patient/a")]);
+        let writes = json!([
+            entry("PUT", "Patient/b", patient_b.clone()),
+            { "request": { "method": "DELETE", "url": "Observation/b-hr" } },
+            entry("PUT", "Location/l", json!({ "resourceType": "Location", "id": "l" })),
+        ]);
+        let operations = json!([entry("POST", "Patient/$record-lookup", by_number.clone()), get("Patient?_id=b")]);
+        let shared = "/api/v1/hduApi/shr/sharedRecords?idType=NIDA&id=";
+        let none = Value::Null;
+        /// Method, path, body, status, and the resources that are denied.
+        type Row<'a> = (&'a str, String, &'a Value, u16, &'a [&'a str]);
+        let (batch_reads, batch_writes) = (bundle("batch", reads.clone()), bundle("batch", writes.clone()));
+        let (transaction_reads, transaction_writes) = (bundle("transaction", reads), bundle("transaction", writes));
+        let batch_operations = bundle("batch", operations);
+        let table: Vec<Row> = vec![
+            ("GET", "/fhir/Patient/b".into(), &none, 404, &["Patient/b"]),
+            ("HEAD", "/fhir/Observation/b-hr".into(), &none, 404, &["Observation/b-hr"]),
+            ("GET", "/fhir/Observation/b-hr/_history".into(), &none, 404, &["Observation/b-hr"]),
+            ("GET", "/fhir/Patient/b/$everything".into(), &none, 404, &["Patient/b"]),
+            ("GET", "/fhir/Patient/b/Observation".into(), &none, 200, &["Patient/b"]),
+            ("POST", "/fhir".into(), &batch_reads, 200, &["Observation/b-hr", "Patient/b"]),
+            ("POST", "/fhir".into(), &transaction_reads, 200, &["Observation/b-hr", "Patient/b"]),
+            ("POST", "/fhir".into(), &batch_writes, 200, &["Observation/b-hr", "Patient/b"]),
+            ("POST", "/fhir".into(), &transaction_writes, 409, &["Observation/b-hr", "Patient/b"]),
+            ("POST", "/fhir".into(), &batch_operations, 200, &["Patient/b", "Patient/n"]),
+            ("PUT", "/fhir/Patient/b".into(), &patient_b, 409, &["Patient/b"]),
+            ("PATCH", "/fhir/Patient/b".into(), &patient_b, 404, &["Patient/b"]),
+            ("DELETE", "/fhir/Observation/b-hr".into(), &none, 204, &["Observation/b-hr"]),
+            ("POST", "/fhir/Patient/b/$validate?mode=update".into(), &patient_b, 200, &["Patient/b"]),
+            ("GET", "/fhir/Patient?_id=b,a,nobody".into(), &none, 200, &["Patient/b"]),
+            ("GET", "/fhir?_type=Patient,Observation&_id=b-hr".into(), &none, 200, &["Observation/b-hr"]),
+            ("POST", "/fhir/Patient/$record-lookup".into(), &by_number, 200, &["Patient/n"]),
+            ("POST", "/fhir/Patient/$record-lookup".into(), &by_reference, 200, &["Patient/n"]),
+            ("GET", format!("{shared}19900101-9"), &none, 200, &["Patient/n"]),
+            // What is not there, what may be seen, and what may be seen and does not match.
+            ("GET", "/fhir/Patient/nobody".into(), &none, 404, &[]),
+            ("DELETE", "/fhir/Patient/nobody".into(), &none, 204, &[]),
+            ("GET", "/fhir/Patient?_id=nobody".into(), &none, 200, &[]),
+            ("GET", format!("{shared}19900101-8"), &none, 200, &[]),
+            ("GET", "/fhir/Patient/a".into(), &none, 200, &[]),
+            ("GET", "/fhir/Patient/a/Observation".into(), &none, 200, &[]),
+            ("GET", "/fhir/Patient?_id=a&family=nobody".into(), &none, 200, &[]),
+        ];
+        world.told().await;
+        for (method, path, body, status, expected) in table {
+            let content = if method == "PATCH" { "application/merge-patch+json" } else { "application/fhir+json" };
+            let request = world.server.client.request(method.parse().unwrap(), world.server.url(&path)).bearer_auth(&world.asker);
+            let (code, said) = answer(request.header("content-type", content).body(body.to_string())).await;
+            assert_eq!(code, status, "{method} {path}: {said}");
+            let events = world.events(world.after).await;
+            world.after = events.last().unwrap().0.position;
+            let mut denied: Vec<&str> = Vec::new();
+            for (row, event) in &events {
+                assert!(event.action != lango::access::audit::Action::Delete, "nothing was deleted");
+                if (event.interaction.as_str(), event.status) == (Event::DECISION, 403) {
+                    assert!(row.owner == NOBODY && row.patient > 0, "{event:?}");
+                    denied.extend(event.what.iter().map(String::as_str));
+                }
+            }
+            denied.sort_unstable();
+            assert_eq!(denied, expected, "{method} {path} {body}");
+        }
+        // What was asked stands in the record as it was asked, also in a body and in a Bundle.
+        let events = world.events(0).await;
+        let asked = |interaction: &str, words: &[&str]| {
+            let told = events.iter().find(|(_, event)| event.interaction == interaction && words.iter().all(|word| event.request.contains(word)));
+            assert!(told.is_some(), "{interaction} {words:?}");
+        };
+        asked("operation", &["POST /fhir/Patient/$record-lookup", "19900101-9"]);
+        asked("operation", &["POST Patient/$record-lookup", "19900101-9"]);
+        asked("read", &["GET Patient/b"]);
+        asked("vread", &["GET Observation/b-hr/_history/1"]);
+        asked("update", &["PUT Patient/b"]);
+        asked("delete", &["DELETE /fhir/Observation/b-hr"]);
         world.server.stop().await;
     }
 );
@@ -310,6 +425,7 @@ both_databases!(
         let last = whole.last;
         sql(&store, "CREATE TABLE kept AS SELECT * FROM audit").await;
         sql(&store, "CREATE TABLE kept_checkpoint AS SELECT * FROM audit_checkpoint").await;
+        sql(&store, "CREATE TABLE kept_about AS SELECT * FROM audit_about").await;
         sql(&store, "CREATE TABLE kept_published AS SELECT position FROM audit_published").await;
         let cases: Vec<(&[&'static str], Broken)> = vec![
             (&["UPDATE audit SET event = replace(event, 'holder', 'nobody') WHERE position = 3"], Broken::Changed(3)),
@@ -332,6 +448,8 @@ both_databases!(
                 &["DELETE FROM audit WHERE position > 5", "DELETE FROM audit_checkpoint", "UPDATE audit_published SET position = 5"],
                 Broken::Cut { last: 5, seen: last },
             ),
+            (&["DELETE FROM audit_about WHERE position = 4"], Broken::Notes(last)),
+            (&["UPDATE audit_about SET patient = patient + 1 WHERE position = 4"], Broken::Notes(last)),
             (&["UPDATE audit_checkpoint SET position = 1000000 WHERE position > 8"], Broken::Forged(1_000_000)),
             (&["UPDATE audit_checkpoint SET signed = 'x' WHERE position > 8"], Broken::Forged(last)),
         ];
@@ -347,6 +465,8 @@ both_databases!(
             for undo in [
                 "DELETE FROM audit",
                 "INSERT INTO audit SELECT * FROM kept",
+                "DELETE FROM audit_about",
+                "INSERT INTO audit_about SELECT * FROM kept_about",
                 "DELETE FROM audit_checkpoint",
                 "INSERT INTO audit_checkpoint SELECT * FROM kept_checkpoint",
                 "UPDATE audit_published SET position = (SELECT position FROM kept_published)",
@@ -354,8 +474,25 @@ both_databases!(
                 sql(&store, undo).await;
             }
         }
-        // Computed anew from the third row on: only what was signed before tells.
+        // The AuditEvents are copies outside the chain: it tells what was done to them.
         let mut rows = store.sealed_after(0, 1_000).await.unwrap();
+        let id = |place: usize| lango::access::audit::told(&rows[place]).unwrap().remove(0).id;
+        let tamper = async |text: &'static str| match &store {
+            Store::Sqlite(db) => sqlx::query(text).bind(id(3)).bind(id(2)).execute(&db.write).await.map(|done| done.rows_affected()).unwrap(),
+            Store::Postgres(db) => sqlx::query(text).bind(id(3)).bind(id(2)).execute(&db.pool).await.map(|done| done.rows_affected()).unwrap(),
+        };
+        for (change, expected) in [
+            ("UPDATE resource SET owner = owner - 1 WHERE id = $1 AND id <> $2", Err(Broken::Altered(4))),
+            ("UPDATE resource SET owner = owner + 1 WHERE id = $1 AND id <> $2", Ok(())),
+            ("UPDATE resource SET version = version + 1 WHERE id = $1 AND id <> $2", Err(Broken::Altered(4))),
+            ("UPDATE resource SET version = version - 1 WHERE id = $1 AND id <> $2", Ok(())),
+            ("UPDATE resource SET body = (SELECT body FROM resource o WHERE o.id = $2) WHERE id = $1", Err(Broken::Altered(4))),
+            ("UPDATE resource SET id = 'away' WHERE id = $1 AND id <> $2", Err(Broken::Unpublished(4))),
+        ] {
+            assert_eq!(tamper(change).await, 1, "{change}");
+            assert_eq!(verify(&store, &notary, "").await.unwrap().map(drop), expected, "{change}");
+        }
+        // Computed anew from the third row on: only what was signed before tells.
         rows[2].event = rows[2].event.replace("holder", "nobody");
         let mut before = rows[1].hash.clone();
         for row in &mut rows[2..] {
@@ -372,6 +509,8 @@ both_databases!(
             store.checkpoints().await.unwrap().into_iter().map(|(position, ..)| position).find(|position| *position >= 3).unwrap();
         assert_eq!(verify(&store, &notary, "").await.unwrap(), Err(Broken::Rewritten(attested)));
         sql(&store, "DELETE FROM audit_checkpoint").await;
+        assert_eq!(verify(&store, &notary, "").await.unwrap(), Err(Broken::Unpublished(3)), "the AuditEvents were made of other rows");
+        sql(&store, "UPDATE audit_published SET position = 0").await;
         assert!(verify(&store, &notary, "").await.unwrap().is_ok(), "nothing in the database tells");
         assert_eq!(verify(&store, &notary, &signed).await.unwrap(), Err(Broken::Rewritten(last)), "the copy elsewhere does");
         store.close().await;
@@ -395,9 +534,10 @@ both_databases!(
         assert_eq!(removed, 4);
         let type_code = lango::definitions::r4().type_code("AuditEvent").unwrap();
         for (place, row) in rows.iter().enumerate() {
-            let id = lango::access::audit::resource::id(row);
-            let versions = store.history(type_code, &id, None, 10, &lango::store::Scope::All).await.unwrap();
-            assert_eq!(versions.is_empty(), place < 4, "the AuditEvents go with their rows, and no others: {place}");
+            for told in told_by(row).unwrap() {
+                let versions = store.history(type_code, &told.id, None, 10, &lango::store::Scope::All).await.unwrap();
+                assert_eq!(versions.is_empty(), place < 4, "the AuditEvents go with their rows, and no others: {place}");
+            }
         }
         let whole = verify(&store, &notary, "").await.unwrap().unwrap();
         assert_eq!((whole.first, whole.rows), (5, rows.len() as u64 - 4));
@@ -405,34 +545,6 @@ both_databases!(
         sql(&store, "DELETE FROM audit WHERE position = 5").await;
         assert_eq!(verify(&store, &notary, "").await.unwrap(), Err(Broken::Missing(1)));
         app.store.close().await;
-        store.close().await;
-    }
-);
-
-both_databases!(
-    async fn a_server_removes_what_is_older_than_it_was_told_to_keep(db: &TestDb) {
-        let store = Store::open(&db.url).await.unwrap();
-        let day = 24 * 3600 * 1_000_000;
-        let now = jiff::Timestamp::now().as_microsecond();
-        let event = r#"{"action":"R","interaction":"read","status":200}"#;
-        for age in [40, 31, 29, 0] {
-            let row = AuditRow { at: now - age * day, owner: NOBODY, subject: Subject::Nobody, event: event.to_owned() };
-            store.commit(Unit::of_audit(vec![row], Vec::new())).await.unwrap();
-        }
-        let server = TestServer::start(db, |settings| settings.audit.keep_days = 30).await;
-        let deadline = Instant::now() + Duration::from_secs(30);
-        loop {
-            let first = store.sealed_after(0, 1).await.unwrap().first().map(|row| row.position);
-            if first == Some(3) {
-                break;
-            }
-            assert!(Instant::now() < deadline, "{first:?}");
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-        server.stop().await;
-        let notary = Notary::open(&store).await.unwrap();
-        let whole = verify(&store, &notary, "").await.unwrap().unwrap();
-        assert_eq!((whole.first, whole.rows), (3, 2), "what is younger stays, and the chain with it");
         store.close().await;
     }
 );
@@ -487,7 +599,26 @@ both_databases!(
             matches.map(|mut entry| entry["resource"].take()).collect()
         };
         let all = entries(&world.officer, "/fhir/AuditEvent?_count=200").await;
+        let coded = |event: &Value, code: &str| {
+            let agents = event["agent"].as_array().unwrap().iter();
+            agents.filter(|agent| agent["type"]["coding"][0]["code"] == code).cloned().collect::<Vec<_>>()
+        };
         for event in &all {
+            // What claims a profile has what the profile asks for.
+            let claims = event["meta"]["profile"][0].as_str().unwrap_or_default();
+            if claims.ends_with("AuthZconsent") {
+                assert_eq!(coded(event, "IRCP").len(), 1, "{event}");
+            }
+            if event["type"]["code"] == "110106" {
+                assert!(claims.ends_with("PrivacyDisclosure.Source"), "{event}");
+                let [source, recipient] = [coded(event, "110153"), coded(event, "110152")];
+                assert_eq!(source[0]["who"], event["source"]["observer"]);
+                assert_eq!(recipient[0]["who"]["identifier"]["value"], "asker");
+                assert!(source[0]["network"].is_object() && recipient[0]["network"].is_object(), "{event}");
+                assert_eq!(coded(event, "159541003")[0]["who"]["identifier"]["value"], "HF-A");
+                assert_eq!(coded(event, "429577009")[0]["who"]["reference"], "Patient/a");
+                assert_eq!(event["entity"][0]["what"]["reference"], "Patient/a");
+            }
             let problems: Vec<_> = lango::validate::structure(event).into_iter().filter(|issue| issue.severity.is_error()).collect();
             assert!(problems.is_empty(), "{problems:?} {event}");
         }
@@ -498,6 +629,9 @@ both_databases!(
             ("subtype=read", 1),
             ("type=rest", 5),
             ("type=110113", 3),
+            ("type=110106", 2),
+            ("type=110106&subtype=disclose&agent:identifier=urn:lango:facility|HF-A", 2),
+            ("type=110106&entity=Observation/a-hr", 2),
             ("outcome=4", 2),
             ("outcome=4&agent:identifier=urn:lango:client|asker", 1),
             ("date=ge2020-01-01", 5),

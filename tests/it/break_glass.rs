@@ -38,9 +38,10 @@ both_databases!(
         assert_eq!((tasks.len(), notices.len()), (1, 1));
         let task = &tasks[0];
         assert_eq!(task["reasonCode"]["text"], "unconscious");
-        assert_eq!(task["requester"]["identifier"]["value"], "HF-B");
+        assert_eq!(task["requester"]["identifier"], json!({ "system": "urn:lango:practitioner", "value": "MCT-7" }));
         assert_eq!(task["owner"]["identifier"]["value"], "operator");
-        assert_eq!(task["input"][0]["valueIdentifier"]["value"], "MCT-7");
+        assert_eq!(task["input"][0]["valueReference"]["identifier"]["value"], "HF-B");
+        assert_eq!(task["groupIdentifier"]["value"], "asker");
         assert_eq!(notices[0]["subject"], task["for"]);
         let store = Store::open(&db.url).await.unwrap();
         let jobs = store.jobs(Some(NOTICE_JOB), None, 10).await.unwrap();
@@ -111,14 +112,18 @@ both_databases!(
 both_databases!(
     async fn who_may_not_alarms_nobody(db: &TestDb) {
         let world = World::new(db).await;
-        let reason = "unconscious";
+        let (reason, who) = ("unconscious", "MCT-7");
         for (client, extension) in [
-            ("asker", json!({ "purpose_of_use": "BTG" })),
-            ("asker", json!({ "purpose_of_use": "TREAT", "purpose_of_use_reason": reason })),
-            ("asker", json!({ "purpose_of_use": ["BTG", "TREAT"], "purpose_of_use_reason": reason })),
-            ("asker", json!({ "purpose_of_use": "BTG", "purpose_of_use_reason": reason, "subject_role": "facility" })),
-            ("asker", json!({ "purpose_of_use_reason": reason })),
-            ("c", json!({ "purpose_of_use": "BTG", "purpose_of_use_reason": reason })),
+            ("asker", json!({ "subject_id": who, "purpose_of_use": "BTG" })),
+            ("asker", json!({ "subject_id": who, "purpose_of_use": "TREAT", "purpose_of_use_reason": reason })),
+            ("asker", json!({ "subject_id": who, "purpose_of_use": ["BTG", "TREAT"], "purpose_of_use_reason": reason })),
+            ("asker", json!({ "subject_id": who, "purpose_of_use": "BTG", "purpose_of_use_reason": reason, "subject_role": "facility" })),
+            ("asker", json!({ "subject_id": who, "purpose_of_use_reason": reason })),
+            ("c", json!({ "subject_id": who, "purpose_of_use": "BTG", "purpose_of_use_reason": reason })),
+            // Nobody who answers for it, and nothing that could be reviewed.
+            ("asker", json!({ "purpose_of_use": "BTG", "purpose_of_use_reason": reason })),
+            ("asker", json!({ "subject_id": who, "purpose_of_use": "BTG", "purpose_of_use_reason": "x" })),
+            ("asker", json!({ "subject_id": who, "purpose_of_use": "BTG", "purpose_of_use_reason": "... - !!! ..." })),
         ] {
             let token = signed_token(&world.server, client, &extension).await;
             let ghost = world.get(&token, "/fhir/Observation/never-was").await;
@@ -193,6 +198,32 @@ both_databases!(
         let path = format!("/fhir/Task/{}", task["id"].as_str().unwrap());
         assert_eq!(world.send(world.token("operator"), "DELETE", &path, &Value::Null).await.0, 204);
         assert_eq!(status(&world, &token, "/fhir/Observation/z-hr").await, 404);
+        world.server.stop().await;
+    }
+);
+
+both_databases!(
+    async fn who_opens_many_patients_is_told_to_wait_whoever_is_asked_for(db: &TestDb) {
+        let world = World::with(db, |settings| {
+            (settings.limits.emergencies_per_practitioner, settings.limits.emergencies_per_client) = (2, 3);
+        });
+        let world = world.await;
+        for number in 0..5 {
+            world.put(world.token("a"), &json!({ "resourceType": "Patient", "id": format!("p{number}") })).await;
+        }
+        let read = async |who: &str, patient: &str| {
+            let claims = json!({ "purpose_of_use": "BTG", "purpose_of_use_reason": "unconscious", "subject_id": who });
+            let token = signed_token(&world.server, "asker", &claims).await;
+            status(&world, &token, &format!("/fhir/Patient/{patient}")).await
+        };
+        assert_eq!([read("MCT-1", "p0").await, read("MCT-1", "p1").await], [200, 200]);
+        assert_eq!([read("MCT-1", "p2").await, read("MCT-1", "never-was").await], [429, 429], "hidden or not there: told alike");
+        assert_eq!(read("MCT-1", "p1").await, 200, "one of the hour's can be read on, with a token after the other");
+        assert_eq!(read("MCT-2", "p2").await, 200, "somebody else has had none");
+        assert_eq!([read("MCT-3", "p3").await, read("MCT-3", "never-was").await], [429, 429], "the client has had all");
+        assert_eq!(told(&world).await.0.len(), 4, "a Task for each token that opened something");
+        let treating = signed_token(&world.server, "asker", &json!({ "purpose_of_use": "TREAT", "subject_id": "MCT-1" })).await;
+        assert_eq!(status(&world, &treating, "/fhir/Patient/p2").await, 404, "who treats as always is not told of it");
         world.server.stop().await;
     }
 );

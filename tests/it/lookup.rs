@@ -314,6 +314,8 @@ both_databases!(
         };
         assert_eq!([status(&world.asker, "1").await, status(&world.asker, "1").await, status(&world.asker, "1").await], [200, 200, 429]);
         assert_eq!([status(&world.asker, "2").await, status(&world.asker, "3").await], [200, 429]);
+        // Nobody learns what others ask, or is kept from asking by it.
+        assert_eq!([status(world.token("c"), "1").await, status(world.token("c"), "1").await], [200, 200]);
         assert_eq!([status(world.token("c"), "1").await, status(world.token("c"), "3").await], [429, 200]);
         world.server.stop().await;
     }

@@ -41,6 +41,7 @@ mod registry;
 mod resting;
 mod search_deep;
 mod search_everywhere;
+mod search_further;
 mod search_oracle;
 mod search_plans;
 mod search_values;

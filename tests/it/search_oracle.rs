@@ -38,6 +38,8 @@ const CODES: [&str; 5] = ["a", "b", "8867-4", "A", "a,b"];
 const NAMES: [&str; 9] = ["Juma", "jumanne", "Kipchóge", "Kipchoge", "O'Neil", "van der Berg", "Ångström", "MASSAWE", "mass$awe"];
 const URLS: [&str; 5] = ["http://x.org/a", "http://x.org/a/b", "http://x.org/ab", "http://x.org/a/b/c", "urn:oid:1.2.3"];
 const UNITS: [&str; 3] = ["mg", "kg", "g"];
+/// What the unit's code is not.
+const WORDS_OF_A_UNIT: &str = "as weighed";
 const UCUM: &str = "http://unitsofmeasure.org";
 /// In thousandths, so that the oracle counts without rounding.
 const VALUES: [&str; 12] = ["1", "1.0", "1.00", "0.5", "0.50", "99.5", "100", "100.4", "100.5", "-1", "2.345", "0"];
@@ -53,6 +55,7 @@ const MEMBERS: [(&str, &str); 3] = [("urn:tree", "c"), ("urn:tree", "e"), ("http
 const ID_TYPES: [(&str, &str); 3] = [("urn:types", "MR"), ("urn:types", "SS"), ("urn:other", "MR")];
 const CANONICALS: [&str; 5] =
     ["http://x.org/plan", "http://x.org/plan|1", "http://x.org/plan|1.2", "http://x.org/plan|1.2.3", "http://x.org/plan|12"];
+const STATUSES: [&str; 3] = ["active", "draft", "retired"];
 /// Degrees; near each other, across the date line and at a pole.
 const PLACES: [(f64, f64); 6] = [(-6.8, 39.28), (-6.81, 39.3), (-6.2, 39.2), (0.0, 179.9), (0.1, -179.8), (89.9, 10.0)];
 const DATES: [&str; 14] = [
@@ -85,6 +88,10 @@ fn coding(chance: &mut Chance) -> Value {
         "" => {}
         system => coding["system"] = json!(system),
     }
+    if coding.get("system").is_some() && chance.one_in(9) {
+        // A system and nothing else, which `system|` finds.
+        coding.as_object_mut().unwrap().remove("code");
+    }
     coding
 }
 
@@ -105,7 +112,7 @@ fn quantity(chance: &mut Chance) -> Value {
     match chance.below(3) {
         0 => json!({ "value": number(chance), "unit": unit }),
         1 => json!({ "value": number(chance), "system": UCUM, "code": unit }),
-        _ => json!({ "value": number(chance), "unit": unit, "system": UCUM, "code": unit }),
+        _ => json!({ "value": number(chance), "unit": chance.pick(&[unit, WORDS_OF_A_UNIT]), "system": UCUM, "code": unit }),
     }
 }
 
@@ -176,9 +183,22 @@ fn location(chance: &mut Chance, n: usize) -> Value {
 }
 
 fn care_plan(chance: &mut Chance, n: usize) -> Value {
-    let mut resource = json!({ "resourceType": "CarePlan", "id": format!("c{n}"), "status": "active", "intent": "plan", "subject": { "reference": "Patient/p1" } });
+    let mut resource = json!({ "resourceType": "CarePlan", "id": format!("c{n}"), "status": chance.pick(&["active", "draft"]), "intent": "plan", "subject": { "reference": "Patient/p1" } });
     if !chance.one_in(4) {
         resource["instantiatesCanonical"] = json!([chance.pick(&CANONICALS)]);
+    }
+    resource
+}
+
+fn plan_definition(chance: &mut Chance, n: usize) -> Value {
+    let mut resource = json!({ "resourceType": "PlanDefinition", "id": format!("d{n}"), "status": chance.pick(&STATUSES) });
+    let (url, version) = chance.pick(&CANONICALS).split_once('|').unwrap_or(("http://x.org/plan", ""));
+    // Few have the address, so that a chain tells them apart.
+    if chance.one_in(6) {
+        resource["url"] = json!(url);
+    }
+    if !version.is_empty() {
+        resource["version"] = json!(version);
     }
     resource
 }
@@ -238,7 +258,7 @@ fn list(value: &Value) -> &[Value] {
 }
 
 fn codings(concept: &Value) -> Vec<(&str, &str)> {
-    list(&concept["coding"]).iter().map(|coding| (coding["system"].as_str().unwrap_or(""), coding["code"].as_str().unwrap())).collect()
+    list(&concept["coding"]).iter().map(|coding| (coding["system"].as_str().unwrap_or(""), coding["code"].as_str().unwrap_or(""))).collect()
 }
 
 /// Whether words go with the code: its text, or the display of a coding.
@@ -441,9 +461,13 @@ fn quantity_test(chance: &mut Chance) -> (String, Holds) {
     let (prefix, value, unit) = (*chance.pick(&NUMBER_PREFIXES), *chance.pick(&VALUES), *chance.pick(&UNITS));
     match chance.below(3) {
         0 => (format!("{prefix}{value}"), Box::new(move |quantity| compares(prefix, &quantity["value"], value))),
-        1 => (format!("{prefix}{value}||{unit}"), {
-            Box::new(move |quantity| compares(prefix, &quantity["value"], value) && (quantity["code"] == unit || quantity["unit"] == unit))
-        }),
+        1 => {
+            let unit = if chance.one_in(3) { WORDS_OF_A_UNIT } else { unit };
+            let holds: Holds = Box::new(move |quantity| {
+                compares(prefix, &quantity["value"], value) && (quantity["code"] == unit || quantity["unit"] == unit)
+            });
+            (format!("{prefix}{value}||{unit}"), holds)
+        }
         _ => (format!("{prefix}{value}|{UCUM}|{unit}"), {
             Box::new(move |quantity| {
                 let own = quantity["code"].as_str().filter(|_| quantity["system"] == UCUM);
@@ -672,6 +696,33 @@ fn case(chance: &mut Chance, type_name: &str, world: &World) -> (String, String,
             ("near".into(), value, Box::new(holds))
         }
         ("Location", _) => string_case(chance, "name", |resource| resource["name"].as_str().map(str::to_owned).into_iter().collect()),
+        ("CarePlan", 0 | 1) => {
+            let status = *chance.pick(&STATUSES);
+            let world = world.clone();
+            let holds = move |resource: &Value| {
+                let own = resource["instantiatesCanonical"][0].as_str();
+                own.is_some_and(|own| world["PlanDefinition"].iter().any(|plan| plan["status"] == status && is_named(plan, own)))
+            };
+            let key = *chance.pick(&["instantiates-canonical:PlanDefinition.status", "instantiates-canonical.status"]);
+            (key.into(), status.into(), Box::new(holds))
+        }
+        ("PlanDefinition", 0..=3) => {
+            let status = *chance.pick(&["active", "draft"]);
+            let world = world.clone();
+            let holds = move |resource: &Value| {
+                let named = |plan: &Value| plan["instantiatesCanonical"][0].as_str().is_some_and(|own| is_named(resource, own));
+                world["CarePlan"].iter().any(|plan| plan["status"] == status && named(plan))
+            };
+            ("_has:CarePlan:instantiates-canonical:status".into(), status.into(), Box::new(holds))
+        }
+        ("PlanDefinition", _) => {
+            let wanted = *chance.pick(&CANONICALS);
+            let holds = move |resource: &Value| match wanted.contains('|') {
+                true => resource.get("version").is_some() && is_named(resource, wanted),
+                false => resource["url"] == wanted,
+            };
+            ("url".into(), wanted.into(), Box::new(holds))
+        }
         ("CarePlan", _) => {
             let wanted = *chance.pick(&CANONICALS);
             let own = |resource: &Value| resource["instantiatesCanonical"][0].as_str().map(str::to_owned);
@@ -808,6 +859,14 @@ fn case(chance: &mut Chance, type_name: &str, world: &World) -> (String, String,
     }
 }
 
+/// Whether a canonical names a resource.
+fn is_named(resource: &Value, canonical: &str) -> bool {
+    match canonical.split_once('|') {
+        Some((url, version)) => resource["url"] == url && resource["version"] == version,
+        None => resource["url"] == canonical,
+    }
+}
+
 /// Whether a canonical is of the version or a part of it; one without a version is above all.
 fn version_below(own: &str, wanted: &str) -> bool {
     let ((url, version), (wanted_url, wanted_version)) =
@@ -822,13 +881,14 @@ fn is_at_or_below(url: &str, above: &str) -> bool {
 /// What the test's resources are made of and hang together by.
 fn world(chance: &mut Chance) -> World {
     type Maker = fn(&mut Chance, usize) -> Value;
-    let makers: [(&'static str, Maker); 7] = [
+    let makers: [(&'static str, Maker); 8] = [
         ("Observation", observation),
         ("Patient", patient),
         ("RiskAssessment", risk),
         ("ValueSet", value_set),
         ("Location", location),
         ("CarePlan", care_plan),
+        ("PlanDefinition", plan_definition),
         ("List", list_of),
     ];
     makers
@@ -888,6 +948,7 @@ both_databases!(
             "ValueSet",
             "Location",
             "CarePlan",
+            "PlanDefinition",
             "Observation",
         ];
         let (mut wrong, mut found_some) = (Vec::new(), 0);

@@ -23,16 +23,28 @@ fn patient(n: usize) -> Value {
 
 /// Of person `n`, at their encounter.
 fn observation(n: usize, second: bool) -> Value {
-    json!({
+    let method = (n % 5 > 0).then(|| json!({ "coding": [{ "system": "urn:m", "code": format!("m{}", n % 3) }] }));
+    let mut observation = json!({
         "resourceType": "Observation", "id": format!("o{n}{}", if second { "b" } else { "" }), "status": "final",
+        "identifier": [{ "system": format!("urn:s{}", n % 2), "value": format!("{:03}", n * 37 % 101) }],
+        "meta": { "profile": [format!("http://x.org/p{}", n % 4)] },
         "code": { "coding": [{ "system": "urn:c", "code": if n.is_multiple_of(3) != second { "a" } else { "b" } }] },
         "subject": { "reference": format!("Patient/p{n}") }, "encounter": { "reference": format!("Encounter/e{n}") },
         "valueQuantity": { "value": n % 20, "unit": "mg", "system": "http://unitsofmeasure.org", "code": "mg" },
-    })
+    });
+    if let Some(method) = method {
+        observation["method"] = method;
+    }
+    observation
 }
 
 async fn load(server: &TestServer) {
-    let mut entries = Vec::new();
+    let codes: Vec<Value> = ["a", "z1", "z2", "z3", "z4", "z5", "z6", "z7", "z8", "z9"].map(|code| json!({ "code": code })).to_vec();
+    let many = json!({
+        "resourceType": "ValueSet", "id": "many", "url": "urn:many", "status": "active",
+        "compose": { "include": [{ "system": "urn:c", "concept": codes }] },
+    });
+    let mut entries = vec![json!({ "resource": many, "request": { "method": "PUT", "url": "ValueSet/many" } })];
     for n in 0..PEOPLE {
         let encounter = json!({
             "resourceType": "Encounter", "id": format!("e{n}"), "status": "finished", "class": { "code": "AMB" },
@@ -100,6 +112,26 @@ both_databases!(
             ("Observation?value-quantity=ge15|http://unitsofmeasure.org|mg", observations(&|n, _| n % 20 >= 15)),
             ("Observation?value-quantity=lt5|http://unitsofmeasure.org|mg", observations(&|n, _| n % 20 < 5)),
             ("Observation?subject=Patient/p0,Patient/p4,Patient/p5", observations(&|n, _| [0, 4, 5].contains(&n))),
+            // What is no stretch of an index that is in the order of a page: alone, with what is rare and with what is frequent.
+            ("Observation?value-quantity=ne5", observations(&|n, _| n % 20 != 5)),
+            ("Observation?value-quantity=5||mg", observations(&|n, _| n % 20 == 5)),
+            ("Observation?value-quantity=ge5||mg&subject=Patient/p4,Patient/p5", observations(&|n, _| n == 5)),
+            ("Observation?code:in=urn:many", observations(&|_, made| code(made, "a"))),
+            ("Observation?code:in=urn:many&subject=Patient/p4", observations(&|n, made| n == 4 && code(made, "a"))),
+            ("Observation?code:in=urn:many&method=m1", observations(&|n, made| code(made, "a") && n % 5 > 0 && n % 3 == 1)),
+            ("Observation?code:not-in=urn:many", observations(&|_, made| code(made, "b"))),
+            ("Observation?code:not=a", observations(&|_, made| code(made, "b"))),
+            ("Observation?method:missing=true", observations(&|n, _| n % 5 == 0)),
+            ("Observation?method:missing=true&subject=Patient/p5,Patient/p6", observations(&|n, _| n == 5)),
+            ("Observation?method:missing=false", observations(&|n, _| n % 5 > 0)),
+            ("Observation?method:missing=false&code=a", observations(&|n, made| n % 5 > 0 && code(made, "a"))),
+            ("Observation?identifier=urn:s1|", observations(&|n, _| n % 2 == 1)),
+            ("Observation?identifier=urn:s1|&code:in=urn:many", observations(&|n, made| n % 2 == 1 && code(made, "a"))),
+            ("Observation?_profile:missing=false&_profile:below=http://x.org/p3", observations(&|n, _| n % 4 == 3)),
+            ("Observation?code-value-quantity:missing=false&method:missing=true", observations(&|n, _| n % 5 == 0)),
+            ("Patient?birthdate=ne1955&family:contains=2", people(&|n| n % 40 != 5 && family(n, 2))),
+            ("Patient?email:missing=false", people(&|_| false)),
+            ("Patient?email:missing=true&birthdate:missing=false", people(&|_| true)),
             ("Patient?_has:Observation:subject:code=a", people(&|n| has(n, "a"))),
             ("Patient?_has:Observation:subject:code=none", people(&|_| false)),
             ("Patient?gender=male&_has:Observation:subject:code=b", people(&|n| !woman(n) && has(n, "b"))),
@@ -118,7 +150,12 @@ both_databases!(
             ("Patient?family=f&birthdate=gt1980-02", people(&|n| n % 40 >= 30)),
         ];
         for (path, expected) in cases {
-            for sort in ["", "&_sort=_id", "&_sort=-_lastUpdated"] {
+            let by_code = if path.starts_with("Patient") {
+                ["&_sort=gender", "&_sort=-gender,family"]
+            } else {
+                ["&_sort=-method", "&_sort=identifier,_profile"]
+            };
+            for sort in ["", "&_sort=_id", "&_sort=-_lastUpdated"].into_iter().chain(by_code) {
                 let found = walk(&server, &format!("/fhir/{path}&_count=4{sort}"), async |_| ()).await;
                 let once: BTreeSet<String> = found.iter().cloned().collect();
                 assert_eq!(once.len(), found.len(), "nothing comes twice: {path}{sort}");

@@ -1,6 +1,7 @@
 //! Attacks on signed tokens that `access.rs` does not hold: keys from elsewhere, other issuers, key sets that change or lie.
 
 use crate::access::{Gate, assemble, assertion_header, now, sign, with};
+use crate::support::program::output;
 use crate::support::{TestDb, add_client, both_databases};
 use axum::Router;
 use axum::http::StatusCode;
@@ -339,5 +340,30 @@ both_databases!(
         let unknown = Client::new("nothing", "HF-1", "system/Nothing.rs");
         assert!(matches!(clients::add(&store, &unknown).await, Err(clients::ClientError::Scope(_))));
         store.close().await;
+    }
+);
+
+both_databases!(
+    async fn a_key_set_that_must_not_be_fetched_is_refused_when_the_client_is_added(db: &TestDb) {
+        let add = |id: &str, url: &str| {
+            let arguments = ["client", "add", id, "--facility", "HF-1", "--scope", "system/*.rs", "--jwks-url", url];
+            output(db, &arguments)
+        };
+        for url in [
+            "file:///etc/passwd",
+            "file://localhost/etc/passwd",
+            "ftp://keys.example.org/jwks",
+            "http://keys.example.org/jwks",
+            "https://10.0.0.1/jwks",
+            "https://169.254.169.254/latest",
+            "https://[fd00::1]/jwks",
+            "https://user:word@keys.example.org/jwks",
+            "not a URL",
+        ] {
+            let (code, _, said) = add("emr", url);
+            assert!(code == Some(1) && said.contains("key set"), "{url}: {code:?} {said}");
+            assert!(!said.contains("passwd") && !said.contains("word@"), "{said}");
+        }
+        assert_eq!(add("emr", "https://keys.example.org/jwks").0, Some(0));
     }
 );

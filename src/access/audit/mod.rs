@@ -2,7 +2,7 @@
 //!
 //! Every request is followed by a [`Trail`]. What it writes is recorded in the transaction of the write; what it reads leaves only when
 //! the events that tell of it are durable ([`Trail::settle`]): no record, no data. Which patients an answer is about is found from the
-//! answer itself, resource by resource, so that no route has to remember to say so. [`Event`] is what is kept, a narrow row each;
+//! answer itself, resource by resource, so that no route has to remember to say so. [`Event`] is what is kept, a row for each answer or change;
 //! [`resource`] says the same as an AuditEvent in the manner of IHE BALP. The rows are sealed into a chain ([`crate::store::audit`]) of
 //! which signed [`checkpoint`]s tell where it stood, and [`verify`] finds what was changed, removed, put elsewhere or cut off.
 //!
@@ -11,13 +11,15 @@
 //! This room must never know HTTP, nor what a resource says beyond its type and id.
 
 pub mod checkpoint;
+pub mod disclosure;
 mod event;
+mod published;
 mod recorder;
 pub mod resource;
 mod trail;
 pub mod verify;
 
-pub use event::{Action, Agent, Event};
+pub use event::{Action, Agent, Event, Holding, Shown, Told, patients, told};
 pub use recorder::Recorder;
 pub use trail::{Change, Shape, Trail, current};
 

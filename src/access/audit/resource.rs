@@ -1,21 +1,19 @@
 //! An event as an AuditEvent, in the manner of IHE BALP (<https://profiles.ihe.net/ITI/BALP/content.html>).
 //!
 //! A profile is claimed where the event is what the profile speaks of: one resource read, created, updated or deleted, a search, a
-//! decision by consent. A change of many resources at once is one event that names them all, and claims none.
+//! decision by consent; [`super::disclosure`] makes what left under consent of the decision. A change of many resources at once is one event that names them all, and claims none.
 
-use super::checkpoint::hex;
-use super::{Action, Event};
-use crate::fhir::time::format_instant;
-use crate::store::Sealed;
+use super::{Action, Event, Told};
+use crate::fhir::time::{Micros, format_instant};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value, json};
 
-const PROFILE: &str = "https://profiles.ihe.net/ITI/BALP/StructureDefinition/IHE.BasicAudit.";
-const DCM: &str = "http://dicom.nema.org/resources/ontology/DCM";
-const ENTITY_TYPE: &str = "http://terminology.hl7.org/CodeSystem/audit-entity-type";
-const ENTITY_ROLE: &str = "http://terminology.hl7.org/CodeSystem/object-role";
-const RESOURCE_TYPES: &str = "http://hl7.org/fhir/resource-types";
+pub(super) const PROFILE: &str = "https://profiles.ihe.net/ITI/BALP/StructureDefinition/IHE.BasicAudit.";
+pub(super) const DCM: &str = "http://dicom.nema.org/resources/ontology/DCM";
+pub(super) const ENTITY_TYPE: &str = "http://terminology.hl7.org/CodeSystem/audit-entity-type";
+pub(super) const ENTITY_ROLE: &str = "http://terminology.hl7.org/CodeSystem/object-role";
+pub(super) const RESOURCE_TYPES: &str = "http://hl7.org/fhir/resource-types";
 const BALP: &str = "https://profiles.ihe.net/ITI/BALP/CodeSystem/";
 const ACT_REASON: &str = "http://terminology.hl7.org/CodeSystem/v3-ActReason";
 
@@ -23,7 +21,7 @@ const ACT_REASON: &str = "http://terminology.hl7.org/CodeSystem/v3-ActReason";
 pub const CLIENT_SYSTEM: &str = "urn:lango:client";
 
 /// How the deployment calls things.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Naming {
     /// The FHIR base.
     pub base: String,
@@ -33,16 +31,12 @@ pub struct Naming {
     pub practitioner_system: String,
 }
 
-/// The id of the AuditEvent of a row: tells nothing, and is the same on every process.
-pub fn id(row: &Sealed) -> String {
-    hex(row.hash.get(..16).unwrap_or_default())
-}
-
-/// The AuditEvent. `patient`: the id of the Patient that the row is about. `consents`: name the Consents also where the event is not
+/// The AuditEvent of what was told at `at`. `patient`: the id of the Patient that it is about. `consents`: name the Consents also where the event is not
 /// the decision itself; callers must not see which they are.
-pub fn audit_event(row: &Sealed, event: &Event, patient: Option<&str>, naming: &Naming, consents: bool) -> Value {
+pub fn audit_event(at: Micros, told: &Told, patient: Option<&str>, naming: &Naming, consents: bool) -> Value {
+    let event = &told.event;
     let is_decision = event.interaction == Event::DECISION;
-    let mut resource = json!({ "resourceType": "AuditEvent", "id": id(row) });
+    let mut resource = json!({ "resourceType": "AuditEvent", "id": told.id });
     if let Some(profile) = profile(event, patient.is_some()) {
         resource["meta"] = json!({ "profile": [format!("{PROFILE}{profile}")] });
     }
@@ -55,22 +49,20 @@ pub fn audit_event(row: &Sealed, event: &Event, patient: Option<&str>, naming: &
         false => json!([{ "system": "http://hl7.org/fhir/restful-interaction", "code": event.interaction }]),
     };
     resource["action"] = event.action.code().into();
-    resource["recorded"] = format_instant(row.at).into();
+    resource["recorded"] = format_instant(at).into();
     resource["outcome"] = event.outcome().into();
     if let Some(words) = outcome_words(event, is_decision) {
         resource["outcomeDesc"] = words.into();
     }
-    let purposes: Vec<Value> = event.agent.purposes.iter().map(|purpose| json!({ "coding": [purpose_coding(purpose)] })).collect();
+    let purposes = purposes(event);
     if !purposes.is_empty() {
         resource["purposeOfEvent"] = purposes.clone().into();
     }
     resource["agent"] = agents(event, &purposes, naming, is_decision).into();
-    resource["source"] = json!({
-        "site": naming.site,
-        "observer": server(naming),
-        "type": [coding("http://terminology.hl7.org/CodeSystem/security-source-type", if is_decision { "6" } else { "4" },
-            if is_decision { "Security Server" } else { "Application Server" })],
-    });
+    resource["source"] = match is_decision {
+        true => source(naming, "6", "Security Server"),
+        false => source(naming, "4", "Application Server"),
+    };
     let entities = entities(event, patient, is_decision, consents || is_decision);
     if !entities.is_empty() {
         resource["entity"] = entities.into();
@@ -82,7 +74,9 @@ fn profile(event: &Event, patient: bool) -> Option<&'static str> {
     let single = event.what.len() == 1 && event.more == 0;
     let of = |with: &'static str, without: &'static str| Some(if patient { with } else { without });
     match (event.interaction.as_str(), event.outcome()) {
-        (Event::DECISION, _) if patient && !event.consents.is_empty() => Some("AuthZconsent"),
+        // It asks for the user, who is named in a token as `subject_id` or by a login, and for the user's organisation.
+        (Event::DECISION, _) if patient && !event.consents.is_empty() && event.agent.is_somebody() => Some("AuthZconsent"),
+        (Event::DECISION, _) => None,
         (_, outcome) if outcome != "0" => None,
         ("create", _) if single => of("PatientCreate", "Create"),
         ("read" | "vread", _) if single => of("PatientRead", "Read"),
@@ -95,7 +89,11 @@ fn profile(event: &Event, patient: bool) -> Option<&'static str> {
 
 fn outcome_words(event: &Event, is_decision: bool) -> Option<String> {
     if !is_decision {
-        return (event.status >= 400).then(|| format!("HTTP status {}", event.status));
+        let nothing = event.interaction == "delete" && event.action == Action::Execute;
+        return match event.status {
+            0..=399 => nothing.then(|| "Nothing was deleted: to the caller there was nothing.".to_owned()),
+            status => Some(format!("HTTP status {status}")),
+        };
     }
     let words = match (event.status < 400, event.emergency, event.consents.is_empty()) {
         (true, true, _) => "Permitted: the glass was broken.",
@@ -108,8 +106,6 @@ fn outcome_words(event: &Event, is_decision: bool) -> Option<String> {
 
 fn agents(event: &Event, purposes: &[Value], naming: &Naming, is_decision: bool) -> Vec<Value> {
     let agent = &event.agent;
-    let person = agent.practitioner.as_ref().map(|value| (naming.practitioner_system.as_str(), value));
-    let person = person.or(agent.person.as_ref().map(|value| ("urn:lango:user", value)));
     // In a read the data flows to the client; in a query and a write what is said flows from it.
     let (client_role, server_role) = match event.action {
         Action::Read => (("110152", "Destination Role ID"), ("110153", "Source Role ID")),
@@ -122,7 +118,7 @@ fn agents(event: &Event, purposes: &[Value], naming: &Naming, is_decision: bool)
         None if agent.lango => server(naming),
         None => json!({ "display": "not logged in" }),
     };
-    client["requestor"] = person.is_none().into();
+    client["requestor"] = (!agent.is_person()).into();
     if let Some(token) = &agent.token {
         client["policy"] = json!([format!("urn:ietf:params:oauth:jti:{token}")]);
     }
@@ -139,37 +135,58 @@ fn agents(event: &Event, purposes: &[Value], naming: &Naming, is_decision: bool)
         own["network"] = json!({ "address": naming.base, "type": "5" });
     }
     agents.push(own);
-    if let Some((system, value)) = person {
-        let kind = match event.action {
-            Action::Create | Action::Update => ("AUT", "author (originator)"),
-            _ => ("IRCP", "information recipient"),
-        };
-        let mut user = json!({
-            "type": { "coding": [coding("http://terminology.hl7.org/CodeSystem/v3-ParticipationType", kind.0, kind.1)] },
-        });
-        if !agent.roles.is_empty() {
-            let roles = agent.roles.iter().map(|role| json!({ "coding": [{ "system": "urn:lango:role", "code": role }] }));
-            user["role"] = roles.collect::<Vec<_>>().into();
-        }
-        user["who"] = json!({ "identifier": { "system": system, "value": value } });
-        user["requestor"] = true.into();
-        if !purposes.is_empty() {
-            user["purposeOfUse"] = purposes.to_vec().into();
-        }
-        agents.push(user);
-    }
-    if let Some(code) = &agent.facility {
-        let mut organisation = json!({
-            "type": { "coding": [coding("http://terminology.hl7.org/CodeSystem/v3-RoleClass", "PROV", "healthcare provider")] },
-            "who": { "identifier": { "system": naming.facility_system, "value": code } },
-            "requestor": false,
-        });
-        if !purposes.is_empty() {
-            organisation["purposeOfUse"] = purposes.to_vec().into();
-        }
-        agents.push(organisation);
-    }
+    agents.extend(user(event, purposes, naming));
+    agents.extend(organisation(event, purposes, naming));
     agents
+}
+
+/// The person who acted.
+pub(super) fn user(event: &Event, purposes: &[Value], naming: &Naming) -> Option<Value> {
+    let agent = &event.agent;
+    let person = agent.practitioner.as_ref().map(|value| (naming.practitioner_system.as_str(), value));
+    let (system, value) = person.or(agent.person.as_ref().map(|value| ("urn:lango:user", value)))?;
+    let kind = match event.action {
+        Action::Create | Action::Update => ("AUT", "author (originator)"),
+        _ => ("IRCP", "information recipient"),
+    };
+    let mut user = json!({
+        "type": { "coding": [coding("http://terminology.hl7.org/CodeSystem/v3-ParticipationType", kind.0, kind.1)] },
+    });
+    if !agent.roles.is_empty() {
+        let roles = agent.roles.iter().map(|role| json!({ "coding": [{ "system": "urn:lango:role", "code": role }] }));
+        user["role"] = roles.collect::<Vec<_>>().into();
+    }
+    user["who"] = json!({ "identifier": { "system": system, "value": value } });
+    user["requestor"] = true.into();
+    if !purposes.is_empty() {
+        user["purposeOfUse"] = purposes.to_vec().into();
+    }
+    Some(user)
+}
+
+/// The facility that the client acted for.
+pub(super) fn organisation(event: &Event, purposes: &[Value], naming: &Naming) -> Option<Value> {
+    let code = event.agent.facility.as_ref()?;
+    let mut organisation = json!({
+        "type": { "coding": [coding("http://terminology.hl7.org/CodeSystem/v3-RoleClass", "PROV", "healthcare provider")] },
+        "who": { "identifier": { "system": naming.facility_system, "value": code } },
+        "requestor": false,
+    });
+    if !purposes.is_empty() {
+        organisation["purposeOfUse"] = purposes.to_vec().into();
+    }
+    Some(organisation)
+}
+
+/// Why, as it was signed.
+pub(super) fn purposes(event: &Event) -> Vec<Value> {
+    event.agent.purposes.iter().map(|purpose| json!({ "coding": [purpose_coding(purpose)] })).collect()
+}
+
+/// lango, as what it saw the event.
+pub(super) fn source(naming: &Naming, code: &str, display: &str) -> Value {
+    let kind = coding("http://terminology.hl7.org/CodeSystem/security-source-type", code, display);
+    json!({ "site": naming.site, "observer": server(naming), "type": [kind] })
 }
 
 fn entities(event: &Event, patient: Option<&str>, is_decision: bool, consents: bool) -> Vec<Value> {
@@ -224,11 +241,11 @@ fn entities(event: &Event, patient: Option<&str>, is_decision: bool, consents: b
     entities
 }
 
-fn server(naming: &Naming) -> Value {
+pub(super) fn server(naming: &Naming) -> Value {
     json!({ "type": "Device", "identifier": { "system": "urn:ietf:rfc:3986", "value": naming.base }, "display": "lango" })
 }
 
-fn coding(system: &str, code: &str, display: &str) -> Value {
+pub(super) fn coding(system: &str, code: &str, display: &str) -> Value {
     json!({ "system": system, "code": code, "display": display })
 }
 

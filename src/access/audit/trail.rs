@@ -1,6 +1,8 @@
 //! What follows a request from its arrival to its answer.
 
-use super::{Action, Agent, AuditError, Event, Recorder, owner_of};
+mod denial;
+
+use super::{Action, Agent, AuditError, Event, Recorder, Shown, owner_of};
 use crate::access::Caller;
 use crate::access::releases::Releases;
 use crate::definitions;
@@ -9,7 +11,7 @@ use crate::store::audit::{NOBODY, Placed};
 use crate::store::closing::Basis;
 use crate::store::gate::About;
 use crate::store::{AuditRow, FacilityKey, ResourceKey, Scope, Store, Stored, Subject, TypeCode};
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::future::Future;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -54,11 +56,15 @@ struct Noted {
     /// Owner and patient of rows that were read for the answer.
     read: HashMap<Name, (FacilityKey, ResourceKey)>,
     /// Whose data it shows that is not in the store, such as what another holder answered.
-    disclosed: BTreeMap<ResourceKey, Vec<String>>,
+    disclosed: BTreeMap<(ResourceKey, FacilityKey), Vec<String>>,
     /// Parameters that came in the body.
     form: String,
-    /// Queries within a Bundle, with the status of each.
-    inner: Vec<(String, u16)>,
+    /// What was asked within a Bundle, as which interaction, and the status of each.
+    inner: Vec<(String, &'static str, u16)>,
+    /// Entries of a Bundle that were refused, by their path, with what each asked for.
+    refused: HashMap<String, String>,
+    /// What the request asked for by name.
+    named: BTreeSet<Name>,
     /// The glass was broken for it.
     emergency: bool,
     settled: bool,
@@ -77,7 +83,7 @@ pub struct Shape {
 }
 
 impl Shape {
-    /// A read is one event for each patient; a query is one event for itself and one more for each patient in its answer.
+    /// A read is one event for each patient; a query is one event for itself and one more for each patient in its answer, all in one row.
     fn is_query(&self) -> bool {
         self.action == Action::Execute
     }
@@ -144,9 +150,9 @@ impl Trail {
         self.noted().read.extend(rows.into_iter().filter(|row| row.version > 0).map(place));
     }
 
-    /// The answer will show data of this Patient that is not in the store under these names, such as what another holder answered.
-    pub fn discloses(&self, patient: ResourceKey, what: Vec<String>) {
-        self.noted().disclosed.entry(patient).or_default().extend(what);
+    /// The answer will show data of this Patient that is not in the store under these names, such as what another holder, `owner`, answered.
+    pub fn discloses(&self, patient: ResourceKey, owner: FacilityKey, what: Vec<String>) {
+        self.noted().disclosed.entry((patient, owner)).or_default().extend(what);
     }
 
     /// The request's parameters stood in its body.
@@ -154,9 +160,9 @@ impl Trail {
         self.noted().form = cut(&String::from_utf8_lossy(form));
     }
 
-    /// A query within a Bundle was answered.
-    pub fn asked_within(&self, request: &str, status: u16) {
-        self.noted().inner.push((cut(request), status));
+    /// A query within a Bundle, or another entry that changed nothing, was answered. `interaction`: a code of `restful-interaction`.
+    pub fn asked_within(&self, request: &str, interaction: &'static str, status: u16) {
+        self.noted().inner.push((cut(request), interaction, status));
     }
 
     /// Whether [`Trail::settle`] was called.
@@ -191,6 +197,7 @@ impl Trail {
             more: 0,
             consents: Vec::new(),
             emergency,
+            patients: Vec::new(),
         }
     }
 
@@ -244,21 +251,31 @@ impl Trail {
     /// Records the request and everybody whose data the answer holds; the answer may leave when this has succeeded. `held`: the
     /// resources in the answer.
     pub async fn settle(&self, store: &Store, shape: &Shape, status: u16, held: HashSet<Name>) -> Result<(), AuditError> {
-        let (names, mut read, inner, has_written, mut by_patient) = {
+        let (names, mut read, inner, has_written, disclosed, asked) = {
             let mut noted = self.noted();
             let mut names = held;
             names.extend(std::mem::take(&mut noted.shown));
             names.retain(|name| !noted.written.contains(name));
+            let mut asked = std::mem::take(&mut noted.named);
+            asked.extend(shape.target.as_ref().map(|(code, id)| (*code, id.as_str().into())));
+            asked.retain(|name| denial::may_hide(status) && !names.contains(name) && !noted.written.contains(name));
             (
                 names,
                 std::mem::take(&mut noted.read),
                 std::mem::take(&mut noted.inner),
                 !noted.written.is_empty(),
                 std::mem::take(&mut noted.disclosed),
+                asked.into_iter().collect::<Vec<Name>>(),
             )
         };
         let mut rows = Vec::new();
-        let mut foreign: Vec<ResourceKey> = by_patient.keys().copied().collect();
+        let mut by_patient: BTreeMap<ResourceKey, Vec<String>> = BTreeMap::new();
+        // What others contributed of it.
+        let mut others: BTreeMap<ResourceKey, BTreeMap<FacilityKey, Vec<String>>> = BTreeMap::new();
+        for ((patient, owner), what) in disclosed {
+            by_patient.entry(patient).or_default().extend(what.iter().cloned());
+            others.entry(patient).or_default().insert(owner, what);
+        }
         let mut is_made_for_caller = false;
         if !names.is_empty() {
             let mut names: Vec<Name> = names.into_iter().collect();
@@ -281,14 +298,14 @@ impl Trail {
                     is_made_for_caller |= is_foreign && placed.patient < 0;
                     continue;
                 }
-                by_patient.entry(placed.patient).or_default().push(what);
                 if is_foreign {
-                    foreign.push(placed.patient);
+                    others.entry(placed.patient).or_default().entry(placed.owner).or_default().push(what.clone());
                 }
+                by_patient.entry(placed.patient).or_default().push(what);
             }
         }
-        foreign.sort_unstable();
-        foreign.dedup();
+        let foreign: Vec<ResourceKey> = others.keys().copied().collect();
+        let seen: BTreeSet<ResourceKey> = by_patient.keys().copied().collect();
         if let (Some(releases), Some(client)) = (&self.releases, &self.agent.client) {
             releases.admit(client, &foreign).map_err(|seconds| AuditError::TooMuch { seconds })?;
         }
@@ -300,35 +317,41 @@ impl Trail {
         let is_read = !shape.is_query() && shape.action == Action::Read && status < 400;
         // What was changed tells of itself, in the transaction that changed it; a Bundle is an event of its own beside that.
         let told_already = has_written && !matches!(shape.action, Action::Read | Action::Execute) && status < 400;
-        if !(told_already || is_read && !by_patient.is_empty()) {
+        let own = (!(told_already || is_read && !by_patient.is_empty())).then(|| {
             let target = shape.target.as_ref().filter(|_| status < 400 && !shape.is_query());
             let what = target.map(|(code, id)| format!("{}/{id}", definitions::r4().type_name(*code)));
-            let what = if shape.is_query() { Vec::new() } else { what.into_iter().collect() };
-            rows.push(self.row(&self.event(shape.action, shape.interaction, status).about(what), Subject::Nobody)?);
-        }
-        for (request, status) in inner {
-            let of_all = request.starts_with("GET ?") || request.starts_with("HEAD ?");
-            let event = self.event(Action::Execute, if of_all { "search-system" } else { "search-type" }, status);
-            rows.push(self.row(&Event { request, ..event }, Subject::Nobody)?);
-        }
-        for (patient, what) in by_patient {
-            // Whatever was asked for, what goes out beside a change was looked for and found.
-            let (action, interaction) = match shape.action {
-                Action::Read | Action::Execute => (shape.action, shape.interaction),
-                _ => (Action::Execute, "operation"),
-            };
-            let consents = consents(&patient);
-            let event = Event { consents: consents.clone(), ..self.event(action, interaction, status).about(what.clone()) };
-            rows.push(self.row(&event, Subject::Key(patient))?);
-            if foreign.binary_search(&patient).is_ok() {
-                let decision = Event { consents, ..self.event(Action::Execute, Event::DECISION, 200).about(what) };
-                // It names Consents, which are not the caller's to see.
-                rows.push(AuditRow { owner: NOBODY, ..self.row(&decision, Subject::Key(patient))? });
+            self.event(shape.action, shape.interaction, status).about(what.into_iter().collect())
+        });
+        let shown: Vec<Shown> = by_patient.into_iter().map(|(patient, what)| Shown::new(patient, what, consents(&patient))).collect();
+        let permitted = others.into_iter().map(|(patient, parts)| Shown::held(patient, parts, consents(&patient)));
+        let permitted: Vec<Shown> = permitted.collect();
+        match own {
+            // One row, whomever the answer shows.
+            Some(own) if shape.is_query() => rows.push(self.row(&Event { patients: shown, ..own }, Subject::Nobody)?),
+            own => {
+                let own = own.map(|own| self.row(&own, Subject::Nobody)).transpose()?;
+                rows.extend(own);
+                // Whatever was asked for, what goes out beside a change was looked for and found.
+                let (action, interaction) = match shape.action {
+                    Action::Read => (Action::Read, shape.interaction),
+                    _ => (Action::Execute, "operation"),
+                };
+                for Shown { patient, what, more, consents, .. } in shown {
+                    let event = Event { what, more, consents, ..self.event(action, interaction, status) };
+                    rows.push(self.row(&event, Subject::Key(patient))?);
+                }
             }
         }
-        if status == 404 {
-            rows.extend(self.denial(store, shape).await?);
+        for (request, interaction, status) in inner {
+            let event = self.event(Action::Execute, interaction, status);
+            rows.push(self.row(&Event { request, ..event }, Subject::Nobody)?);
         }
+        if !permitted.is_empty() {
+            let decision = Event { patients: permitted, ..self.event(Action::Execute, Event::DECISION, 200) };
+            // It names Consents, which are not the caller's to see.
+            rows.push(AuditRow { owner: NOBODY, ..self.row(&decision, Subject::Nobody)? });
+        }
+        rows.extend(self.denials(store, &asked, &seen).await?);
         // Of what a Bundle wrote and then read, those are asked whose data it shows. What shows one's own only hinges on nobody.
         let is_told = !is_made_for_caller && (has_written || !shape.is_query());
         let hinges = status < 400 && !(is_told && foreign.is_empty());
@@ -338,19 +361,6 @@ impl Trail {
         self.recorder.record(rows, basis).await?;
         self.noted().settled = true;
         Ok(())
-    }
-
-    /// What is hidden looks to the caller as if it did not exist. For the privacy officer, and for nobody else, it is a denial.
-    async fn denial(&self, store: &Store, shape: &Shape) -> Result<Option<AuditRow>, AuditError> {
-        let (Some((type_code, id)), Scope::Gate(_)) = (&shape.target, &self.scope) else { return Ok(None) };
-        let Some(placed) = store.placed(&[(*type_code, id.as_str().into())], false).await?.pop() else { return Ok(None) };
-        if placed.patient == 0 || self.scope.owners().contains(&placed.owner) {
-            return Ok(None);
-        }
-        let subject = if placed.patient > 0 { Subject::Key(placed.patient) } else { Subject::Nobody };
-        let what = vec![format!("{}/{id}", definitions::r4().type_name(*type_code))];
-        let row = self.row(&self.event(Action::Execute, Event::DECISION, 403).about(what), subject)?;
-        Ok(Some(AuditRow { owner: NOBODY, ..row }))
     }
 }
 

@@ -1,9 +1,9 @@
 //! Whether the chain is whole.
 
-use super::AuditError;
 use super::checkpoint::{Checkpoint, Kind, Notary, hex};
-use crate::store::Store;
+use super::{AuditError, patients, published};
 use crate::store::audit::GENESIS;
+use crate::store::{ResourceKey, Store};
 use std::collections::BTreeMap;
 
 /// Rows read at a time.
@@ -31,17 +31,25 @@ pub enum Broken {
     Rewritten(i64),
     #[error("the end is missing: the chain ends at row {last}, and a checkpoint or an AuditEvent was made of row {seen}")]
     Cut { last: i64, seen: i64 },
+    #[error("which rows are about which Patients was changed: the notes of it (audit_about) do not say what the rows up to {0} say")]
+    Notes(i64),
+    #[error("an AuditEvent of row {0} is missing: it was removed, while the row is whole")]
+    Unpublished(i64),
+    #[error("an AuditEvent of row {0} does not say what the row says: it was changed, while the row is whole")]
+    Altered(i64),
     #[error("the checkpoint of row {0} is not signed by a key of this database")]
     Forged(i64),
     #[error("line {0} of the file of checkpoints is not signed by a key of this database")]
     ForgedLine(usize),
 }
 
-/// Walks the chain and holds it against its checkpoints, those of `elsewhere` (signed texts, a line each) too.
+/// Walks the chain and holds it against its checkpoints, those of `elsewhere` (signed texts, a line each) too, and the AuditEvents made of it against it.
 pub async fn verify(store: &Store, notary: &Notary, elsewhere: &str) -> Result<Result<Whole, Broken>, AuditError> {
     // Before the rows, so that what is sealed meanwhile does not look cut off.
     let kept = store.checkpoints().await?;
     let published = store.published().await?;
+    let (indexed, floor) = (store.indexed().await?, store.audit_floor().await?);
+    let mut noted = Notes::default();
     let mut heads: BTreeMap<i64, Vec<String>> = BTreeMap::new();
     let mut removed: BTreeMap<i64, String> = BTreeMap::new();
     let mut take = |said: Checkpoint| match said.kind {
@@ -94,6 +102,9 @@ pub async fn verify(store: &Store, notary: &Notary, elsewhere: &str) -> Result<R
             if whole.rows == 0 {
                 whole.first = row.position;
             }
+            if row.position <= indexed {
+                patients(row).unwrap_or_default().into_iter().for_each(|patient| noted.add(patient, row.position));
+            }
             whole.rows += 1;
             whole.last = row.position;
             before.clone_from(&row.hash);
@@ -104,7 +115,44 @@ pub async fn verify(store: &Store, notary: &Notary, elsewhere: &str) -> Result<R
     if seen > last {
         return Ok(Err(Broken::Cut { last, seen }));
     }
-    Ok(Ok(whole))
+    // What was removed for its age meanwhile is missing from one side: the next look tells.
+    if notes(store, indexed).await? != noted && store.audit_floor().await? == floor {
+        return Ok(Err(Broken::Notes(indexed)));
+    }
+    match published::compare(store, whole.first.saturating_sub(1), published).await? {
+        Some(broken) => Ok(Err(broken)),
+        None => Ok(Ok(whole)),
+    }
+}
+
+/// Pairs of a Patient and a position, in whatever order: how many, and the sum of their hashes.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Notes {
+    count: u64,
+    sum: u128,
+}
+
+impl Notes {
+    fn add(&mut self, patient: ResourceKey, position: i64) {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(&patient.to_be_bytes()).update(&position.to_be_bytes());
+        let mut half = [0; 16];
+        hasher.finalize_xof().fill(&mut half);
+        self.count += 1;
+        self.sum = self.sum.wrapping_add(u128::from_be_bytes(half));
+    }
+}
+
+/// What is noted of the rows up to `position`.
+async fn notes(store: &Store, position: i64) -> Result<Notes, AuditError> {
+    let mut notes = Notes::default();
+    let mut after = (ResourceKey::MIN, i64::MIN);
+    loop {
+        let pairs = store.about_after(after, position, 10 * PAGE).await?;
+        let Some(last) = pairs.last() else { return Ok(notes) };
+        after = *last;
+        pairs.iter().for_each(|(patient, position)| notes.add(*patient, *position));
+    }
 }
 
 fn unhex(text: &str) -> Vec<u8> {

@@ -74,7 +74,7 @@ impl Folder {
         }
         let path = |name: &str| self.path.join(name).display().to_string();
         let text = format!(
-            "database = {:?}\nauth = \"open\"\nzone = \"Africa/Dar_es_Salaam\"\n\n\
+            "database = {:?}\nauth = \"open\"\nzone = \"Africa/Dar_es_Salaam\"\nsearch.full_text = true\n\n\
              [[destinations]]\nid = \"demo-dhis2\"\nkind = \"dhis2\"\nurl = {receiver:?}\ntoken_file = {:?}\n\n\
              [destinations.data_sets]\nopd-diagnoses = {:?}\n",
             format!("sqlite:{}", path("lango.db")),

@@ -142,11 +142,9 @@ impl Held<'_> {
 /// Has it recorded that these leave: to be called before they do.
 pub fn disclose<'a>(records: impl IntoIterator<Item = &'a Record>) {
     let Some(trail) = audit::current() else { return };
-    let mut by_patient: BTreeMap<ResourceKey, Vec<String>> = BTreeMap::new();
     for record in records {
-        by_patient.entry(record.patient).or_default().push(record.url.clone());
+        trail.discloses(record.patient, record.owner, vec![record.url.clone()]);
     }
-    by_patient.into_iter().for_each(|(patient, what)| trail.discloses(patient, what));
 }
 
 async fn one(app: &App, caller: &Caller, location: Location, wanted: &Wanted, deadline: Instant) -> Answered {

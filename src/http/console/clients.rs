@@ -151,7 +151,7 @@ pub(super) async fn add(State(console): State<Console>, caller: Caller, headers:
         trail.came_with(form.told().as_bytes());
     }
     let added = match form.registration(field(&body, "secret")) {
-        Ok(asked) => registration::register(&console.store, asked).await,
+        Ok(asked) => registration::register(&console.store, asked, console.access.public_url()).await,
         Err(error) => Err(error),
     };
     match added {

@@ -123,8 +123,14 @@ pub fn failure(failure: &Failure, format: Format, pretty: bool) -> Response {
         // The rest of the body may still be on its way.
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
-    if matches!(failure.status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
-        headers.insert(header::RETRY_AFTER, HeaderValue::from(failure.retry_after.unwrap_or(5)));
+    let seconds = match failure.status {
+        StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => Some(5),
+        // As it is it will be too large then too, unless the operator allows more meanwhile.
+        StatusCode::PAYLOAD_TOO_LARGE => Some(3600),
+        _ => None,
+    };
+    if let Some(seconds) = seconds {
+        headers.insert(header::RETRY_AFTER, HeaderValue::from(failure.retry_after.unwrap_or(seconds)));
     }
     response
 }

@@ -6,10 +6,11 @@ use super::super::state::FhirState;
 use super::Call;
 use super::answer::Answer;
 use super::target::Target;
-use crate::access::audit::resource::{self, audit_event};
-use crate::access::audit::{self, Action, AuditError, Event, Shape};
+use crate::access::audit::resource::audit_event;
+use crate::access::audit::{self, Action, AuditError, Event, Shape, told};
 use crate::access::{Caller, Interaction, Role};
 use crate::definitions;
+use crate::fhir::reference::is_id;
 use crate::fhir::{Issue, IssueCode};
 use crate::ingest::{Refusal, RefusalKind};
 use crate::store::TypeCode;
@@ -73,9 +74,15 @@ async fn recorded(state: &FhirState, method: &Method, uri: &Uri, answered: &Resu
         held = serde_json::from_slice(body)?;
     }
     for (place, status) in held.refusals() {
-        trail.asked_within(&format!("Bundle.entry[{place}]"), status);
+        let request = trail.request_at(&format!("Bundle.entry[{place}]"));
+        trail.asked_within(&request, interaction_of(&request), status);
     }
-    let shape = shape(method, uri, &held);
+    let path = uri.path().strip_prefix("/fhir").unwrap_or_default();
+    let mut shape = shape(method.as_str(), path, held.kind.as_ref().and_then(Kind::as_deref));
+    if shape.action == Action::Delete && status.is_success() && !trail.has_written() {
+        // Nothing was deleted, whether nothing was there or nothing that the caller may see: it is told as it was asked.
+        shape.action = Action::Execute;
+    }
     let mut names = HashSet::new();
     held.names(state.base_url(), &mut names);
     trail.settle(&state.store, &shape, status.as_u16(), names).await
@@ -127,20 +134,25 @@ pub async fn disclosures(call: &Call<'_>, type_code: TypeCode, id: &str) -> Resu
     let rows = state.store.sealed_about(&keys, before, MOST_ROWS).await?;
     let cut = rows.last().filter(|_| rows.len() >= MOST_ROWS as usize).map(|row| row.position);
     for row in rows {
-        let event: Event = serde_json::from_str(&row.event).map_err(Refusal::internal)?;
-        let looked = matches!(event.action, Action::Read | Action::Execute) && event.interaction != Event::DECISION;
-        if !looked || event.outcome() != "0" {
+        let mut events = told(&row).map_err(Refusal::internal)?;
+        events.retain(|told| {
+            let looked = matches!(told.event.action, Action::Read | Action::Execute) && told.event.interaction != Event::DECISION;
+            looked && told.custodian.is_none() && told.event.outcome() == "0" && keys.contains(&told.patient)
+        });
+        if events.is_empty() {
             continue;
         }
-        if entries.len() >= count as usize {
+        // One look at several Patients of the person is not torn apart.
+        if !entries.is_empty() && entries.len() + events.len() > count as usize {
             next = Some(before);
             break;
         }
         before = row.position;
-        let patient = ids.get(&row.patient).map(String::as_str);
-        let resource = audit_event(&row, &event, patient, &naming, true);
-        let full_url = format!("{base}/AuditEvent/{}", resource::id(&row));
-        entries.push(json!({ "fullUrl": full_url, "resource": resource, "search": { "mode": "match" } }));
+        for told in events {
+            let resource = audit_event(row.at, &told, ids.get(&told.patient).map(String::as_str), &naming, true);
+            let full_url = format!("{base}/AuditEvent/{}", told.id);
+            entries.push(json!({ "fullUrl": full_url, "resource": resource, "search": { "mode": "match" } }));
+        }
     }
     let next = next.or(cut);
     let url = format!("{base}/Patient/{id}/$disclosures?_count={count}");
@@ -160,18 +172,56 @@ pub fn came_with(form: &[u8]) {
     }
 }
 
-/// Notes a query or an operation within a Bundle; of one that was refused, the Bundle's answer tells.
-pub fn asked_within(method: &str, url: &str, answered: &Result<Answer, Failure>) {
-    if let (Some(trail), Ok(answer)) = (audit::current(), answered) {
-        trail.asked_within(&format!("{method} {url}"), answer.status.as_u16());
+/// Notes a query or an operation within a Bundle; of one that was refused, the Bundle's answer tells. `body`: of a lookup.
+pub fn asked_within(method: &str, url: &str, body: Option<&[u8]>, answered: &Result<Answer, Failure>) {
+    let Some(trail) = audit::current() else { return };
+    match answered {
+        Ok(answer) => {
+            let request = format!("{method} {url}");
+            let interaction = interaction_of(&request);
+            let request = body.map_or(request.clone(), |body| format!("{request}\n\n{}", String::from_utf8_lossy(body)));
+            trail.asked_within(&request, interaction, answer.status.as_u16());
+        }
+        Err(_) => {
+            let path = url.split('?').next().unwrap_or_default();
+            trail.names(Target::of_path(path).ok().and_then(named).map(|(code, id)| (code, id.into())));
+        }
     }
 }
 
-fn shape(method: &Method, uri: &Uri, held: &Held<'_>) -> Shape {
+/// Notes the resources that the criteria of a search name by their ids.
+pub fn asked_for(types: &[TypeCode], pairs: &[(String, String)]) {
+    let mut ids = pairs.iter().filter(|(name, _)| name == "_id").flat_map(|(_, value)| value.split(',')).map(str::trim).peekable();
+    if ids.peek().is_none() {
+        return;
+    }
+    let Some(trail) = audit::current() else { return };
+    for id in ids.filter(|id| is_id(id)) {
+        trail.names(types.iter().map(|type_code| (*type_code, id.into())));
+    }
+}
+
+/// As which interaction the request of an entry counts, such as `GET Patient?name=x`.
+fn interaction_of(request: &str) -> &'static str {
+    let (method, url) = request.split_once(' ').unwrap_or_default();
+    shape(method, url.split('?').next().unwrap_or_default(), None).interaction
+}
+
+/// The resource that a URL names.
+fn named(target: Target) -> Option<(TypeCode, String)> {
+    match target {
+        Target::Instance(type_code, id) | Target::History(type_code, id) | Target::Version(type_code, id, _) => Some((type_code, id)),
+        Target::Compartment(compartment) | Target::CompartmentSearch(compartment) => Some((compartment.of, compartment.id)),
+        Target::Operation(operation) => operation.type_code.zip(operation.id),
+        _ => None,
+    }
+}
+
+/// `kind`: the type of the Bundle in the answer.
+fn shape(method: &str, path: &str, kind: Option<&str>) -> Shape {
     use Action::*;
-    let path = uri.path().strip_prefix("/fhir").unwrap_or_default();
     let target = Target::of_path(path).ok();
-    let (action, interaction) = match (method.as_str(), &target) {
+    let (action, interaction) = match (method, &target) {
         ("GET" | "HEAD", Some(Target::Instance(..))) => (Read, "read"),
         ("GET" | "HEAD", Some(Target::Version(..))) => (Read, "vread"),
         ("GET" | "HEAD", Some(Target::History(..))) => (Read, "history-instance"),
@@ -182,18 +232,13 @@ fn shape(method: &Method, uri: &Uri, held: &Held<'_>) -> Shape {
         ("PUT", Some(Target::Type(_) | Target::Instance(..))) => (Update, "update"),
         ("PATCH", Some(Target::Type(_) | Target::Instance(..))) => (Update, "patch"),
         ("DELETE", Some(Target::Type(_) | Target::Instance(..))) => (Delete, "delete"),
-        ("POST", Some(Target::System)) if held.kind.as_ref().and_then(Kind::as_deref) == Some("batch-response") => (Execute, "batch"),
+        ("POST", Some(Target::System)) if kind == Some("batch-response") => (Execute, "batch"),
         ("POST", Some(Target::System)) => (Execute, "transaction"),
         (_, Some(Target::TypeHistory(_))) => (Execute, "history-type"),
         (_, Some(Target::SystemHistory)) => (Execute, "history-system"),
         _ => (Execute, "operation"),
     };
-    let named = match target {
-        Some(Target::Instance(type_code, id) | Target::History(type_code, id) | Target::Version(type_code, id, _)) => Some((type_code, id)),
-        Some(Target::Operation(operation)) => operation.type_code.zip(operation.id),
-        _ => None,
-    };
-    Shape { action, interaction, target: named, old_versions: path.contains("/_history") }
+    Shape { action, interaction, target: target.and_then(named), old_versions: path.contains("/_history") }
 }
 
 /// As much of an answer as tells which resources are in it.

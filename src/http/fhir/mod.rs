@@ -51,6 +51,9 @@ use tower_http::compression::predicate::SizeAbove;
 /// An answer of fewer bytes goes in one packet; making it shorter gains nothing.
 const ONE_PACKET: u16 = 1_200;
 
+/// The operation whose question is recorded whole.
+const LOOKUP: &str = "record-lookup";
+
 /// What the caller calls the request by; it is told back (<https://hl7.org/fhir/R4/http.html#custom>), as long as it is no longer than this.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const LONGEST_ID: usize = 256;
@@ -252,6 +255,10 @@ async fn carry_out(
         ("POST", Target::Operation(operation)) => {
             if !negotiate::is_form(headers) {
                 let body = resource_body(state, headers, body).await?;
+                if operation.name == LOOKUP {
+                    // Whom it asks for stands in the body alone.
+                    audit::came_with(&body);
+                }
                 return operation::run(&call, operation, Some(body)).await;
             }
             // A form says what a URL could say; `curl -d ''` sends an empty one.
@@ -325,6 +332,7 @@ async fn fetch(call: &Call<'_>, query: bundle::Query) -> Result<Answer, Refusal>
     let target = Target::of_path(path).map_err(answer::refusal_of)?;
     let inner = Call { query: pairs, headers: &HeaderMap::new(), ..*call };
     let method = if body.is_some() { "POST" } else { "GET" };
+    let told = body.clone().filter(|_| matches!(&target, Target::Operation(operation) if operation.name == LOOKUP));
     let answered = match target {
         Target::Operation(operation) => operation::run(&inner, operation, body).await,
         _ if body.is_some() => Err(Failure::unknown_url()),
@@ -339,7 +347,7 @@ async fn fetch(call: &Call<'_>, query: bundle::Query) -> Result<Answer, Refusal>
         Target::Metadata => Ok(metadata::statement(call.state)),
         Target::SearchAll | Target::Search(_) | Target::CompartmentSearch(_) => Err(Failure::unknown_url()),
     };
-    audit::asked_within(method, &url, &answered);
+    audit::asked_within(method, &url, told.as_deref(), &answered);
     let answered = answered.map(|answer| answer.unless_held(none_match.as_deref(), modified_since));
     answered.map_err(answer::refusal_of)
 }

@@ -33,6 +33,7 @@ pub async fn search(
 ) -> Result<Answer, Failure> {
     call.require(type_code, Interaction::Search)?;
     let mut request = parsed(call, Over::Type(type_code), &pairs)?;
+    super::audit::asked_for(&[type_code], &pairs);
     let type_name = definitions::r4().type_name(type_code);
     let path = match within {
         Some((of, id)) => {
@@ -63,6 +64,7 @@ pub async fn everywhere(call: &Call<'_>, pairs: Vec<(String, String)>) -> Result
             }
         }
     }
+    super::audit::asked_for(&named, &pairs);
     let request = match named.is_empty() {
         false => parsed(call, Over::Named(&named), &pairs)?,
         true => {

@@ -2,7 +2,8 @@
 //!
 //! The answer is 200 with an OperationOutcome that lists every problem, or says that there is none; only a request that cannot
 //! be understood is refused. With the modes `create`, `update` and `delete` the write is rehearsed, so the outcome also tells what scopes,
-//! ownership and the present version would say to it.
+//! ownership and the present version would say to it. An id that the caller cannot see is rehearsed as a new one, whether it is free or another's:
+//! only who really writes there is told that it cannot be had.
 
 use super::super::error::Failure;
 use super::Call;
@@ -139,8 +140,18 @@ async fn rehearse(call: &Call<'_>, operation: &OperationTarget, mode: Mode, reso
         }
         _ => (Interaction::Create, uuid::Uuid::now_v7().to_string(), Condition::Posted),
     };
+    let (interaction, id, condition) = match condition {
+        Condition::Any if !is_seen(call, type_code, &id).await? => (interaction, uuid::Uuid::now_v7().to_string(), Condition::Any),
+        condition => (interaction, id, condition),
+    };
     let draft = call.state.writer.draft(type_code, &id, resource);
     would(call, type_code, interaction, Wanted { action: Action::Put(draft), condition }).await
+}
+
+/// Whether the caller sees that the id is used, or was.
+async fn is_seen(call: &Call<'_>, type_code: TypeCode, id: &str) -> Result<bool, Failure> {
+    let stored = call.state.store.read(type_code, id, &call.caller.scope).await?;
+    Ok(stored.is_some_and(|stored| call.admits(&stored)))
 }
 
 /// The problems that this change would be refused with.

@@ -20,7 +20,7 @@ use super::transaction::{self, Broken, Entry, Operation, Outcome, Problems};
 use super::tries::Tries;
 use super::write::{CommitError, Condition, Writer};
 use crate::access::consent::vocabulary::Coding;
-use crate::access::{Caller, consent};
+use crate::access::{Caller, audit, consent};
 use crate::definitions;
 use crate::fhir::reference::is_type_name;
 use crate::fhir::time::{Micros, parse_interval};
@@ -209,6 +209,7 @@ async fn one(context: &Context<'_>, reading: &Reading, place: usize, asked: Aske
             Asked::Read { path, query } => return fetch(context, &path, query).await,
             Asked::Change(entry) => entry,
         };
+        let (path, request) = (entry.path.clone(), entry.request());
         let keep_bodies = context.answer == Return::Representation;
         let refusal = match transaction::attempt(context.writer, &tries, vec![entry], Vec::new(), context.caller, keep_bodies).await {
             Ok(mut outcomes) => match outcomes.pop() {
@@ -228,14 +229,24 @@ async fn one(context: &Context<'_>, reading: &Reading, place: usize, asked: Aske
                 Err(refusal) => refusal,
             },
         };
+        note(&path, &request);
         return Answer::Refused(refusal);
     }
 }
 
+/// For the record: what the refused entry at this path asked for.
+fn note(path: &str, request: &str) {
+    if let Some(trail) = audit::current() {
+        trail.refused_within(path, request);
+    }
+}
+
 async fn fetch(context: &Context<'_>, path: &str, query: Query) -> Answer {
+    let request = format!("{} {}", if query.body.is_some() { "POST" } else { "GET" }, query.url);
     match (context.fetch)(query).await {
         Ok(fetched) => Answer::Fetched(fetched),
         Err(mut refusal) => {
+            note(path, &request);
             for issue in refusal.issues.iter_mut().filter(|issue| issue.expression.is_empty()) {
                 issue.expression = format!("{path}.request.url");
             }

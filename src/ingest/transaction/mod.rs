@@ -14,7 +14,7 @@ use super::patch::Patch;
 use super::refusal::{self, Refusal, RefusalKind};
 use super::tries::Tries;
 use super::write::{Author, CommitError, Condition, Done, Effect, Writer};
-use crate::access::Caller;
+use crate::access::{Caller, audit};
 use crate::definitions;
 use crate::fhir::Issue;
 use crate::store::{Precondition, Stored, TypeCode};
@@ -85,6 +85,30 @@ impl Entry {
         if self.path.is_empty() { definitions::r4().type_name(self.type_code).to_owned() } else { format!("{}.resource", self.path) }
     }
 
+    /// What it asks for, such as `PUT Patient/1`.
+    pub fn request(&self) -> String {
+        let type_name = definitions::r4().type_name(self.type_code);
+        match &self.operation {
+            Operation::Create { .. } => format!("POST {type_name}"),
+            Operation::Update { id, .. } => format!("PUT {type_name}/{id}"),
+            Operation::UpdateWhere { criteria, .. } => format!("PUT {type_name}?{criteria}"),
+            Operation::Patch { id, .. } => format!("PATCH {type_name}/{id}"),
+            Operation::PatchWhere { criteria, .. } => format!("PATCH {type_name}?{criteria}"),
+            Operation::Delete { id, .. } => format!("DELETE {type_name}/{id}"),
+            Operation::DeleteWhere { criteria, .. } => format!("DELETE {type_name}?{criteria}"),
+        }
+    }
+
+    /// The resource that it names by its id.
+    fn named(&self) -> Option<(TypeCode, Box<str>)> {
+        match &self.operation {
+            Operation::Update { id, .. } | Operation::Patch { id, .. } | Operation::Delete { id, .. } => {
+                Some((self.type_code, id.as_str().into()))
+            }
+            _ => None,
+        }
+    }
+
     fn own_id(&self) -> Option<&str> {
         self.resource.as_ref()?.get("id").map(|id| id.as_str().unwrap_or_default())
     }
@@ -151,6 +175,27 @@ pub struct Broken {
 /// One try at carrying out `entries` for `caller`; with any of them `broken`, only to tell every problem of all. [`CommitError::Stale`]:
 /// others were quicker, read the entries again and repeat. `keep_bodies`: outcomes carry the stored resources.
 pub async fn attempt(
+    writer: &Writer,
+    tries: &Tries,
+    entries: Vec<Entry>,
+    broken: Vec<Broken>,
+    caller: &Caller,
+    keep_bodies: bool,
+) -> Result<Vec<Outcome>, CommitError> {
+    let trail = audit::current();
+    let named: Vec<(TypeCode, Box<str>)> = if trail.is_some() { entries.iter().filter_map(Entry::named).collect() } else { Vec::new() };
+    let attempted = carry_out(writer, tries, entries, broken, caller, keep_bodies).await;
+    let in_vain = match &attempted {
+        Ok(outcomes) => outcomes.iter().any(|outcome| outcome.effect == Effect::Absent),
+        Err(error) => matches!(error, CommitError::Refused(..)),
+    };
+    if let Some(trail) = trail.filter(|_| in_vain) {
+        trail.names(named);
+    }
+    attempted
+}
+
+async fn carry_out(
     writer: &Writer,
     tries: &Tries,
     mut entries: Vec<Entry>,

@@ -9,9 +9,9 @@ use crate::store::write::Change;
 use crate::store::{FacilityKey, Mutation, TypeCode, Unit, WriteError};
 
 impl Writer {
-    /// Stores AuditEvents of lango's own making, each under its owner's number; those that are there already are left as they are. They
-    /// are all those of the chain up to the position `published`.
-    pub async fn put_audit_events(&self, events: Vec<(FacilityKey, Draft)>, published: i64) -> Result<(), Refusal> {
+    /// Stores AuditEvents of lango's own making, each under its owner's number; those that are there already are left as they are. With
+    /// them all those of the chain up to the position `published` are there.
+    pub async fn put_audit_events(&self, events: Vec<(FacilityKey, Draft)>, published: Option<i64>) -> Result<(), Refusal> {
         let names: Vec<(TypeCode, String)> = events.iter().map(|(_, draft)| (draft.type_code, draft.id.to_string())).collect();
         let mut tries = Tries::default();
         loop {
@@ -23,7 +23,7 @@ impl Writer {
                 let (type_code, id, about, traits) = (draft.type_code, draft.id.clone(), draft.about.clone(), Traits::default());
                 Mutation { type_code, id, base_version: 0, change, owner: *owner, listed: true, about, traits, rules: None }
             });
-            match self.store.commit(Unit { mutations: new.collect(), published: Some(published), ..Unit::default() }).await {
+            match self.store.commit(Unit { mutations: new.collect(), published, ..Unit::default() }).await {
                 Ok(_) => return Ok(()),
                 Err(WriteError::Stale) => tries.pause().await?,
                 Err(error) => return Err(error.into()),

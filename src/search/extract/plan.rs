@@ -1,11 +1,12 @@
 //! Search parameters compiled: one trie of JSON keys per resource type.
 
+use super::Names;
 use super::values::Shape;
 use crate::definitions::{self, ParamKind, SearchParam};
 use crate::fhirpath::{Expression, KeyPath, KeyStep, refers_to};
 use crate::store::{ParamId, TypeCode};
 use serde_json::Value;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 /// What extraction does for one resource type.
 pub(super) struct Plan {
@@ -14,6 +15,10 @@ pub(super) struct Plan {
     /// The parameters under whose numbers the further indexes ([`crate::store::Facet`]) of a parameter are kept, where that is not
     /// just its own: R4 gives several parameters the same element (`code` and `combo-code`), and its words are kept once.
     pub facets: HashMap<ParamId, Vec<ParamId>>,
+    /// Token parameters with values that are found whatever their case.
+    pub caseless: HashSet<ParamId>,
+    /// By what each reference parameter names its targets.
+    pub names: HashMap<ParamId, Names>,
     /// `near`: the position on earth.
     pub near: Option<ParamId>,
     /// `_text` and `_content`: the words.
@@ -64,6 +69,8 @@ impl Plan {
             trie: Trie::default(),
             general: Vec::new(),
             facets: HashMap::new(),
+            caseless: HashSet::new(),
+            names: HashMap::new(),
             near: special("near"),
             words: special("_text").zip(special("_content")),
             patient: Trie::default(),
@@ -75,6 +82,9 @@ impl Plan {
             }
             // Every R4 expression parses; a test says so.
             let Ok(expression) = Expression::parse(&param.expression) else { continue };
+            if param.kind == ParamKind::Reference {
+                plan.names.insert(param.id, names(&expression, type_name));
+            }
             let walked = if fast { emits(param, &expression, type_name) } else { None };
             match walked {
                 Some(emits) => walks.push((param.id, emits)),
@@ -86,6 +96,9 @@ impl Plan {
             }
         }
         plan.facets = share_facets(&mut walks);
+        let is_caseless = |emit: &Emit| matches!(emit.target, Target::Value(ParamKind::Token, Shape::Text | Shape::ContactPoint));
+        let caseless = walks.iter().filter(|(_, emits)| emits.iter().any(|(_, emit)| is_caseless(emit)));
+        plan.caseless = caseless.map(|(param, _)| *param).collect();
         for (path, emit) in walks.into_iter().flat_map(|(_, emits)| emits) {
             plan.trie.insert(&path.steps, emit);
         }
@@ -129,6 +142,18 @@ fn share_facets(walks: &mut [(ParamId, Vec<(KeyPath, Emit)>)]) -> HashMap<ParamI
         }
     }
     shared
+}
+
+/// What the elements are that a reference parameter leads to.
+pub(super) fn names(expression: &Expression, type_name: &str) -> Names {
+    // What is no plain walk could lead to either.
+    let Some(paths) = expression.key_paths(type_name) else { return Names::Both };
+    let is = |shape: Shape| paths.iter().any(|path| Shape::of(path.type_name) == shape);
+    match (is(Shape::Reference) || is(Shape::Resource), is(Shape::Uri)) {
+        (false, true) => Names::Urls,
+        (true, true) => Names::Both,
+        _ => Names::Places,
+    }
 }
 
 /// What a parameter indexes along which ways; `None` when it must be evaluated.

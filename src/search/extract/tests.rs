@@ -21,7 +21,7 @@ fn shown(resource: &Value) -> Vec<String> {
 }
 
 fn show(entry: &IndexEntry) -> String {
-    let facet = ["", ":text", ":identifier", ":of-type", ":amount"][(entry.param >> 24) as usize];
+    let facet = ["", ":text", ":identifier", ":of-type", ":amount", ":caseless"][(entry.param >> 24) as usize];
     let param = definitions::r4().param_by_id(entry.param & 0xff_ffff).unwrap();
     format!("{}{facet}={}", param.code, show_value(&entry.value))
 }
@@ -50,6 +50,7 @@ fn show_value(value: &IndexValue) -> String {
             format!("{value} {}|{}|{}", text(system), text(code), text(unit))
         }
         IndexValue::Composite(values) => values.iter().map(show_value).collect::<Vec<_>>().join("$"),
+        IndexValue::Far { place, value } => format!("{place}: {}", show_value(value)),
     }
 }
 
@@ -132,6 +133,7 @@ fn an_observation_is_found_by_values_and_their_combinations() {
             "combo-code=http://loinc.org|8480-6",
             "component-value-quantity=120 http://unitsofmeasure.org|mm[Hg]|mmHg",
             "component-code-value-quantity=http://loinc.org|8480-6$120 http://unitsofmeasure.org|mm[Hg]|mmHg",
+            "component-code-value-quantity=http://loinc.org|8480-6$120 |mmHg|",
             "component-code-value-quantity=http://loinc.org|8462-4$80 ||",
             "date=2026-09-07T10:00..",
             "patient=Patient/p1",
@@ -209,7 +211,10 @@ fn special_shapes_of_dates_and_quantities() {
         &["onset-age=5 ||a", "onset-age=7 ||"],
     );
     has(&json!({ "resourceType": "RiskAssessment", "prediction": [{ "probabilityDecimal": 1e2 }] }), &["probability=100"]);
-    has(&json!({ "resourceType": "ValueSet", "url": "http://vs", "version": "1" }), &["url=<http://vs>", "version=|1"]);
+    has(
+        &json!({ "resourceType": "ValueSet", "url": "http://vs", "version": "1-RC" }),
+        &["url=<http://vs>", "version=|1-RC", "version:caseless=|1-rc"],
+    );
     has(
         &json!({ "resourceType": "Patient", "deceasedDateTime": "2026" }),
         &["deceased=|true", "death-date=2026-01-01T00:00..2027-01-01T00:00"],

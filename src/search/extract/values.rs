@@ -33,6 +33,7 @@ pub(super) enum Shape {
     Number,
     Moment,
     Text,
+    Code,
     Uri,
     Resource,
     /// Nothing is found by it.
@@ -59,7 +60,8 @@ impl Shape {
             "boolean" | "Boolean" => Shape::Boolean,
             "integer" | "positiveInt" | "unsignedInt" | "decimal" | "Integer" | "Decimal" => Shape::Number,
             "date" | "dateTime" | "instant" | "Date" | "DateTime" => Shape::Moment,
-            "string" | "markdown" | "code" | "id" | "base64Binary" | "String" => Shape::Text,
+            "string" | "markdown" | "String" => Shape::Text,
+            "code" | "id" | "base64Binary" => Shape::Code,
             "uri" | "url" | "canonical" | "oid" | "uuid" => Shape::Uri,
             "Resource" => Shape::Resource,
             other if crate::definitions::r4().type_code(other).is_some() => Shape::Resource,
@@ -109,7 +111,11 @@ fn text<'v>(object: &'v Map<String, Value>, key: &str) -> Option<&'v str> {
 }
 
 fn token(system: Option<&str>, code: Option<&str>) -> Option<IndexValue> {
-    let code = code.filter(|code| fits(code))?;
+    let code = match code {
+        Some(code) if !code.is_empty() => Some(code).filter(|code| fits(code))?,
+        // `system|` finds it all the same.
+        _ => system.filter(|system| fits(system)).map(|_| "")?,
+    };
     let system = match system {
         Some(system) if !system.is_empty() => Some(Box::from(Some(system).filter(|system| fits(system))?)),
         _ => None,
@@ -136,17 +142,31 @@ fn tokens(shape: Shape, value: &Value, push: &mut impl FnMut(Facet, IndexValue))
             for coding in of_type.get("coding").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_object) {
                 let Some(code) = text(coding, "code") else { continue };
                 let typed = typed_system(text(coding, "system").unwrap_or_default(), code);
-                if let Some(value) = token(Some(&typed), text(identifier, "value")) {
+                if text(identifier, "value").is_some_and(|value| !value.is_empty())
+                    && let Some(value) = token(Some(&typed), text(identifier, "value"))
+                {
                     push(Facet::OfType, value);
                 }
             }
         }
-        (Shape::ContactPoint, Value::Object(contact)) => push_some(token(None, text(contact, "value")), push),
+        (Shape::ContactPoint, Value::Object(contact)) => caseless(text(contact, "value"), push),
+        (Shape::Text, Value::String(text)) => caseless(Some(text), push),
         (_, Value::Bool(value)) => push_some(token(None, Some(if *value { "true" } else { "false" })), push),
         (_, Value::String(text)) => push_some(token(None, Some(text)), push),
         (_, Value::Number(number)) => push_some(token(None, Some(number.as_str())), push),
         _ => {}
     }
+}
+
+/// What is searched as a token and is no code: found whatever its case (<https://hl7.org/fhir/R4/search.html#token>).
+fn caseless(text: Option<&str>, push: &mut impl FnMut(Facet, IndexValue)) {
+    let Some(value) = token(None, text) else { return };
+    if let IndexValue::Token { code, .. } = &value
+        && code.bytes().any(|byte| byte.is_ascii_uppercase())
+    {
+        push(Facet::Caseless, IndexValue::Token { system: None, code: code.to_ascii_lowercase().into() });
+    }
+    push(Facet::Value, value);
 }
 
 fn string(text: &str) -> Option<IndexValue> {

@@ -5,8 +5,8 @@
 //! PostgreSQL's writers do not wait for each other: their events go to `audit_new`, and are moved into the chain, one process at a time, by
 //! [`Store::seal`]. On SQLite that table holds only what an earlier version left there; it is sealed when the database is opened.
 
-use super::super::Store;
 use super::super::sql::{Sql, bind_all};
+use super::super::{ResourceKey, Store};
 use super::{AuditRow, GENESIS, NewRow, hash_of};
 use sqlx::{AssertSqlSafe, PgConnection, PgPool, SqliteConnection, SqlitePool};
 
@@ -217,5 +217,36 @@ impl Store {
         let mut sql = Sql::new(self.dialect());
         sql.push("SELECT entry FROM audit_new LIMIT 1");
         Ok(!self.integers(sql).await?.is_empty())
+    }
+}
+
+/// Rows of `audit_about`, sorted, and that they are all of those up to `position`, in one transaction.
+pub(super) async fn note_patients(store: &Store, pairs: &[(ResourceKey, i64)], position: i64) -> Result<(), sqlx::Error> {
+    const NOTED: &str = "UPDATE audit_published SET indexed = $1 WHERE indexed < $1";
+    match store {
+        Store::Sqlite(db) => {
+            let mut transaction = db.write.begin_with("BEGIN IMMEDIATE").await?;
+            for chunk in pairs.chunks(CHUNK) {
+                let rows = vec!["(?,?)"; chunk.len()].join(",");
+                let text = format!("INSERT INTO audit_about (patient, position) VALUES {rows} ON CONFLICT DO NOTHING");
+                let query = chunk.iter().fold(sqlx::query(AssertSqlSafe(text)), |query, pair| query.bind(pair.0).bind(pair.1));
+                query.execute(&mut *transaction).await?;
+            }
+            sqlx::query(NOTED).bind(position).execute(&mut *transaction).await?;
+            transaction.commit().await
+        }
+        Store::Postgres(db) => {
+            let mut transaction = db.pool.begin().await?;
+            let (patients, positions): (Vec<i64>, Vec<i64>) = pairs.iter().copied().unzip();
+            sqlx::query(
+                "INSERT INTO audit_about (patient, position) SELECT * FROM unnest($1::bigint[], $2::bigint[]) ON CONFLICT DO NOTHING",
+            )
+            .bind(patients)
+            .bind(positions)
+            .execute(&mut *transaction)
+            .await?;
+            sqlx::query(NOTED).bind(position).execute(&mut *transaction).await?;
+            transaction.commit().await
+        }
     }
 }

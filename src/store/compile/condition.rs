@@ -1,5 +1,6 @@
 //! The condition that a [`Test`] puts on one index row.
 
+use super::probe::column_of;
 use super::{Compiler, holds, scope_condition};
 use crate::fhir::Interval;
 use crate::store::index::dimension_system;
@@ -56,6 +57,7 @@ impl Compiler<'_> {
                 };
                 self.sql.push(")");
             }
+            Test::TokenStarts(prefix) => starts_with(sql, &format!("{alias}.code"), prefix),
             Test::TextStarts(folded) => starts_with(sql, &format!("{alias}.uri"), folded),
             Test::StringStarts(folded) => starts_with(sql, &format!("{alias}.folded"), folded),
             Test::StringIs(folded) => {
@@ -148,6 +150,18 @@ impl Compiler<'_> {
                 sql.push(&format!("({alias}.code = ")).str(dimension).push(" AND ");
                 number_test(sql, &format!("{alias}.value"), *op, *low, *value, *high);
                 self.sql.push(")");
+            }
+            Test::At { kind, value } => {
+                let column = column_of(*kind).1;
+                // Both stretches of dates.
+                let both = if *kind == Kind::Date { format!("{alias}.wide IN (0, 1) AND ") } else { String::new() };
+                sql.push(&format!("({both}{alias}.{column} = "));
+                self.sort_arg(value);
+                self.sql.push(")");
+            }
+            Test::Before { kind, value, descending } => {
+                sql.push(&format!("{alias}.{} {} ", column_of(*kind).1, if *descending { ">" } else { "<" }));
+                self.sort_arg(value);
             }
             Test::NoneOf(tests) => {
                 sql.push("NOT (1 = 0");
@@ -246,10 +260,13 @@ impl Compiler<'_> {
             }
             // No component is asked so.
             Test::TokenIn { .. }
+            | Test::TokenStarts(_)
             | Test::TextStarts(_)
             | Test::StringEnds(_)
             | Test::ReferenceTree { .. }
             | Test::Near { .. }
+            | Test::At { .. }
+            | Test::Before { .. }
             | Test::NoneOf(_)
             | Test::Composite(_) => {
                 sql.push("1 = 0");
@@ -320,7 +337,7 @@ pub(super) fn golden_link() -> Option<(TypeCode, ParamId)> {
 
 pub(super) fn test_table(test: &Test) -> &'static str {
     match test {
-        Test::Token { .. } | Test::TokenIn { .. } => "token",
+        Test::Token { .. } | Test::TokenIn { .. } | Test::TokenStarts(_) => "token",
         Test::StringStarts(_) | Test::StringContains(_) | Test::StringExact(_) | Test::StringEnds(_) | Test::StringIs(_) => "string",
         Test::Reference { .. } | Test::ReferenceTree { .. } => "reference",
         Test::Uri(_) | Test::Canonical(_) | Test::UriBelow(_) | Test::UriAbove(_) | Test::TextStarts(_) => "uri",
@@ -328,6 +345,7 @@ pub(super) fn test_table(test: &Test) -> &'static str {
         Test::Number { .. } => "number",
         Test::Quantity { .. } | Test::Amount { .. } => "quantity",
         Test::Composite(_) | Test::Near { .. } => "composite",
+        Test::At { kind, .. } | Test::Before { kind, .. } => column_of(*kind).0,
         Test::NoneOf(tests) => tests.first().map_or("token", test_table),
     }
 }

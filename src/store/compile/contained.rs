@@ -1,4 +1,5 @@
-//! Conditions on contained resources, whose rows have their container's key and numbers of their own ([`in_contained`]).
+//! Conditions on contained resources, whose rows have their container's key and numbers of their own
+//! ([`crate::store::index::in_contained`]).
 //!
 //! All rows of one contained resource are equally far from the numbers of its type's parameters. So one of its filters is read at every such
 //! distance, and the others are probed at the distance of the row that it gave: they then speak of the same contained resource. The
@@ -7,7 +8,7 @@
 use super::drive::rank;
 use super::{Compiler, Inside, holds};
 use crate::definitions;
-use crate::store::index::{CONTAINED, in_contained, shift_of_target, target_is_of};
+use crate::store::index::{MOST_CONTAINED, NEAR, far_number, near_number, number_at, shift_of_target, target_is_of};
 use crate::store::query::*;
 use crate::store::{ParamId, TypeCode};
 
@@ -15,38 +16,17 @@ impl Compiler<'_> {
     /// The number of a parameter, here within a contained resource's or not.
     pub(super) fn number(&mut self, param: ParamId) {
         match self.inside.clone() {
-            Some(Inside { shift, .. }) => self.sql.push("(").push(&shift).push(" + ").literal(i64::from(param)).push(")"),
+            Some(Inside { shift, .. }) => self.sql.push(&number_at(&shift, param)),
             None => self.sql.literal(i64::from(param)),
         };
     }
 
     /// The number of a parameter by which the matches `m` are sorted.
     pub(super) fn match_number(&mut self, param: ParamId) {
-        self.sql.push(if self.placed { "m.shift + " } else { "" }).literal(i64::from(param));
-    }
-
-    /// A row of the parameter, at whatever distance if those `within` contained resources are meant.
-    pub(super) fn anywhere(&mut self, param: ParamId, alias: &str, within: bool) {
-        if !within {
-            self.sql.push(&format!("{alias}.param = ")).literal(i64::from(param));
-            return;
-        }
-        self.sql.push(&format!("{alias}.param IN ("));
-        for place in 1..=CONTAINED {
-            self.sql.push(if place > 1 { ", " } else { "" }).literal(i64::from(in_contained(param, place)));
-        }
-        self.sql.push(")");
-    }
-
-    /// Begins a probe of a set that is computed once, up to the conditions on its rows.
-    pub(super) fn in_set(&mut self, param: ParamId, table: &str, alias: &str, outer: &str) {
-        match self.inside.clone() {
-            Some(Inside { shift, .. }) => self
-                .sql
-                .push(&format!("({outer}.key, {shift}) IN (SELECT {alias}.key, {alias}.param - {param} FROM {table} {alias} WHERE ")),
-            None => self.sql.push(&format!("{outer}.key IN (SELECT {alias}.key FROM {table} {alias} WHERE ")),
+        match self.placed {
+            true => self.sql.push(&number_at("m.shift", param)),
+            false => self.sql.literal(i64::from(param)),
         };
-        self.anywhere(param, alias, self.inside.is_some());
     }
 
     /// `SELECT key, owner, patient, shift`: a row for each contained resource of the type that satisfies all filters, perhaps repeated.
@@ -74,18 +54,26 @@ impl Compiler<'_> {
         };
         for (place, filter) in filters.iter().enumerate() {
             let Filter::Param { param, tests } = filter else { continue };
-            let alias = self.alias("d");
-            let table = tests.first().map_or("token", super::condition::test_table);
             self.sql.push(if place > 0 { " UNION ALL " } else { "" });
-            self.sql.push(&format!(
-                "SELECT {alias}.key, {alias}.owner, {alias}.patient, {alias}.param - {param} AS shift FROM {table} {alias} WHERE "
-            ));
-            self.anywhere(*param, &alias, true);
-            self.sql.push(" AND ");
-            self.any_of(tests, &alias);
-            self.sql.push(" AND ");
-            holds(self.sql, &alias, self.seen);
+            let near = (1..=NEAR).map(|place| near_number(*param, place).to_string()).collect::<Vec<_>>().join(", ");
+            self.rows_at(tests, &format!("IN ({near})"), &format!("{{}}.param - {param}"));
+            self.sql.push(" UNION ALL ");
+            let (none, last) = (far_number(*param, 0), far_number(*param, MOST_CONTAINED - 1));
+            self.rows_at(tests, &format!("BETWEEN {none} AND {last}"), &format!("{none} - {{}}.param"));
         }
+    }
+
+    /// Those at some distances, `{}` in which stands for the row.
+    fn rows_at(&mut self, tests: &[Test], numbers: &str, shift: &str) {
+        let alias = self.alias("d");
+        let table = tests.first().map_or("token", super::condition::test_table);
+        let shift = shift.replace("{}", &alias);
+        self.sql.push(&format!(
+            "SELECT {alias}.key, {alias}.owner, {alias}.patient, {shift} AS shift FROM {table} {alias} WHERE {alias}.param {numbers} AND "
+        ));
+        self.any_of(tests, &alias);
+        self.sql.push(" AND ");
+        holds(self.sql, &alias, self.seen);
     }
 
     /// `SELECT key, owner, patient` of what refers by `param` to what the chain asks for, outside or in what it contains itself

@@ -7,6 +7,7 @@
 //! so where matches are sorted anyway it is asked last, of one after the other until the page is full. Only [`plan`], whose numbers
 //! go nowhere else, looks at all rows. Values are always bound; the text is written here and holds nothing of a request.
 
+mod canonical;
 mod condition;
 mod contained;
 mod drive;
@@ -17,9 +18,10 @@ mod scope;
 mod sorted;
 mod walk;
 
-pub use plan::{COUNTED, Choice, Plan, choose, is_dense, row_counts, rows, sample};
+pub(in crate::store) use canonical::identified_by;
+pub use plan::{COUNT_QUERY, COUNTED, Choice, Plan, all_row_counts, choose, finds_nothing, is_dense, row_counts, rows, sample};
 pub use scope::{named_condition, scope_condition, version_condition};
-pub use sorted::{WALK_FROM, is_walkable, rows_up_to, sorted, tail};
+pub use sorted::{BY_VALUE_FROM, WALK_FROM, goes_by_value, is_walkable, rows_up_to, sorted, tail, values, with_value};
 
 use super::TypeCode;
 use super::query::*;
@@ -31,28 +33,62 @@ type Seen<'a> = Option<&'a Snapshot>;
 /// `SELECT key, s1, s2 … ` of one page, `limit` rows at most, of what `seen` saw and after `cursor`, with so many sort values.
 pub fn page(dialect: Dialect, query: &Query, seen: Seen, cursor: Option<&Cursor>, limit: u32, plan: Plan) -> (Sql, usize) {
     let mut sql = Sql::new(dialect);
+    let values = page_into(&mut sql, query, seen, cursor, limit, plan);
+    (sql, values)
+}
+
+/// The first rows of several pages, one after the other, whose queries have sort keys alike.
+pub fn pages(dialect: Dialect, queries: &[(&Query, Plan)], seen: Seen, cursor: Option<&Cursor>, limit: u32) -> Sql {
+    let mut sql = Sql::new(dialect);
+    for (number, (query, plan)) in queries.iter().enumerate() {
+        sql.push(if number > 0 { " UNION ALL SELECT * FROM (" } else { "SELECT * FROM (" });
+        page_into(&mut sql, query, seen, cursor, limit, *plan);
+        sql.push(&format!(") q{number}"));
+    }
+    // One of them may have one only.
+    sql.one_plan = false;
+    sql
+}
+
+/// Appends a page; how many sort values its rows have.
+fn page_into(sql: &mut Sql, query: &Query, seen: Seen, cursor: Option<&Cursor>, limit: u32, plan: Plan) -> usize {
     // A page that was begun in the order of keys goes on so.
     let ordered = walk::ordering(query).is_some() || query.sort.is_empty() && page::by_update(query, true).is_some();
     let walks = plan.walks && ordered && cursor.is_none_or(|cursor| cursor.after.len() == 1);
-    Compiler::new(&mut sql, query, seen, Plan { walks, ..plan }).page(cursor, limit);
-    (sql, if walks { 1 } else { query.sort.len() })
+    Compiler::new(sql, query, seen, Plan { walks, ..plan }).page(cursor, limit);
+    if walks { 1 } else { query.sort.len() }
 }
 
 /// `SELECT count(*)`.
 pub fn count(dialect: Dialect, query: &Query, seen: Seen, plan: Plan) -> Sql {
     let mut sql = Sql::new(dialect);
+    count_into(&mut sql, query, seen, plan);
+    sql
+}
+
+/// A count of each.
+pub fn count_each(dialect: Dialect, queries: &[(&Query, Plan)], seen: Seen) -> Sql {
+    let mut sql = Sql::new(dialect);
+    for (number, (query, plan)) in queries.iter().enumerate() {
+        sql.push(if number > 0 { " UNION ALL " } else { "" });
+        count_into(&mut sql, query, seen, *plan);
+    }
+    sql.one_plan = false;
+    sql
+}
+
+fn count_into(sql: &mut Sql, query: &Query, seen: Seen, plan: Plan) {
     let placed = is_placed(query);
     sql.push(if placed {
         "SELECT count(*) AS n FROM (SELECT DISTINCT m.key, m.shift FROM ("
     } else {
         "SELECT count(DISTINCT m.key) AS n FROM ("
     });
-    Compiler::new(&mut sql, query, seen, plan).matches();
+    Compiler::new(sql, query, seen, plan).matches();
     sql.push(if placed { ") m) c" } else { ") m" });
     let driver = plan.driver(query);
     let equal = driver.and_then(|place| query.filters.get(place)).is_some_and(drive::is_in_order);
     sql.one_plan = equal && driver.is_some_and(|place| probe::leaves_no_choice(query, place));
-    sql
 }
 
 /// `SELECT key` of every match, unordered and perhaps repeated.

@@ -2,6 +2,7 @@
 
 use super::condition::instant_test;
 use super::drive::is_in_order;
+use super::probe::column_of;
 use super::walk::ordering;
 use super::{Compiler, holds, named_condition, scope_condition, version_condition, visible};
 use crate::store::index::place_of_shift;
@@ -31,7 +32,7 @@ impl Compiler<'_> {
         self.sql.push(rest[0]).push(" FROM (SELECT m.key").push(rest[1]);
         for (place, key) in sort.iter().enumerate() {
             self.sql.push(", ");
-            self.sort_value(key, place);
+            self.sort_value(key);
             self.sql.push(&format!(" AS s{place}"));
         }
         if let Some((place, column)) = order {
@@ -42,9 +43,6 @@ impl Compiler<'_> {
         self.sql.push(" FROM (");
         self.matches();
         self.sql.push(") m");
-        for (place, key) in sort.iter().enumerate() {
-            self.sort_join(key, place);
-        }
         self.sql.push(") p WHERE 1 = 1");
         if let Some(cursor) = cursor {
             self.sql.push(" AND (");
@@ -169,26 +167,7 @@ impl Compiler<'_> {
         };
     }
 
-    /// What the resources are sorted by, where no index leads from a resource to it: read once for all of them.
-    fn sort_join(&mut self, key: &SortKey, place: usize) {
-        if let SortBy::Param { param, kind } = &key.by
-            && let (table, column, false) = sort_column(*kind)
-        {
-            let aggregate = if key.descending { "max" } else { "min" };
-            let (each, same) = match self.placed {
-                true => (", x.param", format!(" AND g{place}.param = m.shift + {param}")),
-                false => ("", String::new()),
-            };
-            self.sql.push(&format!(" LEFT JOIN (SELECT x.key{each}, {aggregate}(x.{column}) AS v FROM {table} x WHERE "));
-            self.anywhere(*param, "x", self.placed);
-            self.sql.push(" AND ");
-            // Only those of matches are used, on which the scope decides there.
-            holds(self.sql, "x", self.seen);
-            self.sql.push(&format!(" GROUP BY x.key{each}) g{place} ON g{place}.key = m.key{same}"));
-        }
-    }
-
-    fn sort_value(&mut self, key: &SortKey, place: usize) {
+    fn sort_value(&mut self, key: &SortKey) {
         let aggregate = if key.descending { "max" } else { "min" };
         match &key.by {
             SortBy::Id => {
@@ -212,9 +191,6 @@ impl Compiler<'_> {
                     self.sql.push(") END FROM resource r WHERE r.key = m.key)");
                 }
             },
-            SortBy::Param { kind, .. } if !sort_column(*kind).2 => {
-                self.sql.push(&format!("g{place}.v"));
-            }
             SortBy::Param { param, kind: Kind::Reference } => {
                 // The id stands in the resource itself, so it tells nothing of a target that the caller may not see.
                 self.sql.push(&format!(
@@ -226,7 +202,7 @@ impl Compiler<'_> {
                 self.sql.push(")");
             }
             SortBy::Param { param, kind } => {
-                let (table, column, _) = sort_column(*kind);
+                let (table, column) = column_of(*kind);
                 let alias = self.alias("o");
                 self.sql.push(&format!(
                     "(SELECT {aggregate}({alias}.{column}) FROM {table} {alias} WHERE {alias}.key = m.key AND {alias}.param = "
@@ -250,19 +226,5 @@ pub(super) fn by_update(query: &Query, walks: bool) -> Option<bool> {
         [SortKey { by: SortBy::LastUpdated, descending }] => Some(*descending),
         [] if walks && !query.filters.is_empty() => Some(false),
         _ => None,
-    }
-}
-
-/// Table and column of a kind's sort value, and whether an index leads there from a resource.
-fn sort_column(kind: Kind) -> (&'static str, &'static str, bool) {
-    match kind {
-        Kind::Token => ("token", "code", false),
-        Kind::String => ("string", "folded", true),
-        Kind::Reference => ("reference", "target", true),
-        Kind::Uri => ("uri", "uri", false),
-        Kind::Date => ("date", "low", true),
-        Kind::Number => ("number", "value", true),
-        Kind::Quantity => ("quantity", "value", true),
-        Kind::Composite => ("composite", "code1", false),
     }
 }

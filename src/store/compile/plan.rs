@@ -3,11 +3,13 @@
 //! A chain or `_has` can be answered as a set (all that the inner search finds, then what refers there) or from each row on. The set costs
 //! as much as the inner search finds; rows cost a few probes each, and a page that is full early asks of few of them. So sets are for what
 //! is rare, and rows for what is frequent. Counting tells the first; of what is frequent, some resources where the page begins are asked
-//! whether they match.
+//! whether they match. So it is with a filter whose index does not give its rows in the order of a page (`ne`, a large value set, what has a value at all):
+//! where it is frequent, the resources of the type are read in their order and each is probed.
 //!
 //! Counts and samples look at all rows, whoever asks: they choose a plan and go nowhere else, and every plan gives the same answer.
 
 use super::probe::follows;
+use super::walk::ends_early;
 use super::{Compiler, Seen, drive};
 use crate::store::query::*;
 use crate::store::sql::{Dialect, Sql};
@@ -17,8 +19,11 @@ use crate::store::sql::{Dialect, Sql};
 pub const COUNTED: i64 = if cfg!(debug_assertions) { 5 } else { 500 };
 /// See [`row_counts`].
 pub const COUNT_PLACE: i64 = 1_000_000;
+/// See [`all_row_counts`].
+pub const COUNT_QUERY: i64 = 1_000_000 * COUNT_PLACE;
 /// How far a page may have to go to be full, in resources of its type, and one of how many of them is asked beforehand: following a chain
-/// from one takes a few probes, `_has` as many as refer to it.
+/// from one takes a few probes, `_has` as many as refer to it, its own values one.
+const REACH: (i64, i64) = (4_000, 7);
 const REACH_OF_CHAIN: (i64, i64) = (4_000, 61);
 const REACH_OF_HAS: (i64, i64) = (60, 7);
 /// So many of those that were asked must match for a page to be full by then.
@@ -61,21 +66,35 @@ impl Plan {
 /// `place * `[`COUNT_PLACE`]` + rows`; `None` when there is nothing to choose. Counting stops at [`COUNTED`], so it costs as much as
 /// reading a small page.
 pub fn row_counts(dialect: Dialect, query: &Query, seen: Seen) -> Option<Sql> {
-    let places: Vec<usize> = query.filters.iter().enumerate().filter(|(_, filter)| drive::is_countable(filter)).map(|(at, _)| at).collect();
-    let choices = query.filters.iter().filter(|filter| drive::rank(filter).is_some()).count();
-    if places.is_empty() || choices < 2 && !query.filters.iter().any(follows) {
+    let choices = query.filters.iter().filter(|filter| drive::precedence(filter).is_some()).count();
+    let is_slow = by_counts(query, &[]).is_some_and(|place| reads_whole(query, place));
+    if choices < 2 && !is_slow && !query.filters.iter().any(follows) {
         return None;
     }
-    let query = &Query { scope: Scope::All, ..query.clone() };
+    all_row_counts(dialect, &[query], seen)
+}
+
+/// The same of several queries, whether or not there is anything to choose; that with the number `n` adds `n * `[`COUNT_QUERY`]. `None` when
+/// nothing can be counted.
+pub fn all_row_counts(dialect: Dialect, queries: &[&Query], seen: Seen) -> Option<Sql> {
     let mut sql = Sql::new(dialect);
-    for (n, place) in places.into_iter().enumerate() {
-        let (Ok(offset), Some(filter)) = (i64::try_from(place), query.filters.get(place)) else { continue };
-        sql.push(if n > 0 { " UNION ALL SELECT " } else { "SELECT " });
-        sql.literal(offset.saturating_mul(COUNT_PLACE)).push(" + count(*) FROM (");
-        compiler(&mut sql, query, seen).counted_rows(filter);
-        sql.push(" LIMIT ").literal(COUNTED).push(&format!(") c{n}"));
+    for (number, query) in queries.iter().enumerate() {
+        let query = &Query { scope: Scope::All, ..(*query).clone() };
+        for (place, filter) in query.filters.iter().enumerate().filter(|(_, filter)| drive::is_countable(filter)) {
+            let (Ok(number), Ok(place)) = (i64::try_from(number), i64::try_from(place)) else { continue };
+            let offset = number.saturating_mul(COUNT_QUERY).saturating_add(place.saturating_mul(COUNT_PLACE));
+            sql.push(if sql.text.is_empty() { "SELECT " } else { " UNION ALL SELECT " });
+            sql.literal(offset).push(" + count(*) FROM (");
+            compiler(&mut sql, query, seen).counted_rows(filter);
+            sql.push(" LIMIT ").literal(COUNTED).push(&format!(") c{number}_{place}"));
+        }
     }
-    Some(sql)
+    (!sql.text.is_empty()).then_some(sql)
+}
+
+/// Whether the counts of a query say that it finds nothing: all its filters must hold, and of one there is no row.
+pub fn finds_nothing(query: &Query, counts: &[i64]) -> bool {
+    query.filters.iter().enumerate().any(|(place, filter)| drive::is_counted_whole(filter) && rows(counts, place) == Some(0))
 }
 
 fn compiler<'a>(sql: &'a mut Sql, query: &'a Query, seen: Seen<'a>) -> Compiler<'a> {
@@ -101,18 +120,23 @@ impl Compiler<'_> {
 
 /// Which filter is to drive, by what [`row_counts`] found: the rarest, and among the frequent ones the most selective kind.
 pub(super) fn by_counts(query: &Query, counts: &[i64]) -> Option<usize> {
-    best(query, counts, |_| true)
+    best(query, counts, |_, _| true)
 }
 
-fn best(query: &Query, counts: &[i64], admits: impl Fn(&Filter) -> bool) -> Option<usize> {
+fn best(query: &Query, counts: &[i64], admits: impl Fn(usize, &Filter) -> bool) -> Option<usize> {
     let counted = |place: usize| rows(counts, place).unwrap_or(COUNTED);
-    let choices = query.filters.iter().enumerate().filter(|(_, filter)| admits(filter));
-    choices.filter_map(|(place, filter)| Some((counted(place), drive::rank(filter)?, place))).min().map(|(.., place)| place)
+    let choices = query.filters.iter().enumerate().filter(|(place, filter)| admits(*place, filter));
+    choices.filter_map(|(place, filter)| Some((counted(place), drive::precedence(filter)?, place))).min().map(|(.., place)| place)
 }
 
 /// What was counted of the filter at this place.
 pub fn rows(counts: &[i64], place: usize) -> Option<i64> {
     counts.iter().find(|count| usize::try_from(**count / COUNT_PLACE) == Ok(place)).map(|count| count % COUNT_PLACE)
+}
+
+/// Whether a page that this filter's own values drive takes all of them.
+fn reads_whole(query: &Query, place: usize) -> bool {
+    matches!(query.filters.get(place), Some(Filter::Param { .. } | Filter::Missing { .. })) && !ends_early(query, place)
 }
 
 /// What the counts choose, or what else is to be asked.
@@ -127,40 +151,48 @@ pub enum Choice {
 pub fn choose(query: &Query, counts: &[i64], whole: bool) -> Choice {
     let driver = by_counts(query, counts);
     let plan = Plan { driver: driver.map_or(Driver::ByKind, Driver::Filter), by_row: false, walks: false };
-    let linked: Vec<usize> = query.filters.iter().enumerate().filter(|(_, filter)| follows(filter)).map(|(place, _)| place).collect();
-    let is_rare = |place: &usize| rows(counts, *place).is_some_and(|rows| rows < COUNTED);
-    if linked.iter().all(is_rare) {
-        return Choice::Made(plan);
-    }
+    let is_rare = |place: usize| rows(counts, place).is_some_and(|rows| rows < COUNTED);
+    let reads_much = |place: usize| !is_rare(place) && reads_whole(query, place);
+    let mut linked = query.filters.iter().enumerate().filter(|(_, filter)| follows(filter)).map(|(place, _)| place);
     let by_row = Plan { by_row: true, ..plan };
+    if linked.all(is_rare) {
+        return match driver {
+            Some(place) if !whole && reads_much(place) => Choice::Sampled(Plan { driver: Driver::Type, ..by_row }, plan),
+            _ => Choice::Made(plan),
+        };
+    }
     match driver {
-        Some(place) if is_rare(&place) => Choice::Made(by_row),
+        Some(place) if is_rare(place) => Choice::Made(by_row),
         _ if whole => Choice::Made(plan),
         _ => {
-            let other = best(query, counts, |filter| !follows(filter));
+            let other = best(query, counts, |place, filter| !follows(filter) && !reads_much(place));
             Choice::Sampled(Plan { driver: other.map_or(Driver::Type, Driver::Filter), ..by_row }, plan)
         }
     }
 }
 
-/// Whether the chains and `_has` of the query are frequent among those resources of the type where a page after `cursor` begins: counts
-/// which of some of them satisfy all, and [`is_dense`] judges. Likes come in rows (one person's, one facility's), so what is frequent elsewhere
-/// does not fill this page.
-pub fn sample(dialect: Dialect, query: &Query, cursor: Option<&Cursor>) -> Sql {
-    let linked: Vec<&Filter> = query.filters.iter().filter(|filter| follows(filter)).collect();
-    let has = linked.iter().any(|filter| matches!(filter, Filter::Has { .. }));
-    let (reach, every) = if has { REACH_OF_HAS } else { REACH_OF_CHAIN };
+/// Whether what `plan` probes is frequent among those resources of the type where a page after `cursor` begins: counts which of some of them
+/// satisfy all (the chains and `_has`, or every filter where the type drives), and [`is_dense`] judges. Likes come in rows (one person's, one
+/// facility's), so what is frequent elsewhere does not fill this page.
+pub fn sample(dialect: Dialect, query: &Query, cursor: Option<&Cursor>, plan: Plan) -> Sql {
+    let probed: Vec<&Filter> = query.filters.iter().filter(|filter| plan.driver == Driver::Type || follows(filter)).collect();
+    let has = |filter: &&Filter| matches!(filter, Filter::Has { .. });
+    let (reach, every) = match () {
+        () if probed.iter().any(has) => REACH_OF_HAS,
+        () if probed.iter().any(|filter| follows(filter)) => REACH_OF_CHAIN,
+        () => REACH,
+    };
     let query = &Query { scope: Scope::All, ..query.clone() };
     let mut sql = Sql::new(dialect);
     sql.push("SELECT count(*) FROM (SELECT r.key FROM resource r WHERE r.type = ")
         .literal(i64::from(query.type_code))
-        .push(" AND r.live = 1");
+        .push(" AND r.live > 0");
     if let Some(cursor) = cursor {
         sql.push(" AND r.key > ").int(cursor.after_key);
     }
     sql.push(" ORDER BY r.key LIMIT ").literal(reach).push(") s WHERE s.key % ").literal(every).push(" = 0");
     let mut compiler = Compiler { plan: Plan { by_row: true, ..Plan::default() }, ..compiler(&mut sql, query, None) };
-    for filter in linked {
+    for filter in probed {
         compiler.sql.push(" AND ");
         compiler.probe(filter, "s");
     }

@@ -49,26 +49,19 @@ impl Compiler<'_> {
                     if place > 0 {
                         self.sql.push(" OR ");
                     }
-                    let (table, by_key) = kind_table(*kind);
+                    let (table, _) = column_of(*kind);
                     let alias = self.alias("x");
-                    if by_key {
-                        self.sql
-                            .push(&format!("EXISTS (SELECT 1 FROM {table} {alias} WHERE {alias}.key = {outer}.key AND {alias}.param = "));
-                        self.number(*param);
-                    } else {
-                        self.in_set(*param, table, &alias, outer);
-                    }
+                    self.sql.push(&format!("EXISTS (SELECT 1 FROM {table} {alias} WHERE {alias}.key = {outer}.key AND {alias}.param = "));
+                    self.number(*param);
                     self.sql.push(" AND ");
                     holds(self.sql, &alias, self.seen);
-                    if by_key {
-                        self.for_each_row();
-                    }
+                    self.for_each_row();
                     self.sql.push(")");
                 }
                 self.sql.push(if places.is_empty() { "1 = 0)" } else { ")" });
             }
             // Nothing refers to a contained resource but what is in the same container.
-            Filter::Has { .. } if self.inside.is_some() => {
+            Filter::Has { .. } | Filter::HasCanonical { .. } if self.inside.is_some() => {
                 self.sql.push("1 = 0");
             }
             Filter::Chain { param, targets } if self.plan.by_row && self.inside.is_none() && follows(filter) => {
@@ -105,6 +98,18 @@ impl Compiler<'_> {
                 self.nested(*source, filters);
                 self.sql.push("))");
             }
+            Filter::Canonical { param, targets } => {
+                let alias = self.alias("x");
+                self.sql.push(&format!("EXISTS (SELECT 1 FROM uri {alias} WHERE {alias}.key = {outer}.key AND {alias}.param = "));
+                self.number(*param);
+                self.sql.push(" AND ");
+                self.names_one_of(targets, &alias);
+                self.sql.push(" AND ");
+                holds(self.sql, &alias, self.seen);
+                self.for_each_row();
+                self.sql.push(")");
+            }
+            Filter::HasCanonical { source, param, filters } => self.is_named_by(*source, *param, filters, outer),
             Filter::Contained { type_code, filters } => {
                 let alias = self.alias("x");
                 self.sql.push(&format!("{outer}.key IN (SELECT {alias}.key FROM ("));
@@ -142,27 +147,18 @@ impl Compiler<'_> {
         self.sql.push(if filters.is_empty() { without } else { "" }).push(")");
     }
 
-    /// By the row's key where an index leads there, else as a set computed once.
+    /// Whether a row of the resource satisfies one of the tests: found by its key, whatever is tested.
     pub(super) fn param_probe(&mut self, param: ParamId, tests: &[Test], outer: &str) {
         let table = tests.first().map_or("token", test_table);
         let alias = self.alias("x");
-        let by_key = tests.iter().all(probed_by_key);
-        if by_key {
-            self.sql.push(&format!("EXISTS (SELECT 1 FROM {table} {alias} WHERE {alias}.key = {outer}.key AND "));
-            match table {
-                "date" | "string" | "number" | "quantity" => self.tests_of_key(param, tests, &alias),
-                _ => self.tests(param, tests, &alias),
-            }
-        } else {
-            self.in_set(param, table, &alias, outer);
-            self.sql.push(" AND ");
-            self.any_of(tests, &alias);
+        self.sql.push(&format!("EXISTS (SELECT 1 FROM {table} {alias} WHERE {alias}.key = {outer}.key AND "));
+        match table {
+            "reference" => self.tests(param, tests, &alias),
+            _ => self.tests_of_key(param, tests, &alias),
         }
         self.sql.push(" AND ");
         holds(self.sql, &alias, self.seen);
-        if by_key {
-            self.for_each_row();
-        }
+        self.for_each_row();
         self.sql.push(")");
     }
 
@@ -243,12 +239,14 @@ pub(super) fn follows(filter: &Filter) -> bool {
     }
 }
 
-/// Whether (parameter, resource key) leads to the rows that the test looks at.
+/// Whether equality, or a range, leads to the rows of one resource that the test looks at.
 fn probed_by_key(test: &Test) -> bool {
     match test {
         Test::Token { code, .. } => code.is_some(),
         Test::Uri(_) | Test::Canonical(_) | Test::UriAbove(_) => true,
-        Test::TokenIn { .. } | Test::UriBelow(_) | Test::TextStarts(_) | Test::Composite(_) | Test::Near { .. } => false,
+        Test::TokenIn { .. } | Test::TokenStarts(_) | Test::UriBelow(_) | Test::TextStarts(_) | Test::Composite(_) | Test::Near { .. } => {
+            false
+        }
         Test::NoneOf(tests) => !matches!(test_table(test), "token" | "uri" | "composite") && tests.iter().all(probed_by_key),
         _ => true,
     }
@@ -269,16 +267,16 @@ pub(super) fn leaves_no_choice(query: &Query, driver: usize) -> bool {
     query.filters.iter().enumerate().all(|(place, filter)| place == driver || is_of_row(filter))
 }
 
-/// The table of a kind, and whether it has an index by resource key.
-fn kind_table(kind: Kind) -> (&'static str, bool) {
+/// The table of a kind, and the column that it is sorted by.
+pub(super) fn column_of(kind: Kind) -> (&'static str, &'static str) {
     match kind {
-        Kind::Token => ("token", false),
-        Kind::String => ("string", true),
-        Kind::Reference => ("reference", true),
-        Kind::Uri => ("uri", false),
-        Kind::Date => ("date", true),
-        Kind::Number => ("number", true),
-        Kind::Quantity => ("quantity", true),
-        Kind::Composite => ("composite", false),
+        Kind::Token => ("token", "code"),
+        Kind::String => ("string", "folded"),
+        Kind::Reference => ("reference", "target"),
+        Kind::Uri => ("uri", "uri"),
+        Kind::Date => ("date", "low"),
+        Kind::Number => ("number", "value"),
+        Kind::Quantity => ("quantity", "value"),
+        Kind::Composite => ("composite", "code1"),
     }
 }

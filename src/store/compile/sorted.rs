@@ -5,6 +5,7 @@
 //! to an end), the other way is gone. Missing values come last, and behind the last value only those are left: [`tail`].
 
 use super::{Compiler, Plan, Seen, holds, page, scope_condition, visible};
+use crate::store::ParamId;
 use crate::store::query::*;
 use crate::store::sql::{Dialect, Sql};
 
@@ -12,6 +13,8 @@ use crate::store::sql::{Dialect, Sql};
 pub const WALK_FROM: i64 = if cfg!(debug_assertions) { 5 } else { 1_000 };
 /// Where counting matches stops, and the most rows that are passed by.
 pub const WALK_MOST: i64 = 20_000;
+/// Fewer matches than this are sorted rather than put together value by value, which takes up to two statements for each.
+pub const BY_VALUE_FROM: i64 = if cfg!(debug_assertions) { 5 } else { WALK_MOST };
 
 /// Whether the page after `cursor` may lie along one index.
 pub fn is_walkable(query: &Query, cursor: Option<&Cursor>) -> bool {
@@ -20,11 +23,19 @@ pub fn is_walkable(query: &Query, cursor: Option<&Cursor>) -> bool {
         SortBy::Id => true,
         // With none but bounds on itself it is listed by its own index anyway.
         SortBy::LastUpdated => query.filters.iter().any(|filter| !matches!(filter, Filter::LastUpdated { .. })),
-        SortBy::Param { kind, .. } => matches!(kind, Kind::Date | Kind::String | Kind::Number),
+        // Very many have one code, and backwards they would be put into the order of keys first.
+        SortBy::Param { kind: Kind::Token | Kind::Uri, .. } => !key.descending,
+        SortBy::Param { kind, .. } => is_in_order(*kind),
         SortBy::Contained => false,
     };
     let contained = query.filters.iter().any(|filter| matches!(filter, Filter::Contained { .. }));
     indexed && !contained && cursor.is_none_or(|cursor| cursor.after != [SortValue::Missing])
+}
+
+/// Whether the index of a parameter of this kind has its values in their order. (Quantities are apart by their units, and references are
+/// sorted by the ids of their targets.)
+fn is_in_order(kind: Kind) -> bool {
+    matches!(kind, Kind::Date | Kind::String | Kind::Number | Kind::Token | Kind::Uri)
 }
 
 /// `SELECT count(*)` of the rows of the filter that drives, up to [`WALK_MOST`], whoever may see them.
@@ -53,7 +64,7 @@ pub fn sorted(dialect: Dialect, query: &Query, seen: Seen, cursor: Option<&Curso
 /// The page after a cursor without a value: what has none comes in the order of keys.
 pub fn tail(dialect: Dialect, query: &Query, cursor: &Cursor, limit: u32, plan: Plan) -> Option<Sql> {
     let [SortKey { by: SortBy::Param { param, kind }, .. }] = query.sort.as_slice() else { return None };
-    if !matches!(kind, Kind::Date | Kind::String | Kind::Number) || cursor.after != [SortValue::Missing] {
+    if !is_in_order(*kind) || cursor.after != [SortValue::Missing] {
         return None;
     }
     let mut left = Query { sort: Vec::new(), ..query.clone() };
@@ -62,6 +73,41 @@ pub fn tail(dialect: Dialect, query: &Query, cursor: &Cursor, limit: u32, plan: 
     let (mut sql, _) = page(dialect, &left, Some(&cursor.snapshot), Some(&after), limit, Plan { walks: false, ..plan });
     sql.text = format!("SELECT t.key, NULL AS s0 FROM ({}) t", sql.text);
     Some(sql)
+}
+
+/// Whether the page may be put together value by value of its first sort key: where there are further keys, and backwards by codes and uris.
+pub fn goes_by_value(query: &Query) -> bool {
+    let contained = query.filters.iter().any(|filter| matches!(filter, Filter::Contained { .. }));
+    !contained
+        && match query.sort.as_slice() {
+            [SortKey { by: SortBy::Param { kind, .. }, descending }] => *descending && matches!(kind, Kind::Token | Kind::Uri),
+            [SortKey { by: SortBy::Param { kind, .. }, .. }, ..] => is_in_order(*kind),
+            _ => false,
+        }
+}
+
+/// `SELECT key, s0`, without a key: the next `most` values of the first sort key from `from` on, each once, whoever has them.
+pub fn values(dialect: Dialect, query: &Query, seen: Seen, from: Option<&SortValue>, most: usize) -> Option<Sql> {
+    let SortKey { by: by @ SortBy::Param { param, .. }, descending } = query.sort.first()? else { return None };
+    let mut sql = Sql::new(dialect);
+    let most = i64::try_from(most).unwrap_or(i64::MAX);
+    Compiler::new(&mut sql, query, seen, Plan::default()).values(*param, by, *descending, from, most);
+    Some(sql)
+}
+
+/// What the query finds of the resources with this value of its first sort key, or without any, sorted by the others.
+pub fn with_value(query: &Query, value: &SortValue) -> Option<Query> {
+    let (SortKey { by: SortBy::Param { param, kind }, descending }, rest) = query.sort.split_first()? else { return None };
+    let mut filters = query.filters.clone();
+    match value {
+        SortValue::Missing => filters.push(Filter::Missing { places: vec![(*param, *kind)], missing: true }),
+        value => {
+            let (kind, value) = (*kind, value.clone());
+            filters.push(Filter::Param { param: *param, tests: vec![Test::At { kind, value: value.clone() }] });
+            filters.push(Filter::NotParam { param: *param, tests: vec![Test::Before { kind, value, descending: *descending }] });
+        }
+    }
+    Some(Query { filters, sort: rest.to_vec(), ..query.clone() })
 }
 
 /// Where the values of a sort stand in order.
@@ -74,20 +120,60 @@ struct Way {
     stretches: &'static [&'static str],
 }
 
-impl Compiler<'_> {
-    fn sorted(&mut self, cursor: Option<&Cursor>, limit: u32, steps: i64) {
-        let query = self.query;
-        let Some(SortKey { by, descending }) = query.sort.first() else { return };
-        let way = match by {
+impl Way {
+    fn of(by: &SortBy) -> Way {
+        match by {
             SortBy::Param { kind: Kind::Date, .. } => {
                 Way { table: "date", value: "low", rest: Some("high"), stretches: &[" AND x.wide = 0", " AND x.wide = 1"] }
             }
             SortBy::Param { kind: Kind::String, .. } => Way { table: "string", value: "folded", rest: Some("exact"), stretches: &[""] },
+            SortBy::Param { kind: Kind::Token, .. } => Way { table: "token", value: "code", rest: Some("system"), stretches: &[""] },
+            SortBy::Param { kind: Kind::Uri, .. } => Way { table: "uri", value: "uri", rest: None, stretches: &[""] },
             SortBy::Param { .. } => Way { table: "number", value: "value", rest: None, stretches: &[""] },
             SortBy::Id => Way { table: "resource", value: "id", rest: None, stretches: &[""] },
             SortBy::LastUpdated | SortBy::Contained => Way { table: "resource", value: "updated", rest: None, stretches: &[""] },
-        };
-        let lists = query.filters.iter().all(|filter| super::drive::rank(filter).is_none());
+        }
+    }
+}
+
+impl Compiler<'_> {
+    /// The first value in its order that holds, and is `beyond`.
+    fn first_value(&mut self, way: &Way, param: ParamId, descending: bool, beyond: impl Fn(&mut Self)) {
+        let Way { table, value, .. } = way;
+        let first = if descending { "max" } else { "min" };
+        self.sql.push(&format!("(SELECT {first}(u.v) FROM ("));
+        for (place, stretch) in way.stretches.iter().enumerate() {
+            self.sql.push(if place > 0 { " UNION ALL " } else { "" });
+            self.sql.push(&format!("SELECT {first}(x.{value}) AS v FROM {table} x WHERE x.param = ")).literal(i64::from(param));
+            self.sql.push(stretch).push(" AND ");
+            holds(self.sql, "x", self.seen);
+            beyond(self);
+        }
+        self.sql.push(") u)");
+    }
+
+    fn values(&mut self, param: ParamId, by: &SortBy, descending: bool, from: Option<&SortValue>, most: i64) {
+        let way = Way::of(by);
+        let (reaches, passes) = if descending { ("<=", "<") } else { (">=", ">") };
+        let column = way.value;
+        self.sql.push("WITH RECURSIVE w (v) AS (SELECT ");
+        self.first_value(&way, param, descending, |compiler| {
+            if let Some(from) = from {
+                compiler.sql.push(&format!(" AND x.{column} {reaches} "));
+                compiler.sort_arg(from);
+            }
+        });
+        self.sql.push(" UNION ALL SELECT ");
+        self.first_value(&way, param, descending, |compiler| _ = compiler.sql.push(&format!(" AND x.{column} {passes} w.v")));
+        self.sql.push(" FROM w WHERE w.v IS NOT NULL) SELECT CAST(0 AS BIGINT) AS key, w.v AS s0 FROM w WHERE w.v IS NOT NULL LIMIT ");
+        self.sql.literal(most);
+    }
+
+    fn sorted(&mut self, cursor: Option<&Cursor>, limit: u32, steps: i64) {
+        let query = self.query;
+        let Some(SortKey { by, descending }) = query.sort.first() else { return };
+        let way = Way::of(by);
+        let lists = super::drive::lists(query);
         self.sql.push("SELECT w.key, w.v AS s0 FROM (");
         for (place, stretch) in way.stretches.iter().enumerate() {
             self.sql.push(if place > 0 { " UNION ALL " } else { "" });

@@ -7,7 +7,7 @@
 //! alone and never on what is stored, least of all on what the caller may not see; whichever filter drives, the order is the same.
 
 use super::condition::{after_prefix, golden_link, test_table};
-use super::probe::leaves_no_choice;
+use super::probe::{column_of, leaves_no_choice};
 use super::{Compiler, holds, scope_condition};
 use crate::fhir::Interval;
 use crate::store::query::*;
@@ -67,12 +67,7 @@ impl Compiler<'_> {
         let query = self.query;
         let Some(driver) = self.plan.driver(query) else { return false };
         let Some(Filter::Param { param, tests }) = query.filters.get(driver) else { return false };
-        let column = match ordering(query) {
-            Some((place, column)) if place == driver => Some(column),
-            Some(_) => return false,
-            None => None,
-        };
-        let Some(stretches) = stretches(tests, column) else { return false };
+        let Some((stretches, column)) = stretches_of(query, driver) else { return false };
         self.sql.one_plan = leaves_no_choice(query, driver);
         let several = stretches.len() > 1;
         if several {
@@ -139,6 +134,7 @@ impl Compiler<'_> {
             self.sql.push(" AND ");
             self.probe(other, &alias);
         }
+        self.listed(&alias);
         scope_condition(self.sql, &alias, &query.scope);
         self.sql.push(" ORDER BY ");
         if let Some(column) = column {
@@ -218,6 +214,22 @@ impl Compiler<'_> {
     }
 }
 
+/// Whether an unsorted page that this filter drives is read no further than needed.
+pub(super) fn ends_early(query: &Query, driver: usize) -> bool {
+    stretches_of(query, driver).is_some()
+}
+
+/// The stretches of the filter's index that are in the order of the page, and the column by which they are.
+fn stretches_of(query: &Query, driver: usize) -> Option<(Vec<Stretch<'_>>, Option<&'static str>)> {
+    let Some(Filter::Param { tests, .. }) = query.filters.get(driver) else { return None };
+    let column = match ordering(query) {
+        Some((place, column)) if place == driver => Some(column),
+        Some(_) => return None,
+        None => None,
+    };
+    Some((stretches(tests, column)?, column))
+}
+
 /// `None` if some test is no stretch, or they are too many.
 fn stretches<'a>(tests: &'a [Test], column: Option<&str>) -> Option<Vec<Stretch<'a>>> {
     let mut all = Vec::new();
@@ -245,7 +257,24 @@ fn equal<'a>(test: &'a Test, all: &mut Vec<Stretch<'a>>) -> Option<()> {
     let text = |column, text: &String| (column, Fixed::Value(Arg::Text(text.clone())));
     match test {
         Test::Token { code: Some(code), .. } => all.push(Stretch { test, fixed: vec![text("code", code)], bounds: Vec::new() }),
+        Test::TokenIn { codes, .. } if codes.len() <= MAX_STRETCHES => {
+            all.extend(codes.iter().map(|code| Stretch { test, fixed: vec![text("code", code)], bounds: Vec::new() }));
+        }
         Test::Uri(uri) => all.push(Stretch { test, fixed: vec![text("uri", uri)], bounds: Vec::new() }),
+        Test::At { kind, value } => {
+            let value = match value {
+                SortValue::Int(value) => Arg::Int(*value),
+                SortValue::Real(value) => Arg::Real(*value),
+                SortValue::Text(value) => Arg::Text(value.clone()),
+                SortValue::Missing => return None,
+            };
+            let at = || (column_of(*kind).1, Fixed::Value(value.clone()));
+            let add = |fixed| all.push(Stretch { test, fixed, bounds: Vec::new() });
+            match kind {
+                Kind::Date => [0, 1].map(|wide| vec![("wide", Fixed::Value(Arg::Int(wide))), at()]).into_iter().for_each(add),
+                _ => [vec![at()]].into_iter().for_each(add),
+            }
+        }
         Test::Composite(parts) => match parts.first() {
             Some(Test::Token { code: Some(code), .. }) => {
                 all.push(Stretch { test, fixed: vec![text("code1", code)], bounds: Vec::new() });

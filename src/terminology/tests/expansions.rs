@@ -166,6 +166,11 @@ fn a_code_is_validated_in_the_version_it_states() {
     // Of what is not loaded at all, no version is wrong.
     let plants = holding(&[value_set("it", json!({ "include": [{ "system": URL, "concept": [{ "code": "dog" }] }] }))]);
     assert!(result(&plants, "dog", "9"));
+    // Nor of what does not say its version.
+    let mut unversioned = animals();
+    unversioned.as_object_mut().unwrap().remove("version");
+    let unversioned = holding(&[unversioned, value_set("it", json!({ "include": [{ "system": URL }] }))]);
+    assert!(result(&unversioned, "dog", "9"));
 }
 
 #[test]

@@ -176,6 +176,8 @@ fn a_stored_expansion_stands_for_a_missing_compose() {
     assert_eq!(terminology.is_member("http://test/vs/s", URL, "bird"), Some(true));
     assert_eq!(terminology.is_member("http://test/vs/s", "http://test/plants", "oak"), Some(true));
     assert_eq!(terminology.is_member("http://test/vs/s", URL, "oak"), Some(false));
+    let asked = [("url", "http://test/vs/s"), ("includeDefinition", "true")];
+    assert_eq!(ask(&terminology, "ValueSet", "expand", &asked).unwrap().get("compose"), None, "nobody wrote one");
 }
 
 #[test]

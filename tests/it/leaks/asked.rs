@@ -107,6 +107,32 @@ both_databases!(
     }
 );
 
+leak!(
+    async fn what_is_validated_tells_no_more_of_an_id_than_a_read(leaks: &Leaks) {
+        let leaks = leaks.apart("validates").await;
+        let body = json!({ "resourceType": "Observation", "id": "@", "status": "final", "code": { "text": "x" } });
+        let parameter = json!([{ "name": "mode", "valueCode": "update" }, { "name": "resource", "resource": body }]);
+        let parameters = json!({ "resourceType": "Parameters", "parameter": parameter }).to_string();
+        let update = "/fhir/Observation/@/$validate?mode=update";
+        for hidden in ["validates-hiv", "b-hr"] {
+            for (path, body) in [
+                (update, body.to_string()),
+                ("/fhir/Observation/$validate?mode=update", body.to_string()),
+                ("/fhir/Observation/@/$validate", parameters.clone()),
+                ("/fhir/Observation/@/$validate?mode=delete", String::new()),
+            ] {
+                leaks.same_with("POST", path, &[JSON], &body, hidden).await;
+            }
+        }
+        // What may be seen is told to be another's.
+        let (status, _, text) = leaks.asked("POST", update, &[JSON], &body.to_string(), "x").await;
+        assert_eq!(status, 200, "{text}");
+        let seen = body.to_string().replace('@', "validates-hr");
+        let (_, _, text) = leaks.asked("POST", &update.replace('@', "validates-hr"), &[JSON], &seen, "x").await;
+        assert!(text.contains(r#""severity":"error""#), "{text}");
+    }
+);
+
 both_databases!(
     async fn where_the_server_gives_all_ids_none_tells_whether_it_is_taken(db: &TestDb) {
         add_signing_client(db, "holder", "HF-A", "").await;

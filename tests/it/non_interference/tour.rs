@@ -150,7 +150,7 @@ impl World<'_> {
     pub fn check_reads(&self, told: &Tour) {
         let reader = self.reader();
         let tells = |question: String| told.get(&question).unwrap_or_else(|| panic!("{question} was not asked"));
-        let exact = !self.consents.iter().any(|(consent, _)| consent.to_string().contains("\"data\":"));
+        let exact = !self.consents.iter().any(|(consent, ..)| consent.to_string().contains("\"data\":"));
         let mut versions = BTreeSet::new();
         for (name, record) in self.records.iter().filter(|(name, _)| told.contains_key(&format!("GET {name}"))) {
             let own = record.sender == Sender::C;
@@ -204,7 +204,7 @@ impl World<'_> {
 
     /// Whether the Consent says a name of who asks, which is the least that it takes to be shown to them.
     fn is_named_in(&self, name: &str) -> bool {
-        let (consent, _) = self.consents.iter().find(|(consent, _)| name_of(consent) == name).expect("a Consent of this world");
+        let (consent, ..) = self.consents.iter().find(|(consent, ..)| name_of(consent) == name).expect("a Consent of this world");
         let text = consent["provision"].to_string();
         let names = self.requester.organisations.iter().chain(&self.requester.people);
         names.map(|name| name.rsplit(['|', '/']).next().unwrap()).any(|word| text.contains(word))

@@ -83,7 +83,7 @@ pub async fn sql(store: &Store, text: &'static str) {
 /// Runs one test body on both databases: `both_databases!(async fn name(db: &TestDb) { … })` makes the tests
 /// `name::sqlite` and `name::postgres`.
 macro_rules! both_databases {
-    ($(#[$attribute:meta])* async fn $name:ident($db:ident: &TestDb) $body:block) => {
+    ($(#[$attribute:meta])* async fn $name:ident($db:ident: &TestDb $(,)?) $body:block) => {
         $(#[$attribute])*
         mod $name {
             use super::*;

@@ -89,6 +89,7 @@ async fn begin(call: &Call<'_>, question: Question) -> Result<Answer, Failure> {
     }
     let types = if question.types.is_empty() { readable(call)? } else { question.types };
     let person = Person::find(&state.registry, &state.store, &question.sought, &caller.scope).await.map_err(Refusal::internal)?;
+    person.is_asked_for();
     let mut owners = Vec::with_capacity(question.holders.len());
     for code in &question.holders {
         let key = if *code == state.settings.operator.code { Some(0) } else { state.store.known_facility(code).await? };
