@@ -41,7 +41,8 @@ both_databases!(
             signed_token(&world.server, "asker", &json!({ "purpose_of_use": "TREAT", "subject_id": "MCT-2", "subject_role": "facility" }))
                 .await;
         let all = set(&["a-hr", "a-hiv"]);
-        let role = json!([{ "role": { "coding": [{ "system": "https://lango.health/fhir/CodeSystem/role", "code": "clinician" }] } }]);
+        let mut role = to("Organization/hf-b");
+        role[0]["role"] = json!({ "coding": [{ "system": "https://lango.health/fhir/CodeSystem/role", "code": "clinician" }] });
         let instance = json!([{ "meaning": "instance", "reference": identifier("urn:o", "1") }]);
         for (name, token, deny, expected) in [
             ("another of its identifiers", &world.asker, json!({ "actor": whom(identifier("urn:mfl", "88")) }), &set(&[])),

@@ -28,17 +28,23 @@ leak!(
     async fn leak_04_includes(leaks: &Leaks) {
         let mixed = json!({ "resourceType": "DiagnosticReport", "id": "mixed", "status": "final", "code": { "text": "x" },
             "subject": { "reference": "Patient/a" }, "encounter": { "reference": "Encounter/b-visit" },
-            "result": [{ "reference": "Observation/b-hr" }, { "reference": "Observation/a-hiv" }, { "reference": "Observation/a-hr" }] });
+            "result": [{ "reference": "Observation/b-hr" }, { "reference": "Observation/a-hr" }] });
         leaks.put(&leaks.world.holder, &mixed).await;
+        // One that names a labelled result is as sensitive.
+        let mut tells = mixed.clone();
+        (tells["id"], tells["result"][0]["reference"]) = (json!("tells"), json!("Observation/a-hiv"));
+        leaks.put(&leaks.world.holder, &tells).await;
         for (path, seen) in [
             ("DiagnosticReport?_id=mixed&_include=DiagnosticReport:encounter&_include:iterate=Encounter:subject", &["mixed"][..]),
             ("DiagnosticReport?_id=mixed&_include=DiagnosticReport:result", &["mixed", "a-hr"]),
             ("DiagnosticReport?_id=mixed&_include=*", &["mixed", "a", "a-hr"]),
             ("Observation?_id=b-hr,a-hiv&_revinclude=DiagnosticReport:result", &[]),
+            ("Observation?_id=a-hr&_revinclude=DiagnosticReport:result", &["a-hr", "mixed"]),
+            ("DiagnosticReport?_id=tells&_include=DiagnosticReport:result", &[]),
         ] {
             assert_eq!(leaks.ids(path).await, set(seen), "{path}");
         }
-        assert_eq!(leaks.ids("DiagnosticReport?_id=mixed&result.code=75622-1").await, set(&[]));
+        assert_eq!(leaks.ids("DiagnosticReport?_id=mixed,tells&result.code=75622-1").await, set(&[]));
     }
 );
 
