@@ -154,7 +154,8 @@ const FIND: &str = "SELECT id, facility, scopes, roles, secret_hash, jwks, jwks_
      shut_out, (SELECT count(*) FROM revoked v WHERE v.id IN ($2, $3)) AS revoked FROM client WHERE id = $1";
 
 fn from_row(row: Row) -> Client {
-    let (id, facility, scopes, roles, secret_hash, jwks, jwks_url, issuer, redirect_uris, certificate, created, disabled, shut_out, _) = row;
+    let (id, facility, scopes, roles, secret_hash, jwks, jwks_url, issuer, redirect_uris, certificate, created, disabled, shut_out, _) =
+        row;
     let words = |text: &str| text.split_whitespace().map(str::to_owned).collect();
     let (roles, redirect_uris) = (words(&roles), words(&redirect_uris));
     Client { id, facility, scopes, roles, secret_hash, jwks, jwks_url, issuer, redirect_uris, certificate, created, disabled, shut_out }

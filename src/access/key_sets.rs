@@ -123,7 +123,6 @@ impl KeySets {
         }
         Ok((keys(&body)?, keep))
     }
-
 }
 
 /// Whether a client may name this address. `loopback`: also one on this machine, over http too.

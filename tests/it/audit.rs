@@ -370,7 +370,8 @@ both_databases!(
         // What was asked stands in the record as it was asked, also in a body and in a Bundle.
         let events = world.events(0).await;
         let asked = |interaction: &str, words: &[&str]| {
-            let told = events.iter().find(|(_, event)| event.interaction == interaction && words.iter().all(|word| event.request.contains(word)));
+            let told =
+                events.iter().find(|(_, event)| event.interaction == interaction && words.iter().all(|word| event.request.contains(word)));
             assert!(told.is_some(), "{interaction} {words:?}");
         };
         asked("operation", &["POST /fhir/Patient/$record-lookup", "19900101-9"]);
@@ -480,8 +481,12 @@ both_databases!(
         let mut rows = store.sealed_after(0, 1_000).await.unwrap();
         let id = |place: usize| lango::access::audit::told(&rows[place]).unwrap().remove(0).id;
         let tamper = async |text: &'static str| match &store {
-            Store::Sqlite(db) => sqlx::query(text).bind(id(3)).bind(id(2)).execute(&db.write).await.map(|done| done.rows_affected()).unwrap(),
-            Store::Postgres(db) => sqlx::query(text).bind(id(3)).bind(id(2)).execute(&db.pool).await.map(|done| done.rows_affected()).unwrap(),
+            Store::Sqlite(db) => {
+                sqlx::query(text).bind(id(3)).bind(id(2)).execute(&db.write).await.map(|done| done.rows_affected()).unwrap()
+            }
+            Store::Postgres(db) => {
+                sqlx::query(text).bind(id(3)).bind(id(2)).execute(&db.pool).await.map(|done| done.rows_affected()).unwrap()
+            }
         };
         for (change, expected) in [
             ("UPDATE resource SET owner = owner - 1 WHERE id = $1 AND id <> $2", Err(Broken::Altered(4))),

@@ -286,8 +286,11 @@ both_databases!(
 
 const WORDS: [&str; 7] = ["bone", "liver", "metastases", "fever", "or", "typhoid", "metastasis"];
 
+/// Whether the words of a resource are what is looked for.
+type Meaning = Box<dyn Fn(&BTreeSet<String>) -> bool>;
+
 /// An expression over words and what it means.
-fn expression(chance: &mut Chance, depth: usize) -> (String, Box<dyn Fn(&BTreeSet<String>) -> bool>) {
+fn expression(chance: &mut Chance, depth: usize) -> (String, Meaning) {
     let word = *chance.pick(&WORDS);
     match chance.below(if depth > 3 { 3 } else { 8 }) {
         0 | 1 if word != "or" => (word.to_uppercase(), Box::new(move |words| words.contains(word))),

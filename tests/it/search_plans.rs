@@ -23,7 +23,7 @@ fn patient(n: usize) -> Value {
 
 /// Of person `n`, at their encounter.
 fn observation(n: usize, second: bool) -> Value {
-    let method = (n % 5 > 0).then(|| json!({ "coding": [{ "system": "urn:m", "code": format!("m{}", n % 3) }] }));
+    let method = (!n.is_multiple_of(5)).then(|| json!({ "coding": [{ "system": "urn:m", "code": format!("m{}", n % 3) }] }));
     let mut observation = json!({
         "resourceType": "Observation", "id": format!("o{n}{}", if second { "b" } else { "" }), "status": "final",
         "identifier": [{ "system": format!("urn:s{}", n % 2), "value": format!("{:03}", n * 37 % 101) }],

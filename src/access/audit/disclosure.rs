@@ -68,9 +68,7 @@ pub fn audit_event(at: Micros, disclosure: &Told, patient: &str, custodian: &str
         "type": coding(ENTITY_TYPE, "1", "Person"),
         "role": coding(ENTITY_ROLE, "1", "Patient"),
     })];
-    let data = |what: &String| {
-        json!({ "what": { "reference": what }, "type": coding(ENTITY_TYPE, "2", "System Object"), "role": coding(ENTITY_ROLE, "4", "Domain Resource") })
-    };
+    let data = |what: &String| json!({ "what": { "reference": what }, "type": coding(ENTITY_TYPE, "2", "System Object"), "role": coding(ENTITY_ROLE, "4", "Domain Resource") });
     entities.extend(event.what.iter().map(data));
     let consent = |consent: &String| json!({ "what": { "reference": consent }, "type": coding(RESOURCE_TYPES, "Consent", "Consent") });
     entities.extend(event.consents.iter().map(consent));

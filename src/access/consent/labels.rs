@@ -152,7 +152,7 @@ impl Sensitive {
                     }
                     let person = matches!(text("resourceType"), Some("Patient" | "RelatedPerson" | "Person"));
                     let coded = object.contains_key("system");
-                    let tells = |key: &str| !NO_TEXT.contains(&key) && !(person && WHO.contains(&key)) && !(coded && key == "code");
+                    let tells = |key: &str| !(NO_TEXT.contains(&key) || person && WHO.contains(&key) || coded && key == "code");
                     waiting.extend(object.iter().filter(|(key, _)| tells(key)).map(|(_, value)| (value, true)));
                 }
                 _ => {}

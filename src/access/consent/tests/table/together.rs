@@ -144,7 +144,11 @@ fn a_guardians_permit_ends_when_the_patient_is_of_age() {
     assert_eq!(ask_at(&guardian, "2026-06-15", "2026-06-14T23:59:59Z"), Outcome::Permit);
     assert_eq!(ask_at(&guardian, "2026-06-15", "2026-06-15"), Outcome::NoConsent);
     assert_eq!(ask_at(&guardian, "2020-01-01", "2026-06-15"), Outcome::Permit, "for an adult");
-    assert_eq!(outcome(&[guardian.clone()], &requester(), &observation()), Outcome::NoConsent, "when the birth date is not known");
+    assert_eq!(
+        outcome(std::slice::from_ref(&guardian), &requester(), &observation()),
+        Outcome::NoConsent,
+        "when the birth date is not known"
+    );
     assert_eq!(ask_at(&given("Patient/p"), "2026-06-15", "2026-06-15"), Outcome::Permit, "the patient's own");
     let refusal =
         with(with(consent(json!({"type": "deny"})), "performer", json!([{"reference": "RelatedPerson/mother"}])), "id", json!("d"));
