@@ -61,7 +61,8 @@ impl World {
         world
     }
 
-    /// The events after a position, once all are sealed, each with its row and the Patient in it.
+    /// The events after a position, once all are sealed, each with its row and the Patient in it. A disclosure, which says what its decision says,
+    /// is called so here.
     async fn events(&self, after: i64) -> Vec<(Sealed, Event)> {
         let deadline = Instant::now() + Duration::from_secs(30);
         while self.store.has_unsealed().await.unwrap() {
@@ -73,7 +74,10 @@ impl World {
             told_by(&row)
                 .unwrap()
                 .into_iter()
-                .map(move |told| (Sealed { patient: told.patient, ..row.clone() }, told.event))
+                .map(move |told| {
+                    let interaction = if told.custodian.is_some() { "disclosure".to_owned() } else { told.event.interaction };
+                    (Sealed { patient: told.patient, ..row.clone() }, Event { interaction, ..told.event })
+                })
                 .collect::<Vec<_>>()
         };
         rows.into_iter().flat_map(of_row).collect()
@@ -180,6 +184,7 @@ both_databases!(
                     ("E", "search-system", 200, "asker", ""),
                     ("E", "search-system", 200, "asker", "a"),
                     ("E", "consent-decision", 200, "asker", "a"),
+                    ("E", "disclosure", 200, "asker", "a"),
                 ]),
             ),
             ("holder", "GET", "/fhir/Observation?nonsense=1", &none, 200, vec![]),
@@ -209,7 +214,11 @@ both_databases!(
                 "/fhir/Observation/a-hr",
                 &none,
                 200,
-                told(&[("R", "read", 200, "asker", "a"), ("E", "consent-decision", 200, "asker", "a")]),
+                told(&[
+                    ("R", "read", 200, "asker", "a"),
+                    ("E", "consent-decision", 200, "asker", "a"),
+                    ("E", "disclosure", 200, "asker", "a"),
+                ]),
             ),
             (
                 "asker",
@@ -230,6 +239,7 @@ both_databases!(
                     ("E", "search-type", 200, "asker", ""),
                     ("E", "search-type", 200, "asker", "a"),
                     ("E", "consent-decision", 200, "asker", "a"),
+                    ("E", "disclosure", 200, "asker", "a"),
                 ]),
             ),
             (
