@@ -24,7 +24,7 @@ use crate::search::extract;
 use crate::store::gate::{About, Traits};
 use crate::store::query::{SystemTest, Test};
 use crate::store::write::{Change, Mutation, NewJob, Unit, WriteError};
-use crate::store::{Filter, ParamId, Query, Scope, Store, Stored, TypeCode};
+use crate::store::{Filter, ParamId, Precondition, Query, Scope, Store, Stored, TypeCode};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -238,12 +238,22 @@ impl Registry {
     }
 
     async fn linking(&self, sources: impl Iterator<Item = &String>) -> Result<Vec<Stored>, RegistryError> {
-        let tests: Vec<Test> = sources.map(|id| Test::Reference { type_codes: vec![self.patient], id: id.clone() }).collect();
-        if tests.is_empty() {
+        let by_link = self.by_link(sources);
+        if matches!(&by_link, Filter::Param { tests, .. } if tests.is_empty()) {
             return Ok(Vec::new());
         }
-        let found = self.find(Filter::Param { param: self.link, tests }).await?;
+        let found = self.find(by_link).await?;
         Ok(found.into_iter().filter(|stored| golden_body(stored).is_some()).collect())
+    }
+
+    /// What links any of these sources.
+    fn by_link<'a>(&self, sources: impl Iterator<Item = &'a String>) -> Filter {
+        let tests = sources.map(|id| Test::Reference { type_codes: vec![self.patient], id: id.clone() }).collect();
+        Filter::Param { param: self.link, tests }
+    }
+
+    fn query(&self, filter: Filter, scope: &Scope) -> Query {
+        Query { type_code: self.patient, filters: vec![filter], scope: scope.clone(), sort: Vec::new() }
     }
 
     /// Those of `patients` that share a strong identifier with anyone: most share with nobody, and two queries tell.
@@ -259,8 +269,7 @@ impl Registry {
         if asked.is_empty() {
             return Ok(BTreeSet::new());
         }
-        let filter = Filter::Param { param: self.identifier, tests: asked };
-        let query = Query { type_code: self.patient, filters: vec![filter], scope: Scope::All, sort: Vec::new() };
+        let query = self.query(Filter::Param { param: self.identifier, tests: asked }, &Scope::All);
         let page = self.store.search(&query, ANSWERS, None).await?;
         if page.next.is_some() {
             // More than expected: look at each.
@@ -370,7 +379,7 @@ impl Registry {
     }
 
     async fn found(&self, filter: Filter, scope: &Scope) -> Result<Vec<Stored>, RegistryError> {
-        let query = Query { type_code: self.patient, filters: vec![filter], scope: scope.clone(), sort: Vec::new() };
+        let query = self.query(filter, scope);
         let page = self.store.search(&query, MAX_SOURCES as u32 + 1, None).await?;
         if page.next.is_some() {
             return Err(RegistryError::TooMany);
@@ -380,12 +389,25 @@ impl Registry {
 
     /// Writes the cluster's golden Patient: the oldest that links one of the sources, or a new one. Others that link some of them
     /// are replaced by it. Answers those who were linked with them and no longer share.
+    ///
+    /// Two who saw different parts of one person at once would each make one: so it rests on nobody else having linked any of the sources
+    /// meanwhile, and whoever shares an identifier waits for the other.
     async fn write_golden(
         &self,
         sources: &BTreeSet<String>,
         identifiers: &BTreeSet<Identifier>,
     ) -> Result<BTreeSet<String>, RegistryError> {
-        let existing = self.linking(sources.iter()).await?;
+        let query = self.query(self.by_link(sources.iter()), &Scope::All);
+        let linking = self.store.matches(&query, MAX_SOURCES as u32 + 1).await?;
+        if linking.len() > MAX_SOURCES {
+            return Err(RegistryError::TooMany);
+        }
+        let rests_on = Precondition {
+            query,
+            expected: linking.iter().map(|stored| stored.id.to_string()).collect(),
+            claims: identifiers.iter().map(|(system, value)| format!("golden|{system}|{value}")).collect(),
+        };
+        let existing: Vec<Stored> = linking.into_iter().filter(|stored| golden_body(stored).is_some()).collect();
         let linked: BTreeSet<String> = existing.iter().filter_map(body).flat_map(|golden| golden::sources(&golden)).collect();
         let mut existing: BTreeMap<i64, Stored> = existing.into_iter().map(|stored| (stored.key, stored)).collect();
         let (id, kept) = match existing.pop_first() {
@@ -404,7 +426,7 @@ impl Registry {
             mutations.push(self.mutation(&stored.id, Some(stored), retired)?);
         }
         if !mutations.is_empty() {
-            self.store.commit(Unit { mutations, ..Unit::default() }).await?;
+            self.store.commit(Unit { mutations, preconditions: vec![rests_on], ..Unit::default() }).await?;
         }
         Ok(left)
     }
