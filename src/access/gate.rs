@@ -18,7 +18,7 @@ use std::collections::BTreeSet;
 pub fn traits(facts: &ResourceFacts, indexed: impl Fn(&str, &str) -> bool) -> Traits {
     let facts_in_words = facts.flatten();
     let kept = |word: &&str| match place(word) {
-        None | Some(Place::Author(_)) => true,
+        None => true,
         Some(Place::Refers(type_name, id)) => !indexed(type_name, id),
         Some(Place::Instance(..) | Place::Elsewhere | Place::Around(..) | Place::Beside(..) | Place::Members(_)) => false,
     };
@@ -80,8 +80,6 @@ enum Place<'a> {
     /// This resource refers to it, or did when the Consent was written.
     Around(&'a str, &'a str),
     Beside(&'a str, &'a str),
-    /// This Patient wrote it.
-    Author(&'a str),
     /// A code in it is in this value set.
     Members(&'a str),
     /// It is, and what that is lies elsewhere.
@@ -98,7 +96,6 @@ fn place(word: &str) -> Option<Place<'_>> {
         ("self" | "around" | "beside", None) => Some(Place::Elsewhere),
         ("code", None) => Some(Place::Members(name.strip_prefix(VALUE_SET)?.strip_prefix('|')?)),
         ("ref", Some((type_name, id))) => Some(Place::Refers(type_name, id)),
-        ("author", Some(("Patient", id))) => Some(Place::Author(id)),
         _ => None,
     }
 }
@@ -205,13 +202,6 @@ fn tests(clause: &BTreeSet<consent::Fact>, effect: Effect) -> Vec<Vec<Test>> {
             Some(Place::Refers(type_name, id)) => {
                 tests.push(Test::Refers(type_name.into(), id.into()));
                 words.push(fact.as_str().to_owned());
-            }
-            Some(Place::Author(id)) => {
-                words.push(fact.as_str().to_owned());
-                // Of what was stored when this was not yet a fact it cannot be told from what is about the patient: that closes and does not open.
-                if effect == Effect::Deny {
-                    tests.push(Test::Refers("Patient".into(), id.into()));
-                }
             }
             Some(Place::Around(type_name, id)) => now.push(Test::Around(type_name.into(), id.into())),
             Some(Place::Beside(type_name, id)) => then.push(Test::Instance(type_name.into(), id.into())),

@@ -227,22 +227,8 @@ fn consent(choices: &mut Choices, world: &str, patients: usize, n: usize) -> Val
     }
     if !choices.once_in(8) {
         consent["provision"] = provision(choices, world, 0);
-        if consent["provision"].to_string().contains(r#""type":"deny""#) {
-            told_by_others(&mut consent["provision"]);
-        }
     }
     consent
-}
-
-/// What denies a patient's own words closes all that refers to the patient, and more than was said is nothing that can be tested here.
-fn told_by_others(provision: &mut Value) {
-    let is_own = |data: &Value| data["meaning"] == "authoredby" && data.to_string().contains("\"Patient/");
-    for data in provision.get_mut("data").and_then(Value::as_array_mut).into_iter().flatten().filter(|data| is_own(data)) {
-        data["reference"] = to("Practitioner", "doctor");
-    }
-    for exception in provision.get_mut("provision").and_then(Value::as_array_mut).into_iter().flatten() {
-        told_by_others(exception);
-    }
 }
 
 fn provision(choices: &mut Choices, world: &str, depth: usize) -> Value {
