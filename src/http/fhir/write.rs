@@ -106,9 +106,11 @@ pub async fn delete_where(call: &Call<'_>, type_code: TypeCode) -> Result<Answer
 
 /// `If-Match`, or `If-None-Match: *`.
 fn condition(call: &Call<'_>) -> Result<Condition, Failure> {
-    if let Some(tags) = super::header_text(call.headers, header::IF_MATCH) {
+    // One that says nothing is not one that was not sent.
+    if let Some(tags) = call.headers.get(header::IF_MATCH) {
         let words = "If-Match must be a version such as W/\"3\", a few of these, or *.";
-        return Ok(Condition::Version(Versions::parse(tags).ok_or_else(|| Failure::bad_request(words))?));
+        let versions = Versions::parse(tags.to_str().unwrap_or_default());
+        return Ok(Condition::Version(versions.ok_or_else(|| Failure::bad_request(words))?));
     }
     match super::header_text(call.headers, header::IF_NONE_MATCH) {
         Some("*") => Ok(Condition::Absent),
