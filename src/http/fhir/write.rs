@@ -163,14 +163,14 @@ fn answered(call: &Call<'_>, outcome: Outcome, answer: Return) -> Answer {
         }
     };
     let version = (outcome.version > 0).then_some(outcome.version);
-    Answer { status, version, updated: version.map(|_| outcome.updated), location, body }
+    Answer { status, version, updated: version.map(|_| outcome.updated), location, body, warnings: Vec::new() }
 }
 
 pub async fn bundle(call: &Call<'_>, body: Bytes) -> Result<Answer, Failure> {
     let fetch = |query: bundle::Query| -> futures_util::future::BoxFuture<'_, Result<Fetched, Refusal>> {
         Box::pin(async move {
-            let Answer { status, version, updated, body, .. } = super::fetch(call, query).await?;
-            Ok(Fetched { status: status.as_u16(), etag: version, updated, body })
+            let Answer { status, version, updated, body, warnings, .. } = super::fetch(call, query).await?;
+            Ok(Fetched { status: status.as_u16(), etag: version, updated, body, warnings })
         })
     };
     let context = Context {

@@ -70,6 +70,8 @@ pub struct Fetched {
     pub updated: Option<Micros>,
     /// A resource as JSON; none where the caller has it already.
     pub body: Option<Bytes>,
+    /// What the resource has no place to say.
+    pub warnings: Vec<Issue>,
 }
 
 /// Answers what reads.
