@@ -12,7 +12,7 @@ use crate::fhir::{Issue, IssueCode};
 use crate::ingest::Refusal;
 use crate::search::contained::{Which, apply};
 use crate::search::{self, Admits, CursorError, Over, ParseOptions, RunContext, SearchError, SearchRequest, extract, suggest};
-use crate::store::query::Test;
+use crate::store::query::{Query, Test};
 use crate::store::{Filter, Stored, TypeCode};
 use axum::http::{HeaderMap, StatusCode, header};
 
@@ -33,7 +33,6 @@ pub async fn search(
 ) -> Result<Answer, Failure> {
     call.require(type_code, Interaction::Search)?;
     let mut request = parsed(call, Over::Type(type_code), &pairs)?;
-    super::audit::asked_for(&[type_code], &pairs);
     let type_name = definitions::r4().type_name(type_code);
     let path = match within {
         Some((of, id)) => {
@@ -64,7 +63,6 @@ pub async fn everywhere(call: &Call<'_>, pairs: Vec<(String, String)>) -> Result
             }
         }
     }
-    super::audit::asked_for(&named, &pairs);
     let request = match named.is_empty() {
         false => parsed(call, Over::Named(&named), &pairs)?,
         true => {
@@ -106,6 +104,7 @@ async fn answered(call: &Call<'_>, mut request: SearchRequest, path: &str) -> Re
     let state = call.state;
     let index_options = state.writer.options();
     request.binding.push_str(&format!("\n{path}"));
+    super::audit::asked_for(std::iter::once(&request.query).chain(&request.further).flat_map(Query::named));
     for query in std::iter::once(&mut request.query).chain(&mut request.further) {
         call.caller.narrow(query, index_options).map_err(Refusal::from)?;
         // A page token is good for the rights that it was made under, and for no others.
