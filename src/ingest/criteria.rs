@@ -1,6 +1,7 @@
 //! The criteria of conditional interactions: which resources they mean, in the store and within a transaction.
 
 use super::refusal::{Refusal, RefusalKind};
+use crate::access::audit;
 use crate::definitions;
 use crate::fhir::{Interval, Issue, IssueCode, text};
 use crate::search::{self, ParseOptions};
@@ -18,9 +19,12 @@ pub struct Criteria {
 }
 
 impl Criteria {
-    /// Reads `identifier=…&…`; what the caller may not see does not match.
+    /// Reads `identifier=…&…`; what the caller may not see does not match, and is told to be denied if it is named by its id.
     pub fn parse(type_code: TypeCode, text: &str, scope: &Scope, options: &ParseOptions) -> Result<Criteria, Vec<Issue>> {
         let (query, claims) = search::conditional(type_code, text, scope.clone(), options)?;
+        if let Some(trail) = audit::current() {
+            trail.names(query.named());
+        }
         Ok(Criteria { asked: query.filters.clone(), query, claims })
     }
 

@@ -12,7 +12,7 @@ use crate::fhir::{Issue, IssueCode};
 use crate::ingest::Refusal;
 use crate::search::contained::{Which, apply};
 use crate::search::{self, Admits, CursorError, Over, ParseOptions, RunContext, SearchError, SearchRequest, extract, suggest};
-use crate::store::query::{SystemTest, Test};
+use crate::store::query::{Query, SystemTest, Test};
 use crate::store::{Filter, ParamId, Stored, TypeCode};
 use axum::http::{HeaderMap, StatusCode, header};
 use serde_json::Value;
@@ -34,7 +34,6 @@ pub async fn search(
 ) -> Result<Answer, Failure> {
     call.require(type_code, Interaction::Search)?;
     let mut request = parsed(call, Over::Type(type_code), &pairs)?;
-    super::audit::asked_for(&[type_code], &pairs);
     let type_name = definitions::r4().type_name(type_code);
     let path = match within {
         Some((of, id)) => {
@@ -65,7 +64,6 @@ pub async fn everywhere(call: &Call<'_>, pairs: Vec<(String, String)>) -> Result
             }
         }
     }
-    super::audit::asked_for(&named, &pairs);
     let request = match named.is_empty() {
         false => parsed(call, Over::Named(&named), &pairs)?,
         true => {
@@ -108,6 +106,7 @@ async fn answered(call: &Call<'_>, mut request: SearchRequest, path: &str) -> Re
     let index_options = state.writer.options();
     request.binding.push_str(&format!("\n{path}"));
     known_by_identifiers(call, &mut request).await?;
+    super::audit::asked_for(std::iter::once(&request.query).chain(&request.further).flat_map(Query::named));
     for query in std::iter::once(&mut request.query).chain(&mut request.further) {
         call.caller.narrow(query, index_options).map_err(Refusal::from)?;
         // A page token is good for the rights that it was made under, and for no others.
