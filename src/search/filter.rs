@@ -416,6 +416,11 @@ fn indexed(type_code: TypeCode, param: &SearchParam, reading: Reading, tests: Ve
     filters
 }
 
+/// What references of the parameter name by an identifier that passes one of the tests, as `:identifier` does.
+pub fn by_identifier(type_code: TypeCode, param: &SearchParam, tests: Vec<Test>) -> Vec<Filter> {
+    indexed(type_code, param, Reading::Identifier, tests)
+}
+
 /// Whether it looks at uris.
 pub(super) fn is_uri(test: &Test) -> bool {
     matches!(test, Test::Uri(_) | Test::Canonical(_) | Test::UriBelow(_) | Test::UriAbove(_))

@@ -2,6 +2,7 @@
 
 use super::audit::{AUDIT, AuditRow, NewRow, Subject};
 use super::gate::{About, CONSENT, CONTRIBUTOR_ONLY, Membership, RuleRows};
+use super::inherit::medicines::{self, Part};
 use super::inherit::{self, Container};
 use super::packed;
 use super::rows::{self, Cell, Identity, Name, Row, Stamp};
@@ -60,6 +61,9 @@ pub struct Batch {
     pub containers: Vec<Container>,
     /// What may inherit, with what it names and takes labels from.
     pub members: Vec<(ResourceKey, Vec<ResourceKey>)>,
+    /// What names medicines, and medicines that may tell something else than before ([`inherit::medicines`]).
+    pub takes: Vec<ResourceKey>,
+    pub gives: Vec<ResourceKey>,
     /// The facts of the classes that resources are of.
     pub classes: BTreeMap<i64, Vec<i64>>,
     /// Consents whose rules of before end, and the rules that begin.
@@ -132,6 +136,11 @@ impl Batch {
             let lists = hands.lists.iter().filter_map(|(type_name, id)| target(type_name, id)).collect();
             let (labels, is_new) = (hands.labels().to_vec(), mutation.base_version == 0);
             self.containers.push(Container { key, owner: mutation.owner, labels, lists, is_new });
+        }
+        match medicines::part(&mutation) {
+            Part::Takes => self.takes.push(key),
+            Part::Gives => self.gives.push(key),
+            Part::None => {}
         }
         if let (Change::Reindex { entries, old_entries }, Some(identity)) = (&mutation.change, place.identity) {
             let stamp = Stamp { key, since: txn, owner: identity.owner, patient: identity.patient };
