@@ -33,7 +33,7 @@ impl Store {
             return Ok(Vec::new());
         }
         let mut sql = Sql::new(self.dialect());
-        sql.push("SELECT patient, consent, max(CASE WHEN precedence IN (1, 3) THEN 1 ELSE 0 END) FROM rule WHERE superseded = 0 AND patient IN (");
+        sql.push("SELECT patient, consent, CAST(max(CASE WHEN precedence IN (1, 3) THEN 1 ELSE 0 END) AS BIGINT) FROM rule WHERE superseded = 0 AND patient IN (");
         sql.join(patients, ", ", |sql, patient| {
             sql.literal(*patient);
         });
