@@ -1,6 +1,6 @@
 //! lango beside another FHIR server in one run: the same records, then the same questions, in turns, each a program of its own.
 //!
-//!     LANGO_HELIOS=/path/to/hfs LANGO_HELIOS_DATA=/folder cargo bench --bench beside            # SQLite, then PostgreSQL
+//!     LANGO_HELIOS=/path/to/hfs LANGO_HELIOS_DATA=/folder cargo bench --bench beside -- sqlite
 //!     LANGO_HELIOS=… LANGO_HELIOS_DATA=… cargo bench --bench beside -- sqlite has chain         # one of them, some questions
 //!     cargo bench --bench beside -- sqlite                                                      # lango beside itself: how equal equals are
 //!
@@ -8,7 +8,8 @@
 //! `search-parameters-r4.json`, all R4 search parameters in one Bundle; without it hfs knows about ten, which would be no comparison.
 //!
 //! Durability: on SQLite lango commits with `synchronous=FULL`, hfs with `NORMAL`, so a power cut can take hfs's last commits and none of
-//! lango's. On PostgreSQL both have the same server with `fsync` and `synchronous_commit` on.
+//! lango's. On PostgreSQL both have the same server with `fsync` and `synchronous_commit` on; hfs reaches one by TCP only, so it is a server of
+//! yours with empty databases `lango` and `other`: `cargo bench --bench beside -- 'postgres://user@127.0.0.1:5432/{}'`.
 
 /// As in the program.
 #[global_allocator]

@@ -92,6 +92,8 @@ pub(super) struct Presented {
     pub picked: bool,
     pub expires: Option<i64>,
     pub token: Option<Arc<str>>,
+    /// The newest closing before the client was looked up.
+    pub closings: Option<i64>,
 }
 
 impl Caller {

@@ -131,7 +131,7 @@ impl ClientError {
     }
 }
 
-/// In the order of [`FIND`]; the last is how many of the identifiers asked about were revoked.
+/// In the order of [`FIND`]; the last two: how many of the identifiers asked about were revoked, and the newest closing.
 type Row = (
     String,
     String,
@@ -147,14 +147,16 @@ type Row = (
     Option<i64>,
     i64,
     i64,
+    i64,
 );
 
 /// `$2` and `$3`: a token's and its grant's identifiers.
 const FIND: &str = "SELECT id, facility, scopes, roles, secret_hash, jwks, jwks_url, issuer, redirect_uris, certificate, created, disabled, \
-     shut_out, (SELECT count(*) FROM revoked v WHERE v.id IN ($2, $3)) AS revoked FROM client WHERE id = $1";
+     shut_out, (SELECT count(*) FROM revoked v WHERE v.id IN ($2, $3)) AS revoked, \
+     (SELECT coalesce(max(number), 0) FROM closing) AS closings FROM client WHERE id = $1";
 
 fn from_row(row: Row) -> Client {
-    let (id, facility, scopes, roles, secret_hash, jwks, jwks_url, issuer, redirect_uris, certificate, created, disabled, shut_out, _) =
+    let (id, facility, scopes, roles, secret_hash, jwks, jwks_url, issuer, redirect_uris, certificate, created, disabled, shut_out, _, _) =
         row;
     let words = |text: &str| text.split_whitespace().map(str::to_owned).collect();
     let (roles, redirect_uris) = (words(&roles), words(&redirect_uris));
@@ -163,23 +165,32 @@ fn from_row(row: Row) -> Client {
 
 /// The client with this id, disabled ones too.
 pub async fn find(store: &Store, id: &str) -> Result<Option<Client>, sqlx::Error> {
-    Ok(find_for(store, id, "", "").await?.map(|(client, _)| client))
+    Ok(find_for(store, id, "", "").await?.map(|found| found.client))
 }
 
-/// The client, and whether the token or the grant that it comes with was revoked; one round trip, since every request asks.
-pub(super) async fn find_for(store: &Store, id: &str, token: &str, grant: &str) -> Result<Option<(Client, bool)>, sqlx::Error> {
+/// What every request asks of the client that it comes from.
+pub(super) struct Standing {
+    pub client: Client,
+    /// The token or the grant that it comes with was taken back.
+    pub revoked: bool,
+    /// The newest closing ([`Store::closings`]).
+    pub closings: i64,
+}
+
+/// Where the client stands that comes with this token of this grant; one round trip.
+pub(super) async fn find_for(store: &Store, id: &str, token: &str, grant: &str) -> Result<Option<Standing>, sqlx::Error> {
     // PostgreSQL refuses to look for a text with this character.
     if id.contains('\0') {
         return Ok(None);
     }
     let row: Option<Row> = on!(store, read, pool => sqlx::query_as(FIND).bind(id).bind(token).bind(grant).fetch_optional(pool).await?);
-    Ok(row.map(|row| (row.13 > 0, row)).map(|(revoked, row)| (from_row(row), revoked)))
+    Ok(row.map(|row| Standing { revoked: row.13 > 0, closings: row.14, client: from_row(row) }))
 }
 
 /// All clients by id, disabled ones too.
 pub async fn list(store: &Store) -> Result<Vec<Client>, sqlx::Error> {
     const SQL: &str = "SELECT id, facility, scopes, roles, secret_hash, jwks, jwks_url, issuer, redirect_uris, certificate, created, \
-         disabled, shut_out, CAST(0 AS BIGINT) AS revoked FROM client ORDER BY id";
+         disabled, shut_out, CAST(0 AS BIGINT) AS revoked, CAST(0 AS BIGINT) AS closings FROM client ORDER BY id";
     let rows: Vec<Row> = on!(store, read, pool => sqlx::query_as(SQL).fetch_all(pool).await?);
     Ok(rows.into_iter().map(from_row).collect())
 }

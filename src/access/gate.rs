@@ -25,16 +25,16 @@ pub fn traits(facts: &ResourceFacts, indexed: impl Fn(&str, &str) -> bool) -> Tr
     Traits::new(facts_in_words.iter().map(consent::Fact::as_str).filter(kept), facts.time)
 }
 
-/// What an Encounter, a Composition or a Bundle hands on to what comes in it, and a Medication or an Observation to what names it; `None` for other
-/// types. Absolute references under `base` are local. A Medication is about nobody and carries no label: `sensitive` tells what it gives away.
+/// What an Encounter, a Composition or a Bundle hands on to what comes in it, and a Medication, a Substance or an Observation to what names it; `None` for other
+/// types. Absolute references under `base` are local. A medicine is about nobody and carries no label: `sensitive` tells what it gives away.
 pub fn hands(type_name: &str, resource: &Value, base: &str, sensitive: &consent::Sensitive) -> Option<Hands> {
     let lists = match type_name {
-        "Encounter" | "Medication" | "Observation" => Vec::new(),
+        "Encounter" | "Medication" | "Substance" | "Observation" => Vec::new(),
         "Composition" => entries_of_sections(resource, base),
         "Bundle" => entries_of_bundle(resource, base),
         _ => return None,
     };
-    let told = if type_name == "Medication" { sensitive.labels_of(resource) } else { BTreeSet::new() };
+    let told = if matches!(type_name, "Medication" | "Substance") { sensitive.labels_of(resource) } else { BTreeSet::new() };
     let labels = consent::handed_on(resource, told);
     // Whom an unlabelled one lists nobody asks.
     let lists = if labels.is_empty() { Vec::new() } else { lists };

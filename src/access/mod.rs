@@ -220,7 +220,7 @@ impl Access {
     /// The caller with this access token, on a connection made with this certificate.
     pub async fn bearer_caller(&self, token: &str, certificate: Option<&str>) -> Result<Caller, AccessError> {
         let claims = self.verified_token(token).await?;
-        let (client, person) = self.holder(&claims).await?;
+        let (client, person, closings) = self.holder(&claims).await?;
         if claims.certificate.is_some() && claims.certificate.as_deref() != certificate {
             return Err(AccessError::Refused("a token is bound to another certificate than the connection's"));
         }
@@ -233,14 +233,16 @@ impl Access {
             picked: claims.picked,
             expires: Some(claims.expires),
             token: Some(Arc::clone(&claims.id)),
+            closings: Some(closings),
         };
         self.caller(client, person, presented, certificate).await
     }
 
-    /// Client and person of a token as they stand now; a token that was taken back, or whose client or person is shut out, has none.
-    async fn holder(&self, claims: &TokenClaims) -> Result<(Client, Option<Person>), AccessError> {
+    /// Client and person of a token as they stand now, after which closing; a token that was taken back, or whose client or person is shut out,
+    /// has none.
+    async fn holder(&self, claims: &TokenClaims) -> Result<(Client, Option<Person>, i64), AccessError> {
         let found = clients::find_for(&self.store, &claims.client, &claims.id, &claims.grant).await?;
-        let (client, revoked) = found.ok_or(AccessError::Refused("the token's client is gone"))?;
+        let clients::Standing { client, revoked, closings } = found.ok_or(AccessError::Refused("the token's client is gone"))?;
         if revoked || !client.is_enabled() || !client.honours(claims.made) || client.issuer != claims.issuer {
             return Err(AccessError::Refused("the token was taken back, or its client is disabled or another issuer's"));
         }
@@ -251,7 +253,7 @@ impl Access {
             }
             _ => None,
         };
-        Ok((client, person))
+        Ok((client, person, closings))
     }
 
     async fn caller(
@@ -274,7 +276,7 @@ impl Access {
         }
         let owner = self.facility_key(&client.facility).await?;
         let requester = self.requester(&client, owner, &roles, &presented.claimed).await?;
-        let scope = self.scope(&client, owner, &roles, &requester, own).await?;
+        let scope = self.scope(&client, owner, &roles, &requester, own, presented.closings).await?;
         Ok(Caller::of_client(client, owner, scope, roles, requester, presented))
     }
 
@@ -314,6 +316,7 @@ impl Access {
         roles: &[Role],
         requester: &consent::Requester,
         own: Option<BreakGlass>,
+        closings: Option<i64>,
     ) -> Result<Scope, AccessError> {
         let requesters = gate::requesters(requester, &self.settings.deployment);
         let mut owners = vec![audit::owner_of(&client.id)];
@@ -326,7 +329,11 @@ impl Access {
             owners.push(CONSENT_DESK);
         }
         // Before anything is decided.
-        let since = if requesters.is_empty() { 0 } else { self.store.closings().await? };
+        let since = match closings {
+            _ if requesters.is_empty() => 0,
+            Some(closings) => closings,
+            None => self.store.closings().await?,
+        };
         Ok(Scope::Gate(Arc::new(Gate { owners, requesters, break_glass: None, own, now: requester.now, since })))
     }
 

@@ -89,6 +89,7 @@ impl App {
             base: format!("{base_url}/fhir"),
             full_text: settings.search.full_text,
             own: OwnParams::default(),
+            staff: [&settings.systems.facility, &settings.systems.practitioner].map(|system| system.as_str().into()).into(),
         };
         let templates = match &settings.templates_dir {
             Some(folder) => Templates::load(folder).with_context(|| format!("templates_dir: {}", folder.display()))?,

@@ -27,8 +27,9 @@ const UNITS: usize = 40;
 /// How long other processes may label by the old value sets, in microseconds: they look for new ones every two seconds.
 const SETTLE: Micros = 5_000_000;
 /// What tells most of what is sensitive, and what hands its labels on.
-const FIRST: [&str; 9] = [
+const FIRST: [&str; 10] = [
     "Encounter",
+    "Substance",
     "Medication",
     "Condition",
     "Observation",

@@ -6,8 +6,8 @@
 //! delivers it, so without notice there is no data. The Task's id follows from the token, so that of racing requests, in whatever process, one
 //! makes it, and the others find it made; what it says in its first version, which nothing can change, is what the token is bound to.
 //!
-//! How many patients in an hour, of one practitioner and of one client, the Tasks tell, so all processes count together. Who has had them all is
-//! told so before anybody is looked for, alike for who is hidden and who never was; the patients of that hour can still be read.
+//! How many patients in an hour, of one practitioner and of one client, these Tasks tell, which nobody else can make, so all processes count
+//! together. Who has had them all is told so before anybody is looked for, alike for who is hidden and who never was; the patients of that hour can still be read.
 
 use crate::access::consent::vocabulary;
 use crate::access::{Caller, Role, audit, gate, purpose};
@@ -20,19 +20,17 @@ use crate::ingest::tries::Tries;
 use crate::ingest::write::{Action, Author, CommitError, Condition, Plan, Wanted};
 use crate::ingest::{Refusal, RefusalKind};
 use crate::registry;
-use crate::search::extract::NOTICE;
-use crate::search::{self, ParseOptions};
+use crate::search::extract::{self, BROKEN_GLASS, GLASS_REVIEW, NOTICE};
 use crate::store::gate::{BreakGlass, Gate};
-use crate::store::{Scope, Stored};
+use crate::store::opened::Opened;
+use crate::store::{ParamId, Scope, Stored, TypeCode};
 use serde_json::{Value, json};
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// Letters and digits of a reason: whoever reviews it must be able to make something of it.
 const REASON: usize = 8;
 /// What the Tasks are.
 const CODES: &str = "https://lango.health/fhir/CodeSystem/task";
-const CODE: &str = "break-glass-review";
 const HOUR: Micros = 3_600_000_000;
 /// Identifier system of clients.
 const CLIENT: &str = "urn:lango:client";
@@ -61,7 +59,7 @@ impl<'a> Glass<'a> {
         let Scope::Gate(gate) = &caller.scope else { return None };
         let (token, client) = (caller.token.as_deref()?, caller.client.as_deref()?);
         let reason = caller.claimed.reason.as_deref().filter(|reason| reason.chars().filter(|c| c.is_alphanumeric()).count() >= REASON)?;
-        let practitioner = caller.claimed.practitioner.as_deref()?;
+        let practitioner = named(caller.claimed.practitioner.as_deref()?, &app.settings.systems.practitioner)?;
         let purposes = &caller.claimed.purposes;
         let emergency = !purposes.is_empty() && purposes.iter().all(|code| vocabulary::is_emergency(&purpose(code)));
         if !emergency || !caller.has_role(Role::Clinician) {
@@ -135,15 +133,28 @@ impl<'a> Glass<'a> {
     async fn check(&self, person: &Person) -> Result<(), Refusal> {
         let limits = &self.app.settings.limits;
         let practitioners = self.app.settings.systems.practitioner.as_str();
-        for (param, system, value, most) in [
-            ("requester:identifier", practitioners, self.practitioner, limits.emergencies_per_practitioner),
-            ("group-identifier", CLIENT, self.client, limits.emergencies_per_client),
+        let task = definitions::r4().type_code("Task").ok_or_else(Refusal::not_found)?;
+        let requesters = param(task, "requester").map(|param| extract::identifier_places(task, param)).unwrap_or_default();
+        let clients: Vec<ParamId> = param(task, "group-identifier").into_iter().collect();
+        // Names that nobody has can be made up without end: what counts then is how many the client opened.
+        let of_client = match limits.emergencies_per_client {
+            0 if !self.is_known().await? => limits.emergencies_per_practitioner,
+            most => most,
+        };
+        for (params, system, value, most) in [
+            (&requesters, practitioners, self.practitioner, limits.emergencies_per_practitioner),
+            (&clients, CLIENT, self.client, of_client),
         ] {
             if most == 0 {
                 continue;
             }
-            let opened = self.opened(param, system, value, most).await?;
-            if opened.len() >= most as usize && opened.is_disjoint(&person.ids) {
+            let (Some(at), Some(tag), Some(patient)) = (param(task, "authored-on"), param(task, "_tag"), param(task, "patient")) else {
+                return Err(Refusal::not_found());
+            };
+            let (tag, by) = ((tag, NOTICE, BROKEN_GLASS), (params.as_slice(), system, value));
+            let asked = Opened { at, since: now().saturating_sub(HOUR), tag, by, patient };
+            let (opened, again) = self.app.store.opened(&asked, &person.keys).await?;
+            if opened >= i64::from(most) && !again {
                 let words = "So many patients' records in an hour are more than the operator allows to be opened in emergencies: ask the privacy \
                              officer, or come back later. Those that were opened can still be read.";
                 return Err(Refusal::new(RefusalKind::Throttled, Issue::error(IssueCode::Throttled, words)));
@@ -152,24 +163,11 @@ impl<'a> Glass<'a> {
         Ok(())
     }
 
-    /// The patients of the last hour's Tasks with this identifier, as far as they matter.
-    async fn opened(&self, param: &str, system: &str, value: &str, most: u32) -> Result<BTreeSet<String>, Refusal> {
-        let task = definitions::r4().type_code("Task").ok_or_else(Refusal::not_found)?;
-        let since = format_instant(now().saturating_sub(HOUR));
-        let pairs = [
-            ("code".to_owned(), format!("{CODES}|{CODE}")),
-            (param.to_owned(), format!("{}|{}", search::escape(system), search::escape(value))),
-            ("authored-on".to_owned(), format!("ge{since}")),
-        ];
-        let options = ParseOptions { strict: true, ..ParseOptions::new(&self.app.writer.options().base, self.app.zone.clone()) };
-        let asked = search::parse(task, &pairs, Scope::All, &options).map_err(|issues| Refusal::all(RefusalKind::Internal, issues))?;
-        // Of one patient there may be many, a token after the other.
-        let rows = self.app.store.search(&asked.query, most.saturating_mul(20), None).await?.rows;
-        let patient = |row: Stored| -> Option<String> {
-            let task: Value = serde_json::from_slice(row.body.as_ref()?).ok()?;
-            Some(task.pointer("/for/reference")?.as_str()?.strip_prefix("Patient/")?.to_owned())
-        };
-        Ok(rows.into_iter().filter_map(patient).collect())
+    /// Whether a Practitioner of the operator's directory is called as who acts says.
+    async fn is_known(&self) -> Result<bool, Refusal> {
+        let r4 = definitions::r4();
+        let Some(identifier) = r4.type_code("Practitioner").and_then(|code| param(code, "identifier")) else { return Ok(false) };
+        Ok(self.app.store.is_called(identifier, &self.app.settings.systems.practitioner, self.practitioner).await?)
     }
 
     fn notices(&self, person: &Person) -> Result<Plan, Refusal> {
@@ -179,7 +177,7 @@ impl<'a> Glass<'a> {
         let now = now();
         let settings = &self.app.settings;
         let facility = json!({ "identifier": { "system": settings.systems.facility, "value": self.caller.facility_code } });
-        let tag = json!({ "tag": [{ "system": NOTICE, "code": "break-glass" }] });
+        let tag = json!({ "tag": [{ "system": NOTICE, "code": BROKEN_GLASS }] });
         let why: Vec<Value> = self
             .caller
             .claimed
@@ -208,7 +206,7 @@ impl<'a> Glass<'a> {
             "intent": "order",
             "priority": "urgent",
             "groupIdentifier": { "system": CLIENT, "value": self.client },
-            "code": { "coding": [{ "system": CODES, "code": CODE }], "text": "Review a broken glass" },
+            "code": { "coding": [{ "system": CODES, "code": GLASS_REVIEW }], "text": "Review a broken glass" },
             "for": about,
             "focus": { "reference": format!("Communication/{}", self.id) },
             "authoredOn": format_instant(now),
@@ -225,4 +223,15 @@ impl<'a> Glass<'a> {
         }
         Ok(Plan { changes, jobs: vec![notice::job(&self.id)], ..Plan::default() })
     }
+}
+
+fn param(type_code: TypeCode, code: &str) -> Option<ParamId> {
+    definitions::r4().param(type_code, code).map(|param| param.id)
+}
+
+/// The practitioner whom a token names, however it writes the name: without what is around it, and without the system that it means anyway.
+fn named<'c>(claimed: &'c str, system: &str) -> Option<&'c str> {
+    let claimed = claimed.trim();
+    let value = claimed.strip_prefix(system).and_then(|rest| rest.strip_prefix('|')).unwrap_or(claimed).trim();
+    (!value.is_empty()).then_some(value)
 }

@@ -8,7 +8,7 @@ use crate::definitions;
 use crate::fhir::time::{Micros, format_instant};
 use crate::search::extract;
 use crate::store::gate::{About, Traits};
-use crate::store::index::is_contained;
+use crate::store::index::{MEDICINE, is_contained};
 use crate::store::{IndexEntry, IndexValue, Stored, TypeCode};
 use bytes::Bytes;
 use serde_json::{Value, json};
@@ -58,7 +58,7 @@ impl Draft {
         let resource = labelled.as_ref().unwrap_or(resource);
         let type_name = definitions::r4().type_name(type_code);
         let entries = extract::extract(type_code, resource, options);
-        let mut about = extract::about(type_code, resource, &entries, &options.base);
+        let mut about = extract::about(type_code, resource, &entries, options);
         let mut traits = Traits::default();
         if let About::Patient(own) = &about {
             let facts = consent::facts(resource, &options.zone, &options.base);
@@ -69,7 +69,7 @@ impl Draft {
                 about = About::Unknown;
             } else {
                 let indexed = |name: &str, id: &str| {
-                    entries.iter().filter(|entry| !is_contained(entry.param)).any(|entry| {
+                    entries.iter().filter(|entry| !is_contained(entry.param) && entry.param != MEDICINE).any(|entry| {
                         matches!(&entry.value, IndexValue::Reference { type_name, id: other } if &**type_name == name && &**other == id)
                     })
                 };

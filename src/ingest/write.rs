@@ -507,7 +507,7 @@ impl Writer {
 
     fn about(&self, type_code: TypeCode, body: &[u8], entries: &[IndexEntry]) -> Result<About, Refusal> {
         let resource: Value = serde_json::from_slice(body).map_err(Refusal::internal)?;
-        Ok(extract::about(type_code, &resource, entries, &self.options.base))
+        Ok(extract::about(type_code, &resource, entries, &self.options))
     }
 }
 

@@ -4,7 +4,9 @@
 //! and filter by one code or by the type of a reference; these are joined into one trie per type, so that one pass over
 //! the resource serves them all and prefixes are walked once. The few others are evaluated by [`crate::fhirpath`].
 
+mod about;
 pub mod contained;
+mod medicines;
 mod plan;
 pub(super) mod values;
 pub(super) mod words;
@@ -12,12 +14,13 @@ pub(super) mod words;
 #[cfg(test)]
 mod tests;
 
+pub use about::{BROKEN_GLASS, GLASS_REVIEW, NOTICE, about, is_about_nobody, tells_of_broken_glass};
+
 use super::own::{Own, OwnParams};
 use crate::definitions::{self, SearchParam};
 use crate::fhir::Reference;
 use crate::fhirpath::{Env, Expression, Node};
-use crate::store::gate::About;
-use crate::store::{Facet, IndexEntry, IndexValue, ParamId, TypeCode, index};
+use crate::store::{Facet, IndexEntry, IndexValue, ParamId, TypeCode};
 use jiff::tz::TimeZone;
 use plan::{Composite, Emit, General, Part, Plan, Target};
 use serde_json::Value;
@@ -36,18 +39,20 @@ pub struct Options {
     pub own: OwnParams,
     /// Whether the words of narratives and contents are indexed, for `_text` and `_content`.
     pub full_text: bool,
+    /// The identifier systems of facilities and practitioners: they name no patient and no medicine.
+    pub staff: Vec<Box<str>>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Options { base: String::new(), zone: TimeZone::UTC, own: OwnParams::default(), full_text: false }
+        Options { base: String::new(), zone: TimeZone::UTC, own: OwnParams::default(), full_text: false, staff: Vec::new() }
     }
 }
 
 /// Combinations of component values that one composite parameter may have in one resource.
 const MAX_COMBINATIONS: usize = 128;
 
-/// Every value of every search parameter, sorted by parameter, each once; then those of contained resources ([`contained`]). `_id` and `_lastUpdated` are no entries (the
+/// Every value of every search parameter, sorted by parameter, each once; then which medicines it names ([`medicines`]), and the values of contained resources ([`contained`]). `_id` and `_lastUpdated` are no entries (the
 /// store has them as columns), nor are parameters that no element holds (`_text`, `near`).
 pub fn extract(type_code: TypeCode, resource: &Value, options: &Options) -> Vec<IndexEntry> {
     let Some(plan) = plan_of(type_code) else { return Vec::new() };
@@ -60,6 +65,7 @@ pub fn extract(type_code: TypeCode, resource: &Value, options: &Options) -> Vec<
     if !own.of(type_code).is_empty() {
         sort(&mut entries);
     }
+    medicines::extract(type_code, resource, options, &mut entries);
     contained::extract(resource, options, &mut entries);
     entries
 }
@@ -68,156 +74,6 @@ pub fn extract(type_code: TypeCode, resource: &Value, options: &Options) -> Vec<
 pub fn is_of(entry: &IndexEntry, param: ParamId) -> bool {
     entry.param & 0xff_ffff == param
 }
-
-/// Whose record the resource is part of (docs/access.md): a Patient's own, else the Patient's that the parameters of the patient
-/// compartment name. Where references name several Patients, or none although the type could hold what is about one, nobody's
-/// consent can speak for it. `entries` are the resource's own; an absolute URL under `base` (no trailing slash) is local.
-pub fn about(type_code: TypeCode, resource: &Value, entries: &[IndexEntry], base: &str) -> About {
-    let type_name = definitions::r4().type_name(type_code);
-    match type_name {
-        // That somebody was restricted, or looked at, is not for all who may see the record.
-        "Consent" => return About::Consent,
-        "AuditEvent" | "Provenance" | "Group" | "Binary" | "Bundle" | "Parameters" => return About::Unknown,
-        _ if is_notice(resource) => return About::Unknown,
-        _ => {}
-    }
-    let own = if type_name == "Patient" { resource.get("id").and_then(Value::as_str) } else { named(type_code, resource, base) };
-    let mut others = entries.iter().filter(|entry| !index::is_contained(entry.param)).filter_map(|entry| match &entry.value {
-        IndexValue::Reference { type_name, id } if &**type_name == "Patient" => Some(&**id),
-        _ => None,
-    });
-    match own {
-        Some(own) if type_name == "Patient" || others.all(|other| other == own) => About::Patient(own.into()),
-        None if others.next().is_none() && OPEN.contains(&type_name) && !holds_patients(resource, base) => About::Nobody,
-        _ => About::Unknown,
-    }
-}
-
-/// The system of the tags by which lango's own notices are known: that somebody broke the glass, that somebody asks for consent.
-pub const NOTICE: &str = "https://lango.health/fhir/CodeSystem/notice";
-
-/// That somebody was told something of a patient, or asked for something, is not for all who may see the record.
-fn is_notice(resource: &Value) -> bool {
-    let tags = resource.pointer("/meta/tag").and_then(Value::as_array).into_iter().flatten();
-    tags.into_iter().any(|tag| tag.get("system").and_then(Value::as_str) == Some(NOTICE))
-}
-
-/// The id in the first local reference to a Patient by the compartment's parameters, in their order.
-fn named<'r>(type_code: TypeCode, resource: &'r Value, base: &str) -> Option<&'r str> {
-    let mut first: Option<(usize, &str)> = None;
-    plan_of(type_code)?.patient.walk(resource, &mut |rank, value| {
-        let reference = value.get("reference").and_then(Value::as_str).and_then(|text| values::parse_reference(text, base));
-        if let Some(Reference::Local { type_name: "Patient", id, .. }) = reference
-            && first.is_none_or(|(known, _)| *rank < known)
-        {
-            first = Some((*rank, id));
-        }
-    });
-    first.map(|(_, id)| id)
-}
-
-/// Whether a resource of an open type holds what is about patients all the same: it refers to one where no search parameter looks, by an
-/// identifier too, or
-/// contains what is not of an open type itself.
-fn holds_patients(resource: &Value, base: &str) -> bool {
-    let contained = resource.get("contained").and_then(Value::as_array).into_iter().flatten();
-    let mut types = contained.filter_map(|one| one.get("resourceType").and_then(Value::as_str));
-    if types.any(|name| !OPEN.contains(&name)) {
-        return true;
-    }
-    let mut waiting = vec![resource];
-    while let Some(value) = waiting.pop() {
-        match value {
-            Value::Array(list) => waiting.extend(list),
-            Value::Object(members) => {
-                let text = |key: &str| members.get(key).and_then(Value::as_str);
-                let reference = text("reference").and_then(|text| values::parse_reference(text, base));
-                let says_so = || text("type").is_some_and(|name| name.rsplit('/').next() == Some("Patient"));
-                let is_logical = members.get("identifier").is_some_and(Value::is_object) || members.contains_key("display");
-                if matches!(reference, Some(Reference::Local { type_name: "Patient", .. })) || is_logical && says_so() {
-                    return true;
-                }
-                // Whom the identifier of an extension means is not said.
-                if members
-                    .get("valueReference")
-                    .is_some_and(|to| to.get("identifier").is_some() && to.get("reference").is_none() && to.get("type").is_none())
-                {
-                    return true;
-                }
-                waiting.extend(members.values());
-            }
-            _ => {}
-        }
-    }
-    false
-}
-
-/// Whether resources of this type are about no patient, as far as they name none.
-pub fn is_about_nobody(type_name: &str) -> bool {
-    OPEN.contains(&type_name)
-}
-
-/// Types that are about no patient: definitions, terminology, and the directory of care. A resource of another type that names
-/// no Patient may still hold what is about one.
-const OPEN: [&str; 57] = [
-    "ActivityDefinition",
-    "CapabilityStatement",
-    "CatalogEntry",
-    "ChargeItemDefinition",
-    "CodeSystem",
-    "CompartmentDefinition",
-    "ConceptMap",
-    "DeviceDefinition",
-    "EffectEvidenceSynthesis",
-    "Endpoint",
-    "EventDefinition",
-    "Evidence",
-    "EvidenceVariable",
-    "ExampleScenario",
-    "GraphDefinition",
-    "HealthcareService",
-    "ImplementationGuide",
-    "InsurancePlan",
-    "Library",
-    "Location",
-    "Measure",
-    "Medication",
-    "MedicationKnowledge",
-    "MedicinalProduct",
-    "MedicinalProductAuthorization",
-    "MedicinalProductContraindication",
-    "MedicinalProductIndication",
-    "MedicinalProductIngredient",
-    "MedicinalProductInteraction",
-    "MedicinalProductManufactured",
-    "MedicinalProductPackaged",
-    "MedicinalProductPharmaceutical",
-    "MedicinalProductUndesirableEffect",
-    "MessageDefinition",
-    "NamingSystem",
-    "ObservationDefinition",
-    "OperationDefinition",
-    "Organization",
-    "OrganizationAffiliation",
-    "PlanDefinition",
-    "Practitioner",
-    "PractitionerRole",
-    "Questionnaire",
-    "ResearchDefinition",
-    "ResearchElementDefinition",
-    "RiskEvidenceSynthesis",
-    "SearchParameter",
-    "SpecimenDefinition",
-    "StructureDefinition",
-    "StructureMap",
-    "Substance",
-    "SubstanceSpecification",
-    "SubstanceSourceMaterial",
-    "SubstancePolymer",
-    "TerminologyCapabilities",
-    "TestScript",
-    "ValueSet",
-];
 
 fn plan_of(type_code: TypeCode) -> Option<&'static Plan> {
     static PLANS: LazyLock<Vec<OnceLock<Plan>>> =
@@ -228,6 +84,11 @@ fn plan_of(type_code: TypeCode) -> Option<&'static Plan> {
 /// The numbers under which the further indexes of a parameter are kept ([`Facet::of`] makes them the facet's).
 pub(in crate::search) fn facet_places(type_code: TypeCode, param: ParamId) -> Vec<ParamId> {
     plan_of(type_code).and_then(|plan| plan.facets.get(&param).cloned()).unwrap_or_else(|| vec![param])
+}
+
+/// The numbers under which the identifiers are kept by which a reference parameter names its targets.
+pub fn identifier_places(type_code: TypeCode, param: ParamId) -> Vec<ParamId> {
+    facet_places(type_code, param).into_iter().map(|place| Facet::Identifier.of(place)).collect()
 }
 
 /// Whether values of a token parameter are found whatever their case ([`Facet::Caseless`]).

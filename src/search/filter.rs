@@ -407,6 +407,11 @@ pub(super) fn indexed(type_code: TypeCode, param: &SearchParam, reading: Reading
     filters
 }
 
+/// What references of the parameter name by an identifier that passes one of the tests, as `:identifier` does.
+pub fn by_identifier(type_code: TypeCode, param: &SearchParam, tests: Vec<Test>) -> Vec<Filter> {
+    indexed(type_code, param, Reading::Identifier, tests)
+}
+
 /// The tests on the values themselves, and those on [`Facet::Caseless`].
 fn in_small_letters(type_code: TypeCode, param: &SearchParam, mut tests: Vec<Test>) -> (Vec<Test>, Vec<Test>) {
     if param.kind != ParamKind::Token || !is_caseless(type_code, param.id) {

@@ -36,6 +36,6 @@ pub use lex::escape;
 
 pub use conditional::conditional;
 pub use cursor::{CursorError, CursorKey};
-pub use filter::shown;
+pub use filter::{by_identifier, shown};
 pub use parse::{Include, Over, ParseOptions, SearchRequest, Summary, Total, parse, parse_over};
 pub use respond::{Admits, RunContext, SearchError, run};

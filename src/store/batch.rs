@@ -2,6 +2,7 @@
 
 use super::audit::{AUDIT, AuditRow, NewRow, Subject};
 use super::gate::{About, CONSENT, CONTRIBUTOR_ONLY, Membership, RuleRows};
+use super::inherit::medicines::{self, Part};
 use super::inherit::{self, Container};
 use super::packed;
 use super::places::Move;
@@ -61,6 +62,9 @@ pub struct Batch {
     pub containers: Vec<Container>,
     /// What may inherit, with what it names and takes labels from.
     pub members: Vec<(ResourceKey, Vec<ResourceKey>)>,
+    /// What names medicines, and medicines that may tell something else than before ([`inherit::medicines`]).
+    pub takes: Vec<ResourceKey>,
+    pub gives: Vec<ResourceKey>,
     /// The facts of the classes that resources are of.
     pub classes: BTreeMap<i64, Vec<i64>>,
     /// Consents whose rules of before end, and the rules that begin.
@@ -141,6 +145,11 @@ impl Batch {
             self.consents.push(key);
             self.rules.add(key, rules, target);
             self.moves.push(Move::new(key, updated, rules.succession.clone(), target));
+        }
+        match medicines::part(&mutation) {
+            Part::Takes => self.takes.push(key),
+            Part::Gives => self.gives.push(key),
+            Part::None => {}
         }
         if let (Change::Reindex { entries, old_entries }, Some(identity)) = (&mutation.change, place.identity) {
             let stamp = Stamp { key, since: txn, owner: identity.owner, patient: identity.patient };

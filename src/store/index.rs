@@ -10,6 +10,11 @@ pub struct IndexEntry {
     pub value: IndexValue,
 }
 
+/// The number under which stand the medicines that a resource names, wherever in it; no type has it, and no search asks for it.
+pub const MEDICINE: ParamId = 255 << 12 | 1;
+/// The same of identifiers that may be a medicine's.
+pub const MEDICINE_CALLED: ParamId = 255 << 12 | 2;
+
 /// Which of a parameter's indexes: its values, or what a modifier asks of them. Each has a parameter number of its own, so that
 /// all share the tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -1,13 +1,15 @@
 //! Labels that resources take from what they came in: a labelled Encounter hands its labels on to what names it, a labelled Composition
-//! or document to what it lists; and from what tells of them: a medicine to the prescription that names it, a result to its report.
+//! or document to what it lists; and from what tells of them: a medicine to what names it ([`medicines`]), a result to its report.
 //!
-//! What a container hands on and whom it lists are rows (`handed`, `part`); who names an Encounter, a medicine or a result the index of references knows. What a
+//! What a container hands on and whom it lists are rows (`handed`, `part`); who names an Encounter or a result the index of references knows. What a
 //! resource has inherited is part of its class on its own row, which is all that a query asks ([`super::gate`]). Both are settled in the
 //! transaction that writes the one or the other, so it makes no difference what arrives first, and a container that is labelled
 //! differently relabels what is stored. Only a container's own labels are handed on, one step. What a deleted container handed on
 //! stays: a delete says nothing about how sensitive the rest is.
 //!
 //! Two writers on PostgreSQL wait for each other: who names an Encounter holds a shared lock on its row, who lists a resource its row.
+
+pub(super) mod medicines;
 
 use super::batch::{Batch, ResourceRow};
 use super::gate::{Traits, inherited};
@@ -24,8 +26,7 @@ use std::sync::LazyLock;
 const CHUNK: usize = 200;
 
 /// The types whose labels go to what names them by these search parameters (all that can).
-const NAMED: [(&str, Option<&[&str]>); 3] =
-    [("Encounter", None), ("Medication", Some(&["medication", "ingredient"])), ("Observation", Some(&["result"]))];
+const NAMED: [(&str, Option<&[&str]>); 2] = [("Encounter", None), ("Observation", Some(&["result"]))];
 
 /// The same in numbers.
 pub(super) static NAMES: LazyLock<BTreeMap<TypeCode, BTreeSet<ParamId>>> = LazyLock::new(|| {
@@ -39,6 +40,11 @@ pub(super) static NAMES: LazyLock<BTreeMap<TypeCode, BTreeSet<ParamId>>> = LazyL
     };
     NAMED.into_iter().filter_map(|(name, codes)| r4.type_code(name).map(|code| (code, params_to(code, codes)))).collect()
 });
+
+/// Whether resources of this type may hand labels on to what names them.
+pub(super) fn is_named(type_code: TypeCode) -> bool {
+    NAMES.contains_key(&type_code) || medicines::is_medicine(type_code)
+}
 
 /// Whether who names a resource of this type by this parameter takes its labels.
 pub(super) fn takes(type_name: &str, param: ParamId) -> bool {
@@ -268,7 +274,15 @@ async fn relabel(
     for row in batch.inserts.iter().chain(&batch.updates) {
         members.remove(&row.key);
     }
-    let members: Vec<i64> = members.into_iter().collect();
+    recompute(connection, &mut batch.classes, &members.into_iter().collect::<Vec<_>>()).await
+}
+
+/// Gives stored resources the classes that they have by themselves and with all that they take.
+async fn recompute(
+    connection: &mut Connection<'_>,
+    known: &mut BTreeMap<i64, Vec<i64>>,
+    members: &[ResourceKey],
+) -> Result<(), sqlx::Error> {
     let lock = if connection.dialect() == Dialect::Postgres { " AND class <> 0 ORDER BY key FOR UPDATE" } else { " AND class <> 0" };
     let patients = definitions::r4().type_code("Patient").map_or(-1, i64::from);
     let mut named = Sql::new(connection.dialect());
@@ -288,6 +302,7 @@ async fn relabel(
                 taken.entry(key).or_default().insert(label);
             }
         }
+        medicines::take(connection, chunk, &mut taken).await?;
         let own_class = |class: i64, own: i64| if own == 0 { class } else { own };
         let classes: BTreeSet<i64> = rows.iter().map(|(_, _, class, own)| own_class(*class, *own)).collect();
         let classes: Vec<i64> = classes.into_iter().collect();
@@ -295,6 +310,8 @@ async fn relabel(
         for (class, fact) in connection.rows_of::<(i64, i64)>("SELECT class, fact FROM class_fact WHERE class IN", &classes, "").await? {
             facts.entry(class).or_default().push(fact);
         }
+        // Some are not written yet.
+        facts.extend(classes.iter().filter_map(|class| Some((*class, known.get(class)?.clone()))));
         // Those that become of the same class are written at once.
         let mut become_of: BTreeMap<(i64, i64), Vec<i64>> = BTreeMap::new();
         let none = BTreeSet::new();
@@ -305,7 +322,7 @@ async fn relabel(
             let (new, new_own) = match with {
                 Some(facts) => {
                     let new = Traits::class_of(&facts);
-                    batch.classes.insert(new, facts);
+                    known.insert(new, facts);
                     (new, by_itself)
                 }
                 None => (by_itself, 0),

@@ -70,6 +70,12 @@ const ALL: &[(i64, &str, &str, &str)] = &[
         include_str!("../../migrations/postgres/0140_shut_out.sql"),
     ),
     (170, "place", include_str!("../../migrations/sqlite/0170_place.sql"), include_str!("../../migrations/postgres/0170_place.sql")),
+    (
+        180,
+        "medicines",
+        include_str!("../../migrations/sqlite/0180_medicines.sql"),
+        include_str!("../../migrations/postgres/0180_medicines.sql"),
+    ),
 ];
 
 pub fn migrator(dialect: Dialect) -> Migrator {

@@ -174,6 +174,7 @@ impl Postgres {
         if unit.closes() {
             closing::in_turn(&mut *connection).await?;
         }
+        inherit::medicines::in_turn(&mut *connection, &unit).await?;
         let mut claims: Vec<Vec<u8>> = unit
             .preconditions
             .iter()
@@ -257,6 +258,7 @@ impl Postgres {
         }
         batch.sort();
         write(&mut *connection, &batch).await?;
+        inherit::medicines::settle(&mut inherit::Connection::Postgres(&mut *connection), &mut batch).await?;
         let classes = self.write_gate(&mut *connection, &batch).await?;
         if !claims.is_empty() {
             sqlx::query("DELETE FROM claim WHERE key = ANY($1)").bind(&claims).execute(&mut *connection).await?;
@@ -314,7 +316,7 @@ async fn locate(connection: &mut PgConnection, unit: &Unit) -> Result<(HashMap<N
     let mut own: Vec<_> = own.into_iter().collect();
     own.sort_unstable();
     // Who names an Encounter, a medicine or a result waits for whoever labels it, and the other way round; these first, as those who label them do.
-    let (containers, others_still): (Vec<_>, Vec<_>) = others.iter().partition(|(code, _)| inherit::NAMES.contains_key(code));
+    let (containers, others_still): (Vec<_>, Vec<_>) = others.iter().partition(|(code, _)| inherit::is_named(*code));
     let mut identities = select(&mut *connection, &containers, " ORDER BY r.key FOR KEY SHARE OF r").await?;
     identities.extend(select(&mut *connection, &own, " ORDER BY r.key FOR UPDATE OF r").await?);
     identities.extend(select(&mut *connection, &others_still, "").await?);

@@ -17,6 +17,34 @@ pub struct Query {
     pub sort: Vec<SortKey>,
 }
 
+impl Query {
+    /// The resources that its criteria name by `_id`, wherever in them that stands.
+    pub fn named(&self) -> Vec<(TypeCode, Box<str>)> {
+        let mut found = Vec::new();
+        let types = self.filters.iter().find_map(|filter| if let Filter::OfType(types) = filter { Some(types.as_slice()) } else { None });
+        let mut waiting: Vec<(&[TypeCode], &Filter)> = Vec::new();
+        let own = types.unwrap_or(std::slice::from_ref(&self.type_code));
+        waiting.extend(self.filters.iter().map(|filter| (own, filter)));
+        while let Some((types, filter)) = waiting.pop() {
+            match filter {
+                Filter::Id(ids) => found.extend(ids.iter().flat_map(|id| types.iter().map(|code| (*code, id.as_str().into())))),
+                Filter::Any(filters) | Filter::All(filters) => waiting.extend(filters.iter().map(|filter| (types, filter))),
+                Filter::Not(filter) => waiting.push((types, filter)),
+                Filter::Chain { targets, .. } | Filter::Canonical { targets, .. } => {
+                    let further =
+                        targets.iter().flat_map(|(code, filters)| filters.iter().map(move |filter| (std::slice::from_ref(code), filter)));
+                    waiting.extend(further);
+                }
+                Filter::Has { source, filters, .. } | Filter::HasCanonical { source, filters, .. } => {
+                    waiting.extend(filters.iter().map(|filter| (std::slice::from_ref(source), filter)));
+                }
+                _ => {}
+            }
+        }
+        found
+    }
+}
+
 /// What the caller may see, decided inside every query.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Scope {

@@ -68,9 +68,14 @@ macro_rules! gather {
             let mut group = Vec::with_capacity(GROUP);
             let mut held = None;
             loop {
+                let closed = pool.close_event();
+                // It tells of a close that comes after it began to listen, and not of one just before.
+                if pool.is_closed() {
+                    return;
+                }
                 let received = tokio::select! {
                     received = waiting.recv_many(&mut group, GROUP) => received,
-                    () = pool.close_event() => 0,
+                    () = closed => 0,
                 };
                 if received == 0 {
                     return;

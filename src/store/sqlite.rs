@@ -512,6 +512,7 @@ impl Writer {
                 self.insert_rows(&mut *connection, chunk).await?;
             }
         }
+        inherit::medicines::settle(&mut inherit::Connection::Sqlite(&mut *connection), batch).await?;
         self.write_gate(&mut *connection, batch).await?;
         for job in &batch.jobs {
             super::jobs::enqueue_sqlite(&mut *connection, job).await?;

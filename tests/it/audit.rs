@@ -329,6 +329,16 @@ both_databases!(
         let (batch_reads, batch_writes) = (bundle("batch", reads.clone()), bundle("batch", writes.clone()));
         let (transaction_reads, transaction_writes) = (bundle("transaction", reads), bundle("transaction", writes));
         let batch_operations = bundle("batch", operations);
+        let nobody = json!({ "resourceType": "Patient" });
+        let batch_criteria = bundle(
+            "batch",
+            json!([
+                entry("PUT", "Patient?_id=b", nobody.clone()),
+                { "request": { "method": "DELETE", "url": "Observation?_id=b-hr" } },
+            ]),
+        );
+        let rehearsed = json!({ "resourceType": "Parameters", "parameter": [
+            { "name": "mode", "valueCode": "update" }, { "name": "resource", "resource": patient_b } ] });
         let table: Vec<Row> = vec![
             ("GET", "/fhir/Patient/b".into(), &none, 404, &["Patient/b"]),
             ("HEAD", "/fhir/Observation/b-hr".into(), &none, 404, &["Observation/b-hr"]),
@@ -349,6 +359,16 @@ both_databases!(
             ("POST", "/fhir/Patient/$record-lookup".into(), &by_number, 200, &["Patient/n"]),
             ("POST", "/fhir/Patient/$record-lookup".into(), &by_reference, 200, &["Patient/n"]),
             ("GET", format!("{shared}19900101-9"), &none, 200, &["Patient/n"]),
+            ("PUT", "/fhir/Patient?_id=b".into(), &nobody, 201, &["Patient/b"]),
+            ("PATCH", "/fhir/Patient?_id=b".into(), &nobody, 404, &["Patient/b"]),
+            ("DELETE", "/fhir/Patient?_id=b".into(), &none, 204, &["Patient/b"]),
+            ("POST", "/fhir".into(), &batch_criteria, 200, &["Observation/b-hr", "Patient/b"]),
+            ("POST", "/fhir/Patient/$validate".into(), &rehearsed, 200, &["Patient/b"]),
+            ("GET", "/fhir/Patient?_filter=_id%20eq%20b".into(), &none, 200, &["Patient/b"]),
+            ("GET", "/fhir/Patient?_filter=not%20(_id%20eq%20b)%20and%20name%20eq%20x".into(), &none, 200, &["Patient/b"]),
+            ("GET", "/fhir/Patient?_id:not=b".into(), &none, 200, &["Patient/b"]),
+            ("GET", "/fhir/Observation?subject:Patient._id=b".into(), &none, 200, &["Patient/b"]),
+            ("GET", "/fhir/Patient?_has:Observation:patient:_id=b-hr".into(), &none, 200, &["Observation/b-hr"]),
             // What is not there, what may be seen, and what may be seen and does not match.
             ("GET", "/fhir/Patient/nobody".into(), &none, 404, &[]),
             ("DELETE", "/fhir/Patient/nobody".into(), &none, 204, &[]),
@@ -503,6 +523,18 @@ both_databases!(
             ("UPDATE resource SET owner = owner + 1 WHERE id = $1 AND id <> $2", Ok(())),
             ("UPDATE resource SET version = version + 1 WHERE id = $1 AND id <> $2", Err(Broken::Altered(4))),
             ("UPDATE resource SET version = version - 1 WHERE id = $1 AND id <> $2", Ok(())),
+            ("UPDATE resource SET patient = -1 WHERE id = $1 AND id <> $2", Err(Broken::Altered(4))),
+            ("UPDATE resource SET patient = -3 WHERE id = $1 AND id <> $2", Ok(())),
+            ("UPDATE resource SET live = 2 WHERE id = $1 AND id <> $2", Err(Broken::Unindexed(4))),
+            ("UPDATE resource SET live = 1 WHERE id = $1 AND id <> $2", Ok(())),
+            (
+                "UPDATE date SET owner = owner - 1 WHERE key = (SELECT key FROM resource WHERE id = $1 AND id <> $2)",
+                Err(Broken::Unindexed(4)),
+            ),
+            ("UPDATE date SET owner = owner + 1 WHERE key = (SELECT key FROM resource WHERE id = $1 AND id <> $2)", Ok(())),
+            ("UPDATE date SET until = 7 WHERE key = (SELECT key FROM resource WHERE id = $1 AND id <> $2)", Err(Broken::Unindexed(4))),
+            ("UPDATE date SET until = 0 WHERE key = (SELECT key FROM resource WHERE id = $1 AND id <> $2)", Ok(())),
+            ("DELETE FROM date WHERE key = (SELECT key FROM resource WHERE id = $1 AND id <> $2)", Err(Broken::Unindexed(4))),
             ("UPDATE resource SET body = (SELECT body FROM resource o WHERE o.id = $2) WHERE id = $1", Err(Broken::Altered(4))),
             ("UPDATE resource SET id = 'away' WHERE id = $1 AND id <> $2", Err(Broken::Unpublished(4))),
         ] {
@@ -669,6 +701,20 @@ both_databases!(
             assert!(!text.contains("Consent/") && !text.contains("Patient/b") && !text.contains("AuthZ-Consent"), "{text}");
         }
         assert!(entries(&world.holder, "/fhir/AuditEvent?agent:identifier=urn:lango:client|asker").await.is_empty());
+        // Who acted is known by identifiers, and found by the resource that has them.
+        let doctor = json!({ "resourceType": "Practitioner", "id": "doc", "identifier": [{ "system": "urn:lango:practitioner", "value": "MCT-7" }] });
+        world.put(&world.officer, &doctor).await;
+        for (by_resource, by_identifier) in [
+            ("agent=Practitioner/doc", "agent:identifier=urn:lango:practitioner|MCT-7"),
+            ("agent:Practitioner=doc", "agent:identifier=urn:lango:practitioner|MCT-7"),
+            ("agent=Organization/hf-b", "agent:identifier=urn:lango:facility|HF-B"),
+            ("agent=Practitioner/none,Practitioner/doc", "agent:identifier=urn:lango:practitioner|MCT-7"),
+        ] {
+            let found = entries(&world.officer, &format!("/fhir/AuditEvent?type=110106&{by_resource}")).await;
+            assert!(!found.is_empty(), "{by_resource}");
+            assert_eq!(found, entries(&world.officer, &format!("/fhir/AuditEvent?type=110106&{by_identifier}")).await, "{by_resource}");
+        }
+        assert!(entries(&world.officer, "/fhir/AuditEvent?agent=Practitioner/none").await.is_empty());
         // Nobody changes, removes or makes them up.
         for token in [&world.asker, &world.officer] {
             let id = own[0]["id"].as_str().unwrap();

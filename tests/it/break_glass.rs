@@ -241,3 +241,68 @@ both_databases!(
         world.server.stop().await;
     }
 );
+
+both_databases!(
+    async fn what_was_opened_is_counted_whole_and_by_nobody_elses_word(db: &TestDb) {
+        let world = World::with(db, |settings| {
+            (settings.limits.emergencies_per_practitioner, settings.limits.emergencies_per_client) = (2, 0);
+        });
+        let world = world.await;
+        for number in 0..6 {
+            world.put(world.token("a"), &json!({ "resourceType": "Patient", "id": format!("p{number}") })).await;
+        }
+        for number in 1..=3 {
+            let system = "urn:lango:practitioner";
+            let practitioner = json!({ "resourceType": "Practitioner", "id": format!("d{number}"), "identifier": [{ "system": system, "value": format!("MCT-{number}") }] });
+            world.put(world.token("registry"), &practitioner).await;
+        }
+        let read = async |who: &str, patient: &str| {
+            let claims = json!({ "purpose_of_use": "BTG", "purpose_of_use_reason": "unconscious", "subject_id": who });
+            let token = signed_token(&world.server, "asker", &claims).await;
+            status(&world, &token, &format!("/fhir/Patient/{patient}")).await
+        };
+        // Nobody takes another's emergencies away by Tasks of their own.
+        let task = |number: usize, code: &str, tag: &str| {
+            json!({ "resourceType": "Task", "status": "requested", "intent": "order",
+                "meta": { "tag": [{ "system": tag, "code": "break-glass" }] },
+                "code": { "coding": [{ "system": "https://lango.health/fhir/CodeSystem/task", "code": code }] },
+                "for": { "reference": format!("Patient/p{number}") }, "authoredOn": lango::fhir::time::format_instant(lango::fhir::time::now()),
+                "groupIdentifier": { "system": "urn:lango:client", "value": "asker" },
+                "requester": { "type": "Practitioner", "identifier": { "system": "urn:lango:practitioner", "value": "MCT-1" } } })
+        };
+        const NOTICES: &str = "https://lango.health/fhir/CodeSystem/notice";
+        for (number, client) in ["a", "c", "operator", "registry"].into_iter().enumerate() {
+            for (code, tag) in [("break-glass-review", NOTICES), ("break-glass-review", "urn:x"), ("other", NOTICES)] {
+                assert_eq!(
+                    world.send(world.token(client), "POST", "/fhir/Task", &task(number, code, tag)).await.0,
+                    403,
+                    "{client} {code} {tag}"
+                );
+            }
+            assert_eq!(world.send(world.token(client), "POST", "/fhir/Task", &task(number, "other", "urn:x")).await.0, 201);
+        }
+        assert_eq!(told(&world).await.0.len(), 0);
+        // Many tokens for one patient push none out of sight, and the name may be written as one likes.
+        for _ in 0..45 {
+            assert_eq!(read("MCT-1", "p0").await, 200);
+        }
+        assert_eq!(read(" mct-1", "p1").await, 200);
+        for name in ["MCT-1", "mct-1", " MCT-1 ", "Mct-1", "urn:lango:practitioner|MCT-1", " urn:lango:practitioner| mct-1"] {
+            assert_eq!([read(name, "p2").await, read(name, "p1").await], [429, 200], "{name}");
+        }
+        // Who has opened none may still open; the privacy officer works on the Tasks.
+        assert_eq!(read("MCT-2", "p2").await, 200);
+        let (_, all) = world.get(world.token("operator"), "/fhir/Task?code=break-glass-review&_summary=count").await;
+        assert_eq!(all["total"], 45 + 1 + 6 + 1);
+        let (tasks, _) = told(&world).await;
+        let mut task = tasks[0].clone();
+        task["status"] = json!("completed");
+        let path = format!("/fhir/Task/{}", task["id"].as_str().unwrap());
+        assert_eq!(world.send(world.token("operator"), "PUT", &path, &task).await.0, 200);
+        assert_eq!(read("MCT-1", "p3").await, 429);
+        // Names of nobody are as many as one likes: for them the client's count does, and where it has no bound of its own, the practitioner's.
+        assert_eq!([read("nobody", "p4").await, read("x|MCT-3", "p4").await], [429, 429]);
+        assert_eq!(read("MCT-3", "p4").await, 200);
+        world.server.stop().await;
+    }
+);

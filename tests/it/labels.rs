@@ -239,6 +239,7 @@ both_databases!(
             condition("c3", json!({ "system": "http://id.who.int/icd/release/10/2019", "code": "B20" })),
             condition("c4", json!({ "code": "B20" })),
             condition("c5", json!({ "system": "http://hl7.org/fhir/sid/icd-10|2016", "code": "B20" })),
+            condition("c6", json!({ "system": "http://hl7.org/fhir/sid/icd-10", "code": "b20.1" })),
         ];
         for resource in &told {
             world.put(&world.holder, resource).await;
@@ -253,5 +254,114 @@ both_databases!(
         world.put(&world.holder, &result("w", "meta", json!({ "security": [{ "system": "urn:weird", "code": "TOPSECRET" }] }))).await;
         assert_eq!(world.get(&world.asker, "/fhir/Observation/w").await.0, 404);
         assert_eq!(world.get(&world.asker, "/fhir/Observation/a-hr").await.0, 200);
+    }
+);
+
+both_databases!(
+    async fn a_medicine_labels_whatever_names_it_in_whatever_way_and_order(db: &TestDb) {
+        let world = World::new(db).await;
+        but_hiv(&world).await;
+        let code = |code: &str| json!({ "coding": [{ "system": "http://www.whocc.no/atc", "code": code }] });
+        let (arv, harmless) = ("j05af01", "J01CA04");
+        let medicine = |type_name: &str, id: &str, atc: &str| {
+            let identifier = json!([{ "system": "urn:stock", "value": format!("{type_name}-{id}") }]);
+            json!({ "resourceType": type_name, "id": id, "code": code(atc), "identifier": identifier })
+        };
+        let subject = json!({ "reference": "Patient/a" });
+        // What names Medication `name` or Substance `name`, each in another way.
+        let naming = |name: &str| {
+            let by_id = json!({ "reference": format!("Medication/{name}") });
+            let by_identifier = json!({ "identifier": { "system": "urn:stock", "value": format!("Medication-{name}") } });
+            let substance = json!({ "reference": format!("Substance/{name}") });
+            let request = |kind: &str, medicine: &Value| json!({ "resourceType": "MedicationRequest", "id": format!("{kind}-{name}"), "status": "active", "intent": "order", "subject": subject, "medicationReference": medicine });
+            let mut typed = by_identifier.clone();
+            typed["type"] = json!("Medication");
+            let mut contained = request("contained", &json!({ "reference": "#m" }));
+            contained["contained"] = json!([{ "resourceType": "Medication", "id": "m", "ingredient": [{ "itemReference": substance }] }]);
+            let mut extended = request("extended", &json!({ "display": "x" }));
+            extended["extension"] = json!([{ "url": "urn:x", "valueReference": by_id }]);
+            vec![
+                request("id", &by_id),
+                request("identifier", &by_identifier),
+                request("typed", &typed),
+                request("nested", &json!({ "reference": format!("Medication/made-of-{name}") })),
+                request("deep", &json!({ "identifier": { "system": "urn:stock", "value": format!("Medication-made-of-made-of-{name}") } })),
+                contained,
+                extended,
+                json!({ "resourceType": "CarePlan", "id": format!("plan-{name}"), "status": "active", "intent": "plan", "subject": subject, "activity": [{ "detail": { "status": "in-progress", "productReference": by_id } }] }),
+                json!({ "resourceType": "SupplyRequest", "id": format!("supply-{name}"), "itemReference": by_id, "quantity": { "value": 1 }, "deliverTo": subject }),
+                json!({ "resourceType": "SupplyDelivery", "id": format!("delivery-{name}"), "patient": subject, "suppliedItem": { "itemReference": substance } }),
+            ]
+        };
+        let made_of = |name: &str, what: &str| json!({ "resourceType": "Medication", "id": name, "identifier": [{ "system": "urn:stock", "value": format!("Medication-{name}") }], "ingredient": [{ "itemReference": { "reference": what } }] });
+        let medicines = |name: &str, atc: &str| {
+            vec![
+                medicine("Medication", name, atc),
+                medicine("Substance", name, atc),
+                made_of(&format!("made-of-{name}"), &format!("Substance/{name}")),
+                made_of(&format!("made-of-made-of-{name}"), &format!("Medication/made-of-{name}")),
+            ]
+        };
+        let visible = async |name: &str| {
+            let mut seen = Vec::new();
+            for resource in naming(name) {
+                if world.get(&world.asker, &crate::support::guarded::path_of(&resource)).await.0 == 200 {
+                    seen.push(resource["id"].as_str().unwrap().to_owned());
+                }
+            }
+            seen
+        };
+        let all: Vec<Value> = naming("before").into_iter().chain(naming("after")).chain(naming("plain")).collect();
+        for resource in medicines("before", arv).iter().chain(&medicines("plain", harmless)) {
+            world.put(&world.holder, resource).await;
+        }
+        for resource in &all {
+            world.put(&world.holder, resource).await;
+        }
+        assert_eq!(visible("before").await, [""; 0], "the medicines were there first");
+        assert_eq!(visible("after").await.len(), naming("after").len(), "nobody knows yet what they are");
+        assert_eq!(visible("plain").await.len(), naming("plain").len());
+        for resource in medicines("after", arv).iter().rev() {
+            world.put(&world.holder, resource).await;
+        }
+        assert_eq!(visible("after").await, [""; 0], "and came later");
+        // What they are may change, and who names them may be written anew.
+        for resource in medicines("plain", arv).iter().chain(&medicines("after", harmless)) {
+            world.put(&world.holder, resource).await;
+        }
+        assert_eq!(visible("plain").await, [""; 0]);
+        assert_eq!(visible("after").await.len(), naming("after").len());
+        for mut resource in naming("before") {
+            resource["language"] = json!("en");
+            world.put(&world.holder, &resource).await;
+        }
+        assert_eq!(visible("before").await, [""; 0]);
+        // In one transaction, and a medicine that gets the identifier by which it is named.
+        let entry = |resource: &Value| json!({ "resource": resource, "request": { "method": "PUT", "url": crate::support::guarded::path_of(resource).trim_start_matches("/fhir/") } });
+        let entries: Vec<Value> = naming("once").iter().chain(&medicines("once", arv)).map(entry).collect();
+        let bundle = json!({ "resourceType": "Bundle", "type": "transaction", "entry": entries });
+        assert_eq!(world.send(&world.holder, "POST", "/fhir", &bundle).await.0, 200);
+        assert_eq!(visible("once").await, [""; 0]);
+        let mut named = medicine("Medication", "nameless", arv);
+        let late = json!({ "resourceType": "MedicationStatement", "id": "late", "status": "active", "subject": subject, "medicationReference": { "identifier": named["identifier"][0] } });
+        named.as_object_mut().unwrap().remove("identifier");
+        world.put(&world.holder, &named).await;
+        world.put(&world.holder, &late).await;
+        assert_eq!(world.get(&world.asker, "/fhir/MedicationStatement/late").await.0, 200);
+        world.put(&world.holder, &medicine("Medication", "nameless", arv)).await;
+        assert_eq!(world.get(&world.asker, "/fhir/MedicationStatement/late").await.0, 404);
+        // A visit's labels and a medicine's add up, whichever goes.
+        let mut at_visit = naming("after").remove(0);
+        at_visit["encounter"] = json!({ "reference": "Encounter/a-visit" });
+        world.put(&world.holder, &at_visit).await;
+        let seen = async || world.get(&world.asker, "/fhir/MedicationRequest/id-after").await.0;
+        assert_eq!(seen().await, 200);
+        world.put(&world.holder, &hiv(encounter("a"))).await;
+        assert_eq!(seen().await, 404);
+        world.put(&world.holder, &medicine("Medication", "after", arv)).await;
+        world.put(&world.holder, &encounter("a")).await;
+        assert_eq!(seen().await, 404);
+        world.put(&world.holder, &medicine("Medication", "after", harmless)).await;
+        assert_eq!(seen().await, 200);
     }
 );

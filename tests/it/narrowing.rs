@@ -541,7 +541,13 @@ both_databases!(
         let named = identifier(NIDA, "19900101-1");
         let typed = json!({ "type": "Patient", "identifier": named["identifier"], "display": "Asha" });
         let uri = json!({ "type": "http://hl7.org/fhir/StructureDefinition/Patient", "display": "Asha" });
-        for (round, reference) in [typed, uri, named].into_iter().enumerate() {
+        let other = json!({ "type": "RelatedPerson", "identifier": { "system": "urn:r", "value": "1" } });
+        let person = json!({ "type": "Person", "identifier": { "system": "urn:lango:practitioner", "value": "1" } });
+        let elsewhere = json!({ "reference": "https://other.example.org/fhir/Patient/7", "display": "Asha" });
+        let version = json!({ "reference": "https://other.example.org/fhir/RelatedPerson/7/_history/1" });
+        let mother = json!({ "reference": "RelatedPerson/mother" });
+        let said = json!({ "reference": "urn:uuid:11111111-1111-4111-8111-111111111112", "type": "Patient" });
+        for (round, reference) in [typed, uri, named, other, person, elsewhere, version, mother, said].into_iter().enumerate() {
             let extension = json!([{ "url": "urn:x", "valueReference": reference }]);
             for type_name in ["Location", "Medication"] {
                 let id = format!("x{round}");
@@ -554,5 +560,40 @@ both_databases!(
             .put(&world.holder, &json!({ "resourceType": "Location", "id": "ward", "managingOrganization": identifier("urn:mfl", "88") }))
             .await;
         assert_eq!(world.get(&world.asker, "/fhir/Location/ward").await.0, 200, "an organisation is no patient");
+        let (facility, practitioner) = (identifier("urn:lango:facility", "HF-A"), identifier("urn:lango:practitioner", "D1"));
+        for (type_name, reference) in [("Practitioner", &facility), ("Location", &practitioner)] {
+            let body = json!({ "resourceType": type_name, "id": "staff", "extension": [{ "url": "urn:x", "valueReference": reference }] });
+            world.put(&world.holder, &body).await;
+            assert_eq!(world.get(&world.asker, &format!("/fhir/{type_name}/staff")).await.0, 200, "{body}");
+        }
+        let related = json!({ "type": "RelatedPerson", "identifier": { "system": "urn:r", "value": "1" } });
+        let practitioner_by_id = json!({ "reference": "Practitioner/d" });
+        for (id, actors, status) in [
+            ("d", json!([practitioner_by_id, { "reference": "Location/ward" }]), 200),
+            ("i", json!([practitioner]), 200),
+            ("t", json!([{ "type": "HealthcareService", "identifier": { "system": "urn:s", "value": "1" } }]), 200),
+            ("p", json!([practitioner_by_id, { "reference": "Patient/b" }]), 404),
+            ("r", json!([practitioner_by_id, related]), 404),
+            ("v", json!([{ "reference": "Device/v" }]), 404),
+            ("u", json!([identifier("urn:mrn", "7")]), 404),
+            ("e", json!([{ "reference": "https://other.example.org/fhir/Practitioner/7" }]), 404),
+        ] {
+            world.put(&world.holder, &json!({ "resourceType": "Schedule", "id": id, "actor": actors })).await;
+            assert_eq!(world.get(&world.asker, &format!("/fhir/Schedule/{id}")).await.0, status, "{actors}");
+        }
+        // Where something comes from belongs to the patient whom it is about, as far as that is told.
+        world.consent("c", json!({ "type": "permit" })).await;
+        let (a, b) = (json!({ "reference": "Patient/a" }), json!({ "reference": "Patient/b" }));
+        for (id, targets, status) in [
+            ("one", json!([a]), 200),
+            ("other", json!([b]), 404),
+            ("both", json!([a, b]), 404),
+            ("of", json!([a, { "reference": "Observation/a-hr" }]), 404),
+            ("by-number", json!([a, { "type": "Patient", "identifier": { "system": "urn:mrn", "value": "7" } }]), 404),
+        ] {
+            let trace = json!({ "resourceType": "Provenance", "id": id, "target": targets, "recorded": "2026-01-01T00:00:00Z", "agent": [{ "who": { "display": "x" } }] });
+            world.put(&world.holder, &trace).await;
+            assert_eq!(world.get(&world.asker, &format!("/fhir/Provenance/{id}")).await.0, status, "{targets}");
+        }
     }
 );

@@ -585,6 +585,22 @@ both_databases!(
 );
 
 both_databases!(
+    async fn a_store_that_answered_just_now_closes(db: &TestDb) {
+        for round in 0..40 {
+            let store = Store::open(&db.url).await.unwrap();
+            if round == 0 {
+                store.commit(unit(vec![put("Patient", "a", 0, vec![], vec![])])).await.unwrap();
+            }
+            let reads = (0..=round % 4).map(|_| store.read(type_code("Patient"), "a", &Scope::All));
+            for read in futures_util::future::join_all(reads).await {
+                assert!(read.unwrap().is_some());
+            }
+            tokio::time::timeout(Duration::from_secs(20), store.close()).await.expect("it closes");
+        }
+    }
+);
+
+both_databases!(
     async fn everything_is_there_after_a_restart(db: &TestDb) {
         let store = Store::open(&db.url).await.unwrap();
         let written = store.commit(unit(vec![put("Patient", "a", 0, vec![], vec![])])).await.unwrap();

@@ -1,23 +1,31 @@
 //! Whether the AuditEvents that were made of the chain still say what it says.
 //!
 //! They are copies, outside the chain. What hangs on how the deployment calls itself, and words that another version would choose otherwise,
-//! is not compared: only who, when, what, whose, why and with what outcome.
+//! is not compared: only who, when, what, whose, why and with what outcome; and whether searches find each by that. While everything is indexed
+//! anew by a new version the last is left out.
 
 use super::resource::{Naming, audit_event};
 use super::verify::Broken;
 use super::{AuditError, Told, disclosure, told};
 use crate::definitions;
+use crate::search::extract;
+use crate::store::audit::AUDIT;
+use crate::store::indexed::Indexed;
 use crate::store::{Sealed, Store, Stored};
 use serde_json::{Value, json};
 use std::collections::HashMap;
 
 /// Rows looked at together.
 const PAGE: u32 = 200;
+/// The kind of the jobs that index everything anew, and how many jobs are looked at.
+const REINDEX_JOB: &str = "search.reindex";
+const JOBS: u32 = 1_000;
 
 /// The first AuditEvent that is missing, or says something else, of the rows after `after` up to `last`.
 pub(super) async fn compare(store: &Store, after: i64, last: i64) -> Result<Option<Broken>, AuditError> {
     let Some(type_code) = definitions::r4().type_code("AuditEvent") else { return Ok(None) };
     let mut after = after;
+    let settled = !store.jobs(Some(REINDEX_JOB), None, JOBS).await?.iter().any(|job| matches!(job.state.as_str(), "waiting" | "running"));
     loop {
         let mut rows = store.sealed_after(after, PAGE).await?;
         rows.retain(|row| row.position <= last);
@@ -30,6 +38,7 @@ pub(super) async fn compare(store: &Store, after: i64, last: i64) -> Result<Opti
         keys.dedup();
         let patients = store.ids_of(&keys).await?;
         let names: Vec<_> = events.iter().map(|(_, told)| (type_code, told.id.clone())).collect();
+        let mut indexed: Vec<(i64, Indexed)> = Vec::new();
         let stored: HashMap<Box<str>, Stored> = store.read_many(&names).await?.into_iter().map(|row| (row.id.clone(), row)).collect();
         for (row, told) in &events {
             let patient = patients.get(&told.patient).map(String::as_str);
@@ -38,7 +47,11 @@ pub(super) async fn compare(store: &Store, after: i64, last: i64) -> Result<Opti
                 continue;
             }
             match stored.get(told.id.as_str()) {
-                Some(event) if event.owner == row.owner && event.version == 1 && says(event, row, told, patient) => {}
+                Some(event)
+                    if event.owner == row.owner && event.version == 1 && event.patient == AUDIT && says(event, row, told, patient) =>
+                {
+                    indexed.push((row.position, found_by(event)));
+                }
                 Some(_) => return Ok(Some(Broken::Altered(row.position))),
                 None if store.sealed_after(row.position - 1, 1).await?.first().is_some_and(|first| first.position == row.position) => {
                     return Ok(Some(Broken::Unpublished(row.position)));
@@ -47,7 +60,27 @@ pub(super) async fn compare(store: &Store, after: i64, last: i64) -> Result<Opti
                 None => {}
             }
         }
+        if settled && let Some(broken) = unindexed(store, indexed).await? {
+            return Ok(Some(broken));
+        }
     }
+}
+
+/// The first row whose AuditEvent searches do not find.
+async fn unindexed(store: &Store, indexed: Vec<(i64, Indexed)>) -> Result<Option<Broken>, AuditError> {
+    let (positions, indexed): (Vec<i64>, Vec<Indexed>) = indexed.into_iter().unzip();
+    let Some(key) = store.missed(&indexed).await? else { return Ok(None) };
+    // It may have gone for its age between the two looks.
+    let place = indexed.iter().position(|one| one.key == key).and_then(|place| positions.get(place)).copied().unwrap_or_default();
+    let is_there = store.sealed_after(place - 1, 1).await?.first().is_some_and(|first| first.position == place);
+    Ok(is_there.then_some(Broken::Unindexed(place)))
+}
+
+/// What it is found by whatever the deployment calls itself and looks for besides.
+fn found_by(event: &Stored) -> Indexed {
+    let resource = event.body.as_ref().and_then(|body| serde_json::from_slice::<Value>(body).ok()).unwrap_or_default();
+    let entries = extract::extract(event.type_code, &resource, &extract::Options::default());
+    Indexed { key: event.key, owner: event.owner, patient: event.patient, entries }
 }
 
 fn says(stored: &Stored, row: &Sealed, told: &Told, patient: Option<&str>) -> bool {

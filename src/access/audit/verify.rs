@@ -37,6 +37,10 @@ pub enum Broken {
     Unpublished(i64),
     #[error("an AuditEvent of row {0} does not say what the row says: it was changed, while the row is whole")]
     Altered(i64),
+    #[error(
+        "an AuditEvent of row {0} is not found by what it says, or not by those who may see it: its place in the indexes was changed, while the row is whole"
+    )]
+    Unindexed(i64),
     #[error("the checkpoint of row {0} is not signed by a key of this database")]
     Forged(i64),
     #[error("line {0} of the file of checkpoints is not signed by a key of this database")]

@@ -8,6 +8,7 @@ use super::facts::{Fact, coding, items};
 use super::vocabulary::{self, ACT_CODE, CONFIDENTIALITY, Coding, Confidentiality};
 use crate::definitions;
 use serde_json::Value;
+use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap};
 
 /// A value set and the sensitivity of what is in it.
@@ -62,6 +63,14 @@ fn system_of(system: &str) -> &str {
     }
 }
 
+/// A code of `system` as it is compared: whoever writes those of ICD or ATC in small letters means them.
+fn spelt<'c>(system: &str, code: &'c str) -> Cow<'c, str> {
+    match system == ATC || system.to_ascii_lowercase().contains("icd") {
+        true => code.trim().to_ascii_uppercase().into(),
+        false => code.into(),
+    }
+}
+
 /// Whether a code looks like one of ICD-10 or ATC: a letter, two digits, and what is more exact.
 fn is_well_formed(code: &str) -> bool {
     let bytes = code.as_bytes();
@@ -89,7 +98,9 @@ impl Sensitive {
                 continue;
             };
             for member in members {
-                sensitive.codes.entry(system_of(&member.system).to_owned()).or_default().entry(member.code).or_default().push(label);
+                let system = system_of(&member.system);
+                let code = spelt(system, &member.code).into_owned();
+                sensitive.codes.entry(system.to_owned()).or_default().entry(code).or_default().push(label);
             }
         }
         sensitive
@@ -102,17 +113,18 @@ impl Sensitive {
             known.extend(codes.iter().map(|(code, labels)| (system.as_str(), code.as_str(), labels.as_slice())));
         }
         known.sort_unstable();
-        let text = format!("labels on arrival, 2: {known:?}");
+        let text = format!("labels on arrival, 3: {known:?}");
         blake3::hash(text.as_bytes()).to_hex().to_string()
     }
 
     /// What a code tells of, by itself or by a broader one that it begins with: `B20.1` under `B20`, `J05AR10` under `J05A`.
-    fn of_code<'a>(&'a self, system: &str, code: &'a str) -> impl Iterator<Item = &'static str> + 'a {
+    fn of_code(&self, system: &str, code: &str, found: &mut BTreeSet<Coding>) {
         let system = system_of(system);
-        let by_prefix = matches!(system, ICD_10 | ATC);
-        let codes = self.codes.get(system);
-        let shorter = (3..code.len()).filter(move |_| by_prefix).filter_map(|length| code.get(..length));
-        shorter.chain([code]).filter_map(move |code| codes?.get(code)).flatten().copied()
+        let Some(codes) = self.codes.get(system) else { return };
+        let code = spelt(system, code);
+        let shorter = (3..code.len()).filter(|_| matches!(system, ICD_10 | ATC)).filter_map(|length| code.get(..length));
+        let labels = shorter.chain([&*code]).filter_map(|code| codes.get(code)).flatten();
+        found.extend(labels.map(|label| Coding::sensitivity(label)));
     }
 
     fn of_text(&self, text: &str, found: &mut BTreeSet<Coding>) {
@@ -127,7 +139,7 @@ impl Sensitive {
         let code = code.trim().to_ascii_uppercase();
         for system in self.codes.keys().filter(|system| *system != WORDS) {
             if is_well_formed(&code) || !matches!(system.as_str(), ICD_10 | ATC) {
-                found.extend(self.of_code(system, &code).map(Coding::sensitivity));
+                self.of_code(system, &code, found);
             }
         }
     }
@@ -143,7 +155,7 @@ impl Sensitive {
                 Value::Object(object) => {
                     let text = |key: &str| object.get(key).and_then(Value::as_str);
                     match (text("system"), text("code")) {
-                        (Some(system), Some(code)) => found.extend(self.of_code(system, code).map(Coding::sensitivity)),
+                        (Some(system), Some(code)) => self.of_code(system, code, &mut found),
                         // The code of a quantity is its unit's.
                         (None, Some(code)) if !object.contains_key("value") && !object.contains_key("unit") => {
                             self.of_bare_code(code, &mut found);

@@ -111,7 +111,7 @@ impl Cutting<'_> {
         let named = self.in_our_words(&resource, is_patient);
         let options = &self.making.options;
         let entries = extract::extract(type_code, &named, options);
-        if extract::about(type_code, &named, &entries, &options.base) != About::Patient(self.location.id.clone()) {
+        if extract::about(type_code, &named, &entries, options) != About::Patient(self.location.id.clone()) {
             return Err(Why::Foreign);
         }
         let mut facts = consent::facts(&named, &options.zone, &options.base);

@@ -189,16 +189,10 @@ pub fn asked_within(method: &str, url: &str, body: Option<&[u8]>, answered: &Res
     }
 }
 
-/// Notes the resources that the criteria of a search name by their ids.
-pub fn asked_for(types: &[TypeCode], pairs: &[(String, String)]) {
-    let mut ids = pairs.iter().filter(|(name, _)| name == "_id").flat_map(|(_, value)| value.split(',')).map(str::trim).peekable();
-    if ids.peek().is_none() {
-        return;
-    }
+/// Notes the resources that are asked for by their ids elsewhere than in a URL's path.
+pub fn asked_for(names: impl IntoIterator<Item = (TypeCode, Box<str>)>) {
     let Some(trail) = audit::current() else { return };
-    for id in ids.filter(|id| is_id(id)) {
-        trail.names(types.iter().map(|type_code| (*type_code, id.into())));
-    }
+    trail.names(names.into_iter().filter(|(_, id)| is_id(id)));
 }
 
 /// As which interaction the request of an entry counts, such as `GET Patient?name=x`.

@@ -140,6 +140,7 @@ async fn rehearse(call: &Call<'_>, operation: &OperationTarget, mode: Mode, reso
         }
         _ => (Interaction::Create, uuid::Uuid::now_v7().to_string(), Condition::Posted),
     };
+    super::audit::asked_for((interaction == Interaction::Update).then(|| (type_code, Box::from(id.as_str()))));
     let (interaction, id, condition) = match condition {
         Condition::Any if !is_seen(call, type_code, &id).await? => (interaction, uuid::Uuid::now_v7().to_string(), Condition::Any),
         condition => (interaction, id, condition),

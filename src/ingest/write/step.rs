@@ -7,7 +7,7 @@ use crate::fhir::{Issue, IssueCode};
 use crate::ingest::consent::asks_for_itself;
 use crate::ingest::ownership::{DIRECTORY, OPERATOR, check_source, keeps_directory, may_change};
 use crate::ingest::refusal::{Refusal, RefusalKind};
-use crate::search::own;
+use crate::search::{extract, own};
 use crate::store::gate::{self as store_gate, About, Traits};
 use crate::store::write::Change;
 use crate::store::{Mutation, Stored};
@@ -81,6 +81,13 @@ impl Writer {
         });
         let old_entries =
             live.and_then(|live| live.body.as_ref()).map(|body| self.entries_of(type_code, body)).transpose()?.unwrap_or_default();
+        if let (Action::Put(draft), Some(_)) = (&wanted.action, &author.caller)
+            && extract::tells_of_broken_glass(type_name, &draft.entries)
+            && !extract::tells_of_broken_glass(type_name, &old_entries)
+        {
+            let words = "Only lango itself tells that somebody broke the glass: a resource of this tag, or a Task of this code, is not made by others.";
+            return Err(Refusal::new(RefusalKind::Forbidden, Issue::error(IssueCode::Forbidden, words)));
+        }
         if let (Condition::SamePatient, Action::Put(draft), Some(body)) =
             (wanted.condition, &wanted.action, live.and_then(|live| live.body.as_ref()))
             && let (Some(new), Some(old)) = (draft.about.patient(), self.about(type_code, body, &old_entries)?.patient())

@@ -140,7 +140,7 @@ mod tests {
         assert_eq!(of(param("Observation", "subject")), [&IndexValue::Within { id: "b".into(), target }]);
         assert!(of(param("Observation", "performer")).is_empty());
         assert!(of(param("Patient", "gender")).is_empty());
-        assert_eq!(about(code("Observation"), &resource, &entries, ""), About::Unknown);
+        assert_eq!(about(code("Observation"), &resource, &entries, &Options::default()), About::Unknown);
         assert_eq!(at(&resource, code("Patient"), 2).unwrap()["id"], "b");
         assert!(at(&resource, code("Patient"), 3).is_none());
     }

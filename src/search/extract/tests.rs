@@ -1,13 +1,15 @@
 use super::*;
 use crate::definitions::{ElementKind, ParamKind, Primitive, Structure};
 use crate::fhirpath::Expression;
+use crate::store::gate::About;
+use crate::store::index::{MEDICINE, MEDICINE_CALLED};
 use flate2::read::GzDecoder;
 use serde_json::{Map, json};
 use std::io::Read;
 
 fn about_at(resource: &Value, base: &str) -> About {
     let options = Options { base: base.to_owned(), ..Options::default() };
-    about(type_code(resource), resource, &extract(type_code(resource), resource, &options), base)
+    about(type_code(resource), resource, &extract(type_code(resource), resource, &options), &options)
 }
 
 fn type_code(resource: &Value) -> TypeCode {
@@ -159,6 +161,31 @@ fn an_observation_is_found_by_values_and_their_combinations() {
     assert_eq!(about_at(&json!({ "resourceType": "Binary", "contentType": "text/plain" }), ""), About::Unknown);
     let schedule = json!({ "resourceType": "PractitionerRole", "extension": [], "practitioner": { "reference": "Patient/p1" } });
     assert_ne!(about_at(&schedule, ""), About::Nobody, "an open type that names a Patient is not open");
+}
+
+#[test]
+fn the_medicines_that_a_resource_names_are_found_wherever_they_stand() {
+    let plan = json!({
+        "resourceType": "CarePlan", "subject": { "reference": "Patient/p1", "identifier": { "system": "urn:mrn", "value": "7" } },
+        "identifier": [{ "system": "urn:plan", "value": "1" }],
+        "extension": [{ "url": "urn:x", "valueReference": { "type": "http://hl7.org/fhir/StructureDefinition/Substance", "identifier": { "value": "s" } } }],
+        "contained": [{ "resourceType": "Medication", "id": "m", "ingredient": [{ "itemReference": { "reference": "http://here/fhir/Substance/s1" } }] }],
+        "activity": [
+            { "detail": { "productReference": { "reference": "Medication/m1/_history/2" } } },
+            { "detail": { "productReference": { "identifier": { "system": "urn:stock", "value": "9" } } } },
+            { "detail": { "productReference": { "type": "Device", "identifier": { "system": "urn:stock", "value": "10" } } } },
+            { "detail": { "productReference": { "reference": "#m" } } }
+        ]
+    });
+    let named = |resource: &Value| -> Vec<String> {
+        let options = Options { base: "http://here/fhir".into(), ..Options::default() };
+        let entries = extract(type_code(resource), resource, &options);
+        entries.iter().filter(|entry| matches!(entry.param, MEDICINE | MEDICINE_CALLED)).map(|entry| show_value(&entry.value)).collect()
+    };
+    assert_eq!(named(&plan), ["Medication/m1", "Substance/s1", "urn:stock|9", "|s"]);
+    let made_of = json!({ "resourceType": "Medication", "ingredient": [{ "itemReference": { "reference": "Substance/s1" } }] });
+    assert_eq!(named(&made_of), ["Substance/s1"]);
+    assert_eq!(named(&json!({ "resourceType": "AuditEvent", "entity": [{ "what": { "reference": "Medication/m1" } }] })), [""; 0]);
 }
 
 #[test]
@@ -346,7 +373,7 @@ fn resources_of_any_shape_are_read_without_harm() {
         for _ in 0..20 {
             spoil(&mut resource, &shapes, &mut dice);
             extract(code as TypeCode, &resource, &Options::default());
-            about(code as TypeCode, &resource, &[], "");
+            about(code as TypeCode, &resource, &[], &Options::default());
         }
     }
 }

@@ -110,7 +110,7 @@ fn text<'v>(object: &'v Map<String, Value>, key: &str) -> Option<&'v str> {
     object.get(key)?.as_str()
 }
 
-fn token(system: Option<&str>, code: Option<&str>) -> Option<IndexValue> {
+pub(super) fn token(system: Option<&str>, code: Option<&str>) -> Option<IndexValue> {
     let code = match code {
         Some(code) if !code.is_empty() => Some(code).filter(|code| fits(code))?,
         // `system|` finds it all the same.

@@ -134,6 +134,10 @@ pub fn records(choices: &mut Choices, world: &str) -> (usize, Vec<Wish>) {
         json!({ "resourceType": "Binary", "id": format!("{world}b"), "contentType": "text/plain", "data": "aGVsbG8=" }),
         json!({ "resourceType": "Provenance", "id": format!("{world}v"), "recorded": "2024-06-15T12:00:00Z",
             "target": [to("Observation", &format!("{world}c0"))], "agent": [{ "who": to("Organization", "hf-a") }] }),
+        json!({ "resourceType": "Provenance", "id": format!("{world}w"), "recorded": "2024-06-15T12:00:00Z",
+            "target": [patient(one)], "agent": [{ "who": to("Organization", "hf-a") }] }),
+        json!({ "resourceType": "Provenance", "id": format!("{world}x"), "recorded": "2024-06-15T12:00:00Z",
+            "target": [patient(one), patient(other)], "agent": [{ "who": to("Organization", "hf-a") }] }),
     ];
     for body in of_many {
         if !choices.once_in(3) {
@@ -401,7 +405,10 @@ impl Reader<'_> {
             return true;
         }
         let type_name = body["resourceType"].as_str().unwrap();
-        if matches!(type_name, "Group" | "Binary" | "Provenance") {
+        let is_patient = |target: &Value| target["reference"].as_str().is_some_and(|name| name.starts_with("Patient/"));
+        if matches!(type_name, "Group" | "Binary")
+            || type_name == "Provenance" && !body["target"].as_array().is_some_and(|targets| targets.iter().all(is_patient))
+        {
             return false;
         }
         let mut facts = consent::facts(body, &jiff::tz::TimeZone::UTC, self.base);
