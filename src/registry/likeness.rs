@@ -3,21 +3,19 @@
 use serde_json::Value;
 use std::collections::BTreeSet;
 
-/// Names of one Patient that are looked at: who sends more is guessing.
+/// Names of one Patient that are looked at, and words of a name: who sends more is guessing.
 const NAMES: usize = 5;
+const WORDS: usize = 5;
 /// `YYYY-MM-DD`.
 const DAY: usize = 10;
 
-/// Whether what two Patients say of themselves tells that they are one person: the same day of birth, or the same sex and a full name (two words at least) in common;
-/// and nothing that speaks against it. What one of them does not say tells nothing.
+/// Whether what two Patients say of themselves tells that they are one person: the same day of birth, or a name of which one leaves out no more than words of the
+/// other; and nothing that speaks against it. Where neither says anything, the number that they share is all that is known of both.
 pub fn agree(one: &Value, other: &Value) -> bool {
-    let same = |key: &str| {
-        let text = |patient: &'_ Value| patient.get(key).and_then(Value::as_str).map(str::to_owned);
-        text(one).filter(|said| text(other).as_ref() == Some(said))
-    };
-    let born = same("birthDate").is_some_and(|day| day.len() >= DAY);
-    let sex = same("gender").is_some_and(|sex| SEXES.contains(&sex.as_str()));
-    (born || sex && !full_names(one).is_disjoint(&full_names(other))) && !contradict(one, other)
+    let born = |patient: &Value| patient.get("birthDate").and_then(Value::as_str).map(str::to_owned);
+    let same_day = born(one).is_some_and(|day| day.len() >= DAY && born(other) == Some(day));
+    let is_silent = |patient: &Value| born(patient).is_none() && words(patient).is_empty();
+    (same_day || have_a_name_in_common(one, other) || is_silent(one) && is_silent(other)) && !contradict(one, other)
 }
 
 const SEXES: [&str; 2] = ["female", "male"];
@@ -39,13 +37,19 @@ fn words(patient: &Value) -> BTreeSet<String> {
     names(patient).flat_map(|name| words_of(name, &["family", "given", "text"])).collect()
 }
 
-/// The names of more than one word, each as the set of its words: in what order they stand tells nothing.
-fn full_names(patient: &Value) -> BTreeSet<BTreeSet<String>> {
+/// In what order the words stand tells nothing.
+fn have_a_name_in_common(one: &Value, other: &Value) -> bool {
+    let [one, other] = [one, other].map(full_names);
+    one.iter().any(|name| other.iter().any(|known| name.is_subset(known) || known.is_subset(name)))
+}
+
+/// Each name as the set of its words.
+fn full_names(patient: &Value) -> Vec<BTreeSet<String>> {
     if names(patient).count() > NAMES {
-        return BTreeSet::new();
+        return Vec::new();
     }
     let ways = |name| [words_of(name, &["family", "given"]), words_of(name, &["text"])];
-    names(patient).flat_map(ways).filter(|words| words.len() > 1).collect()
+    names(patient).flat_map(ways).filter(|words| (1..=WORDS).contains(&words.len())).collect()
 }
 
 fn names(patient: &Value) -> impl Iterator<Item = &Value> {
@@ -84,21 +88,24 @@ mod tests {
         let asha = json!({ "gender": "female", "birthDate": "1990-01-02", "name": [{ "family": "Mushi", "given": ["Asha"] }] });
         for (other, expected) in [
             (json!({}), false),
+            (json!({ "gender": "female" }), false),
             (json!({ "birthDate": "1990-01-02" }), true),
             (json!({ "birthDate": "1990" }), false),
-            (json!({ "gender": "female", "name": [{ "text": "ASHA mushi" }] }), true),
-            (json!({ "name": [{ "text": "Asha Mushi" }] }), false),
-            (json!({ "gender": "unknown", "birthDate": "1990", "name": [{ "text": "ASHA" }] }), false),
-            (json!({ "gender": "female", "name": [{ "family": "Mushi" }] }), false),
+            (json!({ "name": [{ "text": "ASHA mushi" }] }), true),
+            (json!({ "gender": "unknown", "birthDate": "1990", "name": [{ "text": "ASHA" }] }), true),
+            (json!({ "name": [{ "family": "Mushi" }] }), true),
+            (json!({ "name": [{ "text": "Asha Neema Mushi" }] }), true),
+            (json!({ "name": [{ "text": "Neema Mushi" }] }), false),
             // Many names at once are nobody's.
             (json!({ "gender": "female", "name": [{ "family": "Stooge" }, { "text": "Asha Mushi Juma Ali John Mary" }] }), false),
             (json!({ "gender": "female", "name": vec![json!({ "text": "Asha Mushi" }); 6] }), false),
             (json!({ "birthDate": "1990-01-02", "gender": "male" }), false),
+            (json!({ "name": [{ "family": "Mushi" }], "gender": "male" }), false),
             (json!({ "birthDate": "1990-01-02", "name": [{ "family": "Stooge", "given": ["Zed"] }] }), false),
         ] {
             assert_eq!((agree(&asha, &other), agree(&other, &asha)), (expected, expected), "{other}");
         }
-        let short = json!({ "gender": "female", "name": [{ "text": "Mushi" }] });
-        assert!(!agree(&short, &short), "one word is no full name");
+        let silent = json!({ "gender": "female" });
+        assert!(agree(&silent, &json!({})), "nothing but the number is known of either");
     }
 }
