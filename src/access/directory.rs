@@ -2,7 +2,8 @@
 //! the acting practitioner.
 //!
 //! The names come from the directory's resources (Organization, Practitioner, PractitionerRole, Group, CareTeam). Only the
-//! operator's are believed, and a facility's own about itself: nobody becomes part of a hospital by writing that it is.
+//! operator's are believed, and a facility's own about itself: nobody becomes part of a hospital by writing that it is. What anybody else
+//! says of them counts for what forbids ([`Names::aliases`]): nobody leaves a group to which somebody says that they belong.
 //! What was found is remembered for two seconds, because it changes rarely and every request asks.
 
 use super::consent::Name;
@@ -21,8 +22,15 @@ const FRESH: Duration = Duration::from_secs(2);
 const REMEMBERED: usize = 10_000;
 /// Organisations between a facility and the top.
 const LEVELS: usize = 8;
-/// Resources with one identifier that are looked at.
+/// Believed resources with one identifier that are looked at.
 const MOST: u32 = 20;
+/// The same of everybody's, and how many names one is perhaps called by.
+const MOST_OF_ALL: u32 = 100;
+const MOST_NAMES: usize = 300;
+/// Groups within groups.
+const NESTED: usize = 4;
+/// Whom entries of the directory may name.
+pub const ENTRIES: [&str; 7] = ["Organization", "Practitioner", "PractitionerRole", "CareTeam", "Group", "Device", "HealthcareService"];
 
 /// Names by what they mean.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -30,7 +38,7 @@ pub struct Names {
     pub organisations: BTreeSet<Name>,
     pub people: BTreeSet<Name>,
     pub groups: BTreeSet<Name>,
-    /// The further identifiers of the facility and the practitioner, as they or the operator say.
+    /// What they may be called besides, and belong to, whoever says so.
     pub aliases: BTreeSet<Name>,
 }
 
@@ -113,7 +121,48 @@ impl Directory {
                 names.groups.extend(found.iter().filter_map(|stored| name_of(stored, group)));
             }
         }
+        let all = [&names.organisations, &names.people, &names.groups, &names.aliases].into_iter().flatten().cloned().collect();
+        let perhaps = self.perhaps(all).await?;
+        names.aliases.extend(perhaps);
         Ok(names)
+    }
+
+    /// Everything that who is called so may be called, and belong to, whoever says so.
+    async fn perhaps(&self, names: BTreeSet<Name>) -> Result<BTreeSet<Name>, sqlx::Error> {
+        let mut found = called_besides(&self.store, names, &["Organization", "Practitioner", "PractitionerRole"]).await?;
+        let mut seen = BTreeSet::new();
+        for _ in 0..LEVELS {
+            let here: Vec<Name> = found.difference(&seen).filter(|name| name.starts_with("Organization/")).cloned().collect();
+            let mut above = BTreeSet::new();
+            for name in here {
+                let stored = of_name(&self.store, &name).await?;
+                above.extend(stored.as_ref().and_then(|stored| referred(stored, "/partOf/reference", "Organization")));
+                seen.insert(name);
+            }
+            if above.is_subset(&found) || found.len() > MOST_NAMES {
+                break;
+            }
+            found.extend(called_besides(&self.store, above, &["Organization"]).await?);
+        }
+        let mut members: Vec<Name> = found.iter().cloned().collect();
+        for _ in 0..NESTED {
+            let mut groups = BTreeSet::new();
+            for (type_name, id) in std::mem::take(&mut members).iter().filter_map(|name| name.split_once('/')) {
+                for (group, param) in [("Group", "member"), ("CareTeam", "participant")] {
+                    if ENTRIES.contains(&type_name) {
+                        let of_all = referring(&self.store, group, param, type_name, id).await?;
+                        let names = of_all.iter().flat_map(|stored| name_of(stored, group).into_iter().chain(identifiers(stored)));
+                        groups.extend(names.filter(|name| !found.contains(name)).collect::<Vec<_>>());
+                    }
+                }
+            }
+            if groups.is_empty() || found.len() > MOST_NAMES {
+                break;
+            }
+            members = groups.iter().cloned().collect();
+            found.extend(groups);
+        }
+        Ok(found)
     }
 
     /// The resources with an identifier that are believed of `owner`.
@@ -149,6 +198,72 @@ impl Directory {
     }
 }
 
+/// These names and all by which the same ones may be called, whoever says so: what has an identifier in common is perhaps one, and a practitioner is who
+/// has their roles. `types`: the entries that are looked at.
+pub async fn called_besides(store: &Store, names: BTreeSet<Name>, types: &[&str]) -> Result<BTreeSet<Name>, sqlx::Error> {
+    let r4 = definitions::r4();
+    let mut waiting: Vec<Name> = names.iter().cloned().collect();
+    let mut found = names;
+    while let Some(name) = waiting.pop().filter(|_| found.len() <= MOST_NAMES) {
+        let mut entries = Vec::new();
+        match name.split_once('|') {
+            Some((system, value)) => {
+                for type_name in types {
+                    let Some(type_code) = r4.type_code(type_name) else { continue };
+                    let Some(param) = r4.param(type_code, "identifier") else { continue };
+                    let tests = vec![Test::Token { system: SystemTest::Is(system.to_owned()), code: Some(value.to_owned()) }];
+                    let filters = vec![Filter::Param { param: param.id, tests }];
+                    let query = Query { type_code, filters, scope: Scope::All, sort: Vec::new() };
+                    entries.extend(store.search(&query, MOST_OF_ALL, None).await?.rows);
+                }
+            }
+            None => {
+                entries.extend(of_name(store, &name).await?);
+                if let Some(id) = name.strip_prefix("Practitioner/").filter(|_| types.contains(&"PractitionerRole")) {
+                    entries.extend(referring(store, "PractitionerRole", "practitioner", "Practitioner", id).await?);
+                }
+            }
+        }
+        for entry in &entries {
+            let own = name_of(entry, r4.type_name(entry.type_code));
+            let person = referred(entry, "/practitioner/reference", "Practitioner");
+            for other in own.into_iter().chain(person).chain(identifiers(entry)) {
+                if found.insert(other.clone()) {
+                    waiting.push(other);
+                }
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// The entry of this name, if it is one.
+pub async fn of_name(store: &Store, name: &str) -> Result<Option<Stored>, sqlx::Error> {
+    let Some((type_name, id)) = name.split_once('/').filter(|(type_name, _)| ENTRIES.contains(type_name)) else { return Ok(None) };
+    let Some(type_code) = definitions::r4().type_code(type_name) else { return Ok(None) };
+    let stored = store.read_many(&[(type_code, id.to_owned())]).await?;
+    Ok(stored.into_iter().next().filter(|stored| stored.body.is_some()))
+}
+
+/// Everybody's resources that refer to one by `param`.
+async fn referring(store: &Store, type_name: &str, param: &str, target: &str, id: &str) -> Result<Vec<Stored>, sqlx::Error> {
+    let r4 = definitions::r4();
+    let Some((type_code, param)) = r4.type_code(type_name).and_then(|code| Some((code, r4.param(code, param)?.id))) else {
+        return Ok(Vec::new());
+    };
+    let test = Test::Reference { type_codes: r4.type_code(target).into_iter().collect(), id: id.to_owned() };
+    let query = Query { type_code, filters: vec![Filter::Param { param, tests: vec![test] }], scope: Scope::All, sort: Vec::new() };
+    Ok(store.search(&query, MOST_OF_ALL, None).await?.rows)
+}
+
+/// The name of whom an entry refers to there, if it is of this type.
+fn referred(stored: &Stored, pointer: &str, type_name: &str) -> Option<Name> {
+    match Reference::parse(resource(stored)?.pointer(pointer)?.as_str()?)? {
+        Reference::Local { type_name: found, id, .. } if found == type_name => Some(format!("{type_name}/{id}")),
+        _ => None,
+    }
+}
+
 fn name_of(stored: &Stored, type_name: &str) -> Option<Name> {
     stored.body.as_ref().map(|_| format!("{type_name}/{}", stored.id))
 }
@@ -157,17 +272,15 @@ fn resource(stored: &Stored) -> Option<Value> {
     serde_json::from_slice(stored.body.as_ref()?).ok()
 }
 
-fn identifiers(stored: &Stored) -> Vec<Name> {
+/// `system|value` of all identifiers.
+pub fn identifiers(stored: &Stored) -> Vec<Name> {
     let resource = resource(stored).unwrap_or_default();
-    let list = resource.get("identifier").and_then(Value::as_array).cloned().unwrap_or_default();
+    let list = resource.get("identifier").map(|one| one.as_array().cloned().unwrap_or_else(|| vec![one.clone()])).unwrap_or_default();
     list.iter().filter_map(|one| Some(format!("{}|{}", one.get("system")?.as_str()?, one.get("value")?.as_str()?))).collect()
 }
 
 /// The id of the organisation that it is part of, as far as its word is believed.
 fn parent(stored: &Stored) -> Option<String> {
-    let resource = resource(stored).filter(|_| stored.owner == 0)?;
-    match Reference::parse(resource.pointer("/partOf/reference")?.as_str()?)? {
-        Reference::Local { type_name: "Organization", id, .. } => Some(id.to_owned()),
-        _ => None,
-    }
+    let name = referred(stored, "/partOf/reference", "Organization").filter(|_| stored.owner == 0)?;
+    name.strip_prefix("Organization/").map(str::to_owned)
 }

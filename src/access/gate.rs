@@ -9,7 +9,7 @@ use super::consent::{self, Action, Consent, Deployment, Effect, ImplicitPolicy, 
 use crate::definitions;
 use crate::fhir::Interval;
 use crate::fhir::reference::Reference;
-use crate::store::gate::{self, AudiencePart, Hands, Members, Membership, Precedence, Rule, Rules, Test, Traits};
+use crate::store::gate::{self, AudiencePart, Hands, Members, Membership, Precedence, Rule, Rules, Succession, Test, Traits};
 use serde_json::Value;
 use std::collections::BTreeSet;
 
@@ -107,17 +107,20 @@ fn local(name: &str) -> Option<(&str, &str)> {
     (!id.contains('/')).then_some((type_name, id))
 }
 
-/// The rules that `consent` sets for `patients` (ids), all of whom it covers.
-pub fn rules(consent: &Consent, patients: Vec<Box<str>>) -> Rules {
-    let series = (!consent.organisations.is_empty() && !consent.policies.is_empty())
-        .then(|| format!("{:?}|{:?}|{:?}", consent.patient, consent.organisations, consent.policies));
+/// The rules that `consent` sets for `patients` (ids), all of whom it covers; what it permits, for `permitted` of them.
+pub fn rules(consent: &Consent, patients: Vec<Box<str>>, permitted: BTreeSet<Box<str>>) -> Rules {
+    let succession = match (consent.standing, consent.places.last()) {
+        (Standing::Mistaken, _) => Succession::Never,
+        (Standing::InForce | Standing::Withdrawn, Some(place)) => Succession::Takes(place.clone()),
+        (Standing::Void(_), _) | (_, None) => Succession::Keeps,
+    };
     let mut said: Vec<Rule> = match consent.standing {
         Standing::InForce => consent::compile(consent).rules.iter().filter_map(rule).collect(),
         Standing::Withdrawn => Vec::new(),
-        Standing::Void(_) => return Rules::default(),
+        Standing::Void(_) | Standing::Mistaken => return Rules { succession, ..Rules::default() },
     };
     if said.is_empty() {
-        // It allows and denies nothing, and what it took the place of stays replaced.
+        // It allows and denies nothing; whom it is about finds it by this.
         said.push(Rule {
             node: 0,
             parent: None,
@@ -130,7 +133,7 @@ pub fn rules(consent: &Consent, patients: Vec<Box<str>>) -> Rules {
             names_emergency: false,
         });
     }
-    let mut rules = Rules { patients, series, stamp: consent.given.low, rules: said };
+    let mut rules = Rules { patients, permitted, succession, rules: said };
     let parents: BTreeSet<i64> = rules.rules.iter().filter_map(|rule| rule.parent).collect();
     for rule in &mut rules.rules {
         rule.has_exceptions = parents.contains(&rule.node);
@@ -227,7 +230,9 @@ fn actor_words(actor: &consent::Actor, effect: Effect) -> Vec<String> {
     match effect {
         Effect::Permit => words_of(actor.names.iter(), actor.roles.iter()),
         Effect::Deny => {
-            let words = words_of(actor.names.iter().chain(&actor.aliases), actor.roles.iter());
+            // Whoever holds a role that is not known here.
+            let roles = actor.roles.iter().filter(|_| !actor.has_unknown_role());
+            let words = words_of(actor.names.iter().chain(&actor.aliases), roles);
             words.into_iter().flat_map(|word| [perhaps(&word), word]).collect()
         }
     }

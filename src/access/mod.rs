@@ -19,7 +19,7 @@ mod caller;
 mod claimed;
 pub mod clients;
 pub mod consent;
-mod directory;
+pub mod directory;
 mod discovery;
 pub mod gate;
 mod grant;

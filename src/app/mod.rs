@@ -9,6 +9,7 @@ mod gauges;
 mod measures;
 mod reindex;
 mod relabel;
+mod renew;
 
 pub use gauges::{Gauges, Request};
 pub use reindex::{REINDEX_JOB, Reindex};
@@ -137,6 +138,7 @@ impl App {
         app.put_packages().await?;
         app.load_definitions(None).await.context("the terminology and profiles could not be loaded")?;
         app.load_parameters(true).await.context("the search parameters could not be loaded")?;
+        app.renew_consents().await.context("the stored Consents could not be read")?;
         app.check_labels().await.context("what is stored could not be held against the value sets of sensitive codes")?;
         Ok(app)
     }

@@ -3,8 +3,8 @@
 //! Resources travel as [`serde_json::Value`] with key order and number digits kept (`preserve_order`,
 //! `arbitrary_precision`), because bytes are truth: what a facility sent is what a reader gets. This room
 //! parses them strictly ([`json`]), tells instants and partial dates as half-open intervals ([`time`]),
-//! reads decimals with their precision ([`decimal`]), takes references apart ([`reference`]), folds text for
-//! comparison ([`text`]) and says what is wrong in the specification's own form ([`outcome`]).
+//! reads decimals with their precision ([`decimal`]), takes references apart ([`reference`]), tells which Consent takes
+//! another's place ([`series`]), folds text for comparison ([`text`]) and says what is wrong in the specification's own form ([`outcome`]).
 //!
 //! It must never know where a resource is kept or how it arrived.
 
@@ -14,6 +14,7 @@ pub mod json_patch;
 pub mod outcome;
 pub mod placeholder;
 pub mod reference;
+pub mod series;
 pub mod text;
 pub mod time;
 pub mod xml;

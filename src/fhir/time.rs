@@ -7,7 +7,7 @@ use jiff::{Timestamp, civil, tz::TimeZone};
 pub type Micros = i64;
 
 /// `low <= t < high`, both in microseconds. An open end of a Period is [`Interval::MIN`] or [`Interval::MAX`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 pub struct Interval {
     pub low: Micros,
     pub high: Micros,

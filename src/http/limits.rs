@@ -161,7 +161,7 @@ pub fn cors(origins: &[String]) -> CorsLayer {
             HeaderName::from_static("if-none-exist"),
             HeaderName::from_static("prefer"),
         ])
-        .expose_headers([header::ETAG, header::LOCATION, header::LAST_MODIFIED, header::RETRY_AFTER])
+        .expose_headers([header::ETAG, header::LOCATION, header::LAST_MODIFIED, header::RETRY_AFTER, header::WARNING])
         .max_age(Duration::from_secs(600))
 }
 

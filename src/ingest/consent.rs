@@ -1,7 +1,8 @@
 //! A Consent becomes rules with the write that stores it: from its acknowledgement on every query decides by them.
 //!
-//! It covers the Patient that it names and those linked to the same person *now* whom nothing that is said of them contradicts: one that is linked later is not covered before
-//! the Consent is written again, so that a wrong link opens nothing by itself. Whom its actors and organisations mean is looked up then too ([`called`]).
+//! It covers the Patient that it names and those linked to the same person *now*: what it denies, all of them; what it permits, those of whom what is said
+//! agrees. One that is linked later is not covered before the Consent is written again, so that a wrong link opens nothing by itself. Whom its actors and
+//! organisations mean is looked up then too ([`called`]).
 
 mod called;
 
@@ -12,10 +13,13 @@ use crate::access::consent::vocabulary::Coding;
 use crate::access::consent::{self, Consent, Name, Reached, Reading};
 use crate::access::gate;
 use crate::definitions;
-use crate::fhir::time::{Interval, Micros, now, parse_interval};
+use crate::fhir::series::Place;
+use crate::fhir::time::{Micros, parse_interval};
 use crate::fhir::{Issue, IssueCode};
-use crate::store::gate::Rules;
-use crate::store::{FacilityKey, ResourceKey, Stored, TypeCode};
+use crate::store::consents::Counted;
+use crate::store::gate::{About, Precedence, Rules, Succession, Traits};
+use crate::store::write::Change;
+use crate::store::{FacilityKey, Mutation, ResourceKey, Scope, Stored, TypeCode};
 use jiff::ToSpan as _;
 use jiff::tz::TimeZone;
 use serde_json::Value;
@@ -47,6 +51,17 @@ type ValueSets<'a> = &'a (dyn Fn(&str) -> Option<Vec<Coding>> + Sync);
 /// From this age on a permit that a guardian gave no longer holds.
 const OF_AGE: i64 = 18;
 
+/// Versions of one Consent that are read again.
+const VERSIONS: u32 = 10_000;
+
+/// The rules of a Consent that names `patient`, of all of `person`; what it permits, of those that agree.
+fn rules_of(consent: &Consent, patient: String, person: BTreeSet<String>, agreeing: BTreeSet<String>) -> Rules {
+    // Whom it names comes first: it is that one's Consent.
+    let others = person.into_iter().filter(|id| *id != patient).map(Into::into);
+    let permitted = agreeing.into_iter().map(Into::into).chain([patient.as_str().into()]).collect();
+    gate::rules(consent, std::iter::once(patient.as_str().into()).chain(others).collect(), permitted)
+}
+
 fn name_of(stored: &Stored) -> Name {
     format!("{}/{}", definitions::r4().type_name(stored.type_code), stored.id)
 }
@@ -61,20 +76,62 @@ impl Writer {
     pub(super) async fn consent_rules(&self, resource: &Value) -> Result<Rules, Refusal> {
         // What is in a value set changes without the Consent: the rule names it.
         let named = |url: &str| Some(vec![Coding::new(gate::VALUE_SET, url)]);
-        let Some((patient, mut consent)) = self.understood(resource, &named).await? else { return Ok(Rules::default()) };
-        let person = self.registry().agreeing(&patient).await.map_err(Refusal::internal)?;
-        if resource.get("dateTime").is_none() {
-            // It was given when it came. Without this any older one of its series would go before it.
-            let now = now();
-            consent.given = Interval { low: now, high: now.saturating_add(1) };
-        }
-        let mut rules = gate::rules(&consent, person.into_iter().map(Into::into).collect());
-        if let (Some(series), Some(patients)) = (&rules.series, definitions::r4().type_code("Patient")) {
-            // Of those whose dates do not tell which is newer, it is what comes later.
-            let before = self.store().newest_of_series(series, (patients, &patient), &consent.version.id, consent.given).await?;
-            rules.stamp = before.map_or(rules.stamp, |before| before.saturating_add(1));
+        let Some((patient, consent)) = self.understood(resource, &named, &[]).await? else { return Ok(Rules::default()) };
+        let person = self.registry().person(&patient).await.map_err(Refusal::internal)?;
+        let agreeing = self.registry().agreeing(&patient, &person).await.map_err(Refusal::internal)?;
+        let mut rules = rules_of(&consent, patient, person, agreeing);
+        if let Succession::Takes(place) = &mut rules.succession {
+            // Now, as the store will say.
+            place.recorded = 0;
         }
         Ok(rules)
+    }
+
+    /// What a stored Consent, read again as Consents are read now, allows whom: of those whom it covers already, and those linked since of whom it denies
+    /// something. All that it said since it was first recorded counts for where it stands. The mutation changes nothing else of it.
+    pub async fn renewed(&self, stored: &Stored) -> Result<Mutation, Refusal> {
+        let named = |url: &str| Some(vec![Coding::new(gate::VALUE_SET, url)]);
+        let (mut places, mut last) = (Vec::new(), None);
+        let mut versions = self.store().history(stored.type_code, &stored.id, None, VERSIONS, &Scope::All).await?;
+        versions.reverse();
+        for version in &versions {
+            let Some(body) = version.body.as_deref() else {
+                last = None;
+                continue;
+            };
+            let resource: Value = serde_json::from_slice(body).map_err(Refusal::internal)?;
+            last = self.understood(&resource, &named, &places).await?;
+            if let Some((_, consent)) = &last {
+                places.clone_from(&consent.places);
+            }
+        }
+        let mut rules = match last {
+            None => Rules::default(),
+            Some((patient, consent)) => {
+                let covered = self.store().covered(stored.key).await?;
+                let person = self.registry().person(&patient).await.map_err(Refusal::internal)?;
+                let mut agreeing = self.registry().agreeing(&patient, &person).await.map_err(Refusal::internal)?;
+                agreeing.retain(|id| *id == patient || covered.permitted.contains(id));
+                let mut rules = rules_of(&consent, patient, person.into_iter().chain(covered.all).collect(), agreeing);
+                for rule in rules.rules.iter_mut().filter(|rule| matches!(rule.precedence, Precedence::Permit | Precedence::DefaultPermit))
+                {
+                    rule.period.high = covered.until.map_or(rule.period.high, |until| rule.period.high.min(until));
+                }
+                rules
+            }
+        };
+        rules.succession = Succession::Has(places);
+        Ok(Mutation {
+            type_code: stored.type_code,
+            id: stored.id.clone(),
+            base_version: stored.version,
+            change: Change::Reindex { entries: Vec::new(), old_entries: Vec::new() },
+            owner: stored.owner,
+            listed: true,
+            about: About::Consent,
+            traits: Traits::default(),
+            rules: Some(rules),
+        })
     }
 
     /// The Consents that speak of these Patients, each read as it stands now, for a decision on what is not in the store. Which Patients a
@@ -86,31 +143,36 @@ impl Writer {
         };
         let mut found: BTreeMap<ResourceKey, Vec<Consent>> = BTreeMap::new();
         let mut read: HashMap<ResourceKey, Option<Consent>> = HashMap::new();
-        for (patient, stored) in self.store().consents_about(patients).await? {
+        for Counted { patient, consent: stored, permits } in self.store().consents_about(patients).await? {
             let consent = match read.get(&stored.key) {
                 Some(known) => known.clone(),
                 None => {
                     let resource: Value = serde_json::from_slice(stored.body.as_deref().unwrap_or(b"null")).map_err(Refusal::internal)?;
-                    let consent = self.understood(&resource, &listed).await?.map(|(_, consent)| consent);
+                    // What others have taken the place of the store has left out.
+                    let consent =
+                        self.understood(&resource, &listed, &[]).await?.map(|(_, consent)| Consent { places: Vec::new(), ..consent });
                     read.insert(stored.key, consent.clone());
                     consent
                 }
             };
-            found.entry(patient).or_default().extend(consent);
+            let counts = |consent: Consent| if permits { consent } else { Consent { permits_until: Micros::MIN, ..consent } };
+            found.entry(patient).or_default().extend(consent.map(counts));
         }
         Ok(found)
     }
 
     /// What a Consent says, and the id of the Patient that it names; `None`: it names none. `value_set` tells what is in one.
-    async fn understood(&self, resource: &Value, value_set: ValueSets<'_>) -> Result<Option<(String, Consent)>, Refusal> {
+    /// `former`: where it stood before.
+    async fn understood(&self, resource: &Value, value_set: ValueSets<'_>, former: &[Place]) -> Result<Option<(String, Consent)>, Refusal> {
         let references = self.referred(resource).await?;
         let called = self.called(resource).await?;
-        let consent = self.read_consent(resource, &references, &called, None, value_set)?;
+        let reading = (value_set, former);
+        let consent = self.read_consent(resource, &references, &called, None, reading)?;
         let Some(patient) = consent.patient.as_deref().and_then(|name| name.strip_prefix("Patient/")).map(str::to_owned) else {
             return Ok(None);
         };
         let of_age = self.of_age(&patient).await?;
-        Ok(Some((patient, self.read_consent(resource, &references, &called, of_age, value_set)?)))
+        Ok(Some((patient, self.read_consent(resource, &references, &called, of_age, reading)?)))
     }
 
     fn read_consent(
@@ -119,7 +181,7 @@ impl Writer {
         references: &HashMap<Name, Vec<Reached>>,
         called: &Called,
         of_age: Option<Micros>,
-        value_set: ValueSets<'_>,
+        (value_set, former): (ValueSets<'_>, &[Place]),
     ) -> Result<Consent, Refusal> {
         let references_of = |name: &str| references.get(name).cloned().unwrap_or_default();
         let options = self.options();
@@ -130,6 +192,7 @@ impl Writer {
             references_of: &references_of,
             called: &|name| called.of(name),
             organisation: &|names| called.organisation(names),
+            former,
             of_age,
         };
         Consent::read(resource, &reading).map_err(|error| {

@@ -6,12 +6,15 @@ use crate::definitions;
 use crate::fhir::{Interval, Issue, IssueCode, text};
 use crate::search::{self, ParseOptions};
 use crate::store::query::{DateOp, NumberOp, SystemTest, Test};
-use crate::store::{Filter, IndexEntry, IndexValue, Precondition, Query, Scope, Store, Stored, TypeCode};
+use crate::store::{Filter, IndexEntry, IndexValue, ParamId, Precondition, Query, Scope, Store, Stored, TypeCode};
+use std::collections::BTreeSet;
 
 /// Search criteria that are to mean one resource.
 #[derive(Clone, Debug)]
 pub struct Criteria {
     pub(super) query: Query,
+    /// What was asked, before the caller's rights narrow the query: what a transaction writes is judged by this.
+    asked: Vec<Filter>,
     claims: Vec<String>,
 }
 
@@ -22,7 +25,7 @@ impl Criteria {
         if let Some(trail) = audit::current() {
             trail.names(query.named());
         }
-        Ok(Criteria { query, claims })
+        Ok(Criteria { asked: query.filters.clone(), query, claims })
     }
 
     /// The first `most` of the resources that match.
@@ -42,8 +45,57 @@ impl Criteria {
         if type_code != self.query.type_code {
             return Some(false);
         }
-        all(self.query.filters.iter().map(|filter| judge(filter, id, entries)))
+        all(self.asked.iter().map(|filter| judge(filter, id, entries)))
     }
+
+    /// The same words for criteria that mean the same: however they are escaped, in whatever order, however often.
+    pub fn meaning(&self) -> String {
+        listed("", self.asked.iter().map(meaning))
+    }
+
+    /// Values of which every match has one; `None`: these criteria name none.
+    pub fn exact(&self) -> Option<Vec<(ParamId, &str)>> {
+        self.asked.iter().find_map(|filter| match filter {
+            Filter::Param { param, tests } => tests.iter().map(|test| Some((*param, exact(test)?))).collect(),
+            _ => None,
+        })
+    }
+}
+
+/// The one value that passes the test.
+fn exact(test: &Test) -> Option<&str> {
+    match test {
+        Test::Token { code, .. } => code.as_deref(),
+        Test::Uri(uri) => Some(uri),
+        Test::Reference { id, .. } => Some(id),
+        _ => None,
+    }
+}
+
+/// What [`exact`] is compared with.
+pub fn exact_value(value: &IndexValue) -> Option<&str> {
+    match value {
+        IndexValue::Token { code, .. } => Some(code),
+        IndexValue::Uri(uri) => Some(uri),
+        IndexValue::Reference { id, .. } => Some(id),
+        _ => None,
+    }
+}
+
+fn meaning(filter: &Filter) -> String {
+    match filter {
+        Filter::Param { param, tests } => listed(&format!("{param}="), tests.iter().map(|test| format!("{test:?}"))),
+        Filter::NotParam { param, tests } => listed(&format!("{param}!="), tests.iter().map(|test| format!("{test:?}"))),
+        Filter::Id(ids) => listed("_id=", ids.iter().map(|id| format!("{id:?}"))),
+        Filter::Any(filters) => listed("any", filters.iter().map(meaning)),
+        Filter::All(filters) => listed("all", filters.iter().map(meaning)),
+        Filter::Not(filter) => listed("not", std::iter::once(meaning(filter))),
+        other => format!("{other:?}"),
+    }
+}
+
+fn listed(name: &str, parts: impl Iterator<Item = String>) -> String {
+    format!("{name}{:?}", parts.collect::<BTreeSet<String>>())
 }
 
 /// `None`: cannot be judged without the store.
@@ -88,12 +140,10 @@ fn all(verdicts: impl Iterator<Item = Option<bool>>) -> Option<bool> {
 fn passes(test: &Test, value: &IndexValue) -> Option<bool> {
     Some(match (test, value) {
         (Test::Token { system, code }, IndexValue::Token { system: has, code: is }) => {
-            let system_holds = match system {
-                SystemTest::Any => true,
-                SystemTest::Absent => has.is_none(),
-                SystemTest::Is(wanted) => has.as_deref() == Some(wanted),
-            };
-            system_holds && code.as_deref().is_none_or(|code| code == &**is)
+            holds(system, has.as_deref()) && code.as_deref().is_none_or(|code| code == &**is)
+        }
+        (Test::TokenIn { system, codes }, IndexValue::Token { system: has, code: is }) => {
+            holds(system, has.as_deref()) && codes.iter().any(|code| **code == **is)
         }
         (Test::Uri(wanted), IndexValue::Uri(is)) => wanted == &**is,
         (Test::Canonical(wanted), IndexValue::Uri(is)) => {
@@ -117,6 +167,7 @@ fn passes(test: &Test, value: &IndexValue) -> Option<bool> {
         // An index row of another kind does not hold what is asked for.
         (
             Test::Token { .. }
+            | Test::TokenIn { .. }
             | Test::Uri(_)
             | Test::Canonical(_)
             | Test::UriBelow(_)
@@ -131,6 +182,14 @@ fn passes(test: &Test, value: &IndexValue) -> Option<bool> {
         ) => false,
         _ => return None,
     })
+}
+
+fn holds(system: &SystemTest, has: Option<&str>) -> bool {
+    match system {
+        SystemTest::Any => true,
+        SystemTest::Absent => has.is_none(),
+        SystemTest::Is(wanted) => has == Some(wanted),
+    }
 }
 
 /// <https://hl7.org/fhir/R4/search.html#prefix>, over half-open intervals.
@@ -170,6 +229,21 @@ pub fn not_judged() -> Refusal {
     )
 }
 
+/// The refusal when it cannot be said whether the criteria of one entry mean what the entry at `other` writes.
+pub fn perhaps_another(other: &str) -> Refusal {
+    let words = format!(
+        "Whether these criteria mean the resource that {other} writes cannot be told before it is stored: send the two apart, or use criteria \
+         without chains, _has, _lastUpdated, quantities and composites."
+    );
+    Refusal::new(RefusalKind::Malformed, Issue::error(IssueCode::NotSupported, words))
+}
+
+/// The refusal when two entries of a transaction are about one resource (<https://hl7.org/fhir/R4/http.html#trules>).
+pub fn same_resource(other: &str) -> Refusal {
+    let words = format!("{other} is about the same resource: a transaction may be about a resource once.");
+    Refusal::new(RefusalKind::Malformed, Issue::error(IssueCode::Duplicate, words))
+}
+
 /// The refusal when criteria that are to mean one resource match none.
 pub fn no_match() -> Refusal {
     Refusal::new(
@@ -186,7 +260,7 @@ mod tests {
     use super::*;
 
     fn criteria(filters: Vec<Filter>) -> Criteria {
-        Criteria { query: Query { type_code: 1, filters, scope: Scope::All, sort: Vec::new() }, claims: Vec::new() }
+        Criteria { asked: filters.clone(), query: Query { type_code: 1, filters, scope: Scope::All, sort: Vec::new() }, claims: Vec::new() }
     }
 
     #[test]
@@ -206,5 +280,29 @@ mod tests {
         assert_eq!(wants(SystemTest::Is("http://other".into()), "1").matches_draft(1, "a", &entries), Some(false));
         assert_eq!(wants(SystemTest::Any, "1").matches_draft(2, "a", &entries), Some(false));
         assert_eq!(criteria(vec![Filter::Id(vec!["a".into()])]).matches_draft(1, "a", &[]), Some(true));
+    }
+
+    #[test]
+    fn criteria_that_mean_the_same_are_known_as_the_same() {
+        let options = ParseOptions::new("http://localhost/fhir", jiff::tz::TimeZone::UTC);
+        let patient = definitions::r4().type_code("Patient").unwrap();
+        let read = |text: &str| Criteria::parse(patient, text, &Scope::All, &options).unwrap();
+        let same = read("identifier=urn:s|1&active=true");
+        for text in [
+            "identifier=urn:s%7C1&active=true",
+            "?active=true&identifier=urn%3As|1&active=true",
+            "Patient?active=true,true&identifier=urn:s|1",
+        ] {
+            assert_eq!(read(text).meaning(), same.meaning(), "{text}");
+        }
+        for text in
+            ["identifier=urn:s|1", "identifier=urn:s|1&active=false", "identifier=1&active=true", "identifier=urn:s|1,urn:s|2&active=true"]
+        {
+            assert_ne!(read(text).meaning(), same.meaning(), "{text}");
+        }
+        assert_eq!(read("identifier=urn:s|1,2").meaning(), read("identifier=2,urn:s|1").meaning());
+        let identifier = definitions::r4().param(patient, "identifier").unwrap().id;
+        assert_eq!(read("name=x&identifier=urn:s|1,2").exact(), Some(vec![(identifier, "1"), (identifier, "2")]));
+        assert_eq!(read("name=x&birthdate=2000").exact(), None);
     }
 }

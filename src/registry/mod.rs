@@ -143,19 +143,21 @@ impl Registry {
         Ok(ids)
     }
 
-    /// Those of [`Registry::person`] whom what is said of them does not contradict: who sends somebody's number with another name, sex or birth date is
-    /// linked, and nothing that the one allows is the other's.
-    pub async fn agreeing(&self, patient: &str) -> Result<BTreeSet<String>, RegistryError> {
-        let mut ids = self.person(patient).await?;
-        let names: Vec<(TypeCode, String)> = ids.iter().map(|id| (self.patient, id.clone())).collect();
+    /// Those of `person` of whom what is said tells that they are who `patient` is: who sends somebody's number with other words, or with none, is linked,
+    /// and nothing that the one allows is the other's. The golden Patient is everybody's that it links.
+    pub async fn agreeing(&self, patient: &str, person: &BTreeSet<String>) -> Result<BTreeSet<String>, RegistryError> {
+        let names: Vec<(TypeCode, String)> = person.iter().map(|id| (self.patient, id.clone())).collect();
         let stored = self.store.read_many(&names).await?;
-        let told = |stored: &Stored| -> Option<Value> { serde_json::from_slice(stored.body.as_ref()?).ok() };
-        let Some(own) = stored.iter().find(|stored| &*stored.id == patient).and_then(told) else { return Ok(ids) };
-        for other in &stored {
-            if told(other).is_some_and(|other| likeness::contradict(&own, &other)) {
-                ids.remove(&*other.id);
-            }
+        let own = stored.iter().find(|stored| &*stored.id == patient).and_then(body);
+        let (golden, sources): (Vec<&Stored>, Vec<&Stored>) = stored.iter().partition(|stored| golden_body(stored).is_some());
+        let agrees = |source: &Stored| {
+            &*source.id == patient || own.as_ref().zip(body(source)).is_some_and(|(own, other)| likeness::agree(own, &other))
+        };
+        let mut ids: BTreeSet<String> = sources.iter().filter(|source| agrees(source)).map(|source| source.id.to_string()).collect();
+        if ids.len() == sources.len() {
+            ids.extend(golden.iter().map(|golden| golden.id.to_string()));
         }
+        ids.insert(patient.to_owned());
         Ok(ids)
     }
 

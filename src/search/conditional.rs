@@ -14,6 +14,9 @@ use std::collections::BTreeSet;
 /// Types that a bare id may stand for before its claims are not worth listing.
 const MAX_TYPES: usize = 8;
 
+/// A text that is this long or shorter is in the index as a whole: what was cut may lack three bytes more, to end with a character.
+const MOST_WHOLE: usize = MOST_INDEXED - 4;
+
 /// Reads `criteria`, the query string of If-None-Exist, a conditional update or a conditional reference. Gives the query and
 /// the claims that serialise racing requests: one for each exact value, sorted, or one for the whole type when the criteria
 /// name none. Anything unknown is an error, because leaving it out would match other resources.
@@ -41,10 +44,10 @@ pub fn conditional(type_code: TypeCode, criteria: &str, scope: Scope, options: &
             );
             continue;
         }
-        if lex::split(value, ',').iter().flat_map(|value| lex::split(value, '|')).any(|part| lex::unescape(part).len() > MOST_INDEXED) {
-            let words = format!(
-                "a text of more than {MOST_INDEXED} bytes is not indexed whole, so it cannot be told what has it: name other criteria"
-            );
+        let most = if key.ends_with(":exact") { MOST_WHOLE } else { MOST_INDEXED };
+        if lex::split(value, ',').iter().flat_map(|value| lex::split(value, '|')).any(|part| lex::unescape(part).len() > most) {
+            let words =
+                format!("a text of more than {most} bytes is not indexed whole, so it cannot be told what has it: name other criteria");
             errors.push(Issue::error(IssueCode::TooLong, words).at(path(type_name, key)));
             continue;
         }
@@ -91,8 +94,8 @@ fn exact(type_name: &str, filter: &Filter) -> Option<Vec<String>> {
                 match test {
                     Test::Token { code: Some(value), .. } => claims.push(format!("{type_name}|{code}||{value}")),
                     Test::Uri(uri) | Test::Canonical(uri) => {
-                        let unversioned = uri.split('|').next().unwrap_or_default();
-                        claims.push(format!("{type_name}|{code}||{unversioned}"));
+                        let address = uri.split(['|', '#']).next().unwrap_or_default();
+                        claims.push(format!("{type_name}|{code}||{address}"));
                     }
                     Test::Reference { type_codes, id } if type_codes.len() <= MAX_TYPES => {
                         let names = type_codes.iter().map(|type_code| definitions::r4().type_name(*type_code));
@@ -145,6 +148,14 @@ mod tests {
         }
         let longest = "v".repeat(MOST_INDEXED);
         assert!(read("Patient", &format!("identifier=urn:s|{longest},{longest}")).is_ok());
+        // What is stored may have been cut to just this.
+        for cut in [MOST_WHOLE + 1, MOST_INDEXED] {
+            let name = "v".repeat(cut);
+            assert_eq!(read("Patient", &format!("name:exact={name}")).unwrap_err()[0].code, IssueCode::TooLong);
+            assert_eq!(read("Patient", &format!("organization.name:exact={name}")).unwrap_err()[0].code, IssueCode::TooLong);
+            assert!(read("Patient", &format!("name={name}")).is_ok());
+        }
+        assert!(read("Patient", &format!("name:exact={}", "v".repeat(MOST_WHOLE))).is_ok());
     }
 
     #[test]

@@ -12,6 +12,7 @@
 //!
 //! This room must never know SQL, HTTP or who is asking; a scope is handed in and handed on.
 
+mod bindings;
 pub mod capability;
 pub mod conditional;
 pub mod contained;
@@ -23,6 +24,7 @@ mod filter;
 mod include;
 mod lex;
 pub mod matches;
+mod media_type;
 pub mod own;
 pub mod parse;
 pub mod respond;
@@ -36,6 +38,6 @@ pub use lex::escape;
 
 pub use conditional::conditional;
 pub use cursor::{CursorError, CursorKey};
-pub use filter::shown;
+pub use filter::{by_identifier, shown};
 pub use parse::{Include, Over, ParseOptions, SearchRequest, Summary, Total, parse, parse_over};
 pub use respond::{Admits, RunContext, SearchError, run};

@@ -5,6 +5,7 @@ use super::gate::{About, CONSENT, CONTRIBUTOR_ONLY, Membership, RuleRows};
 use super::inherit::medicines::{self, Part};
 use super::inherit::{self, Container};
 use super::packed;
+use super::places::Move;
 use super::rows::{self, Cell, Identity, Name, Row, Stamp};
 use super::sql::{Dialect, Sql};
 use super::write::{Change, Mutation, NewJob, Resting, Written};
@@ -69,6 +70,8 @@ pub struct Batch {
     /// Consents whose rules of before end, and the rules that begin.
     pub consents: Vec<ResourceKey>,
     pub rules: RuleRows,
+    /// What becomes of their places.
+    pub moves: Vec<Move>,
     /// Value sets as they are from now on for rules that name them.
     pub sets: Vec<Membership>,
     /// The terminology changes: what rules permit or deny by it may too.
@@ -93,6 +96,7 @@ impl Batch {
             && self.rows.is_empty()
             && self.closings.is_empty()
             && self.containers.is_empty()
+            && self.consents.is_empty()
             && self.sets.is_empty()
             && self.jobs.is_empty()
             && self.audit.is_empty()
@@ -137,6 +141,11 @@ impl Batch {
             let (labels, is_new) = (hands.labels().to_vec(), mutation.base_version == 0);
             self.containers.push(Container { key, owner: mutation.owner, labels, lists, is_new });
         }
+        if let Some(rules) = &mutation.rules {
+            self.consents.push(key);
+            self.rules.add(key, rules, target);
+            self.moves.push(Move::new(key, updated, rules.succession.clone(), target));
+        }
         match medicines::part(&mutation) {
             Part::Takes => self.takes.push(key),
             Part::Gives => self.gives.push(key),
@@ -176,10 +185,6 @@ impl Batch {
             }
         }
         let (low, high) = mutation.traits.bounds();
-        if let Some(rules) = &mutation.rules {
-            self.consents.push(key);
-            self.rules.add(key, updated, rules, target);
-        }
         let version = mutation.base_version + 1;
         let listed = mutation.listed;
         let was_live = place.identity.is_some_and(|identity| identity.live);

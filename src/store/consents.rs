@@ -1,59 +1,90 @@
-//! The Consents that speak of patients, whole: for a decision on what is not in the store, where no query can decide.
+//! The Consents that speak of patients, whole: for a decision on what is not in the store, where no query can decide. And whom they cover.
 
 use super::api::{Store, VERSION};
 use super::sql::{Sql, bind_all};
-use super::{ResourceKey, Stored, TypeCode, system_key};
-use crate::fhir::Interval;
+use super::{ResourceKey, Stored};
 use crate::fhir::time::Micros;
 use sqlx::AssertSqlSafe;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
+
+/// A Consent that counts for a patient.
+#[derive(Clone, Debug)]
+pub struct Counted {
+    pub patient: ResourceKey,
+    pub consent: Stored,
+    /// What it permits counts too.
+    pub permits: bool,
+}
+
+/// Whom a stored Consent covers.
+#[derive(Clone, Debug, Default)]
+pub struct Covered {
+    pub permitted: BTreeSet<String>,
+    pub all: BTreeSet<String>,
+    /// When the last of what it permits ends; `None`: it permits nothing.
+    pub until: Option<Micros>,
+}
 
 impl Store {
-    /// The newest stamp in this time of the rules of a series about the Patient `patient`, but for those of the Consent `id`.
-    pub async fn newest_of_series(
-        &self,
-        series: &str,
-        patient: (TypeCode, &str),
-        id: &str,
-        given: Interval,
-    ) -> Result<Option<Micros>, sqlx::Error> {
-        let mut sql = Sql::new(self.dialect());
-        sql.push("SELECT max(n.stamp) FROM rule n JOIN resource r ON r.key = n.consent WHERE n.patient = (SELECT p.key FROM resource p WHERE p.type = ");
-        sql.literal(i64::from(patient.0)).push(" AND p.id = ").str(patient.1).push(") AND n.series = ").int(system_key(series));
-        sql.push(" AND n.stamp >= ").int(given.low).push(" AND n.stamp < ").int(given.high).push(" AND r.id <> ").str(id);
-        let Sql { text, args, .. } = sql;
-        match self {
-            Store::Sqlite(db) => bind_all!(sqlx::query_scalar(AssertSqlSafe(text)), args).fetch_one(&db.read).await,
-            Store::Postgres(db) => bind_all!(sqlx::query_scalar(AssertSqlSafe(text)), args).fetch_one(&db.read).await,
-        }
-    }
-
-    /// Every Consent that has rules for one of these patients, once for each such patient, in the order of patients and Consents.
-    pub async fn consents_about(&self, patients: &[ResourceKey]) -> Result<Vec<(ResourceKey, Stored)>, sqlx::Error> {
+    /// Every Consent that counts for one of these patients, once for each such patient, in the order of patients and Consents. It counts where another has
+    /// not taken its place; what it permits may count for fewer than what it denies.
+    pub async fn consents_about(&self, patients: &[ResourceKey]) -> Result<Vec<Counted>, sqlx::Error> {
         if patients.is_empty() {
             return Ok(Vec::new());
         }
         let mut sql = Sql::new(self.dialect());
-        sql.push("SELECT DISTINCT patient, consent FROM rule WHERE patient IN (");
+        sql.push("SELECT patient, consent, CAST(max(CASE WHEN precedence IN (1, 3) THEN 1 ELSE 0 END) AS BIGINT) FROM rule WHERE superseded = 0 AND patient IN (");
         sql.join(patients, ", ", |sql, patient| {
             sql.literal(*patient);
         });
-        sql.push(") ORDER BY 1, 2");
+        sql.push(") GROUP BY patient, consent ORDER BY 1, 2");
         let Sql { text, args, .. } = sql;
-        let pairs: Vec<(ResourceKey, ResourceKey)> = match self {
+        let counting: Vec<(ResourceKey, ResourceKey, i64)> = match self {
             Store::Sqlite(db) => bind_all!(sqlx::query_as(AssertSqlSafe(text)), args).fetch_all(&db.read).await?,
             Store::Postgres(db) => bind_all!(sqlx::query_as(AssertSqlSafe(text)), args).fetch_all(&db.read).await?,
         };
-        if pairs.is_empty() {
+        if counting.is_empty() {
             return Ok(Vec::new());
         }
         let mut sql = Sql::new(self.dialect());
         sql.push("SELECT ").push(VERSION).push(" FROM resource WHERE live > 0 AND key IN (");
-        sql.join(&pairs, ", ", |sql, (_, consent)| {
+        sql.join(&counting, ", ", |sql, (_, consent, _)| {
             sql.literal(*consent);
         });
         sql.push(")");
         let consents: HashMap<ResourceKey, Stored> = self.versions(sql).await?.into_iter().map(|stored| (stored.key, stored)).collect();
-        Ok(pairs.into_iter().filter_map(|(patient, consent)| Some((patient, consents.get(&consent)?.clone()))).collect())
+        let counted =
+            |(patient, consent, permits)| Some(Counted { patient, consent: consents.get(&consent)?.clone(), permits: permits == 1 });
+        Ok(counting.into_iter().filter_map(counted).collect())
+    }
+
+    /// The Patients (by id) that a Consent covers: those of whom it permits something, all, and until when it permits at most.
+    pub async fn covered(&self, consent: ResourceKey) -> Result<Covered, sqlx::Error> {
+        let mut sql = Sql::new(self.dialect());
+        sql.push("SELECT p.id, max(CASE WHEN n.precedence IN (1, 3) THEN n.high END) FROM rule n JOIN resource p ON p.key = n.patient WHERE n.consent = ");
+        sql.int(consent).push(" GROUP BY p.id");
+        let Sql { text, args, .. } = sql;
+        let rows: Vec<(String, Option<i64>)> = match self {
+            Store::Sqlite(db) => bind_all!(sqlx::query_as(AssertSqlSafe(text)), args).fetch_all(&db.read).await?,
+            Store::Postgres(db) => bind_all!(sqlx::query_as(AssertSqlSafe(text)), args).fetch_all(&db.read).await?,
+        };
+        Ok(Covered {
+            until: rows.iter().filter_map(|(_, high)| *high).max(),
+            permitted: rows.iter().filter(|(_, high)| high.is_some()).map(|(id, _)| id.clone()).collect(),
+            all: rows.into_iter().map(|(id, _)| id).collect(),
+        })
+    }
+
+    /// By which reading of Consents the stored ones were read.
+    pub async fn consents_read(&self) -> Result<i64, sqlx::Error> {
+        let mut sql = Sql::new(self.dialect());
+        sql.push("SELECT by FROM consents_read WHERE id = 1");
+        Ok(self.integers(sql).await?.first().copied().unwrap_or(0))
+    }
+
+    pub async fn set_consents_read(&self, by: i64) -> Result<(), sqlx::Error> {
+        let mut sql = Sql::new(self.dialect());
+        sql.push("UPDATE consents_read SET by = ").int(by).push(" WHERE id = 1");
+        self.execute(sql).await.map(drop)
     }
 }

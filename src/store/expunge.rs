@@ -94,7 +94,7 @@ impl Store {
             statement(format!("{EMPTIED} WHERE version > 0 AND patient <> {AUDIT}")),
         ];
         statements.extend(TABLES.iter().map(|table| statement(format!("DELETE FROM {} WHERE patient <> {AUDIT}", table.name))));
-        let others = ["rule", "rule_part", "verdict", "visit", "own_parameter", "unmapped", "submission"];
+        let others = ["rule", "rule_part", "verdict", "consent_place", "visit", "own_parameter", "unmapped", "submission"];
         statements.extend(others.map(|table| statement(format!("DELETE FROM {table}"))));
         let rows = self.all_in_one(statements).await?;
         let count = |place: usize| rows.get(place).copied().unwrap_or_default();

@@ -241,7 +241,7 @@ pub enum Default {
 }
 
 /// Appends numbers of lango's own making.
-fn numbers(sql: &mut Sql, numbers: &[i64]) {
+pub(super) fn numbers(sql: &mut Sql, numbers: &[i64]) {
     if numbers.is_empty() {
         sql.push("0");
     }

@@ -29,7 +29,7 @@ pub struct Versions {
 }
 
 /// One page of versions.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct HistoryPage {
     pub rows: Vec<Stored>,
     /// The resources among them whose first version came by POST.

@@ -84,7 +84,7 @@ pub(super) enum Connection<'a> {
 }
 
 impl Connection<'_> {
-    fn dialect(&self) -> Dialect {
+    pub(super) fn dialect(&self) -> Dialect {
         match self {
             Connection::Sqlite(_) => Dialect::Sqlite,
             Connection::Postgres(_) => Dialect::Postgres,
@@ -107,7 +107,7 @@ impl Connection<'_> {
     }
 
     /// Rows of `before`, a list of `keys` in brackets, `after`.
-    async fn rows_of<R>(&mut self, before: &str, keys: &[i64], after: &str) -> Result<Vec<R>, sqlx::Error>
+    pub(super) async fn rows_of<R>(&mut self, before: &str, keys: &[i64], after: &str) -> Result<Vec<R>, sqlx::Error>
     where
         R: Send + Unpin + for<'r> FromRow<'r, sqlx::sqlite::SqliteRow> + for<'r> FromRow<'r, sqlx::postgres::PgRow>,
     {
@@ -122,7 +122,7 @@ impl Connection<'_> {
         Ok(found)
     }
 
-    async fn execute(&mut self, sql: Sql) -> Result<(), sqlx::Error> {
+    pub(super) async fn execute(&mut self, sql: Sql) -> Result<(), sqlx::Error> {
         let Sql { text, args, .. } = sql;
         match self {
             Connection::Sqlite(connection) => {

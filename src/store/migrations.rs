@@ -69,6 +69,7 @@ const ALL: &[(i64, &str, &str, &str)] = &[
         include_str!("../../migrations/sqlite/0140_shut_out.sql"),
         include_str!("../../migrations/postgres/0140_shut_out.sql"),
     ),
+    (170, "place", include_str!("../../migrations/sqlite/0170_place.sql"), include_str!("../../migrations/postgres/0170_place.sql")),
     (
         180,
         "medicines",

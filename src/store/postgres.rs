@@ -7,7 +7,7 @@ use super::reads::Reads;
 use super::rows::{self, Cell, ColumnType, Identity, IdentityRow, Name, Row, TABLES};
 use super::sql::{Dialect, Sql, bind_all};
 use super::write::{Precondition, Unit, WriteError, Written};
-use super::{ResourceKey, TypeCode, closing, compile, gate, inherit, resting};
+use super::{ResourceKey, TypeCode, closing, compile, gate, inherit, places, resting};
 use crate::definitions;
 use crate::fhir::time::now;
 use anyhow::Context as _;
@@ -284,22 +284,15 @@ impl Postgres {
         statements.extend(gate::Membership::statements(Dialect::Postgres, &batch.sets));
         let mut closed: BTreeSet<ResourceKey> = batch.resets.then_some(closing::EVERYBODY).into_iter().collect();
         if !batch.consents.is_empty() {
-            let former = "SELECT DISTINCT patient FROM rule WHERE consent = ANY($1)";
-            let mut patients: Vec<ResourceKey> = sqlx::query_scalar(former).bind(&batch.consents).fetch_all(&mut *connection).await?;
-            patients.extend(batch.rules.patients());
-            patients.sort_unstable();
-            patients.dedup();
-            // Which Consent supersedes which is decided among all of a patient's, so their writers go one after the other.
-            sqlx::query("SELECT pg_advisory_xact_lock(p) FROM (SELECT p FROM unnest($1::bigint[]) p ORDER BY p) o")
-                .bind(&patients)
-                .execute(&mut *connection)
-                .await?;
+            // Which Consent replaces which is decided among all of a patient's: who closes is the only one who does.
+            let settled = places::settle(&mut inherit::Connection::Postgres(&mut *connection), batch).await?;
+            let patients = settled.patients;
             closed.extend(batch.rules.denied());
             let Sql { text, args, .. } = gate::RuleRows::ruled(Dialect::Postgres, &patients);
             closed.extend(
                 bind_all!(sqlx::query_scalar::<_, i64>(AssertSqlSafe(text)).persistent(false), args).fetch_all(&mut *connection).await?,
             );
-            statements.extend(batch.rules.statements(Dialect::Postgres, &batch.consents, &patients));
+            statements.extend(batch.rules.statements(Dialect::Postgres, &batch.consents, &patients, &settled.replaced));
         }
         statements.extend(closing::note(Dialect::Postgres, &closed));
         for Sql { text, args, .. } in statements {

@@ -10,7 +10,7 @@ use super::reads::Reads;
 use super::rows::{self, Cell, Identity, IdentityRow, Name, Row};
 use super::sql::{Dialect, Sql, bind_all};
 use super::write::{Unit, WriteError, Written};
-use super::{ResourceKey, TypeCode, closing, gate, inherit, resting};
+use super::{ResourceKey, TypeCode, closing, gate, inherit, places, resting};
 use crate::definitions;
 use crate::fhir::time::{Micros, now};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
@@ -537,20 +537,15 @@ impl Writer {
         statements.extend(gate::Membership::statements(Dialect::Sqlite, &batch.sets));
         let mut closed: BTreeSet<ResourceKey> = batch.resets.then_some(closing::EVERYBODY).into_iter().collect();
         if !batch.consents.is_empty() {
-            let mut patients: Vec<ResourceKey> = batch.rules.patients().collect();
-            for consent in &batch.consents {
-                let former = sqlx::query_scalar::<_, ResourceKey>("SELECT DISTINCT patient FROM rule WHERE consent = ?").bind(consent);
-                patients.extend(former.fetch_all(&mut *connection).await?);
-            }
-            patients.sort_unstable();
-            patients.dedup();
+            let settled = places::settle(&mut inherit::Connection::Sqlite(&mut *connection), batch).await?;
+            let patients = settled.patients;
             closed.extend(batch.rules.denied());
             for chunk in patients.chunks(CHUNK) {
                 let Sql { text, args, .. } = gate::RuleRows::ruled(Dialect::Sqlite, chunk);
                 let ruled = bind_all!(sqlx::query_scalar::<_, ResourceKey>(AssertSqlSafe(text)), args);
                 closed.extend(ruled.fetch_all(&mut *connection).await?);
             }
-            statements.extend(batch.rules.statements(Dialect::Sqlite, &batch.consents, &patients));
+            statements.extend(batch.rules.statements(Dialect::Sqlite, &batch.consents, &patients, &settled.replaced));
         }
         statements.extend(closing::note(Dialect::Sqlite, &closed));
         for Sql { text, args, .. } in statements {

@@ -11,7 +11,7 @@ pub enum TerminologyError {
     Missing { name: &'static str, hint: &'static str },
     #[error("the parameter {name} is not valid: {hint}")]
     Invalid { name: String, hint: &'static str },
-    #[error("the operation takes no parameter {name}; leave it out, or send Prefer: handling=lenient to have it ignored")]
+    #[error("the operation takes no parameter {name}; with Prefer: handling=strict it is refused, without it is ignored")]
     Unknown { name: String },
     #[error("the value set draws on version {stated} of CodeSystem {system}, not on the one asked for")]
     OtherVersion { system: String, stated: String },

@@ -99,16 +99,26 @@ const PARAMETERS: [(&str, &str, &[&str]); 6] = [
     ),
 ];
 
+/// Parameters that are not taken, of one request, that are told one by one.
+const MOST_UNKNOWN: usize = 20;
+
 /// What a request may say of any answer.
 const OF_EVERY_ANSWER: [&str; 4] = ["_format", "_pretty", "_summary", "_elements"];
 
 impl Terminology {
-    /// The first parameter that the operation does not take, as an error. A lenient request goes on without it.
-    pub fn unknown_parameter(type_name: &str, name: &str, arguments: &Arguments) -> Option<TerminologyError> {
-        let (.., known) = PARAMETERS.iter().find(|(of, operation, _)| *of == type_name && *operation == name)?;
-        let unknown = arguments.names().find(|given| !known.contains(given) && !OF_EVERY_ANSWER.contains(given))?;
+    /// The parameters that the operation does not take, as errors. A lenient request goes on without them.
+    pub fn unknown_parameters(type_name: &str, name: &str, arguments: &Arguments) -> Vec<TerminologyError> {
+        let Some((.., known)) = PARAMETERS.iter().find(|(of, operation, _)| *of == type_name && *operation == name) else {
+            return Vec::new();
+        };
+        let mut unknown: Vec<&str> = Vec::new();
+        for given in arguments.names().filter(|given| !known.contains(given) && !OF_EVERY_ANSWER.contains(given)) {
+            if !unknown.contains(&given) && unknown.len() < MOST_UNKNOWN {
+                unknown.push(given);
+            }
+        }
         // What somebody else wrote is cut before it is repeated.
-        Some(TerminologyError::Unknown { name: unknown.chars().take(64).collect() })
+        unknown.into_iter().map(|name| TerminologyError::Unknown { name: name.chars().take(64).collect() }).collect()
     }
 
     /// Runs operation `name` (with or without its `$`) of a resource type, or of the one instance with `id`, and gives the resource to answer with:

@@ -6,7 +6,8 @@
 
 use super::code_system::{CodeSystem, Concept, Designation};
 use super::shelf::{Shelf, Shelved};
-use super::{Loaded, TerminologyError};
+use super::{Arguments, Loaded, Terminology, TerminologyError};
+use crate::fhir::{Issue, IssueCode};
 use serde_json::Value;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -100,9 +101,47 @@ impl<'a> Known<'a> {
     }
 }
 
+impl Terminology {
+    /// Warnings of the supplements that an operation is told to use and that have nothing to add to its answer.
+    pub fn idle_supplements(&self, type_name: &str, arguments: &Arguments) -> Vec<Issue> {
+        let text = |name: &str| arguments.text(name);
+        let coding = arguments.coding("coding").ok().flatten();
+        let (system, version) = match coding {
+            Some(coding) => (coding.system, coding.version),
+            None => (text("system").or_else(|| text("url")), text("version")),
+        };
+        // The codes of a value set may be of any version, which it says itself.
+        let asked = system.as_deref().filter(|_| type_name == "CodeSystem").map(|system| (system, version.as_deref()));
+        let loaded = self.loaded.load();
+        let idle = loaded.idle_supplements(arguments.all("useSupplement"), asked);
+        let words = |url: &str| {
+            let url: String = url.chars().take(200).collect();
+            format!("the supplement {url} is for another version of its code system than the one that answers, and added nothing")
+        };
+        idle.into_iter().map(|url| Issue::warning(IssueCode::BusinessRule, words(url))).collect()
+    }
+}
+
 impl Loaded {
     pub(super) fn known<'a>(&'a self, system: &'a CodeSystem) -> Known<'a> {
         Known { system, supplements: self.supplements.by_base.get(system.url()).map_or(&[], Vec::as_slice) }
+    }
+
+    /// The supplements that are named and add nothing, being for another version of their code system than the one that answers:
+    /// the one asked of `asked` (a url, and perhaps a version), or where none is asked any that is loaded.
+    fn idle_supplements<'n>(&self, named: impl Iterator<Item = &'n str>, asked: Option<(&str, Option<&str>)>) -> Vec<&'n str> {
+        let is_idle = |canonical: &&str| {
+            let supplement = self.supplements.shelf.canonical(canonical);
+            let of = supplement.and_then(|one| one.supplements.as_deref()).and_then(|base| base.split_once('|'));
+            of.is_some_and(|(url, version)| match asked {
+                Some((system, stated)) if system == url => {
+                    let answering = if stated.is_some() { self.systems.version(url, stated) } else { self.systems.canonical(url) };
+                    answering.and_then(|system| system.header.version.as_deref()) != Some(version)
+                }
+                _ => self.systems.version(url, Some(version)).is_none(),
+            })
+        };
+        named.filter(is_idle).collect()
     }
 
     /// Whether the supplements that are named are in force.

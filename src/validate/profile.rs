@@ -227,7 +227,15 @@ impl<'a> Check<'a, '_> {
         let resolved = self.scope.resolve(text);
         let said = value.get("type").and_then(Value::as_str);
         let actual = resolved.and_then(|r| r.get("resourceType")).and_then(Value::as_str).or_else(|| reference_type(text)).or(said);
-        let Some(actual) = actual else { return };
+        let Some(actual) = actual else {
+            // A contained resource that is not there breaks ref-1.
+            let any = |url: &&str| url.strip_prefix(CORE).is_some_and(|name| matches!(name, "Resource" | "DomainResource"));
+            if !text.starts_with('#') && !targets.iter().any(any) {
+                let what = format!("what it leads to ({})", targets.join(" or "));
+                self.unsure(&path.member("reference"), what, "the target is not here to be looked at");
+            }
+            return;
+        };
         let (mut unknown, mut of_type, mut unseen, mut wanted) = (None, false, None, Vec::new());
         for url in targets {
             let bare = url.split('|').next().unwrap_or(url);

@@ -701,6 +701,20 @@ both_databases!(
             assert!(!text.contains("Consent/") && !text.contains("Patient/b") && !text.contains("AuthZ-Consent"), "{text}");
         }
         assert!(entries(&world.holder, "/fhir/AuditEvent?agent:identifier=urn:lango:client|asker").await.is_empty());
+        // Who acted is known by identifiers, and found by the resource that has them.
+        let doctor = json!({ "resourceType": "Practitioner", "id": "doc", "identifier": [{ "system": "urn:lango:practitioner", "value": "MCT-7" }] });
+        world.put(&world.officer, &doctor).await;
+        for (by_resource, by_identifier) in [
+            ("agent=Practitioner/doc", "agent:identifier=urn:lango:practitioner|MCT-7"),
+            ("agent:Practitioner=doc", "agent:identifier=urn:lango:practitioner|MCT-7"),
+            ("agent=Organization/hf-b", "agent:identifier=urn:lango:facility|HF-B"),
+            ("agent=Practitioner/none,Practitioner/doc", "agent:identifier=urn:lango:practitioner|MCT-7"),
+        ] {
+            let found = entries(&world.officer, &format!("/fhir/AuditEvent?type=110106&{by_resource}")).await;
+            assert!(!found.is_empty(), "{by_resource}");
+            assert_eq!(found, entries(&world.officer, &format!("/fhir/AuditEvent?type=110106&{by_identifier}")).await, "{by_resource}");
+        }
+        assert!(entries(&world.officer, "/fhir/AuditEvent?agent=Practitioner/none").await.is_empty());
         // Nobody changes, removes or makes them up.
         for token in [&world.asker, &world.officer] {
             let id = own[0]["id"].as_str().unwrap();

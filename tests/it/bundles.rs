@@ -315,6 +315,89 @@ both_databases!(
 );
 
 both_databases!(
+    async fn entries_of_one_identity_are_one_resource_or_refused(db: &TestDb) {
+        let server = TestServer::open(db).await;
+        let patient = |value: &str| json!({ "resourceType": "Patient", "identifier": [{ "system": "urn:s", "value": value }] });
+        let post = |value: &str, criteria: Option<&str>| {
+            let mut request = json!({ "method": "POST", "url": "Patient" });
+            if let Some(criteria) = criteria {
+                request["ifNoneExist"] = json!(criteria);
+            }
+            json!({ "resource": patient(value), "request": request })
+        };
+        let put = |value: &str, criteria: &str| json!({ "resource": patient(value), "request": { "method": "PUT", "url": format!("Patient?{criteria}") } });
+        let by_id = |value: &str| {
+            let mut patient = patient(value);
+            patient["id"] = json!("own");
+            json!({ "resource": patient, "request": { "method": "PUT", "url": "Patient/own" } })
+        };
+        let one = "identifier=urn:s|1";
+        for (entries, names) in [
+            (vec![post("1", Some(one)), put("1", one)], "Bundle.entry[0]"),
+            (vec![put("1", one), post("1", Some(one))], "Bundle.entry[0]"),
+            (vec![put("1", one), put("1", "identifier=urn:s%7C1&identifier=urn:s|1")], "Bundle.entry[0]"),
+            (vec![post("1", None), put("1", one)], "Bundle.entry[0]"),
+            (vec![post("1", Some(one)), post("1", None)], "Bundle.entry[1]"),
+            (vec![by_id("1"), put("1", one)], "Bundle.entry[0]"),
+            (vec![post("1", Some(one)), by_id("1")], "Bundle.entry[1]"),
+            (vec![post("1", Some(one)), post("1", Some("identifier=1"))], "Bundle.entry[1]"),
+            (vec![put("2", one), put("1", "identifier=urn:s|2")], "Bundle.entry[1]"),
+        ] {
+            let (status, outcome) = server.post("/fhir", &transaction(entries.clone())).await;
+            let words = outcome["issue"][0]["diagnostics"].as_str().unwrap_or_default();
+            assert_eq!((status, &outcome["issue"][0]["code"]), (400, &json!("duplicate")), "{entries:?}: {outcome}");
+            assert!(words.contains(names) && places(&outcome)[0] != names, "{entries:?}: {outcome}");
+            assert_eq!(count(&server, "Patient").await, 0, "{entries:?}");
+        }
+        // What cannot be judged before it is stored.
+        let (status, outcome) = server.post("/fhir", &transaction(vec![post("1", Some("organization.name=x")), post("2", None)])).await;
+        assert_eq!((status, &outcome["issue"][0]["code"]), (400, &json!("not-supported")), "{outcome}");
+        let (_, response) = server.post("/fhir", &transaction(vec![post("1", Some(one)), post("2", Some("identifier=urn:s|2"))])).await;
+        assert_eq!(statuses(&response), [201, 201], "{response}");
+        let same = transaction(vec![post("3", Some("identifier=urn:s|3")), post("3", Some("identifier=urn:s%7C3"))]);
+        assert_eq!(statuses(&server.post("/fhir", &same).await.1), [201, 200]);
+        assert_eq!(count(&server, "Patient?identifier=urn:s|3").await, 1);
+        // Criteria in the URL mean the same as outside.
+        let url = |url: &str| json!({ "resource": patient("4"), "request": { "method": "POST", "url": url } });
+        for (kind, expected) in [("transaction", 201), ("transaction", 200), ("batch", 200)] {
+            let bundle = json!({ "resourceType": "Bundle", "type": kind, "entry": [url("Patient?identifier=urn:s|4")] });
+            assert_eq!(statuses(&server.post("/fhir", &bundle).await.1), [expected], "{kind}");
+        }
+        server.stop().await;
+    }
+);
+
+both_databases!(
+    async fn an_update_by_criteria_means_what_the_deletes_leave(db: &TestDb) {
+        let server = TestServer::open(db).await;
+        let patient = |id: &str| json!({ "resourceType": "Patient", "id": id, "identifier": [{ "system": "urn:s", "value": "1" }] });
+        let delete = json!({ "request": { "method": "DELETE", "url": "Patient/a" } });
+        let mut female = patient("b");
+        female["gender"] = json!("female");
+        female.as_object_mut().unwrap().shift_remove("id");
+        let put = json!({ "resource": female, "request": { "method": "PUT", "url": "Patient?identifier=urn:s|1" } });
+        let gender = json!({ "resourceType": "Parameters", "parameter": [{ "name": "operation", "part": [
+            { "name": "type", "valueCode": "add" }, { "name": "path", "valueString": "Patient" }, { "name": "name", "valueString": "gender" },
+            { "name": "value", "valueCode": "female" }] }] });
+        let patch = json!({ "resource": gender, "request": { "method": "PATCH", "url": "Patient?identifier=urn:s|1" } });
+        for change in [put, patch] {
+            for id in ["a", "b"] {
+                assert!(server.put(&format!("/fhir/Patient/{id}"), &patient(id)).await.0 < 300);
+            }
+            let (status, response) = server.post("/fhir", &transaction(vec![change.clone(), delete.clone()])).await;
+            assert_eq!((status, statuses(&response)), (200, vec![200, 204]), "{response}");
+            assert_eq!(server.get("/fhir/Patient/b").await.1["gender"], "female");
+            assert_eq!(count(&server, "Patient?identifier=urn:s|1").await, 1);
+            // What it means is deleted.
+            let gone = json!({ "request": { "method": "DELETE", "url": "Patient/b" } });
+            let (status, outcome) = server.post("/fhir", &transaction(vec![change, gone])).await;
+            assert_eq!((status, &outcome["issue"][0]["code"]), (400, &json!("duplicate")), "{outcome}");
+        }
+        server.stop().await;
+    }
+);
+
+both_databases!(
     async fn a_bundle_reads_only_what_the_caller_has_not(db: &TestDb) {
         let server = TestServer::open(db).await;
         server.put("/fhir/Patient/p", &json!({ "resourceType": "Patient", "id": "p" })).await;

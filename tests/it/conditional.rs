@@ -268,6 +268,25 @@ both_databases!(
 );
 
 both_databases!(
+    async fn a_condition_that_says_too_little_changes_nothing(db: &TestDb) {
+        let server = TestServer::open(db).await;
+        // Only so much of a name is indexed: what is just that long may be the beginning of a longer one.
+        let name = |family: &str| json!({ "resourceType": "Patient", "id": "long", "name": [{ "family": family }] });
+        let beginning = "w".repeat(800);
+        let long = name(&format!("{beginning}REST"));
+        assert_eq!(server.put("/fhir/Patient/long", &long).await.0, 201);
+        let (status, outcome) = server.put(&format!("/fhir/Patient?_id=long&family:exact={beginning}"), &name(&beginning)).await;
+        assert_eq!((status, &outcome["issue"][0]["code"]), (400, &json!("too-long")), "{outcome}");
+        // An If-Match that says nothing is not one that was not sent.
+        let put = server.client.put(server.url("/fhir/Patient/long")).header("content-type", "application/fhir+json");
+        assert_eq!(answer(put.header("if-match", "").body(name("x").to_string())).await.0, 400);
+        assert_eq!(answer(server.client.delete(server.url("/fhir/Patient/long")).header("if-match", " ")).await.0, 400);
+        assert_eq!(server.get("/fhir/Patient/long").await.1["name"], long["name"]);
+        server.stop().await;
+    }
+);
+
+both_databases!(
     async fn the_operator_decides_who_gives_ids_and_how_much_a_delete_may_match(db: &TestDb) {
         let server = TestServer::start(db, |settings| {
             settings.auth = AuthMode::Open;

@@ -88,6 +88,23 @@ both_databases!(
         let parameters = json!({ "resourceType": "Parameters", "parameter": [{ "name": "_type", "valueString": "Observation" }] });
         let (_, bundle) = server.post("/fhir/Patient/p/$everything", &parameters).await;
         assert_eq!((of_mode(&bundle, "match"), of_mode(&bundle, "include")), (set(&["o1", "o2"]), set(&[])));
+        // As in a search: how many there are, and none of them.
+        for (path, total) in [
+            ("Patient/p/$everything?_count=0", 6),
+            ("Patient/p/$everything?_count=0&_type=Observation&start=2026-04", 1),
+            ("Encounter/e/*?_count=0", 4),
+        ] {
+            let (status, bundle) = server.get(&format!("/fhir/{path}")).await;
+            let links: Vec<&Value> = bundle["link"].as_array().unwrap().iter().map(|link| &link["relation"]).collect();
+            assert_eq!(
+                (status, &bundle["total"], bundle.get("entry"), links),
+                (200, &json!(total), None, vec![&json!("self")]),
+                "{bundle}"
+            );
+            let (_, whole) = server.get(&format!("/fhir/{}", path.replace("_count=0", "_count=50"))).await;
+            assert_eq!(whole["total"], total, "{path}");
+        }
+        assert_eq!(server.get("/fhir/Patient/nobody/$everything?_count=0").await.0, 404);
         // Narrowed by type, of the supporting ones too; what they support need not be asked for.
         let asked = ask(&server, "/fhir/Patient/p/$everything?_type=Encounter,Practitioner,Patient").await;
         assert_eq!(asked, (set(&["e", "p"]), set(&["doc"])));

@@ -459,6 +459,11 @@ both_databases!(
         assert_eq!(stored["contentType"], "text/html; charset=utf-8");
         assert_eq!(stored["securityContext"], json!({ "reference": "Patient/p" }));
 
+        for context in ["rubbish", "", "#x", "Nothing/1", "Patient/"] {
+            let put = native(Method::PUT, "/fhir/Binary/b", &[html, ("x-security-context", context)]).body("x");
+            assert_eq!(problem(answer(put).await).0, 400, "{context}");
+        }
+
         // Anything but a form of FHIR gets the bytes, which nothing runs.
         for accept in ["*/*", "text/html", "image/png", "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"] {
             for path in ["/fhir/Binary/b", "/fhir/Binary/b/_history/1"] {

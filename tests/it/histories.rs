@@ -70,6 +70,13 @@ both_databases!(
         assert!(everything.len() > list.len());
         assert_eq!(everything.into_iter().filter(|name| own(name)).collect::<Vec<_>>(), expected(&|_| true));
 
+        // As in a search: none of them, but how many there are, where that is told.
+        for (path, total) in [("Basic/x1/_history", Some(versions["Basic/x1"])), ("Basic/_history", None), ("_history", None)] {
+            let (status, bundle) = server.get(&format!("/fhir/{path}?_count=0")).await;
+            assert_eq!((status, bundle.get("entry"), bundle.get("total").and_then(Value::as_i64)), (200, None, total), "{bundle}");
+            assert_eq!(bundle["link"].as_array().unwrap().len(), 1);
+        }
+
         let since = &list[30].1;
         assert_eq!(
             walk(&server, &format!("/fhir/Group/_history?_since={since}"), async |_| ()).await,

@@ -45,7 +45,7 @@ fn outcome(bundle: &Value) -> String {
 }
 
 fn patient(id: &str, system: &str, value: &str) -> Value {
-    json!({ "resourceType": "Patient", "id": id, "name": [{ "family": "Far" }], "identifier": [{ "system": system, "value": value }] })
+    json!({ "resourceType": "Patient", "id": id, "name": [{ "family": "Far" }], "birthDate": "1990-01-01", "identifier": [{ "system": system, "value": value }] })
 }
 
 fn searchset(resources: &[Value]) -> Value {

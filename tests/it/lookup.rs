@@ -121,7 +121,8 @@ fn outcome(bundle: &Value) -> Value {
 }
 
 pub fn patient(id: &str, number: &str) -> Value {
-    json!({ "resourceType": "Patient", "id": id, "name": [{ "family": "Mushi" }], "identifier": [{ "system": NIDA, "value": number }] })
+    let born = "1990-01-01";
+    json!({ "resourceType": "Patient", "id": id, "name": [{ "family": "Mushi" }], "birthDate": born, "identifier": [{ "system": NIDA, "value": number }] })
 }
 
 pub fn observation(id: &str, patient: &str, label: Option<&str>) -> Value {

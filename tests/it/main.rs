@@ -59,6 +59,7 @@ mod support;
 mod synthea;
 mod templates;
 mod terminology;
+mod twins;
 mod upkeep;
 mod validation;
 mod visits;

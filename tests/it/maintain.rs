@@ -63,10 +63,19 @@ both_databases!(
             assert_eq!((status, &of_it["versionId"], &of_it["tag"][0]["code"]), (200, &json!(version), &code), "{told}");
         }
         assert_eq!(server.get("/fhir/Patient/p/_history/9/$meta").await.0, 404);
+        // By its version too, if that is the current one: what was told under an earlier one stays.
+        let more = |code: &str| parameters(&[("meta", json!({ "tag": [{ "code": code }] }))]);
+        for (version, expected) in [("1", 409), ("9", 404), ("2", 200)] {
+            let (status, told) = server.post(&format!("/fhir/Patient/p/_history/{version}/$meta-add"), &more("x3")).await;
+            assert_eq!(status, expected, "{told}");
+        }
+        let (status, told) = server.post("/fhir/Patient/p/_history/3/$meta-delete", &more("x3")).await;
+        assert_eq!((status, &value(&told, "return")["versionId"]), (200, &json!("4")), "{told}");
+        assert_eq!(server.get("/fhir/Patient/p/_history/4/$meta-add").await.0, 405);
         // They are sets; the display does not tell two apart, and what changes nothing is no version.
         let again = json!({ "tag": [{ "system": "urn:t", "code": "x", "display": "another" }] });
         let (_, told) = server.post("/fhir/Patient/p/$meta-add", &parameters(&[("meta", again)])).await;
-        assert_eq!((&value(&told, "return")["versionId"], value(&told, "return")["tag"].as_array().unwrap().len()), (&json!("2"), 2));
+        assert_eq!((&value(&told, "return")["versionId"], value(&told, "return")["tag"].as_array().unwrap().len()), (&json!("4"), 2));
         // Of one type, and of all.
         let (_, told) = server.get("/fhir/Patient/$meta").await;
         assert_eq!(
@@ -78,7 +87,7 @@ both_databases!(
         assert!(codes(value(&told, "return"), "tag").contains("x"), "{told}");
         assert_eq!(value(&server.get("/fhir/Basic/$meta").await.1, "return"), &json!({}));
         let (status, told) = server.post("/fhir/Patient/p/$meta-delete", &parameters(&[("meta", labels)])).await;
-        assert_eq!((status, &value(&told, "return")["versionId"], &value(&told, "return")["tag"]), (200, &json!("3"), &Value::Null));
+        assert_eq!((status, &value(&told, "return")["versionId"], &value(&told, "return")["tag"]), (200, &json!("5"), &Value::Null));
         assert_eq!(ids(&server, "/fhir/Patient?_tag=urn:t|x").await, set(&[]));
         for (path, body, expected) in [
             ("/fhir/Patient/nobody/$meta-add", parameters(&[("meta", json!({ "tag": [{ "code": "x" }] }))]), 404),

@@ -2,9 +2,13 @@
 //! they deny.
 
 use crate::consent::World;
-use crate::support::both_databases;
 use crate::support::guarded::{Guarded, consent, observation, organization, purpose, set, to};
 use crate::support::smart::signed_token;
+use crate::support::{TestServer, both_databases};
+use lango::fhir::Interval;
+use lango::store::gate::{About, Precedence, Rule, Rules, Succession, Traits};
+use lango::store::write::Change;
+use lango::store::{Mutation, Store, Unit};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 
@@ -72,6 +76,8 @@ both_databases!(
         let both = json!({ "reference": "Organization/hf-b", "identifier": by_code["identifier"] });
         let put = async |id: &str, organization: &Value, date: &str, provision: &Value| {
             let mut body = consent(id, "a", provision.clone());
+            // What was deleted keeps its place: each round is under its own policy.
+            body["policy"] = json!([{ "uri": format!("urn:policy:{}", &id[1..]) }]);
             body["organization"] = json!([organization]);
             body["dateTime"] = json!(date);
             world.put(&world.desk, &body).await;
@@ -129,24 +135,372 @@ both_databases!(
     }
 );
 
+/// A Consent of the one series that these tests are about.
+fn of_series(id: &str, date: Option<&str>, provision: &Value) -> Value {
+    let mut body = consent(id, "a", provision.clone());
+    body["organization"] = json!([{ "reference": "Organization/hf-b" }]);
+    body["policy"] = json!([{ "uri": "urn:policy:series" }]);
+    match date {
+        Some(date) => body["dateTime"] = json!(date),
+        None => _ = body.as_object_mut().unwrap().remove("dateTime"),
+    }
+    body
+}
+
+fn heart_rate_only() -> Value {
+    json!({ "type": "permit", "code": [{ "coding": [{ "system": "http://loinc.org", "code": "8867-4" }] }] })
+}
+
 both_databases!(
-    async fn who_is_contradicted_by_name_sex_or_birth_is_not_covered(db: &TestDb) {
+    async fn what_was_replaced_stays_replaced_however_the_newer_one_ends(db: &TestDb) {
         let world = World::new(db).await;
-        let person = |id: &str, family: &str, sex: &str, born: &str| {
-            json!({ "resourceType": "Patient", "id": id, "name": [{ "family": family }], "gender": sex, "birthDate": born,
-                "identifier": [{ "system": NIDA, "value": "19900101-1" }] })
+        let narrow = of_series("narrow", Some("2026-02-01"), &heart_rate_only());
+        let ended = |key: &str, value: Value| {
+            let mut body = narrow.clone();
+            body[key] = value;
+            body
         };
-        world.put(&world.holder, &person("a", "Mushi", "female", "1990-01-01")).await;
-        world.put(&world.asker, &person("bait", "Stooge", "male", "1950-05-05")).await;
-        world.put(&world.desk, &consent("c", "bait", json!({ "type": "permit" }))).await;
-        assert_eq!(seen(&world).await, set(&[]));
-        assert_eq!(world.get(&world.asker, "/fhir/Patient/a").await.0, 404);
-        // One who says the same is the same.
-        world.put(&world.asker, &person("bait", "Mushi", "female", "1990")).await;
-        world.put(&world.desk, &consent("c", "bait", json!({ "type": "permit", "purpose": purpose("TREAT") }))).await;
+        world.put(&world.desk, &of_series("wide", Some("2026-01-01"), &json!({ "type": "permit" }))).await;
         assert_eq!(seen(&world).await, set(&["a-hr", "a-hiv"]));
+        for (body, expected) in [
+            (narrow.clone(), set(&["a-hr"])),
+            (ended("status", json!("rejected")), set(&[])),
+            (ended("status", json!("draft")), set(&[])),
+            (ended("status", json!("inactive")), set(&[])),
+            (ended("verification", json!([{ "verified": false }])), set(&[])),
+            (ended("policy", json!([{ "uri": "urn:policy:other" }])), set(&["a-hr"])),
+            (ended("patient", json!({ "reference": "Patient/b" })), set(&["b-hr"])),
+            (narrow.clone(), set(&["a-hr"])),
+        ] {
+            world.put(&world.desk, &body).await;
+            assert_eq!(seen(&world).await, expected, "{body}");
+        }
+        assert_eq!(world.send(&world.desk, "DELETE", "/fhir/Consent/narrow", &Value::Null).await.0, 204);
+        assert_eq!(seen(&world).await, set(&[]), "deleted");
+        world.put(&world.desk, &ended("status", json!("entered-in-error"))).await;
+        assert_eq!(seen(&world).await, set(&["a-hr", "a-hiv"]), "a mistake never replaced anything");
     }
 );
+
+both_databases!(
+    async fn touching_what_was_replaced_does_not_put_it_back(db: &TestDb) {
+        let world = World::new(db).await;
+        let tag = json!({ "resourceType": "Parameters", "parameter": [{ "name": "meta", "valueMeta": { "tag": [{ "system": "urn:t", "code": "x" }] } }] });
+        for (round, (first, second)) in [
+            (Some("2026-01"), Some("2026-01-15")),
+            (Some("2026"), Some("2026-06-15")),
+            (Some("2026-01-15"), Some("2026-01-15")),
+            (None, None),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let (wide_id, narrow_id) = (format!("w{round}"), format!("n{round}"));
+            let under = |mut body: Value| {
+                body["policy"] = json!([{ "uri": format!("urn:policy:{round}") }]);
+                body
+            };
+            let wide = under(of_series(&wide_id, first, &json!({ "type": "permit" })));
+            world.put(&world.desk, &wide).await;
+            world.put(&world.desk, &under(of_series(&narrow_id, second, &heart_rate_only()))).await;
+            assert_eq!(seen(&world).await, set(&["a-hr"]), "round {round}");
+            let path = format!("/fhir/Consent/{wide_id}/$meta-add");
+            assert_eq!(world.send(&world.desk, "POST", &path, &tag).await.0, 200);
+            assert_eq!(seen(&world).await, set(&["a-hr"]), "a tag, round {round}");
+            for (key, value) in [("language", "en"), ("status", "inactive"), ("status", "active")] {
+                let mut touched = wide.clone();
+                touched[key] = json!(value);
+                world.put(&world.desk, &touched).await;
+                assert_eq!(seen(&world).await, set(&["a-hr"]), "{key} {value}, round {round}");
+            }
+            // Given anew, it says so.
+            let mut renewed = wide.clone();
+            renewed["dateTime"] = json!("2026-11-01");
+            world.put(&world.desk, &renewed).await;
+            let expected = if second.is_some() { set(&["a-hr", "a-hiv"]) } else { set(&["a-hr"]) };
+            assert_eq!(seen(&world).await, expected, "renewed, round {round}");
+            for id in [wide_id, narrow_id] {
+                assert_eq!(world.send(&world.desk, "DELETE", &format!("/fhir/Consent/{id}"), &Value::Null).await.0, 204);
+            }
+        }
+        // A newer denial is not lost with the older permit.
+        world.consent("other", json!({ "type": "permit" })).await;
+        world.put(&world.desk, &of_series("old", Some("2026-01"), &json!({ "type": "permit" }))).await;
+        world.put(&world.desk, &of_series("new", Some("2026-01-15"), &json!({ "type": "deny" }))).await;
+        let mut ended = of_series("old", Some("2026-01"), &json!({ "type": "permit" }));
+        ended["status"] = json!("inactive");
+        world.put(&world.desk, &ended).await;
+        assert_eq!(seen(&world).await, set(&[]));
+    }
+);
+
+both_databases!(
+    async fn an_organisation_that_gets_its_code_in_between_is_the_same(db: &TestDb) {
+        let world = World::new(db).await;
+        let by_code = identifier("urn:lango:facility", "FX");
+        let literal = json!({ "reference": "Organization/fx" });
+        let bare = json!({ "resourceType": "Organization", "id": "fx" });
+        for (round, (known, first, second)) in
+            [(true, &literal, &literal), (true, &literal, &by_code), (false, &literal, &literal), (false, &literal, &by_code)]
+                .into_iter()
+                .enumerate()
+        {
+            let put = async |id: String, organization: &Value, date: &str, provision: &Value| {
+                let mut body = of_series(&id, Some(date), provision);
+                body["organization"] = json!([organization]);
+                body["policy"] = json!([{ "uri": format!("urn:policy:{round}") }]);
+                world.put(&world.desk, &body).await;
+            };
+            match known {
+                true => world.put(&world.registry, &bare).await,
+                false => assert_eq!(world.send(&world.registry, "DELETE", "/fhir/Organization/fx", &Value::Null).await.0, 204),
+            }
+            put(format!("w{round}"), first, "2026-01-01", &json!({ "type": "permit" })).await;
+            assert_eq!(seen(&world).await, set(&["a-hr", "a-hiv"]), "round {round}");
+            world.put(&world.registry, &organization("fx", "FX", None)).await;
+            put(format!("n{round}"), second, "2026-02-01", &heart_rate_only()).await;
+            assert_eq!(seen(&world).await, set(&["a-hr"]), "round {round}");
+            for id in ["w", "n"] {
+                assert_eq!(world.send(&world.desk, "DELETE", &format!("/fhir/Consent/{id}{round}"), &Value::Null).await.0, 204);
+            }
+        }
+    }
+);
+
+both_databases!(
+    async fn of_several_organisations_or_policies_one_in_common_narrows(db: &TestDb) {
+        let world = World::new(db).await;
+        world.put(&world.registry, &organization("hf-y", "HF-Y", None)).await;
+        let (one, other) = (json!({ "reference": "Organization/hf-b" }), json!({ "reference": "Organization/hf-y" }));
+        let (here, there) = (json!({ "uri": "urn:policy:series" }), json!({ "uri": "urn:policy:other" }));
+        let permit = json!({ "type": "permit" });
+        let put = async |id: &str, date: &str, provision: &Value, (key, value): (&str, Value)| {
+            let mut body = of_series(id, Some(date), provision);
+            body[key] = value;
+            world.put(&world.desk, &body).await;
+        };
+        for (key, both, alone) in [("organization", json!([one, other]), json!([one])), ("policy", json!([there, here]), json!([here]))] {
+            put("older", "2026-01-01", &permit, (key, both.clone())).await;
+            assert_eq!(seen(&world).await, set(&["a-hr", "a-hiv"]), "{key}");
+            put("newer", "2026-02-01", &heart_rate_only(), (key, alone.clone())).await;
+            assert_eq!(seen(&world).await, set(&["a-hr"]), "{key}: what the older permitted is gone");
+            put("older", "2026-01-01", &json!({ "type": "deny" }), (key, both.clone())).await;
+            put("newer", "2026-02-01", &permit, (key, alone.clone())).await;
+            assert_eq!(seen(&world).await, set(&[]), "{key}: what the older denied stays");
+            put("newer", "2026-02-01", &permit, (key, both.clone())).await;
+            assert_eq!(seen(&world).await, set(&["a-hr", "a-hiv"]), "{key}: the newer is under all of the older's");
+        }
+    }
+);
+
+both_databases!(
+    async fn a_permit_reaches_a_linked_patient_of_whom_the_same_is_said(db: &TestDb) {
+        let world = World::new(db).await;
+        let strong = json!([{ "system": NIDA, "value": "19900101-1" }]);
+        let asha = json!({ "resourceType": "Patient", "id": "a", "gender": "female", "birthDate": "1990-01-01",
+            "name": [{ "family": "Mushi", "given": ["Asha"] }], "identifier": strong });
+        world.put(&world.holder, &asha).await;
+        let all = set(&["a-hr", "a-hiv"]);
+        for (says, expected) in [
+            (json!({}), set(&[])),
+            (json!({ "gender": "male", "birthDate": "1950-05-05", "name": [{ "family": "Stooge" }] }), set(&[])),
+            // What contradicted and is emptied tells nothing.
+            (json!({ "gender": "female" }), set(&[])),
+            (json!({ "gender": "female", "birthDate": "1990", "name": [{ "text": "ASHA" }] }), set(&[])),
+            (json!({ "gender": "female", "name": [{ "family": "Stooge" }, { "text": "Asha Mushi Juma Ali John Mary" }] }), set(&[])),
+            (json!({ "gender": "female", "name": [{ "text": "Mushi Asha" }] }), all.clone()),
+            (json!({ "birthDate": "1990-01-01" }), all),
+        ] {
+            let mut bait = says.clone();
+            (bait["resourceType"], bait["id"], bait["identifier"]) = (json!("Patient"), json!("bait"), strong.clone());
+            world.put(&world.asker, &bait).await;
+            world.put(&world.desk, &consent("c", "bait", json!({ "type": "permit", "actor": to("Organization/hf-b") }))).await;
+            assert_eq!(seen(&world).await, expected, "{says}");
+            assert_eq!(world.send(&world.desk, "DELETE", "/fhir/Consent/c", &Value::Null).await.0, 204);
+        }
+    }
+);
+
+both_databases!(
+    async fn a_denial_reaches_every_linked_patient(db: &TestDb) {
+        let world = World::new(db).await;
+        let clinician =
+            |reason: &str| json!({ "purpose_of_use": reason, "purpose_of_use_reason": "unconscious patient", "subject_id": "MCT-1" });
+        let of = |id: &str, number: usize, says: &Value| {
+            let mut patient = says.clone();
+            (patient["resourceType"], patient["id"]) = (json!("Patient"), json!(id));
+            patient["identifier"] = json!([{ "system": NIDA, "value": format!("1990-{number}") }]);
+            patient
+        };
+        for (round, (one, other)) in [
+            (json!({ "birthDate": "1990-01-01" }), json!({ "birthDate": "1990-10-01" })),
+            (json!({ "gender": "female" }), json!({ "gender": "male" })),
+            (json!({ "name": [{ "family": "Mushi" }] }), json!({ "name": [{ "family": "Juma" }] })),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            world.put(&world.holder, &of("a", round, &one)).await;
+            world.put(&world.registry, &of(&format!("x{round}"), round, &other)).await;
+            world.consent("wide", json!({ "type": "permit" })).await;
+            assert_eq!(seen(&world).await, set(&["a-hr", "a-hiv"]), "round {round}");
+            let purposes = [purpose("TREAT")[0].clone(), purpose("BTG")[0].clone()];
+            let deny = json!({ "type": "deny", "actor": to("Organization/hf-b"), "purpose": purposes });
+            world.put(&world.desk, &consent("no", &format!("x{round}"), deny)).await;
+            assert_eq!(seen(&world).await, set(&[]), "round {round}");
+            let emergency = signed_token(&world.server, "asker", &clinician("BTG")).await;
+            assert_eq!(world.get(&emergency, "/fhir/Observation/a-hr").await.0, 404, "round {round}");
+            assert_eq!(world.send(&world.desk, "DELETE", "/fhir/Consent/no", &Value::Null).await.0, 204);
+        }
+    }
+);
+
+both_databases!(
+    async fn a_deny_binds_whom_anybodys_entry_may_mean(db: &TestDb) {
+        let world = World::new(db).await;
+        let (facility, practitioner) = ("urn:lango:facility", "urn:lango:practitioner");
+        let entry = |type_name: &str, id: &str, more: Value| {
+            let mut body = more;
+            (body["resourceType"], body["id"]) = (json!(type_name), json!(id));
+            body
+        };
+        let is = |system: &str, value: &str| json!({ "identifier": [{ "system": system, "value": value }] });
+        let member = json!({ "reference": "Practitioner/doctor" });
+        world.put(&world.registry, &entry("Practitioner", "doctor", is(practitioner, "MCT-1"))).await;
+        world.put(&world.registry, &organization("area", "AREA", None)).await;
+        // All of these are another facility's words.
+        for body in [
+            entry("CareTeam", "team", json!({ "status": "active", "participant": [{ "member": member }] })),
+            entry("PractitionerRole", "role", json!({ "practitioner": member })),
+            entry("Organization", "copy", is(facility, "HF-B")),
+            entry("Practitioner", "copy", is(practitioner, "MCT-1")),
+        ] {
+            world.put(&world.holder, &body).await;
+        }
+        // And this its own.
+        let mut own = entry("Organization", "own", is(facility, "HF-B"));
+        own["partOf"] = json!({ "reference": "Organization/area" });
+        world.put(&world.asker, &own).await;
+        let told = |extra: Value| {
+            let mut claims = json!({ "purpose_of_use": "TREAT", "subject_id": "MCT-1" });
+            claims.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+            claims
+        };
+        let doctor = signed_token(&world.server, "asker", &told(json!({}))).await;
+        let other = signed_token(&world.server, "asker", &told(json!({ "subject_id": "MCT-2" }))).await;
+        let nurse = json!([{ "role": { "coding": [{ "system": "urn:job", "code": "nurse" }] }, "reference": { "reference": "Organization/hf-b" } }]);
+        let mut mine = observation("a-own", "a", "8867-4", "2026-03-05", None);
+        mine["performer"] = json!([member]);
+        world.put(&world.holder, &mine).await;
+        let all = set(&["a-hr", "a-hiv", "a-own"]);
+        let wrote = |reference: Value| json!({ "data": [{ "meaning": "authoredby", "reference": reference }] });
+        let by_id = |id: &str| json!({ "actor": to(id) });
+        for (deny, expected) in [
+            (by_id("CareTeam/team"), set(&[])),
+            (by_id("PractitionerRole/role"), set(&[])),
+            (by_id("Organization/copy"), set(&[])),
+            (by_id("Practitioner/copy"), set(&[])),
+            (by_id("Organization/area"), set(&[])),
+            (by_id("Organization/nobody-knows"), set(&[])),
+            (by_id("https://other.example.org/fhir/Organization/1"), set(&[])),
+            (by_id("urn:uuid:7f4b4a8e-32a1-4a5e-8b7e-111111111111"), set(&[])),
+            (json!({ "actor": nurse }), set(&[])),
+            (wrote(json!({ "reference": "Practitioner/copy" })), set(&["a-hr", "a-hiv"])),
+            (wrote(identifier(practitioner, "MCT-1")), set(&["a-hr", "a-hiv"])),
+            (wrote(json!({ "reference": "PractitionerRole/role" })), set(&["a-hr", "a-hiv"])),
+        ] {
+            let mut body = deny.clone();
+            body["type"] = json!("deny");
+            world.consent("c", json!({ "type": "permit", "provision": [body] })).await;
+            assert_eq!(world.ids(&doctor, "/fhir/Observation").await, expected, "{deny}");
+        }
+        world.put(&world.registry, &organization("far", "FAR", None)).await;
+        for deny in [by_id("CareTeam/team"), by_id("Practitioner/copy"), by_id("Organization/far")] {
+            let mut body = deny.clone();
+            body["type"] = json!("deny");
+            world.consent("c", json!({ "type": "permit", "provision": [body] })).await;
+            assert_eq!(world.ids(&other, "/fhir/Observation").await, all, "another: {deny}");
+        }
+        // What others say opens nothing.
+        for permit in [by_id("CareTeam/team"), by_id("Organization/copy"), by_id("Organization/area"), json!({ "actor": nurse })] {
+            let mut body = permit.clone();
+            body["type"] = json!("permit");
+            world.consent("c", body).await;
+            assert_eq!(world.ids(&doctor, "/fhir/Observation").await, set(&[]), "{permit}");
+        }
+        // Nor does it matter which came first.
+        world.put(&world.holder, &entry("Organization", "later", is("urn:x", "1"))).await;
+        let mut body = by_id("Organization/later");
+        body["type"] = json!("deny");
+        world.consent("c", json!({ "type": "permit", "provision": [body] })).await;
+        assert_eq!(world.ids(&other, "/fhir/Observation").await, all);
+        world.put(&world.holder, &entry("Organization", "later", is(facility, "HF-B"))).await;
+        for round in 0.. {
+            if world.get(&other, "/fhir/Observation/a-hr").await.0 == 404 {
+                break;
+            }
+            assert!(round < 200, "what the directory says is known within seconds");
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+    }
+);
+
+both_databases!(
+    async fn stored_consents_are_read_again_by_a_new_release(db: &TestDb) {
+        let world = World::new(db).await;
+        world.put(&world.desk, &of_series("wide", Some("2026-01-01"), &json!({ "type": "permit" }))).await;
+        let narrow = of_series("narrow", Some("2026-02-01"), &heart_rate_only());
+        world.put(&world.desk, &narrow).await;
+        let mut ended = narrow;
+        ended["status"] = json!("rejected");
+        world.put(&world.desk, &ended).await;
+        assert_eq!(seen(&world).await, set(&[]));
+        world.server.stop().await;
+        // As an earlier release left it: the older Consent back in force, and a Patient covered whom the Consent does not name.
+        let store = Store::open(&db.url).await.unwrap();
+        let type_code = lango::definitions::r4().type_code("Consent").unwrap();
+        let of = |id: &str| vec![(type_code, id.to_owned())];
+        for (id, rules) in [("wide", vec![anything(Precedence::Permit)]), ("narrow", Vec::new())] {
+            let stored = store.read_many(&of(id)).await.unwrap().remove(0);
+            let covered: Vec<Box<str>> = vec!["a".into(), "b".into()];
+            let rules = Rules { patients: covered.clone(), permitted: covered.into_iter().collect(), succession: Succession::Never, rules };
+            let mutation = Mutation {
+                type_code,
+                id: id.into(),
+                base_version: stored.version,
+                change: Change::Reindex { entries: Vec::new(), old_entries: Vec::new() },
+                owner: stored.owner,
+                listed: true,
+                about: About::Consent,
+                traits: Traits::default(),
+                rules: Some(rules),
+            };
+            store.commit(Unit { mutations: vec![mutation], ..Unit::default() }).await.unwrap();
+        }
+        store.set_consents_read(0).await.unwrap();
+        let server = TestServer::smart(db).await;
+        let asker = signed_token(&server, "asker", &json!({ "purpose_of_use": "TREAT" })).await;
+        let found =
+            server.client.get(server.url("/fhir/Observation")).bearer_auth(&asker).send().await.unwrap().json::<Value>().await.unwrap();
+        assert_eq!(found["total"], json!(0), "{found}");
+        assert!(store.consents_read().await.unwrap() > 0);
+    }
+);
+
+/// A rule about anybody and anything.
+fn anything(precedence: Precedence) -> Rule {
+    Rule {
+        node: 0,
+        parent: None,
+        precedence,
+        audience: Vec::new(),
+        period: Interval { low: Interval::MIN, high: Interval::MAX },
+        parts: Vec::new(),
+        has_exceptions: false,
+        names_actor: false,
+        names_emergency: false,
+    }
+}
 
 both_databases!(
     async fn what_a_guardian_permits_ends_by_what_is_known_of_the_birth(db: &TestDb) {

@@ -205,7 +205,7 @@ both_databases!(
 both_databases!(
     async fn who_is_found_to_be_somebody_else_is_covered_no_longer(db: &TestDb) {
         let (world, _) = world_with_operator(db).await;
-        let patient = |id: &str, value: &str| json!({ "resourceType": "Patient", "id": id, "identifier": [{ "system": "https://lango.health/id/nida", "value": value }] });
+        let patient = |id: &str, value: &str| json!({ "resourceType": "Patient", "id": id, "birthDate": "1990-01-01", "identifier": [{ "system": "https://lango.health/id/nida", "value": value }] });
         world.put(&world.holder, &patient("a", "19900101-1")).await;
         world.put(&world.holder, &patient("z", "19900101-1")).await;
         let mut result = observation("z-hr", "z", "8867-4", "2026-03-05", None);

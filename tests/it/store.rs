@@ -3,7 +3,10 @@
 use crate::support::both_databases;
 use lango::definitions;
 use lango::fhir::Interval;
-use lango::store::gate::{About, AudiencePart, Default as GateDefault, Gate, Precedence, Requester, Rule, Rules, Test as Asks, Traits};
+use lango::fhir::series::Place;
+use lango::store::gate::{
+    About, AudiencePart, Default as GateDefault, Gate, Precedence, Requester, Rule, Rules, Succession, Test as Asks, Traits,
+};
 use lango::store::query::{DateOp, Kind, SortBy, SystemTest, Test};
 use lango::store::write::{Change, NewJob};
 use lango::store::*;
@@ -298,7 +301,7 @@ fn facts(words: &[&str]) -> Asks {
 fn consent(id: &str, base_version: i64, rules: Vec<Rule>) -> Mutation {
     let mut consent = put("Consent", id, base_version, vec![], vec![]);
     consent.about = About::Unknown;
-    consent.rules = Some(Rules { patients: vec!["p".into()], series: None, stamp: 0, rules });
+    consent.rules = Some(Rules { patients: vec!["p".into()], permitted: ["p".into()].into(), succession: Succession::Keeps, rules });
     consent
 }
 
@@ -431,9 +434,16 @@ both_databases!(
             }
             .into(),
         );
-        let of_series = |id: &str, base_version: i64, stamp: i64, permit: bool| {
+        let of_series = |id: &str, base_version: i64, given: i64, permit: bool| {
             let mut consent = consent(id, base_version, vec![rule(0, None, permit)]);
-            consent.rules = consent.rules.map(|rules| Rules { series: Some("s".into()), stamp, ..rules });
+            let place = Place {
+                subject: "Patient/p".into(),
+                organisations: vec![["o".to_owned()].into()],
+                policies: ["x".to_owned()].into(),
+                given: Interval { low: given, high: given + 1 },
+                recorded: 0,
+            };
+            consent.rules = consent.rules.map(|rules| Rules { succession: Succession::Takes(place), ..rules });
             consent
         };
         let sees = async || store.read(type_code("Patient"), "p", &scope).await.unwrap().is_some();
@@ -446,7 +456,11 @@ both_databases!(
         let mut gone = Mutation { change: Change::Delete { old_entries: vec![] }, ..of_series("old", 2, 0, true) };
         gone.rules = Some(Rules::default());
         store.commit(unit(vec![gone])).await.unwrap();
-        assert!(sees().await);
+        assert!(!sees().await, "it denies nothing any more, and what it replaced stays replaced");
+        let mut mistaken = of_series("old", 3, 0, true);
+        mistaken.rules = Some(Rules { succession: Succession::Never, ..Rules::default() });
+        store.commit(unit(vec![mistaken])).await.unwrap();
+        assert!(sees().await, "a mistake replaced nothing");
         let mut deleted = Mutation { change: Change::Delete { old_entries: vec![] }, ..put("Patient", "p", 1, vec![], vec![]) };
         (deleted.owner, deleted.about) = (5, About::Patient("p".into()));
         store.commit(unit(vec![deleted])).await.unwrap();

@@ -95,7 +95,34 @@ both_databases!(
         }
 
         let unknown = server.url(&format!("{all}?nosuch=1"));
-        assert_eq!(answer(server.client.get(&unknown)).await.0, 200);
+        let warnings = async |path: &str| -> Vec<String> {
+            let response = server.client.get(server.url(path)).send().await.unwrap();
+            assert_eq!(response.status(), 200, "{path}");
+            response.headers().get_all("warning").iter().map(|value| value.to_str().unwrap().to_owned()).collect()
+        };
+        let told = warnings(&format!("{all}?nosuch=1&n%22or%C3%A9=2&_format=json")).await;
+        assert_eq!(told.len(), 2, "{told:?}");
+        assert!(told[0].starts_with("299 - \"") && told[0].contains(" nosuch;") && told[1].contains(" n?or?;"), "{told:?}");
+        assert_eq!(warnings(all).await, [""; 0]);
+        let batch = json!({ "resourceType": "Bundle", "type": "batch", "entry": [{ "request": { "method": "GET", "url": "ValueSet/all/$expand?nosuch=1" } }] });
+        let (_, response) = server.post("/fhir", &batch).await;
+        let outcome = &response["entry"][0]["response"]["outcome"]["issue"][0];
+        assert_eq!((&outcome["severity"], &outcome["code"]), (&json!("warning"), &json!("not-supported")), "{response}");
+        // A supplement for a version that is not the one that answers.
+        let late = json!({
+            "resourceType": "CodeSystem", "id": "late", "url": "urn:t:late", "status": "active", "content": "supplement", "supplements": "urn:t:animals|99",
+            "concept": [{ "code": "dog", "designation": [{ "language": "de", "value": "Hund" }] }]
+        });
+        assert_eq!(server.put("/fhir/CodeSystem/late", &late).await.0, 201);
+        let lookup = "/fhir/CodeSystem/$lookup?system=urn:t:animals&code=dog&useSupplement=urn:t:";
+        assert_eq!(warnings(&format!("{lookup}french")).await, [""; 0]);
+        assert!(warnings(&format!("{lookup}late")).await[0].contains("another version"));
+        assert_eq!(warnings(&format!("{all}?useSupplement=urn:t:late")).await.len(), 1);
+        let newer = json!({ "resourceType": "CodeSystem", "id": "newer", "url": URL, "version": "99", "status": "active", "content": "complete", "concept": [{ "code": "dog" }] });
+        assert_eq!(server.put("/fhir/CodeSystem/newer", &newer).await.0, 201);
+        assert_eq!(warnings(&format!("{lookup}late")).await, [""; 0]);
+        assert_eq!(warnings(&format!("{lookup}late&version=1")).await.len(), 1);
+        assert_eq!(warnings(&format!("{all}?useSupplement=urn:t:late")).await, [""; 0]);
         let (status, outcome) = answer(server.client.get(&unknown).header("prefer", "handling=strict")).await;
         assert_eq!(status, 400);
         assert!(outcome["issue"][0]["diagnostics"].as_str().unwrap().contains("nosuch"), "{outcome}");

@@ -46,7 +46,7 @@ fn verdict(consents: &[Consent], requester: &Requester, resource: &ResourceFacts
     strictest(requester, |requester| {
         let mut effective = Effective::default();
         for consent in in_force(consents) {
-            let asked = Asked { consent, requester, resource, open };
+            let asked = Asked { consent: &consent, requester, resource, open };
             for provision in &consent.provisions {
                 asked.visit(
                     provision,

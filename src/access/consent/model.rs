@@ -1,8 +1,10 @@
 //! A patient's consent as rules that lango understands.
 
-use super::vocabulary::Coding;
+use super::vocabulary::{self, Coding};
+use crate::fhir::series::{self, Place, Replaced};
 use crate::fhir::time::{Interval, Micros};
 use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 
 /// Whether something holds. What cannot be told never opens and always closes: see [`Truth::suffices`]. `min` is "and", `max` is "or".
@@ -99,6 +101,13 @@ pub struct Actor {
     pub roles: BTreeSet<Coding>,
 }
 
+impl Actor {
+    /// Whether it names a role that lango cannot tell of anybody.
+    pub fn has_unknown_role(&self) -> bool {
+        self.roles.iter().any(|role| !vocabulary::is_known_role(role))
+    }
+}
+
 /// What is done with the data (<http://terminology.hl7.org/CodeSystem/consentaction>).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -189,8 +198,10 @@ pub enum Standing {
     InForce,
     /// It was in force and was ended (`inactive`): it permits and denies nothing, and what it replaced stays replaced.
     Withdrawn,
-    /// It never took effect; why.
+    /// It does not count; why.
     Void(&'static str),
+    /// It was entered in error: it never counted.
+    Mistaken,
 }
 
 /// The `Consent` that a decision rests on.
@@ -208,35 +219,25 @@ pub struct Consent {
     pub standing: Standing,
     /// Whose consent it is.
     pub patient: Option<Name>,
-    /// When it was given (`dateTime`, as exactly as it says), else when it was last stored.
-    pub given: Interval,
-    pub updated: Micros,
-    /// `organization` and `policy`: of two with the same, the newer replaces the older.
-    pub organisations: BTreeSet<Name>,
-    pub policies: BTreeSet<String>,
+    /// Where it stands among those that replace one another, the present place last; none: it stands beside all others.
+    pub places: Vec<Place>,
     /// A guardian gave it for a minor: it permits nothing from the day the patient is of age, and nothing at all when that is not known.
     pub permits_until: Micros,
     /// The patient's rule and the default by `policyRule`, each if there.
     pub provisions: Vec<Provision>,
 }
 
-/// The consents that count: in force, and not replaced by a newer one with the same organisation and policy. Where the dates do not tell which is newer
-/// (`2026-01` and `2026-01-15`), it is what was stored later. Give all of one person that cover the data asked for.
-pub fn in_force(consents: &[Consent]) -> Vec<&Consent> {
-    let replaces = |newer: &Consent, older: &Consent| {
-        !matches!(newer.standing, Standing::Void(_))
-            && !newer.organisations.is_empty()
-            && !newer.policies.is_empty()
-            && newer.patient == older.patient
-            && newer.organisations == older.organisations
-            && newer.policies == older.policies
-            && newer.version.id != older.version.id
-            && if newer.given.low < older.given.high && older.given.low < newer.given.high {
-                (newer.updated, &newer.version.id) > (older.updated, &older.version.id)
-            } else {
-                newer.given.low > older.given.low
-            }
-    };
-    let current = consents.iter().filter(|consent| consent.standing == Standing::InForce);
-    current.filter(|older| !consents.iter().any(|newer| replaces(newer, older))).collect()
+/// The consents that count: in force, and what of them no other has taken the place of ([`series`]). Give all of one person that cover the data asked for,
+/// those too that were ended.
+pub fn in_force(consents: &[Consent]) -> Vec<Cow<'_, Consent>> {
+    let mut ordered: Vec<&Consent> = consents.iter().collect();
+    ordered.sort_by(|a, b| a.version.id.cmp(&b.version.id));
+    let extents = series::replaced(&ordered.iter().map(|consent| consent.places.as_slice()).collect::<Vec<_>>());
+    let counting = ordered.into_iter().zip(extents).filter(|(consent, _)| consent.standing == Standing::InForce);
+    let counts = counting.filter_map(|(consent, extent)| match extent {
+        Replaced::Everything => None,
+        Replaced::Nothing => Some(Cow::Borrowed(consent)),
+        Replaced::Permits => Some(Cow::Owned(Consent { permits_until: Interval::MIN, ..consent.clone() })),
+    });
+    counts.collect()
 }

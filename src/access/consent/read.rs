@@ -6,6 +6,7 @@ use super::requester::SOMEBODY;
 use super::vocabulary::{CONFIDENTIALITY, CONSENT_ACTION, Coding, Confidentiality, PARTICIPATION_TYPE, is_known_purpose};
 use crate::definitions;
 use crate::fhir::reference::Reference;
+use crate::fhir::series::{self, Place};
 use crate::fhir::time::{Interval, Micros, parse_interval};
 use jiff::tz::TimeZone;
 use serde_json::{Map, Value};
@@ -42,8 +43,10 @@ pub struct Reading<'a> {
     pub references_of: &'a dyn Fn(&str) -> Vec<Reached>,
     /// What else the one of this name is called; `None`: nobody knows whom the name means, so it might be anybody's.
     pub called: &'a dyn Fn(&Name) -> Option<Vec<Name>>,
-    /// The one name of the organisation that is called all this, however it is written; for which consent replaces which.
-    pub organisation: &'a dyn Fn(Vec<Name>) -> Option<Name>,
+    /// All names of the organisation that is called so; for which consent replaces which.
+    pub organisation: &'a dyn Fn(Vec<Name>) -> BTreeSet<Name>,
+    /// Where it stood by what it said before.
+    pub former: &'a [Place],
     /// When the patient comes of age: a permit that a guardian gave before ends then ([`Consent::permits_until`]). `None`: nobody knows, and it permits nothing.
     pub of_age: Option<Micros>,
 }
@@ -67,16 +70,31 @@ impl Consent {
             None if guardian => Interval::MIN,
             _ => Interval::MAX,
         };
+        let patient = object.get("patient").and_then(|patient| names_of(patient, reading.base).into_iter().next());
+        let standing = standing(object);
+        let former = || reading.former.to_vec();
+        let places = match (standing, &patient) {
+            (Standing::Mistaken, _) => Vec::new(),
+            (Standing::Void(_), _) | (_, None) => former(),
+            (_, Some(patient)) => {
+                let organisations = items(object.get("organization")).map(|one| (reading.organisation)(names_of(one, reading.base)));
+                let now = Place {
+                    subject: patient.clone(),
+                    organisations: organisations.collect(),
+                    policies: policies(object),
+                    // Without a date nobody can tell.
+                    given: text("dateTime").and_then(read).unwrap_or(ALWAYS),
+                    recorded: updated,
+                };
+                let is_of_series = !now.policies.is_empty() && now.organisations.iter().any(|names| !names.is_empty());
+                if is_of_series { series::after(former(), now) } else { former() }
+            }
+        };
         Ok(Consent {
             version: ConsentVersion { id: text("id").unwrap_or_default().to_owned(), version: meta("versionId").to_owned() },
-            standing: standing(object),
-            patient: object.get("patient").and_then(|patient| names_of(patient, reading.base).into_iter().next()),
-            given,
-            updated,
-            organisations: items(object.get("organization"))
-                .filter_map(|one| (reading.organisation)(names_of(one, reading.base)))
-                .collect(),
-            policies: policies(object),
+            standing,
+            patient,
+            places,
             permits_until,
             provisions: provisions(object, reading)?,
         })
@@ -94,6 +112,7 @@ fn standing(object: &Map<String, Value>) -> Standing {
     let privacy = Coding::new("http://terminology.hl7.org/CodeSystem/consentscope", "patient-privacy");
     let unverified = items(object.get("verification")).any(|one| one.get("verified") != Some(&Value::Bool(true)));
     match object.get("status").and_then(Value::as_str) {
+        Some("entered-in-error") => Standing::Mistaken,
         _ if !scope.into_iter().any(|one| one == privacy) => Standing::Void("its scope is not patient-privacy"),
         _ if object.get("patient").is_none() => Standing::Void("it names no patient"),
         Some("active") if unverified => Standing::Void("its verification failed"),
@@ -103,11 +122,16 @@ fn standing(object: &Map<String, Value>) -> Standing {
     }
 }
 
-/// The policies that a consent is given under, for which of two consents replaces the other.
+/// The policies that a consent is given under, for which of two consents replaces the other: those that it names, else its rule. (A rule such as opt-in is
+/// many a policy's.)
 fn policies(object: &Map<String, Value>) -> BTreeSet<String> {
-    let uris = items(object.get("policy")).filter_map(|policy| policy.get("uri").and_then(Value::as_str)).map(str::to_owned);
+    let uris: BTreeSet<String> =
+        items(object.get("policy")).filter_map(|policy| policy.get("uri").and_then(Value::as_str)).map(str::to_owned).collect();
+    if !uris.is_empty() {
+        return uris;
+    }
     let rules = items(object.get("policyRule").and_then(|rule| rule.get("coding"))).filter_map(coding);
-    uris.chain(rules.map(|rule| format!("{}|{}", rule.system, rule.code))).collect()
+    rules.map(|rule| format!("{}|{}", rule.system, rule.code)).collect()
 }
 
 /// Opt-in or opt-out, by `policyRule` (<http://terminology.hl7.org/CodeSystem/v3-ActCode>).
@@ -260,10 +284,10 @@ impl Reader<'_> {
         }
     }
 
-    /// Whether it is known whom the actor's reference means.
+    /// Whether it is known whom the actor's reference means. Another server's names mean nobody here, and might be anybody's.
     fn is_known(&self, actor: &Value) -> bool {
         let names = actor.get("reference").map(|reference| names_of(reference, self.reading.base)).unwrap_or_default();
-        names.is_empty() || names.iter().any(|name| (self.reading.called)(name).is_some())
+        names.is_empty() || names.iter().any(|name| !is_elsewhere(name) && (self.reading.called)(name).is_some())
     }
 
     fn action(&self, value: &Value) -> Option<Vec<Action>> {
@@ -350,6 +374,11 @@ impl Reader<'_> {
 fn is_a_persons(name: &str) -> bool {
     const TYPES: [&str; 5] = ["Practitioner/", "PractitionerRole/", "Person/", "CareTeam/", "Group/"];
     TYPES.iter().any(|type_name| name.starts_with(type_name))
+}
+
+/// An absolute URL of another server's, or a URN.
+fn is_elsewhere(name: &str) -> bool {
+    !name.contains('|') && (name.contains("://") || name.starts_with("urn:"))
 }
 
 fn size_of_data(data: &Data) -> usize {

@@ -21,8 +21,8 @@ pub struct Requester {
     /// Groups and care teams that hold any of them.
     pub groups: BTreeSet<Name>,
     pub roles: BTreeSet<Coding>,
-    /// What it may be called besides: only what forbids means it by these. Identifiers of its entries in the directory, and [`SOMEBODY`] when it does not
-    /// say who acts.
+    /// What it may be called besides: only what forbids means it by these. All that anybody's entries in the directory call it and what it belongs to, and
+    /// [`SOMEBODY`] when it does not say who acts.
     pub aliases: BTreeSet<Name>,
     /// Roles that it has and did not claim, for what forbids.
     pub unclaimed: BTreeSet<Coding>,
@@ -67,7 +67,8 @@ impl Requester {
         };
         let role = match &actor.roles {
             roles if roles.is_empty() || !roles.is_disjoint(&self.roles) => Truth::Yes,
-            roles if !roles.is_disjoint(&self.unclaimed) => Truth::Unknown,
+            // Who is a nurse nobody here can tell.
+            roles if !roles.is_disjoint(&self.unclaimed) || actor.has_unknown_role() => Truth::Unknown,
             _ => Truth::No,
         };
         named.min(role)

@@ -226,6 +226,11 @@ pub fn is_known_purpose(purpose: &Coding) -> bool {
     purpose.system != ACT_REASON || purpose.code == "PurposeOfUse" || PURPOSES.iter().any(|(code, _)| *code == purpose.code)
 }
 
+/// Whether it is a role of lango's own, of which it knows who holds it.
+pub fn is_known_role(role: &Coding) -> bool {
+    role.system == LANGO_ROLE && role.code.parse::<crate::access::Role>().is_ok()
+}
+
 /// Emergency treatment and what stands below it, break-glass above all.
 pub fn is_emergency(purpose: &Coding) -> bool {
     purpose_covers(&Coding::purpose("ETREAT"), purpose)

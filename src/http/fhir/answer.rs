@@ -23,11 +23,13 @@ pub struct Answer {
     pub updated: Option<Micros>,
     pub location: Option<String>,
     pub body: Option<Bytes>,
+    /// What the body has no place to say; told in headers `Warning`, and in a Bundle as the outcome of the entry.
+    pub warnings: Vec<Issue>,
 }
 
 impl Answer {
     pub fn ok(body: impl Into<Bytes>) -> Answer {
-        Answer { status: StatusCode::OK, version: None, updated: None, location: None, body: Some(body.into()) }
+        Answer { status: StatusCode::OK, version: None, updated: None, location: None, body: Some(body.into()), warnings: Vec::new() }
     }
 
     /// A version of a resource; 410 when that version is a delete.
@@ -39,6 +41,7 @@ impl Answer {
             updated: Some(stored.updated),
             location: None,
             body: Some(body),
+            warnings: Vec::new(),
         })
     }
 
@@ -85,6 +88,11 @@ impl Answer {
         }
         if let Some(location) = &self.location {
             put(headers, header::LOCATION, location);
+        }
+        for warning in self.warnings.iter().take(MOST_WARNINGS) {
+            if let Ok(value) = HeaderValue::from_str(&warning_value(&warning.diagnostics)) {
+                headers.append(header::WARNING, value);
+            }
         }
         *response.body_mut() = Body::from(body.unwrap_or_default());
         response
@@ -162,6 +170,15 @@ pub fn refusal_of(failure: Failure) -> Refusal {
         _ => RefusalKind::Malformed,
     };
     Refusal::all(kind, failure.issues)
+}
+
+/// Warnings that one answer tells of.
+const MOST_WARNINGS: usize = 20;
+
+/// `299 - "words"` (<https://www.rfc-editor.org/rfc/rfc7234#section-5.5>), in the characters that a header may have.
+fn warning_value(words: &str) -> String {
+    let plain = |c: char| if matches!(c, ' '..='~') && !matches!(c, '"' | '\\') { c } else { '?' };
+    format!("299 - \"{}\"", words.chars().map(plain).collect::<String>())
 }
 
 fn put(headers: &mut HeaderMap, name: HeaderName, value: &str) {

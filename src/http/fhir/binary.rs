@@ -14,7 +14,7 @@ use super::answer::Answer;
 use super::target::Target;
 use super::{Call, Sent};
 use crate::definitions;
-use crate::fhir::{Issue, IssueCode};
+use crate::fhir::{Issue, IssueCode, Reference};
 use crate::ingest::Refusal;
 use crate::store::TypeCode;
 use axum::body::Body;
@@ -88,7 +88,7 @@ pub async fn sent(call: &Call<'_>, type_code: TypeCode, id: Option<&str>, body: 
         return Err(Failure::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, Issue::error(IssueCode::NotSupported, words)));
     }
     let (context, rests_on) = match headers.get(SECURITY_CONTEXT) {
-        Some(value) => (Some(json!({ "reference": value.to_str().unwrap_or_default() })), None),
+        Some(value) => (Some(json!({ "reference": named_context(value)? })), None),
         None => kept_context(call, type_code, id).await?,
     };
     let mut resource = json!({ "resourceType": "Binary" });
@@ -130,6 +130,19 @@ fn root_name(body: &[u8]) -> Option<String> {
     let first = tags.find(|tag| tag.starts_with(|c: char| c.is_ascii_alphabetic()))?;
     let name = first.split(|c: char| c.is_whitespace() || matches!(c, '>' | '/')).next()?;
     Some(name.rsplit(':').next().unwrap_or(name).to_owned())
+}
+
+/// The header is a reference like any other: one that names nothing would protect nothing.
+fn named_context(value: &HeaderValue) -> Result<&str, Failure> {
+    let text = value.to_str().unwrap_or_default().trim();
+    let names = match Reference::parse(text) {
+        Some(Reference::Local { type_name, .. } | Reference::Conditional { type_name, .. }) => {
+            definitions::r4().type_code(type_name).is_some()
+        }
+        Some(Reference::Absolute(_) | Reference::Urn(_)) => true,
+        Some(Reference::Contained(_)) | None => false,
+    };
+    names.then_some(text).ok_or_else(|| Failure::bad_request("X-Security-Context names the resource whose it is, such as Patient/1."))
 }
 
 /// Whose the stored one is: new content that does not say so takes no protection away.

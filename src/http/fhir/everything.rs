@@ -141,7 +141,7 @@ impl Asked {
             match name.as_str() {
                 CURSOR => asked.cursor = Some(value.clone()),
                 "_count" => {
-                    asked.count = value.parse::<u32>().map_err(|_| bad(name, "a whole number"))?.clamp(1, most);
+                    asked.count = value.parse::<u32>().map_err(|_| bad(name, "a whole number"))?.min(most);
                     asked.used.push((name.clone(), asked.count.to_string()));
                     continue;
                 }
@@ -251,6 +251,9 @@ impl Asked {
     ) -> Result<Answer, Failure> {
         let (store, options) = (&call.state.store, call.state.writer.options());
         let keys = store.keys_of(self.of, &ids).await?;
+        if self.count == 0 {
+            return self.counted(call, &ids, keys, view.is_some()).await;
+        }
         let from = resumed.as_ref().map(|(cursor, _)| cursor);
         let mut part = store.everything(&self.everything(call, &ids, keys), self.count, from).await?;
         let admitted = |row: &Stored| call.caller.admits(row, &[self.interaction], options);
@@ -262,9 +265,28 @@ impl Asked {
             call.state.cursor_key.seal(&next, began, &self.binding(call))
         });
         let members: Vec<Stored> = view.into_iter().chain(part.members).collect();
-        let total = (resumed.is_none() && next.is_none()).then_some(members.len());
+        let total = (resumed.is_none() && next.is_none()).then_some(members.len() as i64);
+        let head = self.head(call, began, total, next.as_deref());
+        Ok(Answer::ok(self.bundle(call, &head, &members, &part.supporting)))
+    }
+
+    /// With `_count=0`, as in a search: how many there are, where the scopes let that be told without a look at each.
+    async fn counted(&self, call: &Call<'_>, ids: &[String], keys: Vec<i64>, view: bool) -> Result<Answer, Failure> {
+        let whole = self.types.iter().all(|type_code| self.reaches_whole(call, *type_code, ids));
+        let total = match whole {
+            true => {
+                let owners = call.state.store.record_owners(&self.everything(call, ids, keys).records).await?;
+                Some(owners.iter().map(|(_, count)| *count).sum::<i64>().saturating_add(i64::from(view)))
+            }
+            false => None,
+        };
+        Ok(Answer::ok(self.bundle(call, &self.head(call, now(), total, None), &[], &[])))
+    }
+
+    /// The answer without its entries.
+    fn head(&self, call: &Call<'_>, began: Micros, total: Option<i64>, next: Option<&str>) -> Value {
         let mut links = vec![json!({ "relation": "self", "url": self.link(call, self.cursor.as_deref()) })];
-        links.extend(next.map(|next| json!({ "relation": "next", "url": self.link(call, Some(&next)) })));
+        links.extend(next.map(|next| json!({ "relation": "next", "url": self.link(call, Some(next)) })));
         let mut head = json!({
             "resourceType": "Bundle",
             "id": uuid::Uuid::new_v4().to_string(),
@@ -275,7 +297,7 @@ impl Asked {
             head["total"] = json!(total);
         }
         head["link"] = Value::Array(links);
-        Ok(Answer::ok(self.bundle(call, &head, &members, &part.supporting)))
+        head
     }
 
     fn bundle(&self, call: &Call<'_>, head: &Value, members: &[Stored], supporting: &[Stored]) -> Vec<u8> {

@@ -69,7 +69,7 @@ impl Asked {
         for (name, value) in &call.query {
             let time = || parse_interval(&value.replace(' ', "+"), &call.state.zone).ok_or_else(|| bad(name));
             match name.as_str() {
-                "_count" => asked.count = value.parse::<u32>().map_err(|_| bad(name))?.clamp(1, MOST),
+                "_count" => asked.count = value.parse::<u32>().map_err(|_| bad(name))?.min(MOST),
                 "_since" => asked.wanted.since = Some(time()?.low),
                 "_at" => asked.wanted.at = Some(time()?),
                 CURSOR => asked.cursor = Some(value.clone()),
@@ -122,8 +122,11 @@ async fn answer(call: &Call<'_>, of: &HistoryOf<'_>, path: &str, asked: &Asked, 
     let opened = opened.map_err(cursor_failure)?;
     let began = opened.as_ref().map_or(began, |(_, began)| *began);
     let cursor = opened.as_ref().map(|(cursor, _)| cursor);
-    let HistoryPage { mut rows, posted, patched, next } =
-        state.store.history_page(of, asked.wanted, asked.count, cursor, &call.caller.scope).await?;
+    // As in a search: none of them, but how many there are, where that is told.
+    let HistoryPage { mut rows, posted, patched, next } = match asked.count {
+        0 => HistoryPage::default(),
+        count => state.store.history_page(of, asked.wanted, count, cursor, &call.caller.scope).await?,
+    };
     // Old versions are judged by what they said.
     rows.retain(|row| call.admits(row));
     let next = next.map(|next| state.cursor_key.seal(&next, began, &binding));

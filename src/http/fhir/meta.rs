@@ -2,7 +2,8 @@
 //!
 //! The specification's notes would change a version in place. Here a change of labels is a new version like any other: what was told under a
 //! version is what that version says, races are told by versions, and the record shows who changed a label and when. What the notes want
-//! it for holds all the same: a label protects the versions before it too ([`crate::store`]'s gate).
+//! it for holds all the same: a label protects the versions before it too ([`crate::store`]'s gate). So the version that is named must be the
+//! current one.
 
 use super::super::error::Failure;
 use super::Call;
@@ -92,6 +93,12 @@ pub async fn change(call: &Call<'_>, operation: &OperationTarget, body: Option<B
     loop {
         let stored = call.readable(call.state.store.read(type_code, id, &call.caller.scope).await?)?;
         let body = stored.body.ok_or_else(Refusal::gone)?;
+        if let Some(version) = operation.version.filter(|version| *version != stored.version) {
+            call.readable(call.state.store.read_version(type_code, id, version, &call.caller.scope).await?)?;
+            let words = "Earlier versions stay as they were told: leave the version out, or name the current one. A label that is added to that \
+                         protects those before it too.";
+            return Err(Failure::new(StatusCode::CONFLICT, Issue::error(IssueCode::NotSupported, words)));
+        }
         let before: Value = serde_json::from_slice(&body).map_err(Refusal::internal)?;
         let mut meta = before.get("meta").cloned().unwrap_or_else(|| json!({}));
         let changed = LISTS.into_iter().filter(|list| change_list(&mut meta, list, asked.get(list), adds)).count();

@@ -69,7 +69,7 @@ pub fn routes(state: FhirState) -> Router {
         .route("/fhir/{type}/{id}/", any(handle))
         .route("/fhir/{type}/{id}/{verb}", any(handle))
         .route("/fhir/{type}/{id}/_history/{version}", any(handle))
-        .route("/fhir/{type}/{id}/_history/{version}/$meta", any(handle))
+        .route("/fhir/{type}/{id}/_history/{version}/{operation}", any(handle))
         .route("/fhir/{type}/{id}/{member}/_search", any(handle))
         .layer(CompressionLayer::new().quality(CompressionLevel::Fastest).compress_when(SizeAbove::new(ONE_PACKET)))
         .layer(CatchPanicLayer::custom(answer::panicked))

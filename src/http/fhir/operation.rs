@@ -7,7 +7,7 @@ use super::target::OperationTarget;
 use super::validate;
 use crate::access::Interaction;
 use crate::definitions;
-use crate::fhir::{Issue, IssueCode, json};
+use crate::fhir::{Issue, IssueCode, Severity, json};
 use crate::ingest::refusal::within;
 use crate::ingest::{Refusal, RefusalKind};
 use crate::measure::run::{Request, answer, named_values};
@@ -63,14 +63,17 @@ async fn terminology(
         _ => Arguments::default(),
     };
     let arguments = said_in_body.and(Arguments::from_query(call.query.iter().cloned()));
-    if let Some(unknown) = Terminology::unknown_parameter(type_name, &operation.name, &arguments).filter(|_| call.prefer.strict) {
-        return Err(failure(unknown));
+    let unknown = Terminology::unknown_parameters(type_name, &operation.name, &arguments);
+    let mut warnings: Vec<Issue> = unknown.iter().map(|error| Issue { severity: Severity::Warning, ..error.issue() }).collect();
+    if let Some(first) = unknown.into_iter().next().filter(|_| call.prefer.strict) {
+        return Err(failure(first));
     }
+    warnings.extend(call.state.terminology.idle_supplements(type_name, &arguments));
     let arguments = of_context(call, type_name, arguments)?;
     let terminology = call.state.terminology.clone();
     let (id, name) = (operation.id.clone(), operation.name.clone());
     let answer = call.state.writer.workers().run(move || terminology.operate(type_name, id.as_deref(), &name, &arguments)).await?;
-    Ok(Answer::ok(answer.map_err(failure)?.to_string()))
+    Ok(Answer { warnings, ..Answer::ok(answer.map_err(failure)?.to_string()) })
 }
 
 /// A `context` in place of a value set, `[StructureDefinition url]#[path]`, is the value set that the element is bound to.

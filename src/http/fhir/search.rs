@@ -12,9 +12,10 @@ use crate::fhir::{Issue, IssueCode};
 use crate::ingest::Refusal;
 use crate::search::contained::{Which, apply};
 use crate::search::{self, Admits, CursorError, Over, ParseOptions, RunContext, SearchError, SearchRequest, extract, suggest};
-use crate::store::query::{Query, Test};
-use crate::store::{Filter, Stored, TypeCode};
+use crate::store::query::{Query, SystemTest, Test};
+use crate::store::{Filter, ParamId, Stored, TypeCode};
 use axum::http::{HeaderMap, StatusCode, header};
+use serde_json::Value;
 
 /// What is in a compartment: of one type by all the parameters of a search, or of all types.
 pub async fn within(call: &Call<'_>, compartment: &Compartment, pairs: Vec<(String, String)>) -> Result<Answer, Failure> {
@@ -104,6 +105,7 @@ async fn answered(call: &Call<'_>, mut request: SearchRequest, path: &str) -> Re
     let state = call.state;
     let index_options = state.writer.options();
     request.binding.push_str(&format!("\n{path}"));
+    known_by_identifiers(call, &mut request).await?;
     super::audit::asked_for(std::iter::once(&request.query).chain(&request.further).flat_map(Query::named));
     for query in std::iter::once(&mut request.query).chain(&mut request.further) {
         call.caller.narrow(query, index_options).map_err(Refusal::from)?;
@@ -128,6 +130,56 @@ async fn answered(call: &Call<'_>, mut request: SearchRequest, path: &str) -> Re
         Ok(bundle) => Ok(Answer::ok(bundle)),
         Err(error) => Err(failure(error)),
     }
+}
+
+/// AuditEvents name people and facilities by their identifiers alone. Who asks for an `agent` by the resource means those of its identifiers
+/// that lango writes, as far as the caller may read the resource.
+async fn known_by_identifiers(call: &Call<'_>, request: &mut SearchRequest) -> Result<(), Failure> {
+    let r4 = definitions::r4();
+    let systems = &call.state.settings.systems;
+    let Some(event) = r4.type_code("AuditEvent") else { return Ok(()) };
+    let Some(agent) = r4.param(event, "agent") else { return Ok(()) };
+    for query in std::iter::once(&mut request.query).chain(&mut request.further).filter(|query| query.type_code == event) {
+        for filter in &mut query.filters {
+            let mut identifiers = Vec::new();
+            for (type_codes, id) in references(filter, agent.id) {
+                for (name, system) in [("Practitioner", &systems.practitioner), ("Organization", &systems.facility)] {
+                    let Some(type_code) = r4.type_code(name).filter(|type_code| type_codes.contains(type_code)) else { continue };
+                    let stored = call.state.store.read(type_code, &id, &call.caller.scope).await.map_err(Refusal::from)?;
+                    let Some(body) = stored.filter(|stored| call.admits(stored)).and_then(|stored| stored.body) else { continue };
+                    let resource: Value = serde_json::from_slice(&body).map_err(Refusal::internal)?;
+                    let own = resource.get("identifier").and_then(Value::as_array).into_iter().flatten();
+                    let own = own.filter(|one| one.get("system").and_then(Value::as_str) == Some(system.as_str()));
+                    identifiers.extend(
+                        own.filter_map(|one| one.get("value")?.as_str())
+                            .map(|value| Test::Token { system: SystemTest::Is(system.clone()), code: Some(value.to_owned()) }),
+                    );
+                }
+            }
+            if !identifiers.is_empty() {
+                let found = search::by_identifier(event, agent, identifiers);
+                *filter = Filter::Any(std::iter::once(filter.clone()).chain(found).collect());
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The types and ids that a filter on this parameter asks for.
+fn references(filter: &Filter, param: ParamId) -> Vec<(Vec<TypeCode>, String)> {
+    let ways = if let Filter::Any(ways) = filter { ways.as_slice() } else { std::slice::from_ref(filter) };
+    let mut references = Vec::new();
+    for way in ways {
+        if let Filter::Param { param: own, tests } = way
+            && *own == param
+        {
+            references.extend(tests.iter().filter_map(|test| match test {
+                Test::Reference { type_codes, id } => Some((type_codes.clone(), id.clone())),
+                _ => None,
+            }));
+        }
+    }
+    references
 }
 
 /// That not everything that happened is to be found yet. For those only who may find all of it: how much others do is no one else's business.

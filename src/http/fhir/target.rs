@@ -78,12 +78,14 @@ impl Target {
             }
             [of, id, member, "_search"] if COMPARTMENTS.contains(of) => Ok(Target::CompartmentSearch(compartment(of, id, member)?)),
             [type_name, id, "_history", version] => Ok(Target::Version(type_code(type_name)?, checked_id(id)?, number(version))),
-            [type_name, id, "_history", version, "$meta"] => Ok(Target::Operation(OperationTarget {
-                type_code: Some(type_code(type_name)?),
-                id: Some(checked_id(id)?),
-                version: Some(number(version)),
-                name: "meta".to_owned(),
-            })),
+            [type_name, id, "_history", version, name @ ("$meta" | "$meta-add" | "$meta-delete")] => {
+                Ok(Target::Operation(OperationTarget {
+                    type_code: Some(type_code(type_name)?),
+                    id: Some(checked_id(id)?),
+                    version: Some(number(version)),
+                    name: name.trim_start_matches('$').to_owned(),
+                }))
+            }
             _ => Err(Failure::unknown_url()),
         }
     }

@@ -106,9 +106,11 @@ pub async fn delete_where(call: &Call<'_>, type_code: TypeCode) -> Result<Answer
 
 /// `If-Match`, or `If-None-Match: *`.
 fn condition(call: &Call<'_>) -> Result<Condition, Failure> {
-    if let Some(tags) = super::header_text(call.headers, header::IF_MATCH) {
+    // One that says nothing is not one that was not sent.
+    if let Some(tags) = call.headers.get(header::IF_MATCH) {
         let words = "If-Match must be a version such as W/\"3\", a few of these, or *.";
-        return Ok(Condition::Version(Versions::parse(tags).ok_or_else(|| Failure::bad_request(words))?));
+        let versions = Versions::parse(tags.to_str().unwrap_or_default());
+        return Ok(Condition::Version(versions.ok_or_else(|| Failure::bad_request(words))?));
     }
     match super::header_text(call.headers, header::IF_NONE_MATCH) {
         Some("*") => Ok(Condition::Absent),
@@ -161,14 +163,14 @@ fn answered(call: &Call<'_>, outcome: Outcome, answer: Return) -> Answer {
         }
     };
     let version = (outcome.version > 0).then_some(outcome.version);
-    Answer { status, version, updated: version.map(|_| outcome.updated), location, body }
+    Answer { status, version, updated: version.map(|_| outcome.updated), location, body, warnings: Vec::new() }
 }
 
 pub async fn bundle(call: &Call<'_>, body: Bytes) -> Result<Answer, Failure> {
     let fetch = |query: bundle::Query| -> futures_util::future::BoxFuture<'_, Result<Fetched, Refusal>> {
         Box::pin(async move {
-            let Answer { status, version, updated, body, .. } = super::fetch(call, query).await?;
-            Ok(Fetched { status: status.as_u16(), etag: version, updated, body })
+            let Answer { status, version, updated, body, warnings, .. } = super::fetch(call, query).await?;
+            Ok(Fetched { status: status.as_u16(), etag: version, updated, body, warnings })
         })
     };
     let context = Context {

@@ -70,6 +70,8 @@ pub struct Fetched {
     pub updated: Option<Micros>,
     /// A resource as JSON; none where the caller has it already.
     pub body: Option<Bytes>,
+    /// What the resource has no place to say.
+    pub warnings: Vec<Issue>,
 }
 
 /// Answers what reads.
@@ -385,13 +387,22 @@ impl Request<'_> {
             problems.add(&self.at("url"), Refusal::new(RefusalKind::NotFound, issue));
         }
         let operation = match (method, id, query) {
-            ("POST", None, None) => Operation::Create { criteria: self.text("ifNoneExist").map(|text| criteria_of(text, type_name)) },
+            ("POST", None, query) => {
+                let criteria = self.text("ifNoneExist").map(|text| criteria_of(text, type_name));
+                // In the URL too, as outside of a Bundle.
+                let query = query.filter(|query| !query.is_empty());
+                if criteria.is_some() && query.is_some() {
+                    let words = "Give the criteria of a conditional create once: in ifNoneExist, or in the URL.";
+                    problems.add(&self.at("ifNoneExist"), Refusal::malformed(words));
+                }
+                Operation::Create { criteria: criteria.or(query) }
+            }
             ("PUT", Some(id), None) => Operation::Update { id, condition: condition? },
             ("PUT", None, Some(criteria)) => Operation::UpdateWhere { criteria, condition: condition? },
             ("DELETE", Some(id), None) => Operation::Delete { id, condition: condition? },
             ("DELETE", None, Some(criteria)) => Operation::DeleteWhere { criteria, condition: condition? },
             ("POST" | "PUT" | "DELETE", ..) => {
-                let words = "This method does not go with this URL: POST Type; PUT or DELETE Type/id or Type?criteria.";
+                let words = "This method does not go with this URL: POST Type or Type?criteria; PUT or DELETE Type/id or Type?criteria.";
                 problems.add(&self.at("url"), Refusal::malformed(words));
                 return None;
             }
@@ -500,6 +511,11 @@ mod tests {
             Operation::Create { criteria: Some("identifier=1".into()) },
         );
         same(
+            operation(json!({"method": "POST", "url": "Patient?identifier=1"})),
+            Operation::Create { criteria: Some("identifier=1".into()) },
+        );
+        same(operation(json!({"method": "POST", "url": "Patient?"})), Operation::Create { criteria: None });
+        same(
             operation(json!({"method": "PUT", "url": "http://lango/fhir/Patient/a", "ifMatch": "W/\"3\""})),
             Operation::Update { id: "a".into(), condition: Condition::Version(Versions::one(3)) },
         );
@@ -531,6 +547,8 @@ mod tests {
         assert_eq!(refused(json!({"method": "POST"})), (400, "Bundle.entry[4].request.url".into()));
         assert_eq!(refused(json!({"method": "POST", "url": "Alien"})), (404, "Bundle.entry[4].request.url".into()));
         assert_eq!(refused(json!({"method": "POST", "url": "Patient/1"})), (400, "Bundle.entry[4].request.url".into()));
+        let twice = json!({"method": "POST", "url": "Patient?identifier=1", "ifNoneExist": "identifier=2"});
+        assert_eq!(refused(twice), (400, "Bundle.entry[4].request.ifNoneExist".into()));
         assert_eq!(refused(json!({"method": "PATCH", "url": "Patient/1"})), (400, "Bundle.entry[4].resource".into()));
         assert_eq!(refused(json!({"method": "PUT", "url": "Patient/1", "ifMatch": "x"})), (400, "Bundle.entry[4].request.ifMatch".into()));
     }

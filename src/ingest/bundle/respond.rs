@@ -50,6 +50,9 @@ fn entry(out: &mut Vec<u8>, answer: &Answer, context: &Context) {
             if let Some(updated) = fetched.updated {
                 let _ = write!(response, r#","lastModified":"{}""#, format_instant(updated));
             }
+            if !fetched.warnings.is_empty() {
+                let _ = write!(response, r#","outcome":{}"#, operation_outcome(&fetched.warnings));
+            }
             response.push('}');
             out.extend_from_slice(response.as_bytes());
         }

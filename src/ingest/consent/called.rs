@@ -1,23 +1,22 @@
 //! Whom the references of a Consent mean, as the directory knows them when it is written: one organisation can be named by its id, by its facility's code or
 //! by any other of its identifiers.
 //!
-//! What a permit means is what it says. What else the one is called counts for what denies, whoever says so; an identifier that nobody here has
-//! might be anybody's. Only the operator's entries, and a facility's own about itself, say which two names are one organisation's, of whose Consents the
-//! newer replaces the older.
+//! What a permit means is what it says. What else the one may be called counts for what denies, whoever says so ([`directory`]); an id or an identifier
+//! that nobody here has might be anybody's. Only the operator's entries, and a facility's own about its code, say which two names are one organisation's, of
+//! whose Consents the newer replaces the older.
 
 use super::super::write::Writer;
 use crate::access::consent::{self, Name};
+use crate::access::directory::{self, ENTRIES};
 use crate::definitions;
 use crate::store::query::{SystemTest, Test};
-use crate::store::{Filter, Query, Scope, Stored};
+use crate::store::{FacilityKey, Filter, Query, Scope, Stored};
 use serde_json::Value;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 
-/// Who can be named, and has identifiers.
-const TYPES: [&str; 7] = ["Organization", "Practitioner", "PractitionerRole", "CareTeam", "Group", "Device", "HealthcareService"];
-/// Identifiers and ids that are looked up for a Consent; whom more of them mean is not known.
+/// Names that are looked up for a Consent; whom more of them mean is not known.
 const MOST: usize = 100;
-/// Resources with one identifier that are looked at.
+/// Entries with one identifier that are looked at.
 const FOUND: u32 = 20;
 
 /// What the one of a name is called besides.
@@ -25,10 +24,10 @@ const FOUND: u32 = 20;
 pub(super) struct Called {
     facility_system: String,
     practitioner_system: String,
-    /// Identifiers that somebody has, and ids.
+    /// Identifiers and ids that somebody has.
     known: HashMap<Name, Vec<Name>>,
-    /// The name of the organisation of a name.
-    organisations: HashMap<Name, Name>,
+    /// All names of the organisation of a name.
+    organisations: HashMap<Name, BTreeSet<Name>>,
 }
 
 impl Called {
@@ -38,16 +37,16 @@ impl Called {
             Some(others) => Some(others.clone()),
             None if is_of(name, &self.facility_system) => Some(Vec::new()),
             None if is_of(name, &self.practitioner_system) => Some(vec![consent::SOMEBODY.to_owned()]),
-            // An id is somebody's, or will be.
-            None => (!name.contains('|')).then(Vec::new),
+            None if name.contains('|') => None,
+            // Nobody asks as a Patient or as something that is no person and no organisation.
+            None => (!ENTRIES.iter().any(|type_name| is_named(name, type_name))).then(Vec::new),
         }
     }
 
-    /// One name for all that an organisation may be called: its facility's code, if it has one.
-    pub fn organisation(&self, names: Vec<Name>) -> Option<Name> {
-        let code = names.iter().find(|name| is_of(name, &self.facility_system));
-        let one = code.or(names.first())?;
-        Some(self.organisations.get(one).unwrap_or(one).clone())
+    /// All that the organisation of these names is called.
+    pub fn organisation(&self, names: Vec<Name>) -> BTreeSet<Name> {
+        let others = names.iter().filter_map(|name| self.organisations.get(name)).flatten().cloned().collect::<Vec<_>>();
+        names.into_iter().chain(others).collect()
     }
 }
 
@@ -60,69 +59,103 @@ impl Writer {
     pub(super) async fn called(&self, consent: &Value) -> Result<Called, sqlx::Error> {
         let (facility, practitioner) = self.systems();
         let mut called = Called { facility_system: facility.to_owned(), practitioner_system: practitioner.to_owned(), ..Called::default() };
-        for name in references(consent, &self.options().base).into_iter().take(MOST) {
-            let is_code = is_of(&name, facility) || is_of(&name, practitioner);
-            let found = match name.split_once('|') {
-                _ if is_code => continue,
-                Some((system, value)) => self.identified(system, value).await?,
-                None => self.of_id(&name).await?,
+        let base = &self.options().base;
+        let provision: Vec<&Value> = consent.get("provision").into_iter().collect();
+        let authors = references(&of_key(&provision, "data"), base);
+        for name in references(&provision, base).into_iter().take(MOST) {
+            let is_person = is_of(&name, practitioner);
+            // Who asks is looked up by all their names when they ask; who wrote something is not.
+            if !authors.contains(&name) && (is_person || is_of(&name, facility)) {
+                continue;
+            }
+            let types: &[&str] = match name.split_once('/') {
+                Some((type_name @ ("Organization" | "Group" | "CareTeam" | "Device" | "HealthcareService"), _)) => &[type_name],
+                Some(("Practitioner" | "PractitionerRole", _)) => &["Practitioner", "PractitionerRole"],
+                _ => &ENTRIES,
             };
-            let others = found.iter().flat_map(|stored| name_of(stored).into_iter().chain(identifiers(stored)));
-            let others: BTreeSet<Name> = others.filter(|other| *other != name).collect();
-            let by_id = !name.contains('|');
-            if by_id || found.iter().any(|stored| stored.owner == 0) {
-                called.known.insert(name.clone(), others.into_iter().collect());
+            let is_somebodys = match name.split_once('|') {
+                _ if is_person || is_of(&name, facility) => true,
+                // By an identifier only the operator's entries tell that somebody is known.
+                Some((system, value)) => !self.entries(system, value, vec![0]).await?.is_empty(),
+                None => directory::of_name(self.store(), &name).await?.is_some(),
+            };
+            if is_somebodys {
+                let mut others = directory::called_besides(self.store(), BTreeSet::from([name.clone()]), types).await?;
+                others.remove(&name);
+                let somebody = is_person.then(|| consent::SOMEBODY.to_owned());
+                called.known.insert(name, others.into_iter().chain(somebody).collect());
             }
-            let organisations = found.iter().filter(|stored| is_organization(stored) && (by_id || stored.owner == 0));
-            if let [organisation] = organisations.collect::<Vec<_>>().as_slice() {
-                let code = self.code_of(organisation).await?;
-                called.organisations.extend(code.or_else(|| name_of(organisation)).map(|one| (name, one)));
-            }
+        }
+        let organizations: Vec<&Value> = consent.get("organization").into_iter().collect();
+        for name in references(&organizations, base).into_iter().take(MOST) {
+            let names = self.same_organisation(&name).await?;
+            called.organisations.insert(name, names);
         }
         Ok(called)
     }
 
-    /// Everybody with this identifier, whoever sent them.
-    async fn identified(&self, system: &str, value: &str) -> Result<Vec<Stored>, sqlx::Error> {
-        let r4 = definitions::r4();
+    /// Entries of all kinds with this identifier, of these owners.
+    async fn entries(&self, system: &str, value: &str, owners: Vec<FacilityKey>) -> Result<Vec<Stored>, sqlx::Error> {
         let mut found = Vec::new();
-        for type_code in TYPES.iter().filter_map(|name| r4.type_code(name)) {
-            let Some(param) = r4.param(type_code, "identifier") else { continue };
-            let tests = vec![Test::Token { system: SystemTest::Is(system.to_owned()), code: Some(value.to_owned()) }];
-            let filters = vec![Filter::Param { param: param.id, tests }];
-            // The operator's come first, so that nobody's copies crowd them out.
-            for scope in [Scope::Owners(vec![0]), Scope::All] {
-                let query = Query { type_code, filters: filters.clone(), scope, sort: Vec::new() };
-                found.extend(self.store().search(&query, FOUND, None).await?.rows);
+        for type_name in ENTRIES {
+            found.extend(self.identified(type_name, system, value, owners.clone()).await?);
+        }
+        Ok(found)
+    }
+
+    async fn identified(&self, type_name: &str, system: &str, value: &str, owners: Vec<FacilityKey>) -> Result<Vec<Stored>, sqlx::Error> {
+        let r4 = definitions::r4();
+        let param = r4.type_code(type_name).and_then(|type_code| Some((type_code, r4.param(type_code, "identifier")?.id)));
+        let Some((type_code, param)) = param else { return Ok(Vec::new()) };
+        let tests = vec![Test::Token { system: SystemTest::Is(system.to_owned()), code: Some(value.to_owned()) }];
+        let query = Query { type_code, filters: vec![Filter::Param { param, tests }], scope: Scope::Owners(owners), sort: Vec::new() };
+        Ok(self.store().search(&query, FOUND, None).await?.rows)
+    }
+
+    /// All names of the organisation of this name, as far as who says so is to be believed. An identifier that several have tells nobody apart.
+    async fn same_organisation(&self, name: &Name) -> Result<BTreeSet<Name>, sqlx::Error> {
+        let (system, _) = self.systems();
+        let mut names = BTreeSet::from([name.clone()]);
+        let mut tried = names.clone();
+        let mut waiting = vec![name.clone()];
+        while let Some(name) = waiting.pop().filter(|_| tried.len() <= MOST) {
+            let found = match name.split_once('|') {
+                Some((_, code)) if is_of(&name, system) => {
+                    let itself = self.store().known_facility(code).await?;
+                    self.identified("Organization", system, code, itself.into_iter().chain([0]).collect()).await?
+                }
+                Some((other, value)) => {
+                    let found = self.identified("Organization", other, value, vec![0]).await?;
+                    if found.len() > 1 { Vec::new() } else { found }
+                }
+                None => directory::of_name(self.store(), &name).await?.into_iter().filter(is_organization).collect(),
+            };
+            if found.is_empty() {
+                continue;
+            }
+            names.insert(name);
+            for organization in &found {
+                let mut others = directory::identifiers(organization);
+                if organization.owner != 0 {
+                    // A facility says its own code and nothing else.
+                    let owner = self.store().facility_code(organization.owner).await?.map(|code| format!("{system}|{code}"));
+                    others.retain(|other| Some(other) == owner.as_ref());
+                    if others.is_empty() {
+                        continue;
+                    }
+                }
+                names.insert(format!("Organization/{}", organization.id));
+                waiting.extend(others.into_iter().filter(|other| tried.insert(other.clone())));
             }
         }
-        let found: BTreeMap<i64, Stored> = found.into_iter().map(|stored| (stored.key, stored)).collect();
-        Ok(found.into_values().collect())
-    }
-
-    async fn of_id(&self, name: &str) -> Result<Vec<Stored>, sqlx::Error> {
-        let Some((type_name, id)) = name.split_once('/').filter(|(type_name, _)| TYPES.contains(type_name)) else { return Ok(Vec::new()) };
-        let Some(type_code) = definitions::r4().type_code(type_name) else { return Ok(Vec::new()) };
-        self.store().read_many(&[(type_code, id.to_owned())]).await
-    }
-
-    /// The code of the facility that this Organization is, if it is one to be believed: the operator's, or the facility's own.
-    async fn code_of(&self, organization: &Stored) -> Result<Option<Name>, sqlx::Error> {
-        let (system, _) = self.systems();
-        let code = identifiers(organization).into_iter().filter(|name| is_of(name, system)).min();
-        let Some(code) = code else { return Ok(None) };
-        if organization.owner == 0 {
-            return Ok(Some(code));
-        }
-        let owner = self.store().facility_code(organization.owner).await?;
-        Ok(owner.filter(|owner| code == format!("{system}|{owner}")).map(|_| code))
+        Ok(names)
     }
 }
 
-/// What a Consent calls those whom it refers to, but patients and their records.
-fn references(consent: &Value, base: &str) -> BTreeSet<Name> {
+/// What the references in parts of a Consent call those who can be named, but patients and their records.
+fn references(parts: &[&Value], base: &str) -> BTreeSet<Name> {
     let mut found = BTreeSet::new();
-    let mut waiting: Vec<&Value> = ["organization", "provision"].into_iter().filter_map(|key| consent.get(key)).collect();
+    let mut waiting: Vec<&Value> = parts.to_vec();
     while let Some(value) = waiting.pop() {
         match value {
             Value::Array(list) => waiting.extend(list),
@@ -133,7 +166,24 @@ fn references(consent: &Value, base: &str) -> BTreeSet<Name> {
             _ => {}
         }
     }
-    found.retain(|name| name.contains('|') || TYPES.iter().any(|type_name| is_named(name, type_name)));
+    found.retain(|name| name.contains('|') || ENTRIES.iter().any(|type_name| is_named(name, type_name)));
+    found
+}
+
+/// The values of all members of this name.
+fn of_key<'a>(parts: &[&'a Value], key: &str) -> Vec<&'a Value> {
+    let mut found = Vec::new();
+    let mut waiting = parts.to_vec();
+    while let Some(value) = waiting.pop() {
+        match value {
+            Value::Array(list) => waiting.extend(list),
+            Value::Object(members) => {
+                found.extend(members.get(key));
+                waiting.extend(members.values());
+            }
+            _ => {}
+        }
+    }
     found
 }
 
@@ -143,14 +193,4 @@ fn is_named(name: &str, type_name: &str) -> bool {
 
 fn is_organization(stored: &Stored) -> bool {
     definitions::r4().type_name(stored.type_code) == "Organization"
-}
-
-fn name_of(stored: &Stored) -> Option<Name> {
-    stored.body.as_ref().map(|_| format!("{}/{}", definitions::r4().type_name(stored.type_code), stored.id))
-}
-
-fn identifiers(stored: &Stored) -> Vec<Name> {
-    let resource: Value = stored.body.as_ref().and_then(|body| serde_json::from_slice(body).ok()).unwrap_or_default();
-    let list = resource.get("identifier").map(|one| one.as_array().cloned().unwrap_or_else(|| vec![one.clone()])).unwrap_or_default();
-    list.iter().filter_map(|one| Some(format!("{}|{}", one.get("system")?.as_str()?, one.get("value")?.as_str()?))).collect()
 }

@@ -3,6 +3,9 @@
 //!
 //! The order of work is the specification's: conditions and identities are settled for all entries first, references are
 //! rewritten, every resource is checked; then one commit. Every problem of every entry is reported at once.
+//!
+//! What an entry's criteria mean is one resource when all is done: the deletes count first, two conditional creates of the same meaning are
+//! one, and no other entry may change it, delete it, or write another that the criteria match ([`drafts`]).
 
 mod drafts;
 mod references;
@@ -105,6 +108,15 @@ impl Entry {
             Operation::Update { id, .. } | Operation::Patch { id, .. } | Operation::Delete { id, .. } => {
                 Some((self.type_code, id.as_str().into()))
             }
+            _ => None,
+        }
+    }
+
+    /// The criteria that are to mean one resource, and the element of the request that they stand in.
+    fn criteria(&self) -> Option<(&str, &'static str)> {
+        match &self.operation {
+            Operation::Create { criteria: Some(criteria) } => Some((criteria, "ifNoneExist")),
+            Operation::UpdateWhere { criteria, .. } | Operation::PatchWhere { criteria, .. } => Some((criteria, "url")),
             _ => None,
         }
     }
@@ -218,8 +230,7 @@ async fn carry_out(
     settling.apply_patches(&mut entries).await.map_err(refused)?;
     let targets = settling.targets(&entries);
     let entries = references::settle(&mut settling, entries, &targets, named).await.map_err(refused)?;
-    let Settling { problems, rest, .. } = settling;
-    let (plan, places) = drafts::plan(writer, entries, &targets, rest, problems).await.map_err(refused)?;
+    let (plan, places) = drafts::plan(settling, entries, &targets).await.map_err(refused)?;
     let done = writer.commit(plan, &Author::from(caller), keep_bodies).await.map_err(|error| match error {
         CommitError::Refused(Some(change), refusal) => {
             let place = places.get(change).copied().unwrap_or_default();

@@ -1,6 +1,6 @@
 //! What each entry is about: its criteria searched, its id settled, its conditions collected.
 
-use super::super::criteria::Criteria;
+use super::super::criteria::{Criteria, same_resource};
 use super::super::refusal::{Refusal, RefusalKind};
 use super::super::write::{Condition, Writer};
 use super::{Entry, Operation, Problems, Rest};
@@ -24,6 +24,8 @@ pub struct Target {
     /// Empty when criteria matched nothing, or several to delete.
     pub id: String,
     pub kind: TargetKind,
+    /// The criteria that are to mean it and nothing else, and the path that they stand at.
+    pub by: Option<(Key, String)>,
 }
 
 pub enum TargetKind {
@@ -33,7 +35,7 @@ pub enum TargetKind {
     DeleteAll(Vec<(Box<str>, i64)>),
     /// A conditional create that found this.
     Existing(Stored),
-    /// A conditional create with the criteria of an earlier entry: it is that entry's resource.
+    /// A conditional create whose criteria mean what an earlier one's do: it is that entry's resource.
     SameAs,
     /// A conditional delete that found nothing.
     Nothing,
@@ -41,6 +43,13 @@ pub enum TargetKind {
 
 /// A type and the text of criteria.
 pub type Key = (TypeCode, String);
+
+/// The first entry that is to make what criteria mean.
+struct Meant {
+    path: String,
+    /// Of a conditional create, which others of the same meaning share.
+    id: Option<String>,
+}
 
 /// What criteria mean in the store.
 pub struct Found {
@@ -55,8 +64,8 @@ pub struct Settling<'a> {
     pub problems: Problems,
     pub rest: Rest,
     pub found: HashMap<Key, Found>,
-    /// What the transaction deletes.
-    deleted: HashMap<TypeCode, HashSet<Box<str>>>,
+    /// What the transaction deletes, and the path of the entry that does.
+    deleted: HashMap<TypeCode, HashMap<Box<str>, String>>,
     /// By the place of the entry: the id that its patch was applied to, and the version.
     patched: HashMap<usize, (String, i64)>,
 }
@@ -92,8 +101,8 @@ impl<'a> Settling<'a> {
         }
     }
 
-    /// Looks up the criteria of all requests, each once. What is deleted comes first, as the specification's order has it: a conditional
-    /// create does not find it any more.
+    /// Looks up the criteria of all requests, each once. What is deleted comes first, as the specification's order has it: other criteria
+    /// do not find it any more.
     pub async fn search_requests(&mut self, entries: &[Entry]) -> Result<(), Refusal> {
         let mut wanted = Vec::new();
         for entry in entries {
@@ -105,30 +114,30 @@ impl<'a> Settling<'a> {
         self.search(wanted).await?;
         for entry in entries {
             match &entry.operation {
-                Operation::Delete { id, .. } => _ = self.deleted.entry(entry.type_code).or_default().insert(id.as_str().into()),
+                Operation::Delete { id, .. } => {
+                    self.deleted.entry(entry.type_code).or_default().insert(id.as_str().into(), entry.path.clone());
+                }
                 Operation::DeleteWhere { criteria, .. } => {
                     let found = self.found.get(&(entry.type_code, criteria.clone()));
                     let matched = found.map(|found| found.matched.as_slice()).unwrap_or_default();
-                    self.deleted.entry(entry.type_code).or_default().extend(matched.iter().map(|stored| stored.id.clone()));
+                    let deleted = matched.iter().map(|stored| (stored.id.clone(), entry.path.clone()));
+                    self.deleted.entry(entry.type_code).or_default().extend(deleted);
                 }
                 _ => {}
             }
         }
         let mut wanted = Vec::new();
         for entry in entries {
-            let (text, element) = match &entry.operation {
-                Operation::Create { criteria: Some(text) } => (text, "ifNoneExist"),
-                Operation::UpdateWhere { criteria, .. } | Operation::PatchWhere { criteria, .. } => (criteria, "url"),
-                _ => continue,
-            };
-            wanted.push(((entry.type_code, text.clone()), entry.request_path(element), self.enough(entry.type_code, 0)));
+            if let Some((text, element)) = entry.criteria() {
+                wanted.push(((entry.type_code, text.to_owned()), entry.request_path(element), self.enough(entry.type_code, 0)));
+            }
         }
         self.search(wanted).await
     }
 
     /// So many matches tell whether none, one or several are left after the deletes, and `changed` others put aside.
     fn enough(&self, type_code: TypeCode, changed: usize) -> u32 {
-        let deleted = self.deleted.get(&type_code).map_or(0, HashSet::len);
+        let deleted = self.deleted.get(&type_code).map_or(0, HashMap::len);
         u32::try_from(deleted.saturating_add(changed)).unwrap_or(u32::MAX).saturating_add(2)
     }
 
@@ -207,12 +216,16 @@ impl<'a> Settling<'a> {
                 }
                 Operation::PatchWhere { criteria, condition, patch } => {
                     let Some(found) = self.found.get(&(entry.type_code, criteria.clone())) else { continue };
-                    if found.matched.len() > 1 {
-                        self.problems.add(&entry.request_path("url"), Refusal::several_matches());
-                        continue;
+                    match self.left(entry.type_code, found) {
+                        Ok(one) => {
+                            self.rest.preconditions.push(found.criteria.clone().precondition(&found.matched));
+                            (one.cloned(), *condition, Arc::clone(patch))
+                        }
+                        Err(refusal) => {
+                            self.problems.add(&entry.request_path("url"), refusal);
+                            continue;
+                        }
                     }
-                    self.rest.preconditions.push(found.criteria.clone().precondition(&found.matched));
-                    (found.matched.first().cloned(), *condition, Arc::clone(patch))
                 }
                 _ => continue,
             };
@@ -242,59 +255,74 @@ impl<'a> Settling<'a> {
         Ok(())
     }
 
+    /// What the criteria of an update or a patch mean once the transaction has deleted what it deletes.
+    fn left<'f>(&self, type_code: TypeCode, found: &'f Found) -> Result<Option<&'f Stored>, Refusal> {
+        let deleted = self.deleted.get(&type_code);
+        let (gone, left): (Vec<_>, Vec<_>) =
+            found.matched.iter().partition(|stored| deleted.is_some_and(|deleted| deleted.contains_key(&stored.id)));
+        match (left.as_slice(), gone.first().and_then(|stored| deleted?.get(&stored.id))) {
+            // To update what is deleted and to make another in its place are told apart by nothing.
+            ([], Some(path)) => Err(same_resource(path)),
+            ([], None) => Ok(None),
+            ([one], _) => Ok(Some(*one)),
+            _ => Err(Refusal::several_matches()),
+        }
+    }
+
     /// Gives every entry its id, and notes what the ids rest on.
     pub fn targets(&mut self, entries: &[Entry]) -> Vec<Target> {
-        let mut created: HashMap<Key, String> = HashMap::new();
+        let mut meant = HashMap::new();
         let targets: Vec<Target> = entries
             .iter()
             .enumerate()
             .map(|(place, entry)| {
-                let (id, kind) = self.target(place, entry, &mut created).unwrap_or((String::new(), TargetKind::Nothing));
-                Target { path: entry.path.clone(), type_code: entry.type_code, id, kind }
+                let (id, kind) = self.target(place, entry, &mut meant).unwrap_or((String::new(), TargetKind::Nothing));
+                let by = entry.criteria().map(|(text, element)| ((entry.type_code, text.to_owned()), entry.request_path(element)));
+                Target { path: entry.path.clone(), type_code: entry.type_code, id, kind, by }
             })
             .collect();
-        let mut changed: HashSet<(TypeCode, &str)> = HashSet::new();
+        let mut changed: HashMap<(TypeCode, &str), &str> = HashMap::new();
         for target in &targets {
             let ids: Vec<&str> = match &target.kind {
                 TargetKind::Put(_) | TargetKind::Delete(_) => vec![&target.id],
                 TargetKind::DeleteAll(all) => all.iter().map(|(id, _)| &**id).collect(),
                 _ => continue,
             };
-            if ids.into_iter().filter(|id| !changed.insert((target.type_code, *id))).count() > 0 {
-                let words = "Another entry changes the same resource: a transaction may change a resource once.";
-                self.problems.add(&target.path, Refusal::new(RefusalKind::Malformed, Issue::error(IssueCode::Duplicate, words)));
+            let taken: Vec<&str> = ids.into_iter().filter_map(|id| changed.insert((target.type_code, id), &target.path)).collect();
+            if let Some(other) = taken.first() {
+                self.problems.add(&target.path, same_resource(other));
             }
         }
         for target in &targets {
             let TargetKind::Existing(stored) = &target.kind else { continue };
-            if changed.contains(&(target.type_code, target.id.as_str())) {
-                let words = "The criteria match a resource that another entry changes: a transaction may be about a resource once.";
-                self.problems.add(&target.path, Refusal::new(RefusalKind::Malformed, Issue::error(IssueCode::Duplicate, words)));
-            } else {
-                self.rest.on(stored);
+            match changed.get(&(target.type_code, target.id.as_str())) {
+                Some(other) => self.problems.add(&target.path, same_resource(other)),
+                None => self.rest.on(stored),
             }
         }
         targets
     }
 
     /// `None`: there is nothing to do, or a problem that is noted.
-    fn target(&mut self, place: usize, entry: &Entry, created: &mut HashMap<Key, String>) -> Option<(String, TargetKind)> {
+    fn target(&mut self, place: usize, entry: &Entry, meant: &mut HashMap<Key, Meant>) -> Option<(String, TargetKind)> {
         let policy = self.writer.policy();
         match &entry.operation {
             Operation::Create { criteria: None } => Some((new_id(), TargetKind::Put(Condition::Posted))),
             Operation::Create { criteria: Some(criteria) } => {
-                let key = (entry.type_code, criteria.clone());
-                if let Some(id) = created.get(&key) {
-                    return Some((id.clone(), TargetKind::SameAs));
-                }
-                let found = self.found.get(&key)?;
+                let found = self.found.get(&(entry.type_code, criteria.clone()))?;
                 let deleted = self.deleted.get(&entry.type_code);
-                let left = |stored: &&Stored| deleted.is_none_or(|deleted| !deleted.contains(&stored.id));
+                let left = |stored: &&Stored| deleted.is_none_or(|deleted| !deleted.contains_key(&stored.id));
                 match found.matched.iter().filter(left).collect::<Vec<_>>().as_slice() {
                     [] => {
+                        let meaning = (entry.type_code, found.criteria.meaning());
+                        match meant.get(&meaning) {
+                            Some(Meant { id: Some(id), .. }) => return Some((id.clone(), TargetKind::SameAs)),
+                            Some(Meant { path, .. }) => return self.refuse(entry, "ifNoneExist", same_resource(path)),
+                            None => {}
+                        }
                         let id = new_id();
                         self.rest.preconditions.push(found.criteria.clone().precondition(&found.matched));
-                        created.insert(key, id.clone());
+                        meant.insert(meaning, Meant { path: entry.path.clone(), id: Some(id.clone()) });
                         Some((id, TargetKind::Put(Condition::Posted)))
                     }
                     [one] => Some((one.id.to_string(), TargetKind::Existing((*one).clone()))),
@@ -312,20 +340,30 @@ impl<'a> Settling<'a> {
             }
             Operation::UpdateWhere { criteria, condition } => {
                 let found = self.found.get(&(entry.type_code, criteria.clone()))?;
+                let left = match self.left(entry.type_code, found) {
+                    Ok(left) => left,
+                    Err(refusal) => return self.refuse(entry, "url", refusal),
+                };
                 self.rest.preconditions.push(found.criteria.clone().precondition(&found.matched));
-                match (found.matched.as_slice(), entry.own_id()) {
-                    ([], None) => Some((new_id(), TargetKind::Put(unless_versioned(*condition, Condition::New)))),
-                    ([], Some(_)) if !policy.update_create => {
+                if left.is_none() {
+                    let meaning = (entry.type_code, found.criteria.meaning());
+                    if let Some(other) = meant.insert(meaning, Meant { path: entry.path.clone(), id: None }) {
+                        return self.refuse(entry, "url", same_resource(&other.path));
+                    }
+                }
+                match (left, entry.own_id()) {
+                    (None, None) => Some((new_id(), TargetKind::Put(unless_versioned(*condition, Condition::New)))),
+                    (None, Some(_)) if !policy.update_create => {
                         let words = "Nothing matches, and this server gives the ids: leave the id out of the resource.";
                         let issue = Issue::error(IssueCode::NotSupported, words);
                         self.problems.add(&format!("{}.id", entry.resource_path()), Refusal::new(RefusalKind::NotAllowed, issue));
                         None
                     }
-                    ([], Some(id)) => {
+                    (None, Some(id)) => {
                         self.check_id(entry, None);
                         Some((id.to_owned(), TargetKind::Put(unless_versioned(*condition, Condition::Free))))
                     }
-                    ([one], own_id) => {
+                    (Some(one), own_id) => {
                         let id = one.id.to_string();
                         if own_id.is_some_and(|own_id| own_id != id) {
                             let words = "The criteria match a resource with another id: leave the id out, or mend the criteria.";
@@ -333,7 +371,6 @@ impl<'a> Settling<'a> {
                         }
                         Some((id, TargetKind::Put(*condition)))
                     }
-                    _ => self.refuse(entry, "url", Refusal::several_matches()),
                 }
             }
             Operation::Patch { .. } | Operation::PatchWhere { .. } => {

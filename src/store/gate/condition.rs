@@ -6,9 +6,11 @@
 
 use super::super::audit::{AUDIT, AUDITOR};
 use super::super::sql::{Dialect, Sql};
-use super::super::{FacilityKey, ResourceKey};
+use super::super::{FacilityKey, ParamId, ResourceKey};
 use super::{BreakGlass, CONSENT, Default, Gate, Requester, function, inline, numbers, set_key, verdict};
+use crate::definitions;
 use crate::fhir::time::Micros;
+use std::sync::LazyLock;
 
 /// Which table the rows of an alias come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,6 +23,12 @@ pub enum Rows {
 
 /// What the condition itself calls its tables. A row outside by such a name could not be spoken of: the decision would be on another.
 const ALIASES: [&str; 10] = ["a", "b", "c", "k", "n", "o", "q", "x", "y", "z"];
+
+/// The parameter by which a Consent names whose it is.
+static NAMED: LazyLock<ParamId> = LazyLock::new(|| {
+    let r4 = definitions::r4();
+    r4.type_code("Consent").and_then(|consent| r4.param(consent, "patient")).map_or(0, |param| param.id)
+});
 
 /// Appends the condition on the rows of `alias`, which is none of [`ALIASES`].
 pub fn condition(sql: &mut Sql, alias: &str, rows: Rows, gate: &Gate) {
@@ -39,11 +47,15 @@ pub fn condition(sql: &mut Sql, alias: &str, rows: Rows, gate: &Gate) {
             numbers(sql, &own.exempt);
             sql.push("))");
         }
+        // Their own Consents, and those that permit something of theirs; what denies reaches others' Patients, and is not theirs to read.
         sql.push(&format!(
-            ") OR ({alias}.patient = {CONSENT} AND EXISTS (SELECT 1 FROM rule n WHERE n.consent = {alias}.key AND n.patient IN ("
+            ") OR ({alias}.patient = {CONSENT} AND (EXISTS (SELECT 1 FROM rule n WHERE n.consent = {alias}.key AND n.precedence IN (1, 3) AND n.patient IN ("
         ));
         numbers(sql, &own.patients);
-        sql.push("))");
+        sql.push(&format!(")) OR EXISTS (SELECT 1 FROM reference x WHERE x.key = {alias}.key AND x.param = "));
+        sql.literal(i64::from(*NAMED)).push(" AND x.until = 0 AND x.target IN (");
+        numbers(sql, &own.patients);
+        sql.push(")))");
         if rows == Rows::Version {
             sql.push(" AND ");
             current(sql, alias);

@@ -4,18 +4,42 @@ use super::super::sql::{Dialect, Sql};
 use super::super::{ResourceKey, system_key};
 use super::{CHUNK, LEVELS, conclude, forget, insert, numbers, set_key, sorted};
 use crate::fhir::Interval;
-use crate::fhir::time::Micros;
+use crate::fhir::series::{Place, Replaced};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A Consent's rules, written with the Consent; they replace what an earlier version of it said.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Rules {
-    /// Ids of the Patients that it covers.
+    /// Ids of the Patients that it covers: what it denies holds for all of them.
     pub patients: Vec<Box<str>>,
-    /// Consents of one series supersede each other; `None`: this one stands by itself.
-    pub series: Option<String>,
-    /// Which of a series is newest.
-    pub stamp: Micros,
+    /// Those of them for whom what it permits holds too.
+    pub permitted: BTreeSet<Box<str>>,
+    pub succession: Succession,
     pub rules: Vec<Rule>,
+}
+
+/// What becomes of a Consent's place among those that replace one another.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub enum Succession {
+    /// It was ended, or is of no series: where it stood, it stands, and what it replaced stays replaced.
+    #[default]
+    Keeps,
+    /// It was entered in error: it never stood anywhere.
+    Never,
+    /// It stands here from now on. Recorded at 0: when it is written.
+    Takes(Place),
+    /// These are all its places.
+    Has(Vec<Place>),
+}
+
+impl Succession {
+    pub(in crate::store) fn places(&self) -> &[Place] {
+        match self {
+            Succession::Keeps | Succession::Never => &[],
+            Succession::Takes(place) => std::slice::from_ref(place),
+            Succession::Has(places) => places,
+        }
+    }
 }
 
 impl Rules {
@@ -28,7 +52,8 @@ impl Rules {
     /// The resources that the rules name (type, id).
     pub(in crate::store) fn targets(&self) -> impl Iterator<Item = (&str, &str)> {
         let named = self.rules.iter().flat_map(|rule| &rule.parts).flatten().filter_map(Test::target);
-        self.patients.iter().map(|id| ("Patient", &**id)).chain(named)
+        let subjects = self.succession.places().iter().filter_map(|place| place.subject.split_once('/'));
+        self.patients.iter().map(|id| ("Patient", &**id)).chain(named).chain(subjects)
     }
 }
 
@@ -173,7 +198,7 @@ impl Test {
 /// Rows of the tables of `0003_consent.sql` (`rule`: `0052_rule.sql`), in the order of their columns.
 #[derive(Debug, Default)]
 pub struct RuleRows {
-    pub rules: Vec<[i64; 16]>,
+    pub rules: Vec<[i64; 13]>,
     pub parts: Vec<[i64; 7]>,
     pub audiences: Vec<[i64; 5]>,
     pub clauses: Vec<[i64; 2]>,
@@ -181,10 +206,12 @@ pub struct RuleRows {
 
 impl RuleRows {
     /// The rows of one Consent. `target` gives the key of a resource.
-    pub fn add(&mut self, consent: ResourceKey, updated: Micros, rules: &Rules, target: &mut dyn FnMut(&str, &str) -> Option<ResourceKey>) {
-        let patients: Vec<ResourceKey> = rules.patients.iter().filter_map(|id| target("Patient", id)).collect();
-        let series = rules.series.as_deref().map_or(0, system_key);
+    pub fn add(&mut self, consent: ResourceKey, rules: &Rules, target: &mut dyn FnMut(&str, &str) -> Option<ResourceKey>) {
+        let covered = rules.patients.iter().filter_map(|id| Some((target("Patient", id)?, rules.permitted.contains(id))));
+        let covered: Vec<(ResourceKey, bool)> = covered.collect();
         for rule in &rules.rules {
+            let denies = matches!(rule.precedence, Precedence::Deny | Precedence::DefaultDeny);
+            let patients = || covered.iter().filter(|(_, permitted)| denies || *permitted).map(|(patient, _)| patient);
             // What never holds is kept for what it took the place of, where no question comes by.
             let audiences = if rule.period.low < rule.period.high { self.audiences(&rule.audience) } else { vec![NOBODY] };
             for (part, tests) in rule.parts.iter().enumerate() {
@@ -193,7 +220,7 @@ impl RuleRows {
                     self.parts.push([consent, rule.node, part as i64, kind, value, low, high]);
                 }
             }
-            for (patient, audience) in patients.iter().flat_map(|patient| audiences.iter().map(move |audience| (*patient, *audience))) {
+            for (patient, audience) in patients().flat_map(|patient| audiences.iter().map(move |audience| (*patient, *audience))) {
                 self.rules.push([
                     patient,
                     consent,
@@ -207,9 +234,6 @@ impl RuleRows {
                     i64::from(rule.has_exceptions),
                     i64::from(rule.names_actor),
                     i64::from(rule.names_emergency),
-                    series,
-                    rules.stamp,
-                    updated,
                     0,
                 ]);
             }
@@ -289,8 +313,15 @@ impl RuleRows {
         sql
     }
 
-    /// The statements that put these rows in the place of the rules of `consents`. `patients`: all whose rules change, sorted.
-    pub fn statements(&self, dialect: Dialect, consents: &[ResourceKey], patients: &[ResourceKey]) -> Vec<Sql> {
+    /// The statements that put these rows in the place of the rules of `consents`. `patients`: all whose rules change, sorted; `replaced`: what others have
+    /// taken the place of, of each Consent of which that may change.
+    pub fn statements(
+        &self,
+        dialect: Dialect,
+        consents: &[ResourceKey],
+        patients: &[ResourceKey],
+        replaced: &BTreeMap<ResourceKey, Replaced>,
+    ) -> Vec<Sql> {
         let mut statements = forget(dialect, patients);
         for chunk in consents.chunks(CHUNK) {
             for table in ["rule", "rule_part"] {
@@ -305,15 +336,18 @@ impl RuleRows {
         insert(dialect, "audience_part", &self.audiences, &mut statements);
         insert(dialect, "rule_part", &self.parts, &mut statements);
         insert(dialect, "rule", &self.rules, &mut statements);
-        for chunk in patients.chunks(CHUNK) {
-            let mut sql = Sql::new(dialect);
-            sql.push(
-                "UPDATE rule SET superseded = 1 - superseded WHERE series <> 0 AND superseded <> CASE WHEN EXISTS (SELECT 1 FROM rule s WHERE s.patient = rule.patient \
-                 AND s.series = rule.series AND (s.stamp, s.updated, s.consent) > (rule.stamp, rule.updated, rule.consent)) THEN 1 ELSE 0 END AND patient IN (",
-            );
-            numbers(&mut sql, chunk);
-            sql.push(")");
-            statements.push(sql);
+        for (extent, superseded) in
+            [(Replaced::Nothing, "0"), (Replaced::Permits, "CASE WHEN precedence IN (1, 3) THEN 1 ELSE 0 END"), (Replaced::Everything, "1")]
+        {
+            let consents: Vec<ResourceKey> = replaced.iter().filter(|(_, of)| **of == extent).map(|(consent, _)| *consent).collect();
+            for chunk in consents.chunks(CHUNK) {
+                let mut sql = Sql::new(dialect);
+                sql.push("UPDATE rule SET superseded = ").push(superseded).push(" WHERE superseded <> ").push(superseded);
+                sql.push(" AND consent IN (");
+                numbers(&mut sql, chunk);
+                sql.push(")");
+                statements.push(sql);
+            }
         }
         statements.extend(conclude(dialect, patients));
         statements
@@ -362,8 +396,8 @@ mod tests {
             names_emergency: false,
         };
         let mut rows = RuleRows::default();
-        let rules = Rules { patients: vec!["p".into()], series: None, stamp: 0, rules: vec![rule] };
-        rows.add(7, 0, &rules, &mut |_, _| Some(1));
+        let rules = Rules { patients: vec!["p".into()], permitted: ["p".into()].into(), succession: Succession::Keeps, rules: vec![rule] };
+        rows.add(7, &rules, &mut |_, _| Some(1));
         rows
     }
 

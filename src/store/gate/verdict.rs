@@ -92,6 +92,7 @@ mod tests {
     use super::super::{AudiencePart, Default, Precedence, Rule, RuleRows, Rules, Test, Traits, class_statements};
     use super::*;
     use crate::fhir::Interval;
+    use crate::fhir::series::Replaced;
     use crate::store::{Store, system_key};
     use rand::rngs::StdRng;
     use rand::{Rng as _, SeedableRng as _};
@@ -131,8 +132,7 @@ mod tests {
         for rule in &mut rules {
             rule.has_exceptions = parents.contains(&rule.node);
         }
-        let series = random.random_bool(0.3).then(|| "s".to_owned());
-        Rules { patients: vec!["p".into()], series, stamp: random.random_range(0..9), rules }
+        Rules { patients: vec!["p".into()], permitted: ["p".into()].into(), rules, ..Rules::default() }
     }
 
     #[tokio::test]
@@ -159,8 +159,10 @@ mod tests {
         let (mut simple, mut answered) = (0, 0);
         for consent in (100..103).cycle().take(300) {
             let mut rows = RuleRows::default();
-            rows.add(consent, consent, &rules(&mut random), &mut |_, _| Some(1));
-            for statement in rows.statements(Dialect::Sqlite, &[consent], &[1]) {
+            rows.add(consent, &rules(&mut random), &mut |_, _| Some(1));
+            let extents = [Replaced::Nothing, Replaced::Nothing, Replaced::Permits, Replaced::Everything];
+            let replaced = (100..103).map(|consent| (consent, extents[random.random_range(0..4)])).collect();
+            for statement in rows.statements(Dialect::Sqlite, &[consent], &[1], &replaced) {
                 store.execute(statement).await.unwrap();
             }
             let actors: Vec<&str> = ACTORS[..random.random_range(1..3)].to_vec();

@@ -232,10 +232,10 @@ fn value_sets_that_nobody_wrote() {
 
 #[test]
 fn parameters_that_an_operation_does_not_take_are_named() {
-    let unknown = |type_name: &str, name: &str, pairs: &[(&str, &str)]| Terminology::unknown_parameter(type_name, name, &query(pairs));
-    assert_eq!(unknown("ValueSet", "expand", &[("url", "x"), ("excludeNested", "false"), ("_format", "json")]), None);
-    let refused = unknown("ValueSet", "expand", &[("url", "x"), ("nosuch", "1")]);
-    assert_eq!(refused, Some(TerminologyError::Unknown { name: "nosuch".to_owned() }));
-    assert!(unknown("CodeSystem", "lookup", &[("systemVersion", "1")]).is_some());
-    assert!(unknown("ConceptMap", "translate", &[("dependency", "1")]).is_none());
+    let unknown = |type_name: &str, name: &str, pairs: &[(&str, &str)]| Terminology::unknown_parameters(type_name, name, &query(pairs));
+    assert_eq!(unknown("ValueSet", "expand", &[("url", "x"), ("excludeNested", "false"), ("_format", "json")]), []);
+    let refused = unknown("ValueSet", "expand", &[("url", "x"), ("nosuch", "1"), ("nosuch", "2"), ("norsuch", "1")]);
+    assert_eq!(refused, ["nosuch", "norsuch"].map(|name| TerminologyError::Unknown { name: name.to_owned() }));
+    assert_eq!(unknown("CodeSystem", "lookup", &[("systemVersion", "1")]).len(), 1);
+    assert_eq!(unknown("ConceptMap", "translate", &[("dependency", "1")]), []);
 }

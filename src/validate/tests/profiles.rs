@@ -255,6 +255,11 @@ fn targets_are_held_against_their_profile_where_they_are_there() {
     assert_eq!(with(json!({"resourceType": "Patient", "id": "1", "name": [{"text": "x"}]})), []);
     let nameless = with(json!({"resourceType": "Patient", "id": "1"}));
     assert_eq!((nameless.len(), nameless[0].0, &*nameless[0].1), (1, Severity::Error, "Observation.subject.reference"));
+    // Nothing says what these are.
+    let untold = (Severity::Information, "Observation.subject.reference", "what it leads to (urn:named) could not be checked");
+    for nobody in ["urn:uuid:11111111-1111-4111-8111-111111111111", "http://other.example/x"] {
+        says(&both, observation(nobody, json!([])), &[untold]);
+    }
     says(&both, observation("Group/1", json!([])), &[(Severity::Error, "Observation.subject.reference", "must refer to Patient")]);
     let contained = json!([{"resourceType": "Patient", "id": "p"}]);
     says(

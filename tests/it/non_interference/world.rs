@@ -1,11 +1,12 @@
 //! One world as it is written, and what a slow reading says of it.
 
 use super::setting::Setting;
-use crate::support::worlds::{self, Asker, Choices, Reader, Record, Sender, Wish};
+use crate::support::worlds::{self, Asker, Choices, Covers, Reader, Record, Sender, Wish};
 use lango::access::consent::Requester;
+use lango::fhir::series::Place;
 use reqwest::header::HeaderMap;
 use serde_json::{Value, json};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 /// A status, headers and a body.
 #[derive(Clone, Debug, PartialEq)]
@@ -34,7 +35,8 @@ pub struct World<'a> {
     pub began: jiff::Timestamp,
     /// By `Type/id`.
     pub records: BTreeMap<String, Record>,
-    pub consents: Vec<(Value, BTreeSet<String>, BTreeMap<String, Record>)>,
+    /// As it is stored, whom it covers, what there was when it was written, where it stood before.
+    pub consents: Vec<(Value, Covers, BTreeMap<String, Record>, Vec<Place>)>,
     /// In the order of writing.
     pub written: Vec<String>,
 }
@@ -69,6 +71,7 @@ impl<'a> World<'a> {
         for consent in worlds::consents(choices, &world.name, patients) {
             world.allow(&consent).await;
         }
+        world.end_some(choices).await;
         world.age(choices, patients).await;
         world
     }
@@ -143,17 +146,40 @@ impl<'a> World<'a> {
         }
     }
 
+    /// Some Consents are ended in one way or another, or touched.
+    async fn end_some(&mut self, choices: &mut Choices) {
+        let written: Vec<Value> = self.consents.iter().map(|(consent, ..)| consent.clone()).collect();
+        for mut consent in written {
+            if choices.once_in(6) {
+                let (key, value) = choices.one(&[
+                    ("language", "en"),
+                    ("language", "sw"),
+                    ("status", "rejected"),
+                    ("status", "inactive"),
+                    ("status", "entered-in-error"),
+                ]);
+                consent[key] = json!(value);
+                self.allow(&consent).await;
+            }
+        }
+    }
+
     async fn allow(&mut self, consent: &Value) {
         let name = name_of(consent);
         let (status, stored) = self.setting.send(self.setting.desk(), "PUT", &format!("/fhir/{name}"), consent).await;
         assert!(matches!(status, 200 | 201), "{name}: {stored}");
         let covers = worlds::person(&self.records, consent["patient"]["reference"].as_str().unwrap());
-        self.consents.push((stored, covers, self.records.clone()));
+        let known = self.consents.iter().position(|(before, ..)| before["id"] == stored["id"]);
+        let former = known
+            .map(|place| self.consents.remove(place))
+            .map(|(before, _, then, former)| worlds::read_consent(&before, "", &then, &self.records, &former).places);
+        self.consents.push((stored, covers, self.records.clone(), former.unwrap_or_default()));
     }
 
     pub fn reader(&self) -> Reader<'_> {
         let consents = self.consents.iter();
-        let read = consents.map(|(consent, covers, then)| (worlds::read_consent(consent, "", then, &self.records), covers.clone()));
+        let read = consents
+            .map(|(consent, covers, then, former)| (worlds::read_consent(consent, "", then, &self.records, former), covers.clone()));
         Reader { base: "", requester: self.requester.clone(), consents: read.collect(), encounters: worlds::encounters(&self.records) }
     }
 

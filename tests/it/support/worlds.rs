@@ -2,6 +2,7 @@
 
 use lango::access::consent::vocabulary::Coding;
 use lango::access::consent::{self, Consent, Deployment, Reached, Reading, Requester, SOMEBODY};
+use lango::fhir::series::Place;
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -97,7 +98,7 @@ pub fn records(choices: &mut Choices, world: &str) -> (usize, Vec<Wish>) {
     for p in 0..patients {
         let mut patient = json!({
             "resourceType": "Patient", "id": format!("{world}p{p}"), "gender": choices.one(&["female", "male"]),
-            "name": [{ "family": choices.one(&["Mushi", "Juma", "Asha"]) }],
+            "name": [{ "family": choices.one(&["Mushi", "Juma", "Asha"]), "given": ["Neema"] }],
             "identifier": [{ "system": "urn:mrn", "value": format!("{world}{p}") }],
         });
         if linked && p < 2 {
@@ -224,7 +225,8 @@ fn consent(choices: &mut Choices, world: &str, patients: usize, n: usize) -> Val
         consent["dateTime"] = json!(choices.one(&["2019", "2020-05", "2020-05-06"]));
     }
     if choices.once_in(3) {
-        consent["organization"] = json!([to("Organization", "hf-a")]);
+        let (one, other) = (to("Organization", "hf-a"), json!({ "identifier": { "system": "urn:lango:facility", "value": "HF-B" } }));
+        consent["organization"] = choices.one(&[json!([one]), json!([one]), json!([one, other]), json!([other])]);
     }
     if choices.once_in(5) {
         consent["policyRule"] = concept(ACT_CODE, choices.one(&["OPTIN", "OPTOUT"]));
@@ -309,12 +311,21 @@ impl Record {
     }
 }
 
+/// The Patients (`Patient/id`) that a Consent covers.
+#[derive(Clone, Debug)]
+pub struct Covers {
+    /// What it denies.
+    pub all: BTreeSet<String>,
+    /// What it permits.
+    pub agreeing: BTreeSet<String>,
+}
+
 /// What the asker may see, read slowly.
 pub struct Reader<'a> {
     pub base: &'a str,
     pub requester: Requester,
-    /// Each with the Patients (`Patient/id`) that it covers.
-    pub consents: Vec<(Consent, BTreeSet<String>)>,
+    /// All that were written, each with whom it covers.
+    pub consents: Vec<(Consent, Covers)>,
     /// What Encounters (`Encounter/id`) hand on to what names them.
     pub encounters: BTreeMap<String, BTreeSet<Coding>>,
 }
@@ -355,8 +366,14 @@ pub fn asker(asker: Asker, purposes: &[&str]) -> Requester {
     }
 }
 
-/// Reads a stored Consent, when `records` (by `Type/id`) were `then` as it was written, and are as they are.
-pub fn read_consent(consent: &Value, base: &str, then: &BTreeMap<String, Record>, records: &BTreeMap<String, Record>) -> Consent {
+/// Reads a stored Consent that stood in `former` places before, when `records` (by `Type/id`) were `then` as it was written, and are as they are.
+pub fn read_consent(
+    consent: &Value,
+    base: &str,
+    then: &BTreeMap<String, Record>,
+    records: &BTreeMap<String, Record>,
+    former: &[Place],
+) -> Consent {
     let references = |records: &BTreeMap<String, Record>, name: &str| -> BTreeSet<String> {
         let body = records.get(name).and_then(Record::body);
         body.map(|body| consent::facts(body, &jiff::tz::TimeZone::UTC, base).references).unwrap_or_default()
@@ -374,7 +391,8 @@ pub fn read_consent(consent: &Value, base: &str, then: &BTreeMap<String, Record>
         value_set: &|_| None,
         references_of: &references_of,
         called: &|_| Some(Vec::new()),
-        organisation: &|names| names.into_iter().next(),
+        organisation: &|names| names.into_iter().collect(),
+        former,
         of_age: None,
     };
     Consent::read(consent, &reading).expect("a small Consent")
@@ -401,8 +419,13 @@ impl Reader<'_> {
         let own = facts.name.as_ref().filter(|_| type_name == "Patient");
         patients.extend(own);
         let (1, Some(patient)) = (patients.len(), patients.first()) else { return false };
-        let consents: Vec<Consent> =
-            self.consents.iter().filter(|(_, covers)| covers.contains(*patient)).map(|(consent, _)| consent.clone()).collect();
+        let all: Vec<Consent> = self.consents.iter().map(|(consent, _)| consent.clone()).collect();
+        let of_patient = |consent: &Consent| -> Option<Consent> {
+            let (_, covers) = self.consents.iter().find(|(one, _)| one.version.id == consent.version.id)?;
+            let permits_until = if covers.agreeing.contains(*patient) { consent.permits_until } else { i64::MIN };
+            covers.all.contains(*patient).then(|| Consent { permits_until, places: Vec::new(), ..consent.clone() })
+        };
+        let consents: Vec<Consent> = consent::in_force(&all).iter().filter_map(|consent| of_patient(consent)).collect();
         consent::decide(&consents, &self.requester, &facts, &Deployment::default()).released
     }
 
@@ -412,18 +435,22 @@ impl Reader<'_> {
     }
 }
 
-/// The Patients that are one person with this one: by the strong identifier that they share, and unless sex or family name contradict.
-pub fn person(records: &BTreeMap<String, Record>, patient: &str) -> BTreeSet<String> {
+/// Whom a Consent for this Patient covers: who shares its strong identifier; and of them, of whom sex and names say the same.
+pub fn person(records: &BTreeMap<String, Record>, patient: &str) -> Covers {
     let strong = |record: &Record| -> Option<String> {
         let identifiers = record.body()?["identifier"].as_array()?;
         identifiers.iter().find(|one| one["system"] == NIDA)?["value"].as_str().map(str::to_owned)
     };
-    let mut person = BTreeSet::from([patient.to_owned()]);
+    let itself = BTreeSet::from([patient.to_owned()]);
+    let mut person = Covers { all: itself.clone(), agreeing: itself };
     let Some(own) = records.get(patient).and_then(strong) else { return person };
     let patients = records.iter().filter(|(name, _)| name.starts_with("Patient/"));
-    let says = |record: &Record| record.body().map(|body| (body["gender"].clone(), body["name"][0]["family"].clone()));
-    let agrees = |record: &Record| says(record) == says(&records[patient]);
-    let linked = patients.filter(|(_, record)| strong(record).as_ref() == Some(&own) && agrees(record));
-    person.extend(linked.map(|(name, _)| name.clone()));
+    let says = |record: &Record| record.body().map(|body| (body["gender"].clone(), body["name"].clone()));
+    for (name, record) in patients.filter(|(_, record)| strong(record).as_ref() == Some(&own)) {
+        person.all.insert(name.clone());
+        if says(record) == says(&records[patient]) {
+            person.agreeing.insert(name.clone());
+        }
+    }
     person
 }

@@ -58,12 +58,13 @@ fn period(choices: &mut Choices) -> Value {
 }
 
 fn actor(choices: &mut Choices) -> Value {
-    let role = match choices.below(5) {
+    let role = match choices.below(6) {
         0..=2 => concept(PARTICIPATION_TYPE, "IRCP"),
         3 => concept(LANGO_ROLE, "clinician"),
+        4 => concept("urn:job", "nurse"),
         _ => concept(PARTICIPATION_TYPE, "CST"),
     };
-    let reference = match choices.below(10) {
+    let reference = match choices.below(11) {
         0 => json!({"reference": "Organization/part"}),
         1 => json!({"reference": "Organization/whole"}),
         2 => json!({"reference": "Practitioner/x/_history/2"}),
@@ -73,6 +74,7 @@ fn actor(choices: &mut Choices) -> Value {
         6 => json!({"identifier": {"system": "urn:mfl", "value": "1"}}),
         7 => json!({"identifier": {"system": "urn:mfl", "value": "2"}}),
         8 => json!({"identifier": {"system": "urn:npi", "value": "9"}}),
+        9 => json!({"reference": "https://other.example.org/fhir/Organization/part"}),
         _ => return json!({"role": role}),
     };
     json!({"role": role, "reference": reference})
@@ -150,12 +152,16 @@ fn consent(choices: &mut Choices, number: usize) -> Value {
         "status": choices.one(&status),
         "scope": concept("http://terminology.hl7.org/CodeSystem/consentscope", if choices.once_in(20) { "research" } else { "patient-privacy" }),
         "patient": {"reference": "Patient/p"},
-        "dateTime": choices.one(&["2019", "2020-05", "2020-05-06"]),
     });
     let mut put = |key: &str, value: Value| consent.as_object_mut().unwrap().insert(key.into(), value);
-    if choices.once_in(3) {
-        put("organization", json!([{"reference": "Organization/o"}]));
-        put("policy", json!([{"uri": choices.one(&["http://example.org/a", "http://example.org/b"])}]));
+    if !choices.once_in(5) {
+        put("dateTime", json!(choices.one(&["2019", "2020-05", "2020-05-06"])));
+    }
+    if choices.once_in(2) {
+        let (one, other) = (json!({"reference": "Organization/o"}), json!({"reference": "Organization/q"}));
+        put("organization", choices.one(&[json!([one]), json!([one]), json!([one, other]), json!([other, one])]));
+        let (one, other) = (json!({"uri": "http://example.org/a"}), json!({"uri": "http://example.org/b"}));
+        put("policy", choices.one(&[json!([one]), json!([one]), json!([other]), json!([one, other])]));
     }
     if choices.once_in(4) {
         put("policyRule", concept(ACT_CODE, choices.one(&["OPTIN", "OPTOUT", "EMRGONLY"])));
@@ -302,6 +308,7 @@ mod naive {
                 (None, true) if who["identifier"]["value"] == "2" => return None,
                 (None, true) if who["identifier"]["value"] == "9" => perhaps("urn:npi|9"),
                 (Some(text), _) if text.starts_with("Practitioner") && !called("Practitioner/x") => perhaps("somebody"),
+                (Some(text), _) if text.starts_with("https://other") => return None,
                 (Some(text), _) if text.starts_with("http://lango/") => Some(called(text.trim_start_matches("http://lango/fhir/"))),
                 (Some(text), _) => Some(called(text.split("/_history").next()?)),
                 (None, true) => Some(called("urn:lango:facility|B")),
@@ -310,6 +317,11 @@ mod naive {
             };
             match actor["role"]["coding"][0]["code"].as_str()? {
                 "IRCP" => named,
+                // Nobody here knows who is one.
+                "nurse" => match (who.is_null(), named) {
+                    (false, Some(false)) => Some(false),
+                    _ => None,
+                },
                 "clinician" => {
                     let clinician = Coding::role("clinician");
                     let holds = match self.requester.roles.contains(&clinician) {
@@ -467,25 +479,35 @@ mod naive {
         let counts = |one: &Value| {
             matches!(one["status"].as_str(), Some("active" | "inactive")) && one["scope"]["coding"][0]["code"] == "patient-privacy"
         };
-        let age = |one: &Value| parse_interval(one["dateTime"].as_str().unwrap(), &ZONE).unwrap();
+        let age = |one: &Value| match one["dateTime"].as_str() {
+            Some(date) => parse_interval(date, &ZONE).unwrap(),
+            None => Interval { low: Interval::MIN, high: Interval::MAX },
+        };
         let is_newer = |one: &Value, than: &Value| match (age(one), age(than)) {
             (one, than) if one.low >= than.high => true,
             (one, than) if one.high <= than.low => false,
             // They were stored in the order of their ids.
             _ => one["id"].as_str() > than["id"].as_str(),
         };
+        let common = |one: &Value, other: &Value, key: &str| list(&one[key]).iter().filter(|item| list(&other[key]).contains(item)).count();
+        let touches = |one: &Value, other: &Value| ["organization", "policy"].iter().all(|key| common(one, other, key) > 0);
+        let covers =
+            |one: &Value, other: &Value| ["organization", "policy"].iter().all(|key| common(one, other, key) == list(&other[key]).len());
+        let over = |one: &Value| -> Vec<&Value> {
+            let stands_over = |other: &&Value| counts(other) && other["id"] != one["id"] && touches(other, one) && is_newer(other, one);
+            consents.iter().filter(stands_over).collect()
+        };
         let mut found = Vec::new();
         let mut refused = false;
         for consent in consents.iter().filter(|one| counts(one) && one["status"] == "active") {
-            let rivals = consents.iter().filter(|one| counts(one) && one.get("organization").is_some());
-            let same = |one: &&Value| {
-                one["policy"] == consent["policy"] && one["policyRule"] == consent["policyRule"] && consent.get("organization").is_some()
-            };
-            if rivals.filter(same).any(|one| is_newer(one, consent)) {
+            let over_it = over(consent);
+            if over_it.iter().any(|newer| covers(newer, consent) && !over(newer).iter().any(|newest| covers(newest, newer))) {
                 continue;
             }
+            let of_age = if over_it.is_empty() { of_age } else { Interval::MIN };
+            let narrowed = !over_it.is_empty();
             let guardian = consent["performer"][0]["reference"] == "RelatedPerson/r";
-            let of_age = if guardian && age(consent).low < of_age { of_age } else { Interval::MAX };
+            let of_age = if narrowed || guardian && age(consent).low < of_age { of_age } else { Interval::MAX };
             let default = match consent["policyRule"]["coding"][0]["code"].as_str() {
                 Some("OPTIN") => Some("permit"),
                 Some("OPTOUT") => Some("deny"),
@@ -573,7 +595,8 @@ fn read(consent: &Value, of_age: Micros) -> Consent {
         value_set: &value_set,
         references_of: &references_of,
         called: &|name| (name != UNKNOWN).then(|| if name == "urn:mfl|1" { vec!["Organization/part".to_owned()] } else { Vec::new() }),
-        organisation: &|names| names.into_iter().next(),
+        organisation: &|names| names.into_iter().collect(),
+        former: &[],
         of_age: Some(of_age),
     };
     Consent::read(consent, &reading).unwrap()
@@ -592,7 +615,7 @@ proptest! {
         let deployment = Deployment { implicit: policy, break_glass_exempt: [Coding::sensitivity("ETHUD")].into() };
         let written: Vec<Value> = (0..=choices.below(3)).map(|number| consent(&mut choices, number)).collect();
         let mut consents: Vec<Consent> = written.iter().map(|one| read(one, of_age)).collect();
-        let compiled: Vec<Compiled> = in_force(&consents).into_iter().map(compile).collect();
+        let compiled: Vec<Compiled> = in_force(&consents).iter().map(|consent| compile(consent)).collect();
         for audience in compiled.iter().flat_map(|one| &one.rules).map(|rule| &rule.audience) {
             prop_assert_eq!(Audience::from_key(&audience.key()), Some(audience.clone()));
         }
@@ -626,7 +649,7 @@ fn the_random_worlds_hold_every_kind_of_answer() {
         (state >> 56) as u8
     };
     let mut seen = std::collections::BTreeMap::new();
-    for _ in 0..2000 {
+    for _ in 0..3000 {
         let bytes: Vec<u8> = (0..400).map(|_| byte()).collect();
         let mut choices = Choices(bytes.iter());
         let (resource, requester) = (resource(&mut choices), requester(&mut choices));

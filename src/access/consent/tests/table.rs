@@ -31,7 +31,8 @@ mod together;
 use super::{BASE, ZONE};
 use crate::access::consent::vocabulary::{ACT_CODE, ACT_REASON, CONFIDENTIALITY, Coding, LANGO_ROLE, PARTICIPATION_TYPE};
 use crate::access::consent::*;
-use crate::fhir::time::{Interval, Micros, parse_interval};
+use crate::fhir::series::Place;
+use crate::fhir::time::{Micros, parse_interval};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 
@@ -58,7 +59,8 @@ fn with(mut consent: Value, key: &str, value: Value) -> Value {
     consent
 }
 
-fn read_of_age(consent: &Value, of_age: Option<Micros>) -> Consent {
+/// `former`: where it stood before.
+fn read_after(consent: &Value, of_age: Option<Micros>, former: &[Place]) -> Consent {
     let value_set = |url: &str| (url == SET).then(|| vec![Coding::new(LOINC, "1-1"), Coding::new(LOINC, "2-2")]);
     let references_of = |name: &str| match name {
         "CarePlan/plan" => vec![Reached { name: "Observation/o".to_owned(), follows: true }],
@@ -70,8 +72,10 @@ fn read_of_age(consent: &Value, of_age: Option<Micros>) -> Consent {
         "urn:mfl|88" => Some(vec!["Organization/b".to_owned()]),
         name => (!name.starts_with("urn:mfl|")).then(Vec::new),
     };
-    let organisation =
-        |names: Vec<Name>| names.into_iter().next().map(|name| if name == "urn:mfl|o" { "Organization/o".to_owned() } else { name });
+    let organisation = |names: Vec<Name>| {
+        let other = names.iter().any(|name| name == "urn:mfl|o").then(|| "Organization/o".to_owned());
+        names.into_iter().chain(other).collect()
+    };
     let reading = Reading {
         zone: &ZONE,
         base: BASE,
@@ -79,9 +83,14 @@ fn read_of_age(consent: &Value, of_age: Option<Micros>) -> Consent {
         references_of: &references_of,
         called: &called,
         organisation: &organisation,
+        former,
         of_age,
     };
     Consent::read(consent, &reading).unwrap()
+}
+
+fn read_of_age(consent: &Value, of_age: Option<Micros>) -> Consent {
+    read_after(consent, of_age, &[])
 }
 
 fn read(consent: &Value) -> Consent {
@@ -118,7 +127,7 @@ fn labelled(labels: &[(&str, &str)]) -> Value {
 fn ask(consents: &[Consent], requester: &Requester, resource: &Value, deployment: &Deployment) -> Verdict {
     let facts = facts(resource, &ZONE, BASE);
     let verdict = decide(consents, requester, &facts, deployment);
-    let compiled: Vec<Compiled> = in_force(consents).into_iter().map(compile).collect();
+    let compiled: Vec<Compiled> = in_force(consents).iter().map(|consent| compile(consent)).collect();
     assert_eq!(evaluate_rules(&compiled, requester, &facts, deployment), verdict);
     verdict
 }

@@ -33,7 +33,8 @@ fn a_date_without_a_zone_is_read_in_the_deployments_zone() {
         value_set: &|_| None,
         references_of: &|_| Vec::new(),
         called: &|_| None,
-        organisation: &|names| names.into_iter().next(),
+        organisation: &|names| names.into_iter().collect(),
+        former: &[],
         of_age: None,
     };
     let consents = [Consent::read(&written, &reading).unwrap()];
@@ -76,7 +77,8 @@ fn actor() {
         ("organisation", who(&recipient, json!({"reference": "Organization/b"})), Yes),
         ("organisation by identifier", who(&recipient, json!({"identifier": {"system": "urn:lango:facility", "value": "B"}})), Yes),
         ("organisation by our own address", who(&recipient, json!({"reference": format!("{BASE}/Organization/b")})), Yes),
-        ("another server's organisation", who(&recipient, json!({"reference": "http://elsewhere/fhir/Organization/b"})), No),
+        ("another server's organisation", who(&recipient, json!({"reference": "http://elsewhere/fhir/Organization/b"})), Unknown),
+        ("whom a URN means", who(&recipient, json!({"reference": "urn:uuid:7f4b4a8e-32a1-4a5e-8b7e-111111111111"})), Unknown),
         ("organisation that it is a part of", who(&recipient, json!({"reference": "Organization/district"})), Yes),
         ("part of the organisation", who(&recipient, json!({"reference": "Organization/ward"})), No),
         (
@@ -91,6 +93,10 @@ fn actor() {
         ("role that it has not", json!({"actor": [{"role": concept(LANGO_ROLE, "reporting")}]}), No),
         ("role at the organisation", who(&concept(LANGO_ROLE, "clinician"), json!({"reference": "Organization/b"})), Yes),
         ("role at another", who(&concept(LANGO_ROLE, "clinician"), json!({"reference": "Organization/q"})), No),
+        ("a role of another system", json!({"actor": [{"role": concept("urn:job", "nurse")}]}), Unknown),
+        ("a role of another system here", who(&concept("urn:job", "nurse"), json!({"reference": "Organization/b"})), Unknown),
+        ("a role of another system elsewhere", who(&concept("urn:job", "nurse"), json!({"reference": "Organization/q"})), No),
+        ("a role that lango does not have", json!({"actor": [{"role": concept(LANGO_ROLE, "nurse")}]}), Unknown),
         ("a part that is no recipient", who(&concept(PARTICIPATION_TYPE, "CST"), json!({"reference": "Organization/b"})), Unknown),
         ("a role in words", who(&json!({"text": "doctor"}), json!({"reference": "Organization/b"})), Unknown),
         ("somebody in words", who(&recipient, json!({"display": "Dr. X"})), Unknown),
