@@ -19,7 +19,8 @@ fn type_code(resource: &Value) -> TypeCode {
 /// The entries as `code=value` for comparing and reading.
 fn shown(resource: &Value) -> Vec<String> {
     let options = Options { base: "http://here/fhir".into(), zone: TimeZone::UTC, ..Options::default() };
-    extract(type_code(resource), resource, &options).iter().map(show).collect()
+    let entries = extract(type_code(resource), resource, &options);
+    entries.iter().filter(|entry| !matches!(entry.param, MEDICINE | MEDICINE_CALLED)).map(show).collect()
 }
 
 fn show(entry: &IndexEntry) -> String {

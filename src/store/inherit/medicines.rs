@@ -68,6 +68,9 @@ pub(in crate::store) async fn in_turn(connection: &mut sqlx::PgConnection, unit:
 
 /// Gives those that name medicines, in the batch or stored, the labels that they have with what these tell. After the batch's rows are written.
 pub(in crate::store) async fn settle(connection: &mut Connection<'_>, batch: &mut Batch) -> Result<(), sqlx::Error> {
+    if batch.takes.is_empty() && batch.gives.is_empty() {
+        return Ok(());
+    }
     let mut members: BTreeSet<ResourceKey> = batch.takes.iter().copied().collect();
     let mut seen: HashSet<ResourceKey> = batch.gives.iter().copied().collect();
     let mut at: Vec<ResourceKey> = seen.iter().copied().collect();
