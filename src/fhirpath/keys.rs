@@ -30,14 +30,22 @@ pub enum KeyStep {
 }
 
 /// Whether the Reference `value` names a resource of type `wanted`, as `resolve() is` would tell without a resolver.
-/// Contained resources do not count.
-pub fn refers_to(value: &Value, wanted: &str) -> bool {
+/// `container` is or contains the resource that the reference is in.
+pub fn refers_to(value: &Value, wanted: &str, container: &Value) -> bool {
     let Some(text) = value.get("reference").and_then(Value::as_str) else { return false };
-    if text.starts_with('#') {
-        return false;
-    }
-    let named = target_type(text).or_else(|| value.get("type").and_then(Value::as_str));
+    let named = match text.strip_prefix('#') {
+        Some("") => type_of(container),
+        Some(id) => {
+            let contained = container.get("contained").and_then(Value::as_array).into_iter().flatten();
+            contained.filter(|one| one.get("id").and_then(Value::as_str) == Some(id)).map(type_of).next().flatten()
+        }
+        None => target_type(text).or_else(|| value.get("type").and_then(Value::as_str)),
+    };
     named.is_some_and(|named| model::derives_from(named, wanted))
+}
+
+fn type_of(resource: &Value) -> Option<&str> {
+    resource.get("resourceType").and_then(Value::as_str)
 }
 
 impl Expression {

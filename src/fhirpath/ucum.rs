@@ -2,6 +2,7 @@
 //! exponents, `.` and `/`, reduced to a factor and a dimension. Annotations count as 1. A code with anything else in it
 //! is a unit of its own kind, comparable with itself only.
 
+use crate::fhir::decimal;
 use rust_decimal::Decimal;
 use std::borrow::Cow;
 
@@ -111,6 +112,11 @@ impl Scale {
     /// The value in base units.
     pub fn base(&self, value: Decimal) -> Option<Decimal> {
         value.checked_add(self.offset)?.checked_mul(self.measure.factor)
+    }
+
+    /// The same for a value that no [`Decimal`] holds.
+    pub fn base_of_nearest(&self, value: f64) -> f64 {
+        (value + decimal::to_f64(self.offset)) * decimal::to_f64(self.measure.factor)
     }
 }
 

@@ -94,8 +94,8 @@ fn exact(type_name: &str, filter: &Filter) -> Option<Vec<String>> {
                 match test {
                     Test::Token { code: Some(value), .. } => claims.push(format!("{type_name}|{code}||{value}")),
                     Test::Uri(uri) | Test::Canonical(uri) => {
-                        let unversioned = uri.split('|').next().unwrap_or_default();
-                        claims.push(format!("{type_name}|{code}||{unversioned}"));
+                        let address = uri.split(['|', '#']).next().unwrap_or_default();
+                        claims.push(format!("{type_name}|{code}||{address}"));
                     }
                     Test::Reference { type_codes, id } if type_codes.len() <= MAX_TYPES => {
                         let names = type_codes.iter().map(|type_code| definitions::r4().type_name(*type_code));

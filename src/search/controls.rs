@@ -2,7 +2,7 @@
 //! (<https://hl7.org/fhir/R4/search.html#return>).
 
 use super::contained::Which;
-use super::extract::facet_places;
+use super::extract::{Names, facet_places, names};
 use super::filter::{index_kinds, shown};
 use super::parse::{CONTROLS, CURSOR, Include, Over, ParseOptions, SearchRequest, Summary, Total, Used, Wrong};
 use super::suggest;
@@ -153,6 +153,9 @@ impl Controls<'_> {
             let by = match (name, self.options.param(type_code, name)) {
                 ("_id", _) => SortBy::Id,
                 ("_lastUpdated", _) => SortBy::LastUpdated,
+                (_, Some(param)) if param.kind == ParamKind::Reference && names(type_code, param) == Names::Urls => {
+                    SortBy::Param { param: param.id, kind: Kind::Uri }
+                }
                 (_, Some(param)) if !matches!(param.kind, ParamKind::Composite | ParamKind::Special) => {
                     let kind = index_kinds(param.kind).first().copied();
                     SortBy::Param { param: param.id, kind: kind.ok_or_else(|| Wrong::ignorable("this parameter cannot be sorted by"))? }
@@ -168,7 +171,12 @@ impl Controls<'_> {
                 let places = facet_places(type_code, param).into_iter().map(|place| Facet::Amount.of(place));
                 keys.extend(places.map(|param| SortKey { by: SortBy::Param { param, kind: Kind::Quantity }, descending }));
             }
-            keys.push(SortKey { by, descending });
+            let elsewhere = match by {
+                // What is here by its id, what is elsewhere or named by a canonical behind it, by the address.
+                SortBy::Param { param, kind: Kind::Reference } => Some(SortBy::Param { param, kind: Kind::Uri }),
+                _ => None,
+            };
+            keys.extend([Some(by), elsewhere].into_iter().flatten().map(|by| SortKey { by, descending }));
             named += 1;
         }
         if named > MAX_SORTS {

@@ -4,12 +4,12 @@
 //! `and` binds more closely than `or`. A path is a search parameter or a chain of them; `[…]` within a path is refused, since
 //! what belongs together is what composite parameters are for.
 
-use super::filter::{Operand, Reader, Refusal, any, bad, indexed, negate, shown};
+use super::filter::{Operand, Reader, Refusal, any, bad, index_kinds, is_uri, negate, shown};
 use super::value::Reading;
 use crate::definitions::{ParamKind, SearchParam};
 use crate::fhir::IssueCode;
 use crate::store::TypeCode;
-use crate::store::query::{Filter, Test};
+use crate::store::query::{Filter, Kind, Test};
 
 /// Parentheses within parentheses.
 const MAX_DEPTH: usize = 16;
@@ -240,8 +240,10 @@ impl Reader<'_> {
             (K::String, O::Co) => (Reading::Contains, escaped),
             (K::String, O::Sw) => (Reading::Plain, escaped),
             (K::String, O::Ew) => (Reading::Ends, escaped),
-            // The value as it stands, not its further rows.
-            (K::Token, O::Ne) => (Reading::Whole, value.to_owned()),
+            (K::Token, O::Ne) => (Reading::Unequal, value.to_owned()),
+            (K::Reference, O::Ne) if value.contains('#') => {
+                return Err(bad(IssueCode::NotSupported, "ne compares canonicals without a fragment; leave out what begins with #"));
+            }
             (K::Token | K::Uri | K::Reference | K::Composite, O::Eq | O::Ne) | (K::Reference, O::Re) => (Reading::Plain, value.to_owned()),
             (K::Token, O::Sw) => (Reading::Starts, escaped),
             (K::Token | K::Uri | K::Reference, O::Ss) => (Reading::Above, value.to_owned()),
@@ -249,11 +251,10 @@ impl Reader<'_> {
             (K::Token, O::In | O::Ni) => (Reading::In, value.to_owned()),
             _ => return Err(self.unfit(type_code, param, operator)),
         };
-        let tests = self.values(type_code).tests(param, reading, &raw).map_err(|words| bad(IssueCode::Value, words))?;
-        let found = indexed(type_code, param, reading, tests);
+        let found = self.having(type_code, param, reading, &[&raw]).map_err(|(_, words)| bad(IssueCode::Value, words))?;
         Ok(match operator {
             // "An item in the set has an unequal value": numbers and dates have a prefix for that, others compare each value.
-            O::Ne if !prefixed => vec![any(found.into_iter().map(unequal).collect())],
+            O::Ne if !prefixed => vec![unequal(param, found)],
             O::Ni => found.into_iter().map(negate).collect(),
             _ => vec![any(found)],
         })
@@ -265,12 +266,33 @@ impl Reader<'_> {
     }
 }
 
-/// Some value of the same index is another.
-fn unequal(filter: Filter) -> Filter {
-    match filter {
-        Filter::Param { param, tests } => Filter::Param { param, tests: vec![Test::NoneOf(tests)] },
-        filter => negate(filter),
-    }
+/// Some value of the parameter is another than what is found.
+fn unequal(param: &SearchParam, found: Vec<Filter>) -> Filter {
+    let has = |kind: Kind| Filter::Missing { places: vec![(param.id, kind)], missing: false };
+    let asks = |kind: Kind| {
+        found
+            .iter()
+            .any(|filter| matches!(filter, Filter::Param { tests, .. } if tests.iter().any(|test| is_uri(test) == (kind == Kind::Uri))))
+    };
+    // A reference is in one of two indexes: in the one that is not asked there are others only.
+    let others = index_kinds(param.kind).iter().filter(|kind| param.kind == ParamKind::Reference && !asks(**kind)).map(|kind| has(*kind));
+    let mut unequal: Vec<Filter> = others.collect();
+    unequal.extend(found.into_iter().map(|filter| match filter {
+        Filter::Param { param: place, mut tests } => {
+            if param.kind == ParamKind::Reference {
+                let part = |test: &Test| match test {
+                    Test::Uri(uri) | Test::Canonical(uri) => Some(Test::TextStarts(format!("{uri}#"))),
+                    _ => None,
+                };
+                let parts: Vec<Test> = tests.iter().filter_map(part).collect();
+                tests.extend(parts);
+            }
+            Filter::Param { param: place, tests: vec![Test::NoneOf(tests)] }
+        }
+        // By url and version, of which each resource has one.
+        other => Filter::All(vec![has(Kind::Uri), negate(other)]),
+    }));
+    any(unequal)
 }
 
 fn name(operator: Operator) -> &'static str {

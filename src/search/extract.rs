@@ -16,11 +16,12 @@ mod tests;
 
 pub use about::{BROKEN_GLASS, GLASS_REVIEW, NOTICE, about, is_about_nobody, tells_of_broken_glass};
 
+use super::media_type;
 use super::own::{Own, OwnParams};
 use crate::definitions::{self, SearchParam};
 use crate::fhir::Reference;
 use crate::fhirpath::{Env, Expression, Node};
-use crate::store::{Facet, IndexEntry, IndexValue, ParamId, TypeCode};
+use crate::store::{Facet, Folding, IndexEntry, IndexValue, ParamId, TypeCode};
 use jiff::tz::TimeZone;
 use plan::{Composite, Emit, General, Part, Plan, Target};
 use serde_json::Value;
@@ -56,7 +57,7 @@ const MAX_COMBINATIONS: usize = 128;
 /// store has them as columns), nor are parameters that no element holds (`_text`, `near`).
 pub fn extract(type_code: TypeCode, resource: &Value, options: &Options) -> Vec<IndexEntry> {
     let Some(plan) = plan_of(type_code) else { return Vec::new() };
-    let mut entries = extract_by(plan, resource, options);
+    let mut entries = extract_by(plan, resource, resource, options);
     let own = options.own.load();
     for own in own.of(type_code) {
         let general = General { param: own.param.id, kind: own.param.kind, expression: own.expression.clone(), parts: own.parts.clone() };
@@ -91,9 +92,9 @@ pub fn identifier_places(type_code: TypeCode, param: ParamId) -> Vec<ParamId> {
     facet_places(type_code, param).into_iter().map(|place| Facet::Identifier.of(place)).collect()
 }
 
-/// Whether values of a token parameter are found whatever their case ([`Facet::Caseless`]).
-pub(super) fn is_caseless(type_code: TypeCode, param: ParamId) -> bool {
-    plan_of(type_code).is_some_and(|plan| plan.caseless.contains(&param))
+/// How spellings of a token parameter's values that mean the same are told to be so, if there are such ([`Facet::Caseless`]).
+pub(super) fn folding(type_code: TypeCode, param: ParamId) -> Option<Folding> {
+    plan_of(type_code)?.folding.get(&param).copied()
 }
 
 /// By what a reference parameter names its targets.
@@ -126,7 +127,7 @@ pub(super) fn canonicals(type_code: TypeCode, resource: &Value, param: ParamId, 
             evaluate(&general, resource, &Env::default(), &options, &mut entries);
             entries
         }
-        None => plan_of(type_code).map(|plan| extract_by(plan, resource, &options)).unwrap_or_default(),
+        None => plan_of(type_code).map(|plan| extract_by(plan, resource, resource, &options)).unwrap_or_default(),
     };
     entries.retain(|entry| entry.param == param);
     let texts = entries.into_iter().filter_map(|entry| if let IndexValue::Uri(text) = entry.value { Some(text) } else { None });
@@ -137,7 +138,7 @@ pub(super) fn canonicals(type_code: TypeCode, resource: &Value, param: ParamId, 
 pub(super) fn versioned(type_code: TypeCode, resource: &Value, param: ParamId) -> Vec<(TypeCode, Box<str>, Option<i64>)> {
     let mut found = Vec::new();
     let Some(plan) = plan_of(type_code) else { return found };
-    plan.trie.walk(resource, &mut |emit: &Emit, value| {
+    plan.trie.walk(resource, resource, &mut |emit: &Emit, value| {
         let is_reference = matches!(emit.target, Target::Value(_, Shape::Reference)) && emit.param == param;
         let text = value.get("reference").and_then(Value::as_str).filter(|_| is_reference);
         if let Some(Reference::Local { type_name, id, version }) = text.and_then(Reference::parse)
@@ -149,9 +150,10 @@ pub(super) fn versioned(type_code: TypeCode, resource: &Value, param: ParamId) -
     found
 }
 
-fn extract_by(plan: &Plan, resource: &Value, options: &Options) -> Vec<IndexEntry> {
+/// `container`: what contains the resource, or itself.
+fn extract_by(plan: &Plan, resource: &Value, container: &Value, options: &Options) -> Vec<IndexEntry> {
     let mut entries = Vec::with_capacity(32);
-    plan.trie.walk(resource, &mut |emit: &Emit, value| match &emit.target {
+    plan.trie.walk(resource, container, &mut |emit: &Emit, value| match &emit.target {
         Target::Value(kind, shape) => values::read(*kind, *shape, value, options, &mut |facet, value| {
             if facet == Facet::Value || emit.facets {
                 entries.push(IndexEntry { param: facet.of(emit.param), value });
@@ -160,7 +162,7 @@ fn extract_by(plan: &Plan, resource: &Value, options: &Options) -> Vec<IndexEntr
         Target::Composite(composite) => combine(emit.param, composite, value, resource, options, &mut entries),
     });
     if !plan.general.is_empty() {
-        let env = Env::default();
+        let env = Env::default().with_root_resource(container);
         for general in &plan.general {
             evaluate(general, resource, &env, options, &mut entries);
         }
@@ -170,6 +172,9 @@ fn extract_by(plan: &Plan, resource: &Value, options: &Options) -> Vec<IndexEntr
     }
     if let (true, Some((text, content))) = (options.full_text, plan.words) {
         words::extract(text, content, resource, &mut entries);
+    }
+    for (param, _) in plan.folding.iter().filter(|(_, folding)| **folding == Folding::MediaType) {
+        media_type::index(*param, &mut entries);
     }
     sort(&mut entries);
     limit_composites(&mut entries);
@@ -198,7 +203,7 @@ fn combine(param: ParamId, composite: &Composite, base: &Value, resource: &Value
 
 fn part_values(part: &Part, base: &Value, resource: &Value, options: &Options) -> Vec<IndexValue> {
     let mut found = Vec::new();
-    part.paths.walk(if part.from_resource { resource } else { base }, &mut |shape: &Shape, value| {
+    part.paths.walk(if part.from_resource { resource } else { base }, resource, &mut |shape: &Shape, value| {
         values::read(part.kind, *shape, value, options, &mut |facet, value| push_part(&mut found, facet, value));
     });
     found

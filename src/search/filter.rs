@@ -1,14 +1,14 @@
 //! One parameter of a query string to filters: modifiers, chains and `_has` (<https://hl7.org/fhir/R4/search.html>).
 
 use super::expression::Operator;
-use super::extract::{Names, facet_places, is_caseless, names};
+use super::extract::{Names, facet_places, folding, names};
 use super::parse::ParseOptions;
 use super::value::{Reading, Values};
 use super::{lex, suggest};
 use crate::definitions::{self, Definitions, ParamKind, SearchParam};
 use crate::fhir::{Issue, IssueCode, reference};
 use crate::store::query::{Filter, Kind, Test};
-use crate::store::{Facet, ParamId, TypeCode};
+use crate::store::{Facet, Folding, ParamId, TypeCode};
 
 /// Hops of one chain or `_has`.
 const MAX_DEPTH: usize = 8;
@@ -259,29 +259,36 @@ impl<'a> Reader<'a> {
                     filters.push(Filter::LastUpdated { ranges: vec![range] });
                 }
             }
-            "url"
-                if param.kind == ParamKind::Uri
-                    && reading == Reading::Plain
-                    && values.iter().any(|value| lex::split(value, '|').len() == 2) =>
-            {
-                for (place, value) in values.iter().enumerate() {
-                    let of = self.url_and_version(type_code, param, value).map_err(|words| wrong(place, words))?;
-                    filters.push(of);
-                }
-                // Both are filters of the search, so that either may lead it.
-                if let [Filter::All(parts)] = filters.as_slice() {
-                    return Ok(parts.clone());
-                }
-            }
-            _ => {
-                let mut tests = Vec::with_capacity(values.len());
-                for (place, value) in values.iter().enumerate() {
-                    tests.extend(self.values(type_code).tests(param, reading, value).map_err(|words| wrong(place, words))?);
-                }
-                filters = indexed(type_code, param, reading, tests);
-            }
+            _ => filters = self.having(type_code, param, reading, &values).map_err(|(place, words)| wrong(place, words))?,
         }
-        Ok(if negated { filters.into_iter().map(negate).collect() } else { vec![any(filters)] })
+        if negated {
+            return Ok(filters.into_iter().map(negate).collect());
+        }
+        Ok(match any(filters) {
+            // Each is a filter of the search, so that any may lead it.
+            Filter::All(parts) => parts,
+            one => vec![one],
+        })
+    }
+
+    /// What has one of the values, by any of the filters. The error says at which value's place.
+    pub(super) fn having(
+        &self,
+        type_code: TypeCode,
+        param: &SearchParam,
+        reading: Reading,
+        values: &[&str],
+    ) -> Result<Vec<Filter>, (usize, String)> {
+        let places = values.iter().enumerate();
+        let has_version = |value: &&str| lex::split(value, '|').len() == 2;
+        if param.code == "url" && param.kind == ParamKind::Uri && reading == Reading::Plain && values.iter().any(has_version) {
+            return places.map(|(place, value)| self.url_and_version(type_code, param, value).map_err(|words| (place, words))).collect();
+        }
+        let mut tests = Vec::with_capacity(values.len());
+        for (place, value) in places {
+            tests.extend(self.values(type_code).tests(param, reading, value).map_err(|words| (place, words))?);
+        }
+        Ok(indexed(type_code, param, reading, tests))
     }
 
     /// `url|version`: both as the resource says them.
@@ -378,10 +385,12 @@ fn places(type_code: TypeCode, param: &SearchParam) -> Vec<(ParamId, Kind)> {
 }
 
 /// Filters for tests of one parameter, any of which may hold: one for each index that they look into.
-pub(super) fn indexed(type_code: TypeCode, param: &SearchParam, reading: Reading, tests: Vec<Test>) -> Vec<Filter> {
-    let is_uri = |test: &Test| matches!(test, Test::Uri(_) | Test::Canonical(_) | Test::UriBelow(_) | Test::UriAbove(_));
+fn indexed(type_code: TypeCode, param: &SearchParam, reading: Reading, tests: Vec<Test>) -> Vec<Filter> {
     let mut groups: Vec<((Facet, bool), Vec<Test>)> = Vec::new();
-    let (tests, caseless) = if reading == Reading::Plain { in_small_letters(type_code, param, tests) } else { (tests, Vec::new()) };
+    let (tests, in_one_form) = match folding(type_code, param.id).filter(|_| param.kind == ParamKind::Token) {
+        Some(folding) => folded(folding, reading, tests),
+        None => (tests, Vec::new()),
+    };
     for test in tests {
         // A reference may be local or a uri.
         let index = (reading.facet(&test), is_uri(&test));
@@ -400,9 +409,9 @@ pub(super) fn indexed(type_code: TypeCode, param: &SearchParam, reading: Reading
             ),
         }
     }
-    if !caseless.is_empty() {
+    if !in_one_form.is_empty() {
         let places = facet_places(type_code, param.id).into_iter().map(|place| Facet::Caseless.of(place));
-        filters.extend(places.map(|param| Filter::Param { param, tests: caseless.clone() }));
+        filters.extend(places.map(|param| Filter::Param { param, tests: in_one_form.clone() }));
     }
     filters
 }
@@ -412,19 +421,37 @@ pub fn by_identifier(type_code: TypeCode, param: &SearchParam, tests: Vec<Test>)
     indexed(type_code, param, Reading::Identifier, tests)
 }
 
-/// The tests on the values themselves, and those on [`Facet::Caseless`].
-fn in_small_letters(type_code: TypeCode, param: &SearchParam, mut tests: Vec<Test>) -> (Vec<Test>, Vec<Test>) {
-    if param.kind != ParamKind::Token || !is_caseless(type_code, param.id) {
-        return (tests, Vec::new());
-    }
-    let small = |test: &Test| match test {
-        Test::Token { system, code: Some(code) } => Some(Test::Token { system: system.clone(), code: Some(code.to_ascii_lowercase()) }),
+/// Whether it looks at uris.
+pub(super) fn is_uri(test: &Test) -> bool {
+    matches!(test, Test::Uri(_) | Test::Canonical(_) | Test::UriBelow(_) | Test::UriAbove(_))
+}
+
+/// The tests on the values themselves, and those on [`Facet::Caseless`], of values that are spelt in more than one way.
+fn folded(folding: Folding, reading: Reading, mut tests: Vec<Test>) -> (Vec<Test>, Vec<Test>) {
+    let in_one_form = |test: &Test| match test {
+        Test::Token { system, code: Some(code) } => Some(Test::Token { system: system.clone(), code: Some(folding.of(code)) }),
+        Test::TokenIn { system, codes } => {
+            Some(Test::TokenIn { system: system.clone(), codes: codes.iter().map(|code| folding.of(code)).collect() })
+        }
+        Test::TokenStarts(start) => Some(Test::TokenStarts(folding.of(start))),
         _ => None,
     };
-    let caseless: Vec<Test> = tests.iter().filter_map(small).collect();
-    let further: Vec<Test> = caseless.iter().filter(|test| !tests.contains(test)).cloned().collect();
-    tests.extend(further);
-    (tests, caseless)
+    match reading {
+        Reading::Text | Reading::Identifier | Reading::TypedIdentifier => return (tests, Vec::new()),
+        Reading::Unequal => {
+            for test in &mut tests {
+                if let Test::Token { system, code: Some(code) } = test {
+                    *test = Test::TokenFolded { folding, system: system.clone(), code: folding.of(code) };
+                }
+            }
+            return (tests, Vec::new());
+        }
+        _ => {}
+    }
+    let further: Vec<Test> = tests.iter().filter_map(in_one_form).collect();
+    let new: Vec<Test> = further.iter().filter(|test| !tests.contains(test)).cloned().collect();
+    tests.extend(new);
+    (tests, further)
 }
 
 /// A target of the parameter satisfies the filters for its type, by whatever the parameter names it.

@@ -12,6 +12,7 @@
 //!
 //! This room must never know SQL, HTTP or who is asking; a scope is handed in and handed on.
 
+mod bindings;
 pub mod capability;
 pub mod conditional;
 pub mod contained;
@@ -23,6 +24,7 @@ mod filter;
 mod include;
 mod lex;
 pub mod matches;
+mod media_type;
 pub mod own;
 pub mod parse;
 pub mod respond;

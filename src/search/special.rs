@@ -61,7 +61,7 @@ impl Reader<'_> {
         })
     }
 
-    /// What an expression over words finds ([`text`]); `_content` looks at the narrative too. Commas are or.
+    /// What an expression over words finds ([`text`]); `_content` looks at the narrative too.
     fn words(&self, type_code: TypeCode, code: &str, value: &str) -> Result<Vec<Filter>, Refusal> {
         if !self.options.full_text {
             let words = format!("{code} needs an index of all words; the operator turns it on with the setting search.full_text");
@@ -70,12 +70,8 @@ impl Reader<'_> {
         let codes: &[&str] = if code == "_content" { &["_content", "_text"] } else { &["_text"] };
         let params: Vec<ParamId> = codes.iter().filter_map(|code| self.options.param(type_code, code)).map(|param| param.id).collect();
         let of_word = |test: Test| any(params.iter().map(|param| Filter::Param { param: *param, tests: vec![test.clone()] }).collect());
-        let mut choices = Vec::new();
-        for expression in lex::split(value, ',') {
-            let found = text::read(&lex::unescape(expression), &of_word);
-            choices.push(found.map_err(|words| bad(IssueCode::Value, format!("{code} is broken: {words}")))?);
-        }
-        Ok(match any(choices) {
+        let found = text::read(value, &of_word).map_err(|words| bad(IssueCode::Value, format!("{code} is broken: {words}")))?;
+        Ok(match found {
             Filter::All(parts) => parts,
             one => vec![one],
         })

@@ -1,14 +1,15 @@
 //! The expressions of `_text` and `_content` (<https://hl7.org/fhir/R4/search.html#content>), such as `(bone OR liver) and metastases`.
 //!
-//! `and`, `or` and `not` in small letters or capitals; `and` may be left out, and binds more closely than `or`. A word with a `*` at its end
-//! is the beginning of one. What stands in quotes are words and no operators; all of them must be there, in any order, since the index
-//! does not know where a word stood. Other marks separate words, as they do where words are indexed.
+//! `and`, `or` and `not` in small letters or capitals; `and` may be left out, and binds more closely than `or`, which a comma is too. A word
+//! with a `*` at its end is the beginning of one. What stands in quotes are words and no operators; all of them must be there, in any order,
+//! since the index does not know where a word stood. Other marks separate words, as they do where words are indexed.
 
 use super::extract::words;
+use crate::fhir::text::fold;
 use crate::store::query::{Filter, SystemTest, Test};
 
 /// Words of one expression.
-const MAX_WORDS: usize = 32;
+const MAX_WORDS: usize = 100;
 /// Parentheses within parentheses.
 const MAX_DEPTH: usize = 16;
 
@@ -19,9 +20,8 @@ enum Token {
     Not,
     Open,
     Close,
-    /// All of these.
-    Words(Vec<String>),
-    Prefix(String),
+    /// All of these words and beginnings of words.
+    Words(Vec<Test>),
 }
 
 /// Reads one expression; `of_word` makes the filter of one word's test. The error says what is wrong without quoting it.
@@ -51,14 +51,17 @@ fn tokens(text: &str) -> Result<Vec<Token>, String> {
         let token = match first {
             '(' => (Some(Token::Open), after),
             ')' => (Some(Token::Close), after),
+            ',' => (Some(Token::Or), after),
             '"' => {
                 let (quoted, after) = after.split_once('"').ok_or("a quote does not end")?;
-                (Some(Token::Words(words::split(quoted).collect())), after)
+                (Some(Token::Words(whole_words(quoted)?)), after)
             }
+            // A comma that is none, and other escapes.
+            '\\' => (None, after.strip_prefix([',', '|', '$', '\\']).unwrap_or(after)),
             _ => {
-                let end = rest.find(|c: char| c.is_whitespace() || matches!(c, '(' | ')' | '"')).unwrap_or(rest.len());
+                let end = rest.find(|c: char| c.is_whitespace() || matches!(c, '(' | ')' | '"' | ',' | '\\')).unwrap_or(rest.len());
                 let (word, after) = rest.split_at_checked(end).unwrap_or((rest, ""));
-                (word_token(word), after)
+                (word_token(word)?, after)
             }
         };
         tokens.extend(token.0);
@@ -68,21 +71,31 @@ fn tokens(text: &str) -> Result<Vec<Token>, String> {
 }
 
 /// `None` for marks alone.
-fn word_token(word: &str) -> Option<Token> {
+fn word_token(word: &str) -> Result<Option<Token>, String> {
     for (operator, token) in [("and", Token::And), ("or", Token::Or), ("not", Token::Not)] {
         if word.eq_ignore_ascii_case(operator) {
-            return Some(token);
+            return Ok(Some(token));
         }
     }
-    let mut words: Vec<String> = words::split(word).collect();
-    match (words.pop(), word.ends_with('*')) {
-        (Some(last), true) if words.is_empty() => Some(Token::Prefix(last)),
-        (Some(last), _) => {
-            words.push(last);
-            Some(Token::Words(words))
-        }
-        (None, _) => None,
+    let beginning = word.trim_end_matches('*');
+    let mut words = whole_words(beginning)?;
+    if beginning.contains('*') || beginning.len() < word.len() && !fold(beginning).ends_with(char::is_alphanumeric) {
+        return Err("a * stands at the end of a word, as in metast*, and nowhere else".into());
     }
+    if beginning.len() < word.len()
+        && let Some(Test::Token { code: Some(last), .. }) = words.pop()
+    {
+        words.push(Test::TokenStarts(last));
+    }
+    Ok((!words.is_empty()).then_some(Token::Words(words)))
+}
+
+fn whole_words(text: &str) -> Result<Vec<Test>, String> {
+    let words = words::split(text);
+    if words.iter().any(|word| word.len() > words::LONGEST) {
+        return Err(format!("a word has {} bytes at most; nothing is found by a longer one", words::LONGEST));
+    }
+    Ok(words.into_iter().map(|word| Test::Token { system: SystemTest::Absent, code: Some(word) }).collect())
 }
 
 struct Parser<'a> {
@@ -124,11 +137,7 @@ impl Parser<'_> {
         }
         let mut found = match self.tokens.pop() {
             Some(Token::Words(words)) if words.is_empty() => return Err("a quote holds no word".into()),
-            Some(Token::Words(words)) => {
-                let test = |code| Test::Token { system: SystemTest::Absent, code: Some(code) };
-                words.into_iter().map(|word| self.word(test(word))).collect::<Result<Vec<Filter>, String>>()?
-            }
-            Some(Token::Prefix(beginning)) => vec![self.word(Test::TokenStarts(beginning))?],
+            Some(Token::Words(words)) => words.into_iter().map(|word| self.word(word)).collect::<Result<Vec<Filter>, String>>()?,
             Some(Token::Open) if depth < MAX_DEPTH => {
                 let inner = self.either(depth + 1)?;
                 if self.tokens.pop() != Some(Token::Close) {
@@ -194,6 +203,11 @@ mod tests {
             ("day-3 & typh*", "(day&3&typh*)"),
             ("\"not or\" or \"x y\"", "((not&or)|(x&y))"),
             ("((a))", "a"),
+            ("a b, c", "((a&b)|c)"),
+            ("not (a,b) \"c, d\"", "(!(a|b)&c&d)"),
+            (r"a\,b or x", "((a&b)|x)"),
+            ("not day-3*", "!(day&3*)"),
+            ("m**", "m*"),
         ] {
             assert_eq!(shown(text), meant, "{text}");
         }
@@ -202,9 +216,14 @@ mod tests {
     #[test]
     fn broken_ones_are_refused() {
         let deep = format!("{}a{}", "(".repeat(17), ")".repeat(17));
-        let long = "a ".repeat(33);
-        for text in ["", "&", "(a", "a)", "a or", "or a", "and", "not", "\"a", "\"\"", "()", "a (or b)", &deep, &long] {
+        let (many, long) = ("a ".repeat(101), "a".repeat(65));
+        let starred = ["me*s", "*ses", "*", "a -*", "a or *b"];
+        for text in ["", "&", "(a", "a)", "a or", "or a", "and", "not", "\"a", "\"\"", "()", "a (or b)", "a,", ",", "(a,)", &deep, &many] {
             assert!(shown(text).contains(' '), "{text}");
         }
+        for text in starred {
+            assert!(shown(text).contains("end of a word"), "{text}: {}", shown(text));
+        }
+        assert!(shown(&format!("a {long}")).contains("64 bytes") && shown(&format!("\"a {long}\"")).contains("64 bytes"));
     }
 }

@@ -1,8 +1,8 @@
 //! One value of a query string to tests on index values, by the kind of its parameter.
 
-use super::lex;
 use super::parse::ParseOptions;
-use crate::definitions::{CodeSet, Definitions, ElementKind, ParamKind, Primitive, SearchParam};
+use super::{bindings, lex, media_type};
+use crate::definitions::{Definitions, ParamKind, SearchParam};
 use crate::fhir::{Interval, Reference, decimal, reference, text, time};
 use crate::fhirpath::ucum;
 use crate::store::index::typed_system;
@@ -15,11 +15,6 @@ use std::sync::Arc;
 const SPECIAL_VALUES: &str = "http://hl7.org/fhir/special-values";
 
 const UCUM: &str = "http://unitsofmeasure.org";
-
-/// The value set of media types, which lists none.
-const MEDIA_TYPES: &str = "http://hl7.org/fhir/ValueSet/mimetypes";
-
-const MEDIA_TYPE_SYSTEM: &str = "urn:ietf:bcp:13";
 
 /// Codes that a value set or a hierarchy may come to in a search.
 const MAX_CODES: usize = 50_000;
@@ -44,6 +39,8 @@ pub enum Reading {
     OfType(TypeCode),
     /// `eq` of `_filter` on a string: the whole, folded.
     Whole,
+    /// `ne` of `_filter` on a token: what a value is equal to, told by that value alone.
+    Unequal,
     /// `ew` of `_filter` on a string.
     Ends,
     /// `sw` of `_filter` on a token.
@@ -87,7 +84,7 @@ impl Values<'_> {
             },
             (_, Reading::Identifier) => Ok(vec![token(raw)?]),
             (_, Reading::TypedIdentifier) => typed_identifier(raw).map(|test| vec![test]),
-            (ParamKind::Token, Reading::Starts) => Ok(vec![Test::TokenStarts(lex::unescape(raw))]),
+            (ParamKind::Token, Reading::Starts) => self.beginning(param, lex::unescape(raw)),
             (ParamKind::Token, Reading::In) => self.members(param, &lex::unescape(raw)),
             (ParamKind::Token, Reading::Above | Reading::Below) => self.hierarchy(param, reading == Reading::Below, raw),
             (ParamKind::Date, Reading::Overlaps) => match self.date(raw)? {
@@ -108,48 +105,53 @@ impl Values<'_> {
     }
 
     /// A code of a system that is known not to tell case apart, in each spelling that senders use: as it is asked for, as the system has it, in
-    /// small letters and in capitals. It is decided now, so what was stored before the system was known is found too.
+    /// small letters and in capitals; without a system in every such system that has it. It is decided now, so what was stored before the system
+    /// was known is found too.
     fn spelt(&self, test: Test) -> Vec<Test> {
-        let Test::Token { system: SystemTest::Is(system), code: Some(code) } = &test else { return vec![test] };
-        let Some(spellings) = self.options.terminology.spellings(system, code) else { return vec![test] };
-        let spelt = |code: String| Test::Token { system: SystemTest::Is(system.clone()), code: Some(code) };
-        spellings.into_iter().map(spelt).collect()
+        let terminology = &self.options.terminology;
+        let of = |system: &str, code: String| Test::Token { system: SystemTest::Is(system.to_owned()), code: Some(code) };
+        match &test {
+            Test::Token { system: SystemTest::Is(system), code: Some(code) } => match terminology.spellings(system, code) {
+                Some(spellings) => spellings.into_iter().map(|code| of(system, code)).collect(),
+                None => vec![test],
+            },
+            Test::Token { system: SystemTest::Any, code: Some(code) } => {
+                let others = terminology.spellings_anywhere(code);
+                let others = others.iter().flat_map(|(system, spellings)| spellings.iter().map(move |spelling| (system, spelling)));
+                let further: Vec<Test> =
+                    others.filter(|(_, spelling)| *spelling != code).map(|(system, spelling)| of(system, spelling.clone())).collect();
+                [vec![test], further].concat()
+            }
+            Test::TokenIn { system: SystemTest::Is(system), codes } => {
+                let spellings: Option<Vec<Vec<String>>> = codes.iter().map(|code| terminology.spellings(system, code)).collect();
+                let Some(spellings) = spellings else { return vec![test] };
+                vec![Test::TokenIn { system: SystemTest::Is(system.clone()), codes: spellings.concat().into() }]
+            }
+            _ => vec![test],
+        }
     }
 
     /// An element of type `code` names no system; its value set does. So `system|code` also means the bare code there
     /// (<https://hl7.org/fhir/R4/search.html#token>).
     fn implied(&self, param: &SearchParam, test: Test) -> Vec<Test> {
-        if let Test::Token { system: SystemTest::Is(system), code: Some(code) } = &test
-            && self.code_sets(param).any(|codes| codes.contains(system, code))
-        {
-            let bare = Test::Token { system: SystemTest::Absent, code: Some(code.clone()) };
-            return vec![test, bare];
-        }
-        vec![test]
+        let absent = SystemTest::Absent;
+        let bare = match &test {
+            Test::Token { system: SystemTest::Is(system), code: Some(code) } if self.is_bare(param, system, code) => {
+                Some(Test::Token { system: absent, code: Some(code.clone()) })
+            }
+            Test::TokenIn { system: SystemTest::Is(system), codes } => {
+                let bare: Arc<[String]> = codes.iter().filter(|code| self.is_bare(param, system, code)).cloned().collect();
+                (!bare.is_empty()).then_some(Test::TokenIn { system: absent, codes: bare })
+            }
+            _ => None,
+        };
+        std::iter::once(test).chain(bare).collect()
     }
 
-    /// The value sets of the elements of type `code` that the parameter's plain paths lead to.
-    fn code_sets(&self, param: &SearchParam) -> impl Iterator<Item = &'static CodeSet> {
-        self.bindings(param).filter_map(|binding| self.definitions.code_set(binding))
-    }
-
-    fn bindings(&self, param: &SearchParam) -> impl Iterator<Item = &'static str> {
-        param.expression.split('|').filter_map(|path| self.binding(path.trim()))
-    }
-
-    fn binding(&self, path: &str) -> Option<&'static str> {
-        let mut names = path.split('.');
-        let mut structure = names.next().and_then(|name| self.definitions.structure(name));
-        let mut last = None;
-        for name in names {
-            last = structure.and_then(|structure| structure.element(name));
-            structure = match last.and_then(|element| element.types.first()).map(|of| &of.kind) {
-                Some(ElementKind::Structure(place)) => self.definitions.structure_at(*place),
-                _ => None,
-            };
-        }
-        last.filter(|element| matches!(element.types.as_slice(), [of] if matches!(of.kind, ElementKind::Primitive(Primitive::Code))))
-            .and_then(|element| element.binding)
+    /// Whether an element of the parameter says a code of a system without the system.
+    fn is_bare(&self, param: &SearchParam, system: &str, code: &str) -> bool {
+        let mut sets = bindings::of(param).filter_map(|binding| self.definitions.code_set(binding));
+        sets.any(|set| set.contains(system, code)) || system == media_type::SYSTEM && media_type::is_of(param)
     }
 
     /// The codes of a value set, as this parameter's elements may say them.
@@ -161,12 +163,10 @@ impl Values<'_> {
 
     /// What is above or below a code of a known system, the code itself among it. Without a system, of all known ones that have the code.
     fn hierarchy(&self, param: &SearchParam, below: bool, raw: &str) -> Result<Vec<Test>, String> {
-        if self.bindings(param).any(|binding| binding == MEDIA_TYPES) {
+        if media_type::is_of(param) {
             return match token(raw)? {
-                Test::Token { system: SystemTest::Any, code: Some(code) } => media_types(below, &code),
-                Test::Token { system: SystemTest::Is(system), code: Some(code) } if system == MEDIA_TYPE_SYSTEM => {
-                    media_types(below, &code)
-                }
+                Test::Token { system: SystemTest::Is(system), .. } if system != media_type::SYSTEM => Ok(Vec::new()),
+                Test::Token { code: Some(code), .. } => media_type::tree(below, &code),
                 other => Ok(vec![other]),
             };
         }
@@ -189,17 +189,15 @@ impl Values<'_> {
 
     /// Any of the codes: with the system, and bare where the element is of type `code`.
     fn any_code(&self, param: &SearchParam, system: &str, codes: Vec<String>) -> Vec<Test> {
-        let sets: Vec<&CodeSet> = self.code_sets(param).collect();
-        let codes: Vec<String> = match codes.first().and_then(|code| self.options.terminology.spellings(system, code)) {
-            Some(_) => codes.iter().flat_map(|code| self.options.terminology.spellings(system, code)).flatten().collect(),
-            None => codes,
-        };
-        let bare: Arc<[String]> = codes.iter().filter(|code| sets.iter().any(|set| set.contains(system, code))).cloned().collect();
-        let mut tests = vec![Test::TokenIn { system: SystemTest::Is(system.to_owned()), codes: codes.into() }];
-        if !bare.is_empty() {
-            tests.push(Test::TokenIn { system: SystemTest::Absent, codes: bare });
-        }
-        tests
+        let test = Test::TokenIn { system: SystemTest::Is(system.to_owned()), codes: codes.into() };
+        self.spelt(test).into_iter().flat_map(|test| self.implied(param, test)).collect()
+    }
+
+    /// The code begins so, or is one of a system that does not tell case apart and begins so there.
+    fn beginning(&self, param: &SearchParam, start: String) -> Result<Vec<Test>, String> {
+        let lists = self.options.terminology.codes_beginning(&start, MAX_CODES).map_err(|error| error.to_string())?;
+        let known = lists.into_iter().flat_map(|(system, codes)| self.any_code(param, &system, codes));
+        Ok(std::iter::once(Test::TokenStarts(start)).chain(known).collect())
     }
 
     fn simple(&self, kind: ParamKind, reading: Reading, raw: &str) -> Result<Test, String> {
@@ -396,22 +394,6 @@ fn token(raw: &str) -> Result<Test, String> {
         }
         _ => Err("a token has one | at most; write \\| for one inside a system or code".into()),
     }
-}
-
-/// Media types by the type alone, with the subtype or with parameters (<https://hl7.org/fhir/R4/search.html#mimetype>).
-fn media_types(below: bool, wanted: &str) -> Result<Vec<Test>, String> {
-    let wanted = wanted.trim().trim_end_matches(['/', ';']).to_ascii_lowercase();
-    if wanted.is_empty() {
-        return Err("write a media type, such as text, text/xml or text/xml;charset=utf-8".into());
-    }
-    let whole = Test::Token { system: SystemTest::Any, code: Some(wanted.clone()) };
-    let begins = |separator: &str| Test::TokenStarts(format!("{wanted}{separator}"));
-    let above = [Some(wanted.as_str()), wanted.split(';').next().map(str::trim_end), wanted.split('/').next()];
-    Ok(match (below, wanted.contains('/')) {
-        (true, true) => vec![whole, begins(";"), begins(" ")],
-        (true, false) => vec![whole, begins("/")],
-        (false, _) => vec![Test::TokenIn { system: SystemTest::Any, codes: above.into_iter().flatten().map(str::to_owned).collect() }],
-    })
 }
 
 /// `system|code|value`: all three must be there (<https://hl7.org/fhir/R4/search.html#token>).

@@ -30,7 +30,7 @@ pub enum Facet {
     OfType = 3,
     /// Quantities in base units: the code is the dimension's.
     Amount = 4,
-    /// A token of a text or a contact point whose letters are not all small, in small letters: the letters of ASCII.
+    /// A token that has several spellings and is not written in the one form of them all ([`super::Folding`]), in that form.
     Caseless = 5,
 }
 

@@ -54,7 +54,7 @@ pub mod write;
 pub use api::*;
 pub use audit::{AuditRow, Sealed, Subject};
 pub use index::{Facet, IndexEntry, IndexValue};
-pub use query::{Cursor, Filter, Query, Scope, SortKey};
+pub use query::{Cursor, Filter, Folding, Query, Scope, SortKey};
 pub use reindex::NumberedParameter;
 pub use write::{Mutation, Precondition, Unit, WriteError, Written};
 

@@ -147,6 +147,12 @@ pub enum Test {
     },
     /// The code begins so.
     TokenStarts(String),
+    /// The code is this one in the form that [`Folding`] gives both.
+    TokenFolded {
+        folding: Folding,
+        system: SystemTest,
+        code: String,
+    },
     /// The words of a token or a reference begin with the folded text (`:text`).
     TextStarts(String),
     /// Default: the folded value starts with the folded text.
@@ -223,6 +229,26 @@ pub enum Test {
         centre: [f64; 3],
         chord: f64,
     },
+}
+
+/// How the spellings of a token that mean the same are brought to one form.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Folding {
+    /// The letters of ASCII are small.
+    Case,
+    /// And there are no spaces.
+    MediaType,
+}
+
+impl Folding {
+    /// The one form of a spelling.
+    pub fn of(self, text: &str) -> String {
+        let small = text.to_ascii_lowercase();
+        match self {
+            Folding::Case => small,
+            Folding::MediaType => small.replace(' ', ""),
+        }
+    }
 }
 
 /// The `system|` part of a token.

@@ -1,8 +1,10 @@
 //! Codes for searches: those of a value set, and those above or below another.
 
+use super::code_system::CodeSystem;
 use super::expand::named_set;
 use super::walk::Walk;
 use super::{Terminology, TerminologyError};
+use crate::fhir::text::fold;
 use std::collections::HashSet;
 use std::sync::Arc;
 
@@ -60,15 +62,29 @@ impl Terminology {
     /// capitals, each once. `None` of another system, and of one that is not loaded.
     pub fn spellings(&self, system: &str, code: &str) -> Option<Vec<String>> {
         let loaded = self.loaded.load();
-        let known = loaded.systems.canonical(system).filter(|known| known.ignores_case())?;
-        let own = known.find(code).map(|concept| concept.code.to_string());
-        let mut spellings = vec![code.to_owned()];
-        for spelling in own.into_iter().chain([code.to_lowercase(), code.to_uppercase()]) {
-            if !spellings.contains(&spelling) {
-                spellings.push(spelling);
-            }
+        loaded.systems.canonical(system).filter(|known| known.ignores_case()).map(|known| spellings(known, code))
+    }
+
+    /// The same in every such system that has the code, in the order of their urls.
+    pub fn spellings_anywhere(&self, code: &str) -> CodesBySystem {
+        let loaded = self.loaded.load();
+        let having = loaded.systems.preferred().filter(|known| known.ignores_case() && known.find(code).is_some());
+        in_order(having.map(|known| (known.url().into(), spellings(known, code))))
+    }
+
+    /// The codes that begin so in the systems that do not tell case apart, in the order of their urls. More than `limit` are refused.
+    pub fn codes_beginning(&self, start: &str, limit: usize) -> Result<CodesBySystem, TerminologyError> {
+        let (loaded, start) = (self.loaded.load(), fold(start));
+        let begin = |known: &CodeSystem| -> Vec<String> {
+            let codes = known.concepts.iter().map(|concept| &concept.code);
+            codes.filter(|code| fold(code).starts_with(&start)).map(|code| code.to_string()).collect()
+        };
+        let systems = loaded.systems.preferred().filter(|known| known.ignores_case());
+        let lists = in_order(systems.map(|known| (known.url().into(), begin(known))).filter(|(_, codes)| !codes.is_empty()));
+        match lists.iter().map(|(_, codes)| codes.len()).sum::<usize>() > limit {
+            true => Err(TerminologyError::TooManyCodes { limit }),
+            false => Ok(lists),
         }
-        Some(spellings)
     }
 
     /// The loaded systems that have a code, in the order of their keys.
@@ -76,4 +92,21 @@ impl Terminology {
         let loaded = self.loaded.load();
         loaded.systems.all().into_iter().filter(|system| system.find(code).is_some()).map(|system| system.url().to_owned()).collect()
     }
+}
+
+fn spellings(known: &CodeSystem, code: &str) -> Vec<String> {
+    let own = known.find(code).map(|concept| concept.code.to_string());
+    let mut spellings = vec![code.to_owned()];
+    for spelling in own.into_iter().chain([code.to_lowercase(), code.to_uppercase()]) {
+        if !spellings.contains(&spelling) {
+            spellings.push(spelling);
+        }
+    }
+    spellings
+}
+
+fn in_order(lists: impl Iterator<Item = (Arc<str>, Vec<String>)>) -> CodesBySystem {
+    let mut lists: CodesBySystem = lists.collect();
+    lists.sort_by(|(a, _), (b, _)| a.cmp(b));
+    lists
 }

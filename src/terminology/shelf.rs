@@ -132,10 +132,15 @@ impl<T: Shelved> Shelf<T> {
         }
     }
 
+    /// The preferred resource of every url, in no order.
+    pub fn preferred(&self) -> impl Iterator<Item = &Arc<T>> {
+        self.by_url.values().filter_map(|versions| versions.last())
+    }
+
     /// The preferred resource of every url, and those without url, ordered by key.
     pub fn all(&self) -> Vec<&Arc<T>> {
         let without_url = self.by_key.values().filter(|one| one.header().url.is_none());
-        let mut all: Vec<&Arc<T>> = self.by_url.values().filter_map(|versions| versions.last()).chain(without_url).collect();
+        let mut all: Vec<&Arc<T>> = self.preferred().chain(without_url).collect();
         all.sort_by(|a, b| a.header().key.cmp(&b.header().key));
         all
     }

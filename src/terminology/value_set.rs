@@ -2,10 +2,12 @@
 
 use super::code_system::Designation;
 use super::shelf::{Header, Shelved};
+use crate::fhir::text::fold;
 use regex::{Regex, RegexBuilder};
 use serde_json::{Map, Value, json};
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::hash::Hash;
+use std::sync::{Arc, OnceLock};
 
 /// Longest pattern of a `regex` filter, in bytes, and the memory that its compiled form may take.
 const MAX_PATTERN: usize = 1_000;
@@ -31,6 +33,8 @@ pub(super) struct Clause {
     /// `None` when the clause lists no concepts, which means all.
     pub listed: Option<Vec<Listed>>,
     index: HashMap<Arc<str>, usize>,
+    /// The same without case, once it is asked for.
+    folded: OnceLock<HashMap<String, usize>>,
     pub filters: Vec<Filter>,
     pub value_sets: Vec<Box<str>>,
 }
@@ -117,6 +121,7 @@ impl Clause {
             version: text(source, "version").map(Box::from),
             listed,
             index: HashMap::new(),
+            folded: OnceLock::new(),
             filters: list(source, "filter").filter_map(Filter::compile).collect(),
             value_sets: list(source, "valueSet").filter_map(Value::as_str).map(Box::from).collect(),
         };
@@ -167,14 +172,25 @@ impl Clause {
     }
 
     fn fill_index(&mut self) {
-        for (place, listed) in self.listed.iter().flatten().enumerate() {
-            self.index.entry(listed.code.clone()).or_insert(place);
-        }
+        self.index = places(self.listed.iter().flatten().map(|listed| listed.code.clone()));
     }
 
-    pub fn listed_as(&self, code: &str) -> Option<&Listed> {
-        self.listed.as_ref()?.get(*self.index.get(code)?)
+    /// The entry for a code, in any case if the system does not tell case apart.
+    pub fn listed_as(&self, code: &str, ignores_case: bool) -> Option<&Listed> {
+        let listed = self.listed.as_ref()?;
+        let place = match ignores_case {
+            true => self.folded.get_or_init(|| places(listed.iter().map(|one| fold(&one.code)))).get(&fold(code)),
+            false => self.index.get(code),
+        };
+        listed.get(*place?)
     }
+}
+
+/// Where each is first.
+fn places<C: Eq + Hash>(codes: impl Iterator<Item = C>) -> HashMap<C, usize> {
+    let mut places = HashMap::new();
+    codes.enumerate().for_each(|(place, code)| _ = places.entry(code).or_insert(place));
+    places
 }
 
 impl Listed {

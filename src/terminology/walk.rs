@@ -95,8 +95,7 @@ impl<'a> Walk<'a> {
     fn in_system(&self, clause: &Clause, system: &Arc<str>, code: &str) -> Result<Option<Contained>, TerminologyError> {
         if clause.listed.is_some() {
             let known = self.known(clause, system)?;
-            let exact = clause.listed_as(code);
-            let listed = exact.or_else(|| clause.listed_as(&known?.system.find(code)?.code));
+            let listed = clause.listed_as(code, ignores_case(known));
             return Ok(listed.map(|listed| entry_listed(system, listed, known)));
         }
         let known = self.usable(clause, system)?;
@@ -175,7 +174,7 @@ impl<'a> Walk<'a> {
             for one in listed {
                 self.step()?;
                 let candidate = entry_listed(system, one, known);
-                let again = clause.listed_as(&one.code).is_some_and(|first| !std::ptr::eq(first, one));
+                let again = clause.listed_as(&one.code, ignores_case(known)).is_some_and(|first| !std::ptr::eq(first, one));
                 if !again && in_sets(&clause.value_sets, &candidate)? {
                     sink(candidate)?;
                 }
@@ -198,6 +197,11 @@ impl<'a> Walk<'a> {
         }
         Ok(())
     }
+}
+
+/// Whether a system that is known says that case does not matter.
+fn ignores_case(known: Option<Known<'_>>) -> bool {
+    known.is_some_and(|known| known.system.ignores_case())
 }
 
 fn nesting(set: &ValueSet) -> TerminologyError {

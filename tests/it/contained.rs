@@ -214,6 +214,53 @@ both_databases!(
 );
 
 both_databases!(
+    async fn chains_lead_from_what_is_contained_to_what_is_contained_with_it(db: &TestDb) {
+        let server = TestServer::open(db).await;
+        let to = |reference: &str| json!({ "reference": reference });
+        let contained = json!([
+            { "resourceType": "Patient", "id": "p", "name": [{ "family": "Within" }], "managingOrganization": to("#o") },
+            { "resourceType": "Patient", "id": "q", "name": [{ "family": "Beside" }], "managingOrganization": to("Organization/out") },
+            { "resourceType": "Device", "id": "d" },
+            { "resourceType": "Organization", "id": "o", "name": "North", "partOf": to("#top") },
+            { "resourceType": "Organization", "id": "top", "name": "Top" },
+        ]);
+        for (id, subject) in [("p", "#p"), ("q", "#q"), ("d", "#d")] {
+            let body = json!({ "resourceType": "Observation", "id": id, "status": "final", "code": { "text": "x" }, "subject": to(subject), "contained": contained });
+            assert_eq!(server.put(&format!("/fhir/Observation/{id}"), &body).await.0, 201);
+        }
+        let inner = json!([{ "resourceType": "Organization", "id": "inner", "name": "Inner" }]);
+        let out = json!({ "resourceType": "Organization", "id": "out", "name": "Out", "partOf": to("#inner"), "contained": inner });
+        assert_eq!(server.put("/fhir/Organization/out", &out).await.0, 201);
+        for (search, expected) in [
+            ("Observation?subject:Patient.organization.name=north", &["Observation/p"][..]),
+            ("Observation?subject:Patient.organization.partof.name=top", &["Observation/p"]),
+            ("Observation?subject:Patient.organization.name=north&subject:Patient.family=within", &["Observation/p"]),
+            ("Observation?subject:Patient.organization.name=out", &["Observation/q"]),
+            // What is contained in something else is not led into.
+            ("Observation?subject:Patient.organization.partof.name=inner", &[]),
+            ("Observation?patient.family=within", &["Observation/p"]),
+            ("Observation?patient.organization.name=north", &["Observation/p"]),
+            ("Observation?patient.organization.name=out&_sort=-_lastUpdated", &["Observation/q"]),
+            ("Observation?patient:missing=false", &["Observation/p", "Observation/q"]),
+            ("Observation?patient:missing=true", &["Observation/d"]),
+            (
+                "Patient?_contained=true&_containedType=contained&organization.name=north&_sort=_id",
+                &["Observation/p#p", "Observation/q#p", "Observation/d#p"],
+            ),
+            ("Patient?_contained=true&_containedType=contained&organization.name=north&family=beside", &[]),
+        ] {
+            let (status, bundle) = server.get(&format!("/fhir/{search}")).await;
+            assert_eq!(status, 200, "{search}: {bundle}");
+            let (mut found, mut expected) = (urls(&bundle), expected.to_vec());
+            found.sort();
+            expected.sort();
+            assert_eq!(found, expected, "{search}");
+        }
+        server.stop().await;
+    }
+);
+
+both_databases!(
     async fn pages_of_contained_resources_are_whole_while_others_write(db: &TestDb) {
         let server = TestServer::open(db).await;
         let names = fill(&server).await;

@@ -16,7 +16,7 @@ const WAVE: usize = 8;
 type World = BTreeMap<String, Value>;
 
 /// The reference parameters that the test knows: type, code, where it stands.
-const REFERENCES: [(&str, &str, &str); 11] = [
+const REFERENCES: [(&str, &str, &str); 12] = [
     ("Observation", "subject", "subject"),
     ("Observation", "encounter", "encounter"),
     ("Observation", "performer", "performer"),
@@ -28,8 +28,11 @@ const REFERENCES: [(&str, &str, &str); 11] = [
     ("Patient", "organization", "managingOrganization"),
     ("Organization", "partof", "partOf"),
     ("PractitionerRole", "organization", "organization"),
+    ("QuestionnaireResponse", "subject", "subject"),
 ];
-const TYPES: [&str; 5] = ["Observation", "Encounter", "Patient", "Organization", "PractitionerRole"];
+const TYPES: [&str; 6] = ["Observation", "Encounter", "Patient", "Organization", "PractitionerRole", "QuestionnaireResponse"];
+const CANONICALS: [&str; 5] =
+    ["http://x.org/q/a", "http://x.org/q/a|10", "http://x.org/q/b|2", "http://a.org/q#part", "http://x.org/q/b|1#part"];
 
 fn list(value: &Value) -> &[Value] {
     value.as_array().map_or(&[], Vec::as_slice)
@@ -47,6 +50,9 @@ fn resource(chance: &mut Chance, type_name: &str, n: usize) -> Value {
             continue;
         }
         resource[element] = match (*element, type_name) {
+            ("subject", _) if chance.one_in(5) => {
+                json!({ "reference": format!("http://{}.example/fhir/Patient/x1", chance.pick(&["there", "elsewhere"])) })
+            }
             ("subject", _) => one_of(chance, &["Patient"]),
             ("encounter", _) => one_of(chance, &["Encounter"]),
             ("performer", _) => {
@@ -81,6 +87,12 @@ fn resource(chance: &mut Chance, type_name: &str, n: usize) -> Value {
             }
             resource["active"] = json!(chance.one_in(2));
         }
+        "QuestionnaireResponse" => {
+            resource["status"] = json!("completed");
+            if !chance.one_in(3) {
+                resource["questionnaire"] = json!(chance.pick(&CANONICALS));
+            }
+        }
         "Organization" => resource["name"] = json!(chance.pick(&["North", "south", "East", "west"])),
         _ => resource["active"] = json!(true),
     }
@@ -111,7 +123,8 @@ struct Include {
 
 impl Include {
     fn draw(chance: &mut Chance, searched: &'static str) -> Include {
-        let (reverse, iterate) = (chance.one_in(2), chance.one_in(2));
+        let is_named = REFERENCES.iter().any(|(source, code, _)| may_refer(source, code).contains(&searched));
+        let (reverse, iterate) = (chance.one_in(2) && is_named, chance.one_in(2));
         loop {
             let (source, code, _) = *chance.pick(&REFERENCES);
             // Only what the matches' type has or is the target of makes sense without `:iterate`.
@@ -197,6 +210,9 @@ fn sort_values(resource: &Value, key: &str) -> Vec<String> {
         "code" => text(&resource["code"]["coding"][0]["code"]).into_iter().collect(),
         "date" => text(&resource["effectiveDateTime"]).into_iter().collect(),
         "name" => text(&resource["name"]).into_iter().collect(),
+        "questionnaire" => text(&resource["questionnaire"]).into_iter().collect(),
+        "subject here" => text(&resource["subject"]["reference"]).filter(|text| !text.contains("://")).into_iter().collect(),
+        "subject elsewhere" => text(&resource["subject"]["reference"]).filter(|text| text.contains("://")).into_iter().collect(),
         "family" => list(&resource["name"]).iter().filter_map(|name| text(&name["family"])).collect(),
         "value-quantity" => resource["valueQuantity"]["value"].as_u64().map(|value| format!("{value:08}")).into_iter().collect(),
         other => panic!("{other}"),
@@ -205,11 +221,20 @@ fn sort_values(resource: &Value, key: &str) -> Vec<String> {
 
 fn sort_keys(type_name: &str) -> &'static [&'static str] {
     match type_name {
-        "Observation" => &["status", "code", "date", "value-quantity", "_id"],
-        "Encounter" => &["status", "_id"],
+        "Observation" => &["status", "code", "date", "value-quantity", "subject", "_id"],
+        "Encounter" => &["status", "subject", "_id"],
+        "QuestionnaireResponse" => &["questionnaire", "subject", "_id"],
         "Patient" => &["family", "_id"],
         "Organization" => &["name", "_id"],
         _ => &["_id"],
+    }
+}
+
+/// References to what is here come before those to elsewhere, which are in the order of their addresses.
+fn parts(key: &str) -> Vec<String> {
+    match key.trim_start_matches('-') {
+        "subject" => ["here", "elsewhere"].map(|part| format!("{key} {part}")).to_vec(),
+        _ => vec![key.to_owned()],
     }
 }
 
@@ -299,7 +324,12 @@ fn problem(world: &World, case: &Case, pages: &[(Vec<String>, BTreeSet<String>)]
         return Some(format!("found {found:?} instead of {:?}", case.matches));
     }
     for pair in found.windows(2) {
-        let order = case.sort.iter().map(|key| compared(&world[pair[0]], &world[pair[1]], key)).find(|order| order.is_ne());
+        let order = case
+            .sort
+            .iter()
+            .flat_map(|key| parts(key))
+            .map(|key| compared(&world[pair[0]], &world[pair[1]], &key))
+            .find(|order| order.is_ne());
         if order == Some(Ordering::Greater) {
             return Some(format!("{} before {}", world[pair[0]], world[pair[1]]));
         }
@@ -324,13 +354,18 @@ both_databases!(
         let bundle = json!({ "resourceType": "Bundle", "type": "transaction", "entry": world.iter().map(put).collect::<Vec<_>>() });
         let (status, response) = server.post("/fhir", &bundle).await;
         assert_eq!(status, 200, "{response:.600}");
-        let (mut wrong, mut brought) = (Vec::new(), 0);
+        let (mut wrong, mut brought, mut cut) = (Vec::new(), 0, 0);
         for _ in 0..CASES / WAVE {
             let cases: Vec<Case> = (0..WAVE).map(|_| case(&mut chance, &world)).collect();
             let answers = futures_util::future::join_all(cases.iter().map(|case| pages(&server, &case.path))).await;
             for (case, answer) in cases.iter().zip(answers) {
                 let problem = match &answer {
                     Ok(pages) => problem(&world, case, pages),
+                    // More than eight hops away, and said so.
+                    Err(words) if words.contains("too-costly") => {
+                        cut += 1;
+                        None
+                    }
                     Err(words) => Some(words.clone()),
                 };
                 brought += usize::from(answer.is_ok_and(|pages| pages.iter().any(|(_, included)| !included.is_empty())));
@@ -345,7 +380,7 @@ both_databases!(
             wrong.len(),
             wrong.iter().take(8).cloned().collect::<Vec<_>>().join("\n")
         );
-        assert!(brought > CASES / 3, "only {brought} bring anything along");
+        assert!(brought > CASES / 3 && cut < CASES / 100, "only {brought} bring anything along, of {cut} something was left out");
         server.stop().await;
     }
 );

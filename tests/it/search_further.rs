@@ -110,6 +110,67 @@ both_databases!(
 );
 
 both_databases!(
+    async fn a_canonical_with_a_fragment_names_what_it_names_without(db: &TestDb) {
+        let server = TestServer::open(db).await;
+        put(&server, form("f", "1", "active")).await;
+        for (id, fragment) in [("plain", ""), ("part", "#x"), ("version", "|1#x"), ("other", "|2#x")] {
+            put(&server, response(id, &format!("{FORM}{fragment}"))).await;
+        }
+        let name = |id: &&str| format!("QuestionnaireResponse/{id}");
+        for (search, ids) in [
+            (format!("questionnaire={FORM}"), &["plain", "part", "version", "other"][..]),
+            (format!("questionnaire={FORM}|1"), &["version"]),
+            (format!("questionnaire={FORM}#x"), &["part"]),
+            (format!("questionnaire={FORM}|1#x"), &["version"]),
+            (format!("questionnaire:below={FORM}|1"), &["version"]),
+            ("questionnaire.status=active".to_owned(), &["plain", "part", "version"]),
+            (format!("_filter=questionnaire ne {FORM}|1"), &["plain", "part", "other"]),
+            (format!("_filter=questionnaire ne {FORM}"), &[]),
+        ] {
+            let expected: Vec<String> = ids.iter().map(name).collect();
+            assert_eq!(found(&server, &format!("QuestionnaireResponse?{search}")).await, expected, "{search}");
+        }
+        expect(
+            &server,
+            &[
+                ("Questionnaire?_has:QuestionnaireResponse:questionnaire:_id=part", &["Questionnaire/f"]),
+                (
+                    "Questionnaire?_id=f&_revinclude=QuestionnaireResponse:questionnaire",
+                    &["Questionnaire/f", "QuestionnaireResponse/plain*", "QuestionnaireResponse/part*", "QuestionnaireResponse/version*"],
+                ),
+                (
+                    "QuestionnaireResponse?_id=version&_include=QuestionnaireResponse:questionnaire",
+                    &["QuestionnaireResponse/version", "Questionnaire/f*"],
+                ),
+                (&format!("QuestionnaireResponse?_filter=questionnaire ne {FORM}#x"), &["400"]),
+            ],
+        )
+        .await;
+        server.stop().await;
+    }
+);
+
+both_databases!(
+    async fn what_refers_elsewhere_refers_to_another(db: &TestDb) {
+        let server = TestServer::open(db).await;
+        for (id, subject) in [("here", "Patient/1"), ("other", "Patient/2"), ("there", "http://there.example/Patient/1")] {
+            let observation = json!({ "resourceType": "Observation", "id": id, "status": "final", "code": { "text": "x" },
+                "subject": { "reference": subject } });
+            put(&server, observation).await;
+        }
+        expect(
+            &server,
+            &[
+                ("Observation?_filter=subject ne Patient/1", &["Observation/other", "Observation/there"]),
+                ("Observation?_filter=subject ne http://there.example/Patient/1", &["Observation/here", "Observation/other"]),
+            ],
+        )
+        .await;
+        server.stop().await;
+    }
+);
+
+both_databases!(
     async fn what_is_hidden_is_not_found_by_the_form_that_it_answers(db: &TestDb) {
         let mut secrets = Vec::new();
         for (client, facility, scopes) in
@@ -167,8 +228,11 @@ both_databases!(
             ("contenttype:below=urn:ietf:bcp:13|image", &[5]),
             ("contenttype:below=tex", &[]),
             ("contenttype:below=text/xml&status=current&contenttype=text/xml", &[1]),
-            ("contenttype:above=text/xml;charset=utf-8", &[1]),
-            ("contenttype=text/xml", &[1]),
+            ("contenttype:above=text/xml;charset=utf-8", &[0, 1, 2]),
+            ("contenttype:below=text/xml; charset=UTF-8", &[0, 2]),
+            ("contenttype=text/xml; charset=UTF-8", &[0, 2]),
+            ("contenttype=Text/XML", &[1]),
+            ("contenttype=urn:ietf:bcp:13|text/xml", &[1]),
         ] {
             assert_eq!(found(&server, &format!("DocumentReference?{search}&_sort=_id")).await, named(expected), "{search}");
         }
@@ -210,7 +274,13 @@ both_databases!(
                 ("ValueSet?url=http://x.org/v|1.0-Beta", &["ValueSet/v"]),
                 ("ValueSet?url=http://x.org/v|1", &[]),
                 ("ValueSet?url=http://x.org/v|1,http://x.org/v|1.0-beta", &["ValueSet/v"]),
-                ("Patient?_filter=email sw a@", &["Patient/p2"]),
+                ("ValueSet?_filter=_id eq v and version eq 1.0-BETA", &["ValueSet/v"]),
+                ("ValueSet?_filter=_id eq v and version ne 1.0-BETA", &[]),
+                ("ValueSet?_filter=_id eq v and version ne 1.0", &["ValueSet/v"]),
+                ("ValueSet?_filter=url eq http://x.org/v|1.0-beta", &["ValueSet/v"]),
+                ("ValueSet?_filter=_id eq v and url ne http://x.org/v|1.0-beta", &[]),
+                ("ValueSet?_filter=_id eq v and url ne http://x.org/v|2", &["ValueSet/v"]),
+                ("Patient?_filter=email sw A@", &["Patient/p1", "Patient/p2"]),
                 ("Observation?_filter=code sw ab", &["Observation/o1"]),
                 ("Observation?code:below=zq9", &["400"]),
             ],
@@ -234,6 +304,9 @@ both_databases!(
             &server,
             &[
                 ("Observation?code=http://x.org/cs|aBc", three),
+                ("Observation?code=abc", three),
+                ("Observation?_filter=code sw aB", three),
+                ("Observation?_filter=code ne aBC", &["Observation/o4"]),
                 ("Observation?code:not=http://x.org/cs|aBc", &["Observation/o4"]),
                 ("Observation?code:in=http://x.org/set", three),
                 ("Observation?code:not-in=http://x.org/set", &["Observation/o4"]),
@@ -259,7 +332,7 @@ both_databases!(
             put(&server, serde_json::from_str(&text).unwrap()).await;
         }
         put(&server, json!({ "resourceType": "Observation", "id": "o9", "status": "final", "code": { "text": "weight" } })).await;
-        for (sort, order) in [("value-quantity", "1024539"), ("-value-quantity", "2013549")] {
+        for (sort, order) in [("value-quantity", "4102539"), ("-value-quantity", "2014359")] {
             let expected: Vec<String> = order.chars().map(|n| format!("Observation/o{n}")).collect();
             assert_eq!(found(&server, &format!("Observation?_sort={sort}")).await, expected, "{sort}");
             let mut paged = Vec::new();
@@ -276,6 +349,8 @@ both_databases!(
             &server,
             &[
                 ("Observation?value-quantity=lt0.001&_sort=_id", &["Observation/o4"]),
+                ("Observation?value-quantity=lt1e-10|http://unitsofmeasure.org|kg", &["Observation/o4"]),
+                ("Observation?value-quantity=lt1e-10|http://unitsofmeasure.org|m", &[]),
                 ("Observation?value-quantity=400||of g", &["Observation/o1"]),
             ],
         )
@@ -296,7 +371,10 @@ fn expression(chance: &mut Chance, depth: usize) -> (String, Meaning) {
         0 | 1 if word != "or" => (word.to_uppercase(), Box::new(move |words| words.contains(word))),
         0 | 2 => {
             let other = *chance.pick(&WORDS);
-            (format!("\"{word}, {other}\""), Box::new(move |words| words.contains(word) && words.contains(other)))
+            (
+                format!("\"{word}{} {other}\"", chance.pick(&[",", "\\,"])),
+                Box::new(move |words| words.contains(word) && words.contains(other)),
+            )
         }
         1 => ("metast*".to_owned(), Box::new(|words| words.iter().any(|word| word.starts_with("metast")))),
         3 => {
@@ -306,7 +384,7 @@ fn expression(chance: &mut Chance, depth: usize) -> (String, Meaning) {
         n => {
             let ((left, l), (right, r)) = (expression(chance, depth + 1), expression(chance, depth + 1));
             match n {
-                4 | 5 => (format!("({left}) {} ({right})", chance.pick(&["or", "OR"])), Box::new(move |words| l(words) || r(words))),
+                4 | 5 => (format!("({left}) {} ({right})", chance.pick(&["or", "OR", ","])), Box::new(move |words| l(words) || r(words))),
                 6 => (format!("({left}) {} ({right})", chance.pick(&["and", "AND"])), Box::new(move |words| l(words) && r(words))),
                 _ => (format!("({left}) ({right})"), Box::new(move |words| l(words) && r(words))),
             }
@@ -340,7 +418,7 @@ both_databases!(
             let content = n % 2 == 0;
             let ((left, l), (right, r)) = (expression(&mut chance, 0), expression(&mut chance, 0));
             let both = n % 5 == 0;
-            let value = if both { format!("{},{}", left.replace(',', "\\,"), right.replace(',', "\\,")) } else { left.replace(',', "\\,") };
+            let value = if both { format!("{left},{right}") } else { left };
             let holds = |words: &BTreeSet<String>| l(words) || both && r(words);
             let matches = world.iter().enumerate().filter(|(_, (told, all))| holds(if content { all } else { told }));
             let expected: Vec<String> = matches.map(|(n, _)| format!("Condition/c{n:02}")).collect();
@@ -349,7 +427,8 @@ both_databases!(
             assert_eq!(found(&server, &search).await, expected, "{search}");
         }
         assert!(some > 40, "only {some} searches tell resources apart");
-        for broken in ["(bone", "bone)", "bone or", "not", "\"bone", "()", "bone,"] {
+        let long = "a".repeat(900);
+        for broken in ["(bone", "bone)", "bone or", "not", "\"bone", "()", "bone,", "me*s", "*ses", &long] {
             expect(&server, &[(&format!("Condition?_text={broken}"), &["400"])]).await;
         }
         server.stop().await;

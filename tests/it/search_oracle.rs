@@ -185,7 +185,8 @@ fn location(chance: &mut Chance, n: usize) -> Value {
 fn care_plan(chance: &mut Chance, n: usize) -> Value {
     let mut resource = json!({ "resourceType": "CarePlan", "id": format!("c{n}"), "status": chance.pick(&["active", "draft"]), "intent": "plan", "subject": { "reference": "Patient/p1" } });
     if !chance.one_in(4) {
-        resource["instantiatesCanonical"] = json!([chance.pick(&CANONICALS)]);
+        let part = if chance.one_in(4) { "#part" } else { "" };
+        resource["instantiatesCanonical"] = json!([format!("{}{part}", chance.pick(&CANONICALS))]);
     }
     resource
 }
@@ -726,12 +727,24 @@ fn case(chance: &mut Chance, type_name: &str, world: &World) -> (String, String,
         ("CarePlan", _) => {
             let wanted = *chance.pick(&CANONICALS);
             let own = |resource: &Value| resource["instantiatesCanonical"][0].as_str().map(str::to_owned);
-            let (modifier, test): (&str, fn(&str, &str) -> bool) = match chance.below(3) {
-                0 => ("", |own, wanted| own == wanted || !wanted.contains('|') && own.split('|').next() == Some(wanted)),
+            let same: fn(&str, &str) -> bool =
+                |own, wanted| own == wanted || !wanted.contains('|') && own.split('|').next() == Some(wanted);
+            let (modifier, test): (&str, fn(&str, &str) -> bool) = match chance.below(6) {
+                0 => ("", same),
                 1 => (":below", |own, wanted| version_below(own, wanted)),
-                _ => (":above", |own, wanted| version_below(wanted, own)),
+                2 => (":above", |own, wanted| version_below(wanted, own)),
+                3 => {
+                    let wanted = format!("{wanted}#part");
+                    let value = wanted.clone();
+                    return ("instantiates-canonical".into(), value, Box::new(move |resource| own(resource).as_ref() == Some(&wanted)));
+                }
+                n => {
+                    let (operator, equal) = if n == 4 { ("eq", true) } else { ("ne", false) };
+                    let holds = move |resource: &Value| own(resource).is_some_and(|own| same(whole(&own), wanted) == equal);
+                    return ("_filter".into(), format!("instantiates-canonical {operator} \"{wanted}\""), Box::new(holds));
+                }
             };
-            let holds = move |resource: &Value| own(resource).is_some_and(|own| test(&own, wanted));
+            let holds = move |resource: &Value| own(resource).is_some_and(|own| test(whole(&own), wanted));
             (format!("instantiates-canonical{modifier}"), wanted.to_owned(), Box::new(holds))
         }
         ("Observation", 0) => token_case(chance, "code", |resource| owned(codings(&resource["code"])), false),
@@ -859,8 +872,14 @@ fn case(chance: &mut Chance, type_name: &str, world: &World) -> (String, String,
     }
 }
 
+/// A canonical without its fragment, which names a part.
+fn whole(canonical: &str) -> &str {
+    canonical.split('#').next().unwrap()
+}
+
 /// Whether a canonical names a resource.
 fn is_named(resource: &Value, canonical: &str) -> bool {
+    let canonical = whole(canonical);
     match canonical.split_once('|') {
         Some((url, version)) => resource["url"] == url && resource["version"] == version,
         None => resource["url"] == canonical,

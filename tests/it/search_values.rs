@@ -12,7 +12,7 @@ const RESOURCES: usize = 60;
 const CASES: usize = 2_000;
 const WAVE: usize = 8;
 
-const TYPES: [&str; 4] = ["Encounter", "ServiceRequest", "Patient", "Condition"];
+const TYPES: [&str; 5] = ["Encounter", "ServiceRequest", "Patient", "Condition", "DocumentReference"];
 const DATES: [&str; 12] = [
     "1999",
     "2024",
@@ -30,7 +30,23 @@ const DATES: [&str; 12] = [
 const PREFIXES: [&str; 10] = ["", "eq", "ne", "gt", "lt", "ge", "le", "sa", "eb", "ap"];
 const NAMES: [&str; 6] = ["Neema", "Asha Mushi", "asha", "Dr", "Kimaro", "Moshi"];
 const LINES: [&str; 6] = ["12 Boma Road", "boma", "Moshi", "Hai, Kilimanjaro", "25101", "Road"];
-const NUMBERS: [&str; 4] = ["+255 713 000 111", "0713000111", "asha@example.org", "a,b"];
+const NUMBERS: [&str; 5] = ["+255 713 000 111", "0713000111", "asha@example.org", "Asha@Example.ORG", "a,b"];
+const MEDIA: [&str; 9] = [
+    "text/plain",
+    "Text/Plain",
+    "text/plain; charset=UTF-8",
+    "text/plain;charset=utf-8",
+    "TEXT/plain ; Charset=utf-8; a=b",
+    "text/plainer",
+    "text/XML",
+    "image/png",
+    "image/png;a=b",
+];
+/// Of two code systems, of which the first does not tell case apart, and of none.
+const CODE_SYSTEMS: [&str; 3] = ["urn:nocase", "urn:case", ""];
+const CODES: [&str; 5] = ["AbC", "abc", "ABC", "X1", "x1"];
+/// Value sets of the first, each with the one code that is in it.
+const SETS: [(&str, &str); 2] = [("urn:set:not-abc", "X1"), ("urn:set:abc", "abc")];
 const TAGS: [(&str, &str); 3] = [("urn:tags", "a"), ("urn:tags", "b"), ("urn:other", "a")];
 const SOURCES: [&str; 3] = ["urn:emr:1", "http://x.org/emr", "http://x.org/emr/2"];
 const LENGTHS: [&str; 6] = ["30", "60", "1", "1.5", "90", "0.5"];
@@ -151,7 +167,22 @@ fn condition(chance: &mut Chance) -> Value {
     if chance.one_in(2) {
         resource["recordedDate"] = json!(chance.pick(&DATES));
     }
+    if !chance.one_in(4) {
+        let coding = |chance: &mut Chance| match *chance.pick(&CODE_SYSTEMS) {
+            "" => json!({ "code": chance.pick(&CODES) }),
+            system => json!({ "system": system, "code": chance.pick(&CODES) }),
+        };
+        resource["code"] = json!({ "coding": (0..1 + chance.below(2)).map(|_| coding(chance)).collect::<Vec<_>>() });
+    }
     resource
+}
+
+fn document(chance: &mut Chance) -> Value {
+    let attachment = |chance: &mut Chance| match chance.one_in(5) {
+        true => json!({ "attachment": { "title": "of no type" } }),
+        false => json!({ "attachment": { "contentType": chance.pick(&MEDIA) } }),
+    };
+    json!({ "status": "current", "content": (0..1 + chance.below(2)).map(|_| attachment(chance)).collect::<Vec<_>>() })
 }
 
 fn resource(chance: &mut Chance, type_name: &str, n: usize) -> Value {
@@ -159,6 +190,7 @@ fn resource(chance: &mut Chance, type_name: &str, n: usize) -> Value {
         "Encounter" => encounter(chance),
         "ServiceRequest" => service_request(chance),
         "Patient" => patient(chance),
+        "DocumentReference" => document(chance),
         _ => condition(chance),
     };
     resource["resourceType"] = json!(type_name);
@@ -224,10 +256,12 @@ fn case(chance: &mut Chance, type_name: &str) -> (String, String, Holds) {
         ("Patient", 1 | 2) => spelt_case(chance),
         ("Patient", 3) => {
             let (system, value) = (*chance.pick(&["phone", "email"]), *chance.pick(&NUMBERS));
-            let holds = move |resource: &Value| {
-                Some(list(&resource["telecom"]).iter().any(|point| point["system"] == system && point["value"] == value))
+            let own = move |resource: &Value| -> Vec<String> {
+                let points = list(&resource["telecom"]).iter().filter(|point| point["system"] == system);
+                points.map(|point| point["value"].as_str().unwrap().to_lowercase()).collect()
             };
-            (system.into(), value.replace(',', "\\,"), Box::new(holds))
+            let part: String = value.chars().take(3).collect();
+            compared_case(chance, system, value, &part, own, str::to_lowercase)
         }
         ("Patient", 4) => {
             let dead = chance.one_in(2);
@@ -259,6 +293,36 @@ fn case(chance: &mut Chance, type_name: &str) -> (String, String, Holds) {
             };
             (format!("_source{}", if below { ":below" } else { "" }), source.into(), Box::new(holds))
         }
+        ("DocumentReference", n) if n > 3 => {
+            // Of which parts it is: the type, the subtype and what is behind it.
+            let parts = |text: &str| -> Vec<String> {
+                let text = text.to_lowercase().replace(' ', "");
+                text.split(['/', ';']).filter(|part| !part.is_empty()).map(str::to_owned).collect()
+            };
+            let wanted = *chance.pick(&[&MEDIA[..], &["text", "IMAGE/", "tex", "image"]].concat());
+            let (key, value) = *chance.pick(&[("contenttype:below", "sb"), ("contenttype:above", "ss")]);
+            let below = value == "sb";
+            let holds = move |resource: &Value| {
+                let wanted = parts(wanted);
+                Some(
+                    media(resource)
+                        .iter()
+                        .map(|own| parts(own))
+                        .any(|own| if below { own.starts_with(&wanted) } else { wanted.starts_with(&own) }),
+                )
+            };
+            match chance.one_in(3) {
+                true => ("_filter".into(), format!("contenttype {value} \"{wanted}\""), Box::new(holds)),
+                false => (key.into(), wanted.into(), Box::new(holds)),
+            }
+        }
+        ("DocumentReference", _) => {
+            let wanted = *chance.pick(&MEDIA);
+            let same = |text: &str| text.to_lowercase().replace(' ', "");
+            let own = move |resource: &Value| media(resource).iter().map(|own| same(own)).collect();
+            compared_case(chance, "contenttype", wanted, &wanted[..5], own, same)
+        }
+        ("Condition", 2..=4) => code_case(chance),
         ("Condition", 1) => {
             let (prefix, years) = (*chance.pick(&PREFIXES), 29 + chance.below(6));
             let wanted = years.to_string();
@@ -279,16 +343,108 @@ fn case(chance: &mut Chance, type_name: &str) -> (String, String, Holds) {
     }
 }
 
+/// The media types of a document.
+fn media(resource: &Value) -> Vec<&str> {
+    list(&resource["content"]).iter().filter_map(|one| one["attachment"]["contentType"].as_str()).collect()
+}
+
+/// A token that is compared in one form of all its spellings: plain, negated and by `_filter`.
+fn compared_case(
+    chance: &mut Chance,
+    code: &str,
+    wanted: &str,
+    part: &str,
+    own: impl Fn(&Value) -> Vec<String> + 'static,
+    form: fn(&str) -> String,
+) -> (String, String, Holds) {
+    let operator = *chance.pick(&["", ":not", "eq", "ne", "sw"]);
+    let (value, start) = (form(wanted), form(part));
+    let holds = move |resource: &Value| {
+        let own = own(resource);
+        Some(match operator {
+            ":not" => !own.contains(&value),
+            "ne" => own.iter().any(|own| *own != value),
+            "sw" => own.iter().any(|own| own.starts_with(&start)),
+            _ => own.contains(&value),
+        })
+    };
+    let (key, text) = match operator {
+        "" | ":not" => (format!("{code}{operator}"), wanted.replace(',', "\\,")),
+        "sw" => ("_filter".into(), format!("{code} sw \"{part}\"")),
+        operator => ("_filter".into(), format!("{code} {operator} \"{wanted}\"")),
+    };
+    (key, text, Box::new(holds))
+}
+
+/// A code of a system that does not tell case apart, or of another.
+fn code_case(chance: &mut Chance) -> (String, String, Holds) {
+    let (system, code) = (*chance.pick(&["urn:nocase", "urn:case", "any"]), *chance.pick(&CODES));
+    let operator = *chance.pick(&["", ":not", "eq", "ne", "sw", ":in", ":not-in", "in", "ni", ":below"]);
+    let (set, member) = *chance.pick(&SETS);
+    let part = &code[..1 + chance.below(2)];
+    let (system, code) = if operator == ":below" { ("urn:nocase", code) } else { (system, code) };
+    let text = match (operator, system) {
+        ("" | ":not" | ":below", "any") => code.to_owned(),
+        ("" | ":not" | ":below", system) => format!("{system}|{code}"),
+        (":in" | ":not-in", _) => set.to_owned(),
+        ("in" | "ni", _) => format!("code {operator} \"{set}\""),
+        ("sw", _) => format!("code sw \"{part}\""),
+        (_, "any") => format!("code {operator} \"{code}\""),
+        (_, system) => format!("code {operator} \"{system}|{code}\""),
+    };
+    let key = if operator.is_empty() || operator.starts_with(':') { format!("code{operator}") } else { "_filter".to_owned() };
+    let holds = move |resource: &Value| {
+        let codings: Vec<(&str, &str)> = list(&resource["code"]["coding"])
+            .iter()
+            .map(|own| (own["system"].as_str().unwrap_or(""), own["code"].as_str().unwrap()))
+            .collect();
+        let same = |own: &(&str, &str)| match own.0 {
+            "urn:nocase" => system != "urn:case" && own.1.eq_ignore_ascii_case(code),
+            of => (of == system || system == "any") && own.1 == code,
+        };
+        let is_member = |own: &(&str, &str)| own.0 == "urn:nocase" && own.1.eq_ignore_ascii_case(member);
+        Some(match operator {
+            ":not" => !codings.iter().any(same),
+            "ne" => codings.iter().any(|own| !same(own)),
+            "sw" => codings.iter().any(|own| match own.0 {
+                "urn:nocase" => own.1.to_lowercase().starts_with(&part.to_lowercase()),
+                _ => own.1.starts_with(part),
+            }),
+            ":in" | "in" => codings.iter().any(is_member),
+            ":not-in" | "ni" => !codings.iter().any(is_member),
+            _ => codings.iter().any(same),
+        })
+    };
+    (key, text, Box::new(holds))
+}
+
+/// The code system that does not tell case apart, and what draws on it.
+fn definitions() -> Vec<Value> {
+    let clause = |codes: &[&str]| {
+        let listed: Vec<Value> = codes.iter().map(|code| json!({ "code": code })).collect();
+        if listed.is_empty() { json!([{ "system": "urn:nocase" }]) } else { json!([{ "system": "urn:nocase", "concept": listed }]) }
+    };
+    vec![
+        json!({ "resourceType": "CodeSystem", "id": "nocase", "url": "urn:nocase", "status": "active", "content": "complete",
+            "caseSensitive": false, "concept": [{ "code": "AbC" }, { "code": "X1" }] }),
+        json!({ "resourceType": "ValueSet", "id": "not-abc", "url": SETS[0].0, "status": "active",
+            "compose": { "include": clause(&[]), "exclude": clause(&["ABC"]) } }),
+        json!({ "resourceType": "ValueSet", "id": "abc", "url": SETS[1].0, "status": "active", "compose": { "include": clause(&["abc"]) } }),
+    ]
+}
+
 fn missing_case(chance: &mut Chance, type_name: &str, missing: bool) -> (String, String, Holds) {
     let codes: &[&str] = match type_name {
         "Encounter" => &["date", "length", "_tag", "_source", "status"],
         "ServiceRequest" => &["occurrence", "authored", "subject"],
         "Patient" => &["death-date", "name", "address", "phone"],
+        "DocumentReference" => &["contenttype"],
         _ => &["onset-date", "recorded-date", "onset-age", "onset-info"],
     };
     let code = *chance.pick(codes);
     let there = move |resource: &Value| match code {
         "length" => resource.get("length").is_some(),
+        "contenttype" => !media(resource).is_empty(),
         "_tag" => resource["meta"].get("tag").is_some(),
         "_source" => resource["meta"].get("source").is_some(),
         "status" | "subject" | "name" | "address" => resource.get(code).is_some(),
@@ -358,7 +514,7 @@ both_databases!(
             let url = format!("{}/{}", resource["resourceType"].as_str().unwrap(), resource["id"].as_str().unwrap());
             json!({ "resource": resource, "request": { "method": "PUT", "url": url } })
         };
-        let entries: Vec<Value> = world.iter().flat_map(|(_, resources)| resources).map(put).collect();
+        let entries: Vec<Value> = world.iter().flat_map(|(_, resources)| resources).chain(&definitions()).map(put).collect();
         let (status, response) = server.post("/fhir", &json!({ "resourceType": "Bundle", "type": "transaction", "entry": entries })).await;
         assert_eq!(status, 200, "{response:.600}");
         let (mut wrong, mut found_some, mut told) = (Vec::new(), 0, 0);

@@ -62,7 +62,7 @@ fn is_notice(resource: &Value) -> bool {
 /// The id in the first local reference to a Patient by the compartment's parameters, in their order.
 fn named<'r>(type_code: TypeCode, resource: &'r Value, base: &str) -> Option<&'r str> {
     let mut first: Option<(usize, &str)> = None;
-    plan_of(type_code)?.patient.walk(resource, &mut |rank, value| {
+    plan_of(type_code)?.patient.walk(resource, resource, &mut |rank, value| {
         let reference = value.get("reference").and_then(Value::as_str).and_then(|text| values::parse_reference(text, base));
         if let Some(Reference::Local { type_name: "Patient", id, .. }) = reference
             && first.is_none_or(|(known, _)| *rank < known)

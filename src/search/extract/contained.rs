@@ -34,12 +34,12 @@ pub(super) fn extract(container: &Value, options: &Options, entries: &mut Vec<In
     settle(&targets, entries);
     for one in &known {
         let Some(plan) = plan_of(one.type_code) else { continue };
-        let mut of_one = extract_by(plan, one.resource, options);
+        let mut of_one = extract_by(plan, one.resource, container, options);
         let own = options.own.load();
         for own in own.of(one.type_code) {
             let general =
                 General { param: own.param.id, kind: own.param.kind, expression: own.expression.clone(), parts: own.parts.clone() };
-            evaluate(&general, one.resource, &Env::default(), options, &mut of_one);
+            evaluate(&general, one.resource, &Env::default().with_root_resource(container), options, &mut of_one);
         }
         if !own.of(one.type_code).is_empty() {
             sort(&mut of_one);

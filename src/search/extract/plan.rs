@@ -4,9 +4,10 @@ use super::Names;
 use super::values::Shape;
 use crate::definitions::{self, ParamKind, SearchParam};
 use crate::fhirpath::{Expression, KeyPath, KeyStep, refers_to};
-use crate::store::{ParamId, TypeCode};
+use crate::search::media_type;
+use crate::store::{Folding, ParamId, TypeCode};
 use serde_json::Value;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 /// What extraction does for one resource type.
 pub(super) struct Plan {
@@ -15,8 +16,8 @@ pub(super) struct Plan {
     /// The parameters under whose numbers the further indexes ([`crate::store::Facet`]) of a parameter are kept, where that is not
     /// just its own: R4 gives several parameters the same element (`code` and `combo-code`), and its words are kept once.
     pub facets: HashMap<ParamId, Vec<ParamId>>,
-    /// Token parameters with values that are found whatever their case.
-    pub caseless: HashSet<ParamId>,
+    /// Token parameters with values that are found however they are spelt.
+    pub folding: HashMap<ParamId, Folding>,
     /// By what each reference parameter names its targets.
     pub names: HashMap<ParamId, Names>,
     /// `near`: the position on earth.
@@ -69,7 +70,7 @@ impl Plan {
             trie: Trie::default(),
             general: Vec::new(),
             facets: HashMap::new(),
-            caseless: HashSet::new(),
+            folding: HashMap::new(),
             names: HashMap::new(),
             near: special("near"),
             words: special("_text").zip(special("_content")),
@@ -85,6 +86,9 @@ impl Plan {
             if param.kind == ParamKind::Reference {
                 plan.names.insert(param.id, names(&expression, type_name));
             }
+            if param.kind == ParamKind::Token && media_type::is_of(param) {
+                plan.folding.insert(param.id, Folding::MediaType);
+            }
             let walked = if fast { emits(param, &expression, type_name) } else { None };
             match walked {
                 Some(emits) => walks.push((param.id, emits)),
@@ -98,7 +102,7 @@ impl Plan {
         plan.facets = share_facets(&mut walks);
         let is_caseless = |emit: &Emit| matches!(emit.target, Target::Value(ParamKind::Token, Shape::Text | Shape::ContactPoint));
         let caseless = walks.iter().filter(|(_, emits)| emits.iter().any(|(_, emit)| is_caseless(emit)));
-        plan.caseless = caseless.map(|(param, _)| *param).collect();
+        plan.folding.extend(caseless.map(|(param, _)| (*param, Folding::Case)));
         for (path, emit) in walks.into_iter().flat_map(|(_, emits)| emits) {
             plan.trie.insert(&path.steps, emit);
         }
@@ -235,15 +239,15 @@ impl<T> Trie<T> {
     }
 
     /// Calls `found` for every leaf and every value that its way leads to. Lists are walked through. The walk is as deep
-    /// as the trie, whatever the input.
-    pub fn walk<'v>(&self, value: &'v Value, found: &mut impl FnMut(&T, &'v Value)) {
+    /// as the trie, whatever the input. `container` has what references by `#id` lead to.
+    pub fn walk<'v>(&self, value: &'v Value, container: &Value, found: &mut impl FnMut(&T, &'v Value)) {
         match value {
-            Value::Array(items) => items.iter().for_each(|item| self.visit(item, found)),
-            _ => self.visit(value, found),
+            Value::Array(items) => items.iter().for_each(|item| self.visit(item, container, found)),
+            _ => self.visit(value, container, found),
         }
     }
 
-    fn visit<'v>(&self, value: &'v Value, found: &mut impl FnMut(&T, &'v Value)) {
+    fn visit<'v>(&self, value: &'v Value, container: &Value, found: &mut impl FnMut(&T, &'v Value)) {
         if matches!(value, Value::Null | Value::Array(_)) {
             return;
         }
@@ -253,11 +257,11 @@ impl<T> Trie<T> {
         for (filter, below) in &self.filters {
             let passes = match filter {
                 KeyStep::Where { key, text } => value.get(key).and_then(Value::as_str) == Some(text),
-                KeyStep::Refers(type_name) => refers_to(value, type_name),
+                KeyStep::Refers(type_name) => refers_to(value, type_name, container),
                 KeyStep::Key(_) => false,
             };
             if passes {
-                below.visit(value, found);
+                below.visit(value, container, found);
             }
         }
         if let (Value::Object(object), false) = (value, self.keys.is_empty()) {
@@ -265,7 +269,7 @@ impl<T> Trie<T> {
                 if let Ok(at) = self.keys.binary_search_by(|(known, _)| (**known).cmp(key))
                     && let Some((_, below)) = self.keys.get(at)
                 {
-                    below.walk(value, found);
+                    below.walk(value, container, found);
                 }
             }
         }

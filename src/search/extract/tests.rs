@@ -311,7 +311,8 @@ fn unshared(plan: &Plan, entries: Vec<IndexEntry>) -> Vec<IndexEntry> {
 /// The walk and the language itself must find the same.
 fn compare(plan: &Plan, oracle: &Plan, resource: &Value) -> usize {
     let options = Options { base: "http://here/fhir".into(), zone: TimeZone::UTC, ..Options::default() };
-    let (found, expected) = (unshared(plan, extract_by(plan, resource, &options)), extract_by(oracle, resource, &options));
+    let (found, expected) =
+        (unshared(plan, extract_by(plan, resource, resource, &options)), extract_by(oracle, resource, resource, &options));
     if found != expected {
         let (found, expected): (Vec<_>, Vec<_>) = (found.iter().map(show).collect(), expected.iter().map(show).collect());
         let only = |a: &[String], b: &[String]| a.iter().filter(|entry| !b.contains(entry)).cloned().collect::<Vec<_>>();
@@ -347,8 +348,9 @@ fn the_walk_finds_what_the_language_finds_in_invented_resources_of_every_type() 
         for _ in 0..4 {
             let mut resource = invent(definitions.structure(name).unwrap(), 0, &mut dice);
             resource["resourceType"] = json!(name);
+            resource["contained"] = json!([{ "resourceType": dice.pick(&["Patient", "Group", "Device"]), "id": "c1" }]);
             compare(plan, &oracle, &resource);
-            seen.extend(extract_by(plan, &resource, &Options::default()).into_iter().map(|entry| entry.param));
+            seen.extend(extract_by(plan, &resource, &resource, &Options::default()).into_iter().map(|entry| entry.param));
         }
     }
     assert!(seen.len() > 2_000, "only {} parameters had a value", seen.len());

@@ -9,7 +9,7 @@ use crate::fhir::time::parse_interval;
 use crate::fhir::{Interval, Reference, decimal};
 use crate::fhirpath::ucum;
 use crate::store::index::typed_system;
-use crate::store::{Facet, IndexValue};
+use crate::store::{Facet, Folding, IndexValue};
 use rust_decimal::Decimal;
 use serde_json::{Map, Value};
 
@@ -164,7 +164,7 @@ fn caseless(text: Option<&str>, push: &mut impl FnMut(Facet, IndexValue)) {
     if let IndexValue::Token { code, .. } = &value
         && code.bytes().any(|byte| byte.is_ascii_uppercase())
     {
-        push(Facet::Caseless, IndexValue::Token { system: None, code: code.to_ascii_lowercase().into() });
+        push(Facet::Caseless, IndexValue::Token { system: None, code: Folding::Case.of(code).into() });
     }
     push(Facet::Value, value);
 }
@@ -232,7 +232,12 @@ fn references(shape: Shape, value: &Value, options: &Options, push: &mut impl Fn
                 push(Facet::Value, local(type_name, id));
             }
         }
-        (_, Value::String(text)) => push_some(uri(text), push),
+        // A canonical with a fragment names a part of what it names without.
+        (_, Value::String(text)) => {
+            let whole = text.split_once('#').map(|(whole, _)| whole).filter(|whole| !whole.is_empty());
+            push_some(whole.and_then(uri), push);
+            push_some(uri(text), push);
+        }
         _ => {}
     }
 }
@@ -301,9 +306,8 @@ fn quantity(
     unit: Option<Box<str>>,
     push: &mut impl FnMut(Facet, IndexValue),
 ) {
-    let Some(written) = number(value) else { return };
-    let exact = if let Value::Number(number) = value { decimal::parse(number.as_str()) } else { None };
-    let amount = exact.and_then(|exact| amount(exact, system.as_deref()?, code.as_deref()?));
+    let (Some(written), Value::Number(digits)) = (number(value), value) else { return };
+    let amount = system.as_deref().zip(code.as_deref()).and_then(|(system, code)| amount(digits.as_str(), written, system, code));
     push(Facet::Value, IndexValue::Quantity { value: written, system, code, unit, amount: None });
     if let Some((dimension, amount)) = amount {
         let code = Some(dimension.into());
@@ -311,13 +315,18 @@ fn quantity(
     }
 }
 
-/// The dimension and the value in its base units, of a quantity in a UCUM unit that is known.
-pub(in crate::search) fn amount(value: Decimal, system: &str, code: &str) -> Option<(String, f64)> {
+/// The dimension and the value in its base units, of a quantity in a UCUM unit that is known. What needs more digits than are counted exactly
+/// is `nearest`.
+fn amount(digits: &str, nearest: f64, system: &str, code: &str) -> Option<(String, f64)> {
     if system != "http://unitsofmeasure.org" {
         return None;
     }
     let scale = ucum::scale(code)?;
-    Some((scale.measure.dimension.code(), decimal::to_f64(scale.base(value)?)))
+    let exact = decimal::parse(digits).and_then(|value| scale.base(value)).map(decimal::to_f64);
+    // What is too small for that has become nothing.
+    let exact = exact.filter(|amount| *amount != 0.0);
+    let amount = exact.unwrap_or_else(|| scale.base_of_nearest(nearest));
+    amount.is_finite().then(|| (scale.measure.dimension.code(), amount))
 }
 
 /// The least and the greatest of the samples, in the unit of the origin

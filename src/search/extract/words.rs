@@ -6,10 +6,10 @@ use crate::store::{IndexEntry, IndexValue, ParamId};
 use serde_json::Value;
 use std::collections::BTreeSet;
 
-/// Words that one resource is found by; a longer one is found by its beginning.
+/// Words that one resource is found by.
 const MOST_WORDS: usize = 2_000;
 /// Bytes of a word; longer ones are data rather than words.
-const LONGEST: usize = 64;
+pub const LONGEST: usize = 64;
 
 /// Adds the words of `resource`.
 pub(super) fn extract(text: ParamId, content: ParamId, resource: &Value, entries: &mut Vec<IndexEntry>) {
@@ -26,16 +26,13 @@ pub(super) fn extract(text: ParamId, content: ParamId, resource: &Value, entries
     narrative.into_iter().for_each(|word| push(text, word));
 }
 
-/// The words of a search or a text, in order.
-pub fn split(text: &str) -> impl Iterator<Item = String> {
-    let folded = fold(text);
-    let words: Vec<String> =
-        folded.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty() && word.len() <= LONGEST).map(str::to_owned).collect();
-    words.into_iter()
+/// The words of a search or a text, in order; some may be too long to be indexed.
+pub fn split(text: &str) -> Vec<String> {
+    fold(text).split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty()).map(str::to_owned).collect()
 }
 
 fn collect(text: &str, words: &mut BTreeSet<String>) {
-    for word in split(text) {
+    for word in split(text).into_iter().filter(|word| word.len() <= LONGEST) {
         if words.len() >= MOST_WORDS {
             return;
         }

@@ -40,24 +40,26 @@ impl Compiler<'_> {
                     Some(code) => sql.push(&format!("{alias}.code = ")).str(code),
                     None => sql.push("1 = 1"),
                 };
-                match system {
-                    SystemTest::Any => sql,
-                    SystemTest::Absent => sql.push(&format!(" AND {alias}.system = 0")),
-                    SystemTest::Is(system) => sql.push(&format!(" AND {alias}.system = ")).int(system_key(system)),
-                };
+                of_system(sql, &format!("{alias}.system"), system);
                 self.sql.push(")");
             }
             Test::TokenIn { system, codes } => {
                 sql.push(&format!("({alias}.code "));
                 one_of(sql, codes);
-                match system {
-                    SystemTest::Any => sql,
-                    SystemTest::Absent => sql.push(&format!(" AND {alias}.system = 0")),
-                    SystemTest::Is(system) => sql.push(&format!(" AND {alias}.system = ")).int(system_key(system)),
-                };
+                of_system(sql, &format!("{alias}.system"), system);
                 self.sql.push(")");
             }
             Test::TokenStarts(prefix) => starts_with(sql, &format!("{alias}.code"), prefix),
+            Test::TokenFolded { folding, system, code } => {
+                let small = format!("lower({alias}.code)");
+                let folded = match folding {
+                    Folding::Case => small,
+                    Folding::MediaType => format!("replace({small}, ' ', '')"),
+                };
+                sql.push(&format!("({folded} = ")).str(code);
+                of_system(sql, &format!("{alias}.system"), system);
+                self.sql.push(")");
+            }
             Test::TextStarts(folded) => starts_with(sql, &format!("{alias}.uri"), folded),
             Test::StringStarts(folded) => starts_with(sql, &format!("{alias}.folded"), folded),
             Test::StringIs(folded) => {
@@ -205,11 +207,7 @@ impl Compiler<'_> {
                     Some(value) => sql.push(&format!("({code} = ")).str(value),
                     None => sql.push("(1 = 1"),
                 };
-                match wanted {
-                    SystemTest::Any => sql,
-                    SystemTest::Absent => sql.push(&format!(" AND {system} = 0")),
-                    SystemTest::Is(uri) => sql.push(&format!(" AND {system} = ")).int(system_key(uri)),
-                };
+                of_system(sql, &system, wanted);
                 self.sql.push(")");
             }
             Test::StringStarts(folded) => {
@@ -261,6 +259,7 @@ impl Compiler<'_> {
             // No component is asked so.
             Test::TokenIn { .. }
             | Test::TokenStarts(_)
+            | Test::TokenFolded { .. }
             | Test::TextStarts(_)
             | Test::StringEnds(_)
             | Test::ReferenceTree { .. }
@@ -296,6 +295,15 @@ fn one_of(sql: &mut Sql, codes: &[String]) {
     match sql.dialect {
         Dialect::Sqlite => sql.push("IN (SELECT value FROM json_each(").str(&list).push("))"),
         Dialect::Postgres => sql.push("= ANY (ARRAY(SELECT jsonb_array_elements_text(CAST(").str(&list).push(" AS jsonb))))"),
+    };
+}
+
+/// ` AND` the `system|` part of a token, on the column that has the system's key.
+fn of_system(sql: &mut Sql, column: &str, system: &SystemTest) {
+    match system {
+        SystemTest::Any => sql,
+        SystemTest::Absent => sql.push(&format!(" AND {column} = 0")),
+        SystemTest::Is(system) => sql.push(&format!(" AND {column} = ")).int(system_key(system)),
     };
 }
 
@@ -337,7 +345,7 @@ pub(super) fn golden_link() -> Option<(TypeCode, ParamId)> {
 
 pub(super) fn test_table(test: &Test) -> &'static str {
     match test {
-        Test::Token { .. } | Test::TokenIn { .. } | Test::TokenStarts(_) => "token",
+        Test::Token { .. } | Test::TokenIn { .. } | Test::TokenStarts(_) | Test::TokenFolded { .. } => "token",
         Test::StringStarts(_) | Test::StringContains(_) | Test::StringExact(_) | Test::StringEnds(_) | Test::StringIs(_) => "string",
         Test::Reference { .. } | Test::ReferenceTree { .. } => "reference",
         Test::Uri(_) | Test::Canonical(_) | Test::UriBelow(_) | Test::UriAbove(_) | Test::TextStarts(_) => "uri",

@@ -230,7 +230,7 @@ fn is_bounded(test: &Test) -> bool {
         Test::Date { op, .. } => *op != DateOp::Ne,
         Test::Number { op, .. } | Test::Amount { op, .. } => *op != NumberOp::Ne,
         Test::Quantity { op, unit, .. } => *op != NumberOp::Ne && matches!(unit, Some(UnitTest { system: Some(_), .. })),
-        Test::StringContains(_) | Test::StringEnds(_) | Test::Near { .. } | Test::NoneOf(_) => false,
+        Test::TokenFolded { .. } | Test::StringContains(_) | Test::StringEnds(_) | Test::Near { .. } | Test::NoneOf(_) => false,
         _ => true,
     }
 }
@@ -266,7 +266,8 @@ pub(super) fn rank(filter: &Filter) -> Option<u8> {
             Test::Token { code: Some(_), .. } => 7,
             Test::UriBelow(_) => 8,
             Test::Number { .. } | Test::Quantity { .. } | Test::Date { .. } => 9,
-            Test::Token { .. } | Test::StringContains(_) | Test::StringEnds(_) | Test::Near { .. } | Test::NoneOf(_) => 10,
+            Test::Token { .. } | Test::TokenFolded { .. } => 10,
+            Test::StringContains(_) | Test::StringEnds(_) | Test::Near { .. } | Test::NoneOf(_) => 10,
             Test::At { .. } | Test::Before { .. } => return None,
         }),
         Filter::Chain { .. } | Filter::Canonical { .. } => Some(6),

@@ -79,7 +79,7 @@ impl Compiler<'_> {
                 self.sql.push(&format!(" AND ({alias}.target IN ("));
                 self.targets(targets);
                 self.sql.push(")");
-                if !self.entered && self.inside.is_none() {
+                if !self.entered {
                     self.sql.push(" OR ");
                     self.leads_within(targets, &alias);
                 }
@@ -244,9 +244,8 @@ fn probed_by_key(test: &Test) -> bool {
     match test {
         Test::Token { code, .. } => code.is_some(),
         Test::Uri(_) | Test::Canonical(_) | Test::UriAbove(_) => true,
-        Test::TokenIn { .. } | Test::TokenStarts(_) | Test::UriBelow(_) | Test::TextStarts(_) | Test::Composite(_) | Test::Near { .. } => {
-            false
-        }
+        Test::TokenIn { .. } | Test::TokenStarts(_) | Test::TokenFolded { .. } => false,
+        Test::UriBelow(_) | Test::TextStarts(_) | Test::Composite(_) | Test::Near { .. } => false,
         Test::NoneOf(tests) => !matches!(test_table(test), "token" | "uri" | "composite") && tests.iter().all(probed_by_key),
         _ => true,
     }

@@ -34,6 +34,30 @@ fn a_whole_system_a_list_and_an_exclude() {
 }
 
 #[test]
+fn a_list_means_its_codes_in_any_case_where_the_system_does_not_tell_it_apart() {
+    let mut system = animals();
+    system["caseSensitive"] = false.into();
+    let less =
+        json!({ "include": [{ "system": URL }], "exclude": [{ "system": URL, "concept": [{ "code": "DOG" }, { "code": "dodo" }] }] });
+    let some = json!({ "include": [{ "system": URL, "concept": [{ "code": "DOG" }, { "code": "Dog" }, { "code": "bird" }] }] });
+    for (compose, codes, members) in [
+        (less, &["mammal", "puppy", "whale", "bird"][..], &["Mammal", "BIRD"][..]),
+        (some, &["DOG", "bird"], &["dog", "DOG", "Dog", "Bird"]),
+    ] {
+        let terminology = holding(&[system.clone(), value_set("it", compose)]);
+        let answer = ask(&terminology, "ValueSet", "expand", &[("url", "http://test/vs/it")]).unwrap();
+        let expanded: Vec<&Value> = answer["expansion"]["contains"].as_array().unwrap().iter().map(|one| &one["code"]).collect();
+        assert_eq!(expanded, codes);
+        for code in ["dog", "DOG", "Dog", "dodo", "Mammal", "BIRD", "Bird"] {
+            let is_one = members.iter().any(|member| member.eq_ignore_ascii_case(code));
+            assert_eq!(terminology.is_member("http://test/vs/it", URL, code), Some(is_one), "{code}");
+        }
+        let listed = terminology.codes_of_set("http://test/vs/it", 10).unwrap();
+        assert_eq!(listed.iter().flat_map(|(_, codes)| codes).collect::<Vec<_>>(), codes);
+    }
+}
+
+#[test]
 fn every_filter_operator() {
     let cases: &[(&str, &str, &str, &[&str])] = &[
         ("concept", "is-a", "dog", &["dog", "puppy"]),
