@@ -214,7 +214,7 @@ both_databases!(
             assert!(page.contains("There is no such patient") && !page.contains("Whose record"), "{foreign}: {page}");
         }
         let chosen = browser.at_patients(&search("mushi").await, &cookie, &[("decision", "pick"), ("patient", "a")]).await;
-        assert!(chosen.contains("Whose record: <strong>Mushi, 19900101-1</strong>"), "{chosen}");
+        assert!(chosen.contains("Whose record: <strong>Mushi, born 1990-01-01, 19900101-1</strong>"), "{chosen}");
         let told = browser.agrees(&chosen, &cookie, "z").await;
         let (status, granted) = browser.redeems(text(&told, "code")).await;
         assert_eq!((status, text(&granted, "patient"), text(&granted, "scope")), (200, "a", "patient/*.rs launch/patient offline_access"));
