@@ -37,7 +37,7 @@ fn main() {
         for _ in 0..ROUNDS {
             for resource in resources {
                 let entries = extract(type_code, black_box(resource), &options);
-                black_box(about(type_code, black_box(resource), &entries, &options.base));
+                black_box(about(type_code, black_box(resource), &entries, &options));
             }
         }
         let spent = start.elapsed() / ROUNDS;

@@ -8,6 +8,7 @@ use lango::store::gate::{About, Traits};
 use lango::store::write::Change;
 use lango::store::{FacilityKey, IndexValue, Mutation, Store, Unit};
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 use std::time::Instant;
 
 pub const PEOPLE: usize = 100_000;
@@ -138,7 +139,7 @@ fn mutation(resource: &Value, owner: FacilityKey) -> Mutation {
     let type_code = definitions::r4().type_code(type_name).expect("a type of R4");
     let options = extract::Options::default();
     let entries = extract::extract(type_code, resource, &options);
-    let about = extract::about(type_code, resource, &entries, "");
+    let about = extract::about(type_code, resource, &entries, &options);
     let mut traits = Traits::default();
     if let About::Patient(_) = about {
         let indexed = |name: &str, id: &str| {
@@ -155,12 +156,13 @@ fn mutation(resource: &Value, owner: FacilityKey) -> Mutation {
             value_set: &|_| None,
             references_of: &|_| Vec::new(),
             called: &|_| Some(Vec::new()),
-            organisation: &|names| names.into_iter().next(),
+            organisation: &|names| names.into_iter().collect(),
+            former: &[],
             of_age: None,
         };
         let consent = Consent::read(resource, &reading).expect("a small Consent");
         let patient = resource["patient"]["reference"].as_str().and_then(|name| name.strip_prefix("Patient/")).expect("a patient");
-        gate::rules(&consent, vec![patient.into()])
+        gate::rules(&consent, vec![patient.into()], BTreeSet::from([patient.into()]))
     });
     let head = format!(r#"{{"resourceType":"{type_name}","id":"{id}","meta":{{"versionId":"1","lastUpdated":""#);
     let mut rest = resource.as_object().expect("an object").clone();

@@ -24,6 +24,9 @@ impl Answered {
     }
 }
 
+/// A Consent as it is stored, whom it covers, what there was when it was written, where it stood before.
+type Written = (Value, Covers, BTreeMap<String, Record>, Vec<Place>);
+
 pub struct World<'a> {
     pub setting: &'a Setting,
     pub number: u64,
@@ -35,8 +38,7 @@ pub struct World<'a> {
     pub began: jiff::Timestamp,
     /// By `Type/id`.
     pub records: BTreeMap<String, Record>,
-    /// As it is stored, whom it covers, what there was when it was written, where it stood before.
-    pub consents: Vec<(Value, Covers, BTreeMap<String, Record>, Vec<Place>)>,
+    pub consents: Vec<Written>,
     /// In the order of writing.
     pub written: Vec<String>,
 }
