@@ -4,6 +4,7 @@
 use super::App;
 use crate::definitions;
 use crate::fhir::time::Micros;
+use crate::ingest::RefusalKind;
 use crate::store::Unit;
 use crate::store::write::WriteError;
 use anyhow::Context as _;
@@ -33,7 +34,14 @@ impl App {
                 for stored in &rows {
                     let names = [(type_code, stored.id.to_string())];
                     for stored in self.store.read_many(&names).await? {
-                        mutations.push(self.writer.renewed(&stored).await.map_err(|refusal| anyhow::anyhow!("{refusal:?}"))?);
+                        match self.writer.renewed(&stored).await {
+                            Ok(mutation) => mutations.push(mutation),
+                            // Deeper or larger than is read: what it was taken to allow and deny stays, and nobody waits for it.
+                            Err(refusal) if refusal.kind == RefusalKind::Invalid => {
+                                tracing::warn!(consent = %stored.id, "a stored Consent is not read again: it is too large; write a smaller one in its place");
+                            }
+                            Err(refusal) => anyhow::bail!("{refusal:?}"),
+                        }
                     }
                 }
                 match self.store.commit(Unit { mutations, ..Unit::default() }).await {

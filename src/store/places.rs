@@ -133,11 +133,12 @@ async fn write(
     let rows: Vec<(ResourceKey, usize, &At)> =
         own.flat_map(|(consent, places)| places.iter().enumerate().map(move |(nth, at)| (*consent, nth, at))).collect();
     for chunk in rows.chunks(CHUNK) {
+        let texts = chunk.iter().map(|(.., (_, place))| serde_json::to_string(place)).collect::<Result<Vec<String>, _>>();
+        let texts = texts.map_err(|error| sqlx::Error::Encode(error.into()))?;
         let mut sql = Sql::new(connection.dialect());
         sql.push("INSERT INTO consent_place (consent, nth, patient, place) VALUES ");
-        sql.join(chunk, ", ", |sql, (consent, nth, (patient, place))| {
-            let text = serde_json::to_string(place).unwrap_or_default();
-            sql.push("(").int(*consent).push(", ").int(*nth as i64).push(", ").int(*patient).push(", ").str(&text).push(")");
+        sql.join(chunk.iter().zip(&texts), ", ", |sql, ((consent, nth, (patient, _)), text)| {
+            sql.push("(").int(*consent).push(", ").int(*nth as i64).push(", ").int(*patient).push(", ").str(text).push(")");
         });
         connection.execute(sql).await?;
     }
