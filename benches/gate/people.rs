@@ -158,6 +158,7 @@ fn mutation(resource: &Value, owner: FacilityKey) -> Mutation {
             called: &|_| Some(Vec::new()),
             organisation: &|names| names.into_iter().collect(),
             former: &[],
+            recorded: lango::fhir::time::now(),
             of_age: None,
         };
         let consent = Consent::read(resource, &reading).expect("a small Consent");

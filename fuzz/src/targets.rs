@@ -89,10 +89,13 @@ pub fn bundle(bytes: &[u8]) {
 
 /// XML to JSON and back, and JSON to XML.
 pub fn xml_both_ways(bytes: &[u8]) {
-    if let Ok(read) = xml::to_json(bytes) {
-        _ = xml::from_json(&read);
+    for json in [xml::to_json(bytes).ok(), Some(bytes.to_vec())].into_iter().flatten() {
+        let Ok(written) = xml::from_json(&json) else { continue };
+        let read = xml::to_json(&written).expect("XML that cannot be read back");
+        let Ok(written) = xml::from_json(&read) else { continue };
+        let again = xml::to_json(&written).expect("XML that cannot be read back");
+        assert_eq!(json::parse(&read).ok(), json::parse(&again).ok(), "XML that reads otherwise when written");
     }
-    _ = xml::from_json(bytes);
 }
 
 /// A patch of each kind, read and applied to a resource; what comes of it is bounded.

@@ -124,7 +124,16 @@ impl Directory {
         let all = [&names.organisations, &names.people, &names.groups, &names.aliases].into_iter().flatten().cloned().collect();
         let perhaps = self.perhaps(all).await?;
         names.aliases.extend(perhaps);
+        let folded: Vec<Name> =
+            [&names.organisations, &names.people, &names.aliases].into_iter().flatten().filter_map(|name| self.folded(name)).collect();
+        names.aliases.extend(folded);
         Ok(names)
+    }
+
+    /// The code of a facility or the number of a practitioner as [`folded`].
+    fn folded(&self, name: &Name) -> Option<Name> {
+        let (system, value) = name.split_once('|')?;
+        (system == self.facility_system || system == self.practitioner_system).then(|| folded(system, value))
     }
 
     /// Everything that who is called so may be called, and belong to, whoever says so.
@@ -196,6 +205,11 @@ impl Directory {
         let page = self.store.search(&query, MOST, None).await?;
         Ok(page.rows.into_iter().filter(|stored| stored.owner == 0 || stored.owner == owner).collect())
     }
+}
+
+/// A code without case and blanks: a denial means whoever has it but for these.
+pub fn folded(system: &str, code: &str) -> Name {
+    format!("{system}|{}", code.trim().to_lowercase())
 }
 
 /// These names and all by which the same ones may be called, whoever says so: what has an identifier in common is perhaps one, and a practitioner is who

@@ -10,8 +10,10 @@ use crate::definitions;
 use crate::fhir::Interval;
 use crate::fhir::reference::Reference;
 use crate::store::gate::{self, AudiencePart, Hands, Members, Membership, Precedence, Rule, Rules, Succession, Test, Traits};
+use crate::store::system_key;
 use serde_json::Value;
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
+use std::sync::LazyLock;
 
 /// What rules may ask of a resource with these facts. References that are `indexed` (type, id) are left out: the store has them as
 /// index rows. Those that no search parameter knows are words like the rest.
@@ -109,10 +111,10 @@ fn local(name: &str) -> Option<(&str, &str)> {
 
 /// The rules that `consent` sets for `patients` (ids), all of whom it covers; what it permits, for `permitted` of them.
 pub fn rules(consent: &Consent, patients: Vec<Box<str>>, permitted: BTreeSet<Box<str>>) -> Rules {
-    let succession = match (consent.standing, consent.places.last()) {
-        (Standing::Mistaken, _) => Succession::Never,
-        (Standing::InForce | Standing::Withdrawn, Some(place)) => Succession::Takes(place.clone()),
-        (Standing::Void(_), _) | (_, None) => Succession::Keeps,
+    let succession = match &consent.takes {
+        _ if consent.standing == Standing::Mistaken => Succession::Never,
+        Some(place) => Succession::Takes(place.clone()),
+        None => Succession::Keeps,
     };
     let mut said: Vec<Rule> = match consent.standing {
         Standing::InForce => consent::compile(consent).rules.iter().filter_map(rule).collect(),
@@ -285,6 +287,18 @@ fn all_words<'a>(
 /// Facts as the store has them.
 pub fn numbers(facts: &BTreeSet<consent::Fact>) -> Vec<i64> {
     Traits::new(facts.iter().map(consent::Fact::as_str), None).facts().to_vec()
+}
+
+/// The label that stands in the store as this number, if it is one that has a meaning here.
+pub fn label_of(number: i64) -> Option<Coding> {
+    static LABELS: LazyLock<HashMap<i64, Coding>> = LazyLock::new(|| {
+        let fact = |label: &Coding| match vocabulary::Confidentiality::of(label) {
+            Some(level) => consent::Fact::confidentiality(level),
+            None => consent::Fact::label(label),
+        };
+        vocabulary::labels().map(|label| (system_key(fact(&label).as_str()), label)).collect()
+    });
+    LABELS.get(&number).cloned()
 }
 
 #[cfg(test)]

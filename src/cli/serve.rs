@@ -23,11 +23,15 @@ impl Serve {
     pub(super) async fn run(self, common: &Common) -> anyhow::Result<ExitCode> {
         let settings = common.settings(Overrides { listen: self.listen, auth: self.auth, database: None })?;
         // Before anything is announced, so that no signal is missed.
-        let shutdown = shutdown_signal()?;
+        let mut shutdown = Box::pin(shutdown_signal()?);
         let listener = TcpListener::bind(settings.listen)
             .await
             .with_context(|| format!("cannot listen on {}: choose another address with --listen", settings.listen))?;
-        let server = Server::prepare(settings, listener).await?;
+        // What a start has to do may take long, and can be interrupted.
+        let server = tokio::select! {
+            server = Server::prepare(settings, listener) => server?,
+            () = &mut shutdown => return Ok(ExitCode::SUCCESS),
+        };
         // The one line on standard output; whoever started us reads it.
         let mut out = std::io::stdout().lock();
         writeln!(out, "lango listening on {}://{}", server.scheme(), server.address())?;

@@ -150,6 +150,11 @@ impl Structure {
         Some((usize::from(*at), element, element.types.get(usize::from(*kind))?))
     }
 
+    /// Whether XML has this element as an attribute: the ids of elements, and the URLs of extensions. Neither has extensions of its own.
+    pub fn is_attribute(&self, name: &str) -> bool {
+        (name == "id" && self.kind != StructureKind::Resource) || (name == "url" && self.name == "Extension")
+    }
+
     /// The element with this FHIRPath name: `value`, not `valueQuantity`.
     pub fn element(&self, name: &str) -> Option<&Element> {
         self.elements.iter().find(|element| element.name == name)

@@ -4,13 +4,16 @@
 //! `arbitrary_precision`), because bytes are truth: what a facility sent is what a reader gets. This room
 //! parses them strictly ([`json`]), tells instants and partial dates as half-open intervals ([`time`]),
 //! reads decimals with their precision ([`decimal`]), takes references apart ([`reference`]), tells which Consent takes
-//! another's place ([`series`]), folds text for comparison ([`text`]) and says what is wrong in the specification's own form ([`outcome`]).
+//! another's place ([`series`]), folds text for comparison ([`text`]), makes XML of JSON and back ([`xml`]), keeps
+//! narratives such that it can ([`narrative`]) and says what is wrong in the specification's own form ([`outcome`]).
 //!
 //! It must never know where a resource is kept or how it arrived.
 
 pub mod decimal;
 pub mod json;
 pub mod json_patch;
+pub mod markup;
+pub mod narrative;
 pub mod outcome;
 pub mod placeholder;
 pub mod reference;

@@ -3,7 +3,8 @@
 //! A Consent stands in a [`Place`]. What it said while it was in force keeps its place when it is ended, so that what it replaced stays replaced; only one that
 //! was entered in error never had one. An organisation is the same when the two share any of its names. Of several organisations and
 //! policies one of each in common is enough to take away what the older permits; what it denies goes only with a newer one under all of them,
-//! that nothing newer stands over: what cannot be told closes.
+//! that nothing newer stands over: what cannot be told closes. One without organisation or policy is of no series: it stands beside all others, and what it
+//! replaced when it was of one stays replaced.
 //!
 //! The engine reads Consents by this, and the store keeps what it says up to date in the transaction that writes one.
 
@@ -36,6 +37,11 @@ pub enum Replaced {
 }
 
 impl Place {
+    /// Whether it can replace anything, or be replaced.
+    fn is_of_series(&self) -> bool {
+        !self.policies.is_empty() && self.organisations.iter().any(|names| !names.is_empty())
+    }
+
     fn shares(&self, organisation: &BTreeSet<String>) -> bool {
         self.organisations.iter().any(|one| !one.is_disjoint(organisation))
     }
@@ -54,43 +60,45 @@ impl Place {
             && other.organisations.iter().all(|organisation| self.shares(organisation))
     }
 
-    /// Whether it was given after the other: by what they say, and where that does not tell, by which was recorded first. `later`: of two that were
-    /// recorded at once it is the later.
-    fn is_newer(&self, other: &Place, later: bool) -> bool {
+    /// Whether it was given after the other, or may have been: by what they say, and where that does not tell, by which was recorded first. Each of two that
+    /// were recorded at one instant may be the newer.
+    fn is_newer(&self, other: &Place) -> bool {
         if self.given.low >= other.given.high {
             true
         } else if other.given.low >= self.given.high {
             false
         } else {
-            (self.recorded, later) > (other.recorded, !later)
+            self.recorded >= other.recorded
         }
     }
 }
 
-/// The places of a Consent that had `former` ones and stands in this one from now on; the last is the present one. Saying the same again, or something
-/// else under the same organisation and policy, makes it no newer than when it was first recorded.
+/// The places of a Consent that had `former` ones and stands in this one from now on; the last is the present one, of no series where it names no organisation
+/// or no policy. Saying the same again, or something else under the same organisation and policy, makes it no newer than when it was first recorded.
 pub fn after(former: Vec<Place>, now: Place) -> Vec<Place> {
-    let (same, mut places): (Vec<Place>, Vec<Place>) = former.into_iter().partition(|place| place.touches(&now));
+    let former = former.into_iter().filter(Place::is_of_series);
+    let (same, mut places): (Vec<Place>, Vec<Place>) = former.partition(|place| place.touches(&now));
     let recorded = same.iter().map(|place| place.recorded).fold(now.recorded, Micros::min);
-    places.push(Place { recorded, ..now });
+    // Nothing is given after it was recorded: a date that lies ahead tells no more than that it was given by then.
+    let low = if now.given.low > now.recorded { recorded } else { now.given.low };
+    let given = Interval { low, high: now.given.high.min(now.recorded.saturating_add(1)) };
+    places.push(Place { given, recorded, ..now });
     places
 }
 
-/// What others have taken the place of, for each of these Consents (with all places that each has, the present one last), in the order in which they were
-/// recorded where nothing else tells.
+/// What others have taken the place of, for each of these Consents, with all places that each has, the present one last.
 pub fn replaced(consents: &[&[Place]]) -> Vec<Replaced> {
     let all: Vec<(usize, &Place)> =
         consents.iter().enumerate().flat_map(|(number, places)| places.iter().map(move |place| (number, place))).collect();
     let newer = |number: usize, place: &Place| -> Vec<(usize, &Place)> {
-        let stands_over =
-            |(other, newer): &&(usize, &Place)| *other != number && newer.touches(place) && newer.is_newer(place, *other > number);
+        let stands_over = |(other, newer): &&(usize, &Place)| *other != number && newer.touches(place) && newer.is_newer(place);
         all.iter().filter(stands_over).copied().collect()
     };
     let is_covered = |number: usize, place: &Place| newer(number, place).iter().any(|(_, newer)| newer.covers(place));
     let of = |(number, places): (usize, &&[Place])| {
         let Some(place) = places.last() else { return Replaced::Nothing };
         let newer = newer(number, place);
-        // Where the dates go round in a circle everything is older than something: then all that was denied stays.
+        // Where the dates go round in a circle, or two were recorded at once, everything is older than something: then all that was denied stays.
         if newer.iter().any(|(other, newer)| newer.covers(place) && !is_covered(*other, newer)) {
             Replaced::Everything
         } else if newer.is_empty() {
@@ -134,7 +142,9 @@ mod tests {
             (on((15, 16), 1), on((10, 30), 2), [Everything, Nothing]),
             (on(WHENEVER, 1), on((10, 20), 2), [Everything, Nothing]),
             (on((10, 20), 2), on(WHENEVER, 1), [Nothing, Everything]),
-            (on((10, 20), 1), on((10, 20), 1), [Everything, Nothing]),
+            // Nor can it be told of two that were recorded at once.
+            (on((10, 20), 1), on((10, 20), 1), [Permits, Permits]),
+            (on((10, 20), 1), on((20, 30), 1), [Everything, Nothing]),
         ] {
             assert_eq!(of(&[first.clone(), second.clone()]), expected, "{first:?} {second:?}");
         }
@@ -169,7 +179,7 @@ mod tests {
 
     #[test]
     fn what_was_said_keeps_its_place() {
-        let on = |policy: &str, recorded| place(&[&["o"]], &[policy], WHENEVER, recorded);
+        let on = |policy: &str, recorded| place(&[&["o"]], &[policy], (Interval::MIN, 0), recorded);
         let touched = after(vec![on("x", 1)], on("x", 9));
         assert_eq!(touched, [on("x", 1)], "no newer than before");
         let moved = after(touched, on("y", 10));
@@ -177,5 +187,37 @@ mod tests {
         assert_eq!(after(moved.clone(), on("x", 11)), [on("y", 10), on("x", 1)], "and back");
         // What the one said before still stands over what it replaced.
         assert_eq!(replaced(&[&[on("x", 0)], &moved]), [Replaced::Everything, Replaced::Nothing]);
+    }
+
+    #[test]
+    fn what_left_its_series_is_replaced_no_more_and_what_it_replaced_stays_so() {
+        let on = |policies: &[&str], recorded| place(&[&["o"]], policies, (Interval::MIN, 0), recorded);
+        for left in [
+            on(&[], 9),
+            Place { organisations: Vec::new(), ..on(&["x"], 9) },
+            Place { organisations: vec![BTreeSet::new()], ..on(&["x"], 9) },
+        ] {
+            let places = after(vec![on(&["x"], 2)], left.clone());
+            assert_eq!(places, [on(&["x"], 2), left.clone()]);
+            let again = after(places.clone(), Place { recorded: 10, ..left.clone() });
+            assert_eq!(again.len(), 2, "it is touched as often as one likes");
+            let (older, newer) = ([on(&["x"], 1)], [on(&["x"], 5)]);
+            assert_eq!(replaced(&[&older, &places, &newer]), [Replaced::Everything, Replaced::Nothing, Replaced::Nothing]);
+            assert_eq!(replaced(&[&older, &places]), [Replaced::Everything, Replaced::Nothing]);
+            assert_eq!(after(places, on(&["x"], 11)), [on(&["x"], 2)], "and back");
+        }
+    }
+
+    #[test]
+    fn nothing_is_given_after_it_was_recorded() {
+        let on = |given, recorded| place(&[&["o"]], &["x"], given, recorded);
+        let (ahead, later) = (after(Vec::new(), on((90, 91), 10)), after(Vec::new(), on((0, 50), 20)));
+        assert_eq!(replaced(&[&ahead, &later]), [Replaced::Everything, Replaced::Nothing]);
+        let touched = after(ahead, on((90, 91), 30));
+        assert_eq!(replaced(&[&touched, &later]), [Replaced::Everything, Replaced::Nothing], "an edit brings nothing back");
+        let renewed = after(touched, on((25, 26), 30));
+        assert_eq!(replaced(&[&renewed, &later]), [Replaced::Nothing, Replaced::Everything], "a later date does");
+        let old = after(Vec::new(), on((1, 2), 40));
+        assert_eq!(replaced(&[&after(Vec::new(), on((90, 91), 10)), &old]), [Replaced::Nothing, Replaced::Everything], "nor is it of yore");
     }
 }

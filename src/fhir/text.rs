@@ -13,26 +13,36 @@ pub fn clip(text: &str) -> &str {
 
 /// The form that a default string search compares: decomposed, marks dropped, lower case, white space runs as one space.
 pub fn fold(text: &str) -> String {
-    let mut folded = String::with_capacity(text.len());
+    let length = text.len();
+    if text.is_ascii() {
+        squeezed(length, text.chars().map(|c| c.to_ascii_lowercase()))
+    } else {
+        squeezed(length, text.nfkd().filter(|c| !is_combining_mark(*c)).flat_map(char::to_lowercase))
+    }
+}
+
+/// What codes are compared by where case says nothing: lower case, white space runs as one space, and otherwise as it is.
+pub fn small(text: &str) -> String {
+    squeezed(text.len(), text.chars().flat_map(char::to_lowercase))
+}
+
+/// White space runs as one space, none at the ends.
+fn squeezed(length: usize, text: impl Iterator<Item = char>) -> String {
+    let mut squeezed = String::with_capacity(length);
     let mut space = true;
-    let mut push = |c: char| {
+    for c in text {
         if c.is_whitespace() {
             if !space {
-                folded.push(' ');
+                squeezed.push(' ');
             }
             space = true;
         } else {
-            folded.push(c);
+            squeezed.push(c);
             space = false;
         }
-    };
-    if text.is_ascii() {
-        text.chars().for_each(|c| push(c.to_ascii_lowercase()));
-    } else {
-        text.nfkd().filter(|c| !is_combining_mark(*c)).flat_map(char::to_lowercase).for_each(&mut push);
     }
-    if folded.ends_with(' ') {
-        folded.pop();
+    if squeezed.ends_with(' ') {
+        squeezed.pop();
     }
-    folded
+    squeezed
 }

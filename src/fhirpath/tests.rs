@@ -204,6 +204,16 @@ fn long_texts_cannot_fill_the_memory() {
 }
 
 #[test]
+fn patterns_are_compiled_once_and_few_at_a_time() {
+    let names: Vec<Value> = (0..1000).map(|n| json!({ "text": format!("x{n}") })).collect();
+    let patient = json!({ "resourceType": "Patient", "name": names });
+    let evaluate = |text: &str| Expression::parse(text).unwrap().evaluate(&patient, &Env::default()).map(|nodes| nodes.len());
+    assert_eq!(evaluate("name.text.select($this.matches('^x[0-9]+$'))"), Ok(1000));
+    // A pattern for each text.
+    assert_eq!(evaluate("name.text.select('x'.matches($this))"), Err(EvalError::TooCostly));
+}
+
+#[test]
 fn r4_invariants_hold_and_fail_where_they_should() {
     let patient = |contained: &str| {
         json!({ "resourceType": "Patient", "contained": [{ "resourceType": "Organization", "id": "o" }],

@@ -118,19 +118,23 @@ pub struct Prefer {
 
 impl Prefer {
     pub fn of(headers: &HeaderMap) -> Prefer {
-        let mut prefer = Prefer::default();
+        let (mut prefer, mut strict) = (Prefer::default(), None);
         for value in headers.get_all("prefer") {
             for part in value.to_str().unwrap_or_default().split([',', ';']).map(str::trim) {
-                match part {
-                    "return=minimal" => prefer.answer = Some(Return::Minimal),
-                    "return=representation" => prefer.answer = Some(Return::Representation),
-                    "return=OperationOutcome" => prefer.answer = Some(Return::OperationOutcome),
-                    "handling=strict" => prefer.strict = true,
-                    _ => {}
+                let answer = match part {
+                    "return=minimal" => Some(Return::Minimal),
+                    "return=representation" => Some(Return::Representation),
+                    "return=OperationOutcome" => Some(Return::OperationOutcome),
+                    _ => None,
+                };
+                // Of one that is said twice the first counts (RFC 7240, section 2).
+                prefer.answer = prefer.answer.or(answer);
+                if let (None, Some(handling)) = (strict, part.strip_prefix("handling=")) {
+                    strict = Some(handling == "strict");
                 }
             }
         }
-        prefer
+        Prefer { strict: strict == Some(true), ..prefer }
     }
 }
 
@@ -162,6 +166,19 @@ mod tests {
             assert_eq!(wanted(&headers, Some(text)).ok(), Some(Format::Xml), "{text}");
         }
         assert!(wanted(&headers, Some("ttl")).is_err());
+    }
+
+    #[test]
+    fn the_first_preference_of_a_kind_counts() {
+        let of = |texts: &[&str]| {
+            let mut headers = HeaderMap::new();
+            texts.iter().for_each(|text| _ = headers.append("prefer", text.parse().unwrap()));
+            Prefer::of(&headers)
+        };
+        let first = of(&["return=minimal, return=representation", "return=OperationOutcome"]);
+        assert_eq!(first, Prefer { answer: Some(Return::Minimal), strict: false });
+        assert!(of(&["respond-async; handling=strict, handling=lenient"]).strict);
+        assert!(!of(&["handling=lenient", "handling=strict"]).strict);
     }
 
     #[test]

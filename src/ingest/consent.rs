@@ -14,15 +14,16 @@ use crate::access::consent::{self, Consent, Name, Reached, Reading};
 use crate::access::gate;
 use crate::definitions;
 use crate::fhir::series::Place;
-use crate::fhir::time::{Micros, parse_interval};
+use crate::fhir::time::{Micros, now, parse_interval};
 use crate::fhir::{Issue, IssueCode};
+use crate::registry::RegistryError;
 use crate::store::consents::Counted;
 use crate::store::gate::{About, Precedence, Rules, Succession, Traits};
 use crate::store::write::Change;
 use crate::store::{FacilityKey, Mutation, ResourceKey, Scope, Stored, TypeCode};
 use jiff::ToSpan as _;
 use jiff::tz::TimeZone;
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// The kind of the job that tells who asked for a consent what became of it; its payload names the Consent.
@@ -51,6 +52,9 @@ type ValueSets<'a> = &'a (dyn Fn(&str) -> Option<Vec<Coding>> + Sync);
 /// From this age on a permit that a guardian gave no longer holds.
 const OF_AGE: i64 = 18;
 
+/// How far clocks may differ, and zones.
+const A_DAY: Micros = 86_400_000_000;
+
 /// Versions of one Consent that are read again.
 const VERSIONS: u32 = 10_000;
 
@@ -71,14 +75,28 @@ fn target(name: &str) -> Option<(TypeCode, String)> {
     Some((definitions::r4().type_code(type_name)?, id.to_owned()))
 }
 
+/// A Consent that is in force and names no Patient of this server would be believed, and would deny nothing.
+fn nobodys() -> Refusal {
+    let words = "Whose consent this is cannot be told, so it would permit and deny nothing. Send the Patient of this server as patient.reference, such as \
+                 Patient/123 (GET Patient?identifier=system|value finds it; within a transaction the reference may be Patient?identifier=system|value).";
+    Refusal::new(RefusalKind::Invalid, Issue::error(IssueCode::Required, words).at("Consent.patient"))
+}
+
 impl Writer {
     /// What `resource`, a Consent, allows whom, and of whose records.
     pub(super) async fn consent_rules(&self, resource: &Value) -> Result<Rules, Refusal> {
         // What is in a value set changes without the Consent: the rule names it.
         let named = |url: &str| Some(vec![Coding::new(gate::VALUE_SET, url)]);
-        let Some((patient, consent)) = self.understood(resource, &named, &[]).await? else { return Ok(Rules::default()) };
-        let person = self.registry().person(&patient).await.map_err(Refusal::internal)?;
+        let recorded = now();
+        self.check_date(resource, recorded)?;
+        let Some((patient, consent)) = self.understood(resource, &named, (&[], recorded)).await? else {
+            return if consent::is_in_force(resource) { Err(nobodys()) } else { Ok(Rules::default()) };
+        };
+        let mut person = self.registry().person(&patient).await.map_err(Refusal::internal)?;
         let agreeing = self.registry().agreeing(&patient, &person).await.map_err(Refusal::internal)?;
+        if consent::is_in_force(resource) {
+            person.extend(self.numbered(resource).await?);
+        }
         let mut rules = rules_of(&consent, patient, person, agreeing);
         if let Succession::Takes(place) = &mut rules.succession {
             // Now, as the store will say.
@@ -87,11 +105,42 @@ impl Writer {
         Ok(rules)
     }
 
+    /// Nothing is given after it was recorded: a date that lies ahead would keep what is said until then from being newer. What ends a Consent always may.
+    fn check_date(&self, consent: &Value, recorded: Micros) -> Result<(), Refusal> {
+        let text = |key: &str| consent.get(key).and_then(Value::as_str);
+        let given = text("dateTime").and_then(|text| parse_interval(text, &self.options().zone));
+        if matches!(text("status"), Some("active" | "proposed")) && given.is_some_and(|given| given.low > recorded.saturating_add(A_DAY)) {
+            let words = "The date lies ahead, and nothing is given after it was recorded: send when the consent was given.";
+            return Err(Refusal::new(RefusalKind::Invalid, Issue::error(IssueCode::BusinessRule, words).at("Consent.dateTime")));
+        }
+        Ok(())
+    }
+
+    /// The ids by which those are known who carry the strong identifier that the Consent gives of its Patient beside the reference: they are denied what it
+    /// denies. What it permits, it permits of the Patient that the reference names.
+    async fn numbered(&self, consent: &Value) -> Result<BTreeSet<String>, Refusal> {
+        let mut found = BTreeSet::new();
+        let identifier = consent.pointer("/patient/identifier").cloned().unwrap_or_default();
+        for (system, value) in self.registry().strong_identifiers(&json!({ "identifier": [identifier] })) {
+            match self.registry().identified(&system, &value, &Scope::All).await {
+                Ok(ids) => found.extend(ids),
+                Err(RegistryError::TooMany) => {
+                    let words = "Too many Patients carry this identifier: it cannot be a person's own.";
+                    let issue = Issue::error(IssueCode::BusinessRule, words).at("Consent.patient.identifier");
+                    return Err(Refusal::new(RefusalKind::Invalid, issue));
+                }
+                Err(error) => return Err(Refusal::internal(error)),
+            }
+        }
+        Ok(found)
+    }
+
     /// What a stored Consent, read again as Consents are read now, allows whom: of those whom it covers already, and those linked since of whom it denies
-    /// something. All that it said since it was first recorded counts for where it stands. The mutation changes nothing else of it.
-    pub async fn renewed(&self, stored: &Stored) -> Result<Mutation, Refusal> {
+    /// something. All that it said since it was first recorded counts for where it stands. The mutation changes nothing else of it; `None`: what is stored is
+    /// no JSON, so what it was taken to say stays.
+    pub async fn renewed(&self, stored: &Stored) -> Result<Option<Mutation>, Refusal> {
         let named = |url: &str| Some(vec![Coding::new(gate::VALUE_SET, url)]);
-        let (mut places, mut last) = (Vec::new(), None);
+        let (mut places, mut last, mut numbered) = (Vec::new(), None, BTreeSet::new());
         let mut versions = self.store().history(stored.type_code, &stored.id, None, VERSIONS, &Scope::All).await?;
         versions.reverse();
         for version in &versions {
@@ -99,11 +148,36 @@ impl Writer {
                 last = None;
                 continue;
             };
-            let resource: Value = serde_json::from_slice(body).map_err(Refusal::internal)?;
-            last = self.understood(&resource, &named, &places).await?;
+            let Ok(mut resource) = serde_json::from_slice::<Value>(body) else {
+                tracing::warn!(consent = %stored.id, version = version.version, "a stored Consent is no JSON: write it again");
+                if version.version == stored.version {
+                    return Ok(None);
+                }
+                continue;
+            };
+            let past = (places.as_slice(), version.updated);
+            last = match self.understood(&resource, &named, past).await {
+                Err(refusal) if refusal.kind == RefusalKind::Invalid => {
+                    tracing::warn!(consent = %stored.id, version = version.version,
+                        "a stored Consent is deeper or larger than is read: until it is written again it permits nothing and denies everybody");
+                    // What cannot be told closes. It stands where it stood, so that what it replaced does not come back.
+                    if let Some(members) = resource.as_object_mut() {
+                        members.insert("provision".to_owned(), json!({ "type": "deny" }));
+                    }
+                    match self.understood(&resource, &named, past).await {
+                        Err(refusal) if refusal.kind == RefusalKind::Invalid => None,
+                        understood => understood?,
+                    }
+                }
+                understood => understood?,
+            };
             if let Some((_, consent)) = &last {
                 places.clone_from(&consent.places);
             }
+            numbered = match self.numbered(&resource).await {
+                Err(refusal) if refusal.kind == RefusalKind::Invalid => BTreeSet::new(),
+                numbered => numbered?,
+            };
         }
         let mut rules = match last {
             None => Rules::default(),
@@ -112,7 +186,7 @@ impl Writer {
                 let person = self.registry().person(&patient).await.map_err(Refusal::internal)?;
                 let mut agreeing = self.registry().agreeing(&patient, &person).await.map_err(Refusal::internal)?;
                 agreeing.retain(|id| *id == patient || covered.permitted.contains(id));
-                let mut rules = rules_of(&consent, patient, person.into_iter().chain(covered.all).collect(), agreeing);
+                let mut rules = rules_of(&consent, patient, person.into_iter().chain(covered.all).chain(numbered).collect(), agreeing);
                 for rule in rules.rules.iter_mut().filter(|rule| matches!(rule.precedence, Precedence::Permit | Precedence::DefaultPermit))
                 {
                     rule.period.high = covered.until.map_or(rule.period.high, |until| rule.period.high.min(until));
@@ -121,7 +195,7 @@ impl Writer {
             }
         };
         rules.succession = Succession::Has(places);
-        Ok(Mutation {
+        Ok(Some(Mutation {
             type_code: stored.type_code,
             id: stored.id.clone(),
             base_version: stored.version,
@@ -131,7 +205,7 @@ impl Writer {
             about: About::Consent,
             traits: Traits::default(),
             rules: Some(rules),
-        })
+        }))
     }
 
     /// The Consents that speak of these Patients, each read as it stands now, for a decision on what is not in the store. Which Patients a
@@ -143,30 +217,38 @@ impl Writer {
         };
         let mut found: BTreeMap<ResourceKey, Vec<Consent>> = BTreeMap::new();
         let mut read: HashMap<ResourceKey, Option<Consent>> = HashMap::new();
-        for Counted { patient, consent: stored, permits } in self.store().consents_about(patients).await? {
+        for Counted { patient, consent: stored, until } in self.store().consents_about(patients).await? {
             let consent = match read.get(&stored.key) {
                 Some(known) => known.clone(),
                 None => {
                     let resource: Value = serde_json::from_slice(stored.body.as_deref().unwrap_or(b"null")).map_err(Refusal::internal)?;
                     // What others have taken the place of the store has left out.
-                    let consent =
-                        self.understood(&resource, &listed, &[]).await?.map(|(_, consent)| Consent { places: Vec::new(), ..consent });
+                    let consent = self
+                        .understood(&resource, &listed, (&[], stored.updated))
+                        .await?
+                        .map(|(_, consent)| Consent { places: Vec::new(), ..consent });
                     read.insert(stored.key, consent.clone());
                     consent
                 }
             };
-            let counts = |consent: Consent| if permits { consent } else { Consent { permits_until: Micros::MIN, ..consent } };
+            // A birth date that was corrected since may have ended it; the Consent alone does not tell.
+            let counts = |consent: Consent| Consent { permits_until: consent.permits_until.min(until.unwrap_or(Micros::MIN)), ..consent };
             found.entry(patient).or_default().extend(consent.map(counts));
         }
         Ok(found)
     }
 
     /// What a Consent says, and the id of the Patient that it names; `None`: it names none. `value_set` tells what is in one.
-    /// `former`: where it stood before.
-    async fn understood(&self, resource: &Value, value_set: ValueSets<'_>, former: &[Place]) -> Result<Option<(String, Consent)>, Refusal> {
+    /// `past`: where it stood before, and when it was recorded.
+    async fn understood(
+        &self,
+        resource: &Value,
+        value_set: ValueSets<'_>,
+        past: (&[Place], Micros),
+    ) -> Result<Option<(String, Consent)>, Refusal> {
         let references = self.referred(resource).await?;
         let called = self.called(resource).await?;
-        let reading = (value_set, former);
+        let reading = (value_set, past);
         let consent = self.read_consent(resource, &references, &called, None, reading)?;
         let Some(patient) = consent.patient.as_deref().and_then(|name| name.strip_prefix("Patient/")).map(str::to_owned) else {
             return Ok(None);
@@ -181,7 +263,7 @@ impl Writer {
         references: &HashMap<Name, Vec<Reached>>,
         called: &Called,
         of_age: Option<Micros>,
-        (value_set, former): (ValueSets<'_>, &[Place]),
+        (value_set, (former, recorded)): (ValueSets<'_>, (&[Place], Micros)),
     ) -> Result<Consent, Refusal> {
         let references_of = |name: &str| references.get(name).cloned().unwrap_or_default();
         let options = self.options();
@@ -193,6 +275,7 @@ impl Writer {
             called: &|name| called.of(name),
             organisation: &|names| called.organisation(names),
             former,
+            recorded,
             of_age,
         };
         Consent::read(resource, &reading).map_err(|error| {

@@ -6,7 +6,7 @@ use crate::definitions;
 use crate::fhir::{Interval, Issue, IssueCode, text};
 use crate::search::{self, ParseOptions};
 use crate::store::query::{DateOp, NumberOp, SystemTest, Test};
-use crate::store::{Filter, IndexEntry, IndexValue, ParamId, Precondition, Query, Scope, Store, Stored, TypeCode};
+use crate::store::{Filter, IndexEntry, IndexValue, Precondition, Query, Scope, Store, Stored, TypeCode};
 use std::collections::BTreeSet;
 
 /// Search criteria that are to mean one resource.
@@ -15,17 +15,16 @@ pub struct Criteria {
     pub(super) query: Query,
     /// What was asked, before the caller's rights narrow the query: what a transaction writes is judged by this.
     asked: Vec<Filter>,
-    claims: Vec<String>,
 }
 
 impl Criteria {
     /// Reads `identifier=…&…`; what the caller may not see does not match, and is told to be denied if it is named by its id.
     pub fn parse(type_code: TypeCode, text: &str, scope: &Scope, options: &ParseOptions) -> Result<Criteria, Vec<Issue>> {
-        let (query, claims) = search::conditional(type_code, text, scope.clone(), options)?;
+        let query = search::conditional(type_code, text, scope.clone(), options)?;
         if let Some(trail) = audit::current() {
             trail.names(query.named());
         }
-        Ok(Criteria { asked: query.filters.clone(), query, claims })
+        Ok(Criteria { asked: query.filters.clone(), query })
     }
 
     /// The first `most` of the resources that match.
@@ -36,7 +35,7 @@ impl Criteria {
     /// That the same resources still match when the transaction is applied.
     pub fn precondition(self, matched: &[Stored]) -> Precondition {
         let expected = matched.iter().map(|stored| stored.id.to_string()).collect();
-        Precondition { query: self.query, expected, claims: self.claims }
+        Precondition { query: self.query, expected }
     }
 
     /// Whether a resource of the same transaction, not stored yet, matches. `None`: it depends on other resources or on the
@@ -53,32 +52,13 @@ impl Criteria {
         listed("", self.asked.iter().map(meaning))
     }
 
-    /// Values of which every match has one; `None`: these criteria name none.
-    pub fn exact(&self) -> Option<Vec<(ParamId, &str)>> {
-        self.asked.iter().find_map(|filter| match filter {
-            Filter::Param { param, tests } => tests.iter().map(|test| Some((*param, exact(test)?))).collect(),
-            _ => None,
-        })
+    pub fn type_code(&self) -> TypeCode {
+        self.query.type_code
     }
-}
 
-/// The one value that passes the test.
-fn exact(test: &Test) -> Option<&str> {
-    match test {
-        Test::Token { code, .. } => code.as_deref(),
-        Test::Uri(uri) => Some(uri),
-        Test::Reference { id, .. } => Some(id),
-        _ => None,
-    }
-}
-
-/// What [`exact`] is compared with.
-pub fn exact_value(value: &IndexValue) -> Option<&str> {
-    match value {
-        IndexValue::Token { code, .. } => Some(code),
-        IndexValue::Uri(uri) => Some(uri),
-        IndexValue::Reference { id, .. } => Some(id),
-        _ => None,
+    /// What was asked: all of these.
+    pub fn asked(&self) -> &[Filter] {
+        &self.asked
     }
 }
 
@@ -238,6 +218,13 @@ pub fn perhaps_another(other: &str) -> Refusal {
     Refusal::new(RefusalKind::Malformed, Issue::error(IssueCode::NotSupported, words))
 }
 
+/// The refusal when holding the criteria of a transaction against its own resources would take too long.
+pub fn too_many() -> Refusal {
+    let words = "There are too many entries to be held against these criteria and those before them: send fewer at a time, or use criteria that \
+                 name an identifier or another code, a reference, the beginning of a text or a date.";
+    Refusal::new(RefusalKind::Malformed, Issue::error(IssueCode::TooCostly, words))
+}
+
 /// The refusal when two entries of a transaction are about one resource (<https://hl7.org/fhir/R4/http.html#trules>).
 pub fn same_resource(other: &str) -> Refusal {
     let words = format!("{other} is about the same resource: a transaction may be about a resource once.");
@@ -260,7 +247,7 @@ mod tests {
     use super::*;
 
     fn criteria(filters: Vec<Filter>) -> Criteria {
-        Criteria { asked: filters.clone(), query: Query { type_code: 1, filters, scope: Scope::All, sort: Vec::new() }, claims: Vec::new() }
+        Criteria { asked: filters.clone(), query: Query { type_code: 1, filters, scope: Scope::All, sort: Vec::new() } }
     }
 
     #[test]
@@ -301,8 +288,5 @@ mod tests {
             assert_ne!(read(text).meaning(), same.meaning(), "{text}");
         }
         assert_eq!(read("identifier=urn:s|1,2").meaning(), read("identifier=2,urn:s|1").meaning());
-        let identifier = definitions::r4().param(patient, "identifier").unwrap().id;
-        assert_eq!(read("name=x&identifier=urn:s|1,2").exact(), Some(vec![(identifier, "1"), (identifier, "2")]));
-        assert_eq!(read("name=x&birthdate=2000").exact(), None);
     }
 }

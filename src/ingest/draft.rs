@@ -5,6 +5,7 @@ use crate::access::consent::vocabulary::Coding;
 use crate::access::consent::{self, Sensitive};
 use crate::access::gate;
 use crate::definitions;
+use crate::fhir::narrative;
 use crate::fhir::time::{Micros, format_instant};
 use crate::search::extract;
 use crate::store::gate::{About, Traits};
@@ -39,8 +40,9 @@ pub struct Draft {
 
 impl Draft {
     /// Makes a draft of `resource`, which is stored under `id` whatever id it carries. `meta.versionId` and `meta.lastUpdated`
-    /// are the server's and are dropped; the rest of `meta` stays.
+    /// are the server's and are dropped; the rest of `meta` stays. Narratives are settled.
     pub fn new(type_code: TypeCode, id: &str, mut resource: Value, making: &Making) -> Draft {
+        narrative::settle(&mut resource);
         if let Some(members) = resource.as_object_mut() {
             members.insert("id".to_owned(), Value::from(id));
             if let Some(Value::Object(fields)) = members.get_mut("meta") {

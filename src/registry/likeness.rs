@@ -8,9 +8,12 @@ const NAMES: usize = 5;
 const WORDS: usize = 5;
 /// `YYYY-MM-DD`.
 const DAY: usize = 10;
+const YEAR: usize = 4;
 
 /// Whether what two Patients say of themselves tells that they are one person: the same day of birth, or a name of which one leaves out no more than words of the
-/// other; and nothing that speaks against it. Where neither says anything, the number that they share is all that is known of both.
+/// other; and nothing that speaks against it. A name of one word tells it only where that is all that the one is called, and the sex or the year of birth is the
+/// same or that is all that the other is called too: many names of one word are guesses. Where neither says anything, the number that they share is all that is
+/// known of both.
 pub fn agree(one: &Value, other: &Value) -> bool {
     let born = |patient: &Value| patient.get("birthDate").and_then(Value::as_str).map(str::to_owned);
     let same_day = born(one).is_some_and(|day| day.len() >= DAY && born(other) == Some(day));
@@ -39,8 +42,17 @@ fn words(patient: &Value) -> BTreeSet<String> {
 
 /// In what order the words stand tells nothing.
 fn have_a_name_in_common(one: &Value, other: &Value) -> bool {
-    let [one, other] = [one, other].map(full_names);
-    one.iter().any(|name| other.iter().any(|known| name.is_subset(known) || known.is_subset(name)))
+    let is_all = |patient: &Value, name: &BTreeSet<String>| words(patient) == *name;
+    let same_sex = [one, other].map(|patient| patient.get("gender").and_then(Value::as_str));
+    let same_sex = same_sex[0] == same_sex[1] && same_sex[0].is_some_and(|sex| SEXES.contains(&sex));
+    let year = |patient: &Value| patient.get("birthDate").and_then(Value::as_str).and_then(|date| date.get(..YEAR)).map(str::to_owned);
+    let is_borne_out = same_sex || year(one).is_some_and(|born| year(other) == Some(born));
+    let tells = |common: &BTreeSet<String>| {
+        let all = [one, other].iter().filter(|patient| is_all(patient, common)).count();
+        common.len() > 1 || all == 2 || all == 1 && is_borne_out
+    };
+    let [ones, others] = [one, other].map(full_names);
+    ones.iter().any(|name| others.iter().any(|known| name.is_subset(known) && tells(name) || known.is_subset(name) && tells(known)))
 }
 
 /// Each name as the set of its words.
@@ -93,7 +105,13 @@ mod tests {
             (json!({ "birthDate": "1990" }), false),
             (json!({ "name": [{ "text": "ASHA mushi" }] }), true),
             (json!({ "gender": "unknown", "birthDate": "1990", "name": [{ "text": "ASHA" }] }), true),
-            (json!({ "name": [{ "family": "Mushi" }] }), true),
+            (json!({ "name": [{ "family": "Mushi" }] }), false),
+            (json!({ "name": [{ "family": "Mushi" }], "gender": "female" }), true),
+            (json!({ "name": [{ "family": "Mushi", "text": "MUSHI" }], "birthDate": "1990" }), true),
+            (json!({ "name": [{ "family": "Mushi", "text": "Asha Mushi" }] }), true),
+            // Guesses.
+            (json!({ "name": [{ "text": "Neema" }, { "text": "Asha" }], "gender": "female", "birthDate": "1990" }), false),
+            (json!({ "name": [{ "family": "Juma", "text": "Asha" }], "gender": "female" }), false),
             (json!({ "name": [{ "text": "Asha Neema Mushi" }] }), true),
             (json!({ "name": [{ "text": "Neema Mushi" }] }), false),
             // Many names at once are nobody's.
@@ -105,6 +123,8 @@ mod tests {
         ] {
             assert_eq!((agree(&asha, &other), agree(&other, &asha)), (expected, expected), "{other}");
         }
+        let (mushi, other) = (json!({ "name": [{ "family": "Mushi" }] }), json!({ "name": [{ "text": "mushi" }] }));
+        assert!(agree(&mushi, &other), "it is all that either is called");
         let silent = json!({ "gender": "female" });
         assert!(agree(&silent, &json!({})), "nothing but the number is known of either");
     }

@@ -295,7 +295,12 @@ impl Registry {
             let done = if sources.len() < 2 { self.leave(id).await } else { self.write_golden(&sources, &identifiers).await };
             match done {
                 Ok(left) => {
-                    self.uncover(id).await?;
+                    let golden = self.golden_of(sources.iter()).await?;
+                    let mut known: BTreeSet<String> = golden.into_iter().map(|(id, _)| id).chain(sources.iter().cloned()).collect();
+                    known.insert(id.to_owned());
+                    for id in &known {
+                        self.uncover(id).await?;
+                    }
                     return Ok((sources, left));
                 }
                 Err(RegistryError::Write(WriteError::Stale)) => {
@@ -307,14 +312,16 @@ impl Registry {
         Err(RegistryError::Write(WriteError::Stale))
     }
 
-    /// What others permitted of this source while it was linked with them, they permit no longer when it is somebody else's; what they denied stays denied until
-    /// their Consents are written again.
+    /// What others permitted of this Patient while they were one person of whom the same was said, they permit no longer when it is somebody else's, or when
+    /// something else is said; what they denied stays denied until their Consents are written again.
     async fn uncover(&self, id: &str) -> Result<(), RegistryError> {
         let mut foreign = self.store.covered_by_others(self.patient, id, self.consent_patient).await?;
         let mut persons: BTreeMap<String, bool> = BTreeMap::new();
         for cover in &foreign {
             if !persons.contains_key(&cover.given_by) {
-                persons.insert(cover.given_by.clone(), self.person(&cover.given_by).await?.contains(id));
+                let person = self.person(&cover.given_by).await?;
+                let agrees = person.contains(id) && self.agreeing(&cover.given_by, &person).await?.contains(id);
+                persons.insert(cover.given_by.clone(), agrees);
             }
         }
         foreign.retain(|cover| persons.get(&cover.given_by) != Some(&true));
@@ -393,7 +400,7 @@ impl Registry {
     /// are replaced by it. Answers those who were linked with them and no longer share.
     ///
     /// Two who saw different parts of one person at once would each make one: so it rests on nobody else having linked any of the sources
-    /// meanwhile, and whoever shares an identifier waits for the other.
+    /// meanwhile, and whoever links one of the same waits for the other.
     async fn write_golden(
         &self,
         sources: &BTreeSet<String>,
@@ -404,11 +411,7 @@ impl Registry {
         if linking.len() > MAX_SOURCES {
             return Err(RegistryError::TooMany);
         }
-        let rests_on = Precondition {
-            query,
-            expected: linking.iter().map(|stored| stored.id.to_string()).collect(),
-            claims: identifiers.iter().map(|(system, value)| format!("golden|{system}|{value}")).collect(),
-        };
+        let rests_on = Precondition { query, expected: linking.iter().map(|stored| stored.id.to_string()).collect() };
         let existing: Vec<Stored> = linking.into_iter().filter(|stored| golden_body(stored).is_some()).collect();
         let linked: BTreeSet<String> = existing.iter().filter_map(body).flat_map(|golden| golden::sources(&golden)).collect();
         let mut existing: BTreeMap<i64, Stored> = existing.into_iter().map(|stored| (stored.key, stored)).collect();

@@ -4,7 +4,12 @@ use crate::definitions::{self, ElementKind, Primitive, SearchParam};
 
 /// Those of the parameter's plain paths.
 pub(super) fn of(param: &SearchParam) -> impl Iterator<Item = &'static str> {
-    param.expression.split('|').filter_map(|path| of_path(path.trim()))
+    among(&param.expression)
+}
+
+/// Those of the plain paths that are joined in an expression.
+pub(super) fn among(expression: &str) -> impl Iterator<Item = &'static str> {
+    expression.split('|').filter_map(|path| of_path(path.trim()))
 }
 
 fn of_path(path: &str) -> Option<&'static str> {

@@ -7,23 +7,14 @@ use super::parse::{CONTROLS, CURSOR, ParseOptions, limits, path};
 use crate::definitions;
 use crate::fhir::text::MOST_INDEXED;
 use crate::fhir::{Issue, IssueCode};
-use crate::store::query::{Filter, Test};
 use crate::store::{Query, Scope, TypeCode};
-use std::collections::BTreeSet;
-
-/// Types that a bare id may stand for before its claims are not worth listing.
-const MAX_TYPES: usize = 8;
 
 /// A text that is this long or shorter is in the index as a whole: what was cut may lack three bytes more, to end with a character.
 const MOST_WHOLE: usize = MOST_INDEXED - 4;
 
-/// Reads `criteria`, the query string of If-None-Exist, a conditional update or a conditional reference. Gives the query and
-/// the claims that serialise racing requests: one for each exact value, sorted, or one for the whole type when the criteria
-/// name none. Anything unknown is an error, because leaving it out would match other resources.
-///
-/// A claim is `Type|parameter||code`: the system is left blank, since `system|code` and `code` may mean the same resource and so
-/// must share a key (see [`crate::store::Precondition`]).
-pub fn conditional(type_code: TypeCode, criteria: &str, scope: Scope, options: &ParseOptions) -> Result<(Query, Vec<String>), Vec<Issue>> {
+/// Reads `criteria`, the query string of If-None-Exist, a conditional update or a conditional reference. Anything unknown is an
+/// error, because leaving it out would match other resources.
+pub fn conditional(type_code: TypeCode, criteria: &str, scope: Scope, options: &ParseOptions) -> Result<Query, Vec<Issue>> {
     let type_name = definitions::r4().type_name(type_code);
     let criteria =
         criteria.split_once('?').filter(|(before, _)| *before == type_name || before.is_empty()).map_or(criteria, |(_, query)| query);
@@ -62,52 +53,7 @@ pub fn conditional(type_code: TypeCode, criteria: &str, scope: Scope, options: &
     if !errors.is_empty() {
         return Err(errors);
     }
-    let claims = claims(type_name, &query.filters);
-    Ok((query, claims))
-}
-
-fn claims(type_name: &str, filters: &[Filter]) -> Vec<String> {
-    let mut claims = BTreeSet::new();
-    for filter in filters {
-        match filter {
-            Filter::Id(ids) => claims.extend(ids.iter().map(|id| format!("{type_name}|_id||{id}"))),
-            Filter::Any(_) | Filter::Param { .. } => claims.extend(exact(type_name, filter).unwrap_or_default()),
-            _ => {}
-        }
-    }
-    if claims.is_empty() {
-        claims.insert(type_name.to_owned());
-    }
-    claims.into_iter().collect()
-}
-
-/// The claims of a filter all of whose alternatives are exact values.
-fn exact(type_name: &str, filter: &Filter) -> Option<Vec<String>> {
-    match filter {
-        Filter::Any(filters) => {
-            filters.iter().map(|filter| exact(type_name, filter)).collect::<Option<Vec<_>>>().map(|claims| claims.concat())
-        }
-        Filter::Param { param, tests } => {
-            let code = &definitions::r4().param_by_id(*param & 0xff_ffff)?.code;
-            let mut claims = Vec::new();
-            for test in tests {
-                match test {
-                    Test::Token { code: Some(value), .. } => claims.push(format!("{type_name}|{code}||{value}")),
-                    Test::Uri(uri) | Test::Canonical(uri) => {
-                        let address = uri.split(['|', '#']).next().unwrap_or_default();
-                        claims.push(format!("{type_name}|{code}||{address}"));
-                    }
-                    Test::Reference { type_codes, id } if type_codes.len() <= MAX_TYPES => {
-                        let names = type_codes.iter().map(|type_code| definitions::r4().type_name(*type_code));
-                        claims.extend(names.map(|target| format!("{type_name}|{code}||{target}/{id}")));
-                    }
-                    _ => return None,
-                }
-            }
-            Some(claims)
-        }
-        _ => None,
-    }
+    Ok(query)
 }
 
 #[cfg(test)]
@@ -115,29 +61,9 @@ mod tests {
     use super::*;
     use jiff::tz::TimeZone;
 
-    fn read(type_name: &str, criteria: &str) -> Result<(Query, Vec<String>), Vec<Issue>> {
+    fn read(type_name: &str, criteria: &str) -> Result<Query, Vec<Issue>> {
         let options = ParseOptions::new("http://localhost/fhir", TimeZone::UTC);
         conditional(definitions::r4().type_code(type_name).unwrap(), criteria, Scope::All, &options)
-    }
-
-    #[test]
-    fn every_exact_value_is_a_claim() {
-        let claims = read("Patient", "identifier=urn:mrn|77,urn:mrn|12&active=true&name=ada").unwrap().1;
-        assert_eq!(claims, ["Patient|active||true", "Patient|identifier||12", "Patient|identifier||77"]);
-        assert_eq!(read("Observation", "subject=Patient/1").unwrap().1, ["Observation|subject||Patient/1"]);
-        assert_eq!(read("Patient", "?_id=a").unwrap().1, ["Patient|_id||a"]);
-    }
-
-    #[test]
-    fn a_code_with_and_without_its_system_share_a_claim() {
-        assert_eq!(read("Patient", "identifier=urn:mrn|77").unwrap().1, read("Patient", "identifier=77").unwrap().1);
-    }
-
-    #[test]
-    fn criteria_without_an_exact_value_claim_the_whole_type() {
-        for criteria in ["name=ada", "birthdate=1990", "identifier=urn:mrn|", "identifier=77,urn:mrn|", "organization.name=x"] {
-            assert_eq!(read("Patient", criteria).unwrap().1, ["Patient"], "{criteria}");
-        }
     }
 
     #[test]

@@ -8,19 +8,22 @@ mod about;
 pub mod contained;
 mod medicines;
 mod plan;
+mod references;
 pub(super) mod values;
 pub(super) mod words;
 
 #[cfg(test)]
 mod tests;
 
-pub use about::{BROKEN_GLASS, GLASS_REVIEW, NOTICE, about, is_about_nobody, tells_of_broken_glass};
+pub use about::{BROKEN_GLASS, GLASS_REVIEW, NOTICE, about, is_about_nobody, is_staffs, tells_of_broken_glass, type_said};
+pub use medicines::{Named as NamedMedicine, TYPES as MEDICINES, named as named_medicines};
+pub use references::references;
 
 use super::media_type;
-use super::own::{Own, OwnParams};
-use crate::definitions::{self, SearchParam};
+use super::own::{Own, OwnParam, OwnParams};
+use crate::definitions::{self, ParamKind, SearchParam};
 use crate::fhir::Reference;
-use crate::fhirpath::{Env, Expression, Node};
+use crate::fhirpath::{Env, Expression, KeyPath, Node};
 use crate::store::{Facet, Folding, IndexEntry, IndexValue, ParamId, TypeCode};
 use jiff::tz::TimeZone;
 use plan::{Composite, Emit, General, Part, Plan, Target};
@@ -59,14 +62,11 @@ pub fn extract(type_code: TypeCode, resource: &Value, options: &Options) -> Vec<
     let Some(plan) = plan_of(type_code) else { return Vec::new() };
     let mut entries = extract_by(plan, resource, resource, options);
     let own = options.own.load();
-    for own in own.of(type_code) {
-        let general = General { param: own.param.id, kind: own.param.kind, expression: own.expression.clone(), parts: own.parts.clone() };
-        evaluate(&general, resource, &Env::default(), options, &mut entries);
-    }
+    own.of(type_code).iter().for_each(|own| evaluate_own(own, resource, &Env::default(), options, &mut entries));
     if !own.of(type_code).is_empty() {
         sort(&mut entries);
     }
-    medicines::extract(type_code, resource, options, &mut entries);
+    medicines::extract(resource, options, &mut entries);
     contained::extract(resource, options, &mut entries);
     entries
 }
@@ -93,8 +93,25 @@ pub fn identifier_places(type_code: TypeCode, param: ParamId) -> Vec<ParamId> {
 }
 
 /// How spellings of a token parameter's values that mean the same are told to be so, if there are such ([`Facet::Caseless`]).
-pub(super) fn folding(type_code: TypeCode, param: ParamId) -> Option<Folding> {
-    plan_of(type_code)?.folding.get(&param).copied()
+pub(super) fn folding(type_code: TypeCode, param: &SearchParam) -> Option<Folding> {
+    match definitions::r4().param_by_id(param.id) {
+        Some(_) => plan_of(type_code)?.folding.get(&param.id).copied(),
+        // An own parameter is in no plan.
+        None => own_folding(type_code, param),
+    }
+}
+
+/// The same for an own parameter; none where its expression is more than a walk.
+pub(super) fn own_folding(type_code: TypeCode, param: &SearchParam) -> Option<Folding> {
+    if param.kind != ParamKind::Token {
+        return None;
+    }
+    if media_type::is_of(param) {
+        return Some(Folding::MediaType);
+    }
+    let paths = Expression::parse(&param.expression).ok()?.key_paths(definitions::r4().type_name(type_code))?;
+    let is_caseless = |path: &KeyPath| matches!(Shape::of(path.type_name), Shape::Text | Shape::ContactPoint);
+    paths.iter().any(is_caseless).then_some(Folding::Case)
 }
 
 /// By what a reference parameter names its targets.
@@ -243,6 +260,15 @@ fn push_product(param: ParamId, values: &[Vec<IndexValue>], entries: &mut Vec<In
         rows = longer.take(MAX_COMBINATIONS).collect();
     }
     entries.extend(rows.into_iter().map(|row| IndexEntry { param, value: IndexValue::Composite(row) }));
+}
+
+/// The values of an own parameter.
+fn evaluate_own<'a>(own: &OwnParam, resource: &'a Value, env: &Env<'a>, options: &Options, entries: &mut Vec<IndexEntry>) {
+    let general = General { param: own.param.id, kind: own.param.kind, expression: own.expression.clone(), parts: own.parts.clone() };
+    evaluate(&general, resource, env, options, entries);
+    if own.folding == Some(Folding::MediaType) {
+        media_type::index(own.param.id, entries);
+    }
 }
 
 /// Evaluates what is more than a walk. A resource on which the expression has no meaning has no such entry.

@@ -110,7 +110,16 @@ impl<'a> Reader<'a> {
         match (chain, operand) {
             (Some(chain), _) => self.chain(type_code, param, modifier, chain, operand, depth),
             (None, Operand::Query(value)) => self.leaf(type_code, param, modifier, value),
-            (None, Operand::Operator { operator, value }) => self.compared(type_code, param, operator, value),
+            (None, Operand::Operator { operator, value }) => match modifier {
+                None => self.compared(type_code, param, operator, value),
+                // Nothing says what the two would mean together.
+                Some(modifier) => {
+                    let words = "_filter compares by its operators alone: leave out what stands after the colon; not (…) negates, co contains, \
+                                 in and ni ask value sets, and a reference says its type as Type/id";
+                    let hint = if MODIFIERS.contains(&modifier) { "" } else { ", which is no modifier either" };
+                    Err(bad(IssueCode::Invalid, format!("'{}' has the modifier ':{}'{hint}; {words}", shown(code), shown(modifier))))
+                }
+            },
         }
     }
 
@@ -387,7 +396,7 @@ fn places(type_code: TypeCode, param: &SearchParam) -> Vec<(ParamId, Kind)> {
 /// Filters for tests of one parameter, any of which may hold: one for each index that they look into.
 fn indexed(type_code: TypeCode, param: &SearchParam, reading: Reading, tests: Vec<Test>) -> Vec<Filter> {
     let mut groups: Vec<((Facet, bool), Vec<Test>)> = Vec::new();
-    let (tests, in_one_form) = match folding(type_code, param.id).filter(|_| param.kind == ParamKind::Token) {
+    let (tests, in_one_form) = match folding(type_code, param).filter(|_| param.kind == ParamKind::Token) {
         Some(folding) => folded(folding, reading, tests),
         None => (tests, Vec::new()),
     };

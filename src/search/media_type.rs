@@ -14,7 +14,12 @@ const VALUE_SET: &str = "http://hl7.org/fhir/ValueSet/mimetypes";
 
 /// Whether the parameter's values are media types.
 pub(super) fn is_of(param: &SearchParam) -> bool {
-    bindings::of(param).any(|binding| binding == VALUE_SET)
+    is_among(&param.expression)
+}
+
+/// Whether one of the plain paths that are joined in an expression leads to media types.
+pub(super) fn is_among(expression: &str) -> bool {
+    bindings::among(expression).any(|binding| binding == VALUE_SET)
 }
 
 /// `:below` and `:above`: by the type alone, with the subtype or with parameters.

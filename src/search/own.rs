@@ -5,10 +5,12 @@
 //! ([`crate::app`]), and only when that is done may a search name the parameter: until then it would find too little. A changed definition
 //! is another number, so it begins anew. The parameters of R4 are not changed by resources that define them again.
 
+use super::extract::own_folding;
+use super::media_type;
 use crate::definitions::{self, Component, ParamKind, SearchParam};
 use crate::fhir::IssueCode;
 use crate::fhirpath::Expression;
-use crate::store::{Query, Scope, Store, TypeCode};
+use crate::store::{Folding, Query, Scope, Store, TypeCode};
 use arc_swap::ArcSwap;
 use serde_json::Value;
 use std::collections::HashMap;
@@ -40,6 +42,8 @@ pub struct OwnParam {
     /// Everything stored is indexed by it.
     pub ready: bool,
     pub(super) expression: Expression,
+    /// How spellings of its values that mean the same are told to be so.
+    pub(super) folding: Option<Folding>,
     /// Of a composite: the parts of what the expression finds.
     pub(super) parts: Vec<(ParamKind, Expression)>,
     /// The id of its SearchParameter.
@@ -87,6 +91,8 @@ pub struct Definition {
     types: Vec<TypeCode>,
     targets: Vec<TypeCode>,
     expression: Expression,
+    /// The same as it is written.
+    text: String,
     components: Vec<(Component, Expression)>,
     digest: String,
 }
@@ -147,9 +153,14 @@ impl Definition {
         for (component, _) in &components {
             what.push_str(&format!("\n{}\n{}", component.code, component.expression));
         }
+        // Those of before did not index media types in their one form.
+        if media_type::is_among(expression) {
+            what.push_str("\nmedia types");
+        }
         let digest = blake3::hash(what.as_bytes()).to_hex().get(..32).unwrap_or_default().to_owned();
         let url = text("url").map(str::to_owned);
-        Ok(Some(Definition { id: id.to_owned(), url, code: code.to_owned(), kind, types, targets, expression: parsed, components, digest }))
+        let (id, code, text) = (id.to_owned(), code.to_owned(), expression.to_owned());
+        Ok(Some(Definition { id, url, code, kind, types, targets, expression: parsed, text, components, digest }))
     }
 }
 
@@ -218,13 +229,14 @@ pub async fn refresh(store: &Store, own: &OwnParams) -> Result<Vec<Unindexed>, s
                 code: definition.code.clone(),
                 kind: definition.kind,
                 definition: definition.url.clone().unwrap_or_default(),
-                expression: String::new(),
+                expression: definition.text.clone(),
                 targets: definition.targets.clone(),
                 components: definition.components.iter().map(|(component, _)| component.clone()).collect(),
             };
             let expression = definition.expression.clone();
             let parts = definition.components.iter().map(|(component, parsed)| (component.kind, parsed.clone())).collect();
-            let own = OwnParam { param, ready: number.ready, expression, parts, defined_by: definition.id.clone() };
+            let folding = own_folding(*type_code, &param);
+            let own = OwnParam { param, ready: number.ready, expression, folding, parts, defined_by: definition.id.clone() };
             next.by_type.entry(*type_code).or_default().push(own);
         }
         if !number.ready {

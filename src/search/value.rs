@@ -9,6 +9,7 @@ use crate::store::index::typed_system;
 use crate::store::query::{DateOp, NumberOp, SystemTest, Test, UnitTest};
 use crate::store::{Facet, ParamId, TypeCode};
 use rust_decimal::Decimal;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// The system by which R4 lets a boolean be searched as a token.
@@ -139,6 +140,7 @@ impl Values<'_> {
             Test::Token { system: SystemTest::Is(system), code: Some(code) } if self.is_bare(param, system, code) => {
                 Some(Test::Token { system: absent, code: Some(code.clone()) })
             }
+            Test::Token { system: SystemTest::Is(system), code: None } => self.bare_codes(param, system),
             Test::TokenIn { system: SystemTest::Is(system), codes } => {
                 let bare: Arc<[String]> = codes.iter().filter(|code| self.is_bare(param, system, code)).cloned().collect();
                 (!bare.is_empty()).then_some(Test::TokenIn { system: absent, codes: bare })
@@ -152,6 +154,17 @@ impl Values<'_> {
     fn is_bare(&self, param: &SearchParam, system: &str, code: &str) -> bool {
         let mut sets = bindings::of(param).filter_map(|binding| self.definitions.code_set(binding));
         sets.any(|set| set.contains(system, code)) || system == media_type::SYSTEM && media_type::is_of(param)
+    }
+
+    /// Every code of a system that an element of the parameter says without it; of media types there is no list, and no other codes stand there.
+    fn bare_codes(&self, param: &SearchParam, system: &str) -> Option<Test> {
+        if system == media_type::SYSTEM && media_type::is_of(param) {
+            return Some(Test::Token { system: SystemTest::Absent, code: None });
+        }
+        let groups = bindings::of(param).filter_map(|binding| self.definitions.code_set(binding)).flat_map(|set| set.groups());
+        let codes = groups.filter(|group| group.system == system).flat_map(|group| &group.codes);
+        let codes: BTreeSet<String> = codes.map(|code| (*code).to_owned()).collect();
+        (!codes.is_empty()).then(|| Test::TokenIn { system: SystemTest::Absent, codes: codes.into_iter().collect() })
     }
 
     /// The codes of a value set, as this parameter's elements may say them.

@@ -54,6 +54,16 @@ fn a_code_element_is_found_with_the_system_that_its_value_set_implies() {
     assert_eq!(plain("Observation", "status", "http://hl7.org/fhir/observation-status|final").len(), 2);
     assert_eq!(plain("Patient", "address-use", "http://hl7.org/fhir/address-use|home").len(), 2);
     assert_eq!(plain("Observation", "code", "http://loinc.org|8867-4").len(), 1);
+    // The system alone means each of its codes.
+    let codes = ["female", "male", "other", "unknown"].map(str::to_owned);
+    let all = [
+        Test::Token { system: SystemTest::Is(gender.into()), code: None },
+        Test::TokenIn { system: SystemTest::Absent, codes: codes.to_vec().into() },
+    ];
+    assert_eq!(plain("Patient", "gender", &format!("{gender}|")), all);
+    assert_eq!(plain("Patient", "gender", "urn:other|").len(), 1);
+    let media = [SystemTest::Is("urn:ietf:bcp:13".into()), SystemTest::Absent].map(|system| Test::Token { system, code: None });
+    assert_eq!(plain("DocumentReference", "contenttype", "urn:ietf:bcp:13|"), media);
 }
 
 #[test]

@@ -406,6 +406,19 @@ impl Store {
         Ok(self.integers(find).await?.first().copied())
     }
 
+    /// Whether anybody who logs in, or has sent something, has this code of a facility, or number of a practitioner. `code`: in lower case, trimmed.
+    pub async fn has_login(&self, code: &str, is_facility: bool) -> Result<bool, sqlx::Error> {
+        let columns: &[(&str, &str)] = match is_facility {
+            true => &[("facility", "code"), ("client", "facility"), ("person", "facility")],
+            false => &[("person", "practitioner")],
+        };
+        let mut sql = Sql::new(self.dialect());
+        sql.join(columns, " UNION ALL ", |sql, (table, column)| {
+            sql.push("SELECT CAST(1 AS BIGINT) FROM ").push(table).push(" WHERE lower(trim(").push(column).push(")) = ").str(code);
+        });
+        Ok(!self.integers(sql).await?.is_empty())
+    }
+
     /// The code of a facility; `None` for the operator's own organisation and unknown numbers.
     pub async fn facility_code(&self, key: FacilityKey) -> Result<Option<String>, sqlx::Error> {
         let mut sql = Sql::new(self.dialect());

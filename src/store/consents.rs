@@ -12,8 +12,9 @@ use std::collections::{BTreeSet, HashMap};
 pub struct Counted {
     pub patient: ResourceKey,
     pub consent: Stored,
-    /// What it permits counts too.
-    pub permits: bool,
+    /// When the last ends of what it permits of that patient; `None`: what it permits does not count. It may be earlier than the Consent says, after what was
+    /// known of the patient when it was written.
+    pub until: Option<Micros>,
 }
 
 /// Whom a stored Consent covers.
@@ -25,6 +26,15 @@ pub struct Covered {
     pub until: Option<Micros>,
 }
 
+/// By which reading of Consents the stored ones were read.
+#[derive(Clone, Copy, Debug)]
+pub struct Progress {
+    /// The number of the reading.
+    pub by: i64,
+    /// The last Consent (when it changed, and its key) that a newer reading has done.
+    pub after: (Micros, ResourceKey),
+}
+
 impl Store {
     /// Every Consent that counts for one of these patients, once for each such patient, in the order of patients and Consents. It counts where another has
     /// not taken its place; what it permits may count for fewer than what it denies.
@@ -33,13 +43,15 @@ impl Store {
             return Ok(Vec::new());
         }
         let mut sql = Sql::new(self.dialect());
-        sql.push("SELECT patient, consent, CAST(max(CASE WHEN precedence IN (1, 3) THEN 1 ELSE 0 END) AS BIGINT) FROM rule WHERE superseded = 0 AND patient IN (");
+        sql.push(
+            "SELECT patient, consent, max(CASE WHEN precedence IN (1, 3) THEN high END) FROM rule WHERE superseded = 0 AND patient IN (",
+        );
         sql.join(patients, ", ", |sql, patient| {
             sql.literal(*patient);
         });
         sql.push(") GROUP BY patient, consent ORDER BY 1, 2");
         let Sql { text, args, .. } = sql;
-        let counting: Vec<(ResourceKey, ResourceKey, i64)> = match self {
+        let counting: Vec<(ResourceKey, ResourceKey, Option<Micros>)> = match self {
             Store::Sqlite(db) => bind_all!(sqlx::query_as(AssertSqlSafe(text)), args).fetch_all(&db.read).await?,
             Store::Postgres(db) => bind_all!(sqlx::query_as(AssertSqlSafe(text)), args).fetch_all(&db.read).await?,
         };
@@ -53,8 +65,7 @@ impl Store {
         });
         sql.push(")");
         let consents: HashMap<ResourceKey, Stored> = self.versions(sql).await?.into_iter().map(|stored| (stored.key, stored)).collect();
-        let counted =
-            |(patient, consent, permits)| Some(Counted { patient, consent: consents.get(&consent)?.clone(), permits: permits == 1 });
+        let counted = |(patient, consent, until)| Some(Counted { patient, consent: consents.get(&consent)?.clone(), until });
         Ok(counting.into_iter().filter_map(counted).collect())
     }
 
@@ -75,16 +86,21 @@ impl Store {
         })
     }
 
-    /// By which reading of Consents the stored ones were read.
-    pub async fn consents_read(&self) -> Result<i64, sqlx::Error> {
-        let mut sql = Sql::new(self.dialect());
-        sql.push("SELECT by FROM consents_read WHERE id = 1");
-        Ok(self.integers(sql).await?.first().copied().unwrap_or(0))
+    /// By which reading of Consents the stored ones were read, and how far by the next.
+    pub async fn consents_read(&self) -> Result<Progress, sqlx::Error> {
+        let text = "SELECT by, after_updated, after_key FROM consents_read WHERE id = 1";
+        let row: Option<(i64, i64, i64)> = match self {
+            Store::Sqlite(db) => sqlx::query_as(text).fetch_optional(&db.read).await?,
+            Store::Postgres(db) => sqlx::query_as(text).fetch_optional(&db.read).await?,
+        };
+        Ok(row.map_or(Progress { by: 0, after: (Micros::MIN, 0) }, |(by, updated, key)| Progress { by, after: (updated, key) }))
     }
 
-    pub async fn set_consents_read(&self, by: i64) -> Result<(), sqlx::Error> {
+    /// Remembers it. `after`: the last one that the next reading has done.
+    pub async fn set_consents_read(&self, by: i64, (updated, key): (Micros, ResourceKey)) -> Result<(), sqlx::Error> {
         let mut sql = Sql::new(self.dialect());
-        sql.push("UPDATE consents_read SET by = ").int(by).push(" WHERE id = 1");
+        sql.push("UPDATE consents_read SET by = ").int(by).push(", after_updated = ").int(updated).push(", after_key = ").int(key);
+        sql.push(" WHERE id = 1");
         self.execute(sql).await.map(drop)
     }
 }

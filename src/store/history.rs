@@ -36,6 +36,8 @@ pub struct HistoryPage {
     pub posted: HashSet<ResourceKey>,
     /// The versions among them that came by PATCH.
     pub patched: HashSet<(ResourceKey, i64)>,
+    /// The versions among them that brought a deleted resource back.
+    pub revived: HashSet<(ResourceKey, i64)>,
     pub next: Option<Cursor>,
 }
 
@@ -124,7 +126,8 @@ impl Store {
             after: vec![SortValue::Int(row.updated), SortValue::Int(row.version)],
             after_key: row.key,
         });
-        Ok(HistoryPage { next: last, posted: self.posted(&rows).await?, patched: self.patched(&rows).await?, rows })
+        let (posted, patched, revived) = (self.posted(&rows).await?, self.patched(&rows).await?, self.revived(&rows).await?);
+        Ok(HistoryPage { next: last, posted, patched, revived, rows })
     }
 
     /// Of which of these the first version, if it is one of them, came by POST.
@@ -159,6 +162,26 @@ impl Store {
             });
             sql.push(")");
         }
+        self.versions_of(sql).await
+    }
+
+    /// Which of these came after a delete.
+    async fn revived(&self, rows: &[Stored]) -> Result<HashSet<(ResourceKey, i64)>, sqlx::Error> {
+        let later: Vec<&Stored> = rows.iter().filter(|row| row.version > 1 && row.body.is_some()).collect();
+        if later.is_empty() {
+            return Ok(HashSet::new());
+        }
+        let mut sql = Sql::new(self.dialect());
+        sql.push("SELECT h.key, h.version + 1 FROM history h WHERE h.live = 0 AND h.key IN (");
+        sql.join(&later, ", ", |sql, row| {
+            sql.literal(row.key);
+        });
+        sql.push(")");
+        self.versions_of(sql).await
+    }
+
+    /// Keys with versions.
+    async fn versions_of(&self, sql: Sql) -> Result<HashSet<(ResourceKey, i64)>, sqlx::Error> {
         let Sql { text, args, .. } = sql;
         let rows: Vec<(i64, i64)> = match self {
             Store::Sqlite(db) => bind_all!(sqlx::query_as(AssertSqlSafe(text)), args).fetch_all(&db.read).await?,

@@ -1,9 +1,10 @@
 //! Whether resources are found by what they say: their index rows held against those that their entries make.
 
 use super::api::Store;
+use super::query::Snapshot;
 use super::rows::{self, Cell, ColumnType, Stamp, TABLES, TRAILER, Table};
-use super::sql::{Dialect, Sql};
-use super::{FacilityKey, IndexEntry, IndexValue, ResourceKey, TypeCode};
+use super::sql::{Dialect, Sql, bind_all};
+use super::{FacilityKey, IndexEntry, IndexValue, ResourceKey, TypeCode, compile};
 use crate::definitions;
 use sqlx::{AssertSqlSafe, Row};
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -22,7 +23,8 @@ pub struct Indexed {
 
 impl Store {
     /// The first of these that searches would miss by something that it says, or show to others: it is unlisted, or an index row is not there or not
-    /// as it should be. Rows that should not be there are not looked for. For lango's own work: no scope.
+    /// as it should be, or a transaction is said to have begun one that is still to come, so that no page shows it. Rows that should not be there are not
+    /// looked for. For lango's own work: no scope.
     pub async fn missed(&self, all: &[Indexed]) -> Result<Option<ResourceKey>, sqlx::Error> {
         let mut known: HashMap<(TypeCode, String), ResourceKey> = HashMap::new();
         let mut wanted: HashMap<TypeCode, BTreeSet<&str>> = HashMap::new();
@@ -46,14 +48,18 @@ impl Store {
                 known.extend(self.ids_of(&keys).await?.into_iter().map(|(key, id)| ((type_code, id), key)));
             }
         }
+        // These were read before, so all that wrote them is in it.
+        let snapshot = self.snapshot().await?;
         for chunk in all.chunks(CHUNK) {
             let keys: Vec<ResourceKey> = chunk.iter().map(|one| one.key).collect();
             let mut listed = Sql::new(self.dialect());
-            listed.push("SELECT key FROM resource WHERE live = 1 AND key IN ").push(&in_words(&keys));
+            listed.push("SELECT key FROM resource WHERE live = 1 AND created <= txn AND ");
+            compile::visible(&mut listed, "txn", &snapshot);
+            listed.push(" AND key IN ").push(&in_words(&keys));
             let listed: HashSet<ResourceKey> = self.integers(listed).await?.into_iter().collect();
             let mut there: HashSet<String> = HashSet::new();
             for (place, table) in TABLES.iter().enumerate() {
-                there.extend(self.rows_in(place, table, &keys).await?);
+                there.extend(self.rows_in(place, table, &keys, &snapshot).await?);
             }
             for one in chunk {
                 let stamp = Stamp { key: one.key, since: 0, owner: one.owner, patient: one.patient };
@@ -68,12 +74,22 @@ impl Store {
     }
 
     /// The rows of one index that hold, in words that are the same of the same rows whenever they began.
-    async fn rows_in(&self, place: usize, table: &'static Table, keys: &[ResourceKey]) -> Result<Vec<String>, sqlx::Error> {
+    async fn rows_in(
+        &self,
+        place: usize,
+        table: &'static Table,
+        keys: &[ResourceKey],
+        snapshot: &Snapshot,
+    ) -> Result<Vec<String>, sqlx::Error> {
         let columns: Vec<&str> = table.columns.iter().map(|(name, _)| *name).collect();
-        let text = format!("SELECT {} FROM {} WHERE until = 0 AND key IN {}", columns.join(", "), table.name, in_words(keys));
+        let mut sql = Sql::new(self.dialect());
+        sql.push(&format!("SELECT {} FROM {} WHERE until = 0 AND ", columns.join(", "), table.name));
+        compile::visible(&mut sql, "since", snapshot);
+        sql.push(" AND key IN ").push(&in_words(keys));
+        let Sql { text, args, .. } = sql;
         macro_rules! read {
             ($pool:expr) => {{
-                let found = sqlx::query(AssertSqlSafe(text)).persistent(false).fetch_all($pool).await?;
+                let found = bind_all!(sqlx::query(AssertSqlSafe(text)).persistent(false), args).fetch_all($pool).await?;
                 let cells = found.iter().map(|row| {
                     let cells = table.columns.iter().enumerate().map(|(at, (_, kind))| {
                         Ok(match kind {

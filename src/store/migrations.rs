@@ -76,6 +76,7 @@ const ALL: &[(i64, &str, &str, &str)] = &[
         include_str!("../../migrations/sqlite/0180_medicines.sql"),
         include_str!("../../migrations/postgres/0180_medicines.sql"),
     ),
+    (190, "renewed", include_str!("../../migrations/sqlite/0190_renewed.sql"), include_str!("../../migrations/postgres/0190_renewed.sql")),
 ];
 
 pub fn migrator(dialect: Dialect) -> Migrator {

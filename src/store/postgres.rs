@@ -3,6 +3,7 @@
 //! never sees it. Transactions are numbered by the server's own transaction ids.
 
 use super::batch::{self, Batch, Place, ResourceRow};
+use super::claims::Claims;
 use super::reads::Reads;
 use super::rows::{self, Cell, ColumnType, Identity, IdentityRow, Name, Row, TABLES};
 use super::sql::{Dialect, Sql, bind_all};
@@ -175,21 +176,8 @@ impl Postgres {
             closing::in_turn(&mut *connection).await?;
         }
         inherit::medicines::in_turn(&mut *connection, &unit).await?;
-        let mut claims: Vec<Vec<u8>> = unit
-            .preconditions
-            .iter()
-            .flat_map(|p| &p.claims)
-            .map(|claim| blake3::hash(claim.as_bytes()).as_bytes()[..16].to_vec())
-            .collect();
-        claims.sort_unstable();
-        claims.dedup();
-        if !claims.is_empty() {
-            // Waits for whoever holds one of these; the unique key decides who goes first.
-            sqlx::query("INSERT INTO claim (key) SELECT k FROM unnest($1::bytea[]) k ORDER BY k")
-                .bind(&claims)
-                .execute(&mut *connection)
-                .await?;
-        }
+        let claims = Claims::of(&unit);
+        claims.take(&mut *connection).await?;
         for precondition in &unit.preconditions {
             if !holds(&mut *connection, precondition).await? {
                 return Err(WriteError::Stale);
@@ -260,9 +248,7 @@ impl Postgres {
         write(&mut *connection, &batch).await?;
         inherit::medicines::settle(&mut inherit::Connection::Postgres(&mut *connection), &mut batch).await?;
         let classes = self.write_gate(&mut *connection, &batch).await?;
-        if !claims.is_empty() {
-            sqlx::query("DELETE FROM claim WHERE key = ANY($1)").bind(&claims).execute(&mut *connection).await?;
-        }
+        claims.leave(&mut *connection).await?;
         transaction.commit().await?;
         if !classes.is_empty() {
             let mut known = self.classes.write().unwrap_or_else(PoisonError::into_inner);

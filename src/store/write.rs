@@ -117,9 +117,6 @@ pub struct Precondition {
     pub query: Query,
     /// Ids in the order of arrival: all of them, or the first two where there are several.
     pub expected: Vec<String>,
-    /// Keys that serialise racing preconditions: one for every exact value that the criteria name, such as
-    /// `Patient|identifier|system|value`. Two searches that could both be made true by one resource share a key.
-    pub claims: Vec<String>,
 }
 
 impl Precondition {

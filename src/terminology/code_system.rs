@@ -2,7 +2,7 @@
 //! (<https://hl7.org/fhir/R4/codesystem.html>).
 
 use super::shelf::{Header, Shelved};
-use crate::fhir::text::fold;
+use crate::fhir::text::small;
 use serde_json::{Map, Value};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -75,8 +75,44 @@ impl Designation {
 
     /// Whether this is in `language`, or in a region's form of it.
     pub fn speaks(&self, language: &str) -> bool {
-        self.language.as_deref().is_some_and(|own| own == language || own.strip_prefix(language).is_some_and(|rest| rest.starts_with('-')))
+        self.language.as_deref().is_some_and(|own| is_in(own, language) || is_within(own, language))
     }
+}
+
+/// Whether two language tags are the same (<https://www.rfc-editor.org/rfc/rfc5646#section-2.1.1>).
+fn is_in(own: &str, language: &str) -> bool {
+    own.eq_ignore_ascii_case(language)
+}
+
+/// Whether `own` is a region's or another special form of `language`.
+fn is_within(own: &str, language: &str) -> bool {
+    own.split_at_checked(language.len()).is_some_and(|(start, rest)| is_in(start, language) && rest.starts_with('-'))
+}
+
+/// A code's display for whoever reads `language`: what is said in it, then in what it is a form of (`de` for `de-CH`, RFC 4647 section 3.4), then
+/// in a form of it, else the display as it is. `own` is the language of the display.
+pub(super) fn spoken<'a>(
+    display: Option<&'a Arc<str>>,
+    own: Option<&str>,
+    designations: impl Iterator<Item = &'a Designation>,
+    language: Option<&str>,
+) -> Option<&'a Arc<str>> {
+    let Some(language) = language else { return display };
+    let shown = display.map(|display| (own, display));
+    let known: Vec<(&str, &Arc<str>)> = shown
+        .into_iter()
+        .chain(designations.map(|one| (one.language.as_deref(), &one.value)))
+        .filter_map(|(of, text)| Some((of?, text)))
+        .collect();
+    let said = |fits: &dyn Fn(&str) -> bool| known.iter().find(|(of, _)| fits(of)).map(|(_, text)| *text);
+    let mut range = Some(language);
+    while let Some(wanted) = range {
+        if let Some(text) = said(&|of| is_in(of, wanted)) {
+            return Some(text);
+        }
+        range = wanted.rsplit_once('-').map(|(wider, _)| wider);
+    }
+    said(&|of| is_within(of, language)).or(display)
 }
 
 impl Designation {
@@ -211,7 +247,7 @@ impl CodeSystem {
         }
         self.concepts.push(concept);
         if let Some(folded) = &mut self.folded {
-            folded.entry(fold(&code).into()).or_insert(place);
+            folded.entry(small(&code).into()).or_insert(place);
         }
         self.index.insert(code, place);
         if let Some(parent) = parent {
@@ -241,7 +277,7 @@ impl CodeSystem {
     }
 
     pub fn place(&self, code: &str) -> Option<u32> {
-        self.index.get(code).or_else(|| self.folded.as_ref()?.get(fold(code).as_str())).copied()
+        self.index.get(code).or_else(|| self.folded.as_ref()?.get(small(code).as_str())).copied()
     }
 
     pub fn at(&self, place: u32) -> Option<&Concept> {

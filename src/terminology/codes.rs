@@ -4,7 +4,7 @@ use super::code_system::CodeSystem;
 use super::expand::named_set;
 use super::walk::Walk;
 use super::{Terminology, TerminologyError};
-use crate::fhir::text::fold;
+use crate::fhir::text::small;
 use std::collections::HashSet;
 use std::sync::Arc;
 
@@ -74,10 +74,10 @@ impl Terminology {
 
     /// The codes that begin so in the systems that do not tell case apart, in the order of their urls. More than `limit` are refused.
     pub fn codes_beginning(&self, start: &str, limit: usize) -> Result<CodesBySystem, TerminologyError> {
-        let (loaded, start) = (self.loaded.load(), fold(start));
+        let (loaded, start) = (self.loaded.load(), small(start));
         let begin = |known: &CodeSystem| -> Vec<String> {
             let codes = known.concepts.iter().map(|concept| &concept.code);
-            codes.filter(|code| fold(code).starts_with(&start)).map(|code| code.to_string()).collect()
+            codes.filter(|code| small(code).starts_with(&start)).map(|code| code.to_string()).collect()
         };
         let systems = loaded.systems.preferred().filter(|known| known.ignores_case());
         let lists = in_order(systems.map(|known| (known.url().into(), begin(known))).filter(|(_, codes)| !codes.is_empty()));
@@ -98,7 +98,8 @@ fn spellings(known: &CodeSystem, code: &str) -> Vec<String> {
     let own = known.find(code).map(|concept| concept.code.to_string());
     let mut spellings = vec![code.to_owned()];
     for spelling in own.into_iter().chain([code.to_lowercase(), code.to_uppercase()]) {
-        if !spellings.contains(&spelling) {
+        // Capitals may be more than another case: STRASSE is not how straße is written.
+        if small(&spelling) == small(code) && !spellings.contains(&spelling) {
             spellings.push(spelling);
         }
     }

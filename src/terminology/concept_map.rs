@@ -2,7 +2,7 @@
 
 use super::Coding;
 use super::shelf::{Header, Shelved};
-use crate::fhir::text::fold;
+use crate::fhir::text::small;
 use serde_json::Value;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -145,7 +145,7 @@ impl Group {
         };
         for element in list(source, "element") {
             let Some(code) = arc(element, "code") else { continue };
-            group.folded.entry(fold(&code).into()).or_insert_with(|| code.clone());
+            group.folded.entry(small(&code).into()).or_insert_with(|| code.clone());
             let targets: Vec<Target> = list(element, "target").map(Target::compile).collect();
             for target in targets.iter().filter(|target| target.equivalence.is_match()) {
                 if let Some(target) = &target.code {
@@ -162,7 +162,7 @@ impl Group {
     /// The element for `code`, compared without case when asked and nothing is found with it.
     pub fn element(&self, code: &str, ignore_case: bool) -> Option<&Element> {
         self.elements.get(code).or_else(|| {
-            let known = self.folded.get(fold(code).as_str()).filter(|_| ignore_case)?;
+            let known = self.folded.get(small(code).as_str()).filter(|_| ignore_case)?;
             self.elements.get(known)
         })
     }

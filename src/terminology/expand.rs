@@ -118,9 +118,7 @@ impl Terminology {
             if active_only && candidate.inactive || request.leaves_out(&candidate) {
                 return Ok(());
             }
-            let language = request.display_language.as_deref();
-            let designated = language.and_then(|language| candidate.designations.iter().find(|one| one.speaks(language)));
-            let display = designated.map(|one| one.value.clone()).or_else(|| candidate.display.clone());
+            let display = candidate.display_in(request.display_language.as_deref()).cloned();
             if !words.is_empty() {
                 let (text, code) = (display.as_deref().map(fold).unwrap_or_default(), fold(&candidate.code));
                 if !words.iter().all(|word| text.contains(word.as_str()) || code.starts_with(word.as_str())) {

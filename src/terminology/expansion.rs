@@ -1,6 +1,6 @@
 //! What `$expand` answers: the ValueSet with its `expansion`.
 
-use super::code_system::Designation;
+use super::code_system::{Designation, spoken};
 use super::expand::ExpandRequest;
 use super::value_set::ValueSet;
 use serde_json::{Map, Value, json};
@@ -14,6 +14,8 @@ pub struct Contained {
     pub version: Option<Arc<str>>,
     pub code: Arc<str>,
     pub display: Option<Arc<str>>,
+    /// Of the display, where it is told.
+    pub(super) language: Option<Arc<str>>,
     pub inactive: bool,
     pub is_abstract: bool,
     pub(super) designations: Vec<Designation>,
@@ -108,6 +110,11 @@ impl Expansion {
 }
 
 impl Contained {
+    /// The display in a language, else the display.
+    pub(super) fn display_in(&self, language: Option<&str>) -> Option<&Arc<str>> {
+        spoken(self.display.as_ref(), self.language.as_deref(), self.designations.iter(), language)
+    }
+
     /// The code as a Coding.
     pub fn to_coding(&self) -> Value {
         super::parameters::coding(Some(&self.system), None, &self.code, self.display.as_deref())

@@ -14,6 +14,7 @@ pub(super) struct Header {
     pub name: Option<Box<str>>,
     pub title: Option<Box<str>>,
     pub status: Option<Box<str>>,
+    pub language: Option<Arc<str>>,
 }
 
 impl Header {
@@ -27,6 +28,7 @@ impl Header {
             name: text("name").map(Box::from),
             title: text("title").map(Box::from),
             status: text("status").map(Box::from),
+            language: text("language").map(Arc::from),
         })
     }
 

@@ -4,7 +4,7 @@
 //! Every supplement that is loaded and not retired is in force wherever its code system is asked: a server's operator loads one to have it used.
 //! To name one (`useSupplement`, or the value set's extension) makes it required. It adds no codes and changes no hierarchy.
 
-use super::code_system::{CodeSystem, Concept, Designation};
+use super::code_system::{CodeSystem, Concept, Designation, spoken};
 use super::shelf::{Shelf, Shelved};
 use super::{Arguments, Loaded, Terminology, TerminologyError};
 use crate::fhir::{Issue, IssueCode};
@@ -96,8 +96,8 @@ impl<'a> Known<'a> {
 
     /// The display in a language, else the display.
     pub fn display_in(&self, concept: &'a Concept, language: Option<&str>) -> Option<Arc<str>> {
-        let designated = language.and_then(|language| self.designations(concept).find(|one| one.speaks(language)));
-        designated.map(|one| one.value.clone()).or_else(|| concept.display.clone())
+        let own = self.system.header.language.as_deref();
+        spoken(concept.display.as_ref(), own, self.designations(concept), language).cloned()
     }
 }
 

@@ -106,7 +106,7 @@ impl Terminology {
     pub fn translate(&self, request: &TranslateRequest) -> Result<TranslateAnswer, TerminologyError> {
         let loaded = self.loaded.load();
         let not_loaded = |what: String| TerminologyError::NotLoaded { type_name: "ConceptMap", what };
-        let maps: Vec<Arc<ConceptMap>> = match (&request.id, &request.map, &request.url) {
+        let mut maps: Vec<Arc<ConceptMap>> = match (&request.id, &request.map, &request.url) {
             (Some(id), ..) => vec![loaded.maps.id(id).ok_or_else(|| not_loaded(format!("id {id}")))?.clone()],
             (_, Some(map), _) => vec![Arc::new(super::shelf::inline(map, ConceptMap::compile, "conceptMap")?)],
             (_, _, Some(url)) => {
@@ -124,6 +124,11 @@ impl Terminology {
                 loaded.maps.all().into_iter().filter(fits).cloned().collect()
             }
         };
+        // A map that is named may say of neither end what it is; what it says must be what is asked for.
+        if !request.reverse {
+            maps.retain(|map| !elsewhere(request.source.as_deref(), map.source.as_deref(), map, |group| group.source.as_deref()));
+            maps.retain(|map| !elsewhere(request.target.as_deref(), map.target.as_deref(), map, |group| group.target.as_deref()));
+        }
         let mut matches: Vec<Translation> = Vec::new();
         for wanted in request.codings.iter().filter(|wanted| wanted.system.is_some()) {
             for map in &maps {
@@ -149,7 +154,9 @@ impl Terminology {
         let result = matches.iter().any(|found| found.equivalence.is_match());
         let message = match (result, matches.is_empty(), maps.is_empty()) {
             (true, ..) => None,
-            (_, _, true) => Some("no loaded ConceptMap is between these; name one with url, or load one".to_owned()),
+            (_, _, true) => {
+                Some("no loaded ConceptMap is between these; name one with url without source and target, or load one".to_owned())
+            }
             (_, true, _) => Some("the code is not mapped; add an element for it to the ConceptMap".to_owned()),
             _ => Some("the ConceptMap says that nothing in the target matches the code".to_owned()),
         };
@@ -162,6 +169,11 @@ fn between<'a>(map: &'a ConceptMap, asked: Option<&str>, own: Option<&str>, syst
     let Some(asked) = asked else { return true };
     let base = |canonical: &str| canonical.split('|').next() == asked.split('|').next();
     own.is_some_and(base) || map.groups.iter().any(|group| system(group).is_some_and(base))
+}
+
+/// Whether a map says that it is from (or to) another value set than what was asked for, which is no system of its groups either.
+fn elsewhere<'a>(asked: Option<&str>, own: Option<&str>, map: &'a ConceptMap, system: impl Fn(&'a Group) -> Option<&'a str>) -> bool {
+    own.is_some() && !between(map, asked, own, system)
 }
 
 /// What is to be translated.

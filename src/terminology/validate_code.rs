@@ -1,7 +1,7 @@
 //! `$validate-code` on CodeSystem and ValueSet (<https://hl7.org/fhir/R4/codesystem-operation-validate-code.html>,
 //! <https://hl7.org/fhir/R4/valueset-operation-validate-code.html>).
 
-use super::code_system::{CodeSystem, Content, Designation};
+use super::code_system::{CodeSystem, Content, Designation, spoken};
 use super::expand::named_set;
 use super::lookup::named_system;
 use super::parameters::Parts;
@@ -90,6 +90,10 @@ impl ValidateCodeAnswer {
 /// What is known of a code that was found.
 struct Found {
     display: Option<Arc<str>>,
+    /// Of the display, where it is told.
+    language: Option<Arc<str>>,
+    /// The display that the code system gives, where a value set has another.
+    own: Option<Arc<str>>,
     designations: Vec<Designation>,
     is_abstract: bool,
     inactive: bool,
@@ -99,12 +103,12 @@ impl Found {
     /// The answer for a coding that is there: its display must be one that the code has, compared without case.
     fn answer(&self, coding: &Coding, request: &ValidateCodeRequest) -> ValidateCodeAnswer {
         let language = request.display_language.as_deref();
-        let designated = language.and_then(|language| self.designations.iter().find(|one| one.speaks(language)));
-        let display = designated.map(|one| &one.value).or(self.display.as_ref()).map(|text| text.to_string());
+        let display =
+            spoken(self.display.as_ref(), self.language.as_deref(), self.designations.iter(), language).map(|text| text.to_string());
         let same = |text: &str| coding.display.as_deref().is_some_and(|given| fold(given) == fold(text));
         let fits = coding.display.is_none()
             || display.is_none()
-            || self.display.as_deref().is_some_and(same)
+            || self.display.iter().chain(&self.own).any(|text| same(text))
             || self.designations.iter().any(|one| same(&one.value));
         if self.is_abstract && request.allow_abstract == Some(false) {
             return ValidateCodeAnswer { display, ..ValidateCodeAnswer::no("the code only groups others; choose one below it") };
@@ -159,6 +163,8 @@ impl Terminology {
             Ok(match system.find(&coding.code) {
                 Some(concept) => Found {
                     display: concept.display.clone(),
+                    language: system.header.language.clone(),
+                    own: None,
                     designations: loaded.known(&system).designations(concept).cloned().collect(),
                     is_abstract: concept.is_abstract,
                     inactive: concept.inactive,
@@ -196,7 +202,12 @@ impl Terminology {
             };
             Ok(match found {
                 Some(found) => Found {
+                    own: loaded
+                        .systems
+                        .version(&system, found.version.as_deref())
+                        .and_then(|known| known.find(&found.code)?.display.clone()),
                     display: found.display,
+                    language: found.language,
                     designations: found.designations,
                     is_abstract: found.is_abstract,
                     inactive: found.inactive,

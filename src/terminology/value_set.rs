@@ -2,7 +2,7 @@
 
 use super::code_system::Designation;
 use super::shelf::{Header, Shelved};
-use crate::fhir::text::fold;
+use crate::fhir::text::small;
 use regex::{Regex, RegexBuilder};
 use serde_json::{Map, Value, json};
 use std::collections::HashMap;
@@ -37,6 +37,8 @@ pub(super) struct Clause {
     folded: OnceLock<HashMap<String, usize>>,
     pub filters: Vec<Filter>,
     pub value_sets: Vec<Box<str>>,
+    /// Of the displays that it lists.
+    pub language: Option<Arc<str>>,
 }
 
 pub(super) struct Listed {
@@ -83,8 +85,10 @@ impl ValueSet {
         if let (None, Some(expansion)) = (compose, resource.get("expansion")) {
             include = Clause::from_expansion(expansion);
         }
+        let header = Header::read(resource)?;
+        include.iter_mut().for_each(|clause| clause.language.clone_from(&header.language));
         Some(ValueSet {
-            header: Header::read(resource)?,
+            header,
             is_composed: compose.is_some(),
             include,
             exclude: clauses("exclude"),
@@ -124,6 +128,7 @@ impl Clause {
             folded: OnceLock::new(),
             filters: list(source, "filter").filter_map(Filter::compile).collect(),
             value_sets: list(source, "valueSet").filter_map(Value::as_str).map(Box::from).collect(),
+            language: None,
         };
         clause.fill_index();
         clause
@@ -179,7 +184,7 @@ impl Clause {
     pub fn listed_as(&self, code: &str, ignores_case: bool) -> Option<&Listed> {
         let listed = self.listed.as_ref()?;
         let place = match ignores_case {
-            true => self.folded.get_or_init(|| places(listed.iter().map(|one| fold(&one.code)))).get(&fold(code)),
+            true => self.folded.get_or_init(|| places(listed.iter().map(|one| small(&one.code)))).get(&small(code)),
             false => self.index.get(code),
         };
         listed.get(*place?)

@@ -96,7 +96,7 @@ impl<'a> Walk<'a> {
         if clause.listed.is_some() {
             let known = self.known(clause, system)?;
             let listed = clause.listed_as(code, ignores_case(known));
-            return Ok(listed.map(|listed| entry_listed(system, listed, known)));
+            return Ok(listed.map(|listed| entry_listed(system, clause, listed, known)));
         }
         let known = self.usable(clause, system)?;
         let Some(place) = known.system.place(code) else { return Ok(None) };
@@ -173,7 +173,7 @@ impl<'a> Walk<'a> {
             let known = self.known(clause, system)?;
             for one in listed {
                 self.step()?;
-                let candidate = entry_listed(system, one, known);
+                let candidate = entry_listed(system, clause, one, known);
                 let again = clause.listed_as(&one.code, ignores_case(known)).is_some_and(|first| !std::ptr::eq(first, one));
                 if !again && in_sets(&clause.value_sets, &candidate)? {
                     sink(candidate)?;
@@ -213,9 +213,11 @@ fn no_version(system: &str, version: Option<&str>) -> TerminologyError {
     TerminologyError::NotLoaded { type_name: "CodeSystem", what }
 }
 
-fn entry_listed(system: &Arc<str>, listed: &Listed, known: Option<Known<'_>>) -> Contained {
+fn entry_listed(system: &Arc<str>, clause: &Clause, listed: &Listed, known: Option<Known<'_>>) -> Contained {
     let found = known.and_then(|known| Some((known, known.system.find(&listed.code)?)));
     let concept = found.map(|(_, concept)| concept);
+    // A display of the value set's own is in its language, where it says one.
+    let own = clause.language.as_ref().filter(|_| listed.display.is_some());
     let mut designations = listed.designations.clone();
     designations.extend(found.into_iter().flat_map(|(known, concept)| known.designations(concept).cloned()));
     Contained {
@@ -223,6 +225,7 @@ fn entry_listed(system: &Arc<str>, listed: &Listed, known: Option<Known<'_>>) ->
         version: known.and_then(|known| known.system.header.version.clone()),
         code: listed.code.clone(),
         display: listed.display.clone().or_else(|| concept?.display.clone()),
+        language: own.or_else(|| known.and_then(|known| known.system.header.language.as_ref())).cloned(),
         inactive: concept.is_some_and(|concept| concept.inactive),
         is_abstract: concept.is_some_and(|concept| concept.is_abstract),
         designations,
@@ -236,6 +239,7 @@ fn entry_at(system: &Arc<str>, known: Known<'_>, place: u32) -> Option<Contained
         version: known.system.header.version.clone(),
         code: concept.code.clone(),
         display: concept.display.clone(),
+        language: known.system.header.language.clone(),
         inactive: concept.inactive,
         is_abstract: concept.is_abstract,
         designations: known.designations(concept).cloned().collect(),

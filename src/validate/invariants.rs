@@ -7,8 +7,9 @@
 
 use super::binding;
 use super::bundle;
-use super::compile::{CORE, items};
+use super::compile::items;
 use super::profile::{self, report_verdict, unusable};
+use super::profiles::{OTHER_TYPE, core_type, is_of};
 use super::report::{Path, Report};
 use super::scope::{Constraint, Scope};
 use crate::definitions::{CodeSet, Element, ElementKind, Structure, StructureKind, r4, r4_invariants};
@@ -351,12 +352,17 @@ impl<'a> Walk<'a, '_> {
         for (at, url) in claims.into_iter().flatten().enumerate() {
             let Some(url) = url.as_str() else { continue };
             let here = list.item(at);
-            match self.scope.world.profiles.profile(url) {
-                Some(Ok(profile)) => profile::check(self.scope, profile, self.scope.resource, path, self.report),
-                Some(Err(error)) => self.warn(IssueCode::NotSupported, &here, &unusable(url, error)),
+            match (self.scope.world.profiles.profile(url), core_type(url)) {
+                (Some(Ok(profile)), _) => profile::check(self.scope, profile, self.scope.resource, path, self.report),
+                (Some(Err(error)), _) => self.warn(IssueCode::NotSupported, &here, &unusable(url, error)),
                 // A type's own URL is met by what is valid.
-                None if url.strip_prefix(CORE).is_some_and(|name| r4().type_code(name).is_some()) => {}
-                None => {
+                (None, Some(core)) => {
+                    let type_name = map.get("resourceType").and_then(Value::as_str).unwrap_or_default();
+                    if !is_of(type_name, core) {
+                        self.wrong(IssueCode::Value, &here, OTHER_TYPE);
+                    }
+                }
+                (None, None) => {
                     self.warn(IssueCode::NotFound, &here, "claims a profile that is not loaded, so it was not checked; load its package")
                 }
             }

@@ -3,6 +3,7 @@
 
 use super::xhtml;
 use crate::definitions::Primitive;
+use crate::fhir::markup::is_character;
 use crate::fhir::reference::is_id;
 use crate::fhir::{IssueCode, decimal};
 use serde_json::Value;
@@ -46,10 +47,12 @@ fn text_format(primitive: Primitive, text: &str) -> Result<(), &'static str> {
     use Primitive::*;
     let (right, words) = match primitive {
         String | Markdown if text.len() > MAX_STRING => (false, "must not be longer than 1 MB"),
-        String | Markdown => (is_printable(text), "must hold no control characters except tab, line feed and carriage return"),
+        String | Markdown => {
+            (is_printable(text), "must hold no control characters except tab, line feed and carriage return, and no noncharacters")
+        }
         Id => (is_id(text), "must be an id: 1 to 64 of A-Z, a-z, 0-9, - and ."),
-        Code => (is_code(text), "must be a code: no spaces at its ends, none doubled"),
-        Uri | Url | Canonical => (!has_space(text), "must be a URI, without spaces"),
+        Code => (is_code(text), "must be a code: no spaces at its ends, none doubled, no control characters"),
+        Uri | Url | Canonical => (!has_space(text) && is_printable(text), "must be a URI, without spaces and control characters"),
         Oid => (text.strip_prefix("urn:oid:").is_some_and(is_oid), "must be an OID such as urn:oid:1.2.3"),
         Uuid => {
             (text.strip_prefix("urn:uuid:").is_some_and(is_uuid), "must be a UUID such as urn:uuid:c757873d-ec9a-4326-a141-556f43239520")
@@ -65,20 +68,21 @@ fn text_format(primitive: Primitive, text: &str) -> Result<(), &'static str> {
     right.then_some(()).ok_or(words)
 }
 
+/// Whether XML can say it too. What XML has no character for is below a space, or begins as few others do.
 fn is_printable(text: &str) -> bool {
-    text.bytes().all(|b| b >= 0x20 || matches!(b, b'\t' | b'\n' | b'\r'))
+    text.bytes().all(|b| b >= 0x20 && b != 0xEF) || text.chars().all(is_character)
 }
 
 fn has_space(text: &str) -> bool {
     if text.is_ascii() { text.bytes().any(|b| b.is_ascii_whitespace()) } else { text.contains(char::is_whitespace) }
 }
 
-/// `[^\s]+(\s[^\s]+)*`
+/// `[^\s]+(\s[^\s]+)*`, of characters that XML has.
 fn is_code(text: &str) -> bool {
     let mut after_space = true;
     for c in text.chars() {
         let space = c.is_whitespace();
-        if space && after_space {
+        if (space && after_space) || !is_character(c) {
             return false;
         }
         after_space = space;
@@ -201,8 +205,8 @@ mod tests {
             (PositiveInt, &["1"], &["0", "-1", "99999999999999999999"]),
             (Decimal, &["1.50", "-0.0", "1e10", "7"], &["\"1.5\"", "[1]"]),
             (Id, &["\"a-1.B\""], &["\"a_b\"", "\"\"", "\"é\""]),
-            (Code, &["\"a b\"", "\"<=\""], &["\" a\"", "\"a \"", "\"a  b\"", "\"\""]),
-            (Uri, &["\"urn:x\"", "\"../a\""], &["\"a b\"", "\"a\\u2003b\""]),
+            (Code, &["\"a b\"", "\"<=\""], &["\"a\\u0001\"", "\" a\"", "\"a \"", "\"a  b\"", "\"\""]),
+            (Uri, &["\"urn:x\"", "\"../a\""], &["\"a b\"", "\"a\\u2003b\"", "\"a\\u0001\"", "\"\\uFFFE\""]),
             (Oid, &["\"urn:oid:1.2.0.34\""], &["\"1.2.3\"", "\"urn:oid:3.1\"", "\"urn:oid:1.02\"", "\"urn:oid:1\"", "\"urn:oid:1.\""]),
             (
                 Uuid,
@@ -240,7 +244,7 @@ mod tests {
             (Instant, &["\"2026-01-31T10:00:00.5+03:00\""], &["\"2026-01-31\"", "\"2026\""]),
             (Time, &["\"08:30:00\"", "\"08:30:00.5\""], &["\"08:30\"", "\"08:30:00Z\"", "\"25:00:00\""]),
             (Base64Binary, &["\"aGk=\"", "\"aGVs\\r\\nbG8h\""], &["\"aGk\"", "\"a===\"", "\"=aaa\"", "\"a-b_\"", "\" \""]),
-            (String, &["\"é\\t\\r\\n\""], &["\"\\u0007\"", "\"\"", "3"]),
+            (String, &["\"é\\t\\r\\n\"", "\"\\uFDD0\\uFFFD\""], &["\"\\u0007\"", "\"\\uFFFE\"", "\"\\uFFFF\"", "\"\"", "3"]),
         ];
         for (primitive, good, bad) in cases {
             for text in good {

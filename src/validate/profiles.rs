@@ -103,6 +103,26 @@ impl Profiles {
     }
 }
 
+/// The type whose definition in R4 this is, `Resource` and `DomainResource` among them; a version is one of R4's.
+pub(super) fn core_type(canonical: &str) -> Option<&str> {
+    let (url, version) = canonical.split_once('|').unwrap_or((canonical, "4.0"));
+    let name = url.strip_prefix(CORE)?;
+    let is_known = r4().type_code(name).is_some() || matches!(name, "Resource" | "DomainResource");
+    (is_known && (version == "4.0" || version.starts_with("4.0."))).then_some(name)
+}
+
+/// Whether a resource of one type is of R4's type `core`, or of what rests on it.
+pub(super) fn is_of(type_name: &str, core: &str) -> bool {
+    match core {
+        "Resource" => true,
+        "DomainResource" => !matches!(type_name, "Bundle" | "Binary" | "Parameters"),
+        _ => type_name == core,
+    }
+}
+
+/// What is wrong with a resource that is to meet the definition of another type.
+pub(super) const OTHER_TYPE: &str = "is held against R4's definition of another type of resource";
+
 /// What a profile itself says.
 fn own_binding<'v>(definition: &'v Value, path: &str) -> Option<&'v str> {
     let elements = ["differential", "snapshot"].into_iter().filter_map(|part| definition.get(part)?.get("element")?.as_array()).flatten();

@@ -3,7 +3,7 @@
 use super::primitive;
 use super::report::{Path, Report};
 use crate::definitions::{CodeSet, Definitions, Element, ElementKind, Primitive, Structure, StructureKind, TypeCode, r4};
-use crate::fhir::{Issue, IssueCode, Reference, Severity};
+use crate::fhir::{Issue, IssueCode, Reference, Severity, narrative};
 use serde_json::{Map, Value};
 use std::borrow::Cow;
 
@@ -75,6 +75,9 @@ impl Walk<'_> {
             seen |= bit(at);
             match (key.starts_with('_'), kind.kind) {
                 (false, kind) => self.member(element, kind, key, value, map, path),
+                (true, ElementKind::Primitive(primitive)) if primitive == Primitive::Xhtml || structure.is_attribute(name) => {
+                    self.wrong(path, "must not have a second member with _ before its name; it has no extensions")
+                }
                 (true, ElementKind::Primitive(_)) => self.sibling(element, value, map.get(name), path),
                 (true, _) => self.wrong(path, "must not have a second member with _ before its name; only primitive elements do"),
             }
@@ -130,6 +133,10 @@ impl Walk<'_> {
                         && !codes.contains_code(code)
                     {
                         self.report.error(IssueCode::CodeInvalid, path, || format!("must be {}", choices(codes)));
+                    }
+                    if primitive == Primitive::Xhtml && value.as_str().is_some_and(narrative::has_html_entities) {
+                        let words = "has named entities of HTML, which R4 does not have; it is stored with the characters that they mean";
+                        self.report.add(Severity::Warning, IssueCode::Value, path, || words.into());
                     }
                 }
             },

@@ -2,11 +2,11 @@
 
 use super::invariants::{self, Standing};
 use super::profile;
-use super::profiles::Profiles;
+use super::profiles::{OTHER_TYPE, Profiles, core_type, is_of};
 use super::report::{Path, Report};
 use super::scope::{Entries, Scope, Targets, World};
 use super::{Codes, ProfileError, structure};
-use crate::fhir::Issue;
+use crate::fhir::{Issue, IssueCode};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::sync::Arc;
@@ -79,6 +79,9 @@ impl Validator {
     pub fn validate_against(&self, resource: &Value, profiles: &[String], targets: &Targets) -> Result<Checked, NoProfile> {
         let loaded = self.profiles.snapshot();
         for canonical in profiles {
+            if loaded.profile(canonical).is_none() && core_type(canonical).is_some() {
+                continue;
+            }
             loaded.profile(canonical).ok_or(NoProfile::NotLoaded)?.map_err(|error| NoProfile::Unusable(error.clone()))?;
         }
         Ok(self.run(resource, profiles, targets))
@@ -94,8 +97,13 @@ impl Validator {
         let path = Path::root(structure::root_name(resource));
         invariants::resource(scope, Standing::Top, true, &path, &mut report);
         for canonical in asked.iter().filter(|canonical| !claims(resource, canonical)) {
-            if let Some(Ok(asked)) = loaded.profile(canonical) {
-                profile::check(scope, asked, resource, &path, &mut report);
+            match (loaded.profile(canonical), core_type(canonical)) {
+                (Some(Ok(asked)), _) => profile::check(scope, asked, resource, &path, &mut report),
+                // A type's own definition is met by what is valid.
+                (None, Some(core)) if !is_of(structure::root_name(resource), core) => {
+                    report.error(IssueCode::Value, &path, || OTHER_TYPE.into())
+                }
+                _ => {}
             }
         }
         Checked { issues: report.finish(), wanted: world.into_wanted() }

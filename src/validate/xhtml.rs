@@ -1,5 +1,8 @@
 //! Narrative (<https://hl7.org/fhir/R4/narrative.html>): one `<div>` of the harmless part of XHTML, because browsers will show it.
 
+use crate::fhir::markup::{Event, Fault, Scanner};
+use crate::fhir::narrative;
+
 /// The elements of XHTML chapters 7 to 11 and 15 (without forms, scripts and objects), `a` and `img`.
 const ELEMENTS: [&str; 60] = [
     "a",
@@ -67,82 +70,61 @@ const ELEMENTS: [&str; 60] = [
 /// Deeper nesting than any narrative has.
 const MAX_OPEN: usize = 200;
 
-/// Whether `text` is one well-formed `<div>` of allowed elements and attributes.
+/// Whether `text` is one well-formed `<div>` of allowed elements and attributes. HTML's named entities and a namespace that is not
+/// said pass: they are made right before the resource is stored ([`narrative::settle`]).
 pub(super) fn check(text: &str) -> Result<(), &'static str> {
     const FORM: &str = "must be one well-formed <div> of XHTML";
-    let mut rest = text.trim();
-    if !rest.starts_with("<div") {
-        return Err(FORM);
-    }
-    let mut open: Vec<&str> = Vec::new();
-    while let Some(start) = rest.find('<') {
-        if open.is_empty() && start > 0 {
-            return Err(FORM);
-        }
-        let tag = rest.get(start + 1..).unwrap_or_default();
-        if let Some(comment) = tag.strip_prefix("!--") {
-            rest = comment.split_once("-->").ok_or(FORM)?.1;
-            continue;
-        }
-        let (tag, after) = split_tag(tag).ok_or(FORM)?;
-        rest = after;
-        if let Some(name) = tag.strip_prefix('/') {
-            if open.pop() != Some(name.trim_end()) {
-                return Err(FORM);
+    let mut scanner = Scanner::new(text.trim());
+    let mut begun = false;
+    while let Some(event) = scanner.step().map_err(words)? {
+        match event {
+            Event::Start { name, .. } => {
+                if !begun && (name != "div" || !matches!(scanner.namespace(""), None | Some(narrative::XHTML))) {
+                    return Err(FORM);
+                }
+                begun = true;
+                if !ELEMENTS.contains(&name) {
+                    return Err(ELEMENT);
+                }
+                scanner.attributes().iter().try_for_each(|(name, value)| attribute(name, value))?;
+                if scanner.depth() > MAX_OPEN {
+                    return Err("must not be nested so deeply");
+                }
             }
-        } else {
-            let (tag, closed) = tag.strip_suffix('/').map_or((tag, false), |tag| (tag, true));
-            let name = tag.split(|c: char| c.is_ascii_whitespace()).next().unwrap_or_default();
-            if !ELEMENTS.contains(&name) {
-                return Err("must hold only the basic formatting elements of XHTML: no scripts, forms, frames, objects or document types");
-            }
-            attributes(tag.get(name.len()..).unwrap_or_default())?;
-            if !closed {
-                open.push(name);
-            }
-            if open.len() > MAX_OPEN {
-                return Err("must not be nested so deeply");
-            }
-        }
-        if open.is_empty() {
-            break;
+            Event::Section(_) | Event::Instruction(_) => return Err(ELEMENT),
+            Event::Comment(_) if scanner.depth() == 0 => return Err(FORM),
+            Event::Comment(_) | Event::Text(_) | Event::End { .. } => {}
         }
     }
-    if open.is_empty() && rest.trim().is_empty() { Ok(()) } else { Err(FORM) }
+    Ok(())
 }
 
-/// A tag's inside and what follows its `>`, which may stand in a quoted attribute.
-fn split_tag(text: &str) -> Option<(&str, &str)> {
-    let mut quote = None;
-    for (at, b) in text.bytes().enumerate() {
-        match (quote, b) {
-            (Some(q), b) if q == b => quote = None,
-            (None, b'"' | b'\'') => quote = Some(b),
-            (None, b'>') => return Some((text.get(..at)?, text.get(at + 1..)?)),
-            (None, b'<') => return None,
-            _ => {}
-        }
+const ELEMENT: &str = "must hold only the basic formatting elements of XHTML: no scripts, forms, frames, objects or document types";
+
+/// What to do about it.
+fn words(fault: Fault) -> &'static str {
+    match fault {
+        Fault::Reference => "must be one well-formed <div> of XHTML: an & begins no entity there; write &amp;",
+        Fault::LessThan => "must be one well-formed <div> of XHTML: a < stands in an attribute; write &lt;",
+        Fault::SectionEnd => "must be one well-formed <div> of XHTML: write ]]&gt; for ]]>",
+        Fault::Character => "must hold no control characters except tab, line feed and carriage return, and no noncharacters",
+        Fault::Comment => "must be one well-formed <div> of XHTML: a comment has -- within it, or does not end",
+        Fault::Twice => "must be one well-formed <div> of XHTML: an element has the same attribute twice",
+        Fault::Prefix => "must be one well-formed <div> of XHTML: a prefix is not declared",
+        Fault::Unquoted => "must have every attribute of its elements in quotes",
+        Fault::TooMany => "must not have so many attributes on one element",
+        Fault::Instruction | Fault::DocumentType => ELEMENT,
+        Fault::Unfinished | Fault::WrongEnd | Fault::Outside | Fault::Tag => "must be one well-formed <div> of XHTML",
     }
-    None
 }
 
-fn attributes(text: &str) -> Result<(), &'static str> {
-    const FORM: &str = "must have every attribute of its elements in quotes";
-    let mut rest = text.trim();
-    while !rest.is_empty() {
-        let (name, value) = rest.split_once('=').ok_or(FORM)?;
-        let name = name.trim();
-        let value = value.trim_start();
-        let quote = value.chars().next().filter(|c| matches!(c, '"' | '\'')).ok_or(FORM)?;
-        let (value, after) = value.get(1..).and_then(|value| value.split_once(quote)).ok_or(FORM)?;
-        let name_is_plain = !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b':' | b'_'));
-        if !name_is_plain || name.get(..2).is_some_and(|start| start.eq_ignore_ascii_case("on")) {
-            return Err("must have no event attributes on its elements");
-        }
-        if name.eq_ignore_ascii_case("href") || name.eq_ignore_ascii_case("src") {
-            link(value)?;
-        }
-        rest = after.trim_start();
+fn attribute(name: &str, value: &str) -> Result<(), &'static str> {
+    let name_is_plain = name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b':' | b'_'));
+    if !name_is_plain || name.get(..2).is_some_and(|start| start.eq_ignore_ascii_case("on")) {
+        return Err("must have no event attributes on its elements");
+    }
+    if name.eq_ignore_ascii_case("href") || name.eq_ignore_ascii_case("src") {
+        link(value)?;
     }
     Ok(())
 }
@@ -174,6 +156,7 @@ mod tests {
             r#" <div xmlns="http://www.w3.org/1999/xhtml"><!-- <script> --><p title='a>b'>x<br/><img src="data:image/png;base64,AA" alt="" /></p></div> "#,
             r##"<div><a href="#part">x</a><a href="Patient/1">y</a></div>"##,
             "<div/>",
+            "<div>a&nbsp;b &amp; &#233;<p xml:lang='en' lang=\"en\">c\td\r\n</p></div>",
         ];
         for text in good {
             assert_eq!(check(text), Ok(()), "{text}");
@@ -198,6 +181,20 @@ script:x">x</a></div>"#,
             "<div><![CDATA[x]]></div>",
             "<div",
             "<div><!-- </div>",
+            "<div>salt & water</div>",
+            "<div>&foo;</div>",
+            "<div>&#0;</div>",
+            "<div>a ]]> b</div>",
+            "<div><p class='a' class='b'>x</p></div>",
+            "<div><p title='a<b'>x</p></div>",
+            "<div><!-- a -- b --></div>",
+            "<div><p x:y='1'>x</p></div>",
+            "<div>\u{1}</div>",
+            "<div>\u{FFFF}</div>",
+            "<div xmlns='urn:x'>x</div>",
+            "<div><?x y?></div>",
+            "<!-- x --><div/>",
+            "<div/><!-- x -->",
         ];
         for text in bad {
             assert!(check(text).is_err(), "{text}");

@@ -525,6 +525,17 @@ both_databases!(
             ("UPDATE resource SET version = version - 1 WHERE id = $1 AND id <> $2", Ok(())),
             ("UPDATE resource SET patient = -1 WHERE id = $1 AND id <> $2", Err(Broken::Altered(4))),
             ("UPDATE resource SET patient = -3 WHERE id = $1 AND id <> $2", Ok(())),
+            ("UPDATE resource SET updated = updated - 31536000000000 WHERE id = $1 AND id <> $2", Err(Broken::Altered(4))),
+            ("UPDATE resource SET updated = updated + 31536000000000 WHERE id = $1 AND id <> $2", Ok(())),
+            ("UPDATE resource SET txn = txn + 9000000000000 WHERE id = $1 AND id <> $2", Err(Broken::Unindexed(4))),
+            ("UPDATE resource SET txn = txn - 9000000000000 WHERE id = $1 AND id <> $2", Ok(())),
+            ("UPDATE resource SET created = created + 9000000000000 WHERE id = $1 AND id <> $2", Err(Broken::Unindexed(4))),
+            ("UPDATE resource SET created = created - 9000000000000 WHERE id = $1 AND id <> $2", Ok(())),
+            (
+                "UPDATE date SET since = since + 9000000000000 WHERE key = (SELECT key FROM resource WHERE id = $1 AND id <> $2)",
+                Err(Broken::Unindexed(4)),
+            ),
+            ("UPDATE date SET since = since - 9000000000000 WHERE key = (SELECT key FROM resource WHERE id = $1 AND id <> $2)", Ok(())),
             ("UPDATE resource SET live = 2 WHERE id = $1 AND id <> $2", Err(Broken::Unindexed(4))),
             ("UPDATE resource SET live = 1 WHERE id = $1 AND id <> $2", Ok(())),
             (

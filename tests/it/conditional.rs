@@ -84,6 +84,45 @@ both_databases!(
 );
 
 both_databases!(
+    async fn one_makes_the_resource_where_each_looks_for_it_in_another_way(db: &TestDb) {
+        let server = TestServer::open(db).await;
+        let criteria = [
+            "identifier=urn:a|aV",
+            "identifier=urn:b|bV",
+            "family=V&birthdate=1990-01-01",
+            "_filter=identifier eq \"urn:a|aV\"",
+            "birthdate=1990-01-01&identifier=aV",
+        ];
+        for round in 0..ROUNDS / 2 {
+            let value = format!("w{round}x");
+            let person = json!({
+                "resourceType": "Patient", "birthDate": "1990-01-01", "name": [{ "family": value }],
+                "identifier": [{ "system": "urn:a", "value": format!("a{value}") }, { "system": "urn:b", "value": format!("b{value}") }],
+            });
+            let racers = (0..8).map(|n| {
+                // Two of them meet, and others with them every few rounds.
+                let looked_for = if round % 5 == 4 { n } else { [round, round / 5 + 1][n % 2] };
+                let criteria = criteria[looked_for % criteria.len()].replace('V', &value);
+                let (server, person) = (&server, &person);
+                async move {
+                    if n % 4 < 2 {
+                        let post = server.client.post(server.url("/fhir/Patient")).header("content-type", "application/fhir+json");
+                        return answer(post.header("if-none-exist", criteria).body(person.to_string())).await.0;
+                    }
+                    let put = server.client.put(server.url(&format!("/fhir/Patient?{criteria}")));
+                    answer(put.header("content-type", "application/fhir+json").body(person.to_string())).await.0
+                }
+            });
+            let answers = join_all(racers).await;
+            assert_eq!(answers.iter().filter(|status| **status == 201).count(), 1, "round {round}: {answers:?}");
+            assert!(answers.iter().all(|status| matches!(status, 200 | 201)), "round {round}: {answers:?}");
+            assert_eq!(total(&server, &format!("Patient?identifier=urn:a|a{value}")).await, 1, "round {round}");
+        }
+        server.stop().await;
+    }
+);
+
+both_databases!(
     async fn transactions_in_opposite_orders_lose_nothing(db: &TestDb) {
         let server = TestServer::open(db).await;
         let ids = ["a", "b", "c", "d"];
@@ -316,6 +355,65 @@ both_databases!(
         let (_, statement) = server.get("/fhir/metadata").await;
         let resource = &statement["rest"][0]["resource"][0];
         assert_eq!((&resource["updateCreate"], &resource["conditionalDelete"]), (&json!(false), &json!("multiple")));
+        server.stop().await;
+    }
+);
+
+both_databases!(
+    async fn criteria_may_name_another_entry_by_its_full_url(db: &TestDb) {
+        let server = TestServer::open(db).await;
+        let reference = |urn: &str| json!({ "reference": urn });
+        let observation = |code: &str| {
+            let mut resource =
+                json!({ "resourceType": "Observation", "status": "final", "code": { "coding": [{ "system": "urn:c", "code": code }] } });
+            (resource["subject"], resource["encounter"]) = (reference("urn:uuid:p"), reference("urn:uuid:e"));
+            resource
+        };
+        let encounter = json!({
+            "resourceType": "Encounter", "status": "finished", "subject": reference("urn:uuid:p"),
+            "class": { "system": "http://terminology.hl7.org/CodeSystem/v3-ActCode", "code": "AMB" },
+        });
+        let post = |urn: &str, resource: Value, criteria: &str| {
+            let url = resource["resourceType"].clone();
+            json!({ "fullUrl": urn, "resource": resource, "request": { "method": "POST", "url": url, "ifNoneExist": criteria } })
+        };
+        let update = |urn: &str, resource: Value, url: &str| json!({ "fullUrl": urn, "resource": resource, "request": { "method": "PUT", "url": url } });
+        let bundle = json!({ "resourceType": "Bundle", "type": "transaction", "entry": [
+            post("urn:uuid:o", observation("a"), "code=urn:c|a&encounter=urn:uuid:e&subject:Patient=urn:uuid:p"),
+            update("urn:uuid:u", observation("b"), "Observation?subject=urn%3Auuid%3Ap&code=urn:c|b"),
+            post("urn:uuid:e", encounter.clone(), "Encounter?subject=urn:uuid:p"),
+            post("urn:uuid:p", patient("one"), "identifier=urn:s|one"),
+            // The same as the Patient before, and so is its Encounter.
+            post("urn:uuid:q", patient("one"), "identifier=urn:s|one"),
+            post("urn:uuid:f", encounter, "subject=urn:uuid:q"),
+        ]});
+        let mut locations = Vec::new();
+        for (statuses, turn) in [("201 201 201 201 200 200", "first"), ("200 200 200 200 200 200", "again")] {
+            let (status, response) = server.post("/fhir", &bundle).await;
+            assert_eq!(status, 200, "{turn} {response}");
+            let answers: Vec<&Value> = response["entry"].as_array().unwrap().iter().map(|entry| &entry["response"]).collect();
+            let told: Vec<&str> = answers.iter().map(|answer| answer["status"].as_str().unwrap().split(' ').next().unwrap()).collect();
+            assert_eq!(told.join(" "), statuses, "{turn} {response}");
+            let place = |answer: &&Value| answer["location"].as_str().unwrap().split("/_history").next().unwrap().to_owned();
+            locations.push(answers.iter().map(place).collect::<Vec<_>>());
+        }
+        assert_eq!(locations[0], locations[1]);
+        for (search, count) in [("Observation?code=urn:c|a,urn:c|b", 2), ("Encounter?status=finished", 1), ("Patient?active=true", 1)] {
+            assert_eq!(total(&server, search).await, count, "{search}");
+        }
+        // Two that name each other cannot be told, and nothing is done.
+        let circle = json!({ "resourceType": "Bundle", "type": "transaction", "entry": [
+            post("urn:uuid:a", json!({ "resourceType": "Observation", "status": "final", "code": { "text": "x" } }), "has-member=urn:uuid:b"),
+            post("urn:uuid:b", json!({ "resourceType": "Observation", "status": "final", "code": { "text": "x" } }), "has-member=urn:uuid:a"),
+        ]});
+        let (status, outcome) = server.post("/fhir", &circle).await;
+        assert_eq!((status, &outcome["issue"][1]["expression"][0]), (400, &json!("Bundle.entry[1].request.ifNoneExist")), "{outcome}");
+        // An identifier that is the same text stays as it is.
+        let other = json!({ "resourceType": "Bundle", "type": "transaction", "entry": [post("urn:uuid:i", patient("urn:uuid:i"), "identifier=urn:s|urn:uuid:i")] });
+        for status in ["201", "200"] {
+            let (_, response) = server.post("/fhir", &other).await;
+            assert!(response["entry"][0]["response"]["status"].as_str().unwrap().starts_with(status), "{response}");
+        }
         server.stop().await;
     }
 );

@@ -3,6 +3,8 @@
 use crate::support::server::answer;
 use crate::support::{TestDb, TestServer, add_client, both_databases};
 use flate2::{Compression, write::GzEncoder};
+use lango::config::AuthMode;
+use lango::validate::Level;
 use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
 use std::io::Write;
@@ -234,13 +236,133 @@ both_databases!(
         let answer = request(&server, Method::GET, "/fhir/Patient?_format=xml&_id=x", &[], None).send().await.unwrap();
         assert_eq!(answer.headers()["content-type"], "application/fhir+xml; charset=utf-8");
         let text = answer.text().await.unwrap();
-        assert!(text.contains("<Bundle") && text.contains("Juma &#38; Co"), "{text}");
+        assert!(text.contains("<Bundle") && text.contains("Juma &amp; Co"), "{text}");
         let missing =
             request(&server, Method::GET, "/fhir/Patient/none", &[("accept", "application/fhir+xml")], None).send().await.unwrap();
         assert_eq!(missing.status(), 404);
         assert!(missing.text().await.unwrap().contains("<OperationOutcome"));
-        let broken = server.client.post(server.url("/fhir/Patient")).header("content-type", "application/fhir+xml").body("<Patient");
-        assert_eq!(problem(self::answer(broken).await).0, 400);
+        let post = |xml: &str| {
+            self::answer(
+                server.client.post(server.url("/fhir/Patient")).header("content-type", "application/fhir+xml").body(xml.to_owned()),
+            )
+        };
+        assert_eq!(problem(post("<Patient").await).0, 400);
+        assert_eq!(
+            post(r#"<?xml-stylesheet href="a"?><f:Patient xmlns:f="http://hl7.org/fhir"><f:active value="true"/></f:Patient>"#).await.0,
+            201
+        );
+        // What is well formed and no FHIR is refused in the words in which JSON is.
+        for (json, inside) in [
+            (json!({ "birthdate": "2000" }), r#"<birthdate value="2000"/>"#),
+            (json!({ "active": "TRUE" }), r#"<active value="TRUE"/>"#),
+            (json!({ "multipleBirthInteger": "a" }), r#"<multipleBirthInteger value="a"/>"#),
+        ] {
+            let mut resource = json!({ "resourceType": "Patient" });
+            resource.as_object_mut().unwrap().extend(json.as_object().unwrap().clone());
+            let told = post(&format!(r#"<Patient xmlns="http://hl7.org/fhir">{inside}</Patient>"#)).await;
+            assert_eq!(told, server.post("/fhir/Patient", &resource).await);
+            assert_eq!(told.0, 422);
+        }
+        let attribute = post(r#"<Patient xmlns="http://hl7.org/fhir"><active value="true" foo="1"/></Patient>"#).await;
+        assert_eq!(problem(attribute), (422, "structure".to_owned(), "Patient.active".to_owned()));
+        server.stop().await;
+    }
+);
+
+/// A patient with this narrative and this family name.
+fn told(div: &str, family: &str) -> Value {
+    json!({ "resourceType": "Patient", "id": "p", "text": { "status": "generated", "div": div }, "name": [{ "family": family }] })
+}
+
+fn div(inside: &str) -> String {
+    format!("<div xmlns=\"http://www.w3.org/1999/xhtml\">{inside}</div>")
+}
+
+/// What the server tells of `path` as XML, read back as JSON.
+async fn as_xml(server: &TestServer, path: &str) -> (String, Value) {
+    let answer = request(server, Method::GET, path, &[("accept", "application/fhir+xml")], None).send().await.unwrap();
+    assert_eq!(answer.status(), 200, "{path}");
+    assert_eq!(answer.headers()["content-type"], "application/fhir+xml; charset=utf-8");
+    let xml = answer.text().await.unwrap();
+    let read = lango::fhir::xml::to_json(xml.as_bytes()).unwrap_or_else(|error| panic!("{error}: {xml}"));
+    (xml, serde_json::from_slice(&read).unwrap())
+}
+
+both_databases!(
+    async fn what_a_put_takes_comes_out_as_xml_that_reads_back(db: &TestDb) {
+        let server = TestServer::open(db).await;
+        let taken = [
+            (div("a&nbsp;b &hellip; &amp;nbsp;"), div("a\u{A0}b … &amp;nbsp;")),
+            ("<div>x</div>".to_owned(), div("x")),
+            (
+                div("<!-- a - b --><p title='a>b'>salt &amp; water ]]&gt; &#160;</p>"),
+                div("<!-- a - b --><p title='a>b'>salt &amp; water ]]&gt; &#160;</p>"),
+            ),
+            (format!(" {}\n", div("a\r\nb")), div("a\nb")),
+        ];
+        for (sent, kept) in taken {
+            let put = server.put("/fhir/Patient/p", &told(&sent, "\u{FDD0}0\u{FDD0} <&>\n\t\"")).await;
+            assert!(put.0 < 300, "{put:?}");
+            let (_, stored) = server.get("/fhir/Patient/p").await;
+            assert_eq!((&stored["text"]["div"], &stored["name"][0]["family"]), (&json!(kept), &json!("\u{FDD0}0\u{FDD0} <&>\n\t\"")));
+            let (xml, read) = as_xml(&server, "/fhir/Patient/p").await;
+            assert_eq!(read, stored, "{xml}");
+            assert_eq!(as_xml(&server, "/fhir/Patient?_id=p").await.1["entry"][0]["resource"], stored);
+            let again = server.client.put(server.url("/fhir/Patient/p")).header("content-type", "application/fhir+xml").body(xml);
+            let (status, again) = answer(again).await;
+            assert_eq!((status, &again["text"], &again["name"]), (200, &stored["text"], &stored["name"]));
+        }
+        let validated = server.post("/fhir/Patient/$validate", &told(&div("&nbsp;"), "x")).await.1;
+        let issue = validated["issue"].as_array().unwrap().iter().find(|issue| issue["expression"][0] == "Patient.text.div");
+        assert_eq!(issue.unwrap()["severity"], "warning");
+        for refused in [
+            "salt & water",
+            "&foo;",
+            "&#0;&#x1;",
+            "a ]]> b",
+            "<!-- a -- b -->x",
+            "<p class='a' class='b'>x</p>",
+            "<p class=a>x</p>",
+            "<p title='a<b'>x</p>",
+            "<?x y?>z",
+            "<![CDATA[<b>]]>z",
+            "<x:p>x</x:p>",
+            "<p x:y='1'>x</p>",
+            "a\u{1}",
+            "a\u{FFFF}",
+        ] {
+            let (status, _, expression) = problem(server.put("/fhir/Patient/p", &told(&div(refused), "x")).await);
+            assert_eq!((status, expression.as_str()), (422, "Patient.text.div"), "{refused}");
+        }
+        let (status, _, expression) = problem(server.put("/fhir/Patient/p", &told(&div("x"), "a\u{FFFE}")).await);
+        assert_eq!((status, expression.as_str()), (422, "Patient.name[0].family"));
+        // A text that looks like a place of another's narrative is a text.
+        let other = json!({ "resourceType": "Patient", "id": "q", "name": [{ "given": ["\u{FDD0}0\u{FDD0}"] }] });
+        assert_eq!(server.put("/fhir/Patient/q", &other).await.0, 201);
+        let page = as_xml(&server, "/fhir/Patient?_id=p,q&_sort=_id").await.1;
+        assert_eq!(page["entry"][1]["resource"]["name"], other["name"]);
+        server.stop().await;
+    }
+);
+
+both_databases!(
+    async fn what_was_stored_unchecked_is_told_as_xml(db: &TestDb) {
+        // As earlier versions stored it.
+        let server = TestServer::start(db, |settings| (settings.auth, settings.validation) = (AuthMode::Open, Level::Off)).await;
+        for (sent, read) in [
+            (div("salt & water \u{1}"), div("salt &amp; water \u{FFFD}")),
+            (
+                div("<p class='a' class='b'>x</p>"),
+                div("&lt;div xmlns=&quot;http://www.w3.org/1999/xhtml&quot;&gt;&lt;p class='a' class='b'&gt;x&lt;/p&gt;&lt;/div&gt;"),
+            ),
+        ] {
+            assert!(server.put("/fhir/Patient/p", &told(&sent, "a\u{FFFE}")).await.0 < 300);
+            let (_, stored) = server.get("/fhir/Patient/p").await;
+            assert_eq!(stored["text"]["div"], sent);
+            let page = as_xml(&server, "/fhir/Patient?_id=p").await.1;
+            let patient = &page["entry"][0]["resource"];
+            assert_eq!((&patient["text"]["div"], &patient["name"][0]["family"]), (&json!(read), &json!("a\u{FFFD}")));
+        }
         server.stop().await;
     }
 );

@@ -181,3 +181,38 @@ both_databases!(
         server.stop().await;
     }
 );
+
+both_databases!(
+    async fn what_was_deleted_and_put_again_was_created_again(db: &TestDb) {
+        let server = TestServer::open(db).await;
+        let patient = json!({ "resourceType": "Patient", "id": "p" });
+        let mut statuses = Vec::new();
+        for turn in ["put", "put active", "delete", "put", "delete", "put active", "put"] {
+            statuses.insert(
+                0,
+                match turn {
+                    "delete" => answer(server.client.delete(server.url("/fhir/Patient/p"))).await.0,
+                    "put active" => server.put("/fhir/Patient/p", &json!({ "resourceType": "Patient", "id": "p", "active": true })).await.0,
+                    _ => server.put("/fhir/Patient/p", &patient).await.0,
+                },
+            );
+        }
+        assert_eq!(statuses, [200, 201, 204, 201, 204, 200, 201]);
+        for history in ["Patient/p/_history", "Patient/_history"] {
+            // A version that brought it back says so on a page that does not have the delete, too.
+            let mut told = Vec::new();
+            let mut path = format!("/fhir/{history}?_count=2");
+            loop {
+                let (_, bundle) = server.get(&path).await;
+                let entries = bundle["entry"].as_array().into_iter().flatten();
+                told.extend(
+                    entries.map(|entry| entry["response"]["status"].as_str().unwrap().split(' ').next().unwrap().parse::<u16>().unwrap()),
+                );
+                let Some(next) = bundle["link"].as_array().unwrap().iter().find(|link| link["relation"] == "next") else { break };
+                path = next["url"].as_str().unwrap().strip_prefix(&server.base).unwrap().to_owned();
+            }
+            assert_eq!(told, statuses, "{history}");
+        }
+        server.stop().await;
+    }
+);

@@ -311,6 +311,27 @@ both_databases!(
             of("two", &|one| one["performer"] = json!([{ "reference": "Patient/p2" }])),
             of("two-hidden", &|one| one["extension"] = json!([{ "url": "urn:x", "valueReference": { "reference": "Patient/p2" } }])),
             of("two-by-number", &|one| one["performer"] = json!([{ "type": "Patient", "identifier": { "system": OWN, "value": "D-8" } }])),
+            of("by-url", &|one| {
+                one["focus"] =
+                    json!([{ "type": "http://hl7.org/fhir/StructureDefinition/Patient", "identifier": { "system": OWN, "value": "D-8" } }])
+            }),
+            of("by-number-alone", &|one| one["performer"] = json!([{ "identifier": { "system": OWN, "value": "D-8" } }])),
+            of("by-strong-number", &|one| {
+                one["performer"] = json!([{ "identifier": { "system": "https://lango.health/id/nida", "value": "D-8" } }])
+            }),
+            of("by-any-number", &|one| one["focus"] = json!([{ "identifier": { "system": "urn:any", "value": "D-8" } }])),
+            of("by-name", &|one| one["focus"] = json!([{ "type": "Patient", "display": "Somebody p2" }])),
+            of("by-urn", &|one| one["focus"] = json!([{ "reference": "urn:uuid:11111111-1111-4111-8111-111111111111" }])),
+            of("by-path", &|one| one["focus"] = json!([{ "reference": "/Patient/p2" }])),
+            of("by-query", &|one| one["focus"] = json!([{ "reference": "https://elsewhere.example.org/r?subject=Patient%2Fp2" }])),
+            of("with-a-number", &|one| one["subject"]["identifier"] = json!({ "system": OWN, "value": "D-8" })),
+            of("staff", &|one| {
+                one["performer"] = json!([
+                    { "identifier": { "system": "urn:hf-d:staff", "value": "1" } }, { "reference": "https://elsewhere.example.org/fhir/Practitioner/1" },
+                    { "reference": "RelatedPerson/mother" }, { "type": "Patient", "identifier": { "system": OWN, "value": "D-7" } },
+                ]);
+                one["encounter"] = json!({ "reference": "urn:uuid:11111111-1111-4111-8111-111111111111" });
+            }),
             of("contains-another", &|one| {
                 one["contained"] = json!([{ "resourceType": "Patient", "id": "x", "name": [{ "text": "Somebody" }] }])
             }),
@@ -327,7 +348,8 @@ both_databases!(
         ]);
         double.set(Mode::Says(told));
         let bundle = ask(&world, &world.asker, &[json!({ "name": "holder", "valueString": "HF-D" })]).await;
-        let expected = ["HF-D:Patient/d", "HF-D:Patient/p1", "HF-D:Observation/good", "HF-D:Observation/absolute"];
+        let expected =
+            ["HF-D:Patient/d", "HF-D:Patient/p1", "HF-D:Observation/good", "HF-D:Observation/absolute", "HF-D:Observation/staff"];
         assert_eq!(entries(&bundle), set(&expected));
         assert!(!bundle.to_string().contains("p2") && !bundle.to_string().contains("D-8"), "{bundle}");
         let of_type = json!({ "name": "type", "valueCode": "Observation" });
@@ -540,6 +562,97 @@ both_databases!(
         assert_eq!(crate::support::answer(request).await.0, 200);
         assert_eq!(double.requests().len(), 0);
         assert!(entries(&ask(&world, &world.asker, &[]).await).contains("HF-D:Observation/far"));
+        world.server.stop().await;
+    }
+);
+
+both_databases!(
+    async fn what_a_holder_tells_of_a_medicine_by_reference_is_as_sensitive(db: &TestDb) {
+        let double = Double::start(Mode::Silent).await;
+        let world = with_double(db, &double, |_| {}).await;
+        let code = |code: &str| json!({ "coding": [{ "system": "http://www.whocc.no/atc", "code": code }] });
+        let stock = |value: &str| json!({ "system": "urn:stock", "value": value });
+        let medicine = |type_name: &str, id: &str, atc: &str| json!({ "resourceType": type_name, "id": id, "code": code(atc), "identifier": [stock(id)] });
+        let made_of = |id: &str, of: Value| json!({ "resourceType": "Medication", "id": id, "identifier": [stock(id)], "ingredient": [{ "itemReference": of }] });
+        // Here: what is known by an identifier of its own, and what is made of that. The ids are others' at the holder.
+        for resource in [
+            medicine("Medication", "arv", "J01CA04"),
+            medicine("Substance", "here", "J05AF01"),
+            made_of("here-made", json!({ "reference": "Substance/here" })),
+            medicine("Medication", "plain-here", "J01CA04"),
+        ] {
+            world.put(world.token("c"), &resource).await;
+        }
+        let request = |id: &str, medicine: Value| json!({ "resourceType": "MedicationRequest", "id": id, "status": "active", "intent": "order", "subject": { "reference": "Patient/p1" }, "medicationReference": medicine });
+        let named = |name: &str| json!({ "reference": name });
+        let mut contained = request("contained", named("#m"));
+        contained["contained"] =
+            json!([{ "resourceType": "Medication", "id": "m", "ingredient": [{ "itemReference": named("Substance/s") }] }]);
+        let told = [
+            patient("p1", OWN, "D-7"),
+            medicine("Medication", "arv", "J05AF01"),
+            medicine("Medication", "plain", "J01CA04"),
+            medicine("Substance", "s", "J05AF01"),
+            made_of("made", named("Substance/s")),
+            request("id", named("Medication/arv")),
+            request("absolute", named(&format!("{}/fhir/Medication/arv", double.base))),
+            request("identifier", json!({ "identifier": stock("arv") })),
+            request("made", json!({ "reference": "Medication/unknown", "identifier": stock("made") })),
+            contained,
+            request("here", json!({ "identifier": stock("here-made") })),
+            request("nowhere", named("Medication/nowhere")),
+            request("plain", named("Medication/plain")),
+            request("plain-here", json!({ "identifier": stock("plain-here") })),
+            request("coded", json!({ "display": "amoxicillin" })),
+        ];
+        double.set(Mode::Says(searchset(&told)));
+        let more = [json!({ "name": "holder", "valueString": "HF-D" }), json!({ "name": "type", "valueCode": "MedicationRequest" })];
+        let all = ["id", "absolute", "identifier", "made", "contained", "here", "nowhere", "plain", "plain-here", "coded"];
+        let of = |ids: &[&str]| ids.iter().map(|id| format!("HF-D:MedicationRequest/{id}")).collect::<BTreeSet<String>>();
+        permit(&world, "k").await;
+        let bundle = ask(&world, &world.asker, &more).await;
+        assert_eq!(entries(&bundle), of(&all));
+        let labelled = |id: &str| {
+            let entry = bundle["entry"].as_array().unwrap().iter().find(|entry| entry["resource"]["id"] == id).unwrap();
+            entry["resource"]["meta"]["security"].to_string().contains("\"HIV\"")
+        };
+        assert!(labelled("id") && labelled("here") && !labelled("plain") && !labelled("nowhere"), "{bundle}");
+        let except = json!([{ "type": "deny", "securityLabel": [{ "system": LABEL, "code": "HIV" }] }]);
+        world.consent("k", "a", json!({ "type": "permit", "provision": except })).await;
+        assert_eq!(entries(&ask(&world, &world.asker, &more).await), of(&["plain", "plain-here", "coded"]));
+        world.server.stop().await;
+    }
+);
+
+both_databases!(
+    async fn what_a_guardian_permitted_ends_for_holders_too(db: &TestDb) {
+        let double = Double::start(Mode::Says(ashas())).await;
+        let world = with_double(db, &double, |_| {}).await;
+        let name = json!([{ "family": "Mushi", "given": ["Asha", "Neema"] }]);
+        let mut known = location("d", None);
+        known["name"] = name.clone();
+        known.as_object_mut().unwrap().remove("birthDate");
+        world.put(world.token("d"), &known).await;
+        let born = async |date: &str| {
+            let mut asha = crate::lookup::patient("a", NUMBER);
+            (asha["name"], asha["birthDate"]) = (name.clone(), json!(date));
+            world.put(world.token("a"), &asha).await;
+        };
+        let given = async |date: &str| {
+            let mut body = consent("k", "a", json!({ "type": "permit" }));
+            (body["performer"], body["dateTime"]) = (json!([{ "reference": "RelatedPerson/mother" }]), json!(date));
+            world.put(&world.desk, &body).await;
+        };
+        let released = async || entries(&ask(&world, &world.asker, &[]).await).contains("HF-D:Observation/far");
+        born("2020-01-01").await;
+        given("2026-01-01").await;
+        assert!(released().await);
+        born("1980-01-01").await;
+        assert!(!released().await, "she was of age");
+        born("2020-01-01").await;
+        assert!(!released().await, "nobody makes a permit longer by editing a Patient");
+        given("2026-01-02").await;
+        assert!(released().await);
         world.server.stop().await;
     }
 );

@@ -478,9 +478,18 @@ async fn hostile_xml_is_refused() {
         ("a tag that does not end", format!("<Patient {}", "a='b' ".repeat(1_000_000))),
         ("another namespace", "<Patient xmlns=\"urn:x\"/>".to_owned()),
         ("JSON", r#"{"resourceType":"Patient"}"#.to_owned()),
-        ("an unknown element", patient("<nothing value=\"1\"/>")),
+        ("two resources", patient("").repeat(2)),
     ] {
         server.refuses(what, 400, server.request(Method::POST, "/fhir/Patient").header("content-type", FHIR_XML).body(body)).await;
+    }
+    for (what, inside) in [
+        ("an unknown element", "<nothing value=\"1\"/>"),
+        ("an unknown attribute", "<active value=\"true\" a=\"1\"/>"),
+        ("a name of JSON's own", "<resourceType value=\"Group\"/>"),
+        ("text", "<name>Juma</name>"),
+    ] {
+        let request = server.request(Method::POST, "/fhir/Patient").header("content-type", FHIR_XML).body(patient(inside));
+        server.refuses(what, 422, request).await;
     }
     server.ends_well();
 }

@@ -276,6 +276,8 @@ both_databases!(
             let request = |kind: &str, medicine: &Value| json!({ "resourceType": "MedicationRequest", "id": format!("{kind}-{name}"), "status": "active", "intent": "order", "subject": subject, "medicationReference": medicine });
             let mut typed = by_identifier.clone();
             typed["type"] = json!("Medication");
+            let mut both = by_identifier.clone();
+            both["reference"] = json!("Medication/an-id-of-theirs");
             let mut contained = request("contained", &json!({ "reference": "#m" }));
             contained["contained"] = json!([{ "resourceType": "Medication", "id": "m", "ingredient": [{ "itemReference": substance }] }]);
             let mut extended = request("extended", &json!({ "display": "x" }));
@@ -284,6 +286,7 @@ both_databases!(
                 request("id", &by_id),
                 request("identifier", &by_identifier),
                 request("typed", &typed),
+                request("both", &both),
                 request("nested", &json!({ "reference": format!("Medication/made-of-{name}") })),
                 request("deep", &json!({ "identifier": { "system": "urn:stock", "value": format!("Medication-made-of-made-of-{name}") } })),
                 contained,
@@ -363,5 +366,29 @@ both_databases!(
         assert_eq!(seen().await, 404);
         world.put(&world.holder, &medicine("Medication", "after", harmless)).await;
         assert_eq!(seen().await, 200);
+    }
+);
+
+both_databases!(
+    async fn whoever_sends_a_medicine_hides_nothing_that_cannot_name_one(db: &TestDb) {
+        let world = World::new(db).await;
+        but_hiv(&world).await;
+        let number = json!({ "system": "urn:insurer", "value": "7" });
+        let by_identifier = json!({ "identifier": number });
+        let mut told = observation("told", "a", "8867-4", "2026-03-05", None);
+        (told["performer"], told["encounter"]) = (json!([by_identifier]), by_identifier.clone());
+        let mut typed = told.clone();
+        (typed["id"], typed["performer"][0]["type"]) = (json!("typed"), json!("Medication"));
+        let prescription = json!({ "resourceType": "MedicationRequest", "id": "named", "status": "active", "intent": "order", "subject": { "reference": "Patient/a" }, "medicationReference": by_identifier });
+        for resource in [&told, &typed, &prescription] {
+            world.put(&world.holder, resource).await;
+        }
+        for type_name in ["Medication", "Substance"] {
+            let medicine = json!({ "resourceType": type_name, "id": "arv", "identifier": [number], "code": { "coding": [{ "system": "http://www.whocc.no/atc", "code": "J05AF01" }] } });
+            world.put(&world.asker, &medicine).await;
+        }
+        for (path, status) in [("Observation/told", 200), ("Observation/typed", 404), ("MedicationRequest/named", 404)] {
+            assert_eq!(world.get(&world.asker, &format!("/fhir/{path}")).await.0, status, "{path}");
+        }
     }
 );

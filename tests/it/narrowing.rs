@@ -10,6 +10,7 @@ use lango::store::gate::{About, Precedence, Rule, Rules, Succession, Traits};
 use lango::store::write::Change;
 use lango::store::{Mutation, Store, Unit};
 use serde_json::{Value, json};
+use sqlx::AssertSqlSafe;
 use std::collections::BTreeSet;
 
 const NIDA: &str = "https://lango.health/id/nida";
@@ -53,6 +54,12 @@ both_databases!(
             ("another's identifier", &doctor, json!({ "actor": whom(identifier("urn:mfl", "99")) }), &all),
             ("an identifier of whom nobody knows", &doctor, json!({ "actor": whom(identifier("urn:mfl", "77")) }), &set(&[])),
             ("another of the practitioner's", &doctor, json!({ "actor": whom(identifier("urn:npi", "9")) }), &set(&[])),
+            ("its code, written otherwise", &world.asker, json!({ "actor": whom(identifier("urn:lango:facility", " hf-b")) }), &set(&[])),
+            ("another's code", &doctor, json!({ "actor": whom(identifier("urn:lango:facility", "HF-X ")) }), &all),
+            ("a code that nobody has", &doctor, json!({ "actor": whom(identifier("urn:lango:facility", "HF-NOBODY")) }), &set(&[])),
+            ("a number, written otherwise", &doctor, json!({ "actor": whom(identifier("urn:lango:practitioner", "mct-1 ")) }), &set(&[])),
+            ("another's number", &clerk, json!({ "actor": whom(identifier("urn:lango:practitioner", "MCT-1")) }), &all),
+            ("a number that nobody has", &clerk, json!({ "actor": whom(identifier("urn:lango:practitioner", "MCT-9")) }), &set(&[])),
             ("the practitioner", &doctor, json!({ "actor": to("Practitioner/doctor") }), &set(&[])),
             ("the practitioner, and another asks", &clerk, json!({ "actor": to("Practitioner/doctor") }), &all),
             ("the practitioner, and nobody says who asks", &world.asker, json!({ "actor": to("Practitioner/doctor") }), &set(&[])),
@@ -308,6 +315,11 @@ both_databases!(
             (json!({ "gender": "female" }), set(&[])),
             (json!({ "gender": "female", "birthDate": "1990", "name": [{ "text": "Asha Juma" }] }), set(&[])),
             (json!({ "gender": "female", "name": [{ "family": "Stooge" }, { "text": "Asha Mushi Juma Ali John Mary" }] }), set(&[])),
+            // Nor do guesses.
+            (
+                json!({ "gender": "female", "name": [{ "text": "Neema" }, { "text": "Asha" }, { "family": "Juma", "text": "Mary" }] }),
+                set(&[]),
+            ),
             (json!({ "gender": "female", "name": [{ "text": "Mushi Asha" }] }), all.clone()),
             (json!({ "birthDate": "1990", "name": [{ "family": "MUSHI" }] }), all.clone()),
             (json!({ "birthDate": "1990-01-01" }), all),
@@ -478,13 +490,61 @@ both_databases!(
             };
             store.commit(Unit { mutations: vec![mutation], ..Unit::default() }).await.unwrap();
         }
-        store.set_consents_read(0).await.unwrap();
+        store.set_consents_read(0, (Interval::MIN, 0)).await.unwrap();
         let server = TestServer::smart(db).await;
         let asker = signed_token(&server, "asker", &json!({ "purpose_of_use": "TREAT" })).await;
         let found =
             server.client.get(server.url("/fhir/Observation")).bearer_auth(&asker).send().await.unwrap().json::<Value>().await.unwrap();
         assert_eq!(found["total"], json!(0), "{found}");
-        assert!(store.consents_read().await.unwrap() > 0);
+        assert!(store.consents_read().await.unwrap().by > 0);
+    }
+);
+
+/// Puts `body` in the place of what the database has of a Consent.
+async fn tamper(store: &Store, table: &str, id: &str, body: &str) {
+    let which = if table == "history" { "key = (SELECT key FROM resource WHERE id = $2) AND version = 1" } else { "id = $2" };
+    let text = AssertSqlSafe(format!("UPDATE {table} SET body = $1 WHERE {which}"));
+    let changed = match store {
+        Store::Sqlite(db) => sqlx::query(text).bind(body.as_bytes()).bind(id).execute(&db.write).await.unwrap().rows_affected(),
+        Store::Postgres(db) => sqlx::query(text).bind(body.as_bytes()).bind(id).execute(&db.pool).await.unwrap().rows_affected(),
+    };
+    assert_eq!(changed, 1, "{table} {id}");
+}
+
+both_databases!(
+    async fn a_stored_consent_that_cannot_be_read_stops_no_start_and_opens_nothing(db: &TestDb) {
+        let world = World::new(db).await;
+        world.put(&world.desk, &of_series("wide", Some("2026-01-01"), &json!({ "type": "permit" }))).await;
+        let narrow = of_series("narrow", Some("2026-02-01"), &heart_rate_only());
+        let mut first = narrow.clone();
+        first["dateTime"] = json!("2026-01-15");
+        world.put(&world.desk, &first).await;
+        world.put(&world.desk, &narrow).await;
+        assert_eq!(seen(&world).await, set(&["a-hr"]));
+        world.server.stop().await;
+        let mut deep = json!({ "type": "permit" });
+        for _ in 0..60 {
+            deep = json!({ "type": "permit", "provision": [deep] });
+        }
+        let mut too_deep = narrow;
+        too_deep["provision"] = deep;
+        let cut_off = r#"{"resourceType":"Consent","id":"#;
+        for (table, id, body, expected) in [
+            ("history", "narrow", cut_off, json!(1)),
+            ("resource", "wide", cut_off, json!(1)),
+            // It stays where it stood: the wide one does not come back.
+            ("resource", "narrow", &too_deep.to_string(), json!(0)),
+        ] {
+            let store = Store::open(&db.url).await.unwrap();
+            tamper(&store, table, id, body).await;
+            store.set_consents_read(0, (Interval::MIN, 0)).await.unwrap();
+            store.close().await;
+            let server = TestServer::smart(db).await;
+            let asker = signed_token(&server, "asker", &json!({ "purpose_of_use": "TREAT" })).await;
+            let answer = server.client.get(server.url("/fhir/Observation")).bearer_auth(&asker).send().await.unwrap();
+            assert_eq!(answer.json::<Value>().await.unwrap()["total"], expected, "{table} {id}");
+            server.stop().await;
+        }
     }
 );
 

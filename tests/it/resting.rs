@@ -222,3 +222,36 @@ both_databases!(
         assert_eq!(seen().await, set(&["a-hr", "a-hiv", "z-hr"]));
     }
 );
+
+both_databases!(
+    async fn of_whom_something_else_is_said_is_covered_no_longer(db: &TestDb) {
+        let (world, _) = world_with_operator(db).await;
+        let strong = json!([{ "system": "https://lango.health/id/nida", "value": "19900101-1" }]);
+        let patient = |id: &str, says: &Value| {
+            let mut patient = says.clone();
+            (patient["resourceType"], patient["id"], patient["identifier"]) = (json!("Patient"), json!(id), strong.clone());
+            patient
+        };
+        let asha = json!({ "gender": "female", "birthDate": "1990-01-01", "name": [{ "text": "Asha Mushi" }] });
+        let mut moved = asha.clone();
+        moved["address"] = json!([{ "city": "Mwanza" }]);
+        let john = json!({ "gender": "male", "birthDate": "1950-05-05", "name": [{ "text": "John Doe" }] });
+        let mut result = observation("z-hr", "z", "8867-4", "2026-03-05", None);
+        result.as_object_mut().unwrap().remove("encounter");
+        let seen = || world.ids(&world.asker, "/fhir/Observation");
+        let (own, both) = (set(&["a-hr", "a-hiv"]), set(&["a-hr", "a-hiv", "z-hr"]));
+        for (round, changed) in ["z", "a"].into_iter().enumerate() {
+            world.put(&world.holder, &patient("a", &asha)).await;
+            world.put(&world.holder, &patient("z", &asha)).await;
+            world.put(&world.holder, &result).await;
+            world.consent("c", json!({ "type": "permit", "period": { "start": format!("202{round}") } })).await;
+            assert_eq!(seen().await, both, "{changed}");
+            world.put(&world.holder, &patient(changed, &moved)).await;
+            assert_eq!(seen().await, both, "{changed} moved");
+            world.put(&world.holder, &patient(changed, &john)).await;
+            assert_eq!(seen().await, own, "{changed} is somebody else, though the number stays");
+            world.put(&world.holder, &patient(changed, &asha)).await;
+            assert_eq!(seen().await, own, "{changed}: not without review");
+        }
+    }
+);

@@ -286,11 +286,13 @@ both_databases!(
             ],
         )
         .await;
+        put(&server, json!({ "resourceType": "Observation", "id": "o5", "status": "final", "code": { "coding": [{ "system": "http://x.org/cs", "code": "É" }] } }))
+            .await;
         // The code system arrives later and counts at once.
         put(
             &server,
             json!({ "resourceType": "CodeSystem", "id": "cs", "url": "http://x.org/cs", "status": "active", "content": "complete", "caseSensitive": false,
-                "concept": [{ "code": "AbC", "concept": [{ "code": "ZQ9" }] }] }),
+                "concept": [{ "code": "AbC", "concept": [{ "code": "ZQ9" }] }, { "code": "é" }, { "code": "e" }] }),
         )
         .await;
         put(
@@ -306,10 +308,12 @@ both_databases!(
                 ("Observation?code=http://x.org/cs|aBc", three),
                 ("Observation?code=abc", three),
                 ("Observation?_filter=code sw aB", three),
-                ("Observation?_filter=code ne aBC", &["Observation/o4"]),
-                ("Observation?code:not=http://x.org/cs|aBc", &["Observation/o4"]),
+                ("Observation?_filter=code ne aBC", &["Observation/o4", "Observation/o5"]),
+                ("Observation?code=http://x.org/cs|é", &["Observation/o5"]),
+                ("Observation?code=http://x.org/cs|e", &[]),
+                ("Observation?code:not=http://x.org/cs|aBc", &["Observation/o4", "Observation/o5"]),
                 ("Observation?code:in=http://x.org/set", three),
-                ("Observation?code:not-in=http://x.org/set", &["Observation/o4"]),
+                ("Observation?code:not-in=http://x.org/set", &["Observation/o4", "Observation/o5"]),
                 ("Observation?code:below=abc&_sort=_id", &["Observation/o1", "Observation/o2", "Observation/o3", "Observation/o4"]),
                 ("Observation?code:below=zq9", &["Observation/o4"]),
             ],

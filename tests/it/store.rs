@@ -471,19 +471,23 @@ both_databases!(
 );
 
 both_databases!(
-    async fn one_of_many_racing_conditional_creates_wins(db: &TestDb) {
+    async fn one_of_many_racing_conditional_creates_wins_whatever_each_looks_for(db: &TestDb) {
         let store = Store::open(&db.url).await.unwrap();
         for round in 0..100 {
             let value = format!("n{round}");
             let racers = (0..32).map(|racer| {
                 let (store, value) = (store.clone(), value.clone());
                 tokio::spawn(async move {
-                    let create = put("Patient", &format!("{value}-{racer}"), 0, vec![], vec![token("Patient", "identifier", "s", &value)]);
-                    let precondition = Precondition {
-                        query: query("Patient", vec![is("Patient", "identifier", &value)]),
-                        expected: vec![],
-                        claims: vec![format!("Patient|identifier||{value}")],
+                    let other = format!("{value}-other");
+                    let entries = [("identifier", &value), ("identifier", &other), ("phone", &value)];
+                    let entries = entries.map(|(param, value)| token("Patient", param, "s", value)).to_vec();
+                    let create = put("Patient", &format!("{value}-{racer}"), 0, vec![], entries);
+                    let looked_for = match (round % 4, racer % 3) {
+                        (0, _) | (1..3, 0) => is("Patient", "identifier", &value),
+                        (1, _) | (_, 1) => is("Patient", "identifier", &other),
+                        _ => is("Patient", "phone", &value),
                     };
+                    let precondition = Precondition { query: query("Patient", vec![looked_for]), expected: vec![] };
                     store.commit(Unit { mutations: vec![create], preconditions: vec![precondition], ..Unit::default() }).await
                 })
             });

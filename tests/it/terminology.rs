@@ -241,3 +241,62 @@ both_databases!(
         server.stop().await;
     }
 );
+
+both_databases!(
+    async fn an_own_parameter_compares_as_r4s_do(db: &TestDb) {
+        let server = TestServer::open(db).await;
+        let patient = |id: &str, media: &str, mail: &str| json!({ "resourceType": "Patient", "id": id, "gender": "female", "photo": [{ "contentType": media }], "telecom": [{ "system": "email", "value": mail }] });
+        server.put("/fhir/Patient/a", &patient("a", "Image/JPEG; q=1", "Mix@Ex.org")).await;
+        server
+            .put(
+                "/fhir/ValueSet/v",
+                &json!({ "resourceType": "ValueSet", "id": "v", "url": "urn:v", "status": "draft", "version": "1-Beta" }),
+            )
+            .await;
+        for (code, base, expression) in [
+            ("photo-type", "Patient", "Patient.photo.contentType"),
+            ("mail", "Patient", "Patient.telecom.where(system='email')"),
+            ("sex", "Patient", "Patient.gender"),
+            ("edition", "ValueSet", "ValueSet.version"),
+        ] {
+            let definition = json!({
+                "resourceType": "SearchParameter", "id": code, "url": format!("urn:t:{code}"), "name": "Own", "status": "active", "description": "own",
+                "code": code, "base": [base], "type": "token", "expression": expression
+            });
+            let (status, outcome) = server.put(&format!("/fhir/SearchParameter/{code}"), &definition).await;
+            assert_eq!(status, 201, "{outcome}");
+        }
+        let found = async |search: &str| {
+            let bundle = until(&server, &format!("/fhir/{search}"), |status, body| {
+                assert!(status == 200 || body["issue"][0]["code"] == "transient", "{search} {status} {body:.300}");
+                status == 200
+            })
+            .await;
+            let entries = bundle["entry"].as_array().into_iter().flatten();
+            entries.filter_map(|entry| entry["resource"]["id"].as_str().map(str::to_owned)).collect::<Vec<_>>()
+        };
+        server.put("/fhir/Patient/b", &patient("b", "IMAGE/jpeg;q=1", "mix@ex.org")).await;
+        server.put("/fhir/Patient/c", &patient("c", "image/png", "x@ex.org")).await;
+        for (search, expected) in [
+            ("Patient?photo-type=image/jpeg;q%3D1", &["a", "b"][..]),
+            ("Patient?photo-type=Image/JPEG; q%3D1", &["a", "b"]),
+            ("Patient?photo-type=urn:ietf:bcp:13|image/PNG", &["c"]),
+            ("Patient?photo-type:below=image", &["a", "b", "c"]),
+            ("Patient?photo-type:below=image/jpeg", &["a", "b"]),
+            ("Patient?photo-type:not=image/JPEG;q%3D1", &["c"]),
+            ("Patient?_filter=photo-type ne \"image/jpeg;q%3D1\"", &["c"]),
+            ("Patient?mail=MIX@EX.ORG", &["a", "b"]),
+            ("Patient?_filter=mail ne \"mix@ex.org\"", &["c"]),
+            ("Patient?sex=http://hl7.org/fhir/administrative-gender|female", &["a", "b", "c"]),
+            ("Patient?sex=http://hl7.org/fhir/administrative-gender|", &["a", "b", "c"]),
+            ("Patient?gender=http://hl7.org/fhir/administrative-gender|", &["a", "b", "c"]),
+            ("Patient?sex=FEMALE", &[]),
+            ("ValueSet?_id=v&edition=1-BETA", &["v"]),
+        ] {
+            let mut ids = found(search).await;
+            ids.sort();
+            assert_eq!(ids, expected, "{search}");
+        }
+        server.stop().await;
+    }
+);

@@ -1,20 +1,24 @@
 //! Whether the AuditEvents that were made of the chain still say what it says.
 //!
 //! They are copies, outside the chain. What hangs on how the deployment calls itself, and words that another version would choose otherwise,
-//! is not compared: only who, when, what, whose, why and with what outcome; and whether searches find each by that. While everything is indexed
+//! is not compared: only who, when, what, whose, why and with what outcome; and whether searches find each by that and by when it was made. While everything is indexed
 //! anew by a new version the last is left out.
 
 use super::resource::{Naming, audit_event};
 use super::verify::Broken;
 use super::{AuditError, Told, disclosure, told};
 use crate::definitions;
+use crate::fhir::time::{Micros, now, parse_interval};
 use crate::search::extract;
 use crate::store::audit::AUDIT;
 use crate::store::indexed::Indexed;
 use crate::store::{Sealed, Store, Stored};
+use jiff::tz::TimeZone;
 use serde_json::{Value, json};
 use std::collections::HashMap;
 
+/// By how many microseconds clocks may differ, of processes and of one at different times.
+const CLOCKS: Micros = 86_400_000_000;
 /// Rows looked at together.
 const PAGE: u32 = 200;
 /// The kind of the jobs that index everything anew, and how many jobs are looked at.
@@ -48,7 +52,11 @@ pub(super) async fn compare(store: &Store, after: i64, last: i64) -> Result<Opti
             }
             match stored.get(told.id.as_str()) {
                 Some(event)
-                    if event.owner == row.owner && event.version == 1 && event.patient == AUDIT && says(event, row, told, patient) =>
+                    if event.owner == row.owner
+                        && event.version == 1
+                        && event.patient == AUDIT
+                        && is_dated(event, row)
+                        && says(event, row, told, patient) =>
                 {
                     indexed.push((row.position, found_by(event)));
                 }
@@ -81,6 +89,15 @@ fn found_by(event: &Stored) -> Indexed {
     let resource = event.body.as_ref().and_then(|body| serde_json::from_slice::<Value>(body).ok()).unwrap_or_default();
     let entries = extract::extract(event.type_code, &resource, &extract::Options::default());
     Indexed { key: event.key, owner: event.owner, patient: event.patient, entries }
+}
+
+/// Whether it was made when it says, and that fits the event: after it, and not in the time to come. That nobody made it later than it was made
+/// cannot be told.
+fn is_dated(stored: &Stored, row: &Sealed) -> bool {
+    let body = stored.body.as_ref().and_then(|body| serde_json::from_slice::<Value>(body).ok());
+    let said = body.as_ref().and_then(|body| parse_interval(body.pointer("/meta/lastUpdated")?.as_str()?, &TimeZone::UTC));
+    let fits = row.at.saturating_sub(CLOCKS) <= stored.updated && stored.updated <= now().saturating_add(CLOCKS);
+    fits && said.is_some_and(|said| said.low <= stored.updated && stored.updated < said.high)
 }
 
 fn says(stored: &Stored, row: &Sealed, told: &Told, patient: Option<&str>) -> bool {

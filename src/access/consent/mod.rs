@@ -39,5 +39,5 @@ pub use model::{
     Action, Actor, AnyOf, Class, Consent, ConsentVersion, Data, Effect, Name, Precedence, Provision, Reached, Standing, Truth, in_force,
 };
 pub use policy::{Deployment, ImplicitPolicy, Obligation, Outcome, Verdict};
-pub use read::{ConsentError, MAX_DEPTH, MAX_PROVISIONS, MAX_VALUES, Reading, is_guardians, names_of};
+pub use read::{ConsentError, MAX_DEPTH, MAX_PROVISIONS, MAX_VALUES, Reading, is_guardians, is_in_force, names_of, organisations_of};
 pub use requester::{Audience, Requester, SOMEBODY};

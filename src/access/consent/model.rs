@@ -219,7 +219,9 @@ pub struct Consent {
     pub standing: Standing,
     /// Whose consent it is.
     pub patient: Option<Name>,
-    /// Where it stands among those that replace one another, the present place last; none: it stands beside all others.
+    /// The place that it takes with this version, as it says.
+    pub takes: Option<Place>,
+    /// Where it stands among those that replace one another, the present place last; none: it never stood anywhere.
     pub places: Vec<Place>,
     /// A guardian gave it for a minor: it permits nothing from the day the patient is of age, and nothing at all when that is not known.
     pub permits_until: Micros,

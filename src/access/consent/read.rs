@@ -47,6 +47,8 @@ pub struct Reading<'a> {
     pub organisation: &'a dyn Fn(Vec<Name>) -> BTreeSet<Name>,
     /// Where it stood by what it said before.
     pub former: &'a [Place],
+    /// When what is read was recorded; now, if it is about to be.
+    pub recorded: Micros,
     /// When the patient comes of age: a permit that a guardian gave before ends then ([`Consent::permits_until`]). `None`: nobody knows, and it permits nothing.
     pub of_age: Option<Micros>,
 }
@@ -61,39 +63,39 @@ impl Consent {
         }
         let meta = |key: &str| resource.pointer(&format!("/meta/{key}")).and_then(Value::as_str).unwrap_or_default();
         let read = |text: &str| parse_interval(text, reading.zone);
-        let updated = read(meta("lastUpdated")).map_or(Interval::MIN, |interval| interval.low);
-        let given = text("dateTime").and_then(read).unwrap_or(Interval { low: updated, high: updated.saturating_add(1) });
+        // Nothing is given after it was recorded, whatever it says.
+        let given = text("dateTime").and_then(read).map_or(reading.recorded, |given| given.low.min(reading.recorded));
         let guardian = is_guardians(resource, reading.base);
         let permits_until = match reading.of_age {
-            Some(of_age) if guardian && given.low < of_age => of_age,
+            Some(of_age) if guardian && given < of_age => of_age,
             // Whether it was given for a minor nobody can tell.
             None if guardian => Interval::MIN,
             _ => Interval::MAX,
         };
         let patient = object.get("patient").and_then(|patient| names_of(patient, reading.base).into_iter().next());
-        let standing = standing(object);
-        let former = || reading.former.to_vec();
-        let places = match (standing, &patient) {
-            (Standing::Mistaken, _) => Vec::new(),
-            (Standing::Void(_), _) | (_, None) => former(),
-            (_, Some(patient)) => {
-                let organisations = items(object.get("organization")).map(|one| (reading.organisation)(names_of(one, reading.base)));
-                let now = Place {
-                    subject: patient.clone(),
-                    organisations: organisations.collect(),
-                    policies: policies(object),
-                    // Without a date nobody can tell.
-                    given: text("dateTime").and_then(read).unwrap_or(ALWAYS),
-                    recorded: updated,
-                };
-                let is_of_series = !now.policies.is_empty() && now.organisations.iter().any(|names| !names.is_empty());
-                if is_of_series { series::after(former(), now) } else { former() }
-            }
+        let standing = match standing(object) {
+            Standing::InForce | Standing::Withdrawn if object.get("patient").is_none() => Standing::Void("it names no patient"),
+            standing => standing,
+        };
+        let place = |patient: &Name| Place {
+            subject: patient.clone(),
+            organisations: organisations_of(resource, reading.base).into_iter().map(reading.organisation).collect(),
+            policies: policies(object),
+            // Without a date nobody can tell.
+            given: text("dateTime").and_then(read).unwrap_or(ALWAYS),
+            recorded: reading.recorded,
+        };
+        let takes = patient.as_ref().filter(|_| matches!(standing, Standing::InForce | Standing::Withdrawn)).map(place);
+        let places = match &takes {
+            _ if standing == Standing::Mistaken => Vec::new(),
+            None => reading.former.to_vec(),
+            Some(place) => series::after(reading.former.to_vec(), place.clone()),
         };
         Ok(Consent {
             version: ConsentVersion { id: text("id").unwrap_or_default().to_owned(), version: meta("versionId").to_owned() },
             standing,
             patient,
+            takes,
             places,
             permits_until,
             provisions: provisions(object, reading)?,
@@ -107,6 +109,24 @@ pub fn is_guardians(resource: &Value, base: &str) -> bool {
     performers.iter().any(|name| name.starts_with("RelatedPerson/")) && !performers.iter().any(|name| name.starts_with("Patient/"))
 }
 
+/// Whether it says that it is in force, whomever it names.
+pub fn is_in_force(resource: &Value) -> bool {
+    resource.as_object().is_some_and(|object| standing(object) == Standing::InForce)
+}
+
+/// The names of each organisation that the `Consent` is given to, as it writes them; of one that it contains, its identifiers.
+pub fn organisations_of(resource: &Value, base: &str) -> Vec<Vec<Name>> {
+    let names = |organisation: &Value| {
+        let contained = organisation.get("reference").and_then(Value::as_str).and_then(|reference| reference.strip_prefix('#'));
+        let contained =
+            items(resource.get("contained")).filter(|one| contained.is_some() && one.get("id").and_then(Value::as_str) == contained);
+        let identifiers = contained.flat_map(|one| items(one.get("identifier"))).filter_map(name_of_identifier);
+        names_of(organisation, base).into_iter().chain(identifiers).collect()
+    };
+    items(resource.get("organization")).map(names).collect()
+}
+
+/// Whether it counts, whomever it names.
 fn standing(object: &Map<String, Value>) -> Standing {
     let scope = items(object.get("scope").and_then(|scope| scope.get("coding"))).filter_map(coding);
     let privacy = Coding::new("http://terminology.hl7.org/CodeSystem/consentscope", "patient-privacy");
@@ -114,7 +134,6 @@ fn standing(object: &Map<String, Value>) -> Standing {
     match object.get("status").and_then(Value::as_str) {
         Some("entered-in-error") => Standing::Mistaken,
         _ if !scope.into_iter().any(|one| one == privacy) => Standing::Void("its scope is not patient-privacy"),
-        _ if object.get("patient").is_none() => Standing::Void("it names no patient"),
         Some("active") if unverified => Standing::Void("its verification failed"),
         Some("active") => Standing::InForce,
         Some("inactive") => Standing::Withdrawn,
@@ -402,6 +421,10 @@ pub fn names_of(reference: &Value, base: &str) -> Vec<Name> {
         Reference::Urn(urn) => Some(urn.to_owned()),
         Reference::Contained(_) | Reference::Conditional { .. } => None,
     });
-    let identifier = text("/identifier/system").zip(text("/identifier/value")).map(|(system, value)| format!("{system}|{value}"));
-    written.into_iter().chain(identifier).collect()
+    written.into_iter().chain(reference.get("identifier").and_then(name_of_identifier)).collect()
+}
+
+fn name_of_identifier(identifier: &Value) -> Option<Name> {
+    let text = |key: &str| identifier.get(key).and_then(Value::as_str);
+    text("system").zip(text("value")).map(|(system, value)| format!("{system}|{value}"))
 }

@@ -188,6 +188,12 @@ pub fn confidentiality(labels: &BTreeSet<Coding>) -> Confidentiality {
     highest.max(sensitive).unwrap_or(Confidentiality::NORMAL)
 }
 
+/// The labels that are known: sensitivities, and all levels.
+pub fn labels() -> impl Iterator<Item = Coding> {
+    let sensitivities = SENSITIVE.iter().chain(SENSITIVITIES.iter().map(|(child, _)| child)).map(|code| Coding::sensitivity(code));
+    sensitivities.chain(CONFIDENTIALITIES.iter().map(|code| Coding::confidentiality(code)))
+}
+
 pub fn is_sensitivity(label: &Coding) -> bool {
     label.system == ACT_CODE && SENSITIVE.contains(&label.code.as_str())
 }

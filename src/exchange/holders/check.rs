@@ -2,12 +2,13 @@
 //!
 //! A holder may answer more than it was asked: another patient's record, a resource about two, a type that nobody wanted, something that is no FHIR. The
 //! Patients that carry the number which was asked for are the patient; a resource counts as theirs when the parameters of the patient
-//! compartment name one of them, and nothing in it names another. Everything else is left out, whatever it is.
+//! compartment name one of them, and nothing in it names what is another, or perhaps. Everything else is left out, whatever it is.
 //!
 //! Names are the holder's own: its `Patient/1` is not ours. For the decision they are made absolute, and the patient is called as here.
 
 use super::Wanted;
-use super::locate::Location;
+use super::locate::{Identifier, Location};
+use super::medicines::{Here, Medicines};
 use super::release::Record;
 use crate::access::consent::vocabulary::Coding;
 use crate::access::consent::{self, labels_on_arrival};
@@ -17,6 +18,7 @@ use crate::fhir::reference::is_id;
 use crate::fhir::time::parse_interval;
 use crate::ingest::draft::{Making, with_labels};
 use crate::search::extract;
+use crate::store::TypeCode;
 use crate::store::gate::About;
 use crate::validate::structure;
 use serde_json::{Value, json};
@@ -37,16 +39,37 @@ fn security(resource: &Value) -> BTreeSet<Coding> {
     labels.filter_map(|label| Some(Coding::new(label.get("system")?.as_str()?, label.get("code")?.as_str()?))).collect()
 }
 
+/// What is known here.
+pub struct Known {
+    pub making: Making,
+    /// Systems whose identifiers are one person's everywhere.
+    pub people: BTreeSet<String>,
+    /// Medicines.
+    pub medicines: Here,
+}
+
+fn identifiers(resource: &Value) -> impl Iterator<Item = Identifier> {
+    resource.get("identifier").and_then(Value::as_array).into_iter().flatten().filter_map(Identifier::of)
+}
+
 /// Cuts what a holder answered to the patient of `location`.
-pub fn check(resources: Vec<Value>, location: &Location, wanted: &Wanted, making: &Making) -> Checked {
-    let patients: BTreeSet<String> = resources
-        .iter()
-        .filter(|resource| location.identifier.is_of(resource))
-        .filter_map(|patient| Some(patient.get("id")?.as_str()?.to_owned()))
-        .collect();
+pub fn check(resources: Vec<Value>, location: &Location, wanted: &Wanted, known: Known) -> Checked {
+    let Known { making, people: mut numbered, medicines } = known;
+    let mut patients: BTreeSet<String> = BTreeSet::new();
+    let mut numbers: BTreeSet<Identifier> = identifiers(&location.body).chain([location.identifier.clone()]).collect();
+    for patient in resources.iter().filter(|one| one.get("resourceType").and_then(Value::as_str) == Some("Patient")) {
+        numbered.extend(identifiers(patient).map(|identifier| identifier.system));
+        if location.identifier.is_of(patient) {
+            patients.extend(patient.get("id").and_then(Value::as_str).map(str::to_owned));
+            numbers.extend(identifiers(patient));
+        }
+    }
+    numbered.extend(numbers.iter().map(|identifier| identifier.system.clone()));
     // Who knows her may give away what for; so what it tells of her is no less confidential than that it knows her.
     let inherited = security(&location.body);
-    let mut cutting = Cutting { location, wanted, making, patients, inherited, handed: BTreeMap::new() };
+    let medicines = Medicines::new(&resources, location.options(&making.options), &making, medicines);
+    let making = &making;
+    let mut cutting = Cutting { location, wanted, making, patients, numbers, numbered, medicines, inherited, handed: BTreeMap::new() };
     // A document before the visits that it lists, which hand on what they got.
     for type_name in ["Composition", "Encounter", "Observation"] {
         resources.iter().for_each(|resource| cutting.hand_on(type_name, resource));
@@ -75,6 +98,10 @@ struct Cutting<'a> {
     making: &'a Making,
     /// Ids at the holder.
     patients: BTreeSet<String>,
+    /// Her numbers, and all systems whose numbers are patients'.
+    numbers: BTreeSet<Identifier>,
+    numbered: BTreeSet<String>,
+    medicines: Medicines,
     inherited: BTreeSet<Coding>,
     /// Labels that come with a name: to what a document lists, to what names a visit.
     handed: BTreeMap<String, BTreeSet<Coding>>,
@@ -116,6 +143,7 @@ impl Cutting<'_> {
         }
         let mut facts = consent::facts(&named, &options.zone, &options.base);
         facts.elsewhere = true;
+        facts.labels.extend(self.medicines.told(&resource).perhaps);
         if !is_patient {
             facts.name = Some(url.clone());
         }
@@ -144,7 +172,8 @@ impl Cutting<'_> {
         }
     }
 
-    /// The labels to add to a resource: its own on arrival, the location's, and those of the visits and documents that it belongs to.
+    /// The labels to add to a resource: its own on arrival, the location's, those of the visits and documents that it belongs to, and those of the
+    /// medicines that it names.
     fn labels(&self, resource: &Value) -> BTreeSet<Coding> {
         let mut inherited = self.inherited.clone();
         let text = |key: &str| resource.get(key).and_then(Value::as_str).unwrap_or_default();
@@ -154,6 +183,7 @@ impl Cutting<'_> {
         let visits = self.references(resource).into_iter().filter(takes);
         let handed = visits.chain([own]).filter_map(|name| self.handed.get(&name));
         inherited.extend(handed.flatten().cloned());
+        inherited.extend(self.medicines.told(resource).labels);
         labels_on_arrival(resource, &inherited, &self.making.sensitive)
     }
 
@@ -181,41 +211,55 @@ impl Cutting<'_> {
         self.wanted.since.zip(updated).is_some_and(|(since, updated)| updated.high <= since)
     }
 
-    /// Whether every Patient that it names or contains, anywhere, is the one that was asked for.
+    /// Whether no Reference in it, wherever, may name a Patient who is not the one that was asked for, and it contains no other.
     fn names_nobody_else(&self, resource: &Value) -> bool {
         let contained = resource.get("contained").and_then(Value::as_array).into_iter().flatten();
         let mut patients = contained.filter(|one| one.get("resourceType").and_then(Value::as_str) == Some("Patient"));
-        if !patients.all(|patient| self.location.identifier.is_of(patient)) {
-            return false;
-        }
-        let mut waiting = vec![resource];
-        while let Some(value) = waiting.pop() {
-            match value {
-                Value::Array(list) => waiting.extend(list),
-                Value::Object(members) => {
-                    let text = |key: &str| members.get(key).and_then(Value::as_str);
-                    let is_hers = match text("reference").and_then(|text| Reference::parse_at(text, self.base())) {
-                        Some(Reference::Local { type_name: "Patient", id, .. }) => self.patients.contains(id),
-                        Some(Reference::Conditional { type_name: "Patient", .. }) => false,
-                        Some(Reference::Absolute(url)) => !url.split('/').any(|part| part == "Patient"),
-                        Some(_) => true,
-                        None => text("type") != Some("Patient") || members.get("identifier").is_none_or(|one| self.is_asked(one)),
-                    };
-                    if !is_hers {
-                        return false;
-                    }
-                    waiting.extend(members.values());
-                }
-                _ => {}
-            }
-        }
-        true
+        let mut all_hers = patients.all(|patient| self.location.identifier.is_of(patient));
+        extract::references(resource, &mut |reference, targets| all_hers = all_hers && !self.may_be_another(reference, targets));
+        all_hers
     }
 
-    fn is_asked(&self, identifier: &Value) -> bool {
-        let text = |key: &str| identifier.get(key).and_then(Value::as_str);
-        let asked = &self.location.identifier;
-        text("system") == Some(&asked.system) && text("value") == Some(&asked.value)
+    /// Whether a Reference in an element for these types may name another Patient.
+    fn may_be_another(&self, reference: &Value, targets: &[TypeCode]) -> bool {
+        let text = |key: &str| reference.get(key).and_then(Value::as_str);
+        let identifier = reference.get("identifier").filter(|identifier| identifier.is_object());
+        let said = text("type").map(extract::type_said);
+        let says_patient = said == Some("Patient");
+        // Nothing tells of what type it is.
+        let untold = || said.is_none() && targets.iter().any(|code| definitions::r4().type_name(*code) == "Patient");
+        let anything = said.is_none() && targets.is_empty();
+        let Some(to) = text("reference") else {
+            let is_hers = identifier.and_then(Identifier::of).map(|one| self.numbers.contains(&one));
+            return match is_hers {
+                Some(true) => false,
+                _ if says_patient => identifier.is_some() || text("display").is_some(),
+                _ if identifier.is_none() || extract::is_staffs(reference, &self.making.options) => false,
+                // What identifies staff or an organisation may stand where a Patient may.
+                _ => anything || untold() && identifier.is_some_and(|one| self.is_anothers(one)),
+            };
+        };
+        let parts = |is: fn(&str) -> bool| to.split(|c: char| !c.is_ascii_alphanumeric()).any(is);
+        match Reference::parse_at(to, self.base()) {
+            Some(Reference::Local { type_name: "Patient", id, .. }) => {
+                !self.patients.contains(id) || identifier.is_some_and(|one| self.is_anothers(one))
+            }
+            Some(Reference::Conditional { type_name: "Patient", .. }) => true,
+            Some(Reference::Local { .. } | Reference::Conditional { .. }) => says_patient,
+            // Those that it contains are looked at.
+            Some(Reference::Contained(_)) => false,
+            Some(Reference::Absolute(_)) => {
+                let is_told = || parts(|part| definitions::r4().type_code(part).is_some());
+                parts(|part| part == "Patient") || says_patient || !is_told() && (anything || untold())
+            }
+            Some(Reference::Urn(_)) => says_patient || anything || untold(),
+            None => parts(|part| part.eq_ignore_ascii_case("Patient")) || says_patient || anything || untold(),
+        }
+    }
+
+    /// Whether an identifier is of a system that numbers patients, and none of hers.
+    fn is_anothers(&self, identifier: &Value) -> bool {
+        Identifier::of(identifier).is_some_and(|one| self.numbered.contains(&one.system) && !self.numbers.contains(&one))
     }
 
     /// The same with names that mean here what they mean there: the patient's as she is called here, all others absolute.
@@ -251,9 +295,9 @@ impl Cutting<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::access::consent::Sensitive;
     use crate::config::{Holder, Settings};
     use crate::exchange::holders::Holders;
-    use crate::exchange::holders::locate::Identifier;
     use proptest::prelude::*;
     use std::sync::Arc;
 
@@ -272,10 +316,15 @@ mod tests {
     }
 
     fn checked(resources: Vec<Value>) -> Checked {
-        let types = ["Patient", "Observation", "Encounter", "Composition"].iter().filter_map(|name| definitions::r4().type_code(name));
+        checked_knowing(resources, Known { making: Making::default(), people: BTreeSet::new(), medicines: Here::new() })
+    }
+
+    fn checked_knowing(resources: Vec<Value>, known: Known) -> Checked {
+        let types = ["Patient", "Observation", "Encounter", "Composition", "MedicationRequest"]
+            .iter()
+            .filter_map(|name| definitions::r4().type_code(name));
         let wanted = Wanted { types: types.collect(), owners: None, since: None };
-        let making = Making::default();
-        check(resources, &location(), &wanted, &making)
+        check(resources, &location(), &wanted, known)
     }
 
     /// Every way in which a resource may speak of a Patient; the last ones are of somebody else.
@@ -343,5 +392,44 @@ mod tests {
         let found: Vec<&str> = kept.records.iter().filter(restricted).filter_map(|record| record.url.rsplit('/').next()).collect();
         assert_eq!(found, ["of-clinic", "of-listed", "clinic", "listed", "letter"]);
         assert_eq!((kept.records.len(), kept.foreign, kept.unusable), (8, 0, 0));
+    }
+
+    #[test]
+    fn what_names_a_medicine_that_tells_is_as_sensitive_and_of_what_nobody_tells_it_may_be() {
+        let coding = |code: &str| Coding::new("http://www.whocc.no/atc", code);
+        let members = |set: &str| Some(if set.ends_with("hiv") { vec![coding("J05A")] } else { Vec::new() });
+        let making = Making { sensitive: Arc::new(Sensitive::new(members)), ..Making::default() };
+        let code = |code: &str| json!({ "coding": [{ "system": "http://www.whocc.no/atc", "code": code }] });
+        let request = |id: &str, medicine: Value| json!({ "resourceType": "MedicationRequest", "id": id, "status": "active", "intent": "order", "subject": { "reference": "Patient/hers" }, "medicationReference": medicine });
+        let called = |value: &str| json!({ "identifier": { "system": "urn:stock", "value": value } });
+        let made_of = |id: &str, what: &str| json!({ "resourceType": "Medication", "id": id, "ingredient": [{ "itemReference": { "reference": what } }] });
+        let here = [("here", Some(BTreeSet::from([Coding::sensitivity("HIV")]))), ("harmless", Some(BTreeSet::new())), ("wordless", None)];
+        let here = here.map(|(value, labels)| (("urn:stock".to_owned(), value.to_owned()), labels));
+        let known = Known { making, people: BTreeSet::new(), medicines: here.into() };
+        let kept = checked_knowing(
+            vec![
+                patient("hers", "7"),
+                request("deep", json!({ "reference": "Medication/outer" })),
+                request("circle", json!({ "reference": "Medication/round" })),
+                request("here", called("here")),
+                request("harmless", called("harmless")),
+                request("wordless", called("wordless")),
+                request("nowhere", called("nowhere")),
+                request("elsewhere", json!({ "reference": "https://other.example.org/fhir/Medication/1" })),
+                request("missing", json!({ "reference": "Medication/missing" })),
+                made_of("outer", "Medication/inner"),
+                made_of("inner", "Substance/arv"),
+                made_of("round", "Medication/round"),
+                json!({ "resourceType": "Substance", "id": "arv", "code": code("J05AF01") }),
+            ],
+            known,
+        );
+        let with = |is: &dyn Fn(&Record) -> bool| -> Vec<String> {
+            kept.records.iter().filter(|record| is(record)).filter_map(|record| Some(record.url.rsplit('/').next()?.to_owned())).collect()
+        };
+        let hiv = Coding::sensitivity("HIV");
+        assert_eq!(with(&|record| record.body.to_string().contains("\"HIV\"")), ["deep", "here"]);
+        assert_eq!(with(&|record| record.facts.labels.contains(&hiv)), ["deep", "here", "wordless", "nowhere", "elsewhere", "missing"]);
+        assert_eq!((kept.records.len(), kept.foreign, kept.unusable), (9, 0, 0));
     }
 }

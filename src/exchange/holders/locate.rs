@@ -9,6 +9,7 @@ use crate::definitions;
 use crate::exchange::Person;
 use crate::fhir::time::{now, parse_interval};
 use crate::registry::looks_golden;
+use crate::search::extract::Options;
 use crate::store::query::{SystemTest, Test};
 use crate::store::{FacilityKey, Filter, Query, ResourceKey, Scope, Store};
 use jiff::tz::TimeZone;
@@ -35,14 +36,21 @@ pub struct Location {
     pub identifier: Identifier,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Identifier {
     pub system: String,
     pub value: String,
 }
 
+impl Location {
+    /// How references are read in what the holder answers: names under its address are its own.
+    pub fn options(&self, options: &Options) -> Options {
+        Options { base: self.holder.settings.url.clone(), ..options.clone() }
+    }
+}
+
 impl Identifier {
-    fn of(value: &Value) -> Option<Identifier> {
+    pub fn of(value: &Value) -> Option<Identifier> {
         let text = |key: &str| value.get(key).and_then(Value::as_str).filter(|text| !text.is_empty()).map(str::to_owned);
         Some(Identifier { system: text("system")?, value: text("value")? })
     }

@@ -16,6 +16,7 @@ mod breaker;
 mod check;
 mod locate;
 mod login;
+mod medicines;
 mod once;
 mod release;
 mod talk;

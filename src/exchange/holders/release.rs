@@ -1,8 +1,8 @@
 //! Asking the holders of a person, and deciding on what they answered.
 
-use super::check::{Checked, check};
+use super::check::{Checked, Known, check};
 use super::locate::{Location, locations};
-use super::{HolderError, Wanted};
+use super::{HolderError, Wanted, medicines};
 use crate::access::consent::{self, Consent, Requester, ResourceFacts};
 use crate::access::gate::numbers;
 use crate::access::{Caller, Interaction, audit};
@@ -91,7 +91,7 @@ impl Away {
         }
         let deadline = Instant::now().checked_add(app.holders.patience).unwrap_or_else(Instant::now);
         let questions = known.into_iter().map(|location| one(app, caller, location, wanted, deadline));
-        Ok(Away { answers: futures_util::future::join_all(questions).await })
+        Ok(Away { answers: futures_util::future::try_join_all(questions).await? })
     }
 
     /// What of it may leave now, by the Consents as they stand; with `glass` as if the glass was broken.
@@ -147,25 +147,33 @@ pub fn disclose<'a>(records: impl IntoIterator<Item = &'a Record>) {
     }
 }
 
-async fn one(app: &App, caller: &Caller, location: Location, wanted: &Wanted, deadline: Instant) -> Answered {
+async fn one(app: &App, caller: &Caller, location: Location, wanted: &Wanted, deadline: Instant) -> Result<Answered, Refusal> {
     let workers = app.writer.workers();
     let facility = location.holder.settings.facility.clone();
     let told = match app.holders.ask(&location, wanted, &caller.claimed, workers, deadline).await {
         Ok(told) => told,
         Err(error) => {
             tracing::warn!(facility, %error, "a holder gave no answer");
-            return Answered { location, told: Err(error), cut: false };
+            return Ok(Answered { location, told: Err(error), cut: false });
         }
     };
-    let (of, wanted, making) = (location.clone(), wanted.clone(), app.writer.making());
-    let Ok(Checked { records, foreign, unusable }) = workers.run(move || check(told.resources, &of, &wanted, &making)).await else {
-        tracing::error!(facility, "what a holder answered could not be read");
-        return Answered { location, told: Err(HolderError::Crooked("what it answers cannot be read")), cut: false };
+    let unreadable = |location| {
+        tracing::error!(facility = facility, "what a holder answered could not be read");
+        Ok(Answered { location, told: Err(HolderError::Crooked("what it answers cannot be read")), cut: false })
+    };
+    let (resources, options) = (told.resources, location.options(app.writer.options()));
+    let named = workers.run(move || (medicines::called(&resources, &options), resources)).await;
+    let Ok((called, resources)) = named else { return unreadable(location) };
+    let medicines = medicines::here(&app.store, &called).await?;
+    let known = Known { making: app.writer.making(), people: app.settings.systems.strong.iter().cloned().collect(), medicines };
+    let (of, wanted) = (location.clone(), wanted.clone());
+    let Ok(Checked { records, foreign, unusable }) = workers.run(move || check(resources, &of, &wanted, known)).await else {
+        return unreadable(location);
     };
     if foreign > 0 || unusable > 0 {
         tracing::warn!(facility, foreign, unusable, "a holder answered what is not the patient's, or no FHIR; it was left out");
     }
-    Answered { location, told: Ok(records), cut: told.cut }
+    Ok(Answered { location, told: Ok(records), cut: told.cut })
 }
 
 /// The gate for what is not in the store.

@@ -123,7 +123,7 @@ async fn answer(call: &Call<'_>, of: &HistoryOf<'_>, path: &str, asked: &Asked, 
     let began = opened.as_ref().map_or(began, |(_, began)| *began);
     let cursor = opened.as_ref().map(|(cursor, _)| cursor);
     // As in a search: none of them, but how many there are, where that is told.
-    let HistoryPage { mut rows, posted, patched, next } = match asked.count {
+    let HistoryPage { mut rows, posted, patched, revived, next } = match asked.count {
         0 => HistoryPage::default(),
         count => state.store.history_page(of, asked.wanted, count, cursor, &call.caller.scope).await?,
     };
@@ -140,11 +140,15 @@ async fn answer(call: &Call<'_>, of: &HistoryOf<'_>, path: &str, asked: &Asked, 
     };
     let mut links = vec![("self", link(asked.cursor.as_deref()))];
     links.extend(next.as_deref().map(|token| ("next", link(Some(token)))));
-    let came = |row: &Stored| match row.version {
-        1 if posted.contains(&row.key) => "POST",
-        version if patched.contains(&(row.key, version)) => "PATCH",
-        // What lango itself made, too.
-        _ => "PUT",
+    let came = |row: &Stored| {
+        let method = match row.version {
+            1 if posted.contains(&row.key) => "POST",
+            version if patched.contains(&(row.key, version)) => "PATCH",
+            // What lango itself made, too.
+            _ => "PUT",
+        };
+        let is_made = row.version == 1 || revived.contains(&(row.key, row.version));
+        (method, if is_made { "201 Created" } else { "200 OK" })
     };
     Ok(Answer::ok(bundle(state.base_url(), &rows, &came, total, &links, &asked.warnings)))
 }
@@ -152,7 +156,7 @@ async fn answer(call: &Call<'_>, of: &HistoryOf<'_>, path: &str, asked: &Asked, 
 fn bundle(
     base_url: &str,
     rows: &[Stored],
-    came: &dyn Fn(&Stored) -> &'static str,
+    came: &dyn Fn(&Stored) -> (&'static str, &'static str),
     total: Option<i64>,
     links: &[(&str, String)],
     warnings: &[Issue],
@@ -173,10 +177,9 @@ fn bundle(
             out.extend_from_slice(body);
             out.push(b',');
         }
-        let (method, status) = match (&row.body, row.version) {
-            (None, _) => ("DELETE", "204 No Content"),
-            (Some(_), 1) => (came(row), "201 Created"),
-            (Some(_), _) => (came(row), "200 OK"),
+        let (method, status) = match &row.body {
+            None => ("DELETE", "204 No Content"),
+            Some(_) => came(row),
         };
         let url = if method == "POST" { type_name.to_owned() } else { format!("{type_name}/{}", row.id) };
         let told = format!(

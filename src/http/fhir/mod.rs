@@ -28,7 +28,8 @@ use super::repeat;
 use super::state::FhirState;
 use crate::access::{Caller, Interaction};
 use crate::definitions;
-use crate::fhir::{Issue, IssueCode, xml};
+use crate::fhir::xml::{self, XmlError};
+use crate::fhir::{Issue, IssueCode};
 use crate::ingest::{Refusal, bundle};
 use crate::store::{Stored, TypeCode};
 use answer::Answer;
@@ -138,7 +139,7 @@ async fn handle(State(state): State<FhirState>, request: Request) -> Response {
             let Form { format, pretty } = posted.into_inner().unwrap_or(asked);
             match answered {
                 Ok(answer) if native => binary::render(answer),
-                Ok(answer) => answer.render(format, pretty),
+                Ok(answer) => rendered(&state, answer, format, pretty).await,
                 Err(failure) => answer::failure(&placed(failure, &parts), format, pretty),
             }
         }
@@ -149,6 +150,19 @@ async fn handle(State(state): State<FhirState>, request: Request) -> Response {
         headers.insert(REQUEST_ID, id.clone());
     }
     response
+}
+
+/// The answer in the form asked for. Another form than the stored one is work for a processor: what is long is made beside the threads that answer.
+async fn rendered(state: &FhirState, answer: Answer, format: Format, pretty: bool) -> Response {
+    const SHORT: usize = 16 * 1024;
+    let is_stored = format == Format::Json && !pretty;
+    if is_stored || answer.body.as_ref().is_none_or(|body| body.len() < SHORT) {
+        return answer.render(format, pretty);
+    }
+    match state.writer.workers().run(move || answer.render(format, pretty)).await {
+        Ok(response) => response,
+        Err(refusal) => answer::failure(&refusal.into(), Format::Json, false),
+    }
 }
 
 /// What is refused about a resource says of what type that is, where nothing closer is said.
@@ -300,7 +314,13 @@ async fn resource_of(state: &FhirState, headers: &HeaderMap, bytes: Bytes) -> Re
         Format::Json => Ok(bytes),
         Format::Xml => {
             let converted = state.writer.workers().run(move || xml::to_json(&bytes)).await?;
-            converted.map(Bytes::from).map_err(|error| Failure::bad_request(error.to_string()))
+            converted.map(Bytes::from).map_err(|error| match error {
+                XmlError::Misplaced { words, expression } => {
+                    let issue = Issue::error(IssueCode::Structure, words).at(expression);
+                    Failure::new(StatusCode::UNPROCESSABLE_ENTITY, issue)
+                }
+                error => Failure::bad_request(format!("{error}.")),
+            })
         }
     }
 }

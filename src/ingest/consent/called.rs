@@ -1,8 +1,8 @@
 //! Whom the references of a Consent mean, as the directory knows them when it is written: one organisation can be named by its id, by its facility's code or
 //! by any other of its identifiers.
 //!
-//! What a permit means is what it says. What else the one may be called counts for what denies, whoever says so ([`directory`]); an id or an identifier
-//! that nobody here has might be anybody's. Only the operator's entries, and a facility's own about its code, say which two names are one organisation's, of
+//! What a permit means is what it says. What else the one may be called counts for what denies, whoever says so ([`directory`]), and case and blanks of a code
+//! do not; an id, an identifier or a code that nobody here has might be anybody's. Only the operator's entries, and a facility's own about its code, say which two names are one organisation's, of
 //! whose Consents the newer replaces the older.
 
 use super::super::write::Writer;
@@ -22,8 +22,6 @@ const FOUND: u32 = 20;
 /// What the one of a name is called besides.
 #[derive(Debug, Default)]
 pub(super) struct Called {
-    facility_system: String,
-    practitioner_system: String,
     /// Identifiers and ids that somebody has.
     known: HashMap<Name, Vec<Name>>,
     /// All names of the organisation of a name.
@@ -35,8 +33,6 @@ impl Called {
     pub fn of(&self, name: &Name) -> Option<Vec<Name>> {
         match self.known.get(name) {
             Some(others) => Some(others.clone()),
-            None if is_of(name, &self.facility_system) => Some(Vec::new()),
-            None if is_of(name, &self.practitioner_system) => Some(vec![consent::SOMEBODY.to_owned()]),
             None if name.contains('|') => None,
             // Nobody asks as a Patient or as something that is no person and no organisation.
             None => (!ENTRIES.iter().any(|type_name| is_named(name, type_name))).then(Vec::new),
@@ -58,40 +54,68 @@ impl Writer {
     /// What those that `consent` refers to are called.
     pub(super) async fn called(&self, consent: &Value) -> Result<Called, sqlx::Error> {
         let (facility, practitioner) = self.systems();
-        let mut called = Called { facility_system: facility.to_owned(), practitioner_system: practitioner.to_owned(), ..Called::default() };
+        let mut called = Called::default();
         let base = &self.options().base;
         let provision: Vec<&Value> = consent.get("provision").into_iter().collect();
         let authors = references(&of_key(&provision, "data"), base);
         for name in references(&provision, base).into_iter().take(MOST) {
-            let is_person = is_of(&name, practitioner);
-            // Who asks is looked up by all their names when they ask; who wrote something is not.
-            if !authors.contains(&name) && (is_person || is_of(&name, facility)) {
-                continue;
-            }
+            let (is_person, is_facility) = (is_of(&name, practitioner), is_of(&name, facility));
+            let is_authors = authors.contains(&name);
             let types: &[&str] = match name.split_once('/') {
                 Some((type_name @ ("Organization" | "Group" | "CareTeam" | "Device" | "HealthcareService"), _)) => &[type_name],
                 Some(("Practitioner" | "PractitionerRole", _)) => &["Practitioner", "PractitionerRole"],
                 _ => &ENTRIES,
             };
             let is_somebodys = match name.split_once('|') {
-                _ if is_person || is_of(&name, facility) => true,
+                Some(_) if (is_person || is_facility) && is_authors => true,
+                Some((system, code)) if is_person || is_facility => {
+                    self.is_anybodys(&name, &directory::folded(system, code), is_facility).await?
+                }
                 // By an identifier only the operator's entries tell that somebody is known.
                 Some((system, value)) => !self.entries(system, value, vec![0]).await?.is_empty(),
                 None => directory::of_name(self.store(), &name).await?.is_some(),
             };
             if is_somebodys {
-                let mut others = directory::called_besides(self.store(), BTreeSet::from([name.clone()]), types).await?;
+                // Who asks is looked up by all their names when they ask; who wrote something is not.
+                let mut others = match is_person || is_facility {
+                    true if !is_authors => BTreeSet::new(),
+                    _ => directory::called_besides(self.store(), BTreeSet::from([name.clone()]), types).await?,
+                };
+                if let Some((system, code)) = name.split_once('|').filter(|_| is_person || is_facility) {
+                    others.insert(directory::folded(system, code));
+                }
                 others.remove(&name);
                 let somebody = is_person.then(|| consent::SOMEBODY.to_owned());
                 called.known.insert(name, others.into_iter().chain(somebody).collect());
             }
         }
-        let organizations: Vec<&Value> = consent.get("organization").into_iter().collect();
-        for name in references(&organizations, base).into_iter().take(MOST) {
+        let organizations: BTreeSet<Name> = consent::organisations_of(consent, base).into_iter().flatten().collect();
+        for name in organizations.into_iter().filter(is_looked_up).take(MOST) {
             let names = self.same_organisation(&name).await?;
             called.organisations.insert(name, names);
         }
         Ok(called)
+    }
+
+    /// Whether anybody has this code of a facility, or number of a practitioner: as they are known here, or by an entry of whosoever. `folded`: without case
+    /// and blanks.
+    async fn is_anybodys(&self, name: &Name, folded: &Name, is_facility: bool) -> Result<bool, sqlx::Error> {
+        let (types, code): (&[&str], _) = match folded.split_once('|') {
+            Some((_, code)) if is_facility => (&["Organization"], code),
+            Some((_, code)) => (&["Practitioner", "PractitionerRole"], code),
+            None => return Ok(false),
+        };
+        if self.store().has_login(code, is_facility).await? {
+            return Ok(true);
+        }
+        let trimmed = name.split_once('|').map(|(system, code)| format!("{system}|{}", code.trim()));
+        for name in BTreeSet::from([folded.clone()]).into_iter().chain(trimmed) {
+            let names = BTreeSet::from([name]);
+            if directory::called_besides(self.store(), names.clone(), types).await? != names {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Entries of all kinds with this identifier, of these owners.
@@ -166,8 +190,12 @@ fn references(parts: &[&Value], base: &str) -> BTreeSet<Name> {
             _ => {}
         }
     }
-    found.retain(|name| name.contains('|') || ENTRIES.iter().any(|type_name| is_named(name, type_name)));
+    found.retain(is_looked_up);
     found
+}
+
+fn is_looked_up(name: &Name) -> bool {
+    name.contains('|') || ENTRIES.iter().any(|type_name| is_named(name, type_name))
 }
 
 /// The values of all members of this name.

@@ -4,7 +4,7 @@ use super::expr::{Expr, Presence, Scope, locate};
 use super::mapping::{Fields, Form, Part, Production, Resource, Translate as Translation, Update};
 use super::schema::{Leaf, NodeId, Schema, says_something};
 use super::{Known, Listed, Produced, Translate, Unmapped, forget};
-use crate::fhir::{Issue, IssueCode};
+use crate::fhir::{Issue, IssueCode, narrative};
 use crate::validate::structure;
 use serde_json::{Map, Value, json};
 use std::borrow::Cow;
@@ -204,7 +204,8 @@ impl<'r> Run<'r> {
             *place = Value::String(id.to_string());
         }
         let Resource { update, shared, .. } = *resource;
-        let made = Value::Object(map);
+        let mut made = Value::Object(map);
+        narrative::settle(&mut made);
         // What is laid over something stored need not have all that the whole must have.
         let part = matches!(update, Update::Existing | Update::Known);
         let is_wrong = |issue: &Issue| issue.severity.is_error() && !(part && issue.code == IssueCode::Required);

@@ -4,15 +4,15 @@ use super::super::criteria::{self, Criteria};
 use super::super::draft::Draft;
 use super::super::refusal::{Refusal, RefusalKind, within};
 use super::super::write::{Action, Plan, Wanted};
+use super::having::{Having, Written};
 use super::targets::{Settling, Target, TargetKind};
 use super::{Entry, Operation};
 use crate::definitions;
 use crate::fhir::{Issue, IssueCode};
 use crate::ingest::write::Condition;
-use crate::store::{ParamId, TypeCode};
+use crate::store::TypeCode;
 use crate::validate::Validator;
 use serde_json::Value;
-use std::collections::{BTreeSet, HashMap, HashSet};
 
 /// Checks every resource and makes the plan; with it, for each change the place of its entry.
 pub async fn plan(settling: Settling<'_>, entries: Vec<Entry>, targets: &[Target]) -> Result<(Plan, Vec<usize>), Refusal> {
@@ -57,9 +57,14 @@ pub async fn plan(settling: Settling<'_>, entries: Vec<Entry>, targets: &[Target
         true => (drafts, Vec::new()),
         false => writer.workers().run(move || twins(drafts, named)).await?,
     };
-    for (at, other, told) in twins {
-        let other = targets.get(other).map_or("", |target| target.path.as_str());
-        problems.add(&at, if told { criteria::same_resource(other) } else { criteria::perhaps_another(other) });
+    let path = |place: usize| targets.get(place).map_or("", |target| target.path.as_str());
+    for (at, twin) in twins {
+        let refusal = match twin {
+            Twin::Certain(place) => criteria::same_resource(path(place)),
+            Twin::Possible(place) => criteria::perhaps_another(path(place)),
+            Twin::Untold => criteria::too_many(),
+        };
+        problems.add(&at, refusal);
     }
     for (place, condition, draft) in drafts {
         match draft {
@@ -85,34 +90,35 @@ struct Named {
 /// A resource, with the place of its entry.
 type Made = (usize, Condition, Result<Draft, Refusal>);
 
-/// Where criteria stand, the entry that writes another resource which they match, and whether that is certain.
-type Twin = (String, usize, bool);
+/// What the criteria that stand there match besides what they are to mean.
+enum Twin {
+    /// What the entry at this place writes.
+    Certain(usize),
+    /// Perhaps so, which only the store could tell.
+    Possible(usize),
+    /// It would take too long to say.
+    Untold,
+}
 
-/// Which criteria another entry's resource matches too: stored as they are, the two would be one thing twice.
-fn twins(drafts: Vec<Made>, named: Vec<Named>) -> (Vec<Made>, Vec<Twin>) {
-    // By a value that the criteria name, so that not everything is held against everything.
-    let exact: Vec<Option<Vec<(ParamId, &str)>>> = named.iter().map(|one| one.criteria.exact()).collect();
-    let params: HashSet<ParamId> = exact.iter().flatten().flatten().map(|(param, _)| *param).collect();
-    let mut having: HashMap<(ParamId, &str), Vec<usize>> = HashMap::new();
+/// Which criteria another entry's resource matches too, and where they stand: stored as they are, the two would be one thing twice.
+fn twins(drafts: Vec<Made>, named: Vec<Named>) -> (Vec<Made>, Vec<(String, Twin)>) {
     let ready: Vec<(usize, &Draft)> = drafts.iter().filter_map(|(place, _, draft)| Some((*place, draft.as_ref().ok()?))).collect();
-    for (at, (_, draft)) in ready.iter().enumerate() {
-        for entry in draft.entries.iter().filter(|entry| params.contains(&entry.param)) {
-            if let Some(value) = criteria::exact_value(&entry.value) {
-                having.entry((entry.param, value)).or_default().push(at);
-            }
-        }
-    }
+    let written = ready.iter().map(|(_, draft)| Written { type_code: draft.type_code, id: &draft.id, entries: &draft.entries }).collect();
+    let mut having = Having::new(written, named.iter().map(|one| &one.criteria));
     let mut twins = Vec::new();
-    for (one, exact) in named.iter().zip(&exact) {
-        let candidates: BTreeSet<usize> = match exact {
-            Some(values) => values.iter().filter_map(|value| having.get(value)).flatten().copied().collect(),
-            None => (0..ready.len()).collect(),
+    for one in &named {
+        let Ok(matching) = having.matching(&one.criteria) else {
+            twins.push((one.at.clone(), Twin::Untold));
+            break;
         };
-        let others = candidates.into_iter().filter_map(|at| ready.get(at)).filter(|(_, draft)| *draft.id != *one.id);
-        let judged = others.map(|(place, draft)| (*place, one.criteria.matches_draft(draft.type_code, &draft.id, &draft.entries)));
-        let matching: Vec<(usize, Option<bool>)> = judged.filter(|(_, matches)| *matches != Some(false)).collect();
-        let first = matching.iter().find(|(_, matches)| matches.is_some()).or(matching.first());
-        twins.extend(first.map(|(place, matches)| (one.at.clone(), *place, matches.is_some())));
+        let matching = matching.into_iter().filter_map(|(at, certain)| Some((ready.get(at)?, certain)));
+        let others: Vec<(usize, bool)> =
+            matching.filter(|((_, draft), _)| *draft.id != *one.id).map(|((place, _), certain)| (*place, certain)).collect();
+        let first = others.iter().find(|(_, certain)| *certain).or(others.first());
+        twins.extend(first.map(|(place, certain)| {
+            let twin = if *certain { Twin::Certain(*place) } else { Twin::Possible(*place) };
+            (one.at.clone(), twin)
+        }));
     }
     (drafts, twins)
 }

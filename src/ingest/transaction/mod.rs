@@ -8,6 +8,8 @@
 //! one, and no other entry may change it, delete it, or write another that the criteria match ([`drafts`]).
 
 mod drafts;
+mod having;
+mod placeholders;
 mod references;
 mod targets;
 
@@ -226,7 +228,7 @@ async fn carry_out(
     for entry in &entries {
         settling.check_rights(entry);
     }
-    settling.search_requests(&entries).await.map_err(refused)?;
+    settling.search_requests(&mut entries).await.map_err(refused)?;
     settling.apply_patches(&mut entries).await.map_err(refused)?;
     let targets = settling.targets(&entries);
     let entries = references::settle(&mut settling, entries, &targets, named).await.map_err(refused)?;

@@ -1,10 +1,10 @@
 //! References between the entries, and those that name their target by criteria, become references to what is stored.
 
-use super::super::criteria;
+use super::super::criteria::{self, Criteria};
 use super::super::identities::{Identities, conditional_references, unresolved_urns};
 use super::super::refusal::{Refusal, RefusalKind, within};
-use super::super::write::Writer;
-use super::targets::{Settling, Target, TargetKind};
+use super::having::{Having, Written};
+use super::targets::{Found, Key, Settling, Target, TargetKind};
 use super::{Entry, Operation};
 use crate::definitions;
 use crate::fhir::{Issue, IssueCode, Reference};
@@ -63,7 +63,8 @@ pub async fn settle(
     }
     let references: Vec<(String, String)> = references.into_iter().collect();
     settling.search_references(&references, targets).await?;
-    let meant = Arc::new(meanings(settling, &entries, targets, references));
+    let (entries, meant) = meanings(settling, entries, targets, references).await?;
+    let meant = Arc::new(meant);
     let numbered = entries.into_iter().enumerate().map(|(place, entry)| (holders.contains(&place), entry)).collect();
     writer
         .workers()
@@ -110,10 +111,22 @@ fn identities(settling: &mut Settling<'_>, entries: &[Entry], targets: &[Target]
     identities
 }
 
+/// What a conditional reference means among what the transaction writes.
+enum Meant {
+    /// These; or there are resources of which it cannot be told.
+    Own(Option<BTreeSet<String>>),
+    /// It would take too long to say.
+    Untold,
+}
+
 /// What the conditional references mean once the transaction is done: what it changes is judged by what it becomes, the rest by
 /// what is stored, and the transaction rests on that.
-fn meanings(settling: &mut Settling<'_>, entries: &[Entry], targets: &[Target], references: Vec<(String, String)>) -> Identities {
-    let writer = settling.writer;
+async fn meanings(
+    settling: &mut Settling<'_>,
+    entries: Vec<Entry>,
+    targets: &[Target],
+    references: Vec<(String, String)>,
+) -> Result<(Vec<Entry>, Identities), Refusal> {
     let mut changed: HashSet<(TypeCode, &str)> = HashSet::new();
     for target in targets {
         match &target.kind {
@@ -122,25 +135,41 @@ fn meanings(settling: &mut Settling<'_>, entries: &[Entry], targets: &[Target], 
             _ => {}
         }
     }
-    let mut identities = Identities::default();
-    // Of the transaction's own resources, only those of a type that a conditional reference names can be meant.
-    let mut own: HashMap<TypeCode, Vec<(String, Vec<IndexEntry>)>> = HashMap::new();
+    let mut asked = Vec::with_capacity(references.len());
     for (reference, path) in references {
         let Some(Reference::Conditional { type_name, query }) = Reference::parse(&reference) else { continue };
         let Some(type_code) = definitions::r4().type_code(type_name) else { continue };
-        let Some(found) = settling.found.get(&(type_code, query.to_owned())) else { continue };
-        let (mut ids, mut unjudged) = (BTreeSet::new(), false);
-        for (id, entries) in own.entry(type_code).or_insert_with(|| own_entries(writer, entries, targets, type_code)).iter() {
-            match found.criteria.matches_draft(type_code, id, entries) {
-                Some(true) => _ = ids.insert(id.clone()),
-                Some(false) => {}
-                None => unjudged = true,
+        let key: Key = (type_code, query.to_owned());
+        if settling.found.contains_key(&key) {
+            asked.push((reference, key, path));
+        }
+    }
+    // Of the transaction's own resources, only those of a type that a conditional reference names can be meant.
+    let types: HashSet<TypeCode> = asked.iter().map(|(_, (type_code, _), _)| *type_code).collect();
+    let is_own = |target: &Target| matches!(target.kind, TargetKind::Put(_)) && types.contains(&target.type_code);
+    let own: Vec<(usize, TypeCode, String)> =
+        targets.iter().enumerate().filter(|(_, target)| is_own(target)).map(|(place, of)| (place, of.type_code, of.id.clone())).collect();
+    let options = Arc::clone(settling.writer.options());
+    let found = std::mem::take(&mut settling.found);
+    let work = move || {
+        let meant = own_meanings(&entries, own, &asked, &found, &options);
+        (entries, asked, found, meant)
+    };
+    let (entries, asked, found, meant) = settling.writer.workers().run(work).await?;
+    let mut identities = Identities::default();
+    for ((reference, key, path), meant) in asked.into_iter().zip(meant) {
+        let (Some(found), (type_code, _)) = (found.get(&key), key) else { continue };
+        let mut ids = match meant {
+            Meant::Own(Some(ids)) => ids,
+            Meant::Own(None) => {
+                settling.problems.add(&path, criteria::not_judged());
+                continue;
             }
-        }
-        if unjudged {
-            settling.problems.add(&path, criteria::not_judged());
-            continue;
-        }
+            Meant::Untold => {
+                settling.problems.add(&path, criteria::too_many());
+                continue;
+            }
+        };
         let kept: Vec<_> = found.matched.iter().filter(|stored| !changed.contains(&(type_code, &stored.id))).collect();
         ids.extend(kept.iter().map(|stored| stored.id.to_string()));
         match (ids.pop_first(), ids.is_empty()) {
@@ -149,20 +178,40 @@ fn meanings(settling: &mut Settling<'_>, entries: &[Entry], targets: &[Target], 
                     Some(stored) => settling.rest.on(stored),
                     None => settling.rest.preconditions.push(found.criteria.clone().precondition(&found.matched)),
                 }
-                identities.insert_criteria(&reference, format!("{type_name}/{id}"));
+                identities.insert_criteria(&reference, format!("{}/{id}", definitions::r4().type_name(type_code)));
             }
             (Some(_), false) => settling.problems.add(&path, Refusal::several_matches()),
             (None, _) => settling.problems.add(&path, criteria::no_match()),
         }
     }
-    identities
+    settling.found = found;
+    Ok((entries, identities))
 }
 
-fn own_entries(writer: &Writer, entries: &[Entry], targets: &[Target], type_code: TypeCode) -> Vec<(String, Vec<IndexEntry>)> {
-    let put = entries.iter().zip(targets).filter(|(_, target)| target.type_code == type_code && matches!(target.kind, TargetKind::Put(_)));
-    put.filter_map(|(entry, target)| {
-        let resource = entry.resource.as_ref()?;
-        Some((target.id.clone(), extract::extract(type_code, resource, writer.options())))
-    })
-    .collect()
+/// What each of the references that are asked means among what the transaction writes; after one that cannot be told none is.
+fn own_meanings(
+    entries: &[Entry],
+    own: Vec<(usize, TypeCode, String)>,
+    asked: &[(String, Key, String)],
+    found: &HashMap<Key, Found>,
+    options: &extract::Options,
+) -> Vec<Meant> {
+    let extracted = own.into_iter().filter_map(|(place, type_code, id)| {
+        let resource = entries.get(place)?.resource.as_ref()?;
+        Some((type_code, id, extract::extract(type_code, resource, options)))
+    });
+    let own: Vec<(TypeCode, String, Vec<IndexEntry>)> = extracted.collect();
+    let written = own.iter().map(|(type_code, id, entries)| Written { type_code: *type_code, id, entries }).collect();
+    let criteria: Vec<&Criteria> = asked.iter().filter_map(|(_, key, _)| Some(&found.get(key)?.criteria)).collect();
+    let mut having = Having::new(written, criteria.iter().copied());
+    let mut meant = Vec::with_capacity(criteria.len());
+    for criteria in criteria {
+        let Ok(matching) = having.matching(criteria) else {
+            meant.push(Meant::Untold);
+            break;
+        };
+        let certain = |(place, certain): (usize, bool)| own.get(place).filter(|_| certain).map(|(_, id, _)| id.clone());
+        meant.push(Meant::Own(matching.into_iter().map(certain).collect()));
+    }
+    meant
 }

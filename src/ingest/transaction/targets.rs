@@ -68,6 +68,9 @@ pub struct Settling<'a> {
     deleted: HashMap<TypeCode, HashMap<Box<str>, String>>,
     /// By the place of the entry: the id that its patch was applied to, and the version.
     patched: HashMap<usize, (String, i64)>,
+    /// Ids of what is to be made, which criteria name: by the place of the entry, or by what its own criteria mean.
+    pub(super) given: HashMap<usize, String>,
+    pub(super) given_by_meaning: HashMap<Key, String>,
 }
 
 impl<'a> Settling<'a> {
@@ -80,6 +83,8 @@ impl<'a> Settling<'a> {
             found: HashMap::new(),
             deleted: HashMap::new(),
             patched: HashMap::new(),
+            given: HashMap::new(),
+            given_by_meaning: HashMap::new(),
         }
     }
 
@@ -103,16 +108,16 @@ impl<'a> Settling<'a> {
 
     /// Looks up the criteria of all requests, each once. What is deleted comes first, as the specification's order has it: other criteria
     /// do not find it any more.
-    pub async fn search_requests(&mut self, entries: &[Entry]) -> Result<(), Refusal> {
+    pub async fn search_requests(&mut self, entries: &mut [Entry]) -> Result<(), Refusal> {
         let mut wanted = Vec::new();
-        for entry in entries {
+        for entry in entries.iter() {
             if let Operation::DeleteWhere { criteria, .. } = &entry.operation {
                 let most = self.writer.policy().delete_most.saturating_add(1);
                 wanted.push(((entry.type_code, criteria.clone()), entry.request_path("url"), most));
             }
         }
         self.search(wanted).await?;
-        for entry in entries {
+        for entry in entries.iter() {
             match &entry.operation {
                 Operation::Delete { id, .. } => {
                     self.deleted.entry(entry.type_code).or_default().insert(id.as_str().into(), entry.path.clone());
@@ -126,13 +131,21 @@ impl<'a> Settling<'a> {
                 _ => {}
             }
         }
-        let mut wanted = Vec::new();
-        for entry in entries {
-            if let Some((text, element)) = entry.criteria() {
-                wanted.push(((entry.type_code, text.to_owned()), entry.request_path(element), self.enough(entry.type_code, 0)));
-            }
-        }
+        self.name_entries(entries).await?;
+        let wanted = entries.iter().filter_map(|entry| self.search_of(entry)).collect();
         self.search(wanted).await
+    }
+
+    /// How the criteria of an entry that are to mean one resource are looked up.
+    pub(super) fn search_of(&self, entry: &Entry) -> Option<(Key, String, u32)> {
+        let (text, element) = entry.criteria()?;
+        Some(((entry.type_code, text.to_owned()), entry.request_path(element), self.enough(entry.type_code, 0)))
+    }
+
+    /// What was found and is not deleted.
+    pub(super) fn alive<'f>(&self, type_code: TypeCode, found: &'f Found) -> Vec<&'f Stored> {
+        let deleted = self.deleted.get(&type_code);
+        found.matched.iter().filter(|stored| deleted.is_none_or(|deleted| !deleted.contains_key(&stored.id))).collect()
     }
 
     /// So many matches tell whether none, one or several are left after the deletes, and `changed` others put aside.
@@ -162,7 +175,7 @@ impl<'a> Settling<'a> {
         self.search(wanted).await
     }
 
-    async fn search(&mut self, wanted: Vec<(Key, String, u32)>) -> Result<(), Refusal> {
+    pub(super) async fn search(&mut self, wanted: Vec<(Key, String, u32)>) -> Result<(), Refusal> {
         let mut seen = HashSet::new();
         let mut searches = Vec::new();
         for (key, path, most) in wanted {
@@ -307,12 +320,12 @@ impl<'a> Settling<'a> {
     fn target(&mut self, place: usize, entry: &Entry, meant: &mut HashMap<Key, Meant>) -> Option<(String, TargetKind)> {
         let policy = self.writer.policy();
         match &entry.operation {
-            Operation::Create { criteria: None } => Some((new_id(), TargetKind::Put(Condition::Posted))),
+            Operation::Create { criteria: None } => {
+                Some((self.given.remove(&place).unwrap_or_else(new_id), TargetKind::Put(Condition::Posted)))
+            }
             Operation::Create { criteria: Some(criteria) } => {
                 let found = self.found.get(&(entry.type_code, criteria.clone()))?;
-                let deleted = self.deleted.get(&entry.type_code);
-                let left = |stored: &&Stored| deleted.is_none_or(|deleted| !deleted.contains_key(&stored.id));
-                match found.matched.iter().filter(left).collect::<Vec<_>>().as_slice() {
+                match self.alive(entry.type_code, found).as_slice() {
                     [] => {
                         let meaning = (entry.type_code, found.criteria.meaning());
                         match meant.get(&meaning) {
@@ -320,7 +333,7 @@ impl<'a> Settling<'a> {
                             Some(Meant { path, .. }) => return self.refuse(entry, "ifNoneExist", same_resource(path)),
                             None => {}
                         }
-                        let id = new_id();
+                        let id = self.given_by_meaning.remove(&meaning).unwrap_or_else(new_id);
                         self.rest.preconditions.push(found.criteria.clone().precondition(&found.matched));
                         meant.insert(meaning, Meant { path: entry.path.clone(), id: Some(id.clone()) });
                         Some((id, TargetKind::Put(Condition::Posted)))
@@ -352,7 +365,10 @@ impl<'a> Settling<'a> {
                     }
                 }
                 match (left, entry.own_id()) {
-                    (None, None) => Some((new_id(), TargetKind::Put(unless_versioned(*condition, Condition::New)))),
+                    (None, None) => Some((
+                        self.given.remove(&place).unwrap_or_else(new_id),
+                        TargetKind::Put(unless_versioned(*condition, Condition::New)),
+                    )),
                     (None, Some(_)) if !policy.update_create => {
                         let words = "Nothing matches, and this server gives the ids: leave the id out of the resource.";
                         let issue = Issue::error(IssueCode::NotSupported, words);
@@ -434,6 +450,6 @@ fn unless_versioned(condition: Condition, otherwise: Condition) -> Condition {
     if matches!(condition, Condition::Version(_)) { condition } else { otherwise }
 }
 
-fn new_id() -> String {
+pub(super) fn new_id() -> String {
     uuid::Uuid::now_v7().to_string()
 }

@@ -89,13 +89,13 @@ fn local<'r>(reference: &'r Value, base: &str) -> Option<(&'r str, &'r str)> {
 }
 
 /// The type that a `Reference.type` or a URL of a definition says.
-pub(super) fn type_said(said: &str) -> &str {
+pub fn type_said(said: &str) -> &str {
     let name = said.split('|').next().unwrap_or_default().trim_end_matches('/');
     name.rsplit('/').next().unwrap_or_default()
 }
 
 /// Whether a Reference's identifier is one of a facility or a practitioner.
-pub(super) fn is_staffs(reference: &Value, options: &Options) -> bool {
+pub fn is_staffs(reference: &Value, options: &Options) -> bool {
     let system = reference.pointer("/identifier/system").and_then(Value::as_str);
     system.is_some_and(|system| options.staff.iter().any(|known| **known == *system))
 }

@@ -4,7 +4,7 @@
 //! of the first resource of a type that a container has are apart from those of the second, so conditions on one contained resource are
 //! conditions on one number after the other. A resource that contains nothing has no such entries.
 
-use super::{General, Options, evaluate, extract_by, plan_of, sort};
+use super::{Options, evaluate_own, extract_by, plan_of, sort};
 use crate::definitions;
 use crate::fhirpath::Env;
 use crate::store::index::{MOST_CONTAINED, contained_target, in_contained};
@@ -37,9 +37,7 @@ pub(super) fn extract(container: &Value, options: &Options, entries: &mut Vec<In
         let mut of_one = extract_by(plan, one.resource, container, options);
         let own = options.own.load();
         for own in own.of(one.type_code) {
-            let general =
-                General { param: own.param.id, kind: own.param.kind, expression: own.expression.clone(), parts: own.parts.clone() };
-            evaluate(&general, one.resource, &Env::default().with_root_resource(container), options, &mut of_one);
+            evaluate_own(own, one.resource, &Env::default().with_root_resource(container), options, &mut of_one);
         }
         if !own.of(one.type_code).is_empty() {
             sort(&mut of_one);

@@ -175,6 +175,8 @@ fn the_medicines_that_a_resource_names_are_found_wherever_they_stand() {
             { "detail": { "productReference": { "reference": "Medication/m1/_history/2" } } },
             { "detail": { "productReference": { "identifier": { "system": "urn:stock", "value": "9" } } } },
             { "detail": { "productReference": { "type": "Device", "identifier": { "system": "urn:stock", "value": "10" } } } },
+            { "detail": { "productReference": { "reference": "Medication/m2", "identifier": { "system": "urn:stock", "value": "11" } } } },
+            { "detail": { "productReference": { "reference": "http://there/fhir/Device/d", "identifier": { "system": "urn:stock", "value": "12" } } } },
             { "detail": { "productReference": { "reference": "#m" } } }
         ]
     });
@@ -183,7 +185,17 @@ fn the_medicines_that_a_resource_names_are_found_wherever_they_stand() {
         let entries = extract(type_code(resource), resource, &options);
         entries.iter().filter(|entry| matches!(entry.param, MEDICINE | MEDICINE_CALLED)).map(|entry| show_value(&entry.value)).collect()
     };
-    assert_eq!(named(&plan), ["Medication/m1", "Substance/s1", "urn:stock|9", "|s"]);
+    assert_eq!(named(&plan), ["Medication/m1", "Medication/m2", "Substance/s1", "urn:stock|11", "urn:stock|9", "|s"]);
+    // Where no medicine can stand an identifier is none's, unless it is said; where anything can, it may be.
+    let identified = |value: &str| json!({ "identifier": { "system": "urn:n", "value": value } });
+    let observation = json!({
+        "resourceType": "Observation", "encounter": identified("1"), "performer": [identified("2"), { "type": "Substance", "identifier": { "system": "urn:n", "value": "3" } }],
+        "focus": [identified("4")], "identifier": [{ "system": "urn:n", "value": "5", "assigner": identified("6") }],
+        "_status": { "extension": [{ "url": "urn:x", "valueReference": identified("7") }] },
+        "note": [{ "text": "x", "authorReference": identified("8") }],
+        "contained": [{ "resourceType": "MedicationStatement", "medicationReference": identified("9"), "context": identified("10") }]
+    });
+    assert_eq!(named(&observation), ["urn:n|3", "urn:n|4", "urn:n|7", "urn:n|9"]);
     let made_of = json!({ "resourceType": "Medication", "ingredient": [{ "itemReference": { "reference": "Substance/s1" } }] });
     assert_eq!(named(&made_of), ["Substance/s1"]);
     assert_eq!(named(&json!({ "resourceType": "AuditEvent", "entity": [{ "what": { "reference": "Medication/m1" } }] })), [""; 0]);

@@ -84,54 +84,56 @@ impl Compiler<'_> {
         self.sql.push(&format!("{alias}.key"));
     }
 
-    /// The commonest listings of all, served by an index of their own. A page of the past also sees what changed since at its old place.
+    /// The commonest listings of all, served by an index of their own. A page of the past also sees what changed since at its old place: each of the
+    /// two is read from the cursor on, no further than the page is long.
     fn page_by_last_updated(&mut self, descending: bool, cursor: Option<&Cursor>, limit: u32) {
         let query = self.query;
         // Of a first page, which reads one index; later ones look into the history too.
         self.sql.one_plan = self.seen.is_none() && query.filters.is_empty();
-        self.sql.push("SELECT p.key, p.updated AS s0 FROM (SELECT r.key, r.updated FROM resource r WHERE r.type = ");
-        self.sql.literal(i64::from(query.type_code));
-        self.sql.push(" AND r.live = 1");
-        if let Some(snapshot) = self.seen {
-            self.sql.push(" AND ");
-            visible(self.sql, "r.txn", snapshot);
-        }
+        let Some(snapshot) = self.seen else {
+            self.sql.push("SELECT r.key, r.updated AS s0 FROM resource r WHERE r.type = ");
+            self.sql.literal(i64::from(query.type_code)).push(" AND r.live = 1");
+            version_condition(self.sql, "r", &query.scope);
+            return self.stretch_by_last_updated("r", descending, cursor, limit);
+        };
+        self.sql.push("SELECT p.key, p.s0 FROM (SELECT * FROM (SELECT r.key, r.updated AS s0 FROM resource r WHERE r.type = ");
+        self.sql.literal(i64::from(query.type_code)).push(" AND r.live = 1 AND ");
+        visible(self.sql, "r.txn", snapshot);
         version_condition(self.sql, "r", &query.scope);
-        if let Some(snapshot) = self.seen {
-            self.sql.push(" UNION ALL SELECT h.key, h.updated FROM history h WHERE h.until >= ");
-            let floor = snapshot.except.iter().copied().min().unwrap_or(snapshot.below).min(snapshot.below);
-            self.sql.int(floor);
-            self.sql.push(" AND h.live = 1 AND h.type = ");
-            self.sql.literal(i64::from(query.type_code));
-            self.sql.push(" AND ");
-            visible(self.sql, "h.txn", snapshot);
-            self.sql.push(" AND NOT ");
-            visible(self.sql, "h.until", snapshot);
-            named_condition(self.sql, "h", &query.scope);
-        }
-        self.sql.push(") p");
-        self.sql.push(" WHERE 1 = 1");
-        for filter in &query.filters {
+        self.stretch_by_last_updated("r", descending, cursor, limit);
+        self.sql.push(") present UNION ALL SELECT * FROM (SELECT h.key, h.updated AS s0 FROM history h WHERE h.until >= ");
+        let floor = snapshot.except.iter().copied().min().unwrap_or(snapshot.below).min(snapshot.below);
+        self.sql.int(floor).push(" AND h.live = 1 AND h.type = ");
+        self.sql.literal(i64::from(query.type_code)).push(" AND ");
+        visible(self.sql, "h.txn", snapshot);
+        self.sql.push(" AND NOT ");
+        visible(self.sql, "h.until", snapshot);
+        named_condition(self.sql, "h", &query.scope);
+        self.stretch_by_last_updated("h", descending, cursor, limit);
+        self.sql.push(") past) p ORDER BY ").push(if descending { "p.s0 DESC" } else { "p.s0" }).push(", p.key LIMIT ");
+        self.sql.literal(i64::from(limit));
+    }
+
+    /// The rows of `alias` after the cursor, in order, as many as a page has. The bound by `updated` alone is what an index can begin at.
+    fn stretch_by_last_updated(&mut self, alias: &str, descending: bool, cursor: Option<&Cursor>, limit: u32) {
+        let column = format!("{alias}.updated");
+        for filter in &self.query.filters {
             let Filter::LastUpdated { ranges } = filter else { continue };
             for (op, interval) in ranges {
                 self.sql.push(" AND ");
-                instant_test(self.sql, "p.updated", *op, *interval);
+                instant_test(self.sql, &column, *op, *interval);
             }
         }
         if let Some(cursor) = cursor
             && let Some(SortValue::Int(updated)) = cursor.after.first()
         {
             let beyond = if descending { "<" } else { ">" };
-            self.sql.push(&format!(" AND (p.updated {beyond} "));
-            self.sql.int(*updated);
-            self.sql.push(" OR (p.updated = ");
-            self.sql.int(*updated);
-            self.sql.push(" AND p.key > ");
-            self.sql.int(cursor.after_key);
-            self.sql.push("))");
+            self.sql.push(&format!(" AND {column} {beyond}= ")).int(*updated);
+            self.sql.push(&format!(" AND ({column} {beyond} ")).int(*updated);
+            self.sql.push(&format!(" OR {alias}.key > ")).int(cursor.after_key).push(")");
         }
-        self.sql.push(if descending { " ORDER BY p.updated DESC, p.key LIMIT " } else { " ORDER BY p.updated, p.key LIMIT " });
-        self.sql.literal(i64::from(limit));
+        let direction = if descending { " DESC" } else { "" };
+        self.sql.push(&format!(" ORDER BY {column}{direction}, {alias}.key LIMIT ")).literal(i64::from(limit));
     }
 
     /// The rows after the cursor, in an order where missing values come last.
@@ -226,5 +228,37 @@ pub(super) fn by_update(query: &Query, walks: bool) -> Option<bool> {
         [SortKey { by: SortBy::LastUpdated, descending }] => Some(*descending),
         [] if walks && !query.filters.is_empty() => Some(false),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Plan, page};
+    use super::*;
+    use crate::store::sql::Sql;
+    use crate::store::{Scope, Store};
+    use sqlx::AssertSqlSafe;
+
+    #[tokio::test]
+    async fn a_page_of_what_changed_last_begins_at_its_cursor() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(&format!("sqlite:{}", folder.path().join("lango.db").display())).await.unwrap();
+        let Store::Sqlite(db) = &store else { unreachable!("it was opened as one") };
+        let snapshot = Snapshot { below: 9, except: vec![4] };
+        for descending in [true, false] {
+            let query = Query {
+                type_code: 95,
+                filters: Vec::new(),
+                scope: Scope::All,
+                sort: vec![SortKey { by: SortBy::LastUpdated, descending }],
+            };
+            let cursor = Cursor { snapshot: snapshot.clone(), after: vec![SortValue::Int(5)], after_key: 7 };
+            let (Sql { text, args, .. }, _) = page(Dialect::Sqlite, &query, Some(&snapshot), Some(&cursor), 3, Plan::default());
+            let text = AssertSqlSafe(format!("EXPLAIN QUERY PLAN {text}"));
+            let plan: Vec<(i64, i64, i64, String)> =
+                crate::store::sql::bind_all!(sqlx::query_as(text), args).fetch_all(&db.read).await.unwrap();
+            let bound = if descending { "resource_updated (type=? AND updated<?)" } else { "resource_updated (type=? AND updated>?)" };
+            assert!(plan.iter().any(|(.., step)| step.contains(bound)), "{plan:?}");
+        }
     }
 }

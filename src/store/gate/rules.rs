@@ -21,12 +21,12 @@ pub struct Rules {
 /// What becomes of a Consent's place among those that replace one another.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub enum Succession {
-    /// It was ended, or is of no series: where it stood, it stands, and what it replaced stays replaced.
+    /// It was ended: where it stood, it stands, and what it replaced stays replaced.
     #[default]
     Keeps,
     /// It was entered in error: it never stood anywhere.
     Never,
-    /// It stands here from now on. Recorded at 0: when it is written.
+    /// It stands here from now on, which may be nowhere ([`crate::fhir::series::after`]). Recorded at 0: when it is written.
     Takes(Place),
     /// These are all its places.
     Has(Vec<Place>),

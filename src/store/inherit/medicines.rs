@@ -11,13 +11,14 @@ use super::{Connection, Taken};
 use crate::definitions;
 use crate::store::batch::Batch;
 use crate::store::index::{MEDICINE, MEDICINE_CALLED};
+use crate::store::sql::Sql;
 use crate::store::write::{Change, Mutation, Unit};
-use crate::store::{IndexEntry, ResourceKey, TypeCode};
-use std::collections::{BTreeSet, HashMap, HashSet};
+use crate::store::{IndexEntry, ResourceKey, Store, TypeCode, system_key};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::LazyLock;
 
 /// From a prescription to a medicine, a medicine in that, a substance, and a substance in that.
-const DEPTH: usize = 4;
+pub const DEPTH: usize = 4;
 
 /// The medicines' types, and the numbers of their identifiers.
 static TYPES: LazyLock<Vec<(TypeCode, i64)>> = LazyLock::new(|| {
@@ -115,6 +116,52 @@ pub(super) async fn take(connection: &mut Connection<'_>, members: &[ResourceKey
         }
     }
     Ok(())
+}
+
+/// System (empty: whatever it is of) and value of an identifier.
+pub type Called = (String, String);
+
+impl Store {
+    /// What the medicines tell that are stored under these identifiers, what they are made of too: labels in numbers, none of a harmless one. An identifier that
+    /// no medicine has is left out. For lango's own work: no scope.
+    pub async fn medicines_called(&self, called: &BTreeSet<Called>) -> Result<BTreeMap<Called, BTreeSet<i64>>, sqlx::Error> {
+        match self {
+            _ if called.is_empty() => Ok(BTreeMap::new()),
+            Store::Sqlite(db) => tell(&mut Connection::Sqlite(&mut *db.read.acquire().await?), called).await,
+            Store::Postgres(db) => tell(&mut Connection::Postgres(&mut *db.read.acquire().await?), called).await,
+        }
+    }
+}
+
+async fn tell(connection: &mut Connection<'_>, called: &BTreeSet<Called>) -> Result<BTreeMap<Called, BTreeSet<i64>>, sqlx::Error> {
+    let values: BTreeSet<&str> = called.iter().map(|(_, value)| value.as_str()).collect();
+    let values: Vec<&str> = values.into_iter().collect();
+    let mut having: HashMap<String, Vec<(i64, ResourceKey)>> = HashMap::new();
+    for chunk in values.chunks(super::CHUNK) {
+        let mut sql = Sql::new(connection.dialect());
+        sql.push("SELECT t.code, t.system, t.key FROM token t WHERE t.until = 0 AND ").push(&is_identifier("t")).push(" AND t.code IN (");
+        sql.join(chunk, ", ", |sql, value| {
+            sql.str(value);
+        });
+        sql.push(")");
+        for (value, system, key) in connection.rows::<(String, i64, i64)>(sql).await? {
+            having.entry(value).or_default().push((system, key));
+        }
+    }
+    let keys: BTreeSet<ResourceKey> = having.values().flatten().map(|(_, key)| *key).collect();
+    let keys: Vec<ResourceKey> = keys.into_iter().collect();
+    let mut told = Taken::new();
+    take(connection, &keys, &mut told).await?;
+    for (key, label) in connection.rows_of::<(i64, i64)>("SELECT container, label FROM handed WHERE container IN", &keys, "").await? {
+        told.entry(key).or_default().insert(label);
+    }
+    let of = |(system, value): &Called| {
+        let is_of = |(of, _): &&(i64, ResourceKey)| system.is_empty() || *of == system_key(system);
+        let mut found = having.get(value)?.iter().filter(is_of).map(|(_, key)| told.get(key)).peekable();
+        found.peek()?;
+        Some(found.flatten().flatten().copied().collect())
+    };
+    Ok(called.iter().filter_map(|one| Some((one.clone(), of(one)?))).collect())
 }
 
 /// The medicines that these name: (who, which).

@@ -158,3 +158,82 @@ fn a_page_of_a_large_system_is_cut_where_the_whole_is_refused() {
         json!([{ "system": "http://test/big", "code": "100001" }, { "system": "http://test/big", "code": "100002" }])
     );
 }
+
+#[test]
+fn only_case_is_ignored_where_case_is() {
+    let system = json!({
+        "resourceType": "CodeSystem", "id": "marks", "url": "http://test/marks", "status": "active", "content": "complete", "caseSensitive": false,
+        "concept": [{ "code": "m2" }, { "code": "m²" }, { "code": "e" }, { "code": "é" }, { "code": "straße" }, { "code": "STRASSE" }]
+    });
+    let listed = |codes: [&str; 2]| codes.map(|code| json!({ "code": code }));
+    let terminology = holding(&[
+        system,
+        value_set(
+            "four",
+            json!({ "include": [{ "system": "http://test/marks", "concept": [{ "code": "m2" }, { "code": "m²" }, { "code": "E" }, { "code": "É" }] }] }),
+        ),
+        value_set(
+            "rest",
+            json!({ "include": [{ "system": "http://test/marks" }], "exclude": [{ "system": "http://test/marks", "concept": listed(["M2", "E"]) }] }),
+        ),
+    ]);
+    let members = |id: &str| {
+        let members = terminology.members(&format!("http://test/vs/{id}")).unwrap();
+        members.iter().map(|one| one.code.to_string()).collect::<Vec<_>>()
+    };
+    assert_eq!(members("four"), ["m2", "m²", "E", "É"]);
+    assert_eq!(members("rest"), ["m²", "é", "straße", "STRASSE"]);
+    assert_eq!(terminology.spellings("http://test/marks", "É").unwrap(), ["É", "é"]);
+    assert_eq!(terminology.spellings("http://test/marks", "Straße").unwrap(), ["Straße", "straße"]);
+    let known = |code: &str| {
+        let pairs = [("url", "http://test/vs/four"), ("system", "http://test/marks"), ("code", code)];
+        ask(&terminology, "ValueSet", "validate-code", &pairs).map(|answer| value(&answer, "result") == Some(&json!(true))).unwrap()
+    };
+    assert!(known("é") && known("e") && known("M²") && !known("straße"));
+}
+
+#[test]
+fn a_display_is_in_the_language_that_is_nearest() {
+    let said = |language: &str, value: &str| json!({ "language": language, "value": value });
+    let system = json!({
+        "resourceType": "CodeSystem", "id": "l", "url": "http://test/l", "status": "active", "content": "complete", "language": "en",
+        "concept": [{ "code": "A", "display": "Alpha", "designation": [said("de-AT", "AT"), said("de", "DE"), said("en-US", "US"), said("pt-BR", "BR")] }]
+    });
+    let own = json!({ "include": [{ "system": "http://test/l", "concept": [{ "code": "A", "display": "Words", "designation": [said("fr", "FR")] }] }] });
+    let mut french = value_set("french", own.clone());
+    french["language"] = "fr-CA".into();
+    let terminology =
+        holding(&[system, value_set("all", json!({ "include": [{ "system": "http://test/l" }] })), value_set("own", own), french]);
+    for (language, all, of_own, of_french) in [
+        ("de", "DE", "DE", "DE"),
+        ("DE", "DE", "DE", "DE"),
+        ("de-at", "AT", "AT", "AT"),
+        ("de-CH", "DE", "DE", "DE"),
+        ("en", "Alpha", "Words", "US"),
+        ("en-US", "US", "US", "US"),
+        ("en-GB", "Alpha", "Words", "Words"),
+        ("pt", "BR", "BR", "BR"),
+        ("pt-PT", "Alpha", "Words", "Words"),
+        ("fr", "Alpha", "FR", "FR"),
+        ("fr-CA", "Alpha", "FR", "Words"),
+        ("d", "Alpha", "Words", "Words"),
+    ] {
+        for (id, expected) in [("all", all), ("own", of_own), ("french", of_french)] {
+            let url = format!("http://test/vs/{id}");
+            let expanded = ask(&terminology, "ValueSet", "expand", &[("url", &url), ("displayLanguage", language)]).unwrap();
+            assert_eq!(expanded["expansion"]["contains"][0]["display"], expected, "{id} {language}");
+            let pairs = [("url", url.as_str()), ("system", "http://test/l"), ("code", "A"), ("displayLanguage", language)];
+            let checked = ask(&terminology, "ValueSet", "validate-code", &pairs).unwrap();
+            assert_eq!(value(&checked, "display"), Some(&json!(expected)), "{id} {language}");
+        }
+        let looked_up =
+            ask(&terminology, "CodeSystem", "lookup", &[("system", "http://test/l"), ("code", "A"), ("displayLanguage", language)])
+                .unwrap();
+        assert_eq!(value(&looked_up, "display"), Some(&json!(all)), "{language}");
+    }
+    for (display, fits) in [("Alpha", true), ("words", true), ("FR", true), ("DE", true), ("Beta", false)] {
+        let pairs = [("url", "http://test/vs/own"), ("system", "http://test/l"), ("code", "A"), ("display", display)];
+        let checked = ask(&terminology, "ValueSet", "validate-code", &pairs).unwrap();
+        assert_eq!(value(&checked, "result"), Some(&json!(fits)), "{display}");
+    }
+}

@@ -243,3 +243,25 @@ fn a_target_that_depends_on_something_else_is_left_out() {
     assert_eq!(codes(both).unwrap(), ["T0", "T1", "T2"]);
     assert!(matches!(codes(vec![json!([{ "name": "element", "valueUri": "urn:p" }])]), Err(TerminologyError::Invalid { .. })));
 }
+
+#[test]
+fn a_named_map_is_between_what_is_asked_or_finds_nothing() {
+    let mut map = colours();
+    map["sourceUri"] = "http://test/vs/a".into();
+    map["targetUri"] = "http://test/vs/b".into();
+    let terminology = holding(&[map]);
+    for (source, target, result) in [
+        ("http://test/vs/a", "http://test/vs/b", true),
+        ("http://test/vs/a|1", B, true),
+        (A, B, true),
+        ("http://test/vs/c", B, false),
+        (A, "http://test/vs/c", false),
+    ] {
+        for named in [("url", "http://test/cm/colours"), ("source", source)] {
+            let pairs = [named, ("source", source), ("target", target), ("system", A), ("code", "red")];
+            let pairs = if named.0 == "url" { &pairs[..] } else { &pairs[1..] };
+            let answer = ask(&terminology, "ConceptMap", "translate", pairs).unwrap();
+            assert_eq!(value(&answer, "result"), Some(&json!(result)), "{pairs:?}");
+        }
+    }
+}

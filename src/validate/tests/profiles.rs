@@ -467,3 +467,35 @@ proptest! {
         prop_assert_eq!(errors, naive(&asked, &patient));
     }
 }
+
+#[test]
+fn r4s_own_definition_of_a_type_is_met_by_what_is_valid_and_of_the_type() {
+    let core = |name: &str| format!("http://hl7.org/fhir/StructureDefinition/{name}");
+    let checked = |resource: Value, asked: &[String]| {
+        let checked = validator(&[]).validate_against(&resource, asked, &Targets::new()).map(|checked| checked.issues);
+        checked.map(|issues| {
+            issues.iter().map(|issue| (issue.severity.is_error(), issue.expression.clone())).filter(|(wrong, _)| *wrong).collect::<Vec<_>>()
+        })
+    };
+    let (patient, parameters) = (json!({ "resourceType": "Patient" }), json!({ "resourceType": "Parameters" }));
+    for (name, fits, fits_parameters) in [
+        ("Patient", true, false),
+        ("Patient|4.0.1", true, false),
+        ("Resource", true, true),
+        ("DomainResource|4.0", true, false),
+        ("Group", false, false),
+        ("Parameters", false, true),
+    ] {
+        for (resource, fits) in [(&patient, fits), (&parameters, fits_parameters)] {
+            let path = resource["resourceType"].as_str().unwrap().to_owned();
+            let expected = |path: String| if fits { vec![] } else { vec![(true, path)] };
+            assert_eq!(checked(resource.clone(), &[core(name)]).unwrap(), expected(path.clone()), "{name}");
+            let mut claiming = resource.clone();
+            claiming["meta"] = json!({ "profile": [core(name)] });
+            assert_eq!(checked(claiming, &[]).unwrap(), expected(format!("{path}.meta.profile[0]")), "{name}");
+        }
+    }
+    // Another version is another definition.
+    assert!(checked(patient.clone(), &[core("Patient|5.0.0")]).is_err());
+    assert!(checked(patient, &[core("Patiend")]).is_err());
+}

@@ -225,7 +225,8 @@ impl<'a> World<'a> {
                     if body.get("valueString").is_some() {
                         body["valueString"] = json!("changed");
                     }
-                    if name.starts_with("Patient/") {
+                    // Whose name changes is no more who shares the number, if one does.
+                    if name.starts_with("Patient/") && !body.to_string().contains(worlds::NIDA) {
                         body["name"][0]["family"] = json!(choices.one(&["Mushi", "Other"]));
                     }
                     if !reader.shows(sender, &body) {

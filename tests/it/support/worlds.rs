@@ -3,6 +3,7 @@
 use lango::access::consent::vocabulary::Coding;
 use lango::access::consent::{self, Consent, Deployment, Reached, Reading, Requester, SOMEBODY};
 use lango::fhir::series::Place;
+use lango::fhir::time::parse_interval;
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -393,6 +394,7 @@ pub fn read_consent(
         called: &|_| Some(Vec::new()),
         organisation: &|names| names.into_iter().collect(),
         former,
+        recorded: parse_interval(consent["meta"]["lastUpdated"].as_str().unwrap(), &jiff::tz::TimeZone::UTC).unwrap().low,
         of_age: None,
     };
     Consent::read(consent, &reading).expect("a small Consent")

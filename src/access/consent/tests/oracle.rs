@@ -36,6 +36,8 @@ impl Choices<'_> {
 
 const YEARS: &[&str] = &["2020", "2021", "2022", "2023", "2024-06", "2024-06-15", "2024-06-15T12:00:00Z"];
 const SET: &str = "http://example.org/vs";
+/// When Consents are stored, now and then two at once, and before what they say.
+const STORED: &[&str] = &["2020-05-06T10:00:00Z", "2020-05-06T11:00:00Z", "2020-07-01T00:00:00Z"];
 /// An identifier of whom nobody knows.
 const UNKNOWN: &str = "urn:mfl|2";
 
@@ -148,14 +150,14 @@ fn provision(choices: &mut Choices, depth: usize, focus: [usize; 2]) -> Value {
 fn consent(choices: &mut Choices, number: usize) -> Value {
     let status = ["active", "active", "active", "active", "inactive", "entered-in-error", "rejected"];
     let mut consent = json!({
-        "resourceType": "Consent", "id": number.to_string(), "meta": {"versionId": "1"},
+        "resourceType": "Consent", "id": number.to_string(), "meta": {"versionId": "1", "lastUpdated": choices.one(STORED)},
         "status": choices.one(&status),
         "scope": concept("http://terminology.hl7.org/CodeSystem/consentscope", if choices.once_in(20) { "research" } else { "patient-privacy" }),
         "patient": {"reference": "Patient/p"},
     });
     let mut put = |key: &str, value: Value| consent.as_object_mut().unwrap().insert(key.into(), value);
     if !choices.once_in(5) {
-        put("dateTime", json!(choices.one(&["2019", "2020-05", "2020-05-06"])));
+        put("dateTime", json!(choices.one(&["2019", "2020-05", "2020-05-06", "2020-05-06", "2020-06-01"])));
     }
     if choices.once_in(2) {
         let (one, other) = (json!({"reference": "Organization/o"}), json!({"reference": "Organization/q"}));
@@ -479,15 +481,17 @@ mod naive {
         let counts = |one: &Value| {
             matches!(one["status"].as_str(), Some("active" | "inactive")) && one["scope"]["coding"][0]["code"] == "patient-privacy"
         };
-        let age = |one: &Value| match one["dateTime"].as_str() {
-            Some(date) => parse_interval(date, &ZONE).unwrap(),
-            None => Interval { low: Interval::MIN, high: Interval::MAX },
+        let stored = |one: &Value| parse_interval(one["meta"]["lastUpdated"].as_str().unwrap(), &ZONE).unwrap().low;
+        // Nothing is given after it was stored.
+        let age = |one: &Value| match one["dateTime"].as_str().map(|date| parse_interval(date, &ZONE).unwrap()) {
+            Some(said) => Interval { low: said.low.min(stored(one)), high: said.high.min(stored(one) + 1) },
+            None => Interval { low: Interval::MIN, high: stored(one) + 1 },
         };
         let is_newer = |one: &Value, than: &Value| match (age(one), age(than)) {
             (one, than) if one.low >= than.high => true,
             (one, than) if one.high <= than.low => false,
-            // They were stored in the order of their ids.
-            _ => one["id"].as_str() > than["id"].as_str(),
+            // Of two that were stored at once either may be.
+            _ => stored(one) >= stored(than),
         };
         let common = |one: &Value, other: &Value, key: &str| list(&one[key]).iter().filter(|item| list(&other[key]).contains(item)).count();
         let touches = |one: &Value, other: &Value| ["organization", "policy"].iter().all(|key| common(one, other, key) > 0);
@@ -507,7 +511,8 @@ mod naive {
             let of_age = if over_it.is_empty() { of_age } else { Interval::MIN };
             let narrowed = !over_it.is_empty();
             let guardian = consent["performer"][0]["reference"] == "RelatedPerson/r";
-            let of_age = if narrowed || guardian && age(consent).low < of_age { of_age } else { Interval::MAX };
+            let given = if consent["dateTime"].is_null() { stored(consent) } else { age(consent).low };
+            let of_age = if narrowed || guardian && given < of_age { of_age } else { Interval::MAX };
             let default = match consent["policyRule"]["coding"][0]["code"].as_str() {
                 Some("OPTIN") => Some("permit"),
                 Some("OPTOUT") => Some("deny"),
@@ -597,6 +602,7 @@ fn read(consent: &Value, of_age: Micros) -> Consent {
         called: &|name| (name != UNKNOWN).then(|| if name == "urn:mfl|1" { vec!["Organization/part".to_owned()] } else { Vec::new() }),
         organisation: &|names| names.into_iter().collect(),
         former: &[],
+        recorded: parse_interval(consent["meta"]["lastUpdated"].as_str().unwrap(), &ZONE).unwrap().low,
         of_age: Some(of_age),
     };
     Consent::read(consent, &reading).unwrap()

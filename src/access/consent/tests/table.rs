@@ -76,6 +76,7 @@ fn read_after(consent: &Value, of_age: Option<Micros>, former: &[Place]) -> Cons
         let other = names.iter().any(|name| name == "urn:mfl|o").then(|| "Organization/o".to_owned());
         names.into_iter().chain(other).collect()
     };
+    let stored = consent.pointer("/meta/lastUpdated").and_then(Value::as_str);
     let reading = Reading {
         zone: &ZONE,
         base: BASE,
@@ -84,6 +85,7 @@ fn read_after(consent: &Value, of_age: Option<Micros>, former: &[Place]) -> Cons
         called: &called,
         organisation: &organisation,
         former,
+        recorded: at(stored.unwrap_or("2026-03-01")),
         of_age,
     };
     Consent::read(consent, &reading).unwrap()

@@ -35,6 +35,7 @@ fn a_date_without_a_zone_is_read_in_the_deployments_zone() {
         called: &|_| None,
         organisation: &|names| names.into_iter().collect(),
         former: &[],
+        recorded: at("2026-03-01"),
         of_age: None,
     };
     let consents = [Consent::read(&written, &reading).unwrap()];

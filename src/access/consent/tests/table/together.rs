@@ -189,6 +189,7 @@ fn a_consent_that_is_too_deep_or_too_large_is_refused() {
         called: &|_| None,
         organisation: &|names| names.into_iter().collect(),
         former: &[],
+        recorded: at("2026-03-01"),
         of_age: None,
     };
     let mut deep = json!({"type": "permit"});

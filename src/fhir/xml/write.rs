@@ -1,0 +1,148 @@
+//! To XML.
+
+use super::{FHIR, XmlError};
+use crate::definitions::{ElementKind, Primitive, Structure, StructureKind, r4};
+use crate::fhir::markup::escape;
+use crate::fhir::{json, narrative};
+use serde_json::{Map, Value};
+use std::borrow::Cow;
+
+/// The XML form of a JSON resource. It is well formed whatever texts stand in it: what XML cannot say becomes U+FFFD, and
+/// narratives are made right.
+pub fn from_json(json: &[u8]) -> Result<Vec<u8>, XmlError> {
+    let resource = json::parse(json).map_err(|_| XmlError::NoXmlForm)?;
+    let mut xml = String::with_capacity(json.len());
+    resource_to(&mut xml, &resource, true)?;
+    Ok(xml.into_bytes())
+}
+
+fn resource_to(xml: &mut String, resource: &Value, is_root: bool) -> Result<(), XmlError> {
+    let members = resource.as_object().ok_or(XmlError::NoXmlForm)?;
+    let name = members.get("resourceType").and_then(Value::as_str).and_then(|name| r4().structure(name));
+    let structure = name.filter(|structure| structure.kind == StructureKind::Resource).ok_or(XmlError::NoXmlForm)?;
+    xml.push('<');
+    xml.push_str(structure.name);
+    if is_root {
+        attribute(xml, "xmlns", FHIR);
+    }
+    let children = children(structure, members)?;
+    end(xml, structure.name, children.is_empty(), |xml| children_to(xml, &children))
+}
+
+/// A JSON key and what stands under it and under the same with `_` before it.
+struct Child<'v> {
+    /// In the structure's elements.
+    place: usize,
+    key: &'v str,
+    kind: ElementKind,
+    value: Option<&'v Value>,
+    sibling: Option<&'v Value>,
+}
+
+/// What stands in an element as elements, in R4's order.
+fn children<'v>(structure: &'static Structure, members: &'v Map<String, Value>) -> Result<Vec<Child<'v>>, XmlError> {
+    let mut children: Vec<Child> = Vec::with_capacity(members.len());
+    for (key, member) in members {
+        let name = key.strip_prefix('_').unwrap_or(key);
+        if structure.is_attribute(name) || (key == "resourceType" && structure.kind == StructureKind::Resource) {
+            continue;
+        }
+        let (place, _, kind) = structure.key(name).ok_or(XmlError::NoXmlForm)?;
+        let kind = kind.kind;
+        match key.starts_with('_') {
+            false => children.push(Child { place, key, kind, value: Some(member), sibling: members.get(&format!("_{key}")) }),
+            true if members.contains_key(name) => {}
+            true => children.push(Child { place, key: name, kind, value: None, sibling: Some(member) }),
+        }
+    }
+    children.sort_by_key(|child| child.place);
+    Ok(children)
+}
+
+fn children_to(xml: &mut String, children: &[Child]) -> Result<(), XmlError> {
+    for Child { key, kind, value, sibling, .. } in children {
+        let (values, siblings) = (value.map_or(&[][..], each), sibling.map_or(&[][..], each));
+        for at in 0..values.len().max(siblings.len()) {
+            let (value, sibling) = (values.get(at).filter(|value| !value.is_null()), siblings.get(at).and_then(Value::as_object));
+            match kind {
+                ElementKind::Primitive(Primitive::Xhtml) => {
+                    let div = value.and_then(Value::as_str).ok_or(XmlError::NoXmlForm)?;
+                    xml.push_str(&narrative::as_xml(div));
+                }
+                ElementKind::Primitive(_) if value.is_none() && sibling.is_none() => {}
+                ElementKind::Primitive(_) => primitive_to(xml, key, value, sibling)?,
+                ElementKind::Resource => {
+                    xml.push('<');
+                    xml.push_str(key);
+                    end(xml, key, false, |xml| resource_to(xml, value.unwrap_or(&Value::Null), false))?;
+                }
+                ElementKind::Structure(place) => {
+                    let structure = r4().structure_at(*place).ok_or(XmlError::NoXmlForm)?;
+                    element_to(xml, key, structure, value.and_then(Value::as_object).ok_or(XmlError::NoXmlForm)?, None)?;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+fn primitive_to(xml: &mut String, key: &str, value: Option<&Value>, sibling: Option<&Map<String, Value>>) -> Result<(), XmlError> {
+    let value = match value {
+        None => None,
+        Some(Value::String(text)) => Some(Cow::Borrowed(text.as_str())),
+        Some(value @ (Value::Bool(_) | Value::Number(_))) => Some(value.to_string().into()),
+        Some(_) => return Err(XmlError::NoXmlForm),
+    };
+    let structure = r4().structure("Element").ok_or(XmlError::NoXmlForm)?;
+    element_to(xml, key, structure, sibling.unwrap_or(&Map::new()), value.as_deref())
+}
+
+/// An element with its attributes, `value` among them.
+fn element_to(
+    xml: &mut String,
+    key: &str,
+    structure: &'static Structure,
+    members: &Map<String, Value>,
+    value: Option<&str>,
+) -> Result<(), XmlError> {
+    xml.push('<');
+    xml.push_str(key);
+    for (name, member) in members.iter().filter(|(name, _)| structure.is_attribute(name)) {
+        attribute(xml, name, member.as_str().ok_or(XmlError::NoXmlForm)?);
+    }
+    if let Some(value) = value {
+        attribute(xml, "value", value);
+    }
+    let children = children(structure, members)?;
+    end(xml, key, children.is_empty(), |xml| children_to(xml, &children))
+}
+
+/// Ends the tag that was begun, and the element, with what stands in it.
+fn end(xml: &mut String, name: &str, empty: bool, inside: impl FnOnce(&mut String) -> Result<(), XmlError>) -> Result<(), XmlError> {
+    if empty {
+        xml.push_str("/>");
+        return Ok(());
+    }
+    xml.push('>');
+    inside(xml)?;
+    xml.push_str("</");
+    xml.push_str(name);
+    xml.push('>');
+    Ok(())
+}
+
+fn attribute(xml: &mut String, name: &str, value: &str) {
+    xml.push(' ');
+    xml.push_str(name);
+    xml.push_str("=\"");
+    escape(xml, value);
+    xml.push('"');
+}
+
+/// The items of a list, or the one.
+fn each(value: &Value) -> &[Value] {
+    match value {
+        Value::Array(items) => items,
+        one => std::slice::from_ref(one),
+    }
+}
