@@ -44,7 +44,7 @@ pub struct Postgres {
     pub pool: PgPool,
     /// For searches, whose plan depends on the values: planned each time.
     pub read: PgPool,
-    /// For searches that have one plan ([`Sql::one_plan`]): planned once a connection.
+    /// For searches that have one plan ([`Sql::is_planned_once`]): planned once a connection.
     pub planned: PgPool,
     /// Reads by id.
     pub reads: Reads,
@@ -123,7 +123,7 @@ impl Postgres {
 
     /// The connections that this statement is for.
     pub(super) fn searched_by(&self, sql: &Sql) -> &PgPool {
-        if sql.one_plan { &self.planned } else { &self.read }
+        if sql.is_planned_once() { &self.planned } else { &self.read }
     }
 
     pub async fn commit(&self, unit: Unit) -> Result<Vec<Written>, WriteError> {

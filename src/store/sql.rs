@@ -23,15 +23,31 @@ pub struct Sql {
     pub dialect: Dialect,
     pub text: String,
     pub args: Vec<Arg>,
-    /// Its best plan is the same for all values, so PostgreSQL need not plan it each time.
-    pub one_plan: bool,
+    one_plan: bool,
+    /// It is several in one, which are planned together.
+    several: bool,
     /// What the sets are of that the statement looks up at its beginning; their names are their places.
     sets: Vec<i64>,
 }
 
 impl Sql {
     pub fn new(dialect: Dialect) -> Self {
-        Sql { dialect, text: String::new(), args: Vec::new(), one_plan: false, sets: Vec::new() }
+        Sql { dialect, text: String::new(), args: Vec::new(), one_plan: false, several: false, sets: Vec::new() }
+    }
+
+    /// For several statements that are asked as one.
+    pub fn several(dialect: Dialect) -> Self {
+        Sql { several: true, ..Sql::new(dialect) }
+    }
+
+    /// Whether its best plan is the same for all values, so that PostgreSQL plans it once a connection.
+    pub fn is_planned_once(&self) -> bool {
+        self.one_plan
+    }
+
+    /// Says so before the parts are written that are put differently for it.
+    pub fn plan_once(&mut self, fits: bool) {
+        self.one_plan = fits && !self.several;
     }
 
     /// Appends text as it stands.

@@ -6,6 +6,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
+use std::time::Duration;
 
 const SCRIPTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients");
 const PYTHON_LOCK: &str = include_str!("../clients/python/requirements.txt");
@@ -17,13 +18,29 @@ fn not_run(what: &str, why: &str) {
     let _ = writeln!(std::io::stderr(), "\nNOT RUN: {what}: {}", why.trim());
 }
 
-/// What the program says on standard output; the error is what it said on the other, or that it is not there.
-fn said(command: &mut Command) -> Result<String, String> {
-    let output = command.stdin(Stdio::null()).output().map_err(|error| format!("{}: {error}", command.get_program().display()))?;
+/// How long a registry is waited for.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+/// What the program says on standard output; the error is what it said on the other, or that it is not there or does not end. Only within a runtime, away
+/// from its threads.
+fn said(command: Command) -> Result<String, String> {
+    let name = command.get_program().display().to_string();
+    let handle = tokio::runtime::Handle::current();
+    let output = handle.block_on(async {
+        let output = tokio::process::Command::from(command).stdin(Stdio::null()).kill_on_drop(true).output();
+        tokio::time::timeout(PATIENCE, output).await.map_err(|_| format!("{name} did not end within {PATIENCE:?}"))
+    });
+    let output = output?.map_err(|error| format!("{name}: {error}"))?;
     match output.status.success() {
         true => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
         false => Err(String::from_utf8_lossy(&output.stderr).into_owned()),
     }
+}
+
+fn version(program: &str) -> Result<String, String> {
+    let mut command = Command::new(program);
+    command.arg("--version");
+    said(command)
 }
 
 /// The folder of this lock file's packages, filled by `install` unless an earlier run did it. It appears whole or not at all.
@@ -44,12 +61,13 @@ fn packages(what: &str, lock: &str, version: &str, install: impl FnOnce(&Path) -
 fn python() -> Result<&'static Path, String> {
     static FOLDER: OnceLock<Result<PathBuf, String>> = OnceLock::new();
     let install = || {
-        let version = said(Command::new("python3").arg("--version"))?;
+        let version = version("python3")?;
         packages("python", PYTHON_LOCK, &version, |folder| {
             let mut pip = Command::new("python3");
             pip.args(["-m", "pip", "install", "--quiet", "--no-input", "--disable-pip-version-check", "--retries", "1", "--timeout", "20"]);
             pip.args(["--require-hashes", "--only-binary", ":all:", "--requirement"]).arg(format!("{SCRIPTS}/python/requirements.txt"));
-            said(pip.arg("--target").arg(folder)).map(drop)
+            pip.arg("--target").arg(folder);
+            said(pip).map(drop)
         })
     };
     FOLDER.get_or_init(install).as_deref().map_err(String::clone)
@@ -59,7 +77,7 @@ fn python() -> Result<&'static Path, String> {
 fn node() -> Result<&'static Path, String> {
     static FOLDER: OnceLock<Result<PathBuf, String>> = OnceLock::new();
     let install = || {
-        let version = said(Command::new("node").arg("--version"))?;
+        let version = version("node")?;
         let copy = |name: &str, folder: &Path| {
             std::fs::copy(format!("{SCRIPTS}/node/{name}"), folder.join(name)).map(drop).map_err(|error| error.to_string())
         };
@@ -68,7 +86,7 @@ fn node() -> Result<&'static Path, String> {
             copy("package-lock.json", folder)?;
             let mut npm = Command::new("npm");
             npm.args(["ci", "--no-audit", "--no-fund", "--ignore-scripts", "--fetch-retries=1"]).current_dir(folder);
-            said(&mut npm).map(drop)
+            said(npm).map(drop)
         })?;
         copy("drive_fhir_kit_client.js", &folder)?;
         Ok(folder)

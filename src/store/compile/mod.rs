@@ -39,14 +39,12 @@ pub fn page(dialect: Dialect, query: &Query, seen: Seen, cursor: Option<&Cursor>
 
 /// The first rows of several pages, one after the other, whose queries have sort keys alike.
 pub fn pages(dialect: Dialect, queries: &[(&Query, Plan)], seen: Seen, cursor: Option<&Cursor>, limit: u32) -> Sql {
-    let mut sql = Sql::new(dialect);
+    let mut sql = Sql::several(dialect);
     for (number, (query, plan)) in queries.iter().enumerate() {
         sql.push(if number > 0 { " UNION ALL SELECT * FROM (" } else { "SELECT * FROM (" });
         page_into(&mut sql, query, seen, cursor, limit, *plan);
         sql.push(&format!(") q{number}"));
     }
-    // One of them may have one only.
-    sql.one_plan = false;
     sql
 }
 
@@ -68,17 +66,19 @@ pub fn count(dialect: Dialect, query: &Query, seen: Seen, plan: Plan) -> Sql {
 
 /// A count of each.
 pub fn count_each(dialect: Dialect, queries: &[(&Query, Plan)], seen: Seen) -> Sql {
-    let mut sql = Sql::new(dialect);
+    let mut sql = Sql::several(dialect);
     for (number, (query, plan)) in queries.iter().enumerate() {
         sql.push(if number > 0 { " UNION ALL " } else { "" });
         count_into(&mut sql, query, seen, *plan);
     }
-    sql.one_plan = false;
     sql
 }
 
 fn count_into(sql: &mut Sql, query: &Query, seen: Seen, plan: Plan) {
     let placed = is_placed(query);
+    let driver = plan.driver(query);
+    let equal = driver.and_then(|place| query.filters.get(place)).is_some_and(drive::is_in_order);
+    sql.plan_once(equal && driver.is_some_and(|place| probe::leaves_no_choice(query, place)));
     sql.push(if placed {
         "SELECT count(*) AS n FROM (SELECT DISTINCT m.key, m.shift FROM ("
     } else {
@@ -86,9 +86,6 @@ fn count_into(sql: &mut Sql, query: &Query, seen: Seen, plan: Plan) {
     });
     Compiler::new(sql, query, seen, plan).matches();
     sql.push(if placed { ") m) c" } else { ") m" });
-    let driver = plan.driver(query);
-    let equal = driver.and_then(|place| query.filters.get(place)).is_some_and(drive::is_in_order);
-    sql.one_plan = equal && driver.is_some_and(|place| probe::leaves_no_choice(query, place));
 }
 
 /// `SELECT key` of every match, unordered and perhaps repeated.

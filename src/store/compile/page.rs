@@ -89,7 +89,7 @@ impl Compiler<'_> {
     fn page_by_last_updated(&mut self, descending: bool, cursor: Option<&Cursor>, limit: u32) {
         let query = self.query;
         // Of a first page, which reads one index; later ones look into the history too.
-        self.sql.one_plan = self.seen.is_none() && query.filters.is_empty();
+        self.sql.plan_once(self.seen.is_none() && query.filters.is_empty());
         let Some(snapshot) = self.seen else {
             self.sql.push("SELECT r.key, r.updated AS s0 FROM resource r WHERE r.type = ");
             self.sql.literal(i64::from(query.type_code)).push(" AND r.live = 1");

@@ -174,15 +174,20 @@ impl Compiler<'_> {
         let Some(SortKey { by, descending }) = query.sort.first() else { return };
         let way = Way::of(by);
         let lists = super::drive::lists(query);
+        let order = if *descending { " DESC" } else { "" };
+        // PostgreSQL sorts what is put together unless each part says that it comes in this order; SQLite sees it.
+        let says_order = self.sql.dialect == Dialect::Postgres && way.stretches.len() > 1;
         self.sql.push("SELECT w.key, w.v AS s0 FROM (");
         for (place, stretch) in way.stretches.iter().enumerate() {
-            self.sql.push(if place > 0 { " UNION ALL " } else { "" });
+            self.sql.push(if place > 0 { " UNION ALL " } else { "" }).push(if says_order { "(" } else { "" });
             self.stretch_of(&way, by, stretch, *descending, cursor, lists);
+            if says_order {
+                self.sql.push(&format!(" ORDER BY v{order}, key LIMIT ")).literal(steps).push(")");
+            }
         }
         if let (SortBy::LastUpdated, Some(snapshot)) = (by, self.seen) {
             self.superseded(snapshot, *descending, cursor, lists);
         }
-        let order = if *descending { " DESC" } else { "" };
         self.sql.push(&format!(" ORDER BY v{order}, key LIMIT ")).literal(steps).push(") w WHERE 1 = 1");
         if let SortBy::Param { param, .. } = by {
             self.first_of_its(&way, *param, *descending);

@@ -68,7 +68,7 @@ impl Compiler<'_> {
         let Some(driver) = self.plan.driver(query) else { return false };
         let Some(Filter::Param { param, tests }) = query.filters.get(driver) else { return false };
         let Some((stretches, column)) = stretches_of(query, driver) else { return false };
-        self.sql.one_plan = leaves_no_choice(query, driver);
+        self.sql.plan_once(leaves_no_choice(query, driver));
         let several = stretches.len() > 1;
         if several {
             self.sql.push("SELECT DISTINCT w.key").push(if column.is_some() { ", w.s0" } else { "" }).push(" FROM (");

@@ -68,11 +68,10 @@ pub(super) fn shows(sql: &mut Sql, alias: &str, rows: Rows, requester: &Requeste
     let one_of = one_of_audiences(sql, requester);
     sql.push("CASE (SELECT min(CASE WHEN n.unless < 0 OR n.low > ").int(now);
     sql.push(" OR n.high <= ").int(now).push(" THEN -1 WHEN n.unless = 0 THEN 1 WHEN ");
-    let (before, between, after) = match sql.dialect {
-        Dialect::Sqlite => {
-            ("EXISTS (SELECT 1 FROM class_fact y JOIN clause_fact z ON z.fact = y.fact AND z.clause = n.unless WHERE y.class = ", "", ")")
-        }
-        Dialect::Postgres => ("gate_has(", ", n.unless", ")"),
+    let (before, between, after) = if function::is_used(sql) {
+        ("gate_has(", ", n.unless", ")")
+    } else {
+        ("EXISTS (SELECT 1 FROM class_fact y JOIN clause_fact z ON z.fact = y.fact AND z.clause = n.unless WHERE y.class = ", "", ")")
     };
     sql.push(before);
     trait_of(sql, "class", alias, rows);

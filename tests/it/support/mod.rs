@@ -80,6 +80,12 @@ pub async fn sql(store: &Store, text: &'static str) {
     }
 }
 
+/// What never ends says nothing; this says which test it was. The longest takes two minutes on two busy cores.
+pub async fn ends(body: impl Future<Output = ()>) {
+    const PATIENCE: std::time::Duration = std::time::Duration::from_secs(900);
+    tokio::time::timeout(PATIENCE, body).await.expect("a test ends within a quarter of an hour");
+}
+
 /// Runs one test body on both databases: `both_databases!(async fn name(db: &TestDb) { … })` makes the tests
 /// `name::sqlite` and `name::postgres`.
 macro_rules! both_databases {
@@ -93,14 +99,14 @@ macro_rules! both_databases {
             #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn sqlite() {
                 let db = $crate::support::TestDb::sqlite();
-                body(&db).await;
+                $crate::support::ends(body(&db)).await;
                 db.discard().await;
             }
 
             #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn postgres() {
                 let db = $crate::support::TestDb::postgres().await;
-                body(&db).await;
+                $crate::support::ends(body(&db)).await;
                 db.discard().await;
             }
         }
