@@ -2,7 +2,7 @@
 
 use super::condition::instant_test;
 use super::drive::is_in_order;
-use super::probe::column_of;
+use super::probe::{column_of, follows};
 use super::walk::ordering;
 use super::{Compiler, holds, named_condition, scope_condition, version_condition, visible};
 use crate::store::index::place_of_shift;
@@ -68,8 +68,13 @@ impl Compiler<'_> {
 
     /// Whether the matches are sorted before the first is known: then the decision can wait until after that.
     fn decides_late(&self) -> bool {
-        let driver = self.plan.driver(self.query).and_then(|place| self.query.filters.get(place));
-        matches!(self.query.scope, Scope::Gate(_)) && !(self.query.sort.is_empty() && driver.is_none_or(is_in_order))
+        let query = self.query;
+        let comes_in_order = match self.plan.driver(query).and_then(|place| query.filters.get(place)) {
+            Some(driver) => is_in_order(driver),
+            // PostgreSQL sorts what a chain or `_has` finds; SQLite looks it up in the order of keys.
+            None => self.sql.dialect == Dialect::Sqlite || self.plan.by_row || !query.filters.iter().any(follows),
+        };
+        matches!(query.scope, Scope::Gate(_)) && !(query.sort.is_empty() && comes_in_order)
     }
 
     fn order_by(&mut self, alias: &str) {
@@ -91,16 +96,10 @@ impl Compiler<'_> {
         // Of a first page, which reads one index; later ones look into the history too.
         self.sql.plan_once(self.seen.is_none() && query.filters.is_empty());
         let Some(snapshot) = self.seen else {
-            self.sql.push("SELECT r.key, r.updated AS s0 FROM resource r WHERE r.type = ");
-            self.sql.literal(i64::from(query.type_code)).push(" AND r.live = 1");
-            version_condition(self.sql, "r", &query.scope);
-            return self.stretch_by_last_updated("r", descending, cursor, limit);
+            return self.present_by_last_updated(descending, cursor, limit);
         };
-        self.sql.push("SELECT p.key, p.s0 FROM (SELECT * FROM (SELECT r.key, r.updated AS s0 FROM resource r WHERE r.type = ");
-        self.sql.literal(i64::from(query.type_code)).push(" AND r.live = 1 AND ");
-        visible(self.sql, "r.txn", snapshot);
-        version_condition(self.sql, "r", &query.scope);
-        self.stretch_by_last_updated("r", descending, cursor, limit);
+        self.sql.push("SELECT p.key, p.s0 FROM (SELECT * FROM (");
+        self.present_by_last_updated(descending, cursor, limit);
         self.sql.push(") present UNION ALL SELECT * FROM (SELECT h.key, h.updated AS s0 FROM history h WHERE h.until >= ");
         let floor = snapshot.except.iter().copied().min().unwrap_or(snapshot.below).min(snapshot.below);
         self.sql.int(floor).push(" AND h.live = 1 AND h.type = ");
@@ -109,13 +108,38 @@ impl Compiler<'_> {
         self.sql.push(" AND NOT ");
         visible(self.sql, "h.until", snapshot);
         named_condition(self.sql, "h", &query.scope);
-        self.stretch_by_last_updated("h", descending, cursor, limit);
+        self.stretch_by_last_updated("h", descending, cursor);
+        self.sql.push(" LIMIT ").literal(i64::from(limit));
         self.sql.push(") past) p ORDER BY ").push(if descending { "p.s0 DESC" } else { "p.s0" }).push(", p.key LIMIT ");
         self.sql.literal(i64::from(limit));
     }
 
-    /// The rows of `alias` after the cursor, in order, as many as a page has. The bound by `updated` alone is what an index can begin at.
-    fn stretch_by_last_updated(&mut self, alias: &str, descending: bool, cursor: Option<&Cursor>, limit: u32) {
+    /// What is current of what was seen.
+    fn present_by_last_updated(&mut self, descending: bool, cursor: Option<&Cursor>, limit: u32) {
+        let query = self.query;
+        // Backwards PostgreSQL puts what was stored at one instant into the order of keys, and would decide on all of it first. The outer query keeps the order
+        // of the inner; if it asked for it too, the inner would be planned as if all were wanted.
+        let late = descending && self.sql.dialect == Dialect::Postgres && matches!(query.scope, Scope::Gate(_));
+        self.sql.push(if late { "SELECT w.key, w.s0 FROM (" } else { "" }).push("SELECT r.key, r.updated AS s0");
+        self.sql.push(if late { ", r.version, r.owner, r.patient, r.class, r.low, r.high" } else { "" });
+        self.sql.push(" FROM resource r WHERE r.type = ").literal(i64::from(query.type_code)).push(" AND r.live = 1");
+        if let Some(snapshot) = self.seen {
+            self.sql.push(" AND ");
+            visible(self.sql, "r.txn", snapshot);
+        }
+        if !late {
+            version_condition(self.sql, "r", &query.scope);
+        }
+        self.stretch_by_last_updated("r", descending, cursor);
+        if late {
+            self.sql.push(" OFFSET 0) w WHERE 1 = 1");
+            version_condition(self.sql, "w", &query.scope);
+        }
+        self.sql.push(" LIMIT ").literal(i64::from(limit));
+    }
+
+    /// The rows of `alias` after the cursor, in order. The bound by `updated` alone is what an index can begin at.
+    fn stretch_by_last_updated(&mut self, alias: &str, descending: bool, cursor: Option<&Cursor>) {
         let column = format!("{alias}.updated");
         for filter in &self.query.filters {
             let Filter::LastUpdated { ranges } = filter else { continue };
@@ -133,7 +157,7 @@ impl Compiler<'_> {
             self.sql.push(&format!(" OR {alias}.key > ")).int(cursor.after_key).push(")");
         }
         let direction = if descending { " DESC" } else { "" };
-        self.sql.push(&format!(" ORDER BY {column}{direction}, {alias}.key LIMIT ")).literal(i64::from(limit));
+        self.sql.push(&format!(" ORDER BY {column}{direction}, {alias}.key"));
     }
 
     /// The rows after the cursor, in an order where missing values come last.
