@@ -238,6 +238,7 @@ impl Store {
             return Ok(found);
         }
         let mut sql = Sql::new(self.dialect());
+        sql.plan_once(true);
         sql.push("SELECT ").push(VERSION).push(" FROM resource r WHERE type = ").literal(i64::from(type_code)).push(" AND id = ").str(id);
         sql.push(" AND version > 0");
         compile::named_condition(&mut sql, "r", scope);
@@ -334,6 +335,7 @@ impl Store {
             return Ok(Vec::new());
         }
         let mut sql = Sql::new(self.dialect());
+        sql.plan_once(true);
         sql.push("SELECT ").push(VERSION).push(" FROM resource r WHERE r.live > 0");
         compile::version_condition(&mut sql, "r", scope);
         if let Some(target) = target {
@@ -341,11 +343,9 @@ impl Store {
         }
         sql.push(" AND r.key IN (SELECT x.target FROM reference x WHERE x.until = 0 AND x.param = ")
             .literal(i64::from(param))
-            .push(" AND x.key IN (");
-        sql.join(from, ", ", |sql, key| {
-            sql.literal(*key);
-        });
-        sql.push(")) ORDER BY r.key LIMIT ").literal(i64::from(limit));
+            .push(" AND x.key ");
+        sql.one_of(from);
+        sql.push(") ORDER BY r.key LIMIT ").literal(i64::from(limit));
         self.versions(sql).await
     }
 
@@ -470,10 +470,12 @@ impl Store {
     }
 
     pub(super) async fn versions(&self, sql: Sql) -> Result<Vec<Stored>, sqlx::Error> {
-        let Sql { text, args, .. } = sql;
         let rows: Vec<VersionRow> = match self {
-            Store::Sqlite(db) => bind_all!(sqlx::query_as(AssertSqlSafe(text)), args).fetch_all(&db.read).await?,
-            Store::Postgres(db) => bind_all!(sqlx::query_as(AssertSqlSafe(text)), args).fetch_all(&db.read).await?,
+            Store::Sqlite(db) => bind_all!(sqlx::query_as(AssertSqlSafe(sql.text)), sql.args).fetch_all(&db.read).await?,
+            Store::Postgres(db) => {
+                let pool = db.searched_by(&sql);
+                bind_all!(sqlx::query_as(AssertSqlSafe(sql.text)), sql.args).fetch_all(pool).await?
+            }
         };
         rows.into_iter().map(stored).collect()
     }

@@ -102,6 +102,26 @@ impl Sql {
         self.bind(Arg::Text(value.to_owned()))
     }
 
+    /// Appends `IN` these numbers. On PostgreSQL they are one value, so that the text is the same however many they are.
+    pub fn one_of(&mut self, numbers: &[i64]) -> &mut Self {
+        match self.dialect {
+            Dialect::Sqlite => {
+                self.push("IN (");
+                self.join(numbers, ", ", |sql, number| {
+                    sql.literal(*number);
+                });
+                self.push(")")
+            }
+            Dialect::Postgres => self.push("= ANY (").array(numbers.iter().copied()).push(")"),
+        }
+    }
+
+    /// Appends numbers as one value of PostgreSQL.
+    pub fn array(&mut self, numbers: impl Iterator<Item = i64>) -> &mut Self {
+        let text: Vec<String> = numbers.map(|number| number.to_string()).collect();
+        self.push("CAST(").str(&format!("{{{}}}", text.join(","))).push(" AS BIGINT[])")
+    }
+
     /// Appends `part` for each item with `separator` between.
     pub fn join<T>(&mut self, items: impl IntoIterator<Item = T>, separator: &str, mut part: impl FnMut(&mut Self, T)) -> &mut Self {
         for (place, item) in items.into_iter().enumerate() {

@@ -31,6 +31,9 @@ impl Compiler<'_> {
             true => version_condition(self.sql, &alias, &query.scope),
             false => scope_condition(self.sql, &alias, &query.scope),
         }
+        if !self.late {
+            self.ask_again(&alias);
+        }
     }
 
     /// Index rows lead to what a listing by type does not show.
@@ -173,9 +176,10 @@ impl Compiler<'_> {
         }
     }
 
-    /// A whole search inside another, in the same scope and at the same moment.
+    /// A whole search inside another, in the same scope (but where that is asked again) and at the same moment.
     pub(super) fn nested(&mut self, type_code: TypeCode, filters: &[Filter]) {
-        let query = Query { type_code, filters: filters.to_vec(), scope: self.query.scope.clone(), sort: Vec::new() };
+        let scope = if self.open { Scope::All } else { self.query.scope.clone() };
+        let query = Query { type_code, filters: filters.to_vec(), scope, sort: Vec::new() };
         let entered = self.entered || self.inside.is_some();
         let mut inner = Compiler { entered, aliases: self.aliases, ..Compiler::new(self.sql, &query, self.seen, Plan::default()) };
         inner.matches();

@@ -152,6 +152,8 @@ struct Compiler<'a> {
     plan: Plan,
     /// The rows of the filter that drives are given with what the scope needs, which decides on them afterwards.
     late: bool,
+    /// Chains and `_has` are followed whoever may see where they lead, and what is left is asked again under the scope ([`Compiler::ask_again`]).
+    open: bool,
     /// The matches are contained resources: each is given with how far its parameters' numbers are from those of its type.
     placed: bool,
     /// The conditions are on one contained resource.
@@ -163,7 +165,7 @@ struct Compiler<'a> {
 
 impl<'a> Compiler<'a> {
     fn new(sql: &'a mut Sql, query: &'a Query, seen: Seen<'a>, plan: Plan) -> Self {
-        Compiler { sql, query, seen, plan, late: false, placed: is_placed(query), inside: None, entered: false, aliases: 0 }
+        Compiler { sql, query, seen, plan, late: false, open: false, placed: is_placed(query), inside: None, entered: false, aliases: 0 }
     }
 
     fn alias(&mut self, letter: &str) -> String {

@@ -21,6 +21,7 @@ impl Compiler<'_> {
             return;
         }
         self.late = self.decides_late();
+        self.open = self.may_ask_again();
         if self.late {
             self.sql.push("SELECT g.* FROM (");
         }
@@ -57,6 +58,7 @@ impl Compiler<'_> {
             let all = if self.sql.dialect == Dialect::Sqlite { " LIMIT -1" } else { " OFFSET 0" };
             self.sql.push(all).push(") g WHERE 1 = 1");
             scope_condition(self.sql, "g", &query.scope);
+            self.ask_again("g");
             if self.sql.dialect == Dialect::Postgres {
                 // As it is already; SQLite would sort again, and decide on all for it.
                 self.order_by("g");

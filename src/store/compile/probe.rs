@@ -214,6 +214,28 @@ impl Compiler<'_> {
         self.sql.push(")");
     }
 
+    /// Whether chains and `_has` of this page can be followed whoever may see where they lead. To decide on each place that they lead through costs as much as
+    /// there are; what is asked again is no more than the page is long. Nothing else may ask the scope then.
+    pub(super) fn may_ask_again(&self) -> bool {
+        let filters = &self.query.filters;
+        let fits = |filter: &Filter| follows(filter) || asks_no_scope(filter);
+        matches!(self.query.scope, Scope::Gate(_)) && !self.plan.by_row && filters.iter().any(follows) && filters.iter().all(fits)
+    }
+
+    /// ` AND` what was followed whoever may see it, from the row on and under the scope.
+    pub(super) fn ask_again(&mut self, row: &str) {
+        if !std::mem::take(&mut self.open) {
+            return;
+        }
+        let plan = self.plan;
+        self.plan.by_row = true;
+        for filter in self.query.filters.iter().filter(|filter| follows(filter)) {
+            self.sql.push(" AND ");
+            self.probe(filter, row);
+        }
+        self.plan = plan;
+    }
+
     /// ` AND` the filters on a row of another type.
     fn within(&mut self, type_code: TypeCode, filters: &[Filter], row: &str) {
         let query = Query { type_code, filters: Vec::new(), scope: self.query.scope.clone(), sort: Vec::new() };
@@ -235,6 +257,23 @@ pub(super) fn follows(filter: &Filter) -> bool {
     match filter {
         Filter::Chain { targets, .. } => targets.iter().all(|(_, filters)| asks(filters)),
         Filter::Has { filters, .. } => asks(filters),
+        _ => false,
+    }
+}
+
+/// Whether what it finds is the same whoever asks.
+fn asks_no_scope(filter: &Filter) -> bool {
+    fn is_plain(test: &Test) -> bool {
+        match test {
+            // It goes through other resources.
+            Test::ReferenceTree { .. } => false,
+            Test::NoneOf(tests) | Test::Composite(tests) => tests.iter().all(is_plain),
+            _ => true,
+        }
+    }
+    match filter {
+        Filter::Param { tests, .. } | Filter::NotParam { tests, .. } => tests.iter().all(is_plain),
+        Filter::Nothing | Filter::Id(_) | Filter::LastUpdated { .. } | Filter::Missing { .. } | Filter::OfType(_) => true,
         _ => false,
     }
 }

@@ -70,6 +70,5 @@ pub(super) fn audiences(sql: &mut Sql, requester: &Requester) {
 
 /// Appends numbers, and 0 for anybody and any purpose.
 fn bound_array(sql: &mut Sql, numbers: &[i64]) {
-    let text: Vec<String> = [0].iter().chain(numbers).map(i64::to_string).collect();
-    sql.push("CAST(").str(&format!("{{{}}}", text.join(","))).push(" AS BIGINT[])");
+    sql.array([0].into_iter().chain(numbers.iter().copied()));
 }
