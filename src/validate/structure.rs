@@ -27,6 +27,9 @@ pub(super) fn root_name(resource: &Value) -> &str {
     name.filter(|name| r4().type_code(name).is_some()).unwrap_or("Resource")
 }
 
+/// More than [`json::MAX_DEPTH`](crate::fhir::json::MAX_DEPTH) levels.
+pub(super) const TOO_DEEP: &str = "is nested too deeply";
+
 struct Walk<'r> {
     definitions: &'static Definitions,
     report: &'r mut Report,
@@ -53,7 +56,7 @@ impl Walk<'_> {
     fn object(&mut self, structure: &'static Structure, map: &Map<String, Value>, path: &Path) {
         // Not every caller's JSON comes from the parser, which guards against this too.
         if path.too_deep() {
-            return self.report.error(IssueCode::TooLong, path, || "is nested too deeply".into());
+            return self.report.error(IssueCode::TooLong, path, || TOO_DEEP.into());
         }
         if map.keys().all(|key| key == "id") && structure.kind != StructureKind::Resource {
             return self.wrong(path, "must not be an empty object; give it content or leave it out");
