@@ -92,11 +92,7 @@ pub async fn run(store: &Store, request: &SearchRequest, context: RunContext<'_>
     context.admits.answered(&page.rows);
     context.admits.answered(&included.rows);
     let mut notes = request.warnings.clone();
-    if included.cut {
-        let words =
-            format!("more than {} resources would be included; the rest was left out. Ask for a smaller page.", include::MAX_INCLUDED);
-        notes.push(Issue::warning(IssueCode::TooCostly, words));
-    }
+    notes.extend(included.cut.map(|cut| Issue::warning(IssueCode::TooCostly, cut.to_string())));
     let next = page.next.as_ref().map(|next| context.key.seal(next, began, &request.binding));
     Ok(Answer { total, next, matches: page.rows, places: page.places, included: included.rows, notes: Some(notes) }
         .write(request, &context)?)
