@@ -243,6 +243,7 @@ impl<'a> Settling<'a> {
             };
             let stored = stored.filter(|stored| self.caller.admits(stored, &[Interaction::Update], self.writer.options()));
             let refusal = match stored.as_ref().map(|stored| (stored, &stored.body)) {
+                None if matches!(entry.operation, Operation::PatchWhere { .. }) => Refusal::no_match(),
                 None => Refusal::not_found(),
                 Some((_, None)) => Refusal::gone(),
                 Some((stored, _)) if !condition.admits(Some(stored.version)) => Refusal::other_version(),
