@@ -6,6 +6,7 @@
 
 use super::App;
 use crate::definitions;
+use crate::fhir::json::parse_deep;
 use crate::fhir::time::now;
 use crate::outbox::Outcome;
 use crate::search::extract;
@@ -40,6 +41,9 @@ pub struct Reindex {
     /// Resources that are done.
     #[serde(default)]
     pub done: u64,
+    /// How many of them could not be read, so that they are found by what they were indexed by before, or not at all.
+    #[serde(default)]
+    pub unread: u64,
     /// The zone that dates were read in before.
     #[serde(default)]
     pub from_zone: Option<String>,
@@ -71,7 +75,10 @@ impl App {
             if own.peek().is_none() || restart && !own.any(alive) {
                 let types = types.iter().map(|type_code| definitions::r4().type_name(*type_code).to_owned()).collect();
                 let settle = if matches!(self.store, Store::Postgres(_)) { SETTLE } else { 0 };
-                jobs.push(Reindex { parameter: Some(number), types, after: 0, done: 0, from_zone: None }.job(now().saturating_add(settle)));
+                jobs.push(
+                    Reindex { parameter: Some(number), types, after: 0, done: 0, unread: 0, from_zone: None }
+                        .job(now().saturating_add(settle)),
+                );
             }
         }
         if !jobs.is_empty() {
@@ -106,9 +113,10 @@ impl App {
                 Some(type_code) => self.store.live_after(type_code, state.after, BATCH).await?,
                 None => Vec::new(),
             };
-            let mut next = state.clone();
-            match stored.last() {
-                Some(last) => (next.after, next.done) = (last.key, state.done.saturating_add(stored.len() as u64)),
+            let (last, (readable, unread)) = (stored.last().map(|last| (last.key, stored.len() as u64)), self.read_all(stored));
+            let mut next = Reindex { unread: state.unread.saturating_add(unread), ..state.clone() };
+            match last {
+                Some((key, count)) => (next.after, next.done) = (key, state.done.saturating_add(count)),
                 None => {
                     next.types.remove(0);
                     next.after = 0;
@@ -116,7 +124,7 @@ impl App {
             }
             // The successor is written with the last unit, so the work is handed over or not done.
             let hand_over = unit == UNITS && !next.types.is_empty();
-            self.reindex_unit(state, stored, hand_over.then(|| next.job(0))).await?;
+            self.reindex_unit(state, readable, hand_over.then(|| next.job(0))).await?;
             *state = next;
         }
         if let (true, Some(number)) = (state.types.is_empty(), state.parameter) {
@@ -126,9 +134,9 @@ impl App {
         Ok(())
     }
 
-    async fn reindex_unit(&self, state: &Reindex, mut stored: Vec<Stored>, job: Option<NewJob>) -> anyhow::Result<()> {
+    async fn reindex_unit(&self, state: &Reindex, mut stored: Vec<(Stored, Value)>, job: Option<NewJob>) -> anyhow::Result<()> {
         for _ in 0..TRIES {
-            let mutations: Vec<Mutation> = stored.iter().filter_map(|stored| self.reindexed(stored, state)).collect();
+            let mutations: Vec<Mutation> = stored.iter().filter_map(|(stored, resource)| self.reindexed(stored, resource, state)).collect();
             if mutations.is_empty() && job.is_none() {
                 return Ok(());
             }
@@ -136,8 +144,9 @@ impl App {
             match self.store.commit(unit).await {
                 Ok(_) => return Ok(()),
                 Err(WriteError::Stale) => {
-                    let names: Vec<(TypeCode, String)> = stored.iter().map(|stored| (stored.type_code, stored.id.to_string())).collect();
-                    stored = self.store.read_many(&names).await?;
+                    let names: Vec<(TypeCode, String)> =
+                        stored.iter().map(|(stored, _)| (stored.type_code, stored.id.to_string())).collect();
+                    (stored, _) = self.read_all(self.store.read_many(&names).await?);
                 }
                 Err(error) => return Err(error.into()),
             }
@@ -145,20 +154,36 @@ impl App {
         anyhow::bail!("the resources change faster than they can be indexed")
     }
 
-    /// `None` for what was deleted meanwhile.
-    fn reindexed(&self, stored: &Stored, state: &Reindex) -> Option<Mutation> {
-        let resource: Value = serde_json::from_slice(stored.body.as_ref()?).ok()?;
+    /// What is not deleted, read; and how many cannot be read, which the log names.
+    fn read_all(&self, stored: Vec<Stored>) -> (Vec<(Stored, Value)>, u64) {
+        let (mut readable, mut unread) = (Vec::with_capacity(stored.len()), 0);
+        for stored in stored {
+            match stored.body.as_ref().map(|body| parse_deep(body)) {
+                Some(Ok(resource)) => readable.push((stored, resource)),
+                Some(Err(error)) => {
+                    unread += 1;
+                    let type_name = definitions::r4().type_name(stored.type_code);
+                    tracing::error!(r#type = type_name, id = %stored.id, %error, "a stored resource cannot be read, so it is not indexed: write it again");
+                }
+                None => {}
+            }
+        }
+        (readable, unread)
+    }
+
+    /// `None` where nothing is to be indexed.
+    fn reindexed(&self, stored: &Stored, resource: &Value, state: &Reindex) -> Option<Mutation> {
         let options = self.writer.options();
         let wanted = |entry: &IndexEntry| match state.parameter {
             Some(number) => extract::is_of(entry, definitions::param_id(stored.type_code, number)),
             None => true,
         };
-        let mut entries = extract::extract(stored.type_code, &resource, options);
+        let mut entries = extract::extract(stored.type_code, resource, options);
         entries.retain(wanted);
         let mut old_entries = entries.clone();
         if let Some(zone) = state.from_zone.as_deref().and_then(|zone| jiff::tz::TimeZone::get(zone).ok()) {
             let before = extract::Options { zone, ..extract::Options::clone(options) };
-            old_entries.extend(extract::extract(stored.type_code, &resource, &before).into_iter().filter(wanted));
+            old_entries.extend(extract::extract(stored.type_code, resource, &before).into_iter().filter(wanted));
         }
         if old_entries.is_empty() {
             return None;

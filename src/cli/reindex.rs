@@ -26,7 +26,7 @@ impl ReindexArgs {
         }
         let (_, store) = common.open().await?;
         let types = if self.types.is_empty() { vec!["*".to_owned()] } else { self.types };
-        let job = Reindex { parameter: None, types, after: 0, done: 0, from_zone: self.from_zone }.job(0);
+        let job = Reindex { parameter: None, types, after: 0, done: 0, unread: 0, from_zone: self.from_zone }.job(0);
         store.commit(Unit { jobs: vec![job], ..Unit::default() }).await?;
         store.close().await;
         say!("it is done while lango serve runs; lango outbox list shows how far it is");

@@ -1,13 +1,12 @@
 //! JSON Patch (RFC 6902) on documents whose growth is bounded: `copy` doubles a document with every step.
 
+use super::json::MAX_DEPTH;
 use serde_json::Value;
 
 /// Operations of one patch.
 const MOST_OPERATIONS: usize = 10_000;
 /// Values that all operations together may add or move.
 const MOST_VALUES: usize = 500_000;
-/// How deep a document may become: what the JSON reader takes.
-const MOST_DEPTH: usize = 120;
 
 /// A patch that was read and can be applied any number of times.
 #[derive(Clone, Debug, PartialEq)]
@@ -158,7 +157,8 @@ fn remove(document: &mut Value, path: &Pointer) -> Result<Value, &'static str> {
 /// Takes what `value` weighs at `path` from the budget.
 fn spend(budget: &mut usize, value: &Value, path: &Pointer) -> Result<(), &'static str> {
     let (count, depth) = weigh(value);
-    if depth + path.0.len() > MOST_DEPTH {
+    // What is neither object nor list is no level of its own.
+    if depth + path.0.len() > MAX_DEPTH + 1 {
         return Err("The resource would be nested too deep.");
     }
     *budget = budget.checked_sub(count).ok_or("The patch would make the resource too large.")?;
@@ -211,7 +211,7 @@ impl Pointer {
             escaped_right.then(|| token.replace("~1", "/").replace("~0", "~")).ok_or(WORDS)
         });
         let tokens: Vec<String> = tokens.collect::<Result<_, _>>()?;
-        if tokens.len() > MOST_DEPTH { Err("The pointer is nested too deep.") } else { Ok(Pointer(tokens)) }
+        if tokens.len() > MAX_DEPTH { Err("The pointer is nested too deep.") } else { Ok(Pointer(tokens)) }
     }
 
     fn find_mut<'a>(&self, document: &'a mut Value) -> Option<&'a mut Value> {

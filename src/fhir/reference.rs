@@ -43,6 +43,23 @@ impl<'a> Reference<'a> {
         }
     }
 
+    /// The type that it names; of an absolute URL the one before its id, where it is built as FHIR's are.
+    pub fn type_name(&self) -> Option<&'a str> {
+        let text = match self {
+            Reference::Local { type_name, .. } | Reference::Conditional { type_name, .. } => return Some(type_name),
+            Reference::Absolute(text) => text,
+            Reference::Contained(_) | Reference::Urn(_) => return None,
+        };
+        let text = text.strip_prefix("https://").or(text.strip_prefix("http://"))?;
+        let mut parts = text.rsplit('/');
+        let (mut id, mut type_name) = (parts.next()?, parts.next()?);
+        if type_name == "_history" {
+            (id, type_name) = (parts.next()?, parts.next()?);
+        }
+        // Before the type there is a host.
+        (is_id(id) && is_type_name(type_name) && parts.next().is_some()).then_some(type_name)
+    }
+
     /// Like [`Reference::parse`], and an absolute URL under `base` (no trailing slash) is local.
     pub fn parse_at(text: &'a str, base: &str) -> Option<Reference<'a>> {
         match text.strip_prefix(base).and_then(|rest| rest.strip_prefix('/')) {
@@ -73,6 +90,27 @@ mod tests {
         assert_eq!(Reference::parse(text), Some(Reference::Conditional { type_name: "Practitioner", query }));
         assert_eq!(Reference::parse("http://other/fhir/Patient?x=y"), Some(Reference::Absolute("http://other/fhir/Patient?x=y")));
         assert_eq!(Reference::parse("Patient/1?x"), None);
+    }
+
+    #[test]
+    fn a_reference_names_a_type_where_it_is_built_as_fhirs_are() {
+        for (text, named) in [
+            ("Patient/1/_history/2", Some("Patient")),
+            ("Patient?identifier=x", Some("Patient")),
+            ("https://a.org/fhir/Patient/1", Some("Patient")),
+            ("http://a.org/Patient/1/_history/2", Some("Patient")),
+            ("http://a.org/patients/1", None),
+            ("http://Patient/1", None),
+            ("ftp://a.org/Patient/1", None),
+            ("#p", None),
+            ("urn:uuid:c757873d-ec9a-4326-a141-556f43239520", None),
+        ] {
+            assert_eq!(Reference::parse(text).unwrap().type_name(), named, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_local_is_told_from_what_is_elsewhere() {
         assert_eq!(Reference::parse("Patient/1"), Some(Reference::Local { type_name: "Patient", id: "1", version: None }));
     }
 }

@@ -19,7 +19,7 @@ pub use write::from_json;
 /// FHIR's namespace.
 const FHIR: &str = "http://hl7.org/fhir";
 
-/// Elements within elements beyond this are refused, narratives apart. JSON goes no deeper than this when written as XML.
+/// Elements within elements beyond this are refused, narratives apart; of what is less deep the JSON may still be deeper than what is read.
 const MAX_DEPTH: usize = 200;
 
 /// Why a document could not be turned into the other form; never quotes the document.

@@ -52,6 +52,12 @@ impl Refusal {
         Refusal::new(RefusalKind::NotFound, Issue::error(IssueCode::NotFound, "There is no such resource: check the type and the id."))
     }
 
+    /// Nothing that the caller may change has what the criteria of a patch ask for; the same words, whether the caller may see one that has.
+    pub fn no_match() -> Refusal {
+        let words = "The criteria match nothing: a patch changes what is there. Check the criteria, or PUT the resource with them.";
+        Refusal::new(RefusalKind::NotFound, Issue::error(IssueCode::NotFound, words))
+    }
+
     pub fn gone() -> Refusal {
         Refusal::new(
             RefusalKind::Gone,

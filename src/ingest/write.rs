@@ -22,6 +22,7 @@ use super::workers::Workers;
 use crate::access::consent::Sensitive;
 use crate::access::{CONSENT_DESK, Caller, audit};
 use crate::definitions;
+use crate::fhir::json;
 use crate::fhir::time::{Micros, now};
 use crate::registry::Registry;
 use crate::search::{ParseOptions, extract, own};
@@ -496,7 +497,7 @@ impl Writer {
     }
 
     fn entries_of(&self, type_code: TypeCode, body: &[u8]) -> Result<Vec<IndexEntry>, Refusal> {
-        let resource: Value = serde_json::from_slice(body).map_err(Refusal::internal)?;
+        let resource = json::parse_deep(body).map_err(Refusal::internal)?;
         Ok(extract::extract(type_code, &resource, &self.options))
     }
 
@@ -506,7 +507,7 @@ impl Writer {
     }
 
     fn about(&self, type_code: TypeCode, body: &[u8], entries: &[IndexEntry]) -> Result<About, Refusal> {
-        let resource: Value = serde_json::from_slice(body).map_err(Refusal::internal)?;
+        let resource = json::parse_deep(body).map_err(Refusal::internal)?;
         Ok(extract::about(type_code, &resource, entries, &self.options))
     }
 }

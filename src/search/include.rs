@@ -6,14 +6,16 @@ use super::own::Own;
 use super::parse::{Include, SearchRequest};
 use super::respond::Admits;
 use crate::definitions::{self, ParamKind, SearchParam};
+use crate::fhir::json::parse_deep;
 use crate::store::{ParamId, ResourceKey, Scope, Store, Stored, TypeCode};
 use serde_json::Value;
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 /// Resources that one page may bring along.
 pub const MAX_INCLUDED: usize = 1_000;
-/// Rounds of `:iterate`.
-const MAX_ROUNDS: usize = 8;
+/// Statements that following the references of one page may take. `:iterate` goes on as long as something new comes along, so that a chain
+/// of [`MAX_INCLUDED`] resources is as many rounds, and all parameters of all types are some hundreds of statements in each.
+const MAX_STEPS: usize = 5_000;
 /// Canonicals that one statement of the store may name.
 const NAMES: usize = 100;
 /// Keys that one statement of the store may name.
@@ -24,17 +26,31 @@ const CHUNK: usize = 500;
 pub struct Included {
     /// Each once, none of the matches among them.
     pub rows: Vec<Stored>,
-    /// There was more than a page may bring along.
-    pub cut: bool,
+    /// Why there may be more, if so.
+    pub cut: Option<Cut>,
+}
+
+/// What kept the rest from coming along, and what to do about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Cut {
+    #[error(
+        "more than {MAX_INCLUDED} resources would be included; the rest was left out. Ask for a smaller page, or follow fewer references."
+    )]
+    Resources,
+    #[error(
+        "following these references takes more than {MAX_STEPS} steps; what is further away was left out. Name the parameters to follow and \
+         the types, or ask again from the last that came."
+    )]
+    Steps,
 }
 
 /// Follows the request's includes from `matches`.
 pub async fn collect(store: &Store, request: &SearchRequest, matches: &[Stored], admits: &dyn Admits) -> Result<Included, sqlx::Error> {
     let seen = matches.iter().map(|row| row.key).collect();
-    let mut walk = Walk { store, own: &request.own, scope: &request.query.scope, admits, seen, included: Included::default() };
+    let mut walk = Walk { store, own: &request.own, scope: &request.query.scope, admits, seen, steps: 0, included: Included::default() };
     let mut frontier: Vec<Stored> = matches.to_vec();
-    for round in 0..=MAX_ROUNDS {
-        let first = round == 0;
+    let mut first = true;
+    while !frontier.is_empty() && walk.included.cut.is_none() {
         let start = walk.included.rows.len();
         for include in request.includes.iter().filter(|include| first || include.iterate) {
             walk.forward(include, &frontier).await?;
@@ -43,12 +59,7 @@ pub async fn collect(store: &Store, request: &SearchRequest, matches: &[Stored],
             walk.backward(include, &frontier).await?;
         }
         frontier = walk.included.rows.iter().skip(start).cloned().collect();
-        if frontier.is_empty() || walk.included.cut {
-            break;
-        }
-        if round == MAX_ROUNDS {
-            walk.included.cut = request.includes.iter().chain(&request.revincludes).any(|include| include.iterate);
-        }
+        first = false;
     }
     Ok(walk.included)
 }
@@ -59,6 +70,8 @@ struct Walk<'a> {
     scope: &'a Scope,
     admits: &'a dyn Admits,
     seen: HashSet<ResourceKey>,
+    /// Statements that were sent.
+    steps: usize,
     included: Included,
 }
 
@@ -78,7 +91,7 @@ impl Walk<'_> {
                 let keys = if extract::names(type_code, param) == Names::Urls { &[][..] } else { &keys };
                 let pinned = pinned(&rows, param.id);
                 for chunk in keys.chunks(CHUNK) {
-                    if self.full() {
+                    if !self.goes_on() {
                         return Ok(());
                     }
                     let found = self.store.referenced_by(chunk, param.id, include.target, self.scope, self.ask()).await?;
@@ -112,7 +125,7 @@ impl Walk<'_> {
                     _ => rows.iter().map(|row| row.key).collect(),
                 };
                 for chunk in keys.chunks(CHUNK) {
-                    if self.full() {
+                    if !self.goes_on() {
                         return Ok(());
                     }
                     let found = self.store.referring_to(chunk, param.id, self.scope, self.ask()).await?;
@@ -150,7 +163,7 @@ impl Walk<'_> {
         let names: Vec<(String, Option<String>)> = names.into_iter().collect();
         for target in param.targets.iter().filter(|of| target.is_none_or(|target| target == **of)) {
             for chunk in names.chunks(NAMES) {
-                if self.full() {
+                if !self.goes_on() {
                     return Ok(());
                 }
                 let found = self.store.with_canonicals(*target, chunk, self.scope, self.ask()).await?;
@@ -171,7 +184,7 @@ impl Walk<'_> {
         }
         let texts: Vec<String> = texts.into_iter().collect();
         for chunk in texts.chunks(CHUNK) {
-            if self.full() {
+            if !self.goes_on() {
                 return Ok(());
             }
             let found = self.store.naming(chunk, param.id, self.scope, self.ask()).await?;
@@ -185,8 +198,13 @@ impl Walk<'_> {
         u32::try_from(MAX_INCLUDED + 1 + self.seen.len()).unwrap_or(u32::MAX)
     }
 
-    fn full(&self) -> bool {
-        self.included.cut
+    /// Whether one more statement may be sent, which is then counted.
+    fn goes_on(&mut self) -> bool {
+        if self.steps >= MAX_STEPS {
+            self.included.cut.get_or_insert(Cut::Steps);
+        }
+        self.steps += 1;
+        self.included.cut.is_none()
     }
 
     fn keep(&mut self, found: Vec<Stored>) {
@@ -195,7 +213,7 @@ impl Walk<'_> {
                 continue;
             }
             if self.included.rows.len() >= MAX_INCLUDED {
-                self.included.cut = true;
+                self.included.cut = Some(Cut::Resources);
                 return;
             }
             self.included.rows.push(row);
@@ -229,7 +247,7 @@ fn pinned(rows: &[&Stored], param: ParamId) -> Pinned {
 }
 
 fn body(row: &Stored) -> Option<Value> {
-    serde_json::from_slice(row.body.as_ref()?).ok()
+    parse_deep(row.body.as_ref()?).ok()
 }
 
 /// The parameter named, or every reference parameter of the type (that may refer to `target`).

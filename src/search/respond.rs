@@ -10,6 +10,7 @@ use super::include;
 use super::parse::{CURSOR, SearchRequest, Summary, Total};
 use super::subset::{self, Subset};
 use crate::definitions;
+use crate::fhir::json::parse_deep;
 use crate::fhir::time::{Micros, format_instant};
 use crate::fhir::{Issue, IssueCode, outcome};
 use crate::store::query::SortValue;
@@ -91,11 +92,7 @@ pub async fn run(store: &Store, request: &SearchRequest, context: RunContext<'_>
     context.admits.answered(&page.rows);
     context.admits.answered(&included.rows);
     let mut notes = request.warnings.clone();
-    if included.cut {
-        let words =
-            format!("more than {} resources would be included; the rest was left out. Ask for a smaller page.", include::MAX_INCLUDED);
-        notes.push(Issue::warning(IssueCode::TooCostly, words));
-    }
+    notes.extend(included.cut.map(|cut| Issue::warning(IssueCode::TooCostly, cut.to_string())));
     let next = page.next.as_ref().map(|next| context.key.seal(next, began, &request.binding));
     Ok(Answer { total, next, matches: page.rows, places: page.places, included: included.rows, notes: Some(notes) }
         .write(request, &context)?)
@@ -145,10 +142,10 @@ impl Answer {
             for (n, row) in rows.iter().enumerate() {
                 let Some(body) = &row.body else { continue };
                 let place = if mode == "match" { self.places.get(n).copied().unwrap_or(0) } else { 0 };
-                let contained = if place > 0 { contained_in(body, request.query.type_code, place)? } else { None };
+                let contained = if place > 0 { contained_in(body, request.query.type_code, place) } else { None };
                 let (type_code, body, within) = match &contained {
                     Some((id, body)) => (request.query.type_code, body.as_slice(), format!("#{id}")),
-                    // The body is newer than what matched.
+                    // The body is newer than what matched, or cannot be read.
                     None if place > 0 => continue,
                     None => (row.type_code, &body[..], String::new()),
                 };
@@ -162,7 +159,7 @@ impl Answer {
                     Subset::Whole => bundle.extend_from_slice(body),
                     // `_elements` speaks of the types that are searched.
                     Subset::Elements(_) if mode == "include" || !request.searches(type_code) => bundle.extend_from_slice(body),
-                    subset => subset::write(&mut bundle, body, definitions::r4().type_name(type_code), subset)?,
+                    subset => subset::write(&mut bundle, body, definitions::r4().type_name(type_code), subset),
                 }
                 bundle.extend_from_slice(format!(",\"search\":{{\"mode\":\"{mode}\"}}}}").as_bytes());
             }
@@ -181,11 +178,11 @@ impl Answer {
 }
 
 /// The id and the bytes of the contained resource of this type and place.
-fn contained_in(body: &[u8], type_code: TypeCode, place: u32) -> Result<Option<(String, Vec<u8>)>, serde_json::Error> {
-    let container: Value = serde_json::from_slice(body)?;
-    let Some(contained) = extract::contained::at(&container, type_code, place) else { return Ok(None) };
+fn contained_in(body: &[u8], type_code: TypeCode, place: u32) -> Option<(String, Vec<u8>)> {
+    let container = parse_deep(body).ok()?;
+    let contained = extract::contained::at(&container, type_code, place)?;
     let id = contained.get("id").and_then(Value::as_str).unwrap_or_default();
-    Ok(Some((id.to_owned(), serde_json::to_vec(contained)?)))
+    Some((id.to_owned(), serde_json::to_vec(contained).ok()?))
 }
 
 /// A link of the search, with the parameters that were used.

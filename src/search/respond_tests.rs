@@ -191,6 +191,19 @@ async fn includes_beyond_the_limit_are_left_out_with_a_word() {
 }
 
 #[tokio::test]
+async fn includes_that_take_too_many_steps_say_so() {
+    let above = |n: usize| json!({"reference": format!("Organization/ch{}", n + 1)});
+    let chain = (0..200).map(|n| json!({"resourceType": "Organization", "id": format!("ch{n}"), "partOf": above(n)}));
+    let server = Server::with(&chain.collect::<Vec<_>>()).await;
+    let told = |bundle: &Value| bundle["entry"].as_array().unwrap().last().unwrap()["resource"]["issue"][0]["diagnostics"].clone();
+    let bundle = server.get("Organization?_id=ch0&_include:iterate=*").await;
+    assert_eq!(entries(&bundle, "include").len(), 199, "few parameters lead on from an Organization");
+    let bundle = server.get("Organization?_id=ch199&_revinclude:iterate=*").await;
+    assert!((9..199).contains(&entries(&bundle, "include").len()));
+    assert!(told(&bundle).as_str().unwrap().contains("steps"), "{}", told(&bundle));
+}
+
+#[tokio::test]
 async fn summaries_and_elements_give_less_and_say_so() {
     let server = clinic().await;
     let count = server.get("Patient?_summary=count").await;

@@ -3,7 +3,7 @@
 
 use super::parse::{ParseOptions, SearchRequest, Summary, parse};
 use crate::definitions;
-use crate::fhir::{Issue, IssueCode};
+use crate::fhir::{Issue, IssueCode, json};
 use crate::store::{Scope, TypeCode};
 use serde_json::{Map, Value, json};
 use std::collections::{HashMap, HashSet};
@@ -58,19 +58,18 @@ pub fn of_read(
     let mut out = Vec::with_capacity(body.len());
     match wanted(&request, type_code) {
         Subset::Whole => return Ok(None),
-        // A stored body is a JSON object.
-        subset => write(&mut out, body, type_name, &subset)
-            .map_err(|_| vec![Issue::error(IssueCode::Exception, "the resource could not be read")])?,
+        subset => write(&mut out, body, type_name, &subset),
     }
     Ok(Some(out))
 }
 
-/// Appends what is wanted of the resource in `body`. A body that is no JSON object is an error of the store.
-pub fn write(out: &mut Vec<u8>, body: &[u8], type_name: &str, subset: &Subset<'_>) -> Result<(), serde_json::Error> {
-    let mut resource: Map<String, Value> = serde_json::from_slice(body)?;
+/// Appends what is wanted of the resource in `body`. One that cannot be read comes whole and unmarked: it must not take the page with it.
+pub fn write(out: &mut Vec<u8>, body: &[u8], type_name: &str, subset: &Subset<'_>) {
+    let Ok(Value::Object(mut resource)) = json::parse_deep(body) else { return out.extend_from_slice(body) };
     resource.retain(|key, _| keeps(subset, type_name, key));
     mark(&mut resource);
-    serde_json::to_writer(out, &resource)
+    // Writing a Value into memory has no way to fail.
+    let _ = serde_json::to_writer(out, &resource);
 }
 
 fn keeps(subset: &Subset<'_>, type_name: &str, key: &str) -> bool {
@@ -114,7 +113,7 @@ mod tests {
 
     fn keys(subset: Subset<'_>) -> Vec<String> {
         let mut out = Vec::new();
-        write(&mut out, BODY.as_bytes(), "Observation", &subset).unwrap();
+        write(&mut out, BODY.as_bytes(), "Observation", &subset);
         let resource: Value = serde_json::from_slice(&out).unwrap();
         assert_eq!(resource["meta"]["tag"][0]["code"], "SUBSETTED");
         assert_eq!(resource["meta"]["versionId"], "1");

@@ -1,13 +1,11 @@
 //! Where problems are gathered, and the path to each, which is written down only when there is one to tell.
 
+use crate::fhir::json::MAX_DEPTH;
 use crate::fhir::{Issue, IssueCode, Severity};
 use std::fmt::Write;
 
 /// The most problems that are told of one resource; one more issue then says how many were left out.
 pub const MAX_ISSUES: usize = 200;
-
-/// Nesting beyond this is refused; the JSON parser refuses it too.
-pub(super) const MAX_DEPTH: usize = 128;
 
 /// A place in a resource: each step lives on the stack of the call that took it.
 #[derive(Clone, Copy)]
@@ -36,8 +34,9 @@ impl<'a> Path<'a> {
         Path { parent: Some(self), step: Step::Index(index), depth: self.depth + 1 }
     }
 
+    /// Objects and lists that stand here are deeper within others than is stored.
     pub(super) fn too_deep(&self) -> bool {
-        self.depth > MAX_DEPTH
+        self.depth >= MAX_DEPTH
     }
 
     /// As FHIRPath: `Observation.component[0].code`.

@@ -27,6 +27,9 @@ pub(super) fn root_name(resource: &Value) -> &str {
     name.filter(|name| r4().type_code(name).is_some()).unwrap_or("Resource")
 }
 
+/// More than [`json::MAX_DEPTH`](crate::fhir::json::MAX_DEPTH) levels.
+pub(super) const TOO_DEEP: &str = "is nested too deeply";
+
 struct Walk<'r> {
     definitions: &'static Definitions,
     report: &'r mut Report,
@@ -53,7 +56,7 @@ impl Walk<'_> {
     fn object(&mut self, structure: &'static Structure, map: &Map<String, Value>, path: &Path) {
         // Not every caller's JSON comes from the parser, which guards against this too.
         if path.too_deep() {
-            return self.report.error(IssueCode::TooLong, path, || "is nested too deeply".into());
+            return self.report.error(IssueCode::TooLong, path, || TOO_DEEP.into());
         }
         if map.keys().all(|key| key == "id") && structure.kind != StructureKind::Resource {
             return self.wrong(path, "must not be an empty object; give it content or leave it out");
@@ -190,9 +193,11 @@ impl Walk<'_> {
         }
     }
 
-    /// A local reference must name a type that the element allows.
+    /// A local reference must name a type that the element allows, and so must the type that is said of a target: of both the same.
     fn target(&mut self, element: &Element, map: &Map<String, Value>, path: &Path) {
-        let Some(text) = map.get("reference").and_then(Value::as_str).filter(|text| !text.is_empty()) else { return };
+        let text = map.get("reference").and_then(Value::as_str).filter(|text| !text.is_empty());
+        self.said_type(element, map, text, path);
+        let Some(text) = text else { return };
         let path = &path.member("reference");
         match Reference::parse(text) {
             Some(Reference::Local { type_name, .. } | Reference::Conditional { type_name, .. }) => {
@@ -209,6 +214,29 @@ impl Walk<'_> {
                 let words = "is no reference that can be followed; write Type/id, #id, urn:uuid:… or an absolute URL";
                 self.report.add(Severity::Warning, IssueCode::Value, path, || words.into());
             }
+        }
+    }
+
+    /// `Reference.type` (<https://hl7.org/fhir/R4/references-definitions.html#Reference.type>). A logical model's is not judged.
+    fn said_type(&mut self, element: &Element, map: &Map<String, Value>, reference: Option<&str>, path: &Path) {
+        const DEFINITION: &str = "http://hl7.org/fhir/StructureDefinition/";
+        let Some(said) = map.get("type").and_then(Value::as_str) else { return };
+        let said = said.strip_prefix(DEFINITION).unwrap_or(said);
+        if said.contains(':') || matches!(said, "Resource" | "DomainResource") {
+            return;
+        }
+        let path = &path.member("type");
+        let target = reference.and_then(Reference::parse).and_then(|reference| reference.type_name());
+        match (target.filter(|name| self.definitions.type_code(name).is_some()), self.definitions.type_code(said)) {
+            (Some(target), _) if target != said => {
+                let words = "names another type than reference; say the same, or leave it out";
+                self.report.error(IssueCode::Value, path, || words.into());
+            }
+            // What the reference itself says is judged there.
+            (None, Some(code)) if !element.targets.is_empty() && !element.targets.contains(&code) => {
+                self.report.error(IssueCode::Value, path, || format!("must be {}", type_names(&element.targets)));
+            }
+            _ => {}
         }
     }
 

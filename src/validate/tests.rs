@@ -569,3 +569,40 @@ proptest! {
         }
     }
 }
+
+/// <https://hl7.org/fhir/R4/references-definitions.html#Reference.type>
+#[test]
+fn the_type_of_a_reference_agrees_with_what_it_refers_to() {
+    let subject = |reference: Option<&str>, said: &str| {
+        observation(|observation| {
+            observation["subject"] = json!({"type": said, "display": "x"});
+            if let Some(reference) = reference {
+                observation["subject"]["reference"] = json!(reference);
+            }
+        })
+    };
+    let elsewhere = "http://a.org/fhir/Patient/1/_history/2";
+    for (reference, said) in [
+        (Some("Patient/1"), "Patient"),
+        (Some("Patient/1"), "http://hl7.org/fhir/StructureDefinition/Patient"),
+        (Some("Patient/1"), "Resource"),
+        (Some("Patient/1"), "http://a.org/StructureDefinition/model"),
+        (Some(elsewhere), "Patient"),
+        (Some("http://a.org/patients/1"), "Group"),
+        (Some("urn:uuid:c757873d-ec9a-4326-a141-556f43239520"), "Group"),
+        (None, "Group"),
+    ] {
+        has(subject(reference, said), &[]);
+    }
+    for (reference, said) in [
+        (Some("Patient/1"), "Group"),
+        (Some("Patient/1"), "Practitioner"),
+        (Some("Patient/1"), "patient"),
+        (Some("Patient?identifier=x"), "Group"),
+        (Some(elsewhere), "http://hl7.org/fhir/StructureDefinition/Group"),
+        (Some("urn:uuid:c757873d-ec9a-4326-a141-556f43239520"), "Practitioner"),
+        (None, "Practitioner"),
+    ] {
+        has(subject(reference, said), &[("Observation.subject.type", BadValue)]);
+    }
+}

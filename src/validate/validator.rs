@@ -6,7 +6,7 @@ use super::profiles::{OTHER_TYPE, Profiles, core_type, is_of};
 use super::report::{Path, Report};
 use super::scope::{Entries, Scope, Targets, World};
 use super::{Codes, ProfileError, structure};
-use crate::fhir::{Issue, IssueCode};
+use crate::fhir::{Issue, IssueCode, json};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::sync::Arc;
@@ -61,6 +61,11 @@ impl Validator {
 
     /// The errors that keep a resource from being stored.
     pub fn on_write(&self, resource: &Value) -> Vec<Issue> {
+        // Whatever the level: answers put more around it, and must still be read.
+        if let Some(place) = json::deeper_than(resource, json::MAX_DEPTH) {
+            let expression = format!("{}{place}", structure::root_name(resource));
+            return vec![Issue::error(IssueCode::TooLong, structure::TOO_DEEP).at(expression)];
+        }
         let mut issues = match self.level {
             Level::Off => Vec::new(),
             Level::Structure => structure(resource),

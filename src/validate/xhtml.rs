@@ -83,7 +83,9 @@ pub(super) fn check(text: &str) -> Result<(), &'static str> {
                     return Err(FORM);
                 }
                 begun = true;
-                if !ELEMENTS.contains(&name) {
+                // `xmlns=""` and other namespaces take an element out of XHTML, whatever it is called.
+                let is_xhtml = matches!(scanner.namespace(""), None | Some(narrative::XHTML));
+                if !is_xhtml || !ELEMENTS.contains(&name) {
                     return Err(ELEMENT);
                 }
                 scanner.attributes().iter().try_for_each(|(name, value)| attribute(name, value))?;
@@ -156,6 +158,7 @@ mod tests {
             r#" <div xmlns="http://www.w3.org/1999/xhtml"><!-- <script> --><p title='a>b'>x<br/><img src="data:image/png;base64,AA" alt="" /></p></div> "#,
             r##"<div><a href="#part">x</a><a href="Patient/1">y</a></div>"##,
             "<div/>",
+            "<div><p xmlns='http://www.w3.org/1999/xhtml'>x</p></div>",
             "<div>a&nbsp;b &amp; &#233;<p xml:lang='en' lang=\"en\">c\td\r\n</p></div>",
         ];
         for text in good {
@@ -192,6 +195,8 @@ script:x">x</a></div>"#,
             "<div>\u{1}</div>",
             "<div>\u{FFFF}</div>",
             "<div xmlns='urn:x'>x</div>",
+            "<div><p xmlns=''>x</p></div>",
+            "<div xmlns='http://www.w3.org/1999/xhtml'><p xmlns='urn:x'/></div>",
             "<div><?x y?></div>",
             "<!-- x --><div/>",
             "<div/><!-- x -->",

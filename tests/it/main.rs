@@ -13,6 +13,7 @@ mod consent;
 mod console;
 mod contained;
 mod crash;
+mod depth;
 mod dhis2;
 mod dhis2_double;
 mod everything;

@@ -61,7 +61,9 @@ both_databases!(
         let right = replace_gender("male");
         assert_eq!(fails("/fhir/Patient/p", &[JSON_PATCH, ("if-match", "W/\"1\"")], &right).await, 412);
         assert_eq!(fails("/fhir/Patient/none", &[JSON_PATCH], &right).await, 404);
-        assert_eq!(fails("/fhir/Patient?identifier=urn:s|none", &[JSON_PATCH], &right).await, 404);
+        let (status, outcome) = patch(&server, "/fhir/Patient?identifier=urn:s|none", &[JSON_PATCH], &right).await;
+        let words = outcome["issue"][0]["diagnostics"].as_str().unwrap();
+        assert!(status == 404 && words.contains("criteria") && !words.contains("id."), "{outcome}");
         assert_eq!(fails("/fhir/Patient", &[JSON_PATCH], &right).await, 400);
         assert_eq!(fails("/fhir/Patient/p", &[("content-type", "application/xml-patch+xml")], &right).await, 415);
         assert_eq!(fails("/fhir/Patient/p", &[JSON_PATCH], "{}").await, 400);

@@ -440,6 +440,33 @@ both_databases!(
 );
 
 both_databases!(
+    async fn iterated_includes_go_on_to_the_last_generation(db: &TestDb) {
+        let server = TestServer::open(db).await;
+        const GENERATIONS: usize = 30;
+        for n in 0..GENERATIONS {
+            let above = json!({ "reference": format!("Organization/ch{}", n + 1) });
+            let mut organization = json!({ "resourceType": "Organization", "id": format!("ch{n}"), "name": "x" });
+            if n + 1 < GENERATIONS {
+                organization["partOf"] = above;
+            }
+            put(&server, organization).await;
+            let next = json!({ "reference": format!("Patient/r{}", (n + 1) % GENERATIONS) });
+            put(&server, json!({ "resourceType": "Patient", "id": format!("r{n}"), "link": [{ "other": next, "type": "seealso" }] })).await;
+        }
+        for search in [
+            "Organization?_id=ch0&_include:iterate=Organization:partof",
+            "Organization?_id=ch29&_revinclude:iterate=Organization:partof",
+            "Patient?_id=r3&_include:iterate=Patient:link",
+        ] {
+            let (_, bundle) = server.get(&format!("/fhir/{search}")).await;
+            let modes: Vec<&str> = bundle["entry"].as_array().unwrap().iter().map(|one| one["search"]["mode"].as_str().unwrap()).collect();
+            assert_eq!((modes.len(), modes.iter().filter(|mode| **mode == "include").count()), (30, 29), "{search}: {bundle}");
+        }
+        server.stop().await;
+    }
+);
+
+both_databases!(
     async fn an_include_gives_the_version_that_is_named(db: &TestDb) {
         let server = TestServer::open(db).await;
         for active in [true, false, true] {

@@ -2,6 +2,7 @@
 
 use super::{FHIR, MAX_DEPTH, XmlError};
 use crate::definitions::{Element, ElementKind, Primitive, Structure, StructureKind, r4};
+use crate::fhir::json::{MOST_READ, deeper_than};
 use crate::fhir::markup::{Event, Scanner, escape, value};
 use crate::fhir::narrative::XHTML;
 use serde_json::{Map, Number, Value};
@@ -26,7 +27,13 @@ pub fn to_json(xml: &[u8]) -> Result<Vec<u8>, XmlError> {
             resource = Some(reader.resource(name, closed)?);
         }
     }
-    resource.and_then(|resource| serde_json::to_vec(&resource).ok()).ok_or(XmlError::NotFhir)
+    let resource = resource.ok_or(XmlError::NotFhir)?;
+    if let Some(place) = deeper_than(&resource, MOST_READ) {
+        let name = resource.get("resourceType").and_then(Value::as_str).filter(|name| r4().structure(name).is_some());
+        let expression = name.map_or_else(String::new, |name| format!("{name}{place}"));
+        return Err(XmlError::Misplaced { words: "stands too deep within others", expression });
+    }
+    serde_json::to_vec(&resource).map_err(|_| XmlError::NotFhir)
 }
 
 struct Reader<'a> {

@@ -73,6 +73,38 @@ fn bundles_and_outcomes_have_an_xml_form() {
 }
 
 #[test]
+fn a_resource_without_an_xml_form_takes_it_from_nothing_else() {
+    let odd = json!({ "resourceType": "Patient", "foo": 1 });
+    let right = json!({ "resourceType": "Patient", "id": "a" });
+    let bundle =
+        |first: &Value| json!({ "resourceType": "Bundle", "type": "collection", "entry": [{ "resource": first }, { "resource": right }] });
+    let told = read(&written(&bundle(&odd)));
+    assert_eq!(told["entry"][0]["resource"]["resourceType"], "OperationOutcome");
+    assert_eq!(told["entry"][1], bundle(&odd)["entry"][1]);
+    // What it contains is part of it.
+    let contains = json!({ "resourceType": "Patient", "contained": [odd] });
+    assert_eq!(read(&written(&bundle(&contains)))["entry"][0]["resource"]["resourceType"], "OperationOutcome");
+    for alone in [odd, contains] {
+        assert_eq!(from_json(alone.to_string().as_bytes()), Err(XmlError::NoXmlForm));
+    }
+}
+
+#[test]
+fn what_is_deeper_than_json_is_read_is_told_with_its_place() {
+    let deep = |levels: usize| patient(&format!("{}{}", "<extension url='u'>".repeat(levels), "</extension>".repeat(levels)));
+    assert_eq!(read(&deep(63))["resourceType"], "Patient");
+    match to_json(deep(64).as_bytes()) {
+        Err(XmlError::Misplaced { expression, .. }) => {
+            assert_eq!(expression, format!("Patient{}", ".extension[0]".repeat(63) + ".extension"))
+        }
+        other => panic!("{other:?}"),
+    }
+    let stored = (0..120).fold(json!([]), |inner, _| json!([{ "url": "u", "extension": inner }]));
+    let resource = json!({ "resourceType": "Patient", "extension": stored });
+    assert_eq!(written(&resource).matches("<extension").count(), 120, "what is stored is written however deep");
+}
+
+#[test]
 fn xml_as_others_write_it_is_read() {
     let active = json!({ "resourceType": "Patient", "active": true });
     let xsi = "xmlns:xsi=\"http://www.w3.org/2001/XMLSchema-instance\"";

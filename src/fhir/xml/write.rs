@@ -3,14 +3,16 @@
 use super::{FHIR, XmlError};
 use crate::definitions::{ElementKind, Primitive, Structure, StructureKind, r4};
 use crate::fhir::markup::escape;
-use crate::fhir::{json, narrative};
+use crate::fhir::outcome::operation_outcome;
+use crate::fhir::{Issue, IssueCode, json, narrative};
 use serde_json::{Map, Value};
 use std::borrow::Cow;
 
 /// The XML form of a JSON resource. It is well formed whatever texts stand in it: what XML cannot say becomes U+FFFD, and
-/// narratives are made right.
+/// narratives are made right. A resource in a Bundle or Parameters that has no XML form (it was stored without being checked) does not take
+/// it from all the others: an OperationOutcome stands in its place.
 pub fn from_json(json: &[u8]) -> Result<Vec<u8>, XmlError> {
-    let resource = json::parse(json).map_err(|_| XmlError::NoXmlForm)?;
+    let resource = json::parse_deep(json).map_err(|_| XmlError::NoXmlForm)?;
     let mut xml = String::with_capacity(json.len());
     resource_to(&mut xml, &resource, true)?;
     Ok(xml.into_bytes())
@@ -74,7 +76,17 @@ fn children_to(xml: &mut String, children: &[Child]) -> Result<(), XmlError> {
                 ElementKind::Resource => {
                     xml.push('<');
                     xml.push_str(key);
-                    end(xml, key, false, |xml| resource_to(xml, value.unwrap_or(&Value::Null), false))?;
+                    end(xml, key, false, |xml| {
+                        let begun = xml.len();
+                        resource_to(xml, value.unwrap_or(&Value::Null), false).or_else(|error| {
+                            if *key != "resource" {
+                                return Err(error);
+                            }
+                            xml.truncate(begun);
+                            let words = "This resource has no XML form: read it as application/fhir+json.";
+                            resource_to(xml, &operation_outcome(&[Issue::error(IssueCode::NotSupported, words)]), false)
+                        })
+                    })?;
                 }
                 ElementKind::Structure(place) => {
                     let structure = r4().structure_at(*place).ok_or(XmlError::NoXmlForm)?;

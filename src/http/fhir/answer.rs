@@ -3,7 +3,7 @@
 use super::super::error::Failure;
 use super::super::negotiate::Format;
 use crate::fhir::time::Micros;
-use crate::fhir::{Issue, IssueCode, xml};
+use crate::fhir::{Issue, IssueCode, json, xml};
 use crate::ingest::etag::parse_etag;
 use crate::ingest::{Refusal, RefusalKind};
 use crate::store::Stored;
@@ -66,14 +66,18 @@ impl Answer {
         if unchanged { Answer { status: StatusCode::NOT_MODIFIED, body: None, ..self } } else { self }
     }
 
-    pub fn render(self, format: Format, pretty: bool) -> Response {
-        let body = match self.body {
-            Some(body) => match formed(body, format, pretty) {
-                Ok(body) => Some(body),
-                Err(failed) => return failure(&failed, Format::Json, pretty),
-            },
-            None => None,
+    /// The response. It cannot fail: what is answered may be a change that was made.
+    pub fn render(mut self, asked: Format, pretty: bool) -> Response {
+        let (format, body) = match self.body.take() {
+            Some(body) => {
+                let (format, body) = formed(body, asked, pretty);
+                (format, Some(body))
+            }
+            None => (asked, None),
         };
+        if format != asked {
+            self.warnings.insert(0, Issue::warning(IssueCode::NotSupported, "This answer has no XML form, so it is told in JSON."));
+        }
         let mut response = Response::new(Body::empty());
         *response.status_mut() = self.status;
         let headers = response.headers_mut();
@@ -99,27 +103,19 @@ impl Answer {
     }
 }
 
-fn formed(body: Bytes, format: Format, pretty: bool) -> Result<Bytes, Failure> {
-    match format {
-        Format::Json if !pretty => Ok(body),
-        Format::Json => {
-            let pretty = serde_json::from_slice::<serde_json::Value>(&body).and_then(|value| serde_json::to_vec_pretty(&value));
-            pretty.map(Bytes::from).map_err(|error| Refusal::internal(error).into())
-        }
-        Format::Xml => xml::from_json(&body).map(Bytes::from).map_err(|_| {
-            let issue = Issue::error(IssueCode::NotSupported, "This answer has no XML form: ask for application/fhir+json.");
-            Failure::new(StatusCode::NOT_ACCEPTABLE, issue)
-        }),
+/// The body in the form that was asked for; what has no XML form stays JSON.
+fn formed(body: Bytes, asked: Format, pretty: bool) -> (Format, Bytes) {
+    let xml = if asked == Format::Xml { xml::from_json(&body).ok() } else { None };
+    match xml {
+        Some(xml) => (Format::Xml, xml.into()),
+        None if pretty => (Format::Json, json::pretty(&body).into()),
+        None => (Format::Json, body),
     }
 }
 
 /// The answer to a request that failed.
 pub fn failure(failure: &Failure, format: Format, pretty: bool) -> Response {
-    let outcome = Bytes::from(failure.outcome());
-    let (format, body) = match formed(outcome.clone(), format, pretty) {
-        Ok(body) => (format, body),
-        Err(_) => (Format::Json, outcome),
-    };
+    let (format, body) = formed(failure.outcome().into(), format, pretty);
     let mut response = Response::new(Body::from(body));
     *response.status_mut() = failure.status;
     let headers = response.headers_mut();
@@ -221,6 +217,20 @@ mod tests {
         assert_eq!(asked(header::IF_MODIFIED_SINCE, "Sat, 21 Nov 2026 04:36:13 GMT"), StatusCode::NOT_MODIFIED);
         assert_eq!(asked(header::IF_MODIFIED_SINCE, "Sat, 21 Nov 2026 04:36:12 GMT"), StatusCode::OK);
         assert_eq!(asked(header::IF_MODIFIED_SINCE, "yesterday"), StatusCode::OK);
+    }
+
+    #[tokio::test]
+    async fn what_was_done_is_told_in_json_where_xml_cannot() {
+        let body = r#"{"resourceType":"Patient","foo":[1]}"#;
+        for (pretty, told) in [(false, body), (true, "{\n  \"resourceType\": \"Patient\",\n  \"foo\": [\n    1\n  ]\n}")] {
+            let created = Answer { status: StatusCode::CREATED, location: Some("x".into()), ..Answer::ok(body) };
+            let response = created.render(Format::Xml, pretty);
+            assert_eq!(response.status(), StatusCode::CREATED);
+            assert_eq!(response.headers()[header::LOCATION], "x");
+            assert_eq!(response.headers()[header::CONTENT_TYPE], Format::Json.media_type());
+            assert!(response.headers()[header::WARNING].to_str().unwrap().contains("no XML form"));
+            assert_eq!(axum::body::to_bytes(response.into_body(), 10_000).await.unwrap(), told);
+        }
     }
 
     #[tokio::test]

@@ -102,7 +102,7 @@ pub async fn reindex(call: &Call<'_>, body: Option<Bytes>) -> Result<Answer, Fai
     if types.is_empty() {
         types.push("*".to_owned());
     }
-    let job = Reindex { parameter: None, types, after: 0, done: 0, from_zone }.job(0);
+    let job = Reindex { parameter: None, types, after: 0, done: 0, unread: 0, from_zone }.job(0);
     call.state.store.commit(Unit { jobs: vec![job], ..Unit::default() }).await.map_err(Refusal::from)?;
     progress(call, StatusCode::ACCEPTED).await
 }
@@ -122,6 +122,9 @@ fn told_of(job: &JobRow) -> Value {
     if let Some(said) = said {
         let done = i32::try_from(said.done).unwrap_or(i32::MAX);
         parts.push(json!({ "name": "resources", "valueInteger": done }));
+        if said.unread > 0 {
+            parts.push(json!({ "name": "unread", "valueInteger": i32::try_from(said.unread).unwrap_or(i32::MAX) }));
+        }
         parts.extend(said.types.first().map(|present| json!({ "name": "type", "valueString": present })));
     }
     json!({ "name": "job", "part": parts })

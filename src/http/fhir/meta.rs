@@ -13,7 +13,7 @@ use super::target::OperationTarget;
 use crate::access::consent;
 use crate::access::{Interaction, Role};
 use crate::definitions;
-use crate::fhir::{Issue, IssueCode};
+use crate::fhir::{Issue, IssueCode, json};
 use crate::ingest::transaction::{self, Entry, Operation};
 use crate::ingest::tries::Tries;
 use crate::ingest::write::{CommitError, Condition};
@@ -38,7 +38,7 @@ pub async fn meta(call: &Call<'_>, operation: &OperationTarget) -> Result<Answer
             None => store.read(type_code, id, scope).await?,
         };
         let body = call.readable(stored)?.body.ok_or_else(Refusal::gone)?;
-        let resource: Value = serde_json::from_slice(&body).map_err(Refusal::internal)?;
+        let resource = json::parse_deep(&body).map_err(Refusal::internal)?;
         return Ok(answer(resource.get("meta").cloned().unwrap_or_else(|| json!({}))));
     }
     if !call.caller.has_role(Role::Operator) {
@@ -99,7 +99,7 @@ pub async fn change(call: &Call<'_>, operation: &OperationTarget, body: Option<B
                          protects those before it too.";
             return Err(Failure::new(StatusCode::CONFLICT, Issue::error(IssueCode::NotSupported, words)));
         }
-        let before: Value = serde_json::from_slice(&body).map_err(Refusal::internal)?;
+        let before = json::parse_deep(&body).map_err(Refusal::internal)?;
         let mut meta = before.get("meta").cloned().unwrap_or_else(|| json!({}));
         let changed = LISTS.into_iter().filter(|list| change_list(&mut meta, list, asked.get(list), adds)).count();
         if changed == 0 {

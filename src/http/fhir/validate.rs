@@ -13,7 +13,7 @@ use super::target::OperationTarget;
 use crate::access::Interaction;
 use crate::definitions;
 use crate::fhir::outcome::operation_outcome;
-use crate::fhir::{Issue, IssueCode, Reference};
+use crate::fhir::{Issue, IssueCode, Reference, json};
 use crate::ingest::write::{Action, Author, CommitError, Condition, Plan, Wanted};
 use crate::ingest::{Refusal, RefusalKind};
 use crate::store::TypeCode;
@@ -123,7 +123,7 @@ async fn target(call: &Call<'_>, reference: &str) -> Result<Option<Value>, Failu
     let Some(type_code) = readable else { return Ok(None) };
     let stored = call.state.store.read(type_code, id, &call.caller.scope).await?;
     let body = call.readable(stored).ok().and_then(|stored| stored.body);
-    Ok(body.and_then(|body| serde_json::from_slice(&body).ok()))
+    Ok(body.and_then(|body| json::parse_deep(&body).ok()))
 }
 
 /// What stands in the way of this create or update, besides the content.
@@ -209,7 +209,7 @@ async fn instance(call: &Call<'_>, operation: &OperationTarget) -> Result<Value,
     call.require(type_code, Interaction::Read)?;
     let stored = call.readable(call.state.store.read(type_code, id, &call.caller.scope).await?)?;
     let body = stored.body.ok_or_else(Refusal::gone)?;
-    Ok(serde_json::from_slice(&body).map_err(Refusal::internal)?)
+    Ok(json::parse_deep(&body).map_err(Refusal::internal)?)
 }
 
 /// Whether a delete would be carried out. References to what is deleted are kept, so nothing else stands in its way.

@@ -2,6 +2,7 @@
 
 use super::{malformed, unfit};
 use crate::definitions::{self, Element, ElementKind, Structure};
+use crate::fhir::json;
 use crate::fhirpath::{Env, Expression};
 use crate::ingest::refusal::Refusal;
 use serde_json::{Map, Value};
@@ -107,7 +108,17 @@ impl Operation {
         Err(unfit(&self.at, words))
     }
 
+    /// What comes of it may be as deep as is stored, and no deeper: the next operation walks through it.
     pub(super) fn apply(&self, resource: &mut Value) -> Result<(), Refusal> {
+        self.change(resource)?;
+        let puts = matches!(self.kind, Kind::Add { .. } | Kind::Insert { .. } | Kind::Replace { .. });
+        if puts && json::deeper_than(resource, json::MAX_DEPTH).is_some() {
+            return self.refuse("The resource would be nested too deep.");
+        }
+        Ok(())
+    }
+
+    fn change(&self, resource: &mut Value) -> Result<(), Refusal> {
         let places = self.places(resource)?;
         match &self.kind {
             Kind::Add { name, value } => {

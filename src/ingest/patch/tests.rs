@@ -125,3 +125,18 @@ fn what_does_not_fit_is_422_and_what_is_no_patch_400() {
     let last = Patch::json(&json!([{"op": "remove", "path": "/contact/0"}])).unwrap().apply(patient()).unwrap();
     assert!(last.get("contact").is_none());
 }
+
+/// Each operation walks through what the one before it made.
+#[test]
+fn a_fhirpath_patch_makes_nothing_deeper_than_is_stored() {
+    let extension = |levels: usize| (1..levels).fold(json!({"url": "u"}), |inner, _| json!({"url": "u", "extension": [inner]}));
+    let add = |path: &str, levels: usize| {
+        let value = json!({"name": "value", "valueExtension": extension(levels)});
+        operation("add", path, json!([{"name": "name", "valueString": "extension"}, value]))
+    };
+    let below = format!("Patient{}", ".extension[0]".repeat(50));
+    assert!(apply(vec![add("Patient", 50), add(&below, 9)]).is_ok());
+    let refusal = apply(vec![add("Patient", 50), add(&below, 10)]).unwrap_err();
+    assert_eq!((refusal.status(), refusal.issues[0].expression.as_str()), (422, "Parameters.parameter[1]"));
+    assert!(refusal.issues[0].diagnostics.contains("nested too deep"), "{refusal:?}");
+}

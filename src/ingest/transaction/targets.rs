@@ -7,10 +7,9 @@ use super::{Entry, Operation, Problems, Rest};
 use crate::access::{Caller, Interaction};
 use crate::definitions;
 use crate::fhir::reference::is_id;
-use crate::fhir::{Issue, IssueCode, Reference};
+use crate::fhir::{Issue, IssueCode, Reference, json};
 use crate::store::{Stored, TypeCode};
 use futures_util::StreamExt;
-use serde_json::Value;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
@@ -244,11 +243,12 @@ impl<'a> Settling<'a> {
             };
             let stored = stored.filter(|stored| self.caller.admits(stored, &[Interaction::Update], self.writer.options()));
             let refusal = match stored.as_ref().map(|stored| (stored, &stored.body)) {
+                None if matches!(entry.operation, Operation::PatchWhere { .. }) => Refusal::no_match(),
                 None => Refusal::not_found(),
                 Some((_, None)) => Refusal::gone(),
                 Some((stored, _)) if !condition.admits(Some(stored.version)) => Refusal::other_version(),
                 Some((stored, Some(body))) => {
-                    let resource: Value = serde_json::from_slice(body).map_err(Refusal::internal)?;
+                    let resource = json::parse_deep(body).map_err(Refusal::internal)?;
                     match self.writer.workers().run(move || patch.apply(resource)).await? {
                         Ok(patched) => {
                             self.patched.insert(place, (stored.id.to_string(), stored.version));
