@@ -343,7 +343,7 @@ fn is_searchable(own: &own::Own, resource: &Value) -> bool {
     if resource.get("resourceType").and_then(Value::as_str) != Some("SearchParameter") {
         return true;
     }
-    let why = match own::Definition::read(resource) {
+    let why = match own::Definition::written(resource) {
         Ok(definition) if definition.as_ref().is_none_or(|definition| own.taken(definition).is_none()) => return true,
         Ok(_) => "another search parameter has its code".to_owned(),
         Err(error) => error.to_string(),

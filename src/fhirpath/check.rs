@@ -15,15 +15,26 @@ impl Expression {
     pub fn check(&self, start: &str) -> Result<(), String> {
         let start = Type::named(start);
         let root = start.is_known().then(|| vec![start]);
-        Check { root: root.clone() }.infer(&self.tree, &root).map(|_| ())
+        Check { root: root.clone(), others: &[] }.infer(&self.tree, &root).map(|_| ())
+    }
+
+    /// The types of what the expression may find on `start`, checked likewise; `None` when that is not known. A search parameter joins paths
+    /// for several types in one expression: those that start at one of `others` find nothing here.
+    pub fn finds(&self, start: &str, others: &[&str]) -> Result<Option<Vec<&'static str>>, String> {
+        let start = Type::named(start);
+        let root = start.is_known().then(|| vec![start]);
+        let types = Check { root: root.clone(), others }.infer(&self.tree, &root)?;
+        Ok(types.and_then(|types| types.into_iter().map(Type::name).collect()))
     }
 }
 
-struct Check {
+struct Check<'o> {
     root: Types,
+    /// Other types that a path may start at.
+    others: &'o [&'o str],
 }
 
-impl Check {
+impl Check<'_> {
     fn infer(&self, expr: &Expr, this: &Types) -> Result<Types, String> {
         match expr {
             Expr::Empty | Expr::Literal(_) | Expr::Index | Expr::Total => Ok(None),
@@ -49,6 +60,9 @@ impl Check {
             && name.starts_with(|c: char| c.is_ascii_uppercase())
         {
             if !known.iter().any(|ty| ty.name().is_some_and(|actual| model::derives_from(actual, name))) {
+                if self.others.contains(&&**name) {
+                    return Ok(Some(Vec::new()));
+                }
                 return Err(format!("the path starts at {name} but is evaluated on {}", names(known)));
             }
             rest.next();

@@ -119,12 +119,23 @@ fn all(verdicts: impl Iterator<Item = Option<bool>>) -> Option<bool> {
 /// The test that the store would make on the value's index row.
 fn passes(test: &Test, value: &IndexValue) -> Option<bool> {
     Some(match (test, value) {
+        (Test::NoneOf(tests), value) => match tests.first().and_then(index_of) {
+            None => return None,
+            // Of the two indexes of references each is asked for its own.
+            Some(index) if !index(value) => false,
+            Some(_) => return any(tests.iter().map(|test| passes(test, value))).map(|passed| !passed),
+        },
         (Test::Token { system, code }, IndexValue::Token { system: has, code: is }) => {
             holds(system, has.as_deref()) && code.as_deref().is_none_or(|code| code == &**is)
         }
         (Test::TokenIn { system, codes }, IndexValue::Token { system: has, code: is }) => {
             holds(system, has.as_deref()) && codes.iter().any(|code| **code == **is)
         }
+        (Test::TokenStarts(start), IndexValue::Token { code: is, .. }) => is.starts_with(start.as_str()),
+        (Test::TokenFolded { folding, system, code }, IndexValue::Token { system: has, code: is }) => {
+            holds(system, has.as_deref()) && folding.of(is) == *code
+        }
+        (Test::TextStarts(start), IndexValue::Text(is) | IndexValue::Uri(is)) => is.starts_with(start.as_str()),
         (Test::Uri(wanted), IndexValue::Uri(is)) => wanted == &**is,
         (Test::Canonical(wanted), IndexValue::Uri(is)) => {
             is.strip_prefix(wanted.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('|'))
@@ -139,6 +150,8 @@ fn passes(test: &Test, value: &IndexValue) -> Option<bool> {
         (Test::StringExact(wanted), IndexValue::String { text }) => wanted == &**text,
         (Test::StringStarts(wanted), IndexValue::String { text }) => text::fold(text).starts_with(wanted.as_str()),
         (Test::StringContains(wanted), IndexValue::String { text }) => text::fold(text).contains(wanted.as_str()),
+        (Test::StringIs(wanted), IndexValue::String { text }) => text::fold(text) == *wanted,
+        (Test::StringEnds(wanted), IndexValue::String { text }) => text::fold(text).ends_with(wanted.as_str()),
         (Test::Reference { type_codes, id }, IndexValue::Reference { type_name, id: is }) => {
             **id == **is && type_codes.iter().any(|code| definitions::r4().type_name(*code) == &**type_name)
         }
@@ -148,6 +161,9 @@ fn passes(test: &Test, value: &IndexValue) -> Option<bool> {
         (
             Test::Token { .. }
             | Test::TokenIn { .. }
+            | Test::TokenStarts(_)
+            | Test::TokenFolded { .. }
+            | Test::TextStarts(_)
             | Test::Uri(_)
             | Test::Canonical(_)
             | Test::UriBelow(_)
@@ -155,11 +171,24 @@ fn passes(test: &Test, value: &IndexValue) -> Option<bool> {
             | Test::StringExact(_)
             | Test::StringStarts(_)
             | Test::StringContains(_)
+            | Test::StringIs(_)
+            | Test::StringEnds(_)
             | Test::Reference { .. }
             | Test::Date { .. }
             | Test::Number { .. },
             _,
         ) => false,
+        _ => return None,
+    })
+}
+
+/// Whether a value is in the index that the test looks into; of the tests that [`Test::NoneOf`] has of values that are judged here.
+fn index_of(test: &Test) -> Option<fn(&IndexValue) -> bool> {
+    Some(match test {
+        Test::Token { .. } | Test::TokenIn { .. } | Test::TokenFolded { .. } => |value| matches!(value, IndexValue::Token { .. }),
+        Test::Uri(_) | Test::Canonical(_) => |value| matches!(value, IndexValue::Uri(_)),
+        Test::StringIs(_) => |value| matches!(value, IndexValue::String { .. }),
+        Test::Reference { .. } => |value| matches!(value, IndexValue::Reference { .. }),
         _ => return None,
     })
 }
@@ -198,22 +227,20 @@ fn numbers(op: NumberOp, low: f64, value: f64, high: f64, is: f64) -> bool {
     }
 }
 
+/// What only the database can say of a resource.
+const PLAIN: &str = "use criteria without chains, _has, _lastUpdated, near, quantities, composites, and :above and :below on references.";
+
 /// The refusal when it cannot be said whether criteria match a resource of the same transaction.
 pub fn not_judged() -> Refusal {
-    Refusal::new(
-        RefusalKind::Malformed,
-        Issue::error(
-            IssueCode::NotSupported,
-            "These criteria cannot be held against resources of the same Bundle: refer to the entry by its fullUrl, or use criteria without chains, _has, _lastUpdated, quantities and composites.",
-        ),
-    )
+    let words =
+        format!("These criteria cannot be held against resources of the same Bundle: refer to the entry by its fullUrl, or {PLAIN}");
+    Refusal::new(RefusalKind::Malformed, Issue::error(IssueCode::NotSupported, words))
 }
 
 /// The refusal when it cannot be said whether the criteria of one entry mean what the entry at `other` writes.
 pub fn perhaps_another(other: &str) -> Refusal {
     let words = format!(
-        "Whether these criteria mean the resource that {other} writes cannot be told before it is stored: send the two apart, or use criteria \
-         without chains, _has, _lastUpdated, quantities and composites."
+        "Whether these criteria mean the resource that {other} writes cannot be told before it is stored: send the two apart, or {PLAIN}"
     );
     Refusal::new(RefusalKind::Malformed, Issue::error(IssueCode::NotSupported, words))
 }

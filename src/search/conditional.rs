@@ -43,7 +43,10 @@ pub fn conditional(type_code: TypeCode, criteria: &str, scope: Scope, options: &
             continue;
         }
         match reader.filters(type_code, key, value) {
-            Ok(filters) => query.filters.extend(filters),
+            Ok(filters) => match reader.incomplete() {
+                Some(incomplete) => errors.push(incomplete.at(path(type_name, key))),
+                None => query.filters.extend(filters),
+            },
             Err(refusal) => errors.push(refusal.issue.at(path(type_name, key))),
         }
     }

@@ -9,6 +9,9 @@ use crate::definitions::{self, Definitions, ParamKind, SearchParam};
 use crate::fhir::{Issue, IssueCode, reference};
 use crate::store::query::{Filter, Kind, Test};
 use crate::store::{Facet, Folding, ParamId, TypeCode};
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::sync::Arc;
 
 /// Hops of one chain or `_has`.
 const MAX_DEPTH: usize = 8;
@@ -53,6 +56,7 @@ pub struct Reader<'a> {
     /// How many types are searched at once.
     types: usize,
     nodes: usize,
+    partial: RefCell<BTreeSet<Arc<str>>>,
 }
 
 impl<'a> Reader<'a> {
@@ -62,7 +66,7 @@ impl<'a> Reader<'a> {
 
     /// For a search over so many types, each of which is asked for every parameter.
     pub fn over(options: &'a ParseOptions, types: usize) -> Self {
-        Reader { definitions: definitions::r4(), options, types, nodes: 0 }
+        Reader { definitions: definitions::r4(), options, types, nodes: 0, partial: RefCell::default() }
     }
 
     /// The conditions that `key=value` puts on resources of a type, all of which must hold; none when it is always true.
@@ -73,6 +77,17 @@ impl<'a> Reader<'a> {
         let leads_away = key.contains('.') || key == "_has" || key.starts_with("_has:");
         self.at_depth(type_code, key, Operand::Query(value), 0)
             .map_err(|refusal| Refusal { ignorable: refusal.ignorable && !leads_away, ..refusal })
+    }
+
+    /// What the filters since the last time rest on that is loaded in part only: they find too little by it, or too much where they negate.
+    pub fn incomplete(&mut self) -> Option<Issue> {
+        let partial = std::mem::take(self.partial.get_mut());
+        let systems: Vec<&str> = partial.iter().map(|system| &**system).collect();
+        let words = format!(
+            "only a part of {} is loaded, on which the value set rests: load more of it, or list the codes in the value set.",
+            systems.join(", ")
+        );
+        (!systems.is_empty()).then(|| Issue::error(IssueCode::Incomplete, words))
     }
 
     pub(super) fn at_depth(&mut self, type_code: TypeCode, key: &str, operand: Operand<'_>, depth: usize) -> Result<Vec<Filter>, Refusal> {
@@ -312,8 +327,8 @@ impl<'a> Reader<'a> {
         Ok(Filter::All(vec![Filter::Param { param: url.id, tests: address }, any(indexed(type_code, of, Reading::Plain, version))]))
     }
 
-    pub(super) fn values(&self, type_code: TypeCode) -> Values<'a> {
-        Values { definitions: self.definitions, options: self.options, type_code }
+    pub(super) fn values(&self, type_code: TypeCode) -> Values<'_> {
+        Values { definitions: self.definitions, options: self.options, type_code, partial: &self.partial }
     }
 
     /// What the modifier makes of the values, and whether it negates them.

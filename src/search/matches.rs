@@ -15,7 +15,7 @@ pub fn conditions(type_code: TypeCode, params: &[(String, String)], options: &Pa
     for (name, value) in params {
         filters.extend(reader.filters(type_code, name, value).ok()?);
     }
-    Some(filters)
+    reader.incomplete().is_none().then_some(filters)
 }
 
 /// Whether the resource with this id and these entries satisfies the filter. `None`: this cannot be judged without a database.

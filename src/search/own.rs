@@ -6,6 +6,7 @@
 //! is another number, so it begins anew. The parameters of R4 are not changed by resources that define them again.
 
 use super::extract::own_folding;
+use super::extract::values::Shape;
 use super::media_type;
 use crate::definitions::{self, Component, ParamKind, SearchParam};
 use crate::fhir::IssueCode;
@@ -111,6 +112,30 @@ fn wrong(element: &'static str, words: impl Into<String>) -> DefinitionError {
 }
 
 impl Definition {
+    /// The same for a definition that is about to be stored: one that could never find anything is refused. Those that are stored already go on.
+    pub fn written(resource: &Value) -> Result<Option<Definition>, DefinitionError> {
+        let definition = Definition::read(resource)?;
+        if let Some(definition) = &definition {
+            definition.finds()?;
+        }
+        Ok(definition)
+    }
+
+    /// That the expression leads, on each of the types, to something that this kind of parameter finds values in.
+    fn finds(&self) -> Result<(), DefinitionError> {
+        let r4 = definitions::r4();
+        let bases: Vec<&str> = self.types.iter().map(|type_code| r4.type_name(*type_code)).collect();
+        for base in &bases {
+            let never = |words: String| wrong("expression", format!("it never finds anything on {base}: {words}"));
+            let types = self.expression.finds(base, &bases).map_err(never)?.unwrap_or_default();
+            if !types.is_empty() && !types.iter().any(|name| Shape::of(name).holds(self.kind)) {
+                let (kind, types) = (self.kind.as_str(), types.join(" or "));
+                return Err(never(format!("a parameter of type {kind} has no values in {types}")));
+            }
+        }
+        Ok(())
+    }
+
     /// `None` for a definition that is not to be searched by: not active, or one of R4's own.
     pub fn read(resource: &Value) -> Result<Option<Definition>, DefinitionError> {
         let text = |key: &str| resource.get(key).and_then(Value::as_str);
@@ -281,6 +306,68 @@ mod tests {
         ] {
             assert_eq!(with(key, value).unwrap_err().element, key);
         }
+    }
+
+    #[test]
+    fn a_definition_that_finds_nothing_is_refused_when_it_is_written() {
+        let written = |kind: &str, bases: &[&str], expression: &str| {
+            let target = json!(["Organization"]);
+            let resource = json!({
+                "resourceType": "SearchParameter", "id": "s", "url": "urn:s", "status": "active", "code": "own-one", "base": bases,
+                "type": kind, "target": target, "expression": expression
+            });
+            assert!(Definition::read(&resource).unwrap().is_some(), "what is stored goes on: {expression}");
+            Definition::written(&resource)
+        };
+        for (kind, bases, expression) in [
+            ("token", &["Patient"][..], "Patient.gendre"),
+            ("token", &["Patient"], "Patient.name | Patient.gendre"),
+            ("token", &["Patient"], "Observation.code"),
+            ("token", &["Patient"], "Patient.contact.where(gendre = 'x').gender"),
+            ("date", &["Patient"], "Patient.name"),
+            ("quantity", &["Patient"], "Patient.birthDate"),
+            ("number", &["Patient"], "Patient.contact"),
+            ("reference", &["Patient"], "Patient.maritalStatus"),
+        ] {
+            let error = written(kind, bases, expression).unwrap_err();
+            assert_eq!((error.element, error.words.contains("never finds")), ("expression", true), "{expression}: {error}");
+        }
+        for (kind, bases, expression) in [
+            ("token", &["Patient"][..], "Patient.gender"),
+            ("token", &["Patient"], "gender"),
+            ("token", &["Patient"], "Resource.language"),
+            ("date", &["Observation", "Condition"], "Observation.effective | Condition.recordedDate"),
+            ("date", &["Observation", "Condition"], "(Observation.effective | Condition.onset).ofType(Period)"),
+            ("date", &["Observation"], "(Observation.value as dateTime)"),
+            ("quantity", &["Observation"], "Observation.value.ofType(Quantity)"),
+            ("quantity", &["Observation"], "Observation.value"),
+            ("string", &["Patient"], "Patient.extension.where(url = 'urn:village').value"),
+            ("reference", &["Patient"], "Patient.extension.where(url = 'urn:x').value"),
+            ("reference", &["Patient"], "Patient.generalPractitioner.where(resolve() is Organization)"),
+            ("number", &["Patient"], "Patient.name.count()"),
+            ("token", &["Bundle"], "Bundle.entry.resource.id"),
+        ] {
+            assert!(written(kind, bases, expression).is_ok(), "{expression}");
+        }
+    }
+
+    #[test]
+    fn every_parameter_of_r4_would_be_taken() {
+        let r4 = definitions::r4();
+        let own = |param: &&SearchParam| !param.expression.is_empty() && param.kind != ParamKind::Special && !param.code.starts_with('_');
+        let mut refused = Vec::new();
+        for (type_code, name) in (0..).zip(r4.resource_types()) {
+            for param in r4.params(type_code).iter().filter(own).filter(|param| param.kind != ParamKind::Composite) {
+                let resource = json!({
+                    "resourceType": "SearchParameter", "id": "s", "status": "active", "code": format!("own-{}", param.code), "base": [name],
+                    "type": param.kind.as_str(), "expression": param.expression
+                });
+                if let Err(error) = Definition::written(&resource) {
+                    refused.push(format!("{name}.{}: {error}", param.code));
+                }
+            }
+        }
+        assert_eq!(refused, [""; 0]);
     }
 
     #[test]

@@ -264,12 +264,20 @@ pub fn parse_over(over: Over<'_>, pairs: &[(String, String)], scope: Scope, opti
         let outcome = match controls.take(&mut request, key, value) {
             Some(outcome) => outcome,
             None if value.is_empty() => Err(Wrong::ignorable("the parameter has no value")),
-            None => filters(&mut reader, over, key, value).map(|filters| {
-                filters_used.push(format!("{key}={value}"));
-                let queries = std::iter::once(&mut request.query).chain(&mut request.further);
-                queries.zip(filters).for_each(|(query, filters)| query.filters.extend(filters));
-                Used::Yes
-            }),
+            None => match (filters(&mut reader, over, key, value), reader.incomplete()) {
+                (Ok(_), Some(issue)) if options.strict => Err(Wrong { issue, ignorable: false }),
+                (Ok(filters), incomplete) => {
+                    request.warnings.extend(incomplete.map(|issue| {
+                        let words = format!("{} What is found goes by that part.", issue.diagnostics);
+                        Issue::warning(issue.code, words).at(path(label, key))
+                    }));
+                    filters_used.push(format!("{key}={value}"));
+                    let queries = std::iter::once(&mut request.query).chain(&mut request.further);
+                    queries.zip(filters).for_each(|(query, filters)| query.filters.extend(filters));
+                    Ok(Used::Yes)
+                }
+                (Err(wrong), _) => Err(wrong),
+            },
         };
         match outcome {
             Ok(Used::Yes) => request.self_params.push((key.clone(), value.clone())),

@@ -9,6 +9,7 @@ use crate::store::index::typed_system;
 use crate::store::query::{DateOp, NumberOp, SystemTest, Test, UnitTest};
 use crate::store::{Facet, ParamId, TypeCode};
 use rust_decimal::Decimal;
+use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -69,6 +70,8 @@ pub struct Values<'a> {
     pub options: &'a ParseOptions,
     /// The type that the parameter belongs to.
     pub type_code: TypeCode,
+    /// Takes the code systems of which value sets need more than is loaded.
+    pub partial: &'a RefCell<BTreeSet<Arc<str>>>,
 }
 
 impl Values<'_> {
@@ -170,8 +173,9 @@ impl Values<'_> {
     /// The codes of a value set, as this parameter's elements may say them.
     fn members(&self, param: &SearchParam, set: &str) -> Result<Vec<Test>, String> {
         let set = set.strip_prefix(self.options.base_url.as_str()).and_then(|rest| rest.strip_prefix('/')).unwrap_or(set);
-        let lists = self.options.terminology.codes_of_set(set, MAX_CODES).map_err(|error| error.to_string())?;
-        Ok(lists.into_iter().flat_map(|(system, codes)| self.any_code(param, &system, codes)).collect())
+        let found = self.options.terminology.codes_of_set(set, MAX_CODES).map_err(|error| error.to_string())?;
+        self.partial.borrow_mut().extend(found.partial);
+        Ok(found.lists.into_iter().flat_map(|(system, codes)| self.any_code(param, &system, codes)).collect())
     }
 
     /// What is above or below a code of a known system, the code itself among it. Without a system, of all known ones that have the code.

@@ -71,6 +71,14 @@ impl Arguments {
         self.list.iter().map(|(name, _)| &**name)
     }
 
+    /// Whether a name has more than one value. The same said again, in the URL and in the body, is none.
+    pub(super) fn contradict(&self, name: &str) -> bool {
+        let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        let mut values = self.list.iter().filter(|(n, _)| n == name).map(|(_, value)| value);
+        let first = values.next();
+        values.any(|value| first.is_some_and(|first| first != value && text(first) != text(value)))
+    }
+
     fn get(&self, name: &str) -> Option<&Value> {
         self.list.iter().find(|(n, _)| n == name).map(|(_, value)| value)
     }

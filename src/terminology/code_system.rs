@@ -1,6 +1,7 @@
 //! A CodeSystem compiled for questions: concepts in document order, a hash from code to place, edges of the hierarchy
 //! (<https://hl7.org/fhir/R4/codesystem.html>).
 
+use super::TerminologyError;
 use super::shelf::{Header, Shelved};
 use crate::fhir::text::small;
 use serde_json::{Map, Value};
@@ -12,7 +13,7 @@ use std::sync::Arc;
 pub(super) enum Content {
     /// Every code: what is not here does not exist.
     Complete,
-    /// Some codes: `fragment` or `example`.
+    /// Some codes: `fragment` or `example`, and those of which others are composed (`compositional`).
     Partial,
     /// None: `not-present`.
     Absent,
@@ -26,7 +27,7 @@ pub(super) struct CodeSystem {
     /// The canonical of the system that this one, a supplement, adds to.
     pub supplements: Option<Box<str>>,
     pub concepts: Vec<Concept>,
-    /// Descriptions of the properties by code.
+    /// Descriptions of the properties by code, of those that are used without being declared too.
     pub properties: HashMap<Box<str>, Box<str>>,
     index: HashMap<Arc<str>, u32>,
     /// Only when codes are compared without case.
@@ -168,6 +169,7 @@ impl CodeSystem {
                 Some("not-present") => Content::Absent,
                 Some("fragment" | "example") => Content::Partial,
                 Some("supplement") => Content::Supplement,
+                _ if resource.get("compositional").and_then(Value::as_bool) == Some(true) => Content::Partial,
                 _ => Content::Complete,
             },
             supplements: text("supplements").map(Box::from),
@@ -239,6 +241,9 @@ impl CodeSystem {
                     concept.inactive |= (name == "inactive" && yes) || (name == "status" && matches!(text, Some("retired" | "inactive")));
                     concept.is_abstract |= matches!(name, "notSelectable" | "abstract") && yes;
                     details.properties.push((code.into(), key.as_str().into(), value.clone()));
+                    if !self.properties.contains_key(code) {
+                        self.properties.insert(code.into(), Box::default());
+                    }
                 }
             }
         }
@@ -278,6 +283,16 @@ impl CodeSystem {
 
     pub fn place(&self, code: &str) -> Option<u32> {
         self.index.get(code).or_else(|| self.folded.as_ref()?.get(small(code).as_str())).copied()
+    }
+
+    /// Why a code is not found here: it does not exist, or what is loaded cannot tell.
+    pub fn unknown(&self) -> TerminologyError {
+        let system = self.url().to_owned();
+        match self.content {
+            Content::Complete | Content::Supplement => TerminologyError::UnknownCode { system },
+            Content::Partial => TerminologyError::NotInPart { system },
+            Content::Absent => TerminologyError::NoContent { system },
+        }
     }
 
     pub fn at(&self, place: u32) -> Option<&Concept> {

@@ -11,10 +11,18 @@ use std::sync::Arc;
 /// Codes by their systems.
 pub type CodesBySystem = Vec<(Arc<str>, Vec<String>)>;
 
+/// The codes of a value set.
+#[derive(Clone, Debug, Default)]
+pub struct SetCodes {
+    pub lists: CodesBySystem,
+    /// The code systems of which only a part is loaded, so that the set may have more codes of them.
+    pub partial: Vec<Arc<str>>,
+}
+
 impl Terminology {
     /// The codes of a value set by system, inactive ones among them unless the set leaves them out. `set` is its URL, with or
     /// without `|version`, or `ValueSet/id`. More than `limit` are refused.
-    pub fn codes_of_set(&self, set: &str, limit: usize) -> Result<CodesBySystem, TerminologyError> {
+    pub fn codes_of_set(&self, set: &str, limit: usize) -> Result<SetCodes, TerminologyError> {
         let loaded = self.loaded.load();
         let (id, url) = match set.strip_prefix("ValueSet/") {
             Some(id) => (Some(id), None),
@@ -23,7 +31,8 @@ impl Terminology {
         let set = named_set(&loaded, id, url, None, None)?;
         let mut lists: CodesBySystem = Vec::new();
         let mut count = 0usize;
-        Walk::new(&loaded).each(&set, 0, &mut |member| {
+        let walk = Walk::new(&loaded);
+        walk.each(&set, 0, &mut |member| {
             count += 1;
             if count > limit {
                 return Err(TerminologyError::TooManyCodes { limit });
@@ -34,7 +43,7 @@ impl Terminology {
             }
             Ok(())
         })?;
-        Ok(lists)
+        Ok(SetCodes { lists, partial: walk.partial() })
     }
 
     /// A code and everything below it, or above it, in its system. More than `limit` are refused.
@@ -43,7 +52,7 @@ impl Terminology {
         let what = || format!("url {system}");
         let known =
             loaded.systems.canonical(system).ok_or_else(|| TerminologyError::NotLoaded { type_name: "CodeSystem", what: what() })?;
-        let place = known.place(code).ok_or_else(|| TerminologyError::UnknownCode { system: system.to_owned() })?;
+        let place = known.place(code).ok_or_else(|| known.unknown())?;
         let mut seen = HashSet::from([place]);
         let mut waiting = vec![place];
         let mut codes = Vec::new();

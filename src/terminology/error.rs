@@ -13,12 +13,22 @@ pub enum TerminologyError {
     Invalid { name: String, hint: &'static str },
     #[error("the operation takes no parameter {name}; with Prefer: handling=strict it is refused, without it is ignored")]
     Unknown { name: String },
+    #[error(
+        "the parameter {name} is given more than once with different values; with Prefer: handling=strict it is refused, without it the first counts"
+    )]
+    Repeated { name: String },
     #[error("the value set draws on version {stated} of CodeSystem {system}, not on the one asked for")]
     OtherVersion { system: String, stated: String },
     #[error("give only one of {names}")]
     Ambiguous { names: &'static str },
     #[error("CodeSystem {system} does not have the code asked for")]
     UnknownCode { system: String },
+    #[error("the part of CodeSystem {system} that is loaded does not have the code; load more of it")]
+    NotInPart { system: String },
+    #[error(
+        "only a part of CodeSystem {system}, on which the value set rests, is loaded, and the answer is as good as that part; load more of it, or list the codes"
+    )]
+    Partial { system: String },
     #[error("only the outline of CodeSystem {system} is loaded (content is not-present); load its concepts to use it")]
     NoContent { system: String },
     #[error("the value set has more than {limit} codes; ask for a part of it with count and offset, or narrow it with filter")]
@@ -31,6 +41,8 @@ pub enum TerminologyError {
     Filter { hint: String },
     #[error("the operation {name} does not exist here; known are $translate, $lookup, $validate-code, $subsumes and $expand")]
     UnknownOperation { name: String },
+    #[error("the operation CodeSystem/$lookup is asked of the type, not of one CodeSystem: leave out the id, and give code with system")]
+    OfTypeOnly,
 }
 
 impl TerminologyError {
@@ -38,10 +50,10 @@ impl TerminologyError {
     pub fn issue(&self) -> Issue {
         use TerminologyError::*;
         let code = match self {
-            NotLoaded { .. } | UnknownCode { .. } => IssueCode::NotFound,
+            NotLoaded { .. } | UnknownCode { .. } | NotInPart { .. } => IssueCode::NotFound,
             Missing { .. } => IssueCode::Required,
-            Invalid { .. } | Ambiguous { .. } => IssueCode::Invalid,
-            Unknown { .. } | NoContent { .. } | UnknownOperation { .. } => IssueCode::NotSupported,
+            Invalid { .. } | Ambiguous { .. } | Repeated { .. } => IssueCode::Invalid,
+            Unknown { .. } | Partial { .. } | NoContent { .. } | UnknownOperation { .. } | OfTypeOnly => IssueCode::NotSupported,
             TooManyCodes { .. } | TooCostly => IssueCode::TooCostly,
             OtherVersion { .. } | Nesting { .. } | Filter { .. } => IssueCode::Processing,
         };

@@ -44,6 +44,8 @@ pub struct ExpandRequest {
     pub versions: Versions,
     /// Canonicals of supplements that must be there.
     pub supplements: Vec<String>,
+    /// Codes that are listed need not exist, and a filter that names what is not there finds nothing.
+    pub at_its_word: bool,
 }
 
 impl ExpandRequest {
@@ -66,6 +68,7 @@ impl ExpandRequest {
             exclude_systems: list("exclude-system"),
             versions: Versions::read(arguments)?,
             supplements: list("useSupplement"),
+            at_its_word: false,
         })
     }
 
@@ -114,7 +117,11 @@ impl Terminology {
         let mut total = 0usize;
         let mut contains = Vec::new();
         let mut used: Vec<(Arc<str>, Option<Arc<str>>)> = Vec::new();
-        Walk::with(&loaded, request.versions.clone()).each(&set, 0, &mut |candidate| {
+        let walk = match request.at_its_word {
+            true => Walk::at_its_word(&loaded),
+            false => Walk::with(&loaded, request.versions.clone()),
+        };
+        walk.each(&set, 0, &mut |candidate| {
             if active_only && candidate.inactive || request.leaves_out(&candidate) {
                 return Ok(());
             }
@@ -153,6 +160,8 @@ impl Terminology {
             used: used.into_iter().map(versioned).collect(),
             set,
             supplements,
+            partial: walk.partial(),
+            left_out: walk.left_out(),
             request: ExpandRequest { value_set: None, ..request.clone() },
             total,
             contains,

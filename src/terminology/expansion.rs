@@ -1,10 +1,15 @@
 //! What `$expand` answers: the ValueSet with its `expansion`.
 
+use super::TerminologyError;
 use super::code_system::{Designation, spoken};
 use super::expand::ExpandRequest;
 use super::value_set::ValueSet;
+use crate::fhir::{Issue, IssueCode};
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
+
+/// The extension by which an expansion says that it lacks codes (<https://hl7.org/fhir/R4/extension-valueset-unclosed.html>).
+const UNCLOSED: &str = "http://hl7.org/fhir/StructureDefinition/valueset-unclosed";
 
 /// One code of an expansion.
 #[derive(Clone, Debug, PartialEq)]
@@ -28,6 +33,10 @@ pub struct Expansion {
     /// `url|version` of each code system that codes came from, and of the supplements in force for them.
     pub(super) used: Vec<String>,
     pub(super) supplements: Vec<String>,
+    /// The code systems of which only a part is loaded and was listed.
+    pub(super) partial: Vec<Arc<str>>,
+    /// Codes that the value set lists and that do not exist.
+    pub(super) left_out: usize,
     pub(super) request: ExpandRequest,
     /// All codes that fit, on this page or not.
     pub total: usize,
@@ -37,6 +46,17 @@ pub struct Expansion {
 }
 
 impl Expansion {
+    /// What keeps it from being all that the value set means.
+    pub fn warnings(&self) -> Vec<Issue> {
+        let left_out = self.left_out;
+        let words = format!(
+            "{left_out} of the codes that the value set lists were left out: their code systems, which are loaded whole, do not have them"
+        );
+        let partial = self.partial.iter().map(|system| TerminologyError::Partial { system: system.to_string() });
+        let partial = partial.map(|error| Issue::warning(IssueCode::Incomplete, error.to_string()));
+        partial.chain((left_out > 0).then(|| Issue::warning(IssueCode::CodeInvalid, words))).collect()
+    }
+
     /// The ValueSet resource with its `expansion`.
     pub fn to_value_set(&self) -> Value {
         let mut resource = Map::new();
@@ -58,6 +78,9 @@ impl Expansion {
         }
         let (parameters, contains) = (self.parameters(), self.entries());
         let mut expansion = Map::new();
+        if !self.partial.is_empty() {
+            expansion.insert("extension".into(), json!([{ "url": UNCLOSED, "valueBoolean": true }]));
+        }
         expansion.insert("identifier".into(), format!("urn:uuid:{}", uuid::Uuid::new_v4()).into());
         expansion.insert("timestamp".into(), crate::fhir::time::format_instant(crate::fhir::time::now()).into());
         expansion.insert("total".into(), self.total.into());

@@ -92,8 +92,7 @@ impl Terminology {
         let system = named_system(&loaded, request.coding.system.as_deref(), request.coding.version.as_deref())?;
         loaded.require_supplements(request.supplements.iter().map(String::as_str))?;
         let known = loaded.known(&system);
-        let unknown = || TerminologyError::UnknownCode { system: system.url().to_owned() };
-        let concept = system.find(&request.coding.code).ok_or_else(unknown)?;
+        let concept = system.find(&request.coding.code).ok_or_else(|| system.unknown())?;
         let wanted = |name: &str| request.properties.is_empty() || request.properties.iter().any(|one| one == name || one == "*");
         let in_language =
             |one: &&Designation| wanted("designation") || one.language.as_deref().is_some_and(|l| wanted(&format!("lang.{l}")));

@@ -218,9 +218,10 @@ impl Terminology {
         Some(false)
     }
 
-    /// The members of a value set in its order. `None` when they cannot be listed: it is not loaded, rests on something that is not, or is too large.
+    /// The members of a value set in its order, taken at its word: labels and rules rest on them, and must rather see too many. `None` when they
+    /// cannot be listed: it is not loaded, rests on something that is not, or is too large.
     pub fn members(&self, value_set_url: &str) -> Option<Vec<Contained>> {
-        let request = expand::ExpandRequest { url: Some(value_set_url.to_owned()), ..expand::ExpandRequest::default() };
+        let request = expand::ExpandRequest { url: Some(value_set_url.to_owned()), at_its_word: true, ..expand::ExpandRequest::default() };
         self.expand(&request).ok().map(|expansion| expansion.contains)
     }
 

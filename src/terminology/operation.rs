@@ -6,6 +6,7 @@ use super::subsumes::SubsumesRequest;
 use super::translate::TranslateRequest;
 use super::validate_code::ValidateCodeRequest;
 use super::{Arguments, Terminology, TerminologyError};
+use crate::fhir::Issue;
 use serde_json::Value;
 
 /// What each operation takes, by R4's definitions; `useSupplement` is R5's. Taken and without effect are `date` (what is loaded is what
@@ -99,44 +100,80 @@ const PARAMETERS: [(&str, &str, &[&str]); 6] = [
     ),
 ];
 
-/// Parameters that are not taken, of one request, that are told one by one.
-const MOST_UNKNOWN: usize = 20;
+/// Those that may be given more than once.
+const MANY: [&str; 8] = [
+    "property",
+    "designation",
+    "dependency",
+    "exclude-system",
+    "system-version",
+    "check-system-version",
+    "force-system-version",
+    "useSupplement",
+];
+
+/// Parameters that are not used, of one request, that are told one by one.
+const MOST_UNUSED: usize = 20;
 
 /// What a request may say of any answer.
 const OF_EVERY_ANSWER: [&str; 4] = ["_format", "_pretty", "_summary", "_elements"];
 
 impl Terminology {
-    /// The parameters that the operation does not take, as errors. A lenient request goes on without them.
-    pub fn unknown_parameters(type_name: &str, name: &str, arguments: &Arguments) -> Vec<TerminologyError> {
+    /// The parameters that the operation does not take, and those that are given more often than it takes them, as errors. A lenient request
+    /// goes on without them.
+    pub fn unused_parameters(type_name: &str, name: &str, arguments: &Arguments) -> Vec<TerminologyError> {
         let Some((.., known)) = PARAMETERS.iter().find(|(of, operation, _)| *of == type_name && *operation == name) else {
             return Vec::new();
         };
-        let mut unknown: Vec<&str> = Vec::new();
-        for given in arguments.names().filter(|given| !known.contains(given) && !OF_EVERY_ANSWER.contains(given)) {
-            if !unknown.contains(&given) && unknown.len() < MOST_UNKNOWN {
-                unknown.push(given);
+        let mut unused: Vec<(&str, bool)> = Vec::new();
+        for given in arguments.names().filter(|given| !OF_EVERY_ANSWER.contains(given)) {
+            let known = known.contains(&given);
+            let is_unused = !known || !MANY.contains(&given) && arguments.contradict(given);
+            if is_unused && !unused.contains(&(given, known)) && unused.len() < MOST_UNUSED {
+                unused.push((given, known));
             }
         }
         // What somebody else wrote is cut before it is repeated.
-        unknown.into_iter().map(|name| TerminologyError::Unknown { name: name.chars().take(64).collect() }).collect()
+        let shown = |name: &str| name.chars().take(64).collect();
+        let error = |(name, known): (&str, bool)| match known {
+            true => TerminologyError::Repeated { name: shown(name) },
+            false => TerminologyError::Unknown { name: shown(name) },
+        };
+        unused.into_iter().map(error).collect()
     }
 
-    /// Runs operation `name` (with or without its `$`) of a resource type, or of the one instance with `id`, and gives the resource to answer with:
-    /// Parameters, or the expanded ValueSet.
+    /// The resource of [`Terminology::answer`] alone.
     pub fn operate(&self, type_name: &str, id: Option<&str>, name: &str, arguments: &Arguments) -> Result<Value, TerminologyError> {
+        self.answer(type_name, id, name, arguments).map(|(resource, _)| resource)
+    }
+
+    /// Runs operation `name` (with or without its `$`) of a resource type, or of the one instance with `id`, and gives the resource to answer with,
+    /// Parameters or the expanded ValueSet, and what is to be said of it.
+    pub fn answer(
+        &self,
+        type_name: &str,
+        id: Option<&str>,
+        name: &str,
+        arguments: &Arguments,
+    ) -> Result<(Value, Vec<Issue>), TerminologyError> {
         let name = name.strip_prefix('$').unwrap_or(name);
-        Ok(match (type_name, name) {
+        let resource = match (type_name, name) {
             ("ConceptMap", "translate") => self.translate(&TranslateRequest::read(id, arguments)?)?.to_parameters(),
             ("CodeSystem", "lookup") if id.is_none() => self.lookup(&LookupRequest::read(arguments)?)?.to_parameters(),
+            ("CodeSystem", "lookup") => return Err(TerminologyError::OfTypeOnly),
             ("CodeSystem", "validate-code") => {
                 self.validate_code_in_system(&ValidateCodeRequest::read_for_code_system(id, arguments)?)?.to_parameters()
             }
             ("CodeSystem", "subsumes") => self.subsumes(&SubsumesRequest::read(id, arguments)?)?.to_parameters(),
-            ("ValueSet", "expand") => self.expand(&ExpandRequest::read(id, arguments)?)?.to_value_set(),
+            ("ValueSet", "expand") => {
+                let expansion = self.expand(&ExpandRequest::read(id, arguments)?)?;
+                return Ok((expansion.to_value_set(), expansion.warnings()));
+            }
             ("ValueSet", "validate-code") => {
                 self.validate_code_in_set(&ValidateCodeRequest::read_for_value_set(id, arguments)?)?.to_parameters()
             }
             _ => return Err(TerminologyError::UnknownOperation { name: format!("{type_name}/${name}") }),
-        })
+        };
+        Ok((resource, Vec::new()))
     }
 }

@@ -75,7 +75,7 @@ impl Terminology {
             }
             None => named_system(&loaded, request.system.as_deref(), request.version.as_deref())?,
         };
-        let place = |code: &str| system.place(code).ok_or_else(|| TerminologyError::UnknownCode { system: system.url().to_owned() });
+        let place = |code: &str| system.place(code).ok_or_else(|| system.unknown());
         let (a, b) = (place(&request.code_a)?, place(&request.code_b)?);
         Ok(if a == b {
             Subsumption::Equivalent

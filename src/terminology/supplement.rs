@@ -87,6 +87,11 @@ impl<'a> Known<'a> {
         concept.properties().iter().chain(self.added(concept).flat_map(Concept::properties))
     }
 
+    /// Whether it says anything by a property of this name.
+    pub fn has_property(&self, property: &str) -> bool {
+        std::iter::once(self.system).chain(self.supplements()).any(|one| one.properties.contains_key(property))
+    }
+
     /// What a property is.
     pub fn description(&self, property: &str) -> Option<&'a str> {
         let system: &'a CodeSystem = self.system;

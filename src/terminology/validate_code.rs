@@ -124,16 +124,28 @@ impl Found {
     }
 }
 
-/// The first good answer, else the first one.
-fn best(answers: impl Iterator<Item = Result<ValidateCodeAnswer, TerminologyError>>) -> Result<ValidateCodeAnswer, TerminologyError> {
-    let mut first = None;
+/// What is said of one coding.
+enum Judged {
+    /// The code is there, though perhaps with another display.
+    There(ValidateCodeAnswer),
+    Absent(ValidateCodeAnswer),
+}
+
+/// The first good answer, else the first of a code that is there, else the first that cannot be given, else the first: whatever the order.
+fn best(answers: impl Iterator<Item = Result<Judged, TerminologyError>>) -> Result<ValidateCodeAnswer, TerminologyError> {
+    let (mut there, mut trouble, mut absent) = (None, None, None);
     for answer in answers {
         match answer {
-            Ok(answer) if answer.result => return Ok(answer),
-            other => first = first.or(Some(other)),
+            Ok(Judged::There(answer)) if answer.result => return Ok(answer),
+            Ok(Judged::There(answer)) => there = there.or(Some(Ok(answer))),
+            Err(error) => trouble = trouble.or(Some(Err(error))),
+            Ok(Judged::Absent(answer)) => absent = absent.or(Some(Ok(answer))),
         }
     }
-    first.unwrap_or(Err(TerminologyError::Missing { name: "code", hint: "give code with system, coding, or codeableConcept" }))
+    there
+        .or(trouble)
+        .or(absent)
+        .unwrap_or(Err(TerminologyError::Missing { name: "code", hint: "give code with system, coding, or codeableConcept" }))
 }
 
 impl Terminology {
@@ -155,22 +167,24 @@ impl Terminology {
                 None => named_system(&loaded, coding.system.as_deref(), coding.version.as_deref())?,
             };
             if coding.system.as_deref().is_some_and(|own| named.is_some() && request.resource.is_none() && own != system.url()) {
-                return Ok(ValidateCodeAnswer::no("the coding is of another code system"));
+                return Ok(Judged::Absent(ValidateCodeAnswer::no("the coding is of another code system")));
             }
             if system.content == Content::Absent {
                 return Err(TerminologyError::NoContent { system: system.url().to_owned() });
             }
             Ok(match system.find(&coding.code) {
-                Some(concept) => Found {
-                    display: concept.display.clone(),
-                    language: system.header.language.clone(),
-                    own: None,
-                    designations: loaded.known(&system).designations(concept).cloned().collect(),
-                    is_abstract: concept.is_abstract,
-                    inactive: concept.inactive,
-                }
-                .answer(coding, request),
-                None => ValidateCodeAnswer::no(unknown(&system)),
+                Some(concept) => Judged::There(
+                    Found {
+                        display: concept.display.clone(),
+                        language: system.header.language.clone(),
+                        own: None,
+                        designations: loaded.known(&system).designations(concept).cloned().collect(),
+                        is_abstract: concept.is_abstract,
+                        inactive: concept.inactive,
+                    }
+                    .answer(coding, request),
+                ),
+                None => Judged::Absent(ValidateCodeAnswer::no(system.unknown().to_string())),
             })
         }))
     }
@@ -191,44 +205,41 @@ impl Terminology {
             let versions = stated.map_or_else(Versions::default, |version| Versions::check(&system, version));
             let found = match Walk::with(&loaded, versions).contains(&set, &system, &coding.code) {
                 Err(TerminologyError::OtherVersion { .. }) => {
-                    return Ok(ValidateCodeAnswer::no("the value set draws on another version of the code system than the one stated"));
+                    let words = "the value set draws on another version of the code system than the one stated";
+                    return Ok(Judged::Absent(ValidateCodeAnswer::no(words)));
                 }
                 Err(TerminologyError::NotLoaded { type_name: "CodeSystem", .. })
                     if stated.is_some_and(|version| loaded.systems.version(&system, Some(version)).is_none()) =>
                 {
-                    return Ok(ValidateCodeAnswer::no(format!("CodeSystem {system} is not loaded in the version stated")));
+                    let words = format!("CodeSystem {system} is not loaded in the version stated");
+                    return Ok(Judged::Absent(ValidateCodeAnswer::no(words)));
                 }
                 found => found?,
             };
             Ok(match found {
-                Some(found) => Found {
-                    own: loaded
-                        .systems
-                        .version(&system, found.version.as_deref())
-                        .and_then(|known| known.find(&found.code)?.display.clone()),
-                    display: found.display,
-                    language: found.language,
-                    designations: found.designations,
-                    is_abstract: found.is_abstract,
-                    inactive: found.inactive,
-                }
-                .answer(coding, request),
-                None => outside(&loaded, &system, stated, &coding.code),
+                Some(found) => Judged::There(
+                    Found {
+                        own: loaded
+                            .systems
+                            .version(&system, found.version.as_deref())
+                            .and_then(|known| known.find(&found.code)?.display.clone()),
+                        display: found.display,
+                        language: found.language,
+                        designations: found.designations,
+                        is_abstract: found.is_abstract,
+                        inactive: found.inactive,
+                    }
+                    .answer(coding, request),
+                ),
+                None => Judged::Absent(outside(&loaded, &system, stated, &coding.code)),
             })
         }))
     }
 }
 
-fn unknown(system: &CodeSystem) -> String {
-    match system.content {
-        Content::Complete => format!("CodeSystem {} does not have the code", system.url()),
-        _ => format!("the part of CodeSystem {} that is loaded does not have the code; load more of it", system.url()),
-    }
-}
-
 fn outside(loaded: &Loaded, system: &str, version: Option<&str>, code: &str) -> ValidateCodeAnswer {
     match loaded.systems.version(system, version) {
-        Some(known) if known.find(code).is_none() => ValidateCodeAnswer::no(unknown(known)),
+        Some(known) if known.find(code).is_none() => ValidateCodeAnswer::no(known.unknown().to_string()),
         known => ValidateCodeAnswer {
             display: known.and_then(|known| known.find(code)?.display.as_deref().map(str::to_owned)),
             ..ValidateCodeAnswer::no("the value set does not have the code")

@@ -30,6 +30,8 @@ pub(super) struct ValueSet {
 pub(super) struct Clause {
     pub system: Option<Arc<str>>,
     pub version: Option<Box<str>>,
+    /// Whether it is of a `compose`, and not of a stored `expansion`, which somebody else made of what they have.
+    pub is_composed: bool,
     /// `None` when the clause lists no concepts, which means all.
     pub listed: Option<Vec<Listed>>,
     index: HashMap<Arc<str>, usize>,
@@ -115,7 +117,7 @@ impl ValueSet {
 impl Clause {
     /// The codes of a system that pass every filter.
     pub fn of_system(system: &str, version: Option<&str>, filters: Vec<Filter>) -> Clause {
-        Clause { system: Some(system.into()), version: version.map(Box::from), filters, ..Clause::default() }
+        Clause { system: Some(system.into()), version: version.map(Box::from), is_composed: true, filters, ..Clause::default() }
     }
 
     fn compile(source: &Value) -> Clause {
@@ -123,6 +125,7 @@ impl Clause {
         let mut clause = Clause {
             system: text(source, "system").map(Arc::from),
             version: text(source, "version").map(Box::from),
+            is_composed: true,
             listed,
             index: HashMap::new(),
             folded: OnceLock::new(),

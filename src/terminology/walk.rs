@@ -7,7 +7,7 @@ use super::supplement::Known;
 use super::value_set::{Clause, Filter, Listed, Test, ValueSet};
 use super::versions::Versions;
 use super::{Loaded, TerminologyError};
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 
 /// Levels of value sets in value sets.
@@ -22,7 +22,10 @@ type Sink<'s> = &'s mut dyn FnMut(Contained) -> Result<(), TerminologyError>;
 pub(super) struct Walk<'a> {
     loaded: &'a Loaded,
     versions: Versions,
+    at_its_word: bool,
     steps: Cell<u64>,
+    partial: RefCell<Vec<Arc<str>>>,
+    left_out: Cell<usize>,
 }
 
 impl<'a> Walk<'a> {
@@ -32,7 +35,31 @@ impl<'a> Walk<'a> {
 
     /// A walk in which the request says something about versions.
     pub fn with(loaded: &'a Loaded, versions: Versions) -> Walk<'a> {
-        Walk { loaded, versions, steps: Cell::new(0) }
+        Walk { loaded, versions, at_its_word: false, steps: Cell::new(0), partial: RefCell::default(), left_out: Cell::new(0) }
+    }
+
+    /// A walk that takes value sets at their word: a code that is listed need not exist, and a filter that names what is not there
+    /// finds nothing. For whoever must rather see too much in a value set than none of it.
+    pub fn at_its_word(loaded: &'a Loaded) -> Walk<'a> {
+        Walk { at_its_word: true, ..Walk::new(loaded) }
+    }
+
+    /// The code systems that were asked for more than is loaded of them: what was found may lack codes, or have some that it should not.
+    pub fn partial(&self) -> Vec<Arc<str>> {
+        self.partial.borrow().clone()
+    }
+
+    /// Codes that value sets list and that do not exist.
+    pub fn left_out(&self) -> usize {
+        self.left_out.get()
+    }
+
+    /// Notes that the answer rests on what of a system is loaded.
+    fn rests_on(&self, system: &CodeSystem) {
+        let mut partial = self.partial.borrow_mut();
+        if system.content == Content::Partial && !partial.iter().any(|known| **known == *system.url()) {
+            partial.push(system.url().into());
+        }
     }
 
     fn step(&self) -> Result<(), TerminologyError> {
@@ -95,11 +122,14 @@ impl<'a> Walk<'a> {
     fn in_system(&self, clause: &Clause, system: &Arc<str>, code: &str) -> Result<Option<Contained>, TerminologyError> {
         if clause.listed.is_some() {
             let known = self.known(clause, system)?;
-            let listed = clause.listed_as(code, ignores_case(known));
+            let listed = clause.listed_as(code, ignores_case(known)).filter(|listed| self.exists(clause, known, &listed.code));
             return Ok(listed.map(|listed| entry_listed(system, clause, listed, known)));
         }
         let known = self.usable(clause, system)?;
-        let Some(place) = known.system.place(code) else { return Ok(None) };
+        let Some(place) = known.system.place(code) else {
+            self.rests_on(known.system);
+            return Ok(None);
+        };
         for filter in &clause.filters {
             if !passes(known, filter, place)? {
                 return Ok(None);
@@ -126,7 +156,21 @@ impl<'a> Walk<'a> {
         if known.content == Content::Absent {
             return Err(TerminologyError::NoContent { system: system.to_owned() });
         }
-        Ok(self.loaded.known(known))
+        let known = self.loaded.known(known);
+        if !self.at_its_word {
+            clause.filters.iter().try_for_each(|filter| answerable(known, filter))?;
+        }
+        Ok(known)
+    }
+
+    /// Whether a code that a clause lists is one (<https://hl7.org/fhir/R4/valueset.html#expansion>): its system must have it, where all of that
+    /// is loaded in the version that is meant.
+    fn exists(&self, clause: &Clause, known: Option<Known<'_>>, code: &str) -> bool {
+        let whole = known.map(|known| known.system).filter(|system| system.content == Content::Complete);
+        let Some(system) = whole.filter(|_| clause.is_composed && !self.at_its_word) else { return true };
+        let meant = self.versions.pick(system.url(), clause.version.as_deref()).ok().and_then(|(version, _)| version);
+        let is_other = meant.is_some_and(|version| system.header().version.as_deref() != Some(version));
+        is_other || system.find(code).is_some()
     }
 
     fn set(&self, url: &str) -> Result<Arc<ValueSet>, TerminologyError> {
@@ -173,6 +217,10 @@ impl<'a> Walk<'a> {
             let known = self.known(clause, system)?;
             for one in listed {
                 self.step()?;
+                if !self.exists(clause, known, &one.code) {
+                    self.left_out.set(self.left_out.get() + 1);
+                    continue;
+                }
                 let candidate = entry_listed(system, clause, one, known);
                 let again = clause.listed_as(&one.code, ignores_case(known)).is_some_and(|first| !std::ptr::eq(first, one));
                 if !again && in_sets(&clause.value_sets, &candidate)? {
@@ -182,6 +230,7 @@ impl<'a> Walk<'a> {
             return Ok(());
         }
         let known = self.usable(clause, system)?;
+        self.rests_on(known.system);
         let (places, driver) = candidates(known.system, &clause.filters);
         'places: for place in places {
             self.step()?;
@@ -264,9 +313,29 @@ fn candidates(system: &CodeSystem, filters: &[Filter]) -> (Box<dyn Iterator<Item
     (Box::new(0..u32::try_from(system.concepts.len()).unwrap_or(u32::MAX)), None)
 }
 
+/// Properties that a filter may name whatever the system says of them: what every concept has, and R4's common ones
+/// (<https://hl7.org/fhir/R4/codesystem-concept-properties.html>).
+const OF_EVERY_SYSTEM: [&str; 10] =
+    ["concept", "code", "display", "definition", "parent", "child", "inactive", "status", "deprecated", "notSelectable"];
+
 /// `concept` is the name that R4 gives; `code` is in wide use.
 fn is_concept(property: &str) -> bool {
     matches!(property, "concept" | "code")
+}
+
+/// Refuses a filter that names a code or a property which its system does not have: that it finds nothing would be no answer.
+fn answerable(known: Known<'_>, filter: &Filter) -> Result<(), TerminologyError> {
+    let (system, property) = (known.system, &*filter.property);
+    let refused = |hint: String| Err(TerminologyError::Filter { hint });
+    match &filter.test {
+        Test::IsA(code) | Test::DescendentOf(code) | Test::IsNotA(code) | Test::Generalizes(code) if system.place(code).is_none() => {
+            refused(format!("the code that its filter on {property} names is not there: {}", system.unknown()))
+        }
+        _ if OF_EVERY_SYSTEM.contains(&property) || known.has_property(property) => Ok(()),
+        // Of what is not loaded nobody knows the properties.
+        _ if system.content != Content::Complete => Ok(()),
+        _ => refused(format!("CodeSystem {} has no property {property}; name one that it has", system.url())),
+    }
 }
 
 /// Whether the concept at `place` meets a filter.

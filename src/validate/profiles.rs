@@ -199,6 +199,11 @@ impl Loaded {
         Some(compiled.as_deref())
     }
 
+    /// Why a definition could not be used as a profile; what it rests on is as it is loaded.
+    pub(super) fn fault(&self, definition: &Value) -> Option<ProfileError> {
+        Profile::compile(definition, &|base| self.slot(base).map(|slot| &*slot.source)).err()
+    }
+
     fn slot(&self, canonical: &str) -> Option<&Slot> {
         let own = || OWN.by_url.get(canonical.split('|').next().unwrap_or(canonical)).and_then(|slots| slots.last());
         let (url, version) = canonical.split_once('|').map_or((canonical, None), |(url, version)| (url, Some(version)));

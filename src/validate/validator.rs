@@ -2,11 +2,11 @@
 
 use super::invariants::{self, Standing};
 use super::profile;
-use super::profiles::{OTHER_TYPE, Profiles, core_type, is_of};
+use super::profiles::{Loaded, OTHER_TYPE, Profiles, core_type, is_of};
 use super::report::{Path, Report};
 use super::scope::{Entries, Scope, Targets, World};
 use super::{Codes, ProfileError, structure};
-use crate::fhir::{Issue, IssueCode, json};
+use crate::fhir::{Issue, IssueCode, Severity, json};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::sync::Arc;
@@ -101,6 +101,7 @@ impl Validator {
         let scope = Scope::top(&world, resource);
         let path = Path::root(structure::root_name(resource));
         invariants::resource(scope, Standing::Top, true, &path, &mut report);
+        definition(resource, &loaded, &path, &mut report);
         for canonical in asked.iter().filter(|canonical| !claims(resource, canonical)) {
             match (loaded.profile(canonical), core_type(canonical)) {
                 (Some(Ok(asked)), _) => profile::check(scope, asked, resource, &path, &mut report),
@@ -112,6 +113,32 @@ impl Validator {
             }
         }
         Checked { issues: report.finish(), wanted: world.into_wanted() }
+    }
+}
+
+/// Whether a StructureDefinition that constrains could be used as a profile.
+fn definition(resource: &Value, loaded: &Loaded, path: &Path, report: &mut Report) {
+    let text = |key: &str| resource.get(key).and_then(Value::as_str);
+    if structure::root_name(resource) != "StructureDefinition" || text("derivation") != Some("constraint") {
+        return;
+    }
+    let (differential, base) = (path.member("differential"), path.member("baseDefinition"));
+    let elements = differential.member("element");
+    // What is wrong with what it rests on is to be mended there.
+    if text("baseDefinition").and_then(|base| loaded.profile(base)).is_some_and(|base| base.is_err()) {
+        let words = || "is a profile that cannot be used itself: $validate it".to_owned();
+        return report.add(Severity::Warning, IssueCode::Processing, &base, words);
+    }
+    match loaded.fault(resource) {
+        None => {}
+        Some(ProfileError::UnknownElement(at)) => {
+            report.error(IssueCode::Value, &elements.item(at), || "has no path that FHIR R4 knows below the profile's type".to_owned());
+        }
+        Some(ProfileError::Cardinality(at)) => {
+            report.error(IssueCode::Value, &elements.item(at), || "has a min or max that is no number".to_owned());
+        }
+        // What is missing may come later, and what is used elsewhere need not be usable here.
+        Some(other) => report.add(Severity::Warning, IssueCode::Processing, path, || format!("cannot be used as a profile here: {other}")),
     }
 }
 

@@ -360,6 +360,45 @@ both_databases!(
 );
 
 both_databases!(
+    async fn criteria_by_words_and_filters_are_held_against_the_same_transaction(db: &TestDb) {
+        let server = TestServer::open(db).await;
+        let observation = |text: &str| json!({ "resourceType": "Observation", "status": "final", "code": { "text": text } });
+        let person = |family: &str| json!({ "resourceType": "Patient", "name": [{ "family": family }] });
+        let post = |resource: Value, criteria: &str| {
+            let url = resource["resourceType"].clone();
+            json!({ "resource": resource, "request": { "method": "POST", "url": url, "ifNoneExist": criteria } })
+        };
+        for (turn, statuses) in [("first", "201 201 201 201"), ("again", "200 200 200 200")] {
+            let bundle = json!({ "resourceType": "Bundle", "type": "transaction", "entry": [
+                post(observation("Blood pressure"), "code:text=blood"),
+                post(observation("Weight"), "code:text=weight"),
+                post(person("Juma"), "_filter=family eq juma"),
+                post(person("Mushi"), "_filter=family ew shi and not (family sw jum)"),
+            ]});
+            let (status, response) = server.post("/fhir", &bundle).await;
+            assert_eq!(status, 200, "{turn} {response}");
+            let entries = response["entry"].as_array().unwrap().iter();
+            let told: Vec<&str> = entries.map(|entry| entry["response"]["status"].as_str().unwrap().split(' ').next().unwrap()).collect();
+            assert_eq!(told.join(" "), statuses, "{turn} {response}");
+        }
+        // What two entries mean is one resource.
+        for criteria in ["_filter=family ew sha", "_filter=family ne juma", "_filter=family eq asha"] {
+            let bundle = json!({ "resourceType": "Bundle", "type": "transaction", "entry": [post(person("Asha"), "family=asha"), post(person("Zawadi"), criteria)] });
+            let (status, outcome) = server.post("/fhir", &bundle).await;
+            assert_eq!((status, &outcome["issue"][0]["code"]), (400, &json!("duplicate")), "{criteria}: {outcome}");
+        }
+        // What needs the store is still refused, in words that say what it is.
+        let bundle = json!({ "resourceType": "Bundle", "type": "transaction", "entry": [
+            post(person("Asha"), "family=asha"), post(person("Neema"), "organization.name=x"),
+        ]});
+        let (status, outcome) = server.post("/fhir", &bundle).await;
+        assert_eq!(status, 400, "{outcome}");
+        assert!(outcome["issue"][0]["diagnostics"].as_str().unwrap().contains("without chains, _has"), "{outcome}");
+        server.stop().await;
+    }
+);
+
+both_databases!(
     async fn criteria_may_name_another_entry_by_its_full_url(db: &TestDb) {
         let server = TestServer::open(db).await;
         let reference = |urn: &str| json!({ "reference": urn });

@@ -131,6 +131,124 @@ both_databases!(
 );
 
 both_databases!(
+    async fn what_rests_on_a_part_of_a_code_system_is_told(db: &TestDb) {
+        let server = TestServer::open(db).await;
+        let resources = [
+            json!({
+                "resourceType": "CodeSystem", "id": "part", "url": "urn:t:part", "status": "active", "content": "fragment",
+                "concept": [{ "code": "dog", "concept": [{ "code": "puppy" }] }]
+            }),
+            json!({
+                "resourceType": "ValueSet", "id": "dogs", "url": "urn:t:dogs", "status": "active",
+                "compose": { "include": [{ "system": "urn:t:part", "filter": [{ "property": "concept", "op": "is-a", "value": "dog" }] }] }
+            }),
+            json!({
+                "resourceType": "ValueSet", "id": "lost", "url": "urn:t:lost", "status": "active",
+                "compose": { "include": [{ "system": "urn:t:part", "filter": [{ "property": "concept", "op": "is-a", "value": "animal" }] }] }
+            }),
+            json!({
+                "resourceType": "ValueSet", "id": "listed", "url": "urn:t:listed", "status": "active",
+                "compose": { "include": [{ "system": "urn:t:part", "concept": [{ "code": "poodle" }] }] }
+            }),
+            json!({ "resourceType": "Observation", "id": "a", "status": "final", "code": { "coding": [{ "system": "urn:t:part", "code": "puppy" }] } }),
+            json!({ "resourceType": "Observation", "id": "b", "status": "final", "code": { "coding": [{ "system": "urn:t:part", "code": "poodle" }] } }),
+        ];
+        for resource in &resources {
+            let path = format!("/fhir/{}/{}", resource["resourceType"].as_str().unwrap(), resource["id"].as_str().unwrap());
+            assert_eq!(server.put(&path, resource).await.0, 201);
+        }
+        for (set, count) in [("urn:t:part?fhir_vs", 2), ("urn:t:dogs", 2), ("urn:t:part?fhir_vs=isa/dog", 2)] {
+            let response = server.client.get(server.url(&format!("/fhir/ValueSet/$expand?url={set}"))).send().await.unwrap();
+            let warning = response.headers().get("warning").map(|value| value.to_str().unwrap().to_owned()).unwrap_or_default();
+            let expanded: Value = response.json().await.unwrap();
+            let extension = &expanded["expansion"]["extension"][0];
+            assert_eq!(extension["url"], "http://hl7.org/fhir/StructureDefinition/valueset-unclosed", "{set}: {expanded}");
+            assert_eq!((&extension["valueBoolean"], &expanded["expansion"]["total"]), (&json!(true), &json!(count)), "{set}");
+            assert!(warning.contains("only a part of CodeSystem urn:t:part"), "{set}: {warning}");
+            for (modifier, found) in [("in", "a"), ("not-in", "b")] {
+                let search = format!("/fhir/Observation?code:{modifier}={set}");
+                let (status, bundle) = server.get(&search).await;
+                let entries = bundle["entry"].as_array().unwrap();
+                assert_eq!((status, &entries[0]["resource"]["id"]), (200, &json!(found)), "{search}: {bundle}");
+                let told = &entries[1]["resource"]["issue"][0];
+                assert_eq!((&told["severity"], &told["code"]), (&json!("warning"), &json!("incomplete")), "{search}: {bundle}");
+                assert!(told["diagnostics"].as_str().unwrap().contains("only a part of urn:t:part is loaded"), "{told}");
+                let strict = server.client.get(server.url(&search)).header("prefer", "handling=strict");
+                assert_eq!(answer(strict).await.0, 400, "{search}");
+            }
+            let conditional = server.client.delete(server.url(&format!("/fhir/Observation?code:not-in={set}")));
+            assert_eq!(answer(conditional).await.0, 400, "what is to be written must be certain: {set}");
+        }
+        for set in ["urn:t:lost", "urn:t:part?fhir_vs=isa/animal"] {
+            let (status, outcome) = server.get(&format!("/fhir/ValueSet/$expand?url={set}")).await;
+            assert_eq!(status, 422, "{set}: {outcome}");
+            let (status, outcome) = server.get(&format!("/fhir/Observation?code:in={set}")).await;
+            assert_eq!(status, 400, "{set}: {outcome}");
+            assert!(outcome["issue"][0]["diagnostics"].as_str().unwrap().contains("does not have the code; load more of it"), "{outcome}");
+        }
+        // What is listed needs no more than the list.
+        let (_, expanded) = server.get("/fhir/ValueSet/listed/$expand").await;
+        assert_eq!((codes(&expanded), &expanded["expansion"]["extension"]), (vec!["poodle"], &Value::Null));
+        let strict = server.client.get(server.url("/fhir/Observation?code:in=urn:t:listed")).header("prefer", "handling=strict");
+        let (status, bundle) = answer(strict).await;
+        assert_eq!((status, bundle["entry"].as_array().unwrap().len()), (200, 1), "{bundle}");
+        // What lango ships of ICD-10 is a part, too.
+        let (_, bundle) = server.get("/fhir/Condition?code:in=https://lango.health/fhir/ValueSet/icd-10-diagnosis").await;
+        assert_eq!(bundle["entry"][0]["resource"]["issue"][0]["code"], "incomplete", "{bundle}");
+        server.stop().await;
+    }
+);
+
+both_databases!(
+    async fn a_listed_code_that_does_not_exist_is_in_no_value_set(db: &TestDb) {
+        let server = TestServer::open(db).await;
+        zoo(&server).await;
+        let set = json!({
+            "resourceType": "ValueSet", "id": "some", "url": "urn:t:some", "status": "active",
+            "compose": { "include": [{ "system": URL, "concept": [{ "code": "dog" }, { "code": "unicorn" }] }] }
+        });
+        assert_eq!(server.put("/fhir/ValueSet/some", &set).await.0, 201);
+        for code in ["dog", "unicorn"] {
+            let observation = json!({ "resourceType": "Observation", "id": code, "status": "final", "code": { "coding": [{ "system": URL, "code": code }] } });
+            assert_eq!(server.put(&format!("/fhir/Observation/{code}"), &observation).await.0, 201);
+        }
+        let (_, expanded) = server.get("/fhir/ValueSet/some/$expand").await;
+        assert_eq!((codes(&expanded), &expanded["expansion"]["total"]), (vec!["dog"], &json!(1)));
+        let (_, bundle) = server.get("/fhir/Observation?code:in=urn:t:some&_total=accurate").await;
+        assert_eq!((&bundle["total"], &bundle["entry"][0]["resource"]["id"]), (&json!(1), &json!("dog")), "{bundle}");
+        for asked in ["ValueSet/some/$validate-code?", "CodeSystem/$validate-code?url=urn:t:animals&"] {
+            let system = if asked.starts_with("ValueSet") { "&system=urn:t:animals" } else { "" };
+            let (_, answer) = server.get(&format!("/fhir/{asked}code=unicorn{system}")).await;
+            assert_eq!(parameter(&answer, "result"), false, "{asked}");
+            assert!(parameter(&answer, "message").as_str().unwrap().contains("does not have the code"), "{asked}: {answer}");
+        }
+        server.stop().await;
+    }
+);
+
+both_databases!(
+    async fn operations_say_what_is_wrong_with_the_question(db: &TestDb) {
+        let server = TestServer::open(db).await;
+        zoo(&server).await;
+        let (status, outcome) = server.get("/fhir/CodeSystem/animals/$lookup?code=dog").await;
+        let words = outcome["issue"][0]["diagnostics"].as_str().unwrap();
+        assert!(status == 404 && words.contains("asked of the type") && !words.contains("does not exist"), "{outcome}");
+        let (status, outcome) = server.get("/fhir/CodeSystem/$lookup?system=http://snomed.info/sct&code=nosuch").await;
+        assert_eq!(status, 404);
+        assert!(
+            outcome["issue"][0]["diagnostics"].as_str().unwrap().contains("the part of CodeSystem http://snomed.info/sct"),
+            "{outcome}"
+        );
+        let twice = "/fhir/CodeSystem/$lookup?system=urn:t:animals&code=dog&code=cat";
+        let response = server.client.get(server.url(twice)).send().await.unwrap();
+        let warning = response.headers().get("warning").map(|value| value.to_str().unwrap().to_owned()).unwrap_or_default();
+        assert!(response.status() == 200 && warning.contains("the parameter code is given more than once"), "{warning}");
+        assert_eq!(answer(server.client.get(server.url(twice)).header("prefer", "handling=strict")).await.0, 400);
+        server.stop().await;
+    }
+);
+
+both_databases!(
     async fn an_element_stands_for_the_value_set_that_it_is_bound_to(db: &TestDb) {
         let server = TestServer::open(db).await;
         zoo(&server).await;

@@ -65,6 +65,48 @@ both_databases!(
 );
 
 both_databases!(
+    async fn what_could_never_be_used_is_told(db: &TestDb) {
+        let server = TestServer::open(db).await;
+        server.put("/fhir/Patient/a", &patient(|p| p["id"] = json!("a"))).await;
+        let errors = |outcome: &Value| -> Vec<String> {
+            let issues = outcome["issue"].as_array().unwrap().iter().filter(|issue| issue["severity"] == "error");
+            issues.map(|issue| issue["expression"][0].as_str().unwrap_or_default().to_owned()).collect()
+        };
+        for (target, id, told) in
+            [("a", Some("a"), &[][..]), ("a", Some("b"), &["Patient.id"]), ("nobody", Some("b"), &["Patient.id"]), ("nobody", None, &[])]
+        {
+            let sent = patient(|p| _ = id.map(|id| p["id"] = json!(id)));
+            let (_, outcome) = server.post(&format!("/fhir/Patient/{target}/$validate"), &sent).await;
+            assert_eq!(errors(&outcome), told, "{target} {id:?}: {outcome:#}");
+        }
+
+        for (kind, expression, status, told) in [
+            ("token", "Patient.gendre", 422, &["SearchParameter.expression"][..]),
+            ("date", "Patient.name", 422, &["SearchParameter.expression"]),
+            ("token", "Patient.gender", 201, &[]),
+        ] {
+            let mut definition = json!({
+                "resourceType": "SearchParameter", "url": "urn:test:own", "name": "Own", "status": "active", "description": "own",
+                "code": "own", "base": ["Patient"], "type": kind, "expression": expression
+            });
+            let (_, outcome) = server.post("/fhir/SearchParameter/$validate", &definition).await;
+            assert_eq!(errors(&outcome), told, "{expression}: {outcome:#}");
+            definition["id"] = json!("own");
+            let (written, outcome) = server.put("/fhir/SearchParameter/own", &definition).await;
+            assert_eq!(written, status, "{expression}: {outcome:#}");
+        }
+
+        for (path, told) in [("Patient.nope", &["StructureDefinition.differential.element[0]"][..]), ("Patient.name", &[])] {
+            let mut definition = profile(1);
+            definition["differential"]["element"] = json!([{ "id": path, "path": path, "min": 1 }]);
+            let (_, outcome) = server.post("/fhir/StructureDefinition/$validate", &definition).await;
+            assert_eq!(errors(&outcome), told, "{path}: {outcome:#}");
+        }
+        server.stop().await;
+    }
+);
+
+both_databases!(
     async fn a_profile_that_is_written_counts_at_once_and_soon_elsewhere(db: &TestDb) {
         let (server, other) = (TestServer::open(db).await, TestServer::open(db).await);
         let against = format!("/fhir/Patient/$validate?profile={PROFILE}");

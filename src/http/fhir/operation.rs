@@ -63,17 +63,19 @@ async fn terminology(
         _ => Arguments::default(),
     };
     let arguments = said_in_body.and(Arguments::from_query(call.query.iter().cloned()));
-    let unknown = Terminology::unknown_parameters(type_name, &operation.name, &arguments);
-    let mut warnings: Vec<Issue> = unknown.iter().map(|error| Issue { severity: Severity::Warning, ..error.issue() }).collect();
-    if let Some(first) = unknown.into_iter().next().filter(|_| call.prefer.strict) {
+    let unused = Terminology::unused_parameters(type_name, &operation.name, &arguments);
+    let mut warnings: Vec<Issue> = unused.iter().map(|error| Issue { severity: Severity::Warning, ..error.issue() }).collect();
+    if let Some(first) = unused.into_iter().next().filter(|_| call.prefer.strict) {
         return Err(failure(first));
     }
     warnings.extend(call.state.terminology.idle_supplements(type_name, &arguments));
     let arguments = of_context(call, type_name, arguments)?;
     let terminology = call.state.terminology.clone();
     let (id, name) = (operation.id.clone(), operation.name.clone());
-    let answer = call.state.writer.workers().run(move || terminology.operate(type_name, id.as_deref(), &name, &arguments)).await?;
-    Ok(Answer { warnings, ..Answer::ok(answer.map_err(failure)?.to_string()) })
+    let answer = call.state.writer.workers().run(move || terminology.answer(type_name, id.as_deref(), &name, &arguments)).await?;
+    let (resource, said) = answer.map_err(failure)?;
+    warnings.extend(said);
+    Ok(Answer { warnings, ..Answer::ok(resource.to_string()) })
 }
 
 /// A `context` in place of a value set, `[StructureDefinition url]#[path]`, is the value set that the element is bound to.
@@ -123,9 +125,9 @@ async fn evaluate_measure(call: &Call<'_>, operation: &OperationTarget, body: Op
 fn failure(error: TerminologyError) -> Failure {
     use TerminologyError::*;
     let status = match &error {
-        NotLoaded { .. } | UnknownCode { .. } | UnknownOperation { .. } => StatusCode::NOT_FOUND,
-        Missing { .. } | Invalid { .. } | Unknown { .. } | Ambiguous { .. } => StatusCode::BAD_REQUEST,
-        OtherVersion { .. } | NoContent { .. } | TooManyCodes { .. } | TooCostly | Nesting { .. } | Filter { .. } => {
+        NotLoaded { .. } | UnknownCode { .. } | NotInPart { .. } | UnknownOperation { .. } | OfTypeOnly => StatusCode::NOT_FOUND,
+        Missing { .. } | Invalid { .. } | Unknown { .. } | Repeated { .. } | Ambiguous { .. } => StatusCode::BAD_REQUEST,
+        OtherVersion { .. } | Partial { .. } | NoContent { .. } | TooManyCodes { .. } | TooCostly | Nesting { .. } | Filter { .. } => {
             StatusCode::UNPROCESSABLE_ENTITY
         }
     };

@@ -16,6 +16,7 @@ use crate::fhir::outcome::operation_outcome;
 use crate::fhir::{Issue, IssueCode, Reference, json};
 use crate::ingest::write::{Action, Author, CommitError, Condition, Plan, Wanted};
 use crate::ingest::{Refusal, RefusalKind};
+use crate::search::own;
 use crate::store::TypeCode;
 use crate::validate::{NoProfile, Targets};
 use axum::body::Bytes;
@@ -78,13 +79,15 @@ pub async fn run(
         let words = format!("The URL asks for a resource of type {expected}; the body is another.");
         return Ok(outcome(&[Issue::error(IssueCode::Invalid, words).at("resourceType")]));
     }
-    if let (Some(id), Mode::Update, false) = (&operation.id, mode, stored)
-        && resource.get("id").and_then(Value::as_str) != Some(id)
-    {
-        issues.push(
-            Issue::error(IssueCode::Invalid, "An update must carry the id that is in the URL.")
-                .at(format!("{}.id", type_name.unwrap_or("Resource"))),
-        );
+    let at = || format!("{}.id", type_name.unwrap_or("Resource"));
+    match (&operation.id, resource.get("id").and_then(Value::as_str)) {
+        (Some(id), own) if mode == Mode::Update && !stored && own != Some(id) => {
+            issues.push(Issue::error(IssueCode::Invalid, "An update must carry the id that is in the URL.").at(at()));
+        }
+        (Some(id), Some(own)) if mode != Mode::Create && own != id => {
+            issues.push(Issue::error(IssueCode::Invalid, "The resource has another id than the URL.").at(at()));
+        }
+        _ => {}
     }
     let profiles: Vec<String> = profile.into_iter().collect();
     let rehearsed = matches!(mode, Mode::Create | Mode::Update).then(|| resource.clone());
@@ -105,14 +108,32 @@ async fn checked(call: &Call<'_>, resource: Value, profiles: Vec<String>) -> Res
         let work = move || validator.validate_against(&given.0, &given.1, &targets);
         call.state.writer.workers().run(work).await?.map_err(no_profile)
     };
-    let first = run(Targets::new()).await?;
+    let mut first = run(Targets::new()).await?;
+    let unusable = unsearchable(&resource.0);
     let mut targets = Targets::new();
-    for reference in first.wanted {
+    for reference in std::mem::take(&mut first.wanted) {
         if let Some(target) = target(call, &reference).await? {
             targets.insert(reference, target);
         }
     }
-    if targets.is_empty() { Ok(first.issues) } else { Ok(run(targets).await?.issues) }
+    if !targets.is_empty() {
+        first = run(targets).await?;
+    }
+    first.issues.extend(unusable);
+    Ok(first.issues)
+}
+
+/// Why a search parameter of one's own would not be taken.
+fn unsearchable(resource: &Value) -> Option<Issue> {
+    const NAME: &str = "SearchParameter";
+    if resource.get("resourceType").and_then(Value::as_str) != Some(NAME) {
+        return None;
+    }
+    let mut named = resource.clone();
+    // It will have one by the time that it is stored.
+    named.as_object_mut()?.entry("id").or_insert_with(|| "new".into());
+    let error = own::Definition::written(&named).err()?;
+    Some(Issue::error(error.code, error.words).at(format!("{NAME}.{}", error.element)))
 }
 
 /// What a reference leads to, if it is here for the caller.

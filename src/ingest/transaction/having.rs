@@ -60,6 +60,7 @@ impl<'d> Having<'d> {
                     IndexValue::Uri(uri) => uri.to_string(),
                     IndexValue::Reference { id, .. } => id.to_string(),
                     IndexValue::String { text } => fold(text),
+                    IndexValue::Text(text) => text.to_string(),
                     IndexValue::Date(interval) => {
                         having.dates.entry((entry.param, interval.low)).or_default().push(place);
                         continue;
@@ -128,7 +129,7 @@ impl<'d> Having<'d> {
     fn passing(&self, param: ParamId, test: &Test, looked: &mut usize) -> Option<Vec<&[usize]>> {
         let is = |text: &str| self.texts.get(&(param, text.to_owned())).map(Vec::as_slice);
         match test {
-            Test::Token { code: Some(text), .. } | Test::Uri(text) | Test::Reference { id: text, .. } => {
+            Test::Token { code: Some(text), .. } | Test::StringIs(text) | Test::Uri(text) | Test::Reference { id: text, .. } => {
                 *looked += 1;
                 Some(is(text).into_iter().collect())
             }
@@ -140,7 +141,7 @@ impl<'d> Having<'d> {
                 *looked += codes.len();
                 Some(codes.iter().filter_map(|code| is(code)).collect())
             }
-            Test::StringStarts(start) | Test::Canonical(start) => {
+            Test::StringStarts(start) | Test::TextStarts(start) | Test::TokenStarts(start) | Test::Canonical(start) => {
                 let from = self.texts.range((param, start.clone())..);
                 let lists = from.take_while(|((of, text), _)| *of == param && text.starts_with(start.as_str()));
                 let lists: Vec<&[usize]> = lists.map(|(_, places)| places.as_slice()).collect();
@@ -214,15 +215,16 @@ mod tests {
         let (name, born) = (words[n % 4], ["1990-01-01", "1990-01-02", "1990-02", "1991"][n / 2 % 4]);
         let gender = if n.is_multiple_of(3) { "male" } else { "female" };
         let mail = ["A@b", "a@B", "c@d"][n % 3];
+        let speaks = ["Swahili", "swa", "French"][n % 3];
         json!({
             "resourceType": "Patient", "active": n.is_multiple_of(2), "gender": gender,
             "identifier": [{ "system": format!("urn:{}", n % 2), "value": format!("{}", n % 5) }], "name": [{ "family": name }],
             "birthDate": born, "link": [{ "other": { "reference": format!("Patient/x{}", n % 3) } }],
-            "telecom": [{ "system": "email", "value": mail }]
+            "telecom": [{ "system": "email", "value": mail }], "communication": [{ "language": { "text": speaks } }]
         })
     }
 
-    const CRITERIA: [&str; 16] = [
+    const CRITERIA: [&str; 23] = [
         "identifier=1",
         "identifier=urn:1|2,urn:0|3",
         "identifier=urn:1|",
@@ -239,6 +241,13 @@ mod tests {
         "_id=p1,p3",
         "organization.name=x",
         "_filter=(family eq ann or birthdate ge 1991) and not (active eq true)",
+        "language:text=swa",
+        "_filter=family eq anna",
+        "_filter=family ew nna",
+        "_filter=family ne bo",
+        "_filter=identifier sw 1",
+        "_filter=email ne \"a@b\"",
+        "_filter=gender ne male",
     ];
 
     proptest! {
@@ -254,6 +263,26 @@ mod tests {
                     judged.filter(|(_, verdict)| *verdict != Some(false)).map(|(place, verdict)| (place, verdict.is_some())).collect();
                 prop_assert_eq!(having.matching(one).unwrap(), expected, "{:?}", asked);
             }
+        }
+    }
+
+    #[test]
+    fn what_one_value_tells_is_judged_without_the_store() {
+        let extracted = extracted(&(0..4).map(patient).collect::<Vec<_>>());
+        for (text, matching) in [
+            ("language:text=swa", &[0, 1, 3][..]),
+            ("_filter=family eq anna", &[1]),
+            ("_filter=family ew nna", &[1]),
+            ("_filter=family sw ann", &[0, 1, 3]),
+            ("_filter=family ne bo", &[0, 1, 3]),
+            ("_filter=identifier sw 3", &[3]),
+            ("_filter=email ne \"a@b\"", &[2]),
+        ] {
+            let one = criteria(text);
+            let judged: Vec<Option<bool>> =
+                written(&extracted).iter().map(|of| one.matches_draft(of.type_code, of.id, of.entries)).collect();
+            let expected: Vec<Option<bool>> = (0..4).map(|n| Some(matching.contains(&n))).collect();
+            assert_eq!(judged, expected, "{text}");
         }
     }
 

@@ -108,7 +108,7 @@ impl Writer {
                 let (body, stamp_at) = draft.body(base_version + 1);
                 if type_name == PARAMETER {
                     let definition = serde_json::from_slice(&body).map_err(Refusal::internal)?;
-                    let definition = own::Definition::read(&definition).map_err(|error| {
+                    let definition = own::Definition::written(&definition).map_err(|error| {
                         let path = format!("{PARAMETER}.{}", error.element);
                         Refusal::new(RefusalKind::Invalid, Issue::error(error.code, error.words).at(path))
                     })?;

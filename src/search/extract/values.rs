@@ -15,7 +15,7 @@ use serde_json::{Map, Value};
 
 /// Types that are read alike.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Shape {
+pub(in crate::search) enum Shape {
     Coding,
     CodeableConcept,
     Identifier,
@@ -66,6 +66,25 @@ impl Shape {
             "Resource" => Shape::Resource,
             other if crate::definitions::r4().type_code(other).is_some() => Shape::Resource,
             _ => Shape::Other,
+        }
+    }
+}
+
+impl Shape {
+    /// Whether [`read`] finds anything in an element of this shape.
+    pub fn holds(self, kind: ParamKind) -> bool {
+        use Shape::*;
+        let is_text = matches!(self, Text | Code | Uri | Moment);
+        match kind {
+            ParamKind::Token => is_text || matches!(self, CodeableConcept | Coding | Identifier | ContactPoint | Boolean | Number),
+            ParamKind::String => is_text || matches!(self, HumanName | Address),
+            ParamKind::Reference => is_text || matches!(self, Reference | Resource),
+            ParamKind::Date => matches!(self, Moment | Period | Timing),
+            ParamKind::Number => self == Number,
+            ParamKind::Quantity => matches!(self, Quantity | Money | Range | SampledData),
+            ParamKind::Uri => is_text,
+            // Their parts are of kinds of their own.
+            ParamKind::Composite | ParamKind::Special => true,
         }
     }
 }

@@ -122,10 +122,16 @@ fn a_fragment_does_not_claim_to_know_what_is_missing() {
     let mut outline = animals();
     outline["content"] = "not-present".into();
     let pairs = [("url", URL), ("code", "cat")];
-    let answer = ask(&holding(&[fragment]), "CodeSystem", "validate-code", &pairs).unwrap();
+    let answer = ask(&holding(&[fragment.clone()]), "CodeSystem", "validate-code", &pairs).unwrap();
     assert!(value(&answer, "message").unwrap().as_str().unwrap().contains("part of"));
-    let error = ask(&holding(&[outline]), "CodeSystem", "validate-code", &pairs).unwrap_err();
+    let error = ask(&holding(&[outline.clone()]), "CodeSystem", "validate-code", &pairs).unwrap_err();
     assert_eq!(error.issue().code, crate::fhir::IssueCode::NotSupported);
+    let pairs = [("system", URL), ("code", "cat")];
+    let error = |system: &Value| ask(&holding(std::slice::from_ref(system)), "CodeSystem", "lookup", &pairs).unwrap_err();
+    assert_eq!(error(&fragment), TerminologyError::NotInPart { system: URL.to_owned() });
+    assert_eq!(error(&outline), TerminologyError::NoContent { system: URL.to_owned() });
+    let of_instance = holding(&[animals()]).operate("CodeSystem", Some("animals"), "$lookup", &query(&pairs)).unwrap_err();
+    assert!(of_instance.to_string().contains("asked of the type"), "{of_instance}");
 }
 
 #[test]

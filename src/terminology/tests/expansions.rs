@@ -226,16 +226,23 @@ fn value_sets_that_nobody_wrote() {
     assert!(codes("http://test/animals?fhir_vs=refset/1").is_err());
     assert!(codes("http://test/nothing?fhir_vs").is_err());
     assert_eq!(terminology.is_member("http://test/animals?fhir_vs=isa/dog", URL, "puppy"), Some(true));
-    assert_eq!(terminology.codes_of_set("http://test/animals?fhir_vs=isa/dog", 9).unwrap()[0].1, ["dog", "puppy"]);
+    assert_eq!(terminology.codes_of_set("http://test/animals?fhir_vs=isa/dog", 9).unwrap().lists[0].1, ["dog", "puppy"]);
     assert!(matches!(terminology.codes_of_set("http://test/animals?fhir_vs", 5), Err(TerminologyError::TooManyCodes { .. })));
 }
 
 #[test]
 fn parameters_that_an_operation_does_not_take_are_named() {
-    let unknown = |type_name: &str, name: &str, pairs: &[(&str, &str)]| Terminology::unknown_parameters(type_name, name, &query(pairs));
+    let unknown = |type_name: &str, name: &str, pairs: &[(&str, &str)]| Terminology::unused_parameters(type_name, name, &query(pairs));
     assert_eq!(unknown("ValueSet", "expand", &[("url", "x"), ("excludeNested", "false"), ("_format", "json")]), []);
     let refused = unknown("ValueSet", "expand", &[("url", "x"), ("nosuch", "1"), ("nosuch", "2"), ("norsuch", "1")]);
     assert_eq!(refused, ["nosuch", "norsuch"].map(|name| TerminologyError::Unknown { name: name.to_owned() }));
     assert_eq!(unknown("CodeSystem", "lookup", &[("systemVersion", "1")]).len(), 1);
     assert_eq!(unknown("ConceptMap", "translate", &[("dependency", "1")]), []);
+    let repeated = |name: &str| vec![TerminologyError::Repeated { name: name.to_owned() }];
+    assert_eq!(unknown("CodeSystem", "lookup", &[("code", "a"), ("code", "b"), ("code", "c")]), repeated("code"));
+    assert_eq!(unknown("ValueSet", "expand", &[("url", "x"), ("count", "1"), ("url", "y")]), repeated("url"));
+    assert_eq!(unknown("ValueSet", "expand", &[("url", "x"), ("url", "x"), ("designation", "a"), ("designation", "b")]), []);
+    let sent = json!({ "resourceType": "Parameters", "parameter": [{ "name": "count", "valueInteger": 1 }] });
+    let both = Arguments::from_parameters(&sent).unwrap().and(query(&[("count", "1")]));
+    assert_eq!(Terminology::unused_parameters("ValueSet", "expand", &both), []);
 }

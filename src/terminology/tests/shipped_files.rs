@@ -48,6 +48,17 @@ fn every_resource_is_valid_fhir() {
 }
 
 #[test]
+fn every_value_set_lists_codes_that_exist() {
+    let terminology = Terminology::with_shipped();
+    for set in shipped().iter().filter(|resource| resource["resourceType"] == "ValueSet") {
+        let url = set["url"].as_str().unwrap();
+        let request = expand::ExpandRequest { url: Some(url.to_owned()), ..expand::ExpandRequest::default() };
+        let expansion = terminology.expand(&request).unwrap_or_else(|error| panic!("{url}: {error}"));
+        assert_eq!(terminology.members(url), Some(expansion.contains), "{url}");
+    }
+}
+
+#[test]
 fn no_code_is_twice_in_a_system_or_a_group() {
     for resource in shipped() {
         let mut waiting: Vec<&Value> = resource.get("concept").and_then(Value::as_array).into_iter().flatten().collect();

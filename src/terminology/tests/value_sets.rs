@@ -53,7 +53,7 @@ fn a_list_means_its_codes_in_any_case_where_the_system_does_not_tell_it_apart() 
             assert_eq!(terminology.is_member("http://test/vs/it", URL, code), Some(is_one), "{code}");
         }
         let listed = terminology.codes_of_set("http://test/vs/it", 10).unwrap();
-        assert_eq!(listed.iter().flat_map(|(_, codes)| codes).collect::<Vec<_>>(), codes);
+        assert_eq!(listed.lists.iter().flat_map(|(_, codes)| codes).collect::<Vec<_>>(), codes);
     }
 }
 
@@ -64,7 +64,6 @@ fn every_filter_operator() {
         ("concept", "descendent-of", "mammal", &["dog", "puppy", "whale"]),
         ("concept", "is-not-a", "mammal", &["bird", "dodo"]),
         ("concept", "generalizes", "puppy", &["mammal", "dog", "puppy"]),
-        ("concept", "is-a", "unicorn", &[]),
         ("concept", "in", "dog, bird", &["dog", "bird"]),
         ("concept", "not-in", "dog,bird,dodo", &["mammal", "puppy", "whale"]),
         ("concept", "=", "dog", &["dog"]),
@@ -96,6 +95,129 @@ fn a_filter_that_cannot_be_evaluated_is_told() {
     };
     for (op, value) in [("regex", "("), ("regex", &"a".repeat(2_000)), ("regex", "(((a{100}){100}){100})"), ("near", "x")] {
         assert!(matches!(terminology(op, value), Err(TerminologyError::Filter { .. })), "{op}");
+    }
+}
+
+#[test]
+fn a_filter_that_names_what_is_not_there_is_told_and_finds_nothing_for_rules() {
+    let filter = |property: &str, op: &str, value: &str| json!({ "include": [{ "system": URL, "filter": [{ "property": property, "op": op, "value": value }] }] });
+    for (property, op, value, word) in [
+        ("concept", "is-a", "unicorn", "does not have the code"),
+        ("concept", "is-not-a", "unicorn", "does not have the code"),
+        ("concept", "descendent-of", "unicorn", "does not have the code"),
+        ("concept", "generalizes", "unicorn", "does not have the code"),
+        ("wings", "=", "2", "has no property wings"),
+        ("wings", "exists", "false", "has no property wings"),
+    ] {
+        let terminology = holding(&[animals(), value_set("it", filter(property, op, value))]);
+        let error = ask(&terminology, "ValueSet", "expand", &[("url", "http://test/vs/it")]).unwrap_err();
+        assert!(matches!(error, TerminologyError::Filter { .. }) && error.to_string().contains(word), "{property} {op}: {error}");
+        assert!(terminology.codes_of_set("http://test/vs/it", 10).is_err());
+        assert_eq!(terminology.is_member("http://test/vs/it", URL, "dog"), None, "it cannot be told");
+        assert!(terminology.members("http://test/vs/it").is_some(), "what labels rest on is taken at its word");
+    }
+    let mut fragment = animals();
+    fragment["content"] = "fragment".into();
+    for (compose, told) in [(filter("concept", "is-a", "unicorn"), true), (filter("wings", "=", "2"), false)] {
+        let terminology = holding(&[fragment.clone(), value_set("it", compose)]);
+        let asked = ask(&terminology, "ValueSet", "expand", &[("url", "http://test/vs/it")]);
+        assert_eq!(asked.is_err_and(|error| error.to_string().contains("load more of it")), told);
+    }
+    assert!(ask(&holding(&[animals()]), "ValueSet", "expand", &[("url", "http://test/animals?fhir_vs=isa/unicorn")]).is_err());
+}
+
+#[test]
+fn a_listed_code_that_a_complete_system_does_not_have_is_none() {
+    let listed = json!({ "include": [{ "system": URL, "concept": [{ "code": "bird" }, { "code": "cat" }] }] });
+    assert_eq!(expanded(listed.clone(), &[]).unwrap(), ["bird"]);
+    let nested = json!({ "include": [{ "valueSet": ["http://test/vs/of"] }] });
+    assert_eq!(expanded(nested, &[value_set("of", listed.clone())]).unwrap(), ["bird"]);
+    let terminology = holding(&[animals(), value_set("it", listed.clone())]);
+    let (expansion, said) = terminology.answer("ValueSet", None, "$expand", &query(&[("url", "http://test/vs/it")])).unwrap();
+    assert_eq!(expansion["expansion"]["total"], 1);
+    assert!(said.len() == 1 && said[0].diagnostics.contains("1 of the codes"), "{said:?}");
+    let asked = ask(&terminology, "ValueSet", "validate-code", &[("url", "http://test/vs/it"), ("system", URL), ("code", "cat")]).unwrap();
+    assert_eq!(value(&asked, "result"), Some(&json!(false)));
+    assert!(value(&asked, "message").unwrap().as_str().unwrap().contains("does not have the code"));
+    assert_eq!(terminology.codes_of_set("http://test/vs/it", 10).unwrap().lists[0].1, ["bird"]);
+
+    // Where the system that is loaded cannot tell, the list counts.
+    let with = |key: &str, value: Value| {
+        let mut system = animals();
+        system[key] = value;
+        system
+    };
+    let mut versioned = listed.clone();
+    versioned["include"][0]["version"] = "1".into();
+    let mut made = value_set("it", Value::Null);
+    made.as_object_mut().unwrap().remove("compose");
+    made["expansion"] = json!({ "contains": [{ "system": URL, "code": "bird" }, { "system": URL, "code": "cat" }] });
+    for resources in [
+        vec![value_set("it", listed.clone())],
+        vec![with("content", "fragment".into()), value_set("it", listed.clone())],
+        vec![with("content", "not-present".into()), value_set("it", listed.clone())],
+        vec![with("compositional", true.into()), value_set("it", listed)],
+        vec![animals(), value_set("it", versioned)],
+        vec![animals(), made],
+    ] {
+        let terminology = holding(&resources);
+        let (expansion, said) = terminology.answer("ValueSet", None, "$expand", &query(&[("url", "http://test/vs/it")])).unwrap();
+        assert_eq!((&expansion["expansion"]["total"], &expansion["expansion"]["extension"]), (&json!(2), &Value::Null));
+        assert_eq!(said, []);
+        assert_eq!(terminology.is_member("http://test/vs/it", URL, "cat"), Some(true));
+    }
+}
+
+#[test]
+fn what_rests_on_a_part_of_a_system_says_so() {
+    let fragment = |key: &str, value: Value| {
+        let mut system = animals();
+        system[key] = value;
+        system
+    };
+    let whole = json!({ "include": [{ "system": URL }] });
+    let dogs = json!({ "include": [{ "system": URL, "filter": [{ "property": "concept", "op": "is-a", "value": "dog" }] }] });
+    let listed = json!({ "include": [{ "system": URL, "concept": [{ "code": "dog" }, { "code": "cat" }] }] });
+    let nested = json!({ "include": [{ "valueSet": ["http://test/vs/whole"] }] });
+    // Whether a cat is a dog the part does not tell.
+    let less = |codes: Value| json!({ "include": [{ "system": URL, "concept": codes }], "exclude": dogs["include"] });
+    for (compose, is_part) in [
+        (whole.clone(), true),
+        (dogs.clone(), true),
+        (listed, false),
+        (nested, true),
+        (less(json!([{ "code": "dog" }, { "code": "bird" }])), false),
+        (less(json!([{ "code": "cat" }])), true),
+    ] {
+        for partial in
+            [fragment("content", "fragment".into()), fragment("content", "example".into()), fragment("compositional", true.into())]
+        {
+            let terminology = holding(&[partial, value_set("it", compose.clone()), value_set("whole", whole.clone())]);
+            let (expansion, said) =
+                terminology.answer("ValueSet", None, "$expand", &query(&[("url", "http://test/vs/it"), ("count", "1")])).unwrap();
+            let marked = &expansion["expansion"]["extension"][0];
+            let url = "http://hl7.org/fhir/StructureDefinition/valueset-unclosed";
+            assert_eq!(marked["url"] == url && marked["valueBoolean"] == true, is_part, "{compose} {expansion}");
+            assert_eq!(said.iter().any(|issue| issue.diagnostics.contains(URL)), is_part);
+            assert_eq!(terminology.codes_of_set("http://test/vs/it", 10).unwrap().partial.len(), usize::from(is_part));
+        }
+    }
+    let terminology = holding(&[animals(), value_set("it", whole)]);
+    assert_eq!(terminology.answer("ValueSet", None, "$expand", &query(&[("url", "http://test/vs/it")])).unwrap().1, []);
+}
+
+#[test]
+fn a_concept_is_judged_by_its_best_coding_whatever_the_order() {
+    let listed = json!({ "include": [{ "system": URL, "concept": [{ "code": "dog" }] }] });
+    let terminology = holding(&[animals(), value_set("it", listed)]);
+    let (outside, other_words) = (json!({ "system": URL, "code": "bird" }), json!({ "system": URL, "code": "dog", "display": "Cat" }));
+    for codings in [[&outside, &other_words], [&other_words, &outside]] {
+        let concept = json!({ "resourceType": "Parameters", "parameter": [
+            { "name": "url", "valueUri": "http://test/vs/it" }, { "name": "codeableConcept", "valueCodeableConcept": { "coding": codings } } ] });
+        let arguments = Arguments::from_parameters(&concept).unwrap();
+        let answer = terminology.operate("ValueSet", None, "validate-code", &arguments).unwrap();
+        assert!(value(&answer, "message").unwrap().as_str().unwrap().contains("its display is another"), "{answer}");
+        assert_eq!((value(&answer, "result"), value(&answer, "display")), (Some(&json!(false)), Some(&json!("Dog"))));
     }
 }
 
