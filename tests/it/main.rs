@@ -37,6 +37,7 @@ mod narrowing;
 mod non_interference;
 mod notices;
 mod patches;
+mod permits;
 mod registry;
 mod resting;
 mod search_deep;
