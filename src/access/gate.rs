@@ -135,7 +135,7 @@ pub fn rules(consent: &Consent, patients: Vec<Box<str>>, permitted: BTreeSet<Box
             names_emergency: false,
         });
     }
-    let mut rules = Rules { patients, permitted, succession, rules: said };
+    let mut rules = Rules { patients, permitted, succession, rules: said, rests_on: Vec::new() };
     let parents: BTreeSet<i64> = rules.rules.iter().filter_map(|rule| rule.parent).collect();
     for rule in &mut rules.rules {
         rule.has_exceptions = parents.contains(&rule.node);

@@ -5,8 +5,9 @@
 //! organisations mean is looked up then too ([`called`]).
 
 mod called;
+mod narrowed;
 
-use self::called::Called;
+pub(super) use self::narrowed::Narrowed;
 use super::refusal::{Refusal, RefusalKind};
 use super::write::Writer;
 use crate::access::consent::vocabulary::Coding;
@@ -16,13 +17,12 @@ use crate::definitions;
 use crate::fhir::series::Place;
 use crate::fhir::time::{Micros, now, parse_interval};
 use crate::fhir::{Issue, IssueCode};
-use crate::registry::RegistryError;
+use crate::registry::{Covering, RegistryError, Told};
 use crate::store::consents::Counted;
 use crate::store::gate::{About, Precedence, Rules, Succession, Traits};
 use crate::store::write::Change;
 use crate::store::{FacilityKey, Mutation, ResourceKey, Scope, Stored, TypeCode};
 use jiff::ToSpan as _;
-use jiff::tz::TimeZone;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -83,21 +83,21 @@ fn nobodys() -> Refusal {
 }
 
 impl Writer {
-    /// What `resource`, a Consent, allows whom, and of whose records.
-    pub(super) async fn consent_rules(&self, resource: &Value) -> Result<Rules, Refusal> {
+    /// What `resource`, a Consent, allows whom, and of whose records. `told`: what the transaction that stores it says of Patients.
+    pub(super) async fn consent_rules(&self, resource: &Value, told: &Told) -> Result<Rules, Refusal> {
         // What is in a value set changes without the Consent: the rule names it.
         let named = |url: &str| Some(vec![Coding::new(gate::VALUE_SET, url)]);
         let recorded = now();
         self.check_date(resource, recorded)?;
-        let Some((patient, consent)) = self.understood(resource, &named, (&[], recorded)).await? else {
+        let Some(patient) = self.patient_of(resource) else {
             return if consent::is_in_force(resource) { Err(nobodys()) } else { Ok(Rules::default()) };
         };
-        let mut person = self.registry().person(&patient).await.map_err(Refusal::internal)?;
-        let agreeing = self.registry().agreeing(&patient, &person).await.map_err(Refusal::internal)?;
+        let Covering { own, mut person, agreeing, rests_on } = self.covering(&patient, told).await?;
+        let consent = self.understood(resource, &named, (&[], recorded), self.of_age(own.as_ref())).await?;
         if consent::is_in_force(resource) {
             person.extend(self.numbered(resource).await?);
         }
-        let mut rules = rules_of(&consent, patient, person, agreeing);
+        let mut rules = Rules { rests_on, ..rules_of(&consent, patient, person, agreeing) };
         if let Succession::Takes(place) = &mut rules.succession {
             // Now, as the store will say.
             place.recorded = 0;
@@ -156,7 +156,16 @@ impl Writer {
                 continue;
             };
             let past = (places.as_slice(), version.updated);
-            last = match self.understood(&resource, &named, past).await {
+            let Some(patient) = self.patient_of(&resource) else {
+                last = None;
+                continue;
+            };
+            let covering = match last.take() {
+                Some((known, _, covering)) if known == patient => covering,
+                _ => self.covering(&patient, &Told::new()).await?,
+            };
+            let of_age = self.of_age(covering.own.as_ref());
+            let consent = match self.understood(&resource, &named, past, of_age).await {
                 Err(refusal) if refusal.kind == RefusalKind::Invalid => {
                     tracing::warn!(consent = %stored.id, version = version.version,
                         "a stored Consent is deeper or larger than is read: until it is written again it permits nothing and denies everybody");
@@ -164,16 +173,17 @@ impl Writer {
                     if let Some(members) = resource.as_object_mut() {
                         members.insert("provision".to_owned(), json!({ "type": "deny" }));
                     }
-                    match self.understood(&resource, &named, past).await {
+                    match self.understood(&resource, &named, past, of_age).await {
                         Err(refusal) if refusal.kind == RefusalKind::Invalid => None,
-                        understood => understood?,
+                        understood => Some(understood?),
                     }
                 }
-                understood => understood?,
+                understood => Some(understood?),
             };
-            if let Some((_, consent)) = &last {
+            if let Some(consent) = &consent {
                 places.clone_from(&consent.places);
             }
+            last = consent.map(|consent| (patient, consent, covering));
             numbered = match self.numbered(&resource).await {
                 Err(refusal) if refusal.kind == RefusalKind::Invalid => BTreeSet::new(),
                 numbered => numbered?,
@@ -181,12 +191,11 @@ impl Writer {
         }
         let mut rules = match last {
             None => Rules::default(),
-            Some((patient, consent)) => {
+            Some((patient, consent, Covering { person, mut agreeing, rests_on, .. })) => {
                 let covered = self.store().covered(stored.key).await?;
-                let person = self.registry().person(&patient).await.map_err(Refusal::internal)?;
-                let mut agreeing = self.registry().agreeing(&patient, &person).await.map_err(Refusal::internal)?;
                 agreeing.retain(|id| *id == patient || covered.permitted.contains(id));
-                let mut rules = rules_of(&consent, patient, person.into_iter().chain(covered.all).chain(numbered).collect(), agreeing);
+                let all = person.into_iter().chain(covered.all).chain(numbered).collect();
+                let mut rules = Rules { rests_on, ..rules_of(&consent, patient, all, agreeing) };
                 for rule in rules.rules.iter_mut().filter(|rule| matches!(rule.precedence, Precedence::Permit | Precedence::DefaultPermit))
                 {
                     rule.period.high = covered.until.map_or(rule.period.high, |until| rule.period.high.min(until));
@@ -223,10 +232,14 @@ impl Writer {
                 None => {
                     let resource: Value = serde_json::from_slice(stored.body.as_deref().unwrap_or(b"null")).map_err(Refusal::internal)?;
                     // What others have taken the place of the store has left out.
-                    let consent = self
-                        .understood(&resource, &listed, (&[], stored.updated))
-                        .await?
-                        .map(|(_, consent)| Consent { places: Vec::new(), ..consent });
+                    let consent = match self.patient_of(&resource) {
+                        None => None,
+                        Some(patient) => {
+                            let of_age = self.of_age(self.patient(&patient).await?.as_ref());
+                            let consent = self.understood(&resource, &listed, (&[], stored.updated), of_age).await?;
+                            Some(Consent { places: Vec::new(), ..consent })
+                        }
+                    };
                     read.insert(stored.key, consent.clone());
                     consent
                 }
@@ -238,33 +251,16 @@ impl Writer {
         Ok(found)
     }
 
-    /// What a Consent says, and the id of the Patient that it names; `None`: it names none. `value_set` tells what is in one.
-    /// `past`: where it stood before, and when it was recorded.
+    /// What a Consent says. `value_set` tells what is in one. `past`: where it stood before, and when it was recorded.
     async fn understood(
         &self,
         resource: &Value,
         value_set: ValueSets<'_>,
-        past: (&[Place], Micros),
-    ) -> Result<Option<(String, Consent)>, Refusal> {
+        (former, recorded): (&[Place], Micros),
+        of_age: Option<Micros>,
+    ) -> Result<Consent, Refusal> {
         let references = self.referred(resource).await?;
         let called = self.called(resource).await?;
-        let reading = (value_set, past);
-        let consent = self.read_consent(resource, &references, &called, None, reading)?;
-        let Some(patient) = consent.patient.as_deref().and_then(|name| name.strip_prefix("Patient/")).map(str::to_owned) else {
-            return Ok(None);
-        };
-        let of_age = self.of_age(&patient).await?;
-        Ok(Some((patient, self.read_consent(resource, &references, &called, of_age, reading)?)))
-    }
-
-    fn read_consent(
-        &self,
-        resource: &Value,
-        references: &HashMap<Name, Vec<Reached>>,
-        called: &Called,
-        of_age: Option<Micros>,
-        (value_set, (former, recorded)): (ValueSets<'_>, (&[Place], Micros)),
-    ) -> Result<Consent, Refusal> {
         let references_of = |name: &str| references.get(name).cloned().unwrap_or_default();
         let options = self.options();
         let reading = Reading {
@@ -321,36 +317,31 @@ impl Writer {
         Ok(with_owners.collect())
     }
 
-    /// When the patient comes of age, if the day of birth is known.
-    async fn of_age(&self, patient: &str) -> Result<Option<Micros>, Refusal> {
+    /// The id of the Patient of this server that the Consent names.
+    fn patient_of(&self, consent: &Value) -> Option<String> {
+        let name = consent::names_of(consent.get("patient")?, &self.options().base).into_iter().next()?;
+        name.strip_prefix("Patient/").map(str::to_owned)
+    }
+
+    async fn covering(&self, patient: &str, told: &Told) -> Result<Covering, Refusal> {
+        self.registry().covering(patient, told).await.map_err(|error| match error {
+            RegistryError::Write(error) => error.into(),
+            error => Refusal::internal(error),
+        })
+    }
+
+    /// What is said of a Patient, if anything.
+    async fn patient(&self, id: &str) -> Result<Option<Value>, Refusal> {
         let Some(type_code) = definitions::r4().type_code("Patient") else { return Ok(None) };
-        let stored = self.store().read_many(&[(type_code, patient.to_owned())]).await?;
-        let resource = stored.first().and_then(|stored| serde_json::from_slice::<Value>(stored.body.as_ref()?).ok());
-        Ok(resource.and_then(|patient| comes_of_age(&patient, &self.options().zone)))
+        let stored = self.store().read_many(&[(type_code, id.to_owned())]).await?;
+        Ok(stored.first().and_then(|stored| serde_json::from_slice(stored.body.as_ref()?).ok()))
     }
 
-    /// What guardians permitted of these Patients ends when they come of age by what is now said of their birth, if that is earlier than before: it is never made
-    /// longer but by writing the Consent again. `patients`: as they are about to be stored.
-    pub(super) async fn end_guardians_permits(&self, patients: &[(Box<str>, Value)]) -> Result<(), sqlx::Error> {
-        let Some(type_code) = definitions::r4().type_code("Patient") else { return Ok(()) };
-        let ids: Vec<&str> = patients.iter().map(|(id, _)| &**id).collect();
-        let permitting = self.store().permitting(type_code, &ids).await?;
-        for (consent, covers) in permitting {
-            let Some(resource) = consent.body.as_ref().and_then(|body| serde_json::from_slice::<Value>(body).ok()) else { continue };
-            let names = resource.get("patient").map(|patient| consent::names_of(patient, &self.options().base)).unwrap_or_default();
-            let named = patients.iter().find(|(id, _)| names.first() == Some(&format!("Patient/{id}")));
-            if let Some((_, patient)) = named.filter(|_| consent::is_guardians(&resource, &self.options().base)) {
-                let of_age = comes_of_age(patient, &self.options().zone).unwrap_or(Micros::MIN);
-                self.store().end_permits(consent.key, &covers, of_age).await?;
-            }
-        }
-        Ok(())
+    /// When the Patient comes of age, if the day of birth is known.
+    pub(super) fn of_age(&self, patient: Option<&Value>) -> Option<Micros> {
+        let zone = &self.options().zone;
+        let born = parse_interval(patient?.get("birthDate")?.as_str()?, zone)?;
+        let day = jiff::Timestamp::from_microsecond(born.low).ok()?.to_zoned(zone.clone());
+        Some(day.checked_add(OF_AGE.years()).ok()?.timestamp().as_microsecond())
     }
-}
-
-/// When a Patient comes of age, if the day of birth is known.
-fn comes_of_age(patient: &Value, zone: &TimeZone) -> Option<Micros> {
-    let born = parse_interval(patient.get("birthDate")?.as_str()?, zone)?;
-    let day = jiff::Timestamp::from_microsecond(born.low).ok()?.to_zoned(zone.clone());
-    Some(day.checked_add(OF_AGE.years()).ok()?.timestamp().as_microsecond())
 }

@@ -11,7 +11,7 @@
 mod audit_events;
 mod step;
 
-use super::consent::CONSENT_JOB;
+use super::consent::{CONSENT_JOB, Narrowed};
 use super::draft::{Draft, Making, stamped};
 use super::etag::Versions;
 use super::refusal::Refusal;
@@ -24,7 +24,7 @@ use crate::access::{CONSENT_DESK, Caller, audit};
 use crate::definitions;
 use crate::fhir::json;
 use crate::fhir::time::{Micros, now};
-use crate::registry::Registry;
+use crate::registry::{Registry, Told};
 use crate::search::{ParseOptions, extract, own};
 use crate::store::gate::About;
 use crate::store::index::is_contained;
@@ -343,7 +343,9 @@ impl Writer {
         let (places, mutations): (Vec<usize>, Vec<Mutation>) = mutations.into_iter().unzip();
         let mut jobs = std::mem::take(&mut plan.jobs);
         let to_link: Vec<String> = mutations.iter().filter(|m| self.is_to_be_linked(m)).map(|m| m.id.to_string()).collect();
-        for consent in mutations.iter().filter(|m| m.owner == CONSENT_DESK && definitions::r4().type_name(m.type_code) == "Consent") {
+        // What is only read again says nothing new.
+        let changed = || mutations.iter().filter(|mutation| !matches!(mutation.change, Change::Reindex { .. }));
+        for consent in changed().filter(|m| m.owner == CONSENT_DESK && definitions::r4().type_name(m.type_code) == "Consent") {
             let payload = serde_json::json!({ "version": 1, "consent": &*consent.id });
             jobs.push(NewJob { kind: CONSENT_JOB.to_owned(), payload, dedup_key: None, run_at: 0 });
         }
@@ -355,21 +357,15 @@ impl Writer {
             Some(trail) => trail.changes(&changes_of(&mutations)).map_err(|error| CommitError::Refused(None, Refusal::internal(error)))?,
             None => Vec::new(),
         };
-        let names: Vec<(TypeCode, Box<str>)> = mutations.iter().map(|mutation| (mutation.type_code, mutation.id.clone())).collect();
+        let names: Vec<(TypeCode, Box<str>)> = changed().map(|mutation| (mutation.type_code, mutation.id.clone())).collect();
         let (terminology, relabelling) = self.resting(&mutations).await.map_err(|error| CommitError::Refused(None, error.into()))?;
         jobs.extend(relabelling);
-        let born = mutations.iter().filter(|m| m.base_version > 0 && definitions::r4().type_name(m.type_code) == "Patient");
-        let born: Vec<(Box<str>, Value)> = born
-            .filter_map(|m| match &m.change {
-                Change::Put { body, .. } => Some((m.id.clone(), serde_json::from_slice(body).ok()?)),
-                _ => None,
-            })
-            .collect();
-        if !born.is_empty() {
-            self.end_guardians_permits(&born).await.map_err(|error| CommitError::Refused(None, error.into()))?;
-        }
-        let Plan { preconditions, unchanged, visits, .. } = plan;
-        let unit = Unit { mutations, preconditions, unchanged, jobs, visits, audit, terminology, posted, patched, ..Unit::default() };
+        let Narrowed { narrowing, unchanged: rests_on } =
+            self.narrowed(&mutations).await.map_err(|error| CommitError::Refused(None, error.into()))?;
+        let Plan { preconditions, mut unchanged, visits, .. } = plan;
+        unchanged.extend(rests_on);
+        let unit =
+            Unit { mutations, preconditions, unchanged, jobs, visits, audit, terminology, posted, patched, narrowing, ..Unit::default() };
         let written = self.store.commit(unit).await.map_err(|error| match error {
             WriteError::Stale => CommitError::Stale,
             error => CommitError::Refused(None, error.into()),
@@ -390,7 +386,7 @@ impl Writer {
             tracing::warn!(%error, "the terminology or profiles in memory are behind");
         }
         for (place, written) in places.into_iter().zip(written) {
-            if let Some(result) = done.get_mut(place) {
+            if let Some(result) = done.get_mut(place).filter(|result| result.effect != Effect::Unchanged) {
                 (result.version, result.updated) = (written.version, written.updated);
             }
         }
@@ -405,6 +401,7 @@ impl Writer {
     /// Holds wanted changes against what is there.
     async fn prepare(&self, changes: Vec<Wanted>, author: &Author, keep_bodies: bool) -> Result<Prepared, CommitError> {
         let current = self.current(&changes).await.map_err(|error| CommitError::Refused(None, error.into()))?;
+        let told = told_with_consents(&changes);
         let mut prepared = Prepared { done: Vec::with_capacity(changes.len()), mutations: Vec::new(), stamps: Vec::new() };
         for (place, wanted) in changes.into_iter().enumerate() {
             let (type_code, id) = wanted.target();
@@ -414,7 +411,7 @@ impl Writer {
             {
                 return Err(CommitError::Stale);
             }
-            let step = self.step(wanted, stored, author).await.map_err(|refusal| CommitError::Refused(Some(place), refusal))?;
+            let step = self.step(wanted, stored, author, &told).await.map_err(|refusal| CommitError::Refused(Some(place), refusal))?;
             let mut result = step.done;
             if let Some(mutation) = step.mutation {
                 if let (true, Change::Put { body, stamp_at, .. }) = (keep_bodies, &mutation.change) {
@@ -510,6 +507,19 @@ impl Writer {
         let resource = json::parse_deep(body).map_err(Refusal::internal)?;
         Ok(extract::about(type_code, &resource, entries, &self.options))
     }
+}
+
+/// What a plan that writes Consents says of Patients: they are read by what is so when all is done.
+fn told_with_consents(changes: &[Wanted]) -> Told {
+    if !changes.iter().any(|wanted| matches!(&wanted.action, Action::Put(draft) if draft.consent.is_some())) {
+        return Told::new();
+    }
+    let said = |wanted: &Wanted| match &wanted.action {
+        Action::Put(draft) => serde_json::from_slice(&draft.body(1).0).ok(),
+        Action::Delete { .. } => None,
+    };
+    let patients = changes.iter().filter(|wanted| definitions::r4().type_name(wanted.target().0) == "Patient");
+    patients.map(|wanted| (wanted.target().1.into(), said(wanted))).collect()
 }
 
 /// Changes held against what is there.

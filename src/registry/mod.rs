@@ -21,6 +21,7 @@ use crate::definitions;
 use crate::fhir::placeholder::is_no_strong_identifier;
 use crate::fhir::time::format_instant;
 use crate::search::extract;
+use crate::store::covered::{Narrowing, Permit};
 use crate::store::gate::{About, Traits};
 use crate::store::query::{SystemTest, Test};
 use crate::store::write::{Change, Mutation, NewJob, Unit, WriteError};
@@ -67,6 +68,23 @@ pub struct Registry {
     tag: ParamId,
     /// By which a Consent names whose it is.
     consent_patient: ParamId,
+}
+
+/// What is said of Patients from now on, by their ids; `None`: they are deleted.
+pub type Told = BTreeMap<Box<str>, Option<Value>>;
+
+/// Whom a Consent covers.
+#[derive(Clone, Debug, Default)]
+pub struct Covering {
+    /// What is said of the Patient that it names, if anything.
+    pub own: Option<Value>,
+    /// The ids of all of the person.
+    pub person: BTreeSet<String>,
+    /// Those of whom what is said tells that they are the one that it names: who sends somebody's number with other words, or with none, is linked, and nothing
+    /// that the one allows is the other's.
+    pub agreeing: BTreeSet<String>,
+    /// The versions by which this is so.
+    pub rests_on: Vec<(TypeCode, Box<str>, i64)>,
 }
 
 /// (system, value)
@@ -143,22 +161,76 @@ impl Registry {
         Ok(ids)
     }
 
-    /// Those of `person` of whom what is said tells that they are who `patient` is: who sends somebody's number with other words, or with none, is linked,
-    /// and nothing that the one allows is the other's. The golden Patient is everybody's that it links.
-    pub async fn agreeing(&self, patient: &str, person: &BTreeSet<String>) -> Result<BTreeSet<String>, RegistryError> {
-        let names: Vec<(TypeCode, String)> = person.iter().map(|id| (self.patient, id.clone())).collect();
-        let stored = self.store.read_many(&names).await?;
-        let own = stored.iter().find(|stored| &*stored.id == patient).and_then(body);
-        let (golden, sources): (Vec<&Stored>, Vec<&Stored>) = stored.iter().partition(|stored| golden_body(stored).is_some());
-        let agrees = |source: &Stored| {
-            &*source.id == patient || own.as_ref().zip(body(source)).is_some_and(|(own, other)| likeness::agree(own, &other))
-        };
-        let mut ids: BTreeSet<String> = sources.iter().filter(|source| agrees(source)).map(|source| source.id.to_string()).collect();
-        if ids.len() == sources.len() {
-            ids.extend(golden.iter().map(|golden| golden.id.to_string()));
+    /// Whom a Consent of `patient` covers. `told`: what is said of Patients from now on, of those that are deleted nothing.
+    pub async fn covering(&self, patient: &str, told: &Told) -> Result<Covering, RegistryError> {
+        for _ in 0..ATTEMPTS {
+            let person = self.person(patient).await?;
+            let stored = self.stored(&person).await?;
+            let live = || stored.iter().filter(|stored| stored.body.is_some());
+            let golden: BTreeMap<&str, Value> = live().filter_map(|stored| Some((&*stored.id, golden_body(stored)?))).collect();
+            // Who was linked otherwise between the two reads is another person.
+            let linked = golden.iter().flat_map(|(id, body)| golden::sources(body).into_iter().chain([(*id).to_owned()]));
+            if linked.chain([patient.to_owned()]).collect::<BTreeSet<String>>() != person {
+                continue;
+            }
+            let said: BTreeMap<&str, Value> = live()
+                .filter_map(|stored| Some((&*stored.id, body(stored)?)))
+                .filter(|(id, _)| !told.contains_key(*id))
+                .chain(told.iter().filter_map(|(id, body)| Some((&**id, body.clone()?))))
+                .collect();
+            let own = said.get(patient).cloned();
+            let agrees = |id: &str| id == patient || own.as_ref().zip(said.get(id)).is_some_and(|(own, other)| likeness::agree(own, other));
+            let sources: BTreeSet<&String> = person.iter().filter(|id| !golden.contains_key(id.as_str())).collect();
+            let mut agreeing: BTreeSet<String> = sources.iter().filter(|id| agrees(id)).map(|id| (*id).clone()).collect();
+            // The golden Patient is everybody's that it links.
+            if agreeing.len() == sources.len() {
+                agreeing.extend(golden.keys().map(|id| (*id).to_owned()));
+            }
+            agreeing.insert(patient.to_owned());
+            return Ok(Covering { own, agreeing, rests_on: versions(&stored), person });
         }
-        ids.insert(patient.to_owned());
-        Ok(ids)
+        Err(RegistryError::Write(WriteError::Stale))
+    }
+
+    /// A narrowing of what Consents permit of these Patients, which takes away nothing yet.
+    pub async fn narrowing(&self, patients: impl Iterator<Item = &str>) -> Result<Narrowing, sqlx::Error> {
+        self.store.narrowing(self.patient, self.consent_patient, patients.map(Into::into).collect()).await
+    }
+
+    /// Whoever is not told any more to be the one who gave a Consent, now that this is said of Patients, is permitted nothing by it. Answers what it rests on
+    /// besides.
+    pub async fn tell_apart(&self, narrowing: &mut Narrowing, told: &Told) -> Result<Vec<(TypeCode, Box<str>, i64)>, sqlx::Error> {
+        let pair = |permit: Permit| {
+            let giver = permit.given_by.clone()?;
+            let concerns = told.contains_key(giver.as_str()) || told.contains_key(permit.id.as_str());
+            (giver != permit.id && concerns).then_some((permit, giver))
+        };
+        let pairs: Vec<(Permit, String)> = narrowing.permits().iter().cloned().filter_map(pair).collect();
+        let others = pairs.iter().flat_map(|(permit, giver)| [&permit.id, giver]).filter(|id| !told.contains_key(id.as_str()));
+        let stored = self.stored(&others.cloned().collect()).await?;
+        let said = |id: &str| match told.get(id) {
+            Some(told) => told.clone(),
+            None => stored.iter().find(|stored| &*stored.id == id).and_then(body),
+        };
+        let is_golden = |id: &str| stored.iter().any(|stored| &*stored.id == id && golden_body(stored).is_some());
+        let mut apart = BTreeSet::new();
+        for (permit, giver) in pairs.iter().filter(|(permit, _)| !is_golden(&permit.id)) {
+            if !said(giver).zip(said(&permit.id)).is_some_and(|(own, other)| likeness::agree(&own, &other)) {
+                narrowing.remove(permit);
+                apart.insert(permit.consent);
+            }
+        }
+        // The golden Patient is everybody's that it links.
+        let is_everybodys = |permit: &Permit| looks_golden(&permit.id) && permit.given_by.as_ref() != Some(&permit.id);
+        let everybodys: Vec<Permit> =
+            narrowing.permits().iter().filter(|permit| apart.contains(&permit.consent) && is_everybodys(permit)).cloned().collect();
+        everybodys.iter().for_each(|permit| narrowing.remove(permit));
+        Ok(versions(&stored))
+    }
+
+    async fn stored(&self, patients: &BTreeSet<String>) -> Result<Vec<Stored>, sqlx::Error> {
+        let names: Vec<(TypeCode, String)> = patients.iter().map(|id| (self.patient, id.clone())).collect();
+        if names.is_empty() { Ok(Vec::new()) } else { self.store.read_many(&names).await }
     }
 
     /// The ids by which whoever has this identifier is known. A strong one is one person's, however many Patients have it; of another the
@@ -294,15 +366,7 @@ impl Registry {
             let (sources, identifiers) = self.cluster(id).await?;
             let done = if sources.len() < 2 { self.leave(id).await } else { self.write_golden(&sources, &identifiers).await };
             match done {
-                Ok(left) => {
-                    let golden = self.golden_of(sources.iter()).await?;
-                    let mut known: BTreeSet<String> = golden.into_iter().map(|(id, _)| id).chain(sources.iter().cloned()).collect();
-                    known.insert(id.to_owned());
-                    for id in &known {
-                        self.uncover(id).await?;
-                    }
-                    return Ok((sources, left));
-                }
+                Ok(left) => return Ok((sources, left)),
                 Err(RegistryError::Write(WriteError::Stale)) => {
                     tokio::time::sleep(std::time::Duration::from_millis(rand::random_range(1..20))).await;
                 }
@@ -312,23 +376,20 @@ impl Registry {
         Err(RegistryError::Write(WriteError::Stale))
     }
 
-    /// What others permitted of this Patient while they were one person of whom the same was said, they permit no longer when it is somebody else's, or when
-    /// something else is said; what they denied stays denied until their Consents are written again.
-    async fn uncover(&self, id: &str) -> Result<(), RegistryError> {
-        let mut foreign = self.store.covered_by_others(self.patient, id, self.consent_patient).await?;
-        let mut persons: BTreeMap<String, bool> = BTreeMap::new();
-        for cover in &foreign {
-            if !persons.contains_key(&cover.given_by) {
-                let person = self.person(&cover.given_by).await?;
-                let agrees = person.contains(id) && self.agreeing(&cover.given_by, &person).await?.contains(id);
-                persons.insert(cover.given_by.clone(), agrees);
+    /// What Consents permit no longer when of `known`, some of whom were one person, only `person` are one: nothing of anybody who is not the person who gave
+    /// it. What they denied stays denied until they are written again. The golden Patient stands for all whom it links.
+    async fn unlinked(&self, known: BTreeSet<String>, person: &BTreeSet<String>) -> Result<Narrowing, RegistryError> {
+        let mut narrowing = self.narrowing(known.iter().map(String::as_str)).await?;
+        let permits = narrowing.permits().clone();
+        let covers = |consent, id: &String| permits.iter().any(|permit| permit.consent == consent && permit.id == *id);
+        for permit in permits.iter().filter(|permit| permit.given_by.as_ref() != Some(&permit.id)) {
+            let is_same = person.contains(&permit.id) && permit.given_by.as_ref().is_some_and(|giver| person.contains(giver));
+            let is_whole = || person.iter().all(|id| looks_golden(id) || covers(permit.consent, id));
+            if !is_same || looks_golden(&permit.id) && !is_whole() {
+                narrowing.remove(permit);
             }
         }
-        foreign.retain(|cover| persons.get(&cover.given_by) != Some(&true));
-        if !foreign.is_empty() {
-            self.store.uncover(&foreign).await?;
-        }
-        Ok(())
+        Ok(narrowing)
     }
 
     /// Takes a source that shares with nobody out of the golden Patients that link it. Those who remain keep theirs if they still
@@ -350,7 +411,9 @@ impl Registry {
             if !handed_on {
                 let nobodys = golden::resource(&stored.id, &BTreeSet::new(), &BTreeSet::new(), None);
                 let mutations = vec![self.mutation(&stored.id, Some(&stored), nobodys)?];
-                self.store.commit(Unit { mutations, ..Unit::default() }).await?;
+                let known = others.iter().cloned().chain([id.to_owned(), stored.id.to_string()]).collect();
+                let narrowing = Some(self.unlinked(known, &BTreeSet::new()).await?);
+                self.store.commit(Unit { mutations, narrowing, ..Unit::default() }).await?;
             }
         }
         left.remove(id);
@@ -420,7 +483,7 @@ impl Registry {
             None => self.unused(sources).await?,
         };
         let taken = kept.as_ref().and_then(body).map(|golden| golden::sources(&golden)).unwrap_or_default();
-        let left = linked.into_iter().chain(taken).filter(|id| !sources.contains(id)).collect();
+        let left: BTreeSet<String> = linked.into_iter().chain(taken).filter(|id| !sources.contains(id)).collect();
         let mut mutations = Vec::new();
         let now = golden::resource(&id, sources, identifiers, None);
         if kept.as_ref().and_then(body).is_none_or(|before| !golden::same(&before, &now)) {
@@ -431,7 +494,11 @@ impl Registry {
             mutations.push(self.mutation(&stored.id, Some(stored), retired)?);
         }
         if !mutations.is_empty() {
-            self.store.commit(Unit { mutations, preconditions: vec![rests_on], ..Unit::default() }).await?;
+            let replaced = existing.values().map(|stored| stored.id.to_string());
+            let person: BTreeSet<String> = sources.iter().cloned().chain(replaced).chain([id]).collect();
+            let known = person.iter().chain(&left).cloned().collect();
+            let narrowing = Some(self.unlinked(known, &person).await?);
+            self.store.commit(Unit { mutations, preconditions: vec![rests_on], narrowing, ..Unit::default() }).await?;
         }
         Ok(left)
     }
@@ -481,6 +548,12 @@ fn token((system, value): &Identifier) -> Test {
 /// A golden Patient is the registry's own: what a facility sends under that tag links nobody.
 fn golden_body(stored: &Stored) -> Option<Value> {
     body(stored).filter(|patient| stored.owner == 0 && golden::is_golden(patient))
+}
+
+/// At which versions these are, but for what is deleted.
+fn versions(stored: &[Stored]) -> Vec<(TypeCode, Box<str>, i64)> {
+    let live = stored.iter().filter(|stored| stored.body.is_some());
+    live.map(|stored| (stored.type_code, stored.id.clone(), stored.version)).collect()
 }
 
 fn body(stored: &Stored) -> Option<Value> {

@@ -1,6 +1,7 @@
 //! A write being gathered: whole units turned into rows, ready for either database's bulk statements.
 
 use super::audit::{AUDIT, AuditRow, NewRow, Subject};
+use super::covered::Narrowing;
 use super::gate::{About, CONSENT, CONTRIBUTOR_ONLY, Membership, RuleRows};
 use super::inherit::medicines::{self, Part};
 use super::inherit::{self, Container};
@@ -70,6 +71,8 @@ pub struct Batch {
     /// Consents whose rules of before end, and the rules that begin.
     pub consents: Vec<ResourceKey>,
     pub rules: RuleRows,
+    /// What Consents of before permit no longer.
+    pub narrowings: Vec<Narrowing>,
     /// What becomes of their places.
     pub moves: Vec<Move>,
     /// Value sets as they are from now on for rules that name them.
@@ -97,6 +100,7 @@ impl Batch {
             && self.closings.is_empty()
             && self.containers.is_empty()
             && self.consents.is_empty()
+            && self.narrowings.is_empty()
             && self.sets.is_empty()
             && self.jobs.is_empty()
             && self.audit.is_empty()
@@ -105,13 +109,18 @@ impl Batch {
 
     /// Whether it may close something to somebody.
     pub fn closes(&self) -> bool {
-        !self.consents.is_empty() || self.resets
+        !self.consents.is_empty() || !self.narrowings.is_empty() || self.resets
     }
 
     /// Adds what the unit's rules rest on.
     pub fn add_resting(&mut self, resting: Resting) {
         self.resets |= resting.changes && !resting.sets.is_empty();
         self.sets.extend(resting.sets);
+    }
+
+    /// Adds what the unit narrows of what is permitted.
+    pub fn add_narrowing(&mut self, narrowing: Option<Narrowing>) {
+        self.narrowings.extend(narrowing.filter(|narrowing| !narrowing.is_nothing()));
     }
 
     /// Adds what is recorded of the unit; its mutations come first.

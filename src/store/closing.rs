@@ -63,7 +63,8 @@ impl Unit {
     /// Whether it may close something to somebody.
     pub(super) fn closes(&self) -> bool {
         let resets = self.terminology.as_ref().is_some_and(|resting| resting.changes && !resting.sets.is_empty());
-        resets || self.mutations.iter().any(|mutation| mutation.rules.is_some())
+        let narrows = self.narrowing.as_ref().is_some_and(|narrowing| !narrowing.is_nothing());
+        resets || narrows || self.mutations.iter().any(|mutation| mutation.rules.is_some())
     }
 }
 

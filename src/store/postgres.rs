@@ -4,6 +4,7 @@
 
 use super::batch::{self, Batch, Place, ResourceRow};
 use super::claims::Claims;
+use super::covered::Narrowing;
 use super::reads::Reads;
 use super::rows::{self, Cell, ColumnType, Identity, IdentityRow, Name, Row, TABLES};
 use super::sql::{Dialect, Sql, bind_all};
@@ -194,19 +195,24 @@ impl Postgres {
         let txn: i64 = sqlx::query_scalar("SELECT pg_current_xact_id()::text::bigint").fetch_one(&mut *connection).await?;
         let txn = txn + self.txn_base;
         let (identities, reserved) = locate(&mut *connection, &unit).await?;
-        if !unit.unchanged.is_empty() {
+        if unit.rests_on().next().is_some() {
             // Shared locks: many may rest on one resource at once, and nobody changes it until they are done. Never waited for, since those
             // above are held: whoever holds one changes it, so what rests on it is out of date, and two who waited for each other would stand.
-            let mut names: Vec<_> = unit.unchanged.iter().map(|(code, id, _)| (*code, &**id)).collect();
+            let mut names: Vec<_> = unit.rests_on().map(|(code, id, _)| (*code, &**id)).collect();
             names.sort_unstable();
             names.dedup();
             let unchanged = select(&mut *connection, &names, " ORDER BY r.key FOR SHARE OF r SKIP LOCKED").await?;
-            for (type_code, id, version) in &unit.unchanged {
+            for (type_code, id, version) in unit.rests_on() {
                 let known = unchanged.get(&(*type_code, id.clone()) as &Name);
                 if known.is_none_or(|identity| !identity.live || identity.version != *version) {
                     return Err(WriteError::Stale);
                 }
             }
+        }
+        if let Some(narrowing) = &unit.narrowing
+            && !narrowing.holds_postgres(&mut *connection).await?
+        {
+            return Err(WriteError::Stale);
         }
         // After the locks: whoever waited for another is later.
         let updated = now();
@@ -238,6 +244,7 @@ impl Postgres {
         if let Some(resting) = unit.terminology {
             batch.add_resting(resting);
         }
+        batch.add_narrowing(unit.narrowing);
         batch.jobs = unit.jobs;
         batch.published = unit.published;
         inherit::settle(&mut inherit::Connection::Postgres(&mut *connection), &mut batch).await?;
@@ -269,6 +276,8 @@ impl Postgres {
         let mut statements = gate::class_statements(Dialect::Postgres, new.iter().copied());
         statements.extend(gate::Membership::statements(Dialect::Postgres, &batch.sets));
         let mut closed: BTreeSet<ResourceKey> = batch.resets.then_some(closing::EVERYBODY).into_iter().collect();
+        closed.extend(batch.narrowings.iter().flat_map(Narrowing::patients));
+        statements.extend(batch.narrowings.iter().flat_map(|narrowing| narrowing.statements(Dialect::Postgres)));
         if !batch.consents.is_empty() {
             // Which Consent replaces which is decided among all of a patient's: who closes is the only one who does.
             let settled = places::settle(&mut inherit::Connection::Postgres(&mut *connection), batch).await?;

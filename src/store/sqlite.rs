@@ -6,6 +6,7 @@ mod statements;
 use super::audit::NewRow;
 use super::audit::chain::{self, End};
 use super::batch::{self, Batch, Place};
+use super::covered::Narrowing;
 use super::reads::Reads;
 use super::rows::{self, Cell, Identity, IdentityRow, Name, Row};
 use super::sql::{Dialect, Sql, bind_all};
@@ -329,11 +330,19 @@ impl Writer {
                 return Ok(Verdict::Stale);
             }
         }
+        if let Some(narrowing) = &unit.narrowing {
+            if batch.closes() {
+                self.flush(&mut *connection, batch, pending).await?;
+            }
+            if !narrowing.holds_sqlite(&mut *connection).await? {
+                return Ok(Verdict::Stale);
+            }
+        }
         if !super::visits::hold_sqlite(&mut *connection, &unit.visits).await? {
             return Ok(Verdict::Stale);
         }
         self.learn(&mut *connection, &unit).await?;
-        for (type_code, id, version) in &unit.unchanged {
+        for (type_code, id, version) in unit.rests_on() {
             let known = self.identities.get(&(*type_code, id.clone()) as &Name);
             if known.is_none_or(|identity| !identity.live || identity.version != *version) {
                 return Ok(Verdict::Stale);
@@ -421,6 +430,7 @@ impl Writer {
             }
             batch.add_resting(resting);
         }
+        batch.add_narrowing(unit.narrowing);
         batch.jobs.extend(unit.jobs);
         batch.published = batch.published.max(unit.published);
         Ok(Verdict::Applied(written))
@@ -429,7 +439,7 @@ impl Writer {
     /// Reads where the unit's resources and the targets of its references stand, as far as not known.
     async fn learn(&mut self, connection: &mut SqliteConnection, unit: &Unit) -> Result<(), sqlx::Error> {
         let definitions = definitions::r4();
-        let mut unknown: HashSet<(TypeCode, &str)> = unit.unchanged.iter().map(|(code, id, _)| (*code, &**id)).collect();
+        let mut unknown: HashSet<(TypeCode, &str)> = unit.rests_on().map(|(code, id, _)| (*code, &**id)).collect();
         for mutation in &unit.mutations {
             unknown.insert((mutation.type_code, &mutation.id));
             for (type_name, id) in batch::targets(mutation) {
@@ -536,6 +546,8 @@ impl Writer {
         self.classes.extend(new.into_iter().map(|(class, _)| *class));
         statements.extend(gate::Membership::statements(Dialect::Sqlite, &batch.sets));
         let mut closed: BTreeSet<ResourceKey> = batch.resets.then_some(closing::EVERYBODY).into_iter().collect();
+        closed.extend(batch.narrowings.iter().flat_map(Narrowing::patients));
+        statements.extend(batch.narrowings.iter().flat_map(|narrowing| narrowing.statements(Dialect::Sqlite)));
         if !batch.consents.is_empty() {
             let settled = places::settle(&mut inherit::Connection::Sqlite(&mut *connection), batch).await?;
             let patients = settled.patients;

@@ -2,6 +2,7 @@
 
 use super::audit::AuditRow;
 use super::closing::Basis;
+use super::covered::Narrowing;
 use super::gate::{About, Membership, Rules, Traits};
 use super::visits::Visit;
 use super::{FacilityKey, IndexEntry, Query, ResourceKey, TypeCode};
@@ -32,12 +33,20 @@ pub struct Unit {
     pub terminology: Option<Resting>,
     /// What the answers were decided on that it records; it is stale when one does not hold any more.
     pub bases: Vec<Basis>,
+    /// What Consents permit no longer, by what the unit changes of whom they cover.
+    pub narrowing: Option<Narrowing>,
 }
 
 impl Unit {
     /// A unit that records events and changes nothing.
     pub fn of_audit(audit: Vec<AuditRow>, bases: Vec<Basis>) -> Unit {
         Unit { audit, bases, ..Unit::default() }
+    }
+
+    /// All that must still be at its version: what the mutations rest on, and what the rules in them do.
+    pub(super) fn rests_on(&self) -> impl Iterator<Item = &(TypeCode, Box<str>, i64)> {
+        let rules = self.mutations.iter().filter_map(|mutation| mutation.rules.as_ref());
+        self.unchanged.iter().chain(rules.flat_map(|rules| &rules.rests_on))
     }
 
     /// Rows that it changes or records.

@@ -38,6 +38,7 @@ mod narrowing;
 mod non_interference;
 mod notices;
 mod patches;
+mod permits;
 mod registry;
 mod resting;
 mod search_deep;

@@ -476,7 +476,13 @@ both_databases!(
         for (id, rules) in [("wide", vec![anything(Precedence::Permit)]), ("narrow", Vec::new())] {
             let stored = store.read_many(&of(id)).await.unwrap().remove(0);
             let covered: Vec<Box<str>> = vec!["a".into(), "b".into()];
-            let rules = Rules { patients: covered.clone(), permitted: covered.into_iter().collect(), succession: Succession::Never, rules };
+            let rules = Rules {
+                patients: covered.clone(),
+                permitted: covered.into_iter().collect(),
+                succession: Succession::Never,
+                rules,
+                ..Rules::default()
+            };
             let mutation = Mutation {
                 type_code,
                 id: id.into(),

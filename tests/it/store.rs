@@ -301,7 +301,7 @@ fn facts(words: &[&str]) -> Asks {
 fn consent(id: &str, base_version: i64, rules: Vec<Rule>) -> Mutation {
     let mut consent = put("Consent", id, base_version, vec![], vec![]);
     consent.about = About::Unknown;
-    consent.rules = Some(Rules { patients: vec!["p".into()], permitted: ["p".into()].into(), succession: Succession::Keeps, rules });
+    consent.rules = Some(Rules { patients: vec!["p".into()], permitted: ["p".into()].into(), rules, ..Rules::default() });
     consent
 }
 
@@ -467,6 +467,38 @@ both_databases!(
         assert!(!sees().await, "to others a deleted id never existed");
         assert!(store.history(type_code("Patient"), "p", None, 5, &scope).await.unwrap().is_empty());
         assert!(store.read(type_code("Patient"), "p", &Scope::Owners(vec![5])).await.unwrap().is_some_and(|gone| gone.body.is_none()));
+    }
+);
+
+both_databases!(
+    async fn a_permit_and_what_it_rests_on_are_not_both_changed_unseen(db: &TestDb) {
+        let store = Store::open(&db.url).await.unwrap();
+        let names = param("Consent", "patient");
+        let naming = |id: &str, base_version: i64, rests_on: i64| {
+            let entries = vec![reference("Consent", "patient", "Patient", "p")];
+            let mut consent =
+                Mutation { rules: consent(id, 0, vec![rule(0, None, true)]).rules, ..put("Consent", id, base_version, vec![], entries) };
+            consent.rules = consent.rules.map(|rules| Rules { rests_on: vec![(type_code("Patient"), "p".into(), rests_on)], ..rules });
+            unit(vec![consent])
+        };
+        let edit = |base_version: i64, narrowing| Unit {
+            narrowing: Some(narrowing),
+            ..unit(vec![put("Patient", "p", base_version, vec![], vec![])])
+        };
+        let narrowing = || store.narrowing(type_code("Patient"), names, vec!["p".into()]);
+        store.commit(unit(vec![put("Patient", "p", 0, vec![], vec![])])).await.unwrap();
+        let unseen = narrowing().await.unwrap();
+        store.commit(naming("c", 0, 1)).await.unwrap();
+        assert!(matches!(store.commit(edit(1, unseen)).await, Err(WriteError::Stale)), "the permit came between");
+        let mut seen = narrowing().await.unwrap();
+        let permit = seen.permits().first().unwrap().clone();
+        assert_eq!((permit.id.as_str(), permit.given_by.as_deref()), ("p", Some("p")));
+        seen.remove(&permit);
+        store.commit(edit(1, seen)).await.unwrap();
+        assert!(narrowing().await.unwrap().permits().is_empty());
+        assert!(matches!(store.commit(naming("d", 0, 1)).await, Err(WriteError::Stale)), "the edit came between");
+        store.commit(naming("d", 0, 2)).await.unwrap();
+        assert_eq!(narrowing().await.unwrap().permits().len(), 1);
     }
 );
 

@@ -21,6 +21,7 @@
 mod compile;
 mod decide;
 mod facts;
+mod guardian;
 mod labels;
 mod model;
 mod policy;
@@ -34,10 +35,11 @@ mod tests;
 pub use compile::{Compiled, Rule, compile, evaluate_rules};
 pub use decide::{decide, might_release};
 pub use facts::{Fact, ResourceFacts, facts};
+pub use guardian::is_guardians;
 pub use labels::{SENSITIVE_SETS, Sensitive, WORDS, handed_on, labels_of_bundle, labels_on_arrival, security};
 pub use model::{
     Action, Actor, AnyOf, Class, Consent, ConsentVersion, Data, Effect, Name, Precedence, Provision, Reached, Standing, Truth, in_force,
 };
 pub use policy::{Deployment, ImplicitPolicy, Obligation, Outcome, Verdict};
-pub use read::{ConsentError, MAX_DEPTH, MAX_PROVISIONS, MAX_VALUES, Reading, is_guardians, is_in_force, names_of, organisations_of};
+pub use read::{ConsentError, MAX_DEPTH, MAX_PROVISIONS, MAX_VALUES, Reading, is_in_force, names_of, organisations_of};
 pub use requester::{Audience, Requester, SOMEBODY};

@@ -1,6 +1,7 @@
 //! A `Consent` from JSON. What is not understood is kept as such, never passed over: see [`Truth`](super::Truth).
 
 use super::facts::{coding, items, period};
+use super::guardian::is_guardians;
 use super::model::*;
 use super::requester::SOMEBODY;
 use super::vocabulary::{CONFIDENTIALITY, CONSENT_ACTION, Coding, Confidentiality, PARTICIPATION_TYPE, is_known_purpose};
@@ -101,12 +102,6 @@ impl Consent {
             provisions: provisions(object, reading)?,
         })
     }
-}
-
-/// Whether a guardian gave the `Consent`, and not the patient.
-pub fn is_guardians(resource: &Value, base: &str) -> bool {
-    let performers: Vec<Name> = items(resource.get("performer")).flat_map(|performer| names_of(performer, base)).collect();
-    performers.iter().any(|name| name.starts_with("RelatedPerson/")) && !performers.iter().any(|name| name.starts_with("Patient/"))
 }
 
 /// Whether it says that it is in force, whomever it names.

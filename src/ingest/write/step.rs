@@ -7,6 +7,7 @@ use crate::fhir::{Issue, IssueCode};
 use crate::ingest::consent::asks_for_itself;
 use crate::ingest::ownership::{DIRECTORY, OPERATOR, check_source, keeps_directory, may_change};
 use crate::ingest::refusal::{Refusal, RefusalKind};
+use crate::registry::Told;
 use crate::search::{extract, own};
 use crate::store::gate::{self as store_gate, About, Traits};
 use crate::store::write::Change;
@@ -18,8 +19,23 @@ pub(super) struct Step {
     pub(super) mutation: Option<Mutation>,
 }
 
+/// The same Consent with these rules: what it rests on, whom it covers and what those whom it names are called may be otherwise than when it was written.
+fn reread(stored: &Stored, rules: store_gate::Rules) -> Mutation {
+    Mutation {
+        type_code: stored.type_code,
+        id: stored.id.clone(),
+        base_version: stored.version,
+        change: Change::Reindex { entries: Vec::new(), old_entries: Vec::new() },
+        owner: stored.owner,
+        listed: true,
+        about: About::Consent,
+        traits: Traits::default(),
+        rules: Some(rules),
+    }
+}
+
 impl Writer {
-    pub(super) async fn step(&self, wanted: Wanted, stored: Option<&Stored>, author: &Author) -> Result<Step, Refusal> {
+    pub(super) async fn step(&self, wanted: Wanted, stored: Option<&Stored>, author: &Author, told: &Told) -> Result<Step, Refusal> {
         let live = stored.filter(|stored| stored.body.is_some());
         let type_name = definitions::r4().type_name(wanted.target().0);
         // Codes mean the same for everybody: one facility must not change how another's are translated, found, or what they must meet.
@@ -70,7 +86,12 @@ impl Writer {
         match (&wanted.action, live) {
             (Action::Delete { .. }, None) => return Ok(Step { done: done(Effect::Absent), mutation: None }),
             (Action::Put(draft), Some(live)) if draft.says_what(live) => {
-                return Ok(Step { done: Done { body: live.body.clone(), ..done(Effect::Unchanged) }, mutation: None });
+                let done = Done { body: live.body.clone(), ..done(Effect::Unchanged) };
+                let mutation = match &draft.consent {
+                    Some(resource) => Some(reread(live, self.consent_rules(resource, told).await?)),
+                    None => None,
+                };
+                return Ok(Step { done, mutation });
             }
             _ => {}
         }
@@ -121,7 +142,7 @@ impl Writer {
                     }
                 }
                 let rules = match &draft.consent {
-                    Some(resource) => Some(self.consent_rules(resource).await?),
+                    Some(resource) => Some(self.consent_rules(resource, told).await?),
                     None => None,
                 };
                 (draft.about, draft.traits, rules, Change::Put { body, stamp_at, entries: draft.entries, old_entries })

@@ -1,7 +1,7 @@
 //! What Consents allow, as rows: rules, the criteria on resources, whom they speak of, and what is in the value sets that they name.
 
 use super::super::sql::{Dialect, Sql};
-use super::super::{ResourceKey, system_key};
+use super::super::{ResourceKey, TypeCode, system_key};
 use super::{CHUNK, LEVELS, conclude, forget, insert, numbers, set_key, sorted};
 use crate::fhir::Interval;
 use crate::fhir::series::{Place, Replaced};
@@ -16,6 +16,9 @@ pub struct Rules {
     pub permitted: BTreeSet<Box<str>>,
     pub succession: Succession,
     pub rules: Vec<Rule>,
+    /// The versions that they were made by, of what is said of the Patients and of who is linked with whom: when one is not the present one, not deleted, any
+    /// more, what rests on them is out of date ([`crate::store::Unit::unchanged`]).
+    pub rests_on: Vec<(TypeCode, Box<str>, i64)>,
 }
 
 /// What becomes of a Consent's place among those that replace one another.
@@ -396,7 +399,7 @@ mod tests {
             names_emergency: false,
         };
         let mut rows = RuleRows::default();
-        let rules = Rules { patients: vec!["p".into()], permitted: ["p".into()].into(), succession: Succession::Keeps, rules: vec![rule] };
+        let rules = Rules { patients: vec!["p".into()], permitted: ["p".into()].into(), rules: vec![rule], ..Rules::default() };
         rows.add(7, &rules, &mut |_, _| Some(1));
         rows
     }
