@@ -6,6 +6,8 @@
 
 mod called;
 
+pub(super) use self::called::Organisation;
+
 use self::called::Called;
 use super::refusal::{Refusal, RefusalKind};
 use super::write::Writer;
@@ -83,13 +85,13 @@ fn nobodys() -> Refusal {
 }
 
 impl Writer {
-    /// What `resource`, a Consent, allows whom, and of whose records.
-    pub(super) async fn consent_rules(&self, resource: &Value) -> Result<Rules, Refusal> {
+    /// What `resource`, a Consent, allows whom, and of whose records. `beside`: organisations that are written with it.
+    pub(super) async fn consent_rules(&self, resource: &Value, beside: &[Organisation]) -> Result<Rules, Refusal> {
         // What is in a value set changes without the Consent: the rule names it.
         let named = |url: &str| Some(vec![Coding::new(gate::VALUE_SET, url)]);
         let recorded = now();
         self.check_date(resource, recorded)?;
-        let Some((patient, consent)) = self.understood(resource, &named, (&[], recorded)).await? else {
+        let Some((patient, consent)) = self.understood(resource, &named, (&[], recorded), beside).await? else {
             return if consent::is_in_force(resource) { Err(nobodys()) } else { Ok(Rules::default()) };
         };
         let mut person = self.registry().person(&patient).await.map_err(Refusal::internal)?;
@@ -156,7 +158,7 @@ impl Writer {
                 continue;
             };
             let past = (places.as_slice(), version.updated);
-            last = match self.understood(&resource, &named, past).await {
+            last = match self.understood(&resource, &named, past, &[]).await {
                 Err(refusal) if refusal.kind == RefusalKind::Invalid => {
                     tracing::warn!(consent = %stored.id, version = version.version,
                         "a stored Consent is deeper or larger than is read: until it is written again it permits nothing and denies everybody");
@@ -164,7 +166,7 @@ impl Writer {
                     if let Some(members) = resource.as_object_mut() {
                         members.insert("provision".to_owned(), json!({ "type": "deny" }));
                     }
-                    match self.understood(&resource, &named, past).await {
+                    match self.understood(&resource, &named, past, &[]).await {
                         Err(refusal) if refusal.kind == RefusalKind::Invalid => None,
                         understood => understood?,
                     }
@@ -224,7 +226,7 @@ impl Writer {
                     let resource: Value = serde_json::from_slice(stored.body.as_deref().unwrap_or(b"null")).map_err(Refusal::internal)?;
                     // What others have taken the place of the store has left out.
                     let consent = self
-                        .understood(&resource, &listed, (&[], stored.updated))
+                        .understood(&resource, &listed, (&[], stored.updated), &[])
                         .await?
                         .map(|(_, consent)| Consent { places: Vec::new(), ..consent });
                     read.insert(stored.key, consent.clone());
@@ -245,9 +247,10 @@ impl Writer {
         resource: &Value,
         value_set: ValueSets<'_>,
         past: (&[Place], Micros),
+        beside: &[Organisation],
     ) -> Result<Option<(String, Consent)>, Refusal> {
         let references = self.referred(resource).await?;
-        let called = self.called(resource).await?;
+        let called = self.called(resource, beside).await?;
         let reading = (value_set, past);
         let consent = self.read_consent(resource, &references, &called, None, reading)?;
         let Some(patient) = consent.patient.as_deref().and_then(|name| name.strip_prefix("Patient/")).map(str::to_owned) else {

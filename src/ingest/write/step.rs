@@ -4,7 +4,7 @@ use super::{Action, Author, Condition, Done, Effect, PARAMETER, Wanted, Writer, 
 use crate::access::{CONSENT_DESK, Caller, Interaction, Role};
 use crate::definitions;
 use crate::fhir::{Issue, IssueCode};
-use crate::ingest::consent::asks_for_itself;
+use crate::ingest::consent::{Organisation, asks_for_itself};
 use crate::ingest::ownership::{DIRECTORY, OPERATOR, check_source, keeps_directory, may_change};
 use crate::ingest::refusal::{Refusal, RefusalKind};
 use crate::search::{extract, own};
@@ -19,7 +19,13 @@ pub(super) struct Step {
 }
 
 impl Writer {
-    pub(super) async fn step(&self, wanted: Wanted, stored: Option<&Stored>, author: &Author) -> Result<Step, Refusal> {
+    pub(super) async fn step(
+        &self,
+        wanted: Wanted,
+        stored: Option<&Stored>,
+        author: &Author,
+        beside: &[Organisation],
+    ) -> Result<Step, Refusal> {
         let live = stored.filter(|stored| stored.body.is_some());
         let type_name = definitions::r4().type_name(wanted.target().0);
         // Codes mean the same for everybody: one facility must not change how another's are translated, found, or what they must meet.
@@ -121,7 +127,7 @@ impl Writer {
                     }
                 }
                 let rules = match &draft.consent {
-                    Some(resource) => Some(self.consent_rules(resource).await?),
+                    Some(resource) => Some(self.consent_rules(resource, beside).await?),
                     None => None,
                 };
                 (draft.about, draft.traits, rules, Change::Put { body, stamp_at, entries: draft.entries, old_entries })
