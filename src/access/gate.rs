@@ -118,7 +118,6 @@ pub fn rules(consent: &Consent, patients: Vec<Box<str>>, permitted: BTreeSet<Box
     };
     let mut said: Vec<Rule> = match consent.standing {
         Standing::InForce => consent::compile(consent).rules.iter().filter_map(rule).collect(),
-        Standing::Withdrawn => Vec::new(),
         Standing::Void(_) | Standing::Mistaken => return Rules { succession, ..Rules::default() },
     };
     if said.is_empty() {

@@ -90,6 +90,7 @@ impl App {
             full_text: settings.search.full_text,
             own: OwnParams::default(),
             staff: [&settings.systems.facility, &settings.systems.practitioner].map(|system| system.as_str().into()).into(),
+            people: settings.systems.strong.iter().map(|system| system.as_str().into()).collect(),
         };
         let templates = match &settings.templates_dir {
             Some(folder) => Templates::load(folder).with_context(|| format!("templates_dir: {}", folder.display()))?,

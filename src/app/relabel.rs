@@ -13,6 +13,7 @@ use crate::ingest::relabel::{RELABEL_JOB, job};
 use crate::ingest::tries::Tries;
 use crate::ingest::write::{Action, Author, CommitError, Condition, Plan, Wanted};
 use crate::outbox::Outcome;
+use crate::search::extract;
 use crate::store::gate::{About, Traits};
 use crate::store::write::Change;
 use crate::store::{Mutation, Scope, Stored, TypeCode, Unit};
@@ -79,7 +80,7 @@ impl App {
     }
 
     async fn has_nothing_to_label(&self) -> Result<bool, sqlx::Error> {
-        for name in types() {
+        for name in types().into_iter().filter(|name| !extract::is_about_nobody(name)) {
             if let Some(type_code) = definitions::r4().type_code(&name)
                 && !self.store.live_after(type_code, 0, 1).await?.is_empty()
             {
@@ -105,6 +106,8 @@ impl App {
             tracing::info!("the value sets of sensitive codes changed: what is stored is labelled anew");
             *state = Relabel { started: now(), types: types(), digest, ..Relabel::default() };
         }
+        // What was written since the work began was written by this release, or is looked at when it began.
+        let anew = state.since.is_none() && !consent::Sensitive::is_of_this_release(&self.store.labelled_by().await?);
         for _ in 0..UNITS {
             let Some(name) = state.types.first() else { break };
             let rows = match definitions::r4().type_code(name) {
@@ -115,7 +118,7 @@ impl App {
                 Some(last) => {
                     let after = (last.updated, last.key);
                     state.done = state.done.saturating_add(rows.len() as u64);
-                    state.labelled = state.labelled.saturating_add(self.label(rows).await?);
+                    state.labelled = state.labelled.saturating_add(self.label(rows, anew).await?);
                     state.after = after;
                 }
                 None => {
@@ -150,11 +153,11 @@ impl App {
     }
 
     /// Adds the labels that are missing; to how many.
-    async fn label(&self, mut rows: Vec<Stored>) -> anyhow::Result<u64> {
+    async fn label(&self, mut rows: Vec<Stored>, anew: bool) -> anyhow::Result<u64> {
         let mut tries = Tries::default();
         loop {
             let (me, found) = (self.clone(), rows.clone());
-            let (changes, containers) = self.writer.workers().run(move || me.missing(&found)).await?;
+            let (changes, containers) = self.writer.workers().run(move || me.missing(&found, anew)).await?;
             let count = changes.len() as u64;
             let author = Author { scope: Scope::All, owner: 0, caller: None };
             let committed = match changes.is_empty() {
@@ -180,8 +183,8 @@ impl App {
         }
     }
 
-    /// The new versions of those in which something is found, and those others that hand their labels on.
-    fn missing(&self, rows: &[Stored]) -> (Vec<Wanted>, Vec<Mutation>) {
+    /// The new versions of those in which something is found, and those others that hand their labels on, or are read otherwise than by the release before.
+    fn missing(&self, rows: &[Stored], anew: bool) -> (Vec<Wanted>, Vec<Mutation>) {
         let making = self.writer.making();
         let (mut changes, mut containers) = (Vec::new(), Vec::new());
         for row in rows {
@@ -189,6 +192,10 @@ impl App {
             if !consent::labels_on_arrival(&resource, &BTreeSet::new(), &making.sensitive).is_empty() {
                 let draft = self.writer.draft(row.type_code, &row.id, resource);
                 changes.push(Wanted { action: Action::Put(draft), condition: Condition::Seen(row.version) });
+                continue;
+            }
+            if let Some(mutation) = self.writer.rearrived(row, &resource, anew) {
+                containers.push(mutation);
                 continue;
             }
             let type_name = definitions::r4().type_name(row.type_code);
@@ -209,11 +216,9 @@ impl App {
     }
 }
 
-/// The types that are labelled on arrival or hand labels on, those first that tell most.
+/// All types, those first that tell most, and those last that are about nobody: of them whether that is so is all that is asked.
 fn types() -> Vec<String> {
-    let r4 = definitions::r4();
-    let is_about_patients = |name: &&str| r4.type_code(name).is_some_and(|code| !r4.patient_compartment(code).is_empty());
-    let rest = r4.resource_types().iter().copied().filter(is_about_patients).chain(["Bundle"]);
-    let rest = rest.filter(|name| !FIRST.contains(name) && *name != "AuditEvent");
-    FIRST.into_iter().chain(rest).map(str::to_owned).collect()
+    let all = || definitions::r4().resource_types().iter().copied().filter(|name| !FIRST.contains(name) && *name != "AuditEvent");
+    let (open, rest): (Vec<&str>, Vec<&str>) = all().partition(|name| extract::is_about_nobody(name));
+    FIRST.into_iter().chain(rest).chain(open).map(str::to_owned).collect()
 }

@@ -62,11 +62,31 @@ impl<'a> Reference<'a> {
 
     /// Like [`Reference::parse`], and an absolute URL under `base` (no trailing slash) is local.
     pub fn parse_at(text: &'a str, base: &str) -> Option<Reference<'a>> {
-        match text.strip_prefix(base).and_then(|rest| rest.strip_prefix('/')) {
+        match below(text, base) {
             Some(rest) => Reference::parse(rest),
             None => Reference::parse(text),
         }
     }
+}
+
+/// What follows `base` and a slash. The case of a scheme and a host tells nothing.
+fn below<'a>(text: &'a str, base: &str) -> Option<&'a str> {
+    let (head, rest) = text.split_at_checked(base.len()).filter(|_| !base.is_empty())?;
+    let host = host_end(base);
+    let is_same = head.get(..host)?.eq_ignore_ascii_case(base.get(..host)?) && head.get(host..) == base.get(host..);
+    rest.strip_prefix('/').filter(|_| is_same)
+}
+
+/// Where the path of an absolute URL begins; 0 of what is none.
+pub fn host_end(url: &str) -> usize {
+    let Some((scheme, rest)) = url.split_once("://") else { return 0 };
+    scheme.len().saturating_add(3).saturating_add(rest.find(['/', '?', '#']).unwrap_or(rest.len()))
+}
+
+/// The type that a `Reference.type` or a URL of a definition says.
+pub fn type_said(said: &str) -> &str {
+    let name = said.split('|').next().unwrap_or_default().trim_end_matches('/');
+    name.rsplit('/').next().unwrap_or_default()
 }
 
 /// Whether `text` looks like a resource type's name: letters, the first a capital.
@@ -110,7 +130,21 @@ mod tests {
     }
 
     #[test]
-    fn what_is_local_is_told_from_what_is_elsewhere() {
+    fn the_case_of_a_host_tells_nothing() {
+        let local = Some(Reference::Local { type_name: "Patient", id: "1", version: None });
+        for text in ["https://HIE.example.org/fhir/Patient/1", "HTTPS://hie.example.org/fhir/Patient/1", "Patient/1"] {
+            assert_eq!(Reference::parse_at(text, "https://hie.example.org/fhir"), local, "{text}");
+        }
+        for text in ["https://hie.example.org/FHIR/Patient/1", "https://hie.example.org/fhirs/Patient/1", "https://x/fhir/Patient/1"] {
+            assert_eq!(Reference::parse_at(text, "https://hie.example.org/fhir"), Some(Reference::Absolute(text)));
+        }
+        for text in ["https://hie.example.org/fhir//Patient/1", "/Patient/1", "Patient/%31", "patient/1", "Patient/1/", "Patient/1#x"] {
+            assert_eq!(Reference::parse_at(text, "https://hie.example.org/fhir"), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_local_one() {
         assert_eq!(Reference::parse("Patient/1"), Some(Reference::Local { type_name: "Patient", id: "1", version: None }));
     }
 }

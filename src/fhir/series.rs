@@ -1,7 +1,7 @@
 //! Which of several Consents takes the place of which: of two under the same organisation and policy the newer that of the older, for good.
 //!
-//! A Consent stands in a [`Place`]. What it said while it was in force keeps its place when it is ended, so that what it replaced stays replaced; only one that
-//! was entered in error never had one. An organisation is the same when the two share any of its names. Of several organisations and
+//! A Consent stands in a [`Place`] from when it is in force. What it said then keeps its place when it is ended, so that what it replaced stays replaced; one that
+//! never was in force, or was entered in error, never had one. An organisation is the same when the two share any of its names. Of several organisations and
 //! policies one of each in common is enough to take away what the older permits; what it denies goes only with a newer one under all of them,
 //! that nothing newer stands over: what cannot be told closes. One without organisation or policy is of no series: it stands beside all others, and what it
 //! replaced when it was of one stays replaced.

@@ -7,7 +7,9 @@
 mod called;
 mod narrowed;
 
+pub(super) use self::called::Organisation;
 pub(super) use self::narrowed::Narrowed;
+
 use super::refusal::{Refusal, RefusalKind};
 use super::write::Writer;
 use crate::access::consent::vocabulary::Coding;
@@ -82,9 +84,16 @@ fn nobodys() -> Refusal {
     Refusal::new(RefusalKind::Invalid, Issue::error(IssueCode::Required, words).at("Consent.patient"))
 }
 
+/// What the transaction that stores a Consent says of those whom it names.
+#[derive(Debug, Default)]
+pub(super) struct Beside {
+    pub(super) patients: Told,
+    pub(super) organisations: Vec<Organisation>,
+}
+
 impl Writer {
-    /// What `resource`, a Consent, allows whom, and of whose records. `told`: what the transaction that stores it says of Patients.
-    pub(super) async fn consent_rules(&self, resource: &Value, told: &Told) -> Result<Rules, Refusal> {
+    /// What `resource`, a Consent, allows whom, and of whose records.
+    pub(super) async fn consent_rules(&self, resource: &Value, beside: &Beside) -> Result<Rules, Refusal> {
         // What is in a value set changes without the Consent: the rule names it.
         let named = |url: &str| Some(vec![Coding::new(gate::VALUE_SET, url)]);
         let recorded = now();
@@ -92,8 +101,8 @@ impl Writer {
         let Some(patient) = self.patient_of(resource) else {
             return if consent::is_in_force(resource) { Err(nobodys()) } else { Ok(Rules::default()) };
         };
-        let Covering { own, mut person, agreeing, rests_on } = self.covering(&patient, told).await?;
-        let consent = self.understood(resource, &named, (&[], recorded), self.of_age(own.as_ref())).await?;
+        let Covering { own, mut person, agreeing, rests_on } = self.covering(&patient, &beside.patients).await?;
+        let consent = self.understood(resource, &named, (&[], recorded), self.of_age(own.as_ref()), &beside.organisations).await?;
         if consent::is_in_force(resource) {
             person.extend(self.numbered(resource).await?);
         }
@@ -165,7 +174,7 @@ impl Writer {
                 _ => self.covering(&patient, &Told::new()).await?,
             };
             let of_age = self.of_age(covering.own.as_ref());
-            let consent = match self.understood(&resource, &named, past, of_age).await {
+            let consent = match self.understood(&resource, &named, past, of_age, &[]).await {
                 Err(refusal) if refusal.kind == RefusalKind::Invalid => {
                     tracing::warn!(consent = %stored.id, version = version.version,
                         "a stored Consent is deeper or larger than is read: until it is written again it permits nothing and denies everybody");
@@ -173,7 +182,7 @@ impl Writer {
                     if let Some(members) = resource.as_object_mut() {
                         members.insert("provision".to_owned(), json!({ "type": "deny" }));
                     }
-                    match self.understood(&resource, &named, past, of_age).await {
+                    match self.understood(&resource, &named, past, of_age, &[]).await {
                         Err(refusal) if refusal.kind == RefusalKind::Invalid => None,
                         understood => Some(understood?),
                     }
@@ -236,7 +245,7 @@ impl Writer {
                         None => None,
                         Some(patient) => {
                             let of_age = self.of_age(self.patient(&patient).await?.as_ref());
-                            let consent = self.understood(&resource, &listed, (&[], stored.updated), of_age).await?;
+                            let consent = self.understood(&resource, &listed, (&[], stored.updated), of_age, &[]).await?;
                             Some(Consent { places: Vec::new(), ..consent })
                         }
                     };
@@ -258,9 +267,10 @@ impl Writer {
         value_set: ValueSets<'_>,
         (former, recorded): (&[Place], Micros),
         of_age: Option<Micros>,
+        beside: &[Organisation],
     ) -> Result<Consent, Refusal> {
         let references = self.referred(resource).await?;
-        let called = self.called(resource).await?;
+        let called = self.called(resource, beside).await?;
         let references_of = |name: &str| references.get(name).cloned().unwrap_or_default();
         let options = self.options();
         let reading = Reading {

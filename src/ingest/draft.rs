@@ -9,7 +9,7 @@ use crate::fhir::narrative;
 use crate::fhir::time::{Micros, format_instant};
 use crate::search::extract;
 use crate::store::gate::{About, Traits};
-use crate::store::index::{MEDICINE, is_contained};
+use crate::store::index::{MEDICINE, VISIT, is_contained};
 use crate::store::{IndexEntry, IndexValue, Stored, TypeCode};
 use bytes::Bytes;
 use serde_json::{Value, json};
@@ -60,23 +60,20 @@ impl Draft {
         let resource = labelled.as_ref().unwrap_or(resource);
         let type_name = definitions::r4().type_name(type_code);
         let entries = extract::extract(type_code, resource, options);
-        let mut about = extract::about(type_code, resource, &entries, options);
+        let about = extract::about(type_code, resource, &entries, options);
         let mut traits = Traits::default();
-        if let About::Patient(own) = &about {
-            let facts = consent::facts(resource, &options.zone, &options.base);
-            let own = format!("Patient/{own}");
-            // Anywhere in it, in what it contains too. A Patient's links are the registry's business.
-            let names_another = facts.references.iter().any(|name| name.starts_with("Patient/") && *name != own);
-            if names_another && type_name != "Patient" {
-                about = About::Unknown;
-            } else {
-                let indexed = |name: &str, id: &str| {
-                    entries.iter().filter(|entry| !is_contained(entry.param) && entry.param != MEDICINE).any(|entry| {
-                        matches!(&entry.value, IndexValue::Reference { type_name, id: other } if &**type_name == name && &**other == id)
-                    })
-                };
-                traits = gate::traits(&facts, indexed);
+        if let About::Patient(_) = &about {
+            let mut facts = consent::facts(resource, &options.zone, &options.base);
+            if extract::names_untold_visit(resource) {
+                facts.labels.extend(consent::any_sensitive());
             }
+            let is_searched = |entry: &&IndexEntry| !is_contained(entry.param) && !matches!(entry.param, MEDICINE | VISIT);
+            let indexed = |name: &str, id: &str| {
+                entries.iter().filter(is_searched).any(|entry| {
+                    matches!(&entry.value, IndexValue::Reference { type_name, id: other } if &**type_name == name && &**other == id)
+                })
+            };
+            traits = gate::traits(&facts, indexed);
         }
         traits.hands = gate::hands(type_name, resource, &options.base, sensitive);
         let consent = (type_name == "Consent").then(|| Box::new(resource.clone()));

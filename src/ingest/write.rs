@@ -11,7 +11,7 @@
 mod audit_events;
 mod step;
 
-use super::consent::{CONSENT_JOB, Narrowed};
+use super::consent::{Beside, CONSENT_JOB, Narrowed};
 use super::draft::{Draft, Making, stamped};
 use super::etag::Versions;
 use super::refusal::Refusal;
@@ -401,8 +401,8 @@ impl Writer {
     /// Holds wanted changes against what is there.
     async fn prepare(&self, changes: Vec<Wanted>, author: &Author, keep_bodies: bool) -> Result<Prepared, CommitError> {
         let current = self.current(&changes).await.map_err(|error| CommitError::Refused(None, error.into()))?;
-        let told = told_with_consents(&changes);
         let mut prepared = Prepared { done: Vec::with_capacity(changes.len()), mutations: Vec::new(), stamps: Vec::new() };
+        let beside = Beside { patients: told_with_consents(&changes), organisations: self.organisations_of(&changes, author) };
         for (place, wanted) in changes.into_iter().enumerate() {
             let (type_code, id) = wanted.target();
             let stored = current.get(&(type_code, Box::from(id)));
@@ -411,7 +411,7 @@ impl Writer {
             {
                 return Err(CommitError::Stale);
             }
-            let step = self.step(wanted, stored, author, &told).await.map_err(|refusal| CommitError::Refused(Some(place), refusal))?;
+            let step = self.step(wanted, stored, author, &beside).await.map_err(|refusal| CommitError::Refused(Some(place), refusal))?;
             let mut result = step.done;
             if let Some(mutation) = step.mutation {
                 if let (true, Change::Put { body, stamp_at, .. }) = (keep_bodies, &mutation.change) {

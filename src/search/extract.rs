@@ -7,17 +7,20 @@
 mod about;
 pub mod contained;
 mod medicines;
+pub mod people;
 mod plan;
 mod references;
 pub(super) mod values;
+mod visits;
 pub(super) mod words;
 
 #[cfg(test)]
 mod tests;
 
-pub use about::{BROKEN_GLASS, GLASS_REVIEW, NOTICE, about, is_about_nobody, is_staffs, tells_of_broken_glass, type_said};
+pub use about::{BROKEN_GLASS, GLASS_REVIEW, NOTICE, about, about_one, is_about_nobody, is_staffs, tells_of_broken_glass};
 pub use medicines::{Named as NamedMedicine, TYPES as MEDICINES, named as named_medicines};
 pub use references::references;
+pub use visits::names_untold_visit;
 
 use super::media_type;
 use super::own::{Own, OwnParam, OwnParams};
@@ -45,18 +48,27 @@ pub struct Options {
     pub full_text: bool,
     /// The identifier systems of facilities and practitioners: they name no patient and no medicine.
     pub staff: Vec<Box<str>>,
+    /// Those of people: each means the same person wherever it stands.
+    pub people: Vec<Box<str>>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Options { base: String::new(), zone: TimeZone::UTC, own: OwnParams::default(), full_text: false, staff: Vec::new() }
+        Options {
+            base: String::new(),
+            zone: TimeZone::UTC,
+            own: OwnParams::default(),
+            full_text: false,
+            staff: Vec::new(),
+            people: Vec::new(),
+        }
     }
 }
 
 /// Combinations of component values that one composite parameter may have in one resource.
 const MAX_COMBINATIONS: usize = 128;
 
-/// Every value of every search parameter, sorted by parameter, each once; then which medicines it names ([`medicines`]), and the values of contained resources ([`contained`]). `_id` and `_lastUpdated` are no entries (the
+/// Every value of every search parameter, sorted by parameter, each once; then which medicines ([`medicines`]) and visits ([`visits`]) it names, and the values of contained resources ([`contained`]). `_id` and `_lastUpdated` are no entries (the
 /// store has them as columns), nor are parameters that no element holds (`_text`, `near`).
 pub fn extract(type_code: TypeCode, resource: &Value, options: &Options) -> Vec<IndexEntry> {
     let Some(plan) = plan_of(type_code) else { return Vec::new() };
@@ -67,6 +79,7 @@ pub fn extract(type_code: TypeCode, resource: &Value, options: &Options) -> Vec<
         sort(&mut entries);
     }
     medicines::extract(resource, options, &mut entries);
+    visits::extract(resource, options, &mut entries);
     contained::extract(resource, options, &mut entries);
     entries
 }

@@ -14,6 +14,8 @@ pub struct IndexEntry {
 pub const MEDICINE: ParamId = 255 << 12 | 1;
 /// The same of identifiers that may be a medicine's.
 pub const MEDICINE_CALLED: ParamId = 255 << 12 | 2;
+/// The same of visits, where no search parameter looks.
+pub const VISIT: ParamId = 255 << 12 | 3;
 
 /// Which of a parameter's indexes: its values, or what a modifier asks of them. Each has a parameter number of its own, so that
 /// all share the tables.

@@ -13,6 +13,7 @@ pub(super) mod medicines;
 
 use super::batch::{Batch, ResourceRow};
 use super::gate::{Traits, inherited};
+use super::index::VISIT;
 use super::sql::{Dialect, Sql, bind_all};
 use super::{FacilityKey, ParamId, ResourceKey, TypeCode};
 use crate::definitions::{self, ParamKind};
@@ -38,7 +39,12 @@ pub(super) static NAMES: LazyLock<BTreeMap<TypeCode, BTreeSet<ParamId>>> = LazyL
         });
         params.map(|param| param.id).collect()
     };
-    NAMED.into_iter().filter_map(|(name, codes)| r4.type_code(name).map(|code| (code, params_to(code, codes)))).collect()
+    let mut names: BTreeMap<TypeCode, BTreeSet<ParamId>> =
+        NAMED.into_iter().filter_map(|(name, codes)| r4.type_code(name).map(|code| (code, params_to(code, codes)))).collect();
+    if let Some(params) = r4.type_code("Encounter").and_then(|code| names.get_mut(&code)) {
+        params.insert(VISIT);
+    }
+    names
 });
 
 /// Whether resources of this type may hand labels on to what names them.

@@ -77,6 +77,12 @@ const ALL: &[(i64, &str, &str, &str)] = &[
         include_str!("../../migrations/postgres/0180_medicines.sql"),
     ),
     (190, "renewed", include_str!("../../migrations/sqlite/0190_renewed.sql"), include_str!("../../migrations/postgres/0190_renewed.sql")),
+    (
+        203,
+        "named_visits",
+        include_str!("../../migrations/sqlite/0203_named_visits.sql"),
+        include_str!("../../migrations/postgres/0203_named_visits.sql"),
+    ),
 ];
 
 pub fn migrator(dialect: Dialect) -> Migrator {

@@ -212,7 +212,7 @@ impl Walk<'_> {
             Some(_) => {}
             None => {
                 let words = "is no reference that can be followed; write Type/id, #id, urn:uuid:… or an absolute URL";
-                self.report.add(Severity::Warning, IssueCode::Value, path, || words.into());
+                self.report.error(IssueCode::Value, path, || words.into());
             }
         }
     }

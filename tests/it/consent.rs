@@ -262,3 +262,74 @@ both_databases!(
         assert_eq!(world.get(&world.asker, "/fhir/Observation/a-hr/_history/1").await.0, 404);
     }
 );
+
+both_databases!(
+    async fn a_permit_to_who_is_called_two_things_permits_nobody(db: &TestDb) {
+        let world = World::new(db).await;
+        let (code, district) =
+            (json!({ "system": "urn:lango:facility", "value": "hf-b " }), json!({ "system": "urn:lango:facility", "value": "D-1" }));
+        let absent =
+            json!({ "extension": [{ "url": "http://hl7.org/fhir/StructureDefinition/data-absent-reason", "valueCode": "unknown" }] });
+        for (reference, period, expected) in [
+            (
+                json!({ "reference": "Organization/hf-b", "type": "Organization", "identifier": code }),
+                json!({ "start": "2026-01-01" }),
+                true,
+            ),
+            (
+                json!({ "reference": "Organization/hf-b", "identifier": { "system": "urn:other", "value": "1" } }),
+                json!({ "end": "2090" }),
+                true,
+            ),
+            (json!({ "reference": "Organization/hf-b", "identifier": district }), json!({ "end": "2090" }), false),
+            (json!({ "reference": "Organization/hf-b", "type": "Practitioner" }), json!({ "end": "2090" }), false),
+            (json!({ "reference": "Organization/hf-b" }), json!({ "start": "2026-01-01", "_end": absent }), false),
+            (json!({ "reference": "Organization/hf-b" }), json!({ "_start": absent, "end": "2090" }), false),
+        ] {
+            let mut actor = to("Organization/hf-b");
+            actor[0]["reference"] = reference;
+            let provision = json!({ "type": "permit", "actor": actor, "purpose": purpose("TREAT"), "period": period });
+            world.consent("c", provision.clone()).await;
+            let seen = world.ids(&world.asker, "/fhir/Observation").await;
+            assert_eq!(seen, if expected { set(&["a-hr", "a-hiv"]) } else { set(&[]) }, "{provision}");
+        }
+    }
+);
+
+both_databases!(
+    async fn a_desk_that_sees_nobody_records_for_a_patient_of_its_own_and_learns_nothing(db: &TestDb) {
+        add_signing_client(db, "counter", "HF-D", "facility consent-recorder").await;
+        let world = World::new(db).await;
+        let counter = signed_token(&world.server, "counter", &json!({})).await;
+        let asha = |id: &str, number: &str| {
+            json!({
+                "resourceType": "Patient", "id": id, "name": [{ "family": "Mushi", "given": ["Asha"] }], "birthDate": "1990-01-01",
+                "identifier": [{ "system": "https://lango.health/id/nida", "value": number }],
+            })
+        };
+        world.put(&world.holder, &asha("a", "19900101-1")).await;
+        let mut told = Vec::new();
+        for (id, number) in [("known", "19900101-1"), ("unknown", "19900101-2")] {
+            let (status, answer) = world.send(&counter, "PUT", &format!("/fhir/Patient/{id}"), &asha(id, number)).await;
+            let (found, bundle) = world.get(&counter, &format!("/fhir/Patient?identifier=https://lango.health/id/nida|{number}")).await;
+            let (recorded, given) =
+                world.send(&counter, "PUT", &format!("/fhir/Consent/{id}"), &consent(id, id, json!({ "type": "permit" }))).await;
+            told.push((
+                status,
+                answer["meta"]["versionId"].clone(),
+                found,
+                bundle["total"].clone(),
+                recorded,
+                given["meta"]["versionId"].clone(),
+            ));
+        }
+        assert_eq!(told[0], told[1]);
+        assert_eq!(world.get(&counter, "/fhir/Patient/a").await.0, 404);
+        let seen = || world.ids(&world.asker, "/fhir/Observation");
+        assert_eq!(seen().await, set(&["a-hr", "a-hiv"]));
+        let mut denial = consent("no", "known", json!({ "type": "deny" }));
+        denial["policy"] = json!([{ "uri": "urn:policy:other" }]);
+        world.put(&counter, &denial).await;
+        assert_eq!(seen().await, set(&[]));
+    }
+);

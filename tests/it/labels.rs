@@ -376,7 +376,7 @@ both_databases!(
         let number = json!({ "system": "urn:insurer", "value": "7" });
         let by_identifier = json!({ "identifier": number });
         let mut told = observation("told", "a", "8867-4", "2026-03-05", None);
-        (told["performer"], told["encounter"]) = (json!([by_identifier]), by_identifier.clone());
+        (told["performer"], told["specimen"]) = (json!([by_identifier]), by_identifier.clone());
         let mut typed = told.clone();
         (typed["id"], typed["performer"][0]["type"]) = (json!("typed"), json!("Medication"));
         let prescription = json!({ "resourceType": "MedicationRequest", "id": "named", "status": "active", "intent": "order", "subject": { "reference": "Patient/a" }, "medicationReference": by_identifier });
@@ -389,6 +389,66 @@ both_databases!(
         }
         for (path, status) in [("Observation/told", 200), ("Observation/typed", 404), ("MedicationRequest/named", 404)] {
             assert_eq!(world.get(&world.asker, &format!("/fhir/{path}")).await.0, status, "{path}");
+        }
+    }
+);
+
+both_databases!(
+    async fn a_visit_hands_its_labels_on_however_it_is_named(db: &TestDb) {
+        let world = World::new(db).await;
+        let of = |id: &str, key: &str, value: Value| {
+            let mut body = observation(id, "a", "8867-4", "2026-03-05", None);
+            body.as_object_mut().unwrap().remove("encounter");
+            body[key] = value;
+            body
+        };
+        let associated = |visit: &str| json!([{ "url": "http://hl7.org/fhir/StructureDefinition/encounter-associatedEncounter", "valueReference": { "reference": visit } }]);
+        let number = json!({ "system": "urn:v", "value": "V1" });
+        let inner = json!({
+            "resourceType": "Observation", "id": "o", "status": "final", "code": { "text": "x" }, "encounter": { "reference": "Encounter/clinic" },
+        });
+        let shouted = format!("{}/fhir/Encounter/clinic", world.server.base.replace("http", "HTTP"));
+        for body in [
+            of("extension", "extension", associated("Encounter/clinic")),
+            of("shouted", "encounter", json!({ "reference": shouted })),
+            of("contained", "contained", json!([inner])),
+            of("number", "encounter", json!({ "identifier": number })),
+            of("typed", "encounter", json!({ "type": "Encounter", "identifier": number })),
+            of("other", "extension", associated("Encounter/a-visit")),
+            of("none", "valueString", json!("x")),
+        ] {
+            world.put(&world.holder, &body).await;
+        }
+        world.consent("c", json!({ "type": "permit" })).await;
+        let seen = || world.ids(&world.asker, "/fhir/Observation");
+        let all = set(&["a-hiv", "a-hr", "contained", "extension", "none", "number", "other", "shouted", "typed"]);
+        assert_eq!(seen().await, all);
+        but_hiv(&world).await;
+        // Which visit a number means nobody can tell.
+        assert_eq!(seen().await, set(&["a-hr", "contained", "extension", "none", "other", "shouted"]));
+        let mut clinic = encounter("a");
+        (clinic["id"], clinic["identifier"]) = (json!("clinic"), json!([number]));
+        world.put(&world.holder, &hiv(clinic.clone())).await;
+        assert_eq!(seen().await, set(&["a-hr", "none", "other"]), "the visit came later");
+        world.put(&world.holder, &of("again", "extension", associated("Encounter/clinic"))).await;
+        assert_eq!(seen().await, set(&["a-hr", "none", "other"]), "and before");
+        world.put(&world.holder, &clinic).await;
+        assert_eq!(seen().await, set(&["a-hr", "again", "contained", "extension", "none", "other", "shouted"]));
+        for odd in [
+            "/Encounter/clinic",
+            "Encounter/%63linic",
+            "encounter/clinic",
+            "Encounter/clinic/",
+            "Encounter/clinic#x",
+            "../Encounter/clinic",
+        ] {
+            let body = of("odd", "encounter", json!({ "reference": odd }));
+            let (status, refused) = world.send(&world.holder, "PUT", "/fhir/Observation/odd", &body).await;
+            assert_eq!(
+                (status, &refused["issue"][0]["expression"][0]),
+                (422, &json!("Observation.encounter.reference")),
+                "{odd}: {refused}"
+            );
         }
     }
 );

@@ -47,6 +47,7 @@ mod search_further;
 mod search_oracle;
 mod search_plans;
 mod search_values;
+mod second_person;
 mod series;
 mod serve;
 mod smart_attacks;

@@ -2,7 +2,8 @@
 
 use crate::consent::World;
 use crate::support::both_databases;
-use crate::support::guarded::{Guarded, consent, observation, path_of, set};
+use crate::support::guarded::{Guarded, consent, observation, organization, path_of, set};
+use crate::support::smart::{add_signing_client, signed_token};
 use lango::fhir::time::{format_instant, now};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -229,5 +230,129 @@ both_databases!(
         first.as_object_mut().unwrap().remove("encounter");
         world.put(&world.holder, &first).await;
         assert_eq!(seen(&world).await, set(&["later-hr"]));
+    }
+);
+
+both_databases!(
+    async fn what_never_was_in_force_takes_no_place(db: &TestDb) {
+        let world = World::new(db).await;
+        world.consent("wide", json!({ "type": "permit" })).await;
+        world.put(&world.desk, &under("series", "no", "2026-01-01", "deny")).await;
+        assert_eq!(seen(&world).await, set(&[]));
+        let later = |id: &str, key: &str, value: Value| {
+            let mut body = under("series", id, "2026-10-01", "permit");
+            body["provision"]["actor"] = json!([{
+                "role": { "coding": [{ "system": "http://terminology.hl7.org/CodeSystem/v3-ParticipationType", "code": "IRCP" }] },
+                "reference": { "identifier": { "system": "urn:lango:facility", "value": "HF-B" } },
+            }]);
+            body[key] = value;
+            body
+        };
+        // Who is denied asks, and the desk puts it away.
+        let mut asked = later("", "status", json!("proposed"));
+        asked.as_object_mut().unwrap().remove("id");
+        let (status, asked) = world.send(&world.asker, "POST", "/fhir/Consent", &asked).await;
+        assert_eq!(status, 201, "{asked}");
+        let put_away = later(asked["id"].as_str().unwrap(), "status", json!("inactive"));
+        let failed = json!([{ "verified": false }]);
+        let mut unverified = later("unverified", "verification", failed.clone());
+        world.put(&world.desk, &unverified).await;
+        unverified["status"] = json!("inactive");
+        for body in [put_away, later("ended", "status", json!("inactive")), later("drafted", "status", json!("draft")), unverified] {
+            world.put(&world.desk, &body).await;
+            assert_eq!(seen(&world).await, set(&[]), "{body}");
+        }
+        // One that was in force stands where it stood then, not where it stands when it is ended.
+        world.put(&world.desk, &under("series", "older", "2025-01-01", "permit")).await;
+        let mut ended = under("series", "older", "2026-10-01", "permit");
+        ended["status"] = json!("inactive");
+        world.put(&world.desk, &ended).await;
+        assert_eq!(seen(&world).await, set(&[]));
+        world.put(&world.desk, &under("series", "newer", "2026-02-01", "permit")).await;
+        assert_eq!(seen(&world).await, all());
+        let mut ended = under("series", "newer", "2026-02-01", "permit");
+        ended["status"] = json!("inactive");
+        world.put(&world.desk, &ended).await;
+        assert_eq!(seen(&world).await, all(), "what it replaced stays replaced");
+    }
+);
+
+both_databases!(
+    async fn an_organisation_is_the_same_however_it_is_spelt(db: &TestDb) {
+        let world = World::new(db).await;
+        let code = |code: &str| json!({ "identifier": { "system": "urn:lango:facility", "value": code } });
+        let to = |reference: &str| json!({ "reference": reference });
+        let opt_in = |system: &str| json!({ "coding": [{ "system": system, "code": "OPTIN" }] });
+        let act = "http://terminology.hl7.org/CodeSystem/v3-ActCode";
+        let narrow = |mut body: Value| {
+            body["provision"]["code"] = json!([{ "coding": [{ "system": "http://loinc.org", "code": "8867-4" }] }]);
+            body
+        };
+        for (round, (first, second)) in [
+            (code(" hf-b "), to("Organization/hf-b")),
+            (to("Organization/hf-b"), code("Hf-B")),
+            (to("https://E.example.org/Organization/o"), to("https://e.example.org/Organization/o/_history/1")),
+            (to("urn:uuid:0C3151BD-1CBF-4D64-B04D-CD9187A4C6E0"), to("urn:uuid:0c3151bd-1cbf-4d64-b04d-cd9187a4c6e0")),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let of = |id: &str, date: &str, organization: &Value| {
+                let mut body = under(&round.to_string(), &format!("{id}{round}"), date, "permit");
+                body["organization"] = json!([organization]);
+                body
+            };
+            world.put(&world.desk, &of("wide", "2026-01-01", &first)).await;
+            assert_eq!(seen(&world).await, all(), "{first}");
+            world.put(&world.desk, &narrow(of("narrow", "2026-02-01", &second))).await;
+            assert_eq!(seen(&world).await, set(&["a-hr"]), "{first} {second}");
+            for id in ["wide", "narrow"] {
+                assert_eq!(world.send(&world.desk, "DELETE", &format!("/fhir/Consent/{id}{round}"), &Value::Null).await.0, 204);
+            }
+        }
+        // The rule that a Consent is under has two names too.
+        for (id, date, system) in [("wide", "2026-01-01", act), ("narrow", "2026-02-01", "urn:oid:2.16.840.1.113883.5.4")] {
+            let mut body = under("rule", id, date, "permit");
+            body.as_object_mut().unwrap().remove("policy");
+            body["policyRule"] = opt_in(system);
+            world
+                .put(
+                    &world.desk,
+                    &if id == "narrow" {
+                        body["provision"]["type"] = json!("deny");
+                        body
+                    } else {
+                        body
+                    },
+                )
+                .await;
+        }
+        assert_eq!(seen(&world).await, set(&[]));
+        for id in ["wide", "narrow"] {
+            assert_eq!(world.send(&world.desk, "DELETE", &format!("/fhir/Consent/{id}"), &Value::Null).await.0, 204);
+        }
+    }
+);
+
+both_databases!(
+    async fn an_organisation_of_the_same_transaction_is_the_one_of_its_code(db: &TestDb) {
+        add_signing_client(db, "operator", "OPS", "operator consent-recorder").await;
+        let world = World::new(db).await;
+        let operator = signed_token(&world.server, "operator", &json!({})).await;
+        let mut wide = under("series", "wide", "2026-01-01", "permit");
+        wide["organization"] = json!([{ "identifier": { "system": "urn:lango:facility", "value": "HF-NEW" } }]);
+        world.put(&world.desk, &wide).await;
+        assert_eq!(seen(&world).await, all());
+        let mut narrow = under("series", "narrow", "2026-02-01", "permit");
+        narrow["organization"] = json!([{ "reference": "Organization/new" }]);
+        narrow["provision"]["code"] = json!([{ "coding": [{ "system": "http://loinc.org", "code": "8867-4" }] }]);
+        let entries: Vec<Value> = [organization("new", "HF-NEW", None), narrow]
+            .iter()
+            .map(|body| json!({ "resource": body, "request": { "method": "PUT", "url": path_of(body).replace("/fhir/", "") } }))
+            .collect();
+        let bundle = json!({ "resourceType": "Bundle", "type": "transaction", "entry": entries });
+        let (status, told) = world.send(&operator, "POST", "/fhir", &bundle).await;
+        assert_eq!(status, 200, "{told}");
+        assert_eq!(seen(&world).await, set(&["a-hr"]));
     }
 );

@@ -324,7 +324,9 @@ fn date(value: &Value, zone: &TimeZone) -> Option<Interval> {
 pub(super) fn period(value: &Value, zone: &TimeZone) -> Option<Interval> {
     let end = |key: &str| value.get(key).map(|value| date(value, zone));
     let (start, end) = (end("start"), end("end"));
-    if start.is_none() && end.is_none() {
+    // An end of which only an extension speaks is there, and not known.
+    let is_untold = |known: &Option<_>, key: &str| known.is_none() && value.get(key).is_some();
+    if start.is_none() && end.is_none() || is_untold(&start, "_start") || is_untold(&end, "_end") {
         return None;
     }
     let low = start.map_or(Some(Interval::MIN), |start| start.map(|start| start.low))?;

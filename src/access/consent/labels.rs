@@ -20,6 +20,15 @@ pub const SENSITIVE_SETS: &[(&str, &str)] = &[
     ("https://lango.health/fhir/ValueSet/sensitive-alcohol-use", "ETHUD"),
 ];
 
+/// What a resource is looked at for besides on arrival (whose it is, which visits it names): another when a release does it otherwise.
+const ARRIVAL: &str = "2-";
+
+/// The labels of what may be anything of that.
+pub fn any_sensitive() -> BTreeSet<Coding> {
+    let sensitivities = SENSITIVE_SETS.iter().map(|(_, label)| Coding::sensitivity(label));
+    sensitivities.chain([Coding::confidentiality(Confidentiality::RESTRICTED.code())]).collect()
+}
+
 /// The system of single words, in lower case, as codes of the value sets.
 pub const WORDS: &str = "https://lango.health/fhir/CodeSystem/sensitive-word";
 
@@ -114,7 +123,12 @@ impl Sensitive {
         }
         known.sort_unstable();
         let text = format!("labels on arrival, 3: {known:?}");
-        blake3::hash(text.as_bytes()).to_hex().to_string()
+        format!("{ARRIVAL}{}", blake3::hash(text.as_bytes()).to_hex())
+    }
+
+    /// Whether what was labelled by this `digest` was looked at on arrival as this release does.
+    pub fn is_of_this_release(digest: &str) -> bool {
+        digest.starts_with(ARRIVAL)
     }
 
     /// What a code tells of, by itself or by a broader one that it begins with: `B20.1` under `B20`, `J05AR10` under `J05A`.

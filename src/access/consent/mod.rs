@@ -36,7 +36,7 @@ pub use compile::{Compiled, Rule, compile, evaluate_rules};
 pub use decide::{decide, might_release};
 pub use facts::{Fact, ResourceFacts, facts};
 pub use guardian::is_guardians;
-pub use labels::{SENSITIVE_SETS, Sensitive, WORDS, handed_on, labels_of_bundle, labels_on_arrival, security};
+pub use labels::{SENSITIVE_SETS, Sensitive, WORDS, any_sensitive, handed_on, labels_of_bundle, labels_on_arrival, security};
 pub use model::{
     Action, Actor, AnyOf, Class, Consent, ConsentVersion, Data, Effect, Name, Precedence, Provision, Reached, Standing, Truth, in_force,
 };

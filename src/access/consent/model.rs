@@ -196,9 +196,7 @@ impl Provision {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standing {
     InForce,
-    /// It was in force and was ended (`inactive`): it permits and denies nothing, and what it replaced stays replaced.
-    Withdrawn,
-    /// It does not count; why.
+    /// It does not count; why. If it ever was in force, what it replaced stays replaced; if not, it never replaced anything.
     Void(&'static str),
     /// It was entered in error: it never counted.
     Mistaken,

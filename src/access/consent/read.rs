@@ -4,9 +4,9 @@ use super::facts::{coding, items, period};
 use super::guardian::is_guardians;
 use super::model::*;
 use super::requester::SOMEBODY;
-use super::vocabulary::{CONFIDENTIALITY, CONSENT_ACTION, Coding, Confidentiality, PARTICIPATION_TYPE, is_known_purpose};
+use super::vocabulary::{ACT_CODE, CONFIDENTIALITY, CONSENT_ACTION, Coding, Confidentiality, PARTICIPATION_TYPE, is_known_purpose};
 use crate::definitions;
-use crate::fhir::reference::Reference;
+use crate::fhir::reference::{Reference, type_said};
 use crate::fhir::series::{self, Place};
 use crate::fhir::time::{Interval, Micros, parse_interval};
 use jiff::tz::TimeZone;
@@ -19,6 +19,9 @@ pub const MAX_DEPTH: usize = 32;
 pub const MAX_PROVISIONS: usize = 512;
 /// How many values all its criteria may have, value sets expanded, counted once for each provision that inherits them.
 pub const MAX_VALUES: usize = 50_000;
+
+/// The system of [`ACT_CODE`] by its other name.
+const ACT_CODE_OID: &str = "urn:oid:2.16.840.1.113883.5.4";
 
 /// Why a consent cannot be read. It must not be stored; one that is stored all the same must close the patient's record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -75,7 +78,7 @@ impl Consent {
         };
         let patient = object.get("patient").and_then(|patient| names_of(patient, reading.base).into_iter().next());
         let standing = match standing(object) {
-            Standing::InForce | Standing::Withdrawn if object.get("patient").is_none() => Standing::Void("it names no patient"),
+            Standing::InForce if object.get("patient").is_none() => Standing::Void("it names no patient"),
             standing => standing,
         };
         let place = |patient: &Name| Place {
@@ -86,7 +89,7 @@ impl Consent {
             given: text("dateTime").and_then(read).unwrap_or(ALWAYS),
             recorded: reading.recorded,
         };
-        let takes = patient.as_ref().filter(|_| matches!(standing, Standing::InForce | Standing::Withdrawn)).map(place);
+        let takes = patient.as_ref().filter(|_| standing == Standing::InForce).map(place);
         let places = match &takes {
             _ if standing == Standing::Mistaken => Vec::new(),
             None => reading.former.to_vec(),
@@ -131,7 +134,6 @@ fn standing(object: &Map<String, Value>) -> Standing {
         _ if !scope.into_iter().any(|one| one == privacy) => Standing::Void("its scope is not patient-privacy"),
         Some("active") if unverified => Standing::Void("its verification failed"),
         Some("active") => Standing::InForce,
-        Some("inactive") => Standing::Withdrawn,
         _ => Standing::Void("its status is not active"),
     }
 }
@@ -145,14 +147,15 @@ fn policies(object: &Map<String, Value>) -> BTreeSet<String> {
         return uris;
     }
     let rules = items(object.get("policyRule").and_then(|rule| rule.get("coding"))).filter_map(coding);
-    rules.map(|rule| format!("{}|{}", rule.system, rule.code)).collect()
+    let system = |rule: &Coding| if rule.system == ACT_CODE_OID { ACT_CODE.to_owned() } else { rule.system.clone() };
+    rules.map(|rule| format!("{}|{}", system(&rule), rule.code)).collect()
 }
 
 /// Opt-in or opt-out, by `policyRule` (<http://terminology.hl7.org/CodeSystem/v3-ActCode>).
 fn policy_rule(object: &Map<String, Value>) -> Option<Effect> {
     let mut codings = items(object.get("policyRule").and_then(|rule| rule.get("coding"))).filter_map(coding);
     codings.find_map(|rule| match rule.code.as_str() {
-        _ if rule.system != super::vocabulary::ACT_CODE => None,
+        _ if rule.system != ACT_CODE && rule.system != ACT_CODE_OID => None,
         "OPTIN" | "OPTINR" => Some(Effect::Permit),
         "OPTOUT" | "OPTOUTE" => Some(Effect::Deny),
         _ => None,
@@ -281,6 +284,9 @@ impl Reader<'_> {
     /// `role` says that the actor receives the data, or which role its holder has; any other part (custodian, author) is not understood.
     fn actor(&self, value: &Value) -> Option<Vec<Actor>> {
         let names = value.get("reference").map(|reference| names_of(reference, self.reading.base)).unwrap_or_default();
+        if value.get("reference").is_some_and(|reference| self.contradicts_itself(reference, &names)) {
+            return None;
+        }
         let codings: Vec<Coding> = items(value.get("role").and_then(|role| role.get("coding"))).filter_map(coding).collect();
         let receives = codings.iter().any(|role| role.system == PARTICIPATION_TYPE && matches!(role.code.as_str(), "IRCP" | "PRCP"));
         let roles: BTreeSet<Coding> = codings.into_iter().filter(|role| role.system != PARTICIPATION_TYPE).collect();
@@ -296,6 +302,22 @@ impl Reader<'_> {
             (false, ..) if !roles.is_empty() => Some(vec![actor(roles)]),
             _ => None,
         }
+    }
+
+    /// Whether a reference means two: it says another type than it names, or beside the name an identifier where the directory knows the one by others of that
+    /// system.
+    fn contradicts_itself(&self, reference: &Value, names: &[Name]) -> bool {
+        let said = reference.get("type").and_then(Value::as_str).map(type_said);
+        let Some((type_name, _)) = names.first().filter(|name| !is_elsewhere(name)).and_then(|name| name.split_once('/')) else {
+            return false;
+        };
+        let folded = |name: &Name| name.split_once('|').map(|(system, value)| (system.to_owned(), value.trim().to_lowercase()));
+        let identifier = names.get(1).and_then(folded);
+        let known = names.first().and_then(|name| (self.reading.called)(name)).unwrap_or_default();
+        let of_system: Vec<_> =
+            known.iter().filter_map(folded).filter(|(system, _)| identifier.as_ref().is_some_and(|one| one.0 == *system)).collect();
+        let is_another = identifier.is_some_and(|identifier| !of_system.is_empty() && !of_system.contains(&identifier));
+        is_another || !type_name.contains('|') && said.is_some_and(|said| said != type_name)
     }
 
     /// Whether it is known whom the actor's reference means. Another server's names mean nobody here, and might be anybody's.

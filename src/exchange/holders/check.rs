@@ -17,8 +17,8 @@ use crate::fhir::Reference;
 use crate::fhir::reference::is_id;
 use crate::fhir::time::parse_interval;
 use crate::ingest::draft::{Making, with_labels};
-use crate::search::extract;
-use crate::store::TypeCode;
+use crate::search::extract::people::Oneself;
+use crate::search::extract::{self, Options};
 use crate::store::gate::About;
 use crate::validate::structure;
 use serde_json::{Value, json};
@@ -42,8 +42,6 @@ fn security(resource: &Value) -> BTreeSet<Coding> {
 /// What is known here.
 pub struct Known {
     pub making: Making,
-    /// Systems whose identifiers are one person's everywhere.
-    pub people: BTreeSet<String>,
     /// Medicines.
     pub medicines: Here,
 }
@@ -54,7 +52,8 @@ fn identifiers(resource: &Value) -> impl Iterator<Item = Identifier> {
 
 /// Cuts what a holder answered to the patient of `location`.
 pub fn check(resources: Vec<Value>, location: &Location, wanted: &Wanted, known: Known) -> Checked {
-    let Known { making, people: mut numbered, medicines } = known;
+    let Known { making, medicines } = known;
+    let mut numbered: BTreeSet<String> = making.options.people.iter().map(|system| system.to_string()).collect();
     let mut patients: BTreeSet<String> = BTreeSet::new();
     let mut numbers: BTreeSet<Identifier> = identifiers(&location.body).chain([location.identifier.clone()]).collect();
     for patient in resources.iter().filter(|one| one.get("resourceType").and_then(Value::as_str) == Some("Patient")) {
@@ -64,12 +63,14 @@ pub fn check(resources: Vec<Value>, location: &Location, wanted: &Wanted, known:
             numbers.extend(identifiers(patient));
         }
     }
-    numbered.extend(numbers.iter().map(|identifier| identifier.system.clone()));
+    let numbers = numbers.into_iter().map(|Identifier { system, value }| (system, value)).collect();
+    let herself = Oneself::new(patients, numbers, numbered);
+    let options = location.options(&making.options);
     // Who knows her may give away what for; so what it tells of her is no less confidential than that it knows her.
     let inherited = security(&location.body);
-    let medicines = Medicines::new(&resources, location.options(&making.options), &making, medicines);
+    let medicines = Medicines::new(&resources, options.clone(), &making, medicines);
     let making = &making;
-    let mut cutting = Cutting { location, wanted, making, patients, numbers, numbered, medicines, inherited, handed: BTreeMap::new() };
+    let mut cutting = Cutting { location, wanted, making, options, herself, medicines, inherited, handed: BTreeMap::new() };
     // A document before the visits that it lists, which hand on what they got.
     for type_name in ["Composition", "Encounter", "Observation"] {
         resources.iter().for_each(|resource| cutting.hand_on(type_name, resource));
@@ -96,11 +97,10 @@ struct Cutting<'a> {
     location: &'a Location,
     wanted: &'a Wanted,
     making: &'a Making,
-    /// Ids at the holder.
-    patients: BTreeSet<String>,
-    /// Her numbers, and all systems whose numbers are patients'.
-    numbers: BTreeSet<Identifier>,
-    numbered: BTreeSet<String>,
+    /// Names as the holder means them.
+    options: Options,
+    /// As the holder calls her.
+    herself: Oneself,
     medicines: Medicines,
     inherited: BTreeSet<Coding>,
     /// Labels that come with a name: to what a document lists, to what names a visit.
@@ -126,7 +126,7 @@ impl Cutting<'_> {
             // Whom its registry links her to is its registry's business.
             members.remove("link");
         }
-        if is_patient && !self.patients.contains(&id) || !self.names_nobody_else(&resource) {
+        if is_patient && !self.herself.ids.contains(&id) || !self.herself.is_alone(&resource, &self.options) {
             return Err(Why::Foreign);
         }
         if structure(&resource).iter().any(|issue| issue.severity.is_error()) {
@@ -138,12 +138,15 @@ impl Cutting<'_> {
         let named = self.in_our_words(&resource, is_patient);
         let options = &self.making.options;
         let entries = extract::extract(type_code, &named, options);
-        if extract::about(type_code, &named, &entries, options) != About::Patient(self.location.id.clone()) {
+        if extract::about_one(type_code, &named, &entries, options) != About::Patient(self.location.id.clone()) {
             return Err(Why::Foreign);
         }
         let mut facts = consent::facts(&named, &options.zone, &options.base);
         facts.elsewhere = true;
         facts.labels.extend(self.medicines.told(&resource).perhaps);
+        if extract::names_untold_visit(&resource) {
+            facts.labels.extend(consent::any_sensitive());
+        }
         if !is_patient {
             facts.name = Some(url.clone());
         }
@@ -211,57 +214,6 @@ impl Cutting<'_> {
         self.wanted.since.zip(updated).is_some_and(|(since, updated)| updated.high <= since)
     }
 
-    /// Whether no Reference in it, wherever, may name a Patient who is not the one that was asked for, and it contains no other.
-    fn names_nobody_else(&self, resource: &Value) -> bool {
-        let contained = resource.get("contained").and_then(Value::as_array).into_iter().flatten();
-        let mut patients = contained.filter(|one| one.get("resourceType").and_then(Value::as_str) == Some("Patient"));
-        let mut all_hers = patients.all(|patient| self.location.identifier.is_of(patient));
-        extract::references(resource, &mut |reference, targets| all_hers = all_hers && !self.may_be_another(reference, targets));
-        all_hers
-    }
-
-    /// Whether a Reference in an element for these types may name another Patient.
-    fn may_be_another(&self, reference: &Value, targets: &[TypeCode]) -> bool {
-        let text = |key: &str| reference.get(key).and_then(Value::as_str);
-        let identifier = reference.get("identifier").filter(|identifier| identifier.is_object());
-        let said = text("type").map(extract::type_said);
-        let says_patient = said == Some("Patient");
-        // Nothing tells of what type it is.
-        let untold = || said.is_none() && targets.iter().any(|code| definitions::r4().type_name(*code) == "Patient");
-        let anything = said.is_none() && targets.is_empty();
-        let Some(to) = text("reference") else {
-            let is_hers = identifier.and_then(Identifier::of).map(|one| self.numbers.contains(&one));
-            return match is_hers {
-                Some(true) => false,
-                _ if says_patient => identifier.is_some() || text("display").is_some(),
-                _ if identifier.is_none() || extract::is_staffs(reference, &self.making.options) => false,
-                // What identifies staff or an organisation may stand where a Patient may.
-                _ => anything || untold() && identifier.is_some_and(|one| self.is_anothers(one)),
-            };
-        };
-        let parts = |is: fn(&str) -> bool| to.split(|c: char| !c.is_ascii_alphanumeric()).any(is);
-        match Reference::parse_at(to, self.base()) {
-            Some(Reference::Local { type_name: "Patient", id, .. }) => {
-                !self.patients.contains(id) || identifier.is_some_and(|one| self.is_anothers(one))
-            }
-            Some(Reference::Conditional { type_name: "Patient", .. }) => true,
-            Some(Reference::Local { .. } | Reference::Conditional { .. }) => says_patient,
-            // Those that it contains are looked at.
-            Some(Reference::Contained(_)) => false,
-            Some(Reference::Absolute(_)) => {
-                let is_told = || parts(|part| definitions::r4().type_code(part).is_some());
-                parts(|part| part == "Patient") || says_patient || !is_told() && (anything || untold())
-            }
-            Some(Reference::Urn(_)) => says_patient || anything || untold(),
-            None => parts(|part| part.eq_ignore_ascii_case("Patient")) || says_patient || anything || untold(),
-        }
-    }
-
-    /// Whether an identifier is of a system that numbers patients, and none of hers.
-    fn is_anothers(&self, identifier: &Value) -> bool {
-        Identifier::of(identifier).is_some_and(|one| self.numbered.contains(&one.system) && !self.numbers.contains(&one))
-    }
-
     /// The same with names that mean here what they mean there: the patient's as she is called here, all others absolute.
     fn in_our_words(&self, resource: &Value, is_patient: bool) -> Value {
         let mut named = resource.clone();
@@ -316,7 +268,7 @@ mod tests {
     }
 
     fn checked(resources: Vec<Value>) -> Checked {
-        checked_knowing(resources, Known { making: Making::default(), people: BTreeSet::new(), medicines: Here::new() })
+        checked_knowing(resources, Known { making: Making::default(), medicines: Here::new() })
     }
 
     fn checked_knowing(resources: Vec<Value>, known: Known) -> Checked {
@@ -405,7 +357,7 @@ mod tests {
         let made_of = |id: &str, what: &str| json!({ "resourceType": "Medication", "id": id, "ingredient": [{ "itemReference": { "reference": what } }] });
         let here = [("here", Some(BTreeSet::from([Coding::sensitivity("HIV")]))), ("harmless", Some(BTreeSet::new())), ("wordless", None)];
         let here = here.map(|(value, labels)| (("urn:stock".to_owned(), value.to_owned()), labels));
-        let known = Known { making, people: BTreeSet::new(), medicines: here.into() };
+        let known = Known { making, medicines: here.into() };
         let kept = checked_knowing(
             vec![
                 patient("hers", "7"),

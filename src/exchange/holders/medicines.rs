@@ -4,8 +4,8 @@
 //! A holder often leaves out what its records name. A medicine that is told of nowhere may be any: its record is decided on as one that has every label
 //! of the value sets, and it is not said of it that it has them.
 
-use crate::access::consent::vocabulary::{Coding, Confidentiality};
-use crate::access::consent::{SENSITIVE_SETS, security};
+use crate::access::consent::vocabulary::Coding;
+use crate::access::consent::{any_sensitive, security};
 use crate::access::gate::label_of;
 use crate::ingest::draft::Making;
 use crate::search::extract::{self, MEDICINES, NamedMedicine, Options};
@@ -135,8 +135,7 @@ impl Medicines {
             name.is_one && answered.is_empty() || answered.iter().any(|place| !seen.contains(place))
         });
         if is_unknown {
-            told.perhaps.extend(SENSITIVE_SETS.iter().map(|(_, label)| Coding::sensitivity(label)));
-            told.perhaps.insert(Coding::confidentiality(Confidentiality::RESTRICTED.code()));
+            told.perhaps = any_sensitive();
         }
         told
     }

@@ -165,7 +165,7 @@ async fn one(app: &App, caller: &Caller, location: Location, wanted: &Wanted, de
     let named = workers.run(move || (medicines::called(&resources, &options), resources)).await;
     let Ok((called, resources)) = named else { return unreadable(location) };
     let medicines = medicines::here(&app.store, &called).await?;
-    let known = Known { making: app.writer.making(), people: app.settings.systems.strong.iter().cloned().collect(), medicines };
+    let known = Known { making: app.writer.making(), medicines };
     let (of, wanted) = (location.clone(), wanted.clone());
     let Ok(Checked { records, foreign, unusable }) = workers.run(move || check(resources, &of, &wanted, known)).await else {
         return unreadable(location);

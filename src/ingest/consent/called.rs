@@ -5,12 +5,15 @@
 //! do not; an id, an identifier or a code that nobody here has might be anybody's. Only the operator's entries, and a facility's own about its code, say which two names are one organisation's, of
 //! whose Consents the newer replaces the older.
 
-use super::super::write::Writer;
+use super::super::draft::Draft;
+use super::super::ownership::{OPERATOR, keeps_directory};
+use super::super::write::{Action, Author, Wanted, Writer};
 use crate::access::consent::{self, Name};
 use crate::access::directory::{self, ENTRIES};
 use crate::definitions;
+use crate::fhir::reference::host_end;
 use crate::store::query::{SystemTest, Test};
-use crate::store::{FacilityKey, Filter, Query, Scope, Stored};
+use crate::store::{FacilityKey, Filter, IndexValue, Query, Scope, Stored};
 use serde_json::Value;
 use std::collections::{BTreeSet, HashMap};
 
@@ -26,6 +29,8 @@ pub(super) struct Called {
     known: HashMap<Name, Vec<Name>>,
     /// All names of the organisation of a name.
     organisations: HashMap<Name, BTreeSet<Name>>,
+    /// The identifier system of facilities.
+    facility: String,
 }
 
 impl Called {
@@ -42,7 +47,49 @@ impl Called {
     /// All that the organisation of these names is called.
     pub fn organisation(&self, names: Vec<Name>) -> BTreeSet<Name> {
         let others = names.iter().filter_map(|name| self.organisations.get(name)).flatten().cloned().collect::<Vec<_>>();
-        names.into_iter().chain(others).collect()
+        names.into_iter().chain(others).map(|name| self.spelt(name)).collect()
+    }
+
+    /// The name as all spellings of it that mean the same are compared: case and blanks of a facility's code tell nothing, nor do the case of a host or of a
+    /// URN, nor which version.
+    fn spelt(&self, name: Name) -> Name {
+        match name.split_once('|') {
+            Some((system, code)) if system == self.facility => directory::folded(system, code),
+            Some(_) => name,
+            None if name.get(..4).is_some_and(|scheme| scheme.eq_ignore_ascii_case("urn:")) => name.to_lowercase(),
+            None => {
+                let url = name.split_once("/_history/").map_or(name.as_str(), |(url, _)| url).trim_end_matches('/');
+                let (host, path) = url.split_at_checked(host_end(url)).unwrap_or(("", url));
+                format!("{}{path}", host.to_ascii_lowercase())
+            }
+        }
+    }
+}
+
+/// An organisation that is written together with a Consent: `Organization/id`, and the identifiers that who writes it is believed.
+pub(in crate::ingest) type Organisation = (Name, BTreeSet<Name>);
+
+impl Writer {
+    /// Those among what `author` is about to write.
+    pub(in crate::ingest) fn organisations_of(&self, changes: &[Wanted], author: &Author) -> Vec<Organisation> {
+        let r4 = definitions::r4();
+        let type_code = r4.type_code("Organization");
+        let param = type_code.and_then(|code| r4.param(code, "identifier")).map(|param| param.id);
+        let (facility, _) = self.systems();
+        let own = author.caller.as_ref().and_then(|caller| caller.facility_code.as_ref()).map(|code| format!("{facility}|{code}"));
+        let is_operators = author.owner == OPERATOR || keeps_directory(author);
+        let drafts = changes.iter().filter_map(|wanted| match &wanted.action {
+            Action::Put(draft) if Some(draft.type_code) == type_code => Some(draft),
+            _ => None,
+        });
+        let numbers = |draft: &Draft| {
+            let tokens = draft.entries.iter().filter(|entry| Some(entry.param) == param).filter_map(|entry| match &entry.value {
+                IndexValue::Token { system: Some(system), code } => Some(format!("{system}|{code}")),
+                _ => None,
+            });
+            tokens.filter(|name| is_operators || Some(name) == own.as_ref()).collect()
+        };
+        drafts.map(|draft| (format!("Organization/{}", draft.id), numbers(draft))).collect()
     }
 }
 
@@ -51,10 +98,10 @@ fn is_of(name: &str, system: &str) -> bool {
 }
 
 impl Writer {
-    /// What those that `consent` refers to are called.
-    pub(super) async fn called(&self, consent: &Value) -> Result<Called, sqlx::Error> {
+    /// What those that `consent` refers to are called. `beside`: what is written with it.
+    pub(super) async fn called(&self, consent: &Value, beside: &[Organisation]) -> Result<Called, sqlx::Error> {
         let (facility, practitioner) = self.systems();
-        let mut called = Called::default();
+        let mut called = Called { facility: facility.to_owned(), ..Called::default() };
         let base = &self.options().base;
         let provision: Vec<&Value> = consent.get("provision").into_iter().collect();
         let authors = references(&of_key(&provision, "data"), base);
@@ -91,7 +138,7 @@ impl Writer {
         }
         let organizations: BTreeSet<Name> = consent::organisations_of(consent, base).into_iter().flatten().collect();
         for name in organizations.into_iter().filter(is_looked_up).take(MOST) {
-            let names = self.same_organisation(&name).await?;
+            let names = self.same_organisation(&name, beside).await?;
             called.organisations.insert(name, names);
         }
         Ok(called)
@@ -137,12 +184,16 @@ impl Writer {
     }
 
     /// All names of the organisation of this name, as far as who says so is to be believed. An identifier that several have tells nobody apart.
-    async fn same_organisation(&self, name: &Name) -> Result<BTreeSet<Name>, sqlx::Error> {
+    async fn same_organisation(&self, name: &Name, beside: &[Organisation]) -> Result<BTreeSet<Name>, sqlx::Error> {
         let (system, _) = self.systems();
         let mut names = BTreeSet::from([name.clone()]);
         let mut tried = names.clone();
         let mut waiting = vec![name.clone()];
         while let Some(name) = waiting.pop().filter(|_| tried.len() <= MOST) {
+            for (id, numbers) in beside.iter().filter(|(id, numbers)| *id == name || numbers.contains(&name)) {
+                names.extend([id.clone(), name.clone()]);
+                waiting.extend(numbers.iter().filter(|other| tried.insert((*other).clone())).cloned());
+            }
             let found = match name.split_once('|') {
                 Some((_, code)) if is_of(&name, system) => {
                     let itself = self.store().known_facility(code).await?;

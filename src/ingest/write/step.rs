@@ -4,10 +4,9 @@ use super::{Action, Author, Condition, Done, Effect, PARAMETER, Wanted, Writer, 
 use crate::access::{CONSENT_DESK, Caller, Interaction, Role};
 use crate::definitions;
 use crate::fhir::{Issue, IssueCode};
-use crate::ingest::consent::asks_for_itself;
+use crate::ingest::consent::{Beside, asks_for_itself};
 use crate::ingest::ownership::{DIRECTORY, OPERATOR, check_source, keeps_directory, may_change};
 use crate::ingest::refusal::{Refusal, RefusalKind};
-use crate::registry::Told;
 use crate::search::{extract, own};
 use crate::store::gate::{self as store_gate, About, Traits};
 use crate::store::write::Change;
@@ -35,7 +34,7 @@ fn reread(stored: &Stored, rules: store_gate::Rules) -> Mutation {
 }
 
 impl Writer {
-    pub(super) async fn step(&self, wanted: Wanted, stored: Option<&Stored>, author: &Author, told: &Told) -> Result<Step, Refusal> {
+    pub(super) async fn step(&self, wanted: Wanted, stored: Option<&Stored>, author: &Author, beside: &Beside) -> Result<Step, Refusal> {
         let live = stored.filter(|stored| stored.body.is_some());
         let type_name = definitions::r4().type_name(wanted.target().0);
         // Codes mean the same for everybody: one facility must not change how another's are translated, found, or what they must meet.
@@ -88,7 +87,7 @@ impl Writer {
             (Action::Put(draft), Some(live)) if draft.says_what(live) => {
                 let done = Done { body: live.body.clone(), ..done(Effect::Unchanged) };
                 let mutation = match &draft.consent {
-                    Some(resource) => Some(reread(live, self.consent_rules(resource, told).await?)),
+                    Some(resource) => Some(reread(live, self.consent_rules(resource, beside).await?)),
                     None => None,
                 };
                 return Ok(Step { done, mutation });
@@ -142,7 +141,7 @@ impl Writer {
                     }
                 }
                 let rules = match &draft.consent {
-                    Some(resource) => Some(self.consent_rules(resource, told).await?),
+                    Some(resource) => Some(self.consent_rules(resource, beside).await?),
                     None => None,
                 };
                 (draft.about, draft.traits, rules, Change::Put { body, stamp_at, entries: draft.entries, old_entries })

@@ -1,16 +1,25 @@
 //! Whose record a resource is part of, and what it says of people though it is of a type that is about none.
 
+use super::people::Oneself;
 use super::{Options, plan_of, values};
 use crate::definitions;
 use crate::fhir::Reference;
+use crate::fhir::reference::type_said;
 use crate::store::gate::About;
 use crate::store::{IndexEntry, IndexValue, TypeCode, index};
 use serde_json::Value;
 
 /// Whose record the resource is part of (docs/access.md): a Patient's own, else the Patient's that the parameters of the patient
-/// compartment name. Where references name several Patients, or none although the type could hold what is about one, nobody's
+/// compartment name. Where it names several Patients, or perhaps ([`super::people`]), or none although the type could hold what is about one, nobody's
 /// consent can speak for it. `entries` are the resource's own; an absolute URL under the base is local.
 pub fn about(type_code: TypeCode, resource: &Value, entries: &[IndexEntry], options: &Options) -> About {
+    let about = about_one(type_code, resource, entries, options);
+    let is_alone = |own: &str| Oneself::named_by(resource, own, options).is_some_and(|own| own.is_alone(resource, options));
+    if about.patient().is_some_and(|own| !is_alone(own)) { About::Unknown } else { about }
+}
+
+/// The same of what is known to name nobody else.
+pub fn about_one(type_code: TypeCode, resource: &Value, entries: &[IndexEntry], options: &Options) -> About {
     let base = options.base.as_str();
     let type_name = definitions::r4().type_name(type_code);
     match type_name {
@@ -88,12 +97,6 @@ fn local<'r>(reference: &'r Value, base: &str) -> Option<(&'r str, &'r str)> {
     }
 }
 
-/// The type that a `Reference.type` or a URL of a definition says.
-pub fn type_said(said: &str) -> &str {
-    let name = said.split('|').next().unwrap_or_default().trim_end_matches('/');
-    name.rsplit('/').next().unwrap_or_default()
-}
-
 /// Whether a Reference's identifier is one of a facility or a practitioner.
 pub fn is_staffs(reference: &Value, options: &Options) -> bool {
     let system = reference.pointer("/identifier/system").and_then(Value::as_str);
@@ -120,50 +123,12 @@ fn is_open(type_name: &str, resource: &Value, options: &Options) -> bool {
 /// Who and what serves patients.
 const SERVES: [&str; 5] = ["Practitioner", "PractitionerRole", "HealthcareService", "Location", "Organization"];
 
-/// People: who one is named by is not told to everybody.
-const SOMEBODY: [&str; 3] = ["Patient", "RelatedPerson", "Person"];
-
 /// Whether a resource of an open type holds what is about people all the same: it refers to one where no search parameter looks, here or on
 /// another server, by an identifier too, or contains what is not of an open type itself.
 fn holds_patients(resource: &Value, options: &Options) -> bool {
     let contained = resource.get("contained").and_then(Value::as_array).into_iter().flatten();
     let mut types = contained.filter_map(|one| one.get("resourceType").and_then(Value::as_str));
-    if types.any(|name| !OPEN.contains(&name)) {
-        return true;
-    }
-    let mut waiting = vec![resource];
-    while let Some(value) = waiting.pop() {
-        match value {
-            Value::Array(list) => waiting.extend(list),
-            Value::Object(members) => {
-                let text = |key: &str| members.get(key).and_then(Value::as_str);
-                if text("reference").is_some_and(|text| leads_to_somebody(text, &options.base)) {
-                    return true;
-                }
-                let is_reference =
-                    members.get("identifier").is_some_and(Value::is_object) || text("display").or(text("reference")).is_some();
-                if is_reference && text("type").is_some_and(|name| SOMEBODY.contains(&type_said(name))) {
-                    return true;
-                }
-                // Whom the identifier of an extension means is not said.
-                let unsaid = |to: &Value| to.get("identifier").is_some() && to.get("reference").is_none() && to.get("type").is_none();
-                if members.get("valueReference").is_some_and(|to| unsaid(to) && !is_staffs(to, options)) {
-                    return true;
-                }
-                waiting.extend(members.values());
-            }
-            _ => {}
-        }
-    }
-    false
-}
-
-fn leads_to_somebody(reference: &str, base: &str) -> bool {
-    match values::parse_reference(reference, base) {
-        Some(Reference::Local { type_name, .. } | Reference::Conditional { type_name, .. }) => SOMEBODY.contains(&type_name),
-        Some(Reference::Absolute(url)) => url.split(['/', '?', '#', '|']).any(|part| SOMEBODY.contains(&part)),
-        _ => false,
-    }
+    types.any(|name| !OPEN.contains(&name)) || !Oneself::nobody().is_alone(resource, options)
 }
 
 /// Whether resources of this type are about no patient, as far as they name none.

@@ -4,11 +4,12 @@
 //! An identifier counts beside an id too: who sends it knows ids of their own. Where an element can name no medicine it is none's, unless `type` says
 //! so: otherwise whoever sends a medicine with the number of a visit or of an insurer would label what names these.
 
-use super::about::{is_staffs, type_said};
+use super::about::is_staffs;
 use super::references::references;
 use super::{Options, is_about_nobody, values};
 use crate::definitions;
 use crate::fhir::Reference;
+use crate::fhir::reference::type_said;
 use crate::store::index::{MEDICINE, MEDICINE_CALLED};
 use crate::store::{IndexEntry, IndexValue, TypeCode};
 use serde_json::Value;
@@ -46,13 +47,18 @@ pub(super) fn extract(resource: &Value, options: &Options, entries: &mut Vec<Ind
 
 /// The medicines that a resource names, as often as it does.
 pub fn named<'r>(resource: &'r Value, options: &Options) -> Vec<Named<'r>> {
-    let type_name = resource.get("resourceType").and_then(Value::as_str).unwrap_or_default();
-    let takes_nothing = matches!(type_name, "AuditEvent" | "Binary" | "Bundle" | "Consent" | "Parameters" | "Patient");
     let mut found = Vec::new();
-    if !takes_nothing && (TYPES.contains(&type_name) || !is_about_nobody(type_name)) {
+    if takes_labels(resource) {
         references(resource, &mut |reference, targets| found.extend(name(reference, targets, options)));
     }
     found
+}
+
+/// Whether it takes labels from what it names: what is about patients, and medicines from what they are made of.
+pub(super) fn takes_labels(resource: &Value) -> bool {
+    let type_name = resource.get("resourceType").and_then(Value::as_str).unwrap_or_default();
+    let takes_nothing = matches!(type_name, "AuditEvent" | "Binary" | "Bundle" | "Consent" | "Parameters" | "Patient");
+    !takes_nothing && (TYPES.contains(&type_name) || !is_about_nobody(type_name))
 }
 
 /// What a Reference in an element for these types names; nothing if that is no medicine.

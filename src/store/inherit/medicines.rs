@@ -10,7 +10,7 @@
 use super::{Connection, Taken};
 use crate::definitions;
 use crate::store::batch::Batch;
-use crate::store::index::{MEDICINE, MEDICINE_CALLED};
+use crate::store::index::{MEDICINE, MEDICINE_CALLED, VISIT};
 use crate::store::sql::Sql;
 use crate::store::write::{Change, Mutation, Unit};
 use crate::store::{IndexEntry, ResourceKey, Store, TypeCode, system_key};
@@ -38,14 +38,14 @@ pub(in crate::store) fn is_medicine(type_code: TypeCode) -> bool {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(in crate::store) enum Part {
     None,
-    /// It names some.
+    /// It names some, or a visit where it is looked for with them.
     Takes,
     /// It is one, and what it tells may be another thing than before.
     Gives,
 }
 
 pub(in crate::store) fn part(mutation: &Mutation) -> Part {
-    let names = |entries: &[IndexEntry]| entries.iter().any(|entry| matches!(entry.param, MEDICINE | MEDICINE_CALLED));
+    let names = |entries: &[IndexEntry]| entries.iter().any(|entry| matches!(entry.param, MEDICINE | MEDICINE_CALLED | VISIT));
     let tells = mutation.traits.hands.as_ref().is_some_and(|hands| !hands.is_empty());
     match (&mutation.change, is_medicine(mutation.type_code)) {
         (Change::Put { entries, .. }, true) if tells || names(entries) || mutation.base_version > 0 => Part::Gives,

@@ -478,9 +478,7 @@ mod naive {
 
     /// 0 deny, 1 permit, 2 deny by default, 3 permit by default; and whether a deny answers an emergency.
     pub fn effective(consents: &[Value], requester: &Requester, resource: &Value, of_age: Micros) -> (Option<u8>, bool) {
-        let counts = |one: &Value| {
-            matches!(one["status"].as_str(), Some("active" | "inactive")) && one["scope"]["coding"][0]["code"] == "patient-privacy"
-        };
+        let counts = |one: &Value| one["status"] == "active" && one["scope"]["coding"][0]["code"] == "patient-privacy";
         let stored = |one: &Value| parse_interval(one["meta"]["lastUpdated"].as_str().unwrap(), &ZONE).unwrap().low;
         // Nothing is given after it was stored.
         let age = |one: &Value| match one["dateTime"].as_str().map(|date| parse_interval(date, &ZONE).unwrap()) {

@@ -59,8 +59,8 @@ fn several_consents() {
         let narrowed = [on(&permit, first, "2026-03-01T00:00:00Z"), on(&deny, later, "2026-03-02T00:00:00Z")];
         assert_eq!(outcome(&narrowed, &requester(), &observation()), Outcome::Deny, "{first}, then {later}");
     }
-    let withdrawn = with(second(&deny), "status", json!("inactive"));
-    assert_eq!(outcome(&[permit.clone(), withdrawn], &requester(), &observation()), Outcome::NoConsent, "what was replaced stays replaced");
+    let never = with(second(&deny), "status", json!("inactive"));
+    assert_eq!(outcome(&[permit.clone(), never], &requester(), &observation()), Outcome::Permit, "it never was in force");
     let mistaken = with(second(&deny), "status", json!("entered-in-error"));
     assert_eq!(outcome(&[permit.clone(), mistaken], &requester(), &observation()), Outcome::Permit, "a mistake never replaced anything");
     let other = with(second(&permit), "policy", json!([{"uri": "http://example.org/other"}]));
