@@ -282,7 +282,6 @@ both_databases!(
                 true,
             ),
             (json!({ "reference": "Organization/hf-b", "identifier": district }), json!({ "end": "2090" }), false),
-            (json!({ "reference": "Organization/hf-b", "type": "Practitioner" }), json!({ "end": "2090" }), false),
             (json!({ "reference": "Organization/hf-b" }), json!({ "start": "2026-01-01", "_end": absent }), false),
             (json!({ "reference": "Organization/hf-b" }), json!({ "_start": absent, "end": "2090" }), false),
         ] {
@@ -293,6 +292,12 @@ both_databases!(
             let seen = world.ids(&world.asker, "/fhir/Observation").await;
             assert_eq!(seen, if expected { set(&["a-hr", "a-hiv"]) } else { set(&[]) }, "{provision}");
         }
+        // What contradicts its own type is no reference at all.
+        let mut actor = to("Organization/hf-b");
+        actor[0]["reference"]["type"] = json!("Practitioner");
+        let contradicting = consent("c", "a", json!({ "type": "permit", "actor": actor }));
+        let (status, refused) = world.send(&world.desk, "PUT", "/fhir/Consent/c", &contradicting).await;
+        assert_eq!((status, &refused["issue"][0]["expression"]), (422, &json!(["Consent.provision.actor[0].reference.type"])), "{refused}");
     }
 );
 

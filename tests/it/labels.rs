@@ -378,7 +378,8 @@ both_databases!(
         let mut told = observation("told", "a", "8867-4", "2026-03-05", None);
         (told["performer"], told["specimen"]) = (json!([by_identifier]), by_identifier.clone());
         let mut typed = told.clone();
-        (typed["id"], typed["performer"][0]["type"]) = (json!("typed"), json!("Medication"));
+        let medicine = json!({ "type": "Medication", "identifier": number });
+        (typed["id"], typed["extension"]) = (json!("typed"), json!([{ "url": "urn:taken", "valueReference": medicine }]));
         let prescription = json!({ "resourceType": "MedicationRequest", "id": "named", "status": "active", "intent": "order", "subject": { "reference": "Patient/a" }, "medicationReference": by_identifier });
         for resource in [&told, &typed, &prescription] {
             world.put(&world.holder, resource).await;
