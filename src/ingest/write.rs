@@ -74,6 +74,22 @@ pub enum Condition {
 }
 
 impl Condition {
+    /// What `If-Match` and `If-None-Match` of a change, or a Bundle entry's `ifMatch` and `ifNoneMatch`, demand; else the words that say what is
+    /// wrong with them. What is not understood is refused: a condition that is passed over is a change that should not have been made.
+    pub fn asked(matching: Option<&str>, not_matching: Option<&str>) -> Result<Condition, &'static str> {
+        match (matching, not_matching) {
+            (Some(_), Some(_)) => Err("A change takes If-Match or If-None-Match, not both."),
+            // One that says nothing is not one that was not sent.
+            (Some(tags), None) => {
+                let versions = Versions::parse(tags);
+                versions.map(Condition::Version).ok_or("If-Match must be a version such as W/\"3\", a few of these, or *.")
+            }
+            (None, Some("*")) => Ok(Condition::Absent),
+            (None, Some(_)) => Err("If-None-Match of a change must be *: nothing may be there. To change a certain version, send If-Match."),
+            (None, None) => Ok(Condition::Any),
+        }
+    }
+
     /// Whether `If-Match` admits the version that is there, if any is.
     pub fn admits(self, live: Option<i64>) -> bool {
         match self {

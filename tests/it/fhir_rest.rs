@@ -100,6 +100,9 @@ both_databases!(
         assert_eq!(problem(put(&[("if-match", "W/\"1\"")], body.clone()).await).0, 412, "nothing is there");
         assert_eq!(put(&[("if-none-match", "*")], body.clone()).await.0, 201);
         assert_eq!(problem(put(&[("if-none-match", "*")], body.clone()).await).0, 412);
+        // A condition that is not understood is not passed over.
+        assert_eq!(problem(put(&[("if-none-match", "W/\"7\"")], body.clone()).await).0, 400);
+        assert_eq!(problem(put(&[("if-none-match", "*"), ("if-match", "W/\"1\"")], body.clone()).await).0, 400);
         body["active"] = json!(false);
         assert_eq!(put(&[("if-match", "W/\"1\"")], body.clone()).await.0, 200);
         assert_eq!(problem(put(&[("if-match", "W/\"1\"")], body.clone()).await).0, 412);

@@ -12,7 +12,6 @@ use crate::fhir::outcome::operation_outcome;
 use crate::fhir::{Issue, IssueCode, json};
 use crate::ingest::Refusal;
 use crate::ingest::bundle::{self, Context, Fetched, Return, criteria_of};
-use crate::ingest::etag::Versions;
 use crate::ingest::patch::Patch;
 use crate::ingest::transaction::{self, Entry, Operation, Outcome};
 use crate::ingest::tries::Tries;
@@ -106,16 +105,8 @@ pub async fn delete_where(call: &Call<'_>, type_code: TypeCode) -> Result<Answer
 
 /// `If-Match`, or `If-None-Match: *`.
 fn condition(call: &Call<'_>) -> Result<Condition, Failure> {
-    // One that says nothing is not one that was not sent.
-    if let Some(tags) = call.headers.get(header::IF_MATCH) {
-        let words = "If-Match must be a version such as W/\"3\", a few of these, or *.";
-        let versions = Versions::parse(tags.to_str().unwrap_or_default());
-        return Ok(Condition::Version(versions.ok_or_else(|| Failure::bad_request(words))?));
-    }
-    match super::header_text(call.headers, header::IF_NONE_MATCH) {
-        Some("*") => Ok(Condition::Absent),
-        _ => Ok(Condition::Any),
-    }
+    let text = |name| call.headers.get(name).map(|value| value.to_str().unwrap_or_default());
+    Condition::asked(text(header::IF_MATCH), text(header::IF_NONE_MATCH)).map_err(Failure::bad_request)
 }
 
 /// The criteria in the URL of a conditional update or delete.

@@ -13,7 +13,6 @@ mod respond;
 mod split;
 
 use super::draft::with_labels;
-use super::etag::Versions;
 use super::patch::Patch;
 use super::refusal::{Refusal, RefusalKind};
 use super::transaction::{self, Broken, Entry, Operation, Outcome, Problems};
@@ -357,7 +356,6 @@ impl Request<'_> {
             let words = "Every entry of a transaction or batch needs a request.";
             problems.add(&format!("{}.request", self.path), Refusal::malformed(words));
         }
-        let condition = self.condition(problems);
         let (method, url) = (self.text("method")?, self.text("url")?);
         let url = url.strip_prefix(self.base_url).unwrap_or(url).trim_start_matches('/');
         if matches!(method, "GET" | "HEAD") {
@@ -373,6 +371,8 @@ impl Request<'_> {
             }
             return Some(Wish::Read(search));
         }
+        // Of a read they are asked where it is made.
+        let condition = if method == "POST" { Some(Condition::Any) } else { self.condition(problems) };
         let (target, query) = match url.split_once('?') {
             Some((target, query)) => (target, Some(query.to_owned())),
             None => (url, None),
@@ -430,14 +430,15 @@ impl Request<'_> {
     }
 
     fn condition(&self, problems: &mut Problems) -> Option<Condition> {
-        if let Some(tags) = self.text("ifMatch") {
-            let versions = Versions::parse(tags);
-            if versions.is_none() {
-                problems.add(&self.at("ifMatch"), Refusal::malformed("ifMatch must be a version such as W/\"3\", a few of these, or *."));
+        let (matching, not_matching) = (self.text("ifMatch"), self.text("ifNoneMatch"));
+        match Condition::asked(matching, not_matching) {
+            Ok(condition) => Some(condition),
+            Err(words) => {
+                let element = if matching.is_some() { "ifMatch" } else { "ifNoneMatch" };
+                problems.add(&self.at(element), Refusal::malformed(words));
+                None
             }
-            return versions.map(Condition::Version);
         }
-        Some(if self.text("ifNoneMatch") == Some("*") { Condition::Absent } else { Condition::Any })
     }
 }
 
@@ -483,6 +484,7 @@ pub fn criteria_of(text: &str, type_name: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::etag::Versions;
     use super::*;
     use crate::validate::{Level, Profiles};
     use serde_json::json;
@@ -551,6 +553,13 @@ mod tests {
         assert_eq!(refused(twice), (400, "Bundle.entry[4].request.ifNoneExist".into()));
         assert_eq!(refused(json!({"method": "PATCH", "url": "Patient/1"})), (400, "Bundle.entry[4].resource".into()));
         assert_eq!(refused(json!({"method": "PUT", "url": "Patient/1", "ifMatch": "x"})), (400, "Bundle.entry[4].request.ifMatch".into()));
+        for unclear in [json!({"ifNoneMatch": "W/\"1\""}), json!({"ifNoneMatch": ""})] {
+            let mut request = json!({"method": "PUT", "url": "Patient/1"});
+            request.as_object_mut().unwrap().extend(unclear.as_object().unwrap().clone());
+            assert_eq!(refused(request).1, "Bundle.entry[4].request.ifNoneMatch");
+        }
+        let both = json!({"method": "DELETE", "url": "Patient/1", "ifMatch": "W/\"1\"", "ifNoneMatch": "*"});
+        assert_eq!(refused(both).1, "Bundle.entry[4].request.ifMatch");
     }
 
     #[test]
