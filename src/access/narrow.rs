@@ -15,15 +15,16 @@ use crate::store::{Filter, IndexEntry, Query, Stored, TypeCode};
 use serde_json::Value;
 
 impl Caller {
-    /// Adds to `query` what the scopes demand of every type that it looks at. Refused when a type is not within the scopes at all;
-    /// of several possible targets of a chain those that are not are left out.
-    pub fn narrow(&self, query: &mut Query, options: &extract::Options) -> Result<(), Forbidden> {
+    /// Adds to `query` what the scopes demand of every type that it looks at: of its own type for `interaction`, of those that chains lead
+    /// through for a search. Refused when a type is not within the scopes at all; of several possible targets of a chain those that
+    /// are not are left out.
+    pub fn narrow(&self, query: &mut Query, interaction: Interaction, options: &extract::Options) -> Result<(), Forbidden> {
         if self.is_unrestricted() {
             return Ok(());
         }
         let options = ParseOptions::new(options.base.as_str(), options.zone.clone());
         self.narrow_nested(&mut query.filters, &options)?;
-        query.filters.extend(self.demands(query.type_code, &options)?);
+        query.filters.extend(self.demands(query.type_code, interaction, &options)?);
         Ok(())
     }
 
@@ -34,7 +35,8 @@ impl Caller {
                     let mut kept = Vec::with_capacity(targets.len());
                     let mut refused = None;
                     for (type_code, mut filters) in std::mem::take(targets) {
-                        let added = self.narrow_nested(&mut filters, options).and_then(|()| self.demands(type_code, options));
+                        let added =
+                            self.narrow_nested(&mut filters, options).and_then(|()| self.demands(type_code, Interaction::Search, options));
                         match added {
                             Ok(added) => {
                                 filters.extend(added);
@@ -51,7 +53,7 @@ impl Caller {
                 }
                 Filter::Has { source, filters, .. } | Filter::HasCanonical { source, filters, .. } => {
                     self.narrow_nested(filters, options)?;
-                    filters.extend(self.demands(*source, options)?);
+                    filters.extend(self.demands(*source, Interaction::Search, options)?);
                 }
                 Filter::Any(filters) | Filter::All(filters) | Filter::Contained { filters, .. } => self.narrow_nested(filters, options)?,
                 // What the scopes hide within counts as not there, here as everywhere.
@@ -76,7 +78,7 @@ impl Caller {
         let options = ParseOptions::new(options.base.as_str(), options.zone.clone());
         let (mut whole, mut ways) = (Vec::new(), Vec::new());
         for type_code in (0..).take(definitions::r4().resource_types().len()) {
-            match self.demands(type_code, &options) {
+            match self.demands(type_code, Interaction::Search, &options) {
                 Ok(demands) if demands.is_empty() => whole.push(type_code),
                 Ok(demands) => ways.push(Filter::All([vec![Filter::OfType(vec![type_code])], demands].concat())),
                 Err(_) => {}
@@ -86,12 +88,12 @@ impl Caller {
         vec![Filter::Any(ways)]
     }
 
-    /// The conditions that the scopes put on a search of this type.
-    fn demands(&self, type_code: TypeCode, options: &ParseOptions) -> Result<Vec<Filter>, Forbidden> {
+    /// The conditions that the scopes put on this interaction with resources of this type.
+    fn demands(&self, type_code: TypeCode, interaction: Interaction, options: &ParseOptions) -> Result<Vec<Filter>, Forbidden> {
         let type_name = definitions::r4().type_name(type_code);
-        match self.reach(type_name, Interaction::Search) {
+        match self.reach(type_name, interaction) {
             Reach::Everything => Ok(Vec::new()),
-            Reach::Nothing => Err(self.forbidden(type_name, Interaction::Search)),
+            Reach::Nothing => Err(self.forbidden(type_name, interaction)),
             Reach::Within(bounds) => {
                 let mut all: Vec<Vec<Filter>> = bounds.iter().map(|bound| bound.filters(type_code, options)).collect();
                 Ok(match all.len() {
@@ -105,15 +107,27 @@ impl Caller {
 
     /// Whether the scopes reach this version of a resource for any of these interactions.
     pub fn admits(&self, row: &Stored, interactions: &[Interaction], options: &extract::Options) -> bool {
-        if self.reaches_all(row.type_code, interactions) {
+        match &row.body {
+            Some(body) => self.admits_body(row.type_code, &row.id, body, interactions, options),
+            // A delete has no content left to judge, so only whoever reaches everything learns of it.
+            None => self.reaches_all(row.type_code, interactions),
+        }
+    }
+
+    /// Whether the scopes reach a resource with this id and this content for any of these interactions.
+    pub fn admits_body(
+        &self,
+        type_code: TypeCode,
+        id: &str,
+        body: &[u8],
+        interactions: &[Interaction],
+        options: &extract::Options,
+    ) -> bool {
+        if self.reaches_all(type_code, interactions) {
             return true;
         }
-        let Some(body) = &row.body else {
-            // A delete has no content left to judge, so only whoever reaches everything learns of it.
-            return false;
-        };
         let Ok(resource) = serde_json::from_slice::<Value>(body) else { return false };
-        self.admits_entries(row.type_code, &row.id, &extract::extract(row.type_code, &resource, options), interactions, options)
+        self.admits_entries(type_code, id, &extract::extract(type_code, &resource, options), interactions, options)
     }
 
     /// Whether the scopes reach a resource with this id and these index entries for any of these interactions.

@@ -62,6 +62,13 @@ impl Criteria {
     }
 }
 
+/// Whether the criteria are identifiers with their systems, and nothing else.
+pub fn by_identifier(text: &str) -> bool {
+    let whole = |value: &str| value.split_once('|').is_some_and(|(system, value)| !system.is_empty() && !value.is_empty());
+    let mut pairs = form_urlencoded::parse(text.as_bytes()).peekable();
+    pairs.peek().is_some() && pairs.all(|(name, value)| name == "identifier" && whole(&value))
+}
+
 fn meaning(filter: &Filter) -> String {
     match filter {
         Filter::Param { param, tests } => listed(&format!("{param}="), tests.iter().map(|test| format!("{test:?}"))),

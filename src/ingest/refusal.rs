@@ -52,6 +52,12 @@ impl Refusal {
         Refusal::new(RefusalKind::NotFound, Issue::error(IssueCode::NotFound, "There is no such resource: check the type and the id."))
     }
 
+    /// What the caller may see and another facility contributed.
+    pub fn foreign() -> Refusal {
+        let words = "The resource belongs to another facility: only that facility and the operator can change it.";
+        Refusal::new(RefusalKind::Forbidden, Issue::error(IssueCode::Forbidden, words))
+    }
+
     /// Nothing that the caller may change has what the criteria of a patch ask for; the same words, whether the caller may see one that has.
     pub fn no_match() -> Refusal {
         let words = "The criteria match nothing: a patch changes what is there. Check the criteria, or PUT the resource with them.";

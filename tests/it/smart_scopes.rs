@@ -103,7 +103,9 @@ both_databases!(
         assert_eq!(world.put(&token, &good).await.0, 201);
         assert_eq!(world.put(&token, &bad).await.0, 403, "it may not be changed into what is out of reach");
         assert_eq!(world.put(&token, &observation("a-vital-signs", "a", "laboratory", "1")).await.0, 403, "nor taken over");
-        assert_eq!(world.send(&token, "DELETE", "/fhir/Observation/a-vital-signs", &Value::Null).await.0, 403);
+        let hidden = world.send(&token, "DELETE", "/fhir/Observation/a-vital-signs", &Value::Null).await;
+        assert_eq!(hidden, world.send(&token, "DELETE", "/fhir/Observation/nobody", &Value::Null).await, "told from one that never was");
+        assert_eq!(hidden.0, 204);
         assert_eq!(world.get(&world.all, "/fhir/Observation/a-vital-signs").await.0, 200);
         // Conditions find only what may be searched, and Bundles are no way around.
         let bundle = json!({ "resourceType": "Bundle", "type": "batch", "entry": [
@@ -126,6 +128,80 @@ both_databases!(
             history["entry"].as_array().unwrap().iter().map(|entry| entry["resource"]["meta"]["versionId"].as_str().unwrap()).collect();
         assert_eq!((status, versions, &history["total"]), (200, vec!["3", "1"], &Value::Null), "{history}");
         assert_eq!(world.get(&token, "/fhir/Observation/b-laboratory/_history/2").await.0, 404);
+        world.server.stop().await;
+    }
+);
+
+both_databases!(
+    async fn criteria_and_patches_tell_nothing_without_the_right_to_search_or_read(db: &TestDb) {
+        let world = World::new(db).await;
+        let mut known =
+            json!({ "resourceType": "Patient", "id": "known", "gender": "female", "identifier": [{ "system": "urn:mrn", "value": "7" }] });
+        assert_eq!(world.put(&world.all, &known).await.0, 201);
+        let token = world.token(db, "creator", "system/Observation.c system/Patient.c").await;
+        let conditional = async |token: &str, criteria: &str| {
+            let request = world.server.client.post(world.server.url("/fhir/Observation")).bearer_auth(token);
+            let body = observation("x", "a", "laboratory", "1").to_string();
+            answer(request.header("content-type", "application/fhir+json").header("if-none-exist", criteria).body(body)).await
+        };
+        let referring = async |token: &str, query: &str| {
+            let mut resource = observation("y", "a", "laboratory", "2");
+            resource["subject"] = json!({ "reference": format!("Patient?{query}") });
+            let entry = json!({ "request": { "method": "POST", "url": "Observation" }, "resource": resource });
+            world.send(token, "POST", "/fhir", &json!({ "resourceType": "Bundle", "type": "transaction", "entry": [entry] })).await.0
+        };
+        // What is there and what is not are answered alike: no question is answered.
+        for criteria in [
+            "subject=Patient/a&code=718-7",
+            "subject=Patient/a&code=no",
+            "subject:Patient.family=Asha",
+            "identifier=7",
+            "identifier=urn:mrn|7&code=1",
+        ] {
+            assert_eq!(conditional(&token, criteria).await.0, 403, "{criteria}");
+        }
+        for query in
+            ["identifier=urn:mrn|7&gender=female", "identifier=urn:mrn|7&gender=male", "family=Asha", "_has:Observation:subject:code=718-7"]
+        {
+            assert_eq!(referring(&token, query).await, 403, "{query}");
+        }
+        // By an identifier a client finds what its own facility sent, so that it makes nothing twice, and no other's.
+        assert_eq!(referring(&token, "identifier=urn:mrn|7").await, 200);
+        known["name"] = json!([{ "family": "Neema" }]);
+        let create = async |token: &str| {
+            let request = world.server.client.post(world.server.url("/fhir/Patient")).bearer_auth(token);
+            answer(
+                request
+                    .header("content-type", "application/fhir+json")
+                    .header("if-none-exist", "identifier=urn:mrn|7")
+                    .body(known.to_string()),
+            )
+            .await
+        };
+        let found = create(&token).await;
+        assert_eq!(found, (200, json!("")), "it is there; what is in it is not the client's to read");
+        let other = add_client(db, "other", "HF-2", "system/*.c").await;
+        let other = world.server.token("other", &other).await;
+        assert_eq!(create(&other).await.0, 201);
+        let nothing = world.token(db, "nothing", "system/Observation.c").await;
+        assert_eq!(referring(&nothing, "identifier=urn:mrn|7").await, 403);
+        // A patch of another facility's resource is not looked into, and its answer shows no more than a read would.
+        let patch = async |token: &str, path: &str, op: Value| {
+            let request = world.server.client.patch(world.server.url(path)).bearer_auth(token);
+            answer(request.header("content-type", "application/json-patch+json").body(json!([op]).to_string())).await
+        };
+        let directory = json!({ "resourceType": "Organization", "id": "o", "name": "One" });
+        assert_eq!(world.put(&world.all, &directory).await.0, 201);
+        let updater = add_client(db, "updater", "HF-2", "system/*.u").await;
+        let updater = world.server.token("updater", &updater).await;
+        let same = patch(&updater, "/fhir/Organization/o", json!({ "op": "test", "path": "/name", "value": "One" })).await;
+        assert_eq!(same.0, 403, "{same:?}");
+        assert_eq!(same, patch(&updater, "/fhir/Organization/o", json!({ "op": "test", "path": "/name", "value": "Two" })).await);
+        let updater = world.token(db, "own-updater", "system/*.u").await;
+        let patched = patch(&updater, "/fhir/Patient/known", json!({ "op": "add", "path": "/active", "value": true })).await;
+        assert_eq!(patched, (200, json!("")));
+        let patched = patch(&world.all, "/fhir/Patient/known", json!({ "op": "replace", "path": "/active", "value": false })).await;
+        assert_eq!(patched.1["gender"], "female");
         world.server.stop().await;
     }
 );

@@ -108,7 +108,7 @@ async fn answered(call: &Call<'_>, mut request: SearchRequest, path: &str) -> Re
     known_by_identifiers(call, &mut request).await?;
     super::audit::asked_for(std::iter::once(&request.query).chain(&request.further).flat_map(Query::named));
     for query in std::iter::once(&mut request.query).chain(&mut request.further) {
-        call.caller.narrow(query, index_options).map_err(Refusal::from)?;
+        call.caller.narrow(query, Interaction::Search, index_options).map_err(Refusal::from)?;
         // A page token is good for the rights that it was made under, and for no others.
         let reach = call.caller.reach(definitions::r4().type_name(query.type_code), Interaction::Search);
         request.binding.push_str(&format!("\n{reach:?}"));

@@ -19,7 +19,7 @@ use super::patch::Patch;
 use super::refusal::{self, Refusal, RefusalKind};
 use super::tries::Tries;
 use super::write::{Author, CommitError, Condition, Done, Effect, Writer};
-use crate::access::{Caller, audit};
+use crate::access::{Caller, Interaction, audit};
 use crate::definitions;
 use crate::fhir::Issue;
 use crate::store::{Precondition, Stored, TypeCode};
@@ -230,6 +230,8 @@ async fn carry_out(
     }
     settling.search_requests(&mut entries).await.map_err(refused)?;
     settling.apply_patches(&mut entries).await.map_err(refused)?;
+    let patches = |operation: &Operation| matches!(operation, Operation::Patch { .. } | Operation::PatchWhere { .. });
+    let patched: Vec<bool> = entries.iter().map(|entry| patches(&entry.operation)).collect();
     let targets = settling.targets(&entries);
     let entries = references::settle(&mut settling, entries, &targets, named).await.map_err(refused)?;
     let (plan, places) = drafts::plan(settling, entries, &targets).await.map_err(refused)?;
@@ -245,7 +247,7 @@ async fn carry_out(
     let mut outcomes: Vec<Outcome> = Vec::with_capacity(targets.len());
     for (place, target) in targets.into_iter().enumerate() {
         let first = |outcome: &&Outcome| outcome.type_code == target.type_code && *outcome.id == *target.id;
-        let outcome = match (changed.remove(&place), &target.kind) {
+        let mut outcome = match (changed.remove(&place), &target.kind) {
             (Some(outcome), TargetKind::DeleteAll(_)) => Outcome { version: 0, id: Box::default(), ..outcome },
             (Some(outcome), _) => outcome,
             (None, TargetKind::Existing(stored)) => Outcome::existing(stored),
@@ -255,6 +257,13 @@ async fn carry_out(
             },
             (None, _) => Outcome::nothing(target.type_code),
         };
+        // What the client did not send itself it is told as far as it may read it.
+        if patched.get(place) == Some(&true) || matches!(target.kind, TargetKind::Existing(_)) {
+            let reads = |body: &Bytes| caller.admits_body(outcome.type_code, &outcome.id, body, &[Interaction::Read], writer.options());
+            if !outcome.body.as_ref().is_none_or(reads) {
+                outcome.body = None;
+            }
+        }
         outcomes.push(outcome);
     }
     Ok(outcomes)

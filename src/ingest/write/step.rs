@@ -10,7 +10,7 @@ use crate::ingest::refusal::{Refusal, RefusalKind};
 use crate::search::{extract, own};
 use crate::store::gate::{self as store_gate, About, Traits};
 use crate::store::write::Change;
-use crate::store::{Mutation, Stored};
+use crate::store::{Mutation, Stored, TypeCode};
 
 /// What a wanted change comes to.
 pub(super) struct Step {
@@ -31,6 +31,11 @@ fn reread(stored: &Stored, rules: store_gate::Rules) -> Mutation {
         traits: Traits::default(),
         rules: Some(rules),
     }
+}
+
+/// A delete of what is not there.
+fn absent(type_code: TypeCode, id: &str) -> Step {
+    Step { done: Done { type_code, id: id.into(), effect: Effect::Absent, version: 0, updated: 0, body: None }, mutation: None }
 }
 
 impl Writer {
@@ -57,6 +62,12 @@ impl Writer {
             return self.step_on_foreign(&wanted, foreign, author).await;
         }
         if let Some(caller) = &author.caller {
+            // What the scopes do not reach is, for a delete, as if it never was.
+            if let (Action::Delete { type_code, id }, Some(live)) = (&wanted.action, live)
+                && !caller.admits(live, &[Interaction::Delete], &self.options)
+            {
+                return if wanted.condition.admits(None) { Ok(absent(*type_code, id)) } else { Err(Refusal::other_version()) };
+            }
             self.check_reach(&wanted.action, live, caller)?;
             check_source(&wanted.action, live, caller)?;
         }
@@ -165,25 +176,17 @@ impl Writer {
 
     /// Granular scopes reach the resource as it is and as it will be.
     fn check_reach(&self, action: &Action, live: Option<&Stored>, caller: &Caller) -> Result<(), Refusal> {
-        let (type_code, interaction) = match (action, live) {
-            (Action::Put(draft), None) => (draft.type_code, Interaction::Create),
-            (Action::Put(draft), Some(_)) => (draft.type_code, Interaction::Update),
-            (Action::Delete { type_code, .. }, _) => (*type_code, Interaction::Delete),
-        };
+        let Action::Put(draft) = action else { return Ok(()) };
         // A put that creates was asked for, and allowed, as an update.
-        let interactions =
-            if interaction == Interaction::Create { &[Interaction::Create, Interaction::Update][..] } else { &[interaction] };
+        let interactions = if live.is_none() { &[Interaction::Create, Interaction::Update][..] } else { &[Interaction::Update] };
         let before = live.is_none_or(|live| caller.admits(live, interactions, &self.options));
-        let after = match action {
-            Action::Put(draft) => caller.admits_entries(type_code, &draft.id, &draft.entries, interactions, &self.options),
-            Action::Delete { .. } => true,
-        };
-        if before && after {
+        if before && caller.admits_entries(draft.type_code, &draft.id, &draft.entries, interactions, &self.options) {
             return Ok(());
         }
         let words = format!(
-            "The scopes of this client do not reach this {}: they allow {interaction} only with certain values, or of one patient.",
-            definitions::r4().type_name(type_code)
+            "The scopes of this client do not reach this {}: they allow {} only with certain values, or of one patient.",
+            definitions::r4().type_name(draft.type_code),
+            if live.is_none() { Interaction::Create } else { Interaction::Update }
         );
         Err(Refusal::new(RefusalKind::Forbidden, Issue::error(IssueCode::Forbidden, words)))
     }
@@ -203,15 +206,12 @@ impl Writer {
     /// What another facility contributed stays as it is. Its id cannot look free (the put would have to succeed), so the
     /// refusal says that the id is taken and nothing else; a delete of what the caller cannot see does nothing, as if it were not there.
     async fn step_on_foreign(&self, wanted: &Wanted, stored: &Stored, author: &Author) -> Result<Step, Refusal> {
-        let visible = stored.body.is_some() && self.store.read(stored.type_code, &stored.id, &author.scope).await?.is_some();
+        let reaches = |caller: &Caller| caller.admits(stored, &[Interaction::Read], &self.options);
+        let visible = stored.body.is_some()
+            && author.caller.as_deref().is_none_or(reaches)
+            && self.store.read(stored.type_code, &stored.id, &author.scope).await?.is_some();
         match &wanted.action {
-            _ if visible => Err(Refusal::new(
-                RefusalKind::Forbidden,
-                Issue::error(
-                    IssueCode::Forbidden,
-                    "The resource belongs to another facility: only that facility and the operator can change it.",
-                ),
-            )),
+            _ if visible => Err(Refusal::foreign()),
             // What is refused where nothing is, is refused in the same words here.
             _ if matches!(wanted.condition, Condition::Version(_)) => Err(Refusal::other_version()),
             Action::Put(_) if wanted.condition == Condition::Known => Err(Refusal::no_update_as_create()),
@@ -222,10 +222,7 @@ impl Writer {
                     "This id cannot be used: take another, or POST the resource and let the server choose one.",
                 ),
             )),
-            Action::Delete { type_code, id } => Ok(Step {
-                done: Done { type_code: *type_code, id: id.clone(), effect: Effect::Absent, version: 0, updated: 0, body: None },
-                mutation: None,
-            }),
+            Action::Delete { type_code, id } => Ok(absent(*type_code, id)),
         }
     }
 }
