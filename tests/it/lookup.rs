@@ -412,6 +412,14 @@ both_databases!(
             set(&["V-2", "V-9"])
         );
         assert_eq!(world.get(&world.asker, &format!("{SHARED}?referralNumber=7")).await.0, 400);
+        assert_eq!(world.get(&world.asker, &format!("{SHARED}?idNumber=19940322-7")).await.0, 400, "not everybody's records");
+        // Who has no visit has no record, and fills no page.
+        let mut without = crate::lookup::patient("without", "19940322-7");
+        without["name"] = json!([{ "family": "Massawe" }]);
+        world.put(world.token("a"), &without).await;
+        for search in [&asked, &format!("{SHARED}?lastName=massawe")] {
+            assert_eq!(world.get(world.token("a"), search).await.1["pager"]["total"], json!(1), "{search}");
+        }
         // HTTP Basic signs no purpose.
         let secret = add_client(db, "basic", "HF-B", "system/*.cruds").await;
         let basic = answer(world.server.client.get(world.server.url(&asked)).basic_auth("basic", Some(secret))).await;

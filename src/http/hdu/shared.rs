@@ -37,6 +37,23 @@ const PARTS: [&str; 4] = ["Observation", "Condition", "MedicationRequest", "Alle
 const VITALS: [(&str, &str); 5] =
     [("29463-7", "weight"), ("8310-5", "temperature"), ("8302-2", "height"), ("9279-1", "respiration"), ("8867-4", "pulseRate")];
 
+/// What may be asked. `withReferral` is the original's, and changes nothing: referrals are not turned back.
+const PARAMETERS: [&str; 13] = [
+    "id",
+    "idType",
+    "hfrCode",
+    "referralNumber",
+    "firstName",
+    "lastName",
+    "gender",
+    "dateOfBirth",
+    "includeDeceased",
+    "numberOfVisits",
+    "withReferral",
+    "page",
+    "pageSize",
+];
+
 pub async fn answer(State(app): State<App>, Extension(caller): Extension<Caller>, RawQuery(query): RawQuery) -> Response {
     page(&app, &caller, &query.unwrap_or_default()).await.unwrap_or_else(|refusal| HduError::at(PATH)(refusal).into_response())
 }
@@ -46,6 +63,11 @@ async fn page(app: &App, caller: &Caller, query: &str) -> Result<Response, Refus
         caller.require_all(name, Interaction::Search)?;
     }
     let mut given: HashMap<String, String> = form_urlencoded::parse(query.as_bytes()).into_owned().collect();
+    // Passed over, it would answer with other people's records.
+    if given.keys().any(|name| !PARAMETERS.contains(&name.as_str())) {
+        let words = format!("There is a parameter that is not known here: it takes {}.", PARAMETERS.join(", "));
+        return Err(Refusal::malformed(words));
+    }
     given.retain(|_, value| !value.trim().is_empty());
     let given = |name: &str| given.get(name).map(|value| value.trim());
     let number = |name: &'static str| positive(given(name).unwrap_or_default()).ok_or_else(|| super::no_number(name));
@@ -108,7 +130,8 @@ async fn page(app: &App, caller: &Caller, query: &str) -> Result<Response, Refus
     if let Some(number) = given("referralNumber") {
         ask("_has:ServiceRequest:subject:identifier", search::escape(number));
     }
-    let asked = parse(app, caller, "Patient", &pairs)?;
+    let mut asked = parse(app, caller, "Patient", &pairs)?;
+    asked.filters.extend(with_visits());
     let here = app.store.count(&asked, None).await?;
     let mut released = away.release(app, caller, false).await?;
     let shown = Records { of, params: Vec::new(), own: None, owners: None, since: None, during: None, scope: caller.scope.clone() };
@@ -172,6 +195,13 @@ fn identifier_system(kind: &str, facility: Option<&str>) -> Option<String> {
         ("MRN", Some(code)) => Some(format!("https://lango.health/id/facility/{}/mrn", code.replace(' ', "_"))),
         _ => None,
     }
+}
+
+/// Who has no visit that may be seen has no record to answer, and is not counted.
+fn with_visits() -> Option<Filter> {
+    let encounter = definitions::r4().type_code("Encounter")?;
+    let subject = definitions::r4().param(encounter, "subject")?;
+    Some(Filter::Has { source: encounter, param: subject.id, filters: Vec::new() })
 }
 
 /// For the record of who saw what.
