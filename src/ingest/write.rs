@@ -85,7 +85,9 @@ impl Condition {
                 versions.map(Condition::Version).ok_or("If-Match must be a version such as W/\"3\", a few of these, or *.")
             }
             (None, Some("*")) => Ok(Condition::Absent),
-            (None, Some(_)) => Err("If-None-Match of a change must be *: nothing may be there. To change a certain version, send If-Match."),
+            (None, Some(_)) => {
+                Err("If-None-Match of a change must be *: nothing may be there. To change a certain version, send If-Match.")
+            }
             (None, None) => Ok(Condition::Any),
         }
     }
