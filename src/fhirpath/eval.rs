@@ -7,6 +7,7 @@ use super::node::{Element, Node};
 use super::operators;
 use super::temporal::Temporal;
 use super::{Env, EvalError};
+use rust_decimal::Decimal;
 use std::cell::{Cell, OnceCell};
 
 pub(crate) type List<'a> = Vec<Node<'a>>;
@@ -169,7 +170,13 @@ impl<'e, 'a> Evaluation<'e, 'a> {
     fn signed(&self, operand: &Expr, negative: bool, scope: Scope<'_, 'a>) -> Result<List<'a>, EvalError> {
         let Some(node) = operators::singleton(&self.eval(operand, scope)?)? else { return Ok(Vec::new()) };
         let signed = match node {
-            Node::Integer(value) if negative => value.checked_neg().map(Node::Integer),
+            Node::Integer(value) if negative => value.checked_neg().and_then(Node::integer),
+            // The least Integer is written with the sign of what no Integer can be.
+            Node::Decimal(value)
+                if negative && matches!(operand, Expr::Literal(_)) && -value == Decimal::from(i32::MIN) && value.scale() == 0 =>
+            {
+                Some(Node::Integer(i64::from(i32::MIN)))
+            }
             Node::Decimal(value) if negative => Some(Node::Decimal(-value)),
             Node::Quantity(mut quantity) if negative => {
                 quantity.value = -quantity.value;

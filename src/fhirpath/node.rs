@@ -57,6 +57,11 @@ impl<'a> Node<'a> {
         Node::Element(Element { value, extra: None, ty: Type::Structure(structure) })
     }
 
+    /// A whole number that was computed; nothing outside of 32 bits (<http://hl7.org/fhirpath/N1/#integer>).
+    pub(crate) fn integer(value: i64) -> Option<Node<'static>> {
+        i32::try_from(value).is_ok().then_some(Node::Integer(value))
+    }
+
     /// The node as JSON: what it is in the input, or how FHIR writes it.
     pub fn as_json(&self) -> Cow<'a, Value> {
         Cow::Owned(match self {

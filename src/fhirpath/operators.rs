@@ -237,10 +237,10 @@ fn concatenate<'a>(left: Option<Node<'a>>, right: Option<Node<'a>>) -> Result<Ve
 
 fn integers(operator: Operator, a: i64, b: i64) -> Option<Node<'static>> {
     match operator {
-        Operator::Add => a.checked_add(b).map(Node::Integer),
-        Operator::Subtract => a.checked_sub(b).map(Node::Integer),
-        Operator::Multiply => a.checked_mul(b).map(Node::Integer),
-        Operator::Div => a.checked_div(b).map(Node::Integer),
+        Operator::Add => a.checked_add(b).and_then(Node::integer),
+        Operator::Subtract => a.checked_sub(b).and_then(Node::integer),
+        Operator::Multiply => a.checked_mul(b).and_then(Node::integer),
+        Operator::Div => a.checked_div(b).and_then(Node::integer),
         Operator::Mod => a.checked_rem(b).map(Node::Integer),
         _ => decimals(operator, Decimal::from(a), Decimal::from(b)),
     }
@@ -252,7 +252,7 @@ fn decimals(operator: Operator, a: Decimal, b: Decimal) -> Option<Node<'static>>
         Operator::Subtract => a.checked_sub(b).map(Node::Decimal),
         Operator::Multiply => a.checked_mul(b).map(Node::Decimal),
         Operator::Divide => a.checked_div(b).map(Node::Decimal),
-        Operator::Div => a.checked_div(b).and_then(|quotient| quotient.trunc().to_i64()).map(Node::Integer),
+        Operator::Div => a.checked_div(b).and_then(|quotient| quotient.trunc().to_i64()).and_then(Node::integer),
         Operator::Mod => a.checked_rem(b).map(Node::Decimal),
         _ => None,
     }

@@ -253,9 +253,11 @@ impl Parser {
             return Ok((Expr::Literal(Node::Quantity(Box::new(Quantity { value, unit }))), 1));
         }
         let node = match text.parse() {
-            Ok(integer) => Node::Integer(integer),
-            Err(_) => Node::Decimal(value),
+            Ok(integer) => Node::integer(integer),
+            Err(_) => None,
         };
+        // What no Integer can be is a Decimal.
+        let node = node.unwrap_or(Node::Decimal(value));
         Ok((Expr::Literal(node), 1))
     }
 

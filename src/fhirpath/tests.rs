@@ -117,6 +117,29 @@ fn a_reference_resolves_to_the_type_that_it_names() {
     assert_eq!(texts("Encounter.subject.where(resolve() is Group).exists()", &encounter), ["false"]);
 }
 
+/// <http://hl7.org/fhirpath/N1/#math>: what overflows gives nothing.
+#[test]
+fn an_integer_has_32_bits() {
+    let holds = |text: &str| Expression::parse(text).unwrap().is_true(Node::root(&json!({})), &Env::default()).unwrap() == Some(true);
+    for text in [
+        "(2147483647 + 1).empty()",
+        "(-2147483647 - 5).empty()",
+        "(2147483647 * 2).empty()",
+        "(-2147483648).abs().empty()",
+        "65536.power(2).empty()",
+        "(4294967296.0).floor().empty()",
+        "'2147483648'.toInteger().empty()",
+        "'2147483648'.convertsToInteger().not()",
+        "(2147483646 + 1) is Integer",
+        "-2147483648 is Integer",
+        "2147483648 is Decimal",
+        "(2147483647 + 1.0) is Decimal",
+        "2147483647 + 1.0 = 2147483648",
+    ] {
+        assert!(holds(text), "{text}");
+    }
+}
+
 #[test]
 fn hooks_supply_resources_and_membership() {
     let target = json!({ "resourceType": "Patient", "gender": "female" });

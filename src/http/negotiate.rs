@@ -38,12 +38,14 @@ impl Format {
 /// The form to answer in: `_format`, else the best of `Accept`, else JSON.
 pub fn wanted(headers: &HeaderMap, format: Option<&str>) -> Result<Format, Failure> {
     let not_acceptable = || {
-        let issue =
-            Issue::error(IssueCode::NotSupported, "Answers come as application/fhir+json or application/fhir+xml: ask for one of these.");
+        let issue = Issue::error(
+            IssueCode::NotSupported,
+            "Answers come as application/fhir+json or application/fhir+xml, of fhirVersion 4.0: ask for one of these.",
+        );
         Failure::new(StatusCode::NOT_ACCEPTABLE, issue)
     };
     if let Some(format) = format {
-        return Format::of_media_type(format).ok_or_else(not_acceptable);
+        return Format::of_media_type(format).filter(|_| is_of_r4(format)).ok_or_else(not_acceptable);
     }
     let mut best: Option<(f32, Format)> = None;
     let mut asked = false;
@@ -56,7 +58,7 @@ pub fn wanted(headers: &HeaderMap, format: Option<&str>) -> Result<Format, Failu
                 "*/*" | "application/*" | "text/*" | "text/html" => Some(Format::Json),
                 essence => Format::of_media_type(essence),
             };
-            if let Some(format) = format.filter(|_| quality > 0.0 && best.is_none_or(|(best, _)| quality > best)) {
+            if let Some(format) = format.filter(|_| is_of_r4(range) && quality > 0.0 && best.is_none_or(|(best, _)| quality > best)) {
                 best = Some((quality, format));
             }
         }
@@ -66,6 +68,19 @@ pub fn wanted(headers: &HeaderMap, format: Option<&str>) -> Result<Format, Failu
         None if asked => Err(not_acceptable()),
         None => Ok(Format::Json),
     }
+}
+
+/// Whether a media type asks for this version of FHIR, or for none (<https://hl7.org/fhir/R4/http.html#version-parameter>).
+fn is_of_r4(media_type: &str) -> bool {
+    let version = parameter(media_type, "fhirVersion");
+    version.is_none_or(|version| version == "4.0" || version.starts_with("4.0."))
+}
+
+/// The value of a media type's parameter.
+fn parameter<'t>(media_type: &'t str, wanted: &str) -> Option<&'t str> {
+    let mut parameters = media_type.split(';').skip(1).filter_map(|parameter| parameter.split_once('='));
+    let (_, value) = parameters.find(|(name, _)| name.trim().eq_ignore_ascii_case(wanted))?;
+    Some(value.trim().trim_matches('"'))
 }
 
 /// Whether `Accept` names a form of FHIR. Plain JSON counts, which FHIR's clients ask for; plain XML may be a document's own.
@@ -85,15 +100,17 @@ fn quality(range: &str) -> f32 {
 /// The form that a body is in; without a `Content-Type`, JSON.
 pub fn sent(headers: &HeaderMap) -> Result<Format, Failure> {
     let Some(value) = headers.get(header::CONTENT_TYPE) else { return Ok(Format::Json) };
-    let parameters = value.to_str().unwrap_or_default().split(';').skip(1);
-    let charset =
-        parameters.filter_map(|parameter| parameter.split_once('=')).find(|(name, _)| name.trim().eq_ignore_ascii_case("charset"));
-    let charset = charset.map(|(_, value)| value.trim().trim_matches('"').to_ascii_lowercase());
+    let media_type = value.to_str().unwrap_or_default();
+    if !is_of_r4(media_type) {
+        let issue = Issue::error(IssueCode::NotSupported, "Send FHIR R4, of fhirVersion 4.0: another version's resources are not taken.");
+        return Err(Failure::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, issue));
+    }
+    let charset = parameter(media_type, "charset").map(str::to_ascii_lowercase);
     if charset.is_some_and(|charset| !matches!(charset.as_str(), "utf-8" | "utf8" | "us-ascii")) {
         let issue = Issue::error(IssueCode::NotSupported, "FHIR is written in UTF-8: send the body so, or leave the charset out.");
         return Err(Failure::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, issue));
     }
-    Format::of_media_type(value.to_str().unwrap_or_default()).ok_or_else(|| {
+    Format::of_media_type(media_type).ok_or_else(|| {
         let issue = Issue::error(
             IssueCode::NotSupported,
             "Send the body as application/fhir+json or application/fhir+xml, and say so in Content-Type.",
@@ -154,6 +171,9 @@ mod tests {
         assert_eq!(accept("application/fhir+xml;q=0.5, application/fhir+json;q=0.9"), Some(Format::Json));
         assert_eq!(accept("text/html,application/xml;q=0.9,*/*;q=0.8"), Some(Format::Json));
         assert_eq!(accept("application/json; fhirVersion=4.0"), Some(Format::Json));
+        assert_eq!(accept("application/fhir+json; fhirVersion=\"4.0.1\""), Some(Format::Json));
+        assert_eq!(accept("application/fhir+json; fhirVersion=5.0"), None);
+        assert_eq!(accept("application/fhir+json; fhirversion=3.0, application/fhir+xml; fhirVersion=4.0; q=0.1"), Some(Format::Xml));
         assert_eq!(accept("image/png"), None);
         assert_eq!(accept("application/fhir+json;q=0"), None);
     }
@@ -166,6 +186,7 @@ mod tests {
             assert_eq!(wanted(&headers, Some(text)).ok(), Some(Format::Xml), "{text}");
         }
         assert!(wanted(&headers, Some("ttl")).is_err());
+        assert!(wanted(&headers, Some("application/fhir+json; fhirVersion=5.0")).is_err());
     }
 
     #[test]
@@ -188,7 +209,9 @@ mod tests {
         assert_eq!(sent(&headers).unwrap_err().status, StatusCode::UNSUPPORTED_MEDIA_TYPE);
         headers.insert(header::CONTENT_TYPE, "application/fhir+json; charset=utf-16".parse().unwrap());
         assert_eq!(sent(&headers).unwrap_err().status, StatusCode::UNSUPPORTED_MEDIA_TYPE);
-        headers.insert(header::CONTENT_TYPE, "application/fhir+json; charset=UTF-8".parse().unwrap());
+        headers.insert(header::CONTENT_TYPE, "application/fhir+json; fhirVersion=5.0".parse().unwrap());
+        assert_eq!(sent(&headers).unwrap_err().status, StatusCode::UNSUPPORTED_MEDIA_TYPE);
+        headers.insert(header::CONTENT_TYPE, "application/fhir+json; fhirVersion=4.0; charset=UTF-8".parse().unwrap());
         assert_eq!(sent(&headers).unwrap(), Format::Json);
     }
 }

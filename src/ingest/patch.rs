@@ -105,9 +105,39 @@ fn prune(value: &mut Value, depth: usize) -> bool {
             items.iter().any(|item| !item.is_null())
         }
         Value::Object(members) => {
+            prune_beside(members, depth);
             members.retain(|_, member| prune(member, depth + 1));
             !members.is_empty()
         }
         _ => true,
+    }
+}
+
+/// The lists beside lists of primitives (<https://hl7.org/fhir/R4/json.html#primitive>): an item that holds nothing is null, so that the others
+/// stay beside their values; where it has no value either, its place is gone from both.
+fn prune_beside(members: &mut Map<String, Value>, depth: usize) {
+    let lists: Vec<String> =
+        members.iter().filter(|(key, member)| key.starts_with('_') && member.is_array()).map(|(key, _)| key.clone()).collect();
+    for key in lists {
+        let Some(items) = members.get_mut(&key).and_then(Value::as_array_mut) else { continue };
+        let mut emptied = Vec::new();
+        for (at, item) in items.iter_mut().enumerate() {
+            if !item.is_null() && !prune(item, depth + 1) {
+                *item = Value::Null;
+                emptied.push(at);
+            }
+        }
+        let name = key.trim_start_matches('_').to_owned();
+        for at in emptied.into_iter().rev() {
+            let mut values = members.get_mut(&name).and_then(Value::as_array_mut);
+            if values.as_ref().and_then(|values| values.get(at)).is_none_or(Value::is_null) {
+                if let Some(values) = values.as_mut().filter(|values| at < values.len()) {
+                    values.remove(at);
+                }
+                if let Some(items) = members.get_mut(&key).and_then(Value::as_array_mut) {
+                    items.remove(at);
+                }
+            }
+        }
     }
 }

@@ -73,6 +73,7 @@ pub(super) struct ConceptMap {
 
 pub(super) struct Group {
     pub source: Option<Arc<str>>,
+    pub source_version: Option<Box<str>>,
     pub target: Option<Arc<str>>,
     pub target_version: Option<Box<str>>,
     elements: HashMap<Arc<str>, Element>,
@@ -136,6 +137,7 @@ impl Group {
     fn compile(source: &Value) -> Group {
         let mut group = Group {
             source: arc(source, "source"),
+            source_version: text(source, "sourceVersion").map(Box::from),
             target: arc(source, "target"),
             target_version: text(source, "targetVersion").map(Box::from),
             elements: HashMap::new(),

@@ -150,7 +150,12 @@ impl Terminology {
         let mut supplements = Vec::new();
         for (system, version) in &used {
             let known = loaded.systems.version(system, version.as_deref()).map(|system| loaded.known(system));
-            supplements.extend(known.into_iter().flat_map(|known| known.supplements().filter_map(|one| one.header.canonical())));
+            for canonical in known.into_iter().flat_map(|known| known.supplements().filter_map(|one| one.header.canonical())) {
+                // One may be in force for several versions.
+                if !supplements.contains(&canonical) {
+                    supplements.push(canonical);
+                }
+            }
         }
         let versioned = |(system, version): (Arc<str>, Option<Arc<str>>)| match version {
             Some(version) => format!("{system}|{version}"),
@@ -184,7 +189,7 @@ pub(super) fn named_set(
         (_, Some(resource), _) => super::shelf::inline(resource, ValueSet::compile, "valueSet").map(Arc::new),
         (_, _, Some(url)) => {
             let found = if version.is_some() { loaded.sets.version(url, version).cloned() } else { loaded.set(url) };
-            found.ok_or_else(|| not_loaded(format!("url {url}")))
+            found.ok_or_else(|| not_loaded(super::shelf::named(url, version)))
         }
         _ => Err(TerminologyError::Missing { name: "url", hint: "name the value set with url, or send it as valueSet" }),
     }

@@ -104,9 +104,12 @@ impl Expansion {
         let flag = |name: &str, value: bool| json!({ "name": name, "valueBoolean": value });
         parameters.extend(request.filter.as_ref().map(|filter| json!({ "name": "filter", "valueString": filter })));
         parameters.extend(request.count.map(|count| json!({ "name": "count", "valueInteger": count })));
+        parameters.extend(request.include_designations.map(|value| flag("includeDesignations", value)));
+        parameters.extend(request.designations.iter().map(|one| json!({ "name": "designation", "valueString": one })));
         parameters.extend(request.active_only.then(|| flag("activeOnly", true)));
         parameters.extend(request.exclude_nested.map(|_| flag("excludeNested", self.tree.is_none())));
         parameters.extend(request.display_language.as_ref().map(|language| json!({ "name": "displayLanguage", "valueCode": language })));
+        parameters.extend(request.exclude_systems.iter().map(|system| json!({ "name": "exclude-system", "valueUri": system })));
         parameters.extend(request.versions.parameters().map(|(name, value)| json!({ "name": name, "valueUri": value })));
         parameters.extend(self.used.iter().map(|system| json!({ "name": "version", "valueUri": system })));
         parameters.extend(self.supplements.iter().map(|one| json!({ "name": "used-supplement", "valueUri": one })));
@@ -114,12 +117,18 @@ impl Expansion {
     }
 
     fn entries(&self) -> Vec<Value> {
-        let Some(tree) = &self.tree else { return self.contains.iter().map(Contained::to_value).collect() };
+        // A version is told of each code where a system has codes from more than one.
+        let mut systems: Vec<&str> = self.used.iter().map(|canonical| canonical.split('|').next().unwrap_or_default()).collect();
+        systems.sort_unstable();
+        let several: Vec<&str> =
+            systems.windows(2).filter_map(|pair| (pair.first() == pair.last()).then(|| pair.first().copied())?).collect();
+        let entry = |one: &Contained| one.to_value(several.contains(&&*one.system));
+        let Some(tree) = &self.tree else { return self.contains.iter().map(entry).collect() };
         // From the last to the first, so that whatever is nested in an entry is ready before it.
         let mut nested: Vec<Vec<Value>> = vec![Vec::new(); self.contains.len()];
         let mut roots = Vec::new();
         for &(at, parent) in tree.iter().rev() {
-            let Some(mut entry) = self.contains.get(at).map(Contained::to_value) else { continue };
+            let Some(mut entry) = self.contains.get(at).map(entry) else { continue };
             let mut inner = nested.get_mut(at).map(std::mem::take).unwrap_or_default();
             if !inner.is_empty() {
                 inner.reverse();
@@ -143,7 +152,7 @@ impl Contained {
         super::parameters::coding(Some(&self.system), None, &self.code, self.display.as_deref())
     }
 
-    fn to_value(&self) -> Value {
+    fn to_value(&self, with_version: bool) -> Value {
         let mut entry = Map::new();
         entry.insert("system".into(), (&*self.system).into());
         if self.is_abstract {
@@ -151,6 +160,9 @@ impl Contained {
         }
         if self.inactive {
             entry.insert("inactive".into(), true.into());
+        }
+        if let Some(version) = self.version.as_deref().filter(|_| with_version) {
+            entry.insert("version".into(), version.into());
         }
         entry.insert("code".into(), (&*self.code).into());
         if let Some(display) = &self.display {

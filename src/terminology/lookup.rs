@@ -81,8 +81,8 @@ impl LookupAnswer {
 pub(super) fn named_system(loaded: &Loaded, url: Option<&str>, version: Option<&str>) -> Result<Arc<CodeSystem>, TerminologyError> {
     let url = url.ok_or(TerminologyError::Missing { name: "system", hint: "say which code system the code is from" })?;
     let found = if version.is_some() { loaded.systems.version(url, version) } else { loaded.systems.canonical(url) };
-    let what = || version.map_or_else(|| format!("url {url}"), |version| format!("url {url} and version {version}"));
-    found.cloned().ok_or_else(|| TerminologyError::NotLoaded { type_name: "CodeSystem", what: what() })
+    let not_loaded = || TerminologyError::NotLoaded { type_name: "CodeSystem", what: super::shelf::named(url, version) };
+    found.cloned().ok_or_else(not_loaded)
 }
 
 impl Terminology {

@@ -112,6 +112,13 @@ const MANY: [&str; 8] = [
     "useSupplement",
 ];
 
+/// What names the resource that is asked, which an instance's URL has said.
+const OF_TYPE_ONLY: [(&str, &[&str]); 3] = [
+    ("ConceptMap", &["url", "conceptMap", "conceptMapVersion"]),
+    ("CodeSystem", &["codeSystem"]),
+    ("ValueSet", &["url", "valueSet", "valueSetVersion", "context"]),
+];
+
 /// Parameters that are not used, of one request, that are told one by one.
 const MOST_UNUSED: usize = 20;
 
@@ -119,15 +126,16 @@ const MOST_UNUSED: usize = 20;
 const OF_EVERY_ANSWER: [&str; 4] = ["_format", "_pretty", "_summary", "_elements"];
 
 impl Terminology {
-    /// The parameters that the operation does not take, and those that are given more often than it takes them, as errors. A lenient request
-    /// goes on without them.
-    pub fn unused_parameters(type_name: &str, name: &str, arguments: &Arguments) -> Vec<TerminologyError> {
+    /// The parameters that the operation does not take (of a type, or of the instance with `id`), and those that are given more often than it
+    /// takes them, as errors. A lenient request goes on without them.
+    pub fn unused_parameters(type_name: &str, id: Option<&str>, name: &str, arguments: &Arguments) -> Vec<TerminologyError> {
         let Some((.., known)) = PARAMETERS.iter().find(|(of, operation, _)| *of == type_name && *operation == name) else {
             return Vec::new();
         };
         let mut unused: Vec<(&str, bool)> = Vec::new();
         for given in arguments.names().filter(|given| !OF_EVERY_ANSWER.contains(given)) {
-            let known = known.contains(&given);
+            let of_type_only = OF_TYPE_ONLY.iter().any(|(of, names)| *of == type_name && names.contains(&given));
+            let known = known.contains(&given) && !(id.is_some() && of_type_only);
             let is_unused = !known || !MANY.contains(&given) && arguments.contradict(given);
             if is_unused && !unused.contains(&(given, known)) && unused.len() < MOST_UNUSED {
                 unused.push((given, known));

@@ -55,6 +55,11 @@ fn compare_versions(a: &str, b: &str) -> Ordering {
     a.split(['.', '-']).map(part).cmp(b.split(['.', '-']).map(part))
 }
 
+/// What a request named, for the words that say that it is not there.
+pub(super) fn named(url: &str, version: Option<&str>) -> String {
+    version.map_or_else(|| format!("url {url}"), |version| format!("url {url} and version {version}"))
+}
+
 /// Compiles a resource that came with the question; it need have neither id nor url.
 pub(super) fn inline<T>(
     resource: &serde_json::Value,

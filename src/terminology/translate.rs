@@ -114,7 +114,7 @@ impl Terminology {
                     Some(version) => loaded.maps.version(url, Some(version)),
                     None => loaded.maps.canonical(url),
                 };
-                vec![found.ok_or_else(|| not_loaded(format!("url {url}")))?.clone()]
+                vec![found.ok_or_else(|| not_loaded(super::shelf::named(url, request.map_version.as_deref())))?.clone()]
             }
             _ => {
                 let fits = |map: &&Arc<ConceptMap>| {
@@ -153,7 +153,7 @@ impl Terminology {
         }
         let result = matches.iter().any(|found| found.equivalence.is_match());
         let message = match (result, matches.is_empty(), maps.is_empty()) {
-            (true, ..) => None,
+            (true, ..) => other_version(&maps, &request.codings),
             (_, _, true) => {
                 Some("no loaded ConceptMap is between these; name one with url without source and target, or load one".to_owned())
             }
@@ -162,6 +162,18 @@ impl Terminology {
         };
         Ok(TranslateAnswer { result, message, matches })
     }
+}
+
+/// What is to be said where a map that has a code is for another version of its system than the one given: it answers all the same.
+fn other_version(maps: &[Arc<ConceptMap>], codings: &[Coding]) -> Option<String> {
+    let stated = codings.iter().find_map(|coding| {
+        let version = coding.version.as_deref()?;
+        let of_system =
+            |group: &&Group| group.source.as_deref() == coding.system.as_deref() && group.element(&coding.code, false).is_some();
+        let mut stated = maps.iter().flat_map(|map| &map.groups).filter(of_system).filter_map(|group| group.source_version.as_deref());
+        stated.find(|stated| *stated != version)
+    });
+    stated.map(|stated| format!("the ConceptMap is for version {stated} of the code system, not for the one given"))
 }
 
 /// Whether a map is from (or to) what was asked for, by its value set or by a group's system.

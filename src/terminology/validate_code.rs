@@ -164,6 +164,10 @@ impl Terminology {
         best(request.codings.iter().map(|coding| {
             let system = match &named {
                 Some(system) => system.clone(),
+                None if coding.system.is_none() => {
+                    let hint = "name the code system with url, or send it as codeSystem";
+                    return Err(TerminologyError::Missing { name: "url", hint });
+                }
                 None => named_system(&loaded, coding.system.as_deref(), coding.version.as_deref())?,
             };
             if coding.system.as_deref().is_some_and(|own| named.is_some() && request.resource.is_none() && own != system.url()) {

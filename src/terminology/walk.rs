@@ -258,8 +258,7 @@ fn nesting(set: &ValueSet) -> TerminologyError {
 }
 
 fn no_version(system: &str, version: Option<&str>) -> TerminologyError {
-    let what = version.map_or_else(|| format!("url {system}"), |version| format!("url {system} and version {version}"));
-    TerminologyError::NotLoaded { type_name: "CodeSystem", what }
+    TerminologyError::NotLoaded { type_name: "CodeSystem", what: super::shelf::named(system, version) }
 }
 
 fn entry_listed(system: &Arc<str>, clause: &Clause, listed: &Listed, known: Option<Known<'_>>) -> Contained {

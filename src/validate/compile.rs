@@ -18,6 +18,8 @@ pub(super) const CORE: &str = "http://hl7.org/fhir/StructureDefinition/";
 const MAX_STEPS: usize = 32;
 /// Profiles upon profiles.
 const MAX_BASES: usize = 16;
+/// Names the value set that codes must be of even where a binding may be extended.
+const MAX_VALUE_SET: &str = "http://hl7.org/fhir/StructureDefinition/elementdefinition-maxValueSet";
 /// Elements of one chain of profiles.
 const MAX_RULES: usize = 20_000;
 
@@ -89,8 +91,18 @@ pub(super) struct TypeRule {
 
 #[derive(Debug)]
 pub(super) struct Binding {
-    pub required: bool,
+    pub strength: Strength,
     pub value_set: Box<str>,
+    /// What a code must be of even where another fits better (<https://hl7.org/fhir/R4/extension-elementdefinition-maxvalueset.html>).
+    pub most: Option<Box<str>>,
+}
+
+/// How binding a binding is (<https://hl7.org/fhir/R4/valueset-binding-strength.html>). One that asks nothing is there for its `most`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Strength {
+    Required,
+    Extensible,
+    Loose,
 }
 
 /// How items are told apart (<https://hl7.org/fhir/R4/profiling.html#slicing>).
@@ -490,11 +502,23 @@ impl Rule {
         }
         if let Some(binding) = element.get("binding") {
             let text = |key: &str| binding.get(key).and_then(Value::as_str);
-            self.binding = match (text("strength"), text("valueSet")) {
-                (Some(strength @ ("required" | "extensible")), Some(url)) => {
-                    Some(Binding { required: strength == "required", value_set: url.into() })
+            let strength = match text("strength") {
+                Some("required") => Some(Strength::Required),
+                Some("extensible") => Some(Strength::Extensible),
+                _ => None,
+            };
+            let of_most = |one: &&Value| one.get("url").and_then(Value::as_str) == Some(MAX_VALUE_SET);
+            let most = items(binding, "extension").iter().find(of_most);
+            let most = most.and_then(|one| one.get("valueCanonical").or_else(|| one.get("valueUri"))?.as_str()).map(Box::from);
+            // What the base asks stays: a loose binding takes nothing away from it.
+            let base = self.binding.take();
+            let most = most.or_else(|| base.as_ref()?.most.clone());
+            self.binding = match (strength, text("valueSet"), base) {
+                (Some(strength @ (Strength::Required | Strength::Extensible)), Some(url), _) => {
+                    Some(Binding { strength, value_set: url.into(), most })
                 }
-                _ => self.binding.take(),
+                (_, _, Some(base)) => Some(Binding { most, ..base }),
+                _ => most.map(|most| Binding { strength: Strength::Loose, value_set: Box::default(), most: Some(most) }),
             };
         }
         if let Some(slicing) = element.get("slicing") {

@@ -1,7 +1,7 @@
 //! A value against a compiled profile (<https://hl7.org/fhir/R4/profiling.html>).
 
 use super::binding;
-use super::compile::{CORE, Profile, ProfileError, Rule, TypeRule};
+use super::compile::{CORE, Profile, ProfileError, Rule, Strength, TypeRule};
 use super::report::{Path, Report};
 use super::scope::{Constraint, Scope, Verdict};
 use super::values::{matches, same};
@@ -274,14 +274,21 @@ impl<'a> Check<'a, '_> {
 
     fn bound(&mut self, rule: &Rule, item: &Item<'a>, path: &Path) {
         let (Some(binding), Some(value)) = (&rule.binding, item.value.filter(|value| !value.is_null())) else { return };
-        if !binding.required && !binding::is_coded(value) {
+        if binding.strength != Strength::Required && !binding::is_coded(value) {
             return;
         }
-        let url = &binding.value_set;
-        match (binding::has(self.scope.world.codes, url, value), binding.required) {
+        self.of_set(binding.strength, &binding.value_set, value, path);
+        if let Some(most) = binding.most.as_deref().filter(|_| binding::is_coded(value)) {
+            self.of_set(Strength::Required, most, value, path);
+        }
+    }
+
+    fn of_set(&mut self, strength: Strength, url: &str, value: &Value, path: &Path) {
+        let answer = if strength == Strength::Loose { Some(true) } else { binding::has(self.scope.world.codes, url, value) };
+        match (answer, strength) {
             (Some(true), _) => {}
-            (Some(false), true) => self.say(IssueCode::CodeInvalid, path, || format!("must be a code of {url}")),
-            (Some(false), false) => {
+            (Some(false), Strength::Required) => self.say(IssueCode::CodeInvalid, path, || format!("must be a code of {url}")),
+            (Some(false), _) => {
                 let words = || format!("should be a code of {url}, unless none of them fits (profile {})", self.profile.url());
                 self.report.add(Severity::Warning, IssueCode::CodeInvalid, path, words);
             }

@@ -68,7 +68,7 @@ impl<'a> Entries<'a> {
         entries
     }
 
-    fn find(&self, reference: &str, base: Option<&str>) -> Option<&'a Value> {
+    pub(super) fn find(&self, reference: &str, base: Option<&str>) -> Option<&'a Value> {
         let url = reference.split_once("/_history/").map_or(reference, |(url, _)| url);
         if let Some(found) = self.by_url.get(url) {
             return Some(found);

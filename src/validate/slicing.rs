@@ -1,7 +1,7 @@
 //! Which items belong to which slice (<https://hl7.org/fhir/R4/profiling.html#slicing>).
 
 use super::binding;
-use super::compile::{Binding, CORE, Discriminator, DiscriminatorKind, Openness, Profile, Rule, Slicing, Step};
+use super::compile::{Binding, CORE, Discriminator, DiscriminatorKind, Openness, Profile, Rule, Slicing, Step, Strength};
 use super::profile::{Check, Item};
 use super::profiles::Loaded;
 use super::report::Path;
@@ -286,7 +286,7 @@ fn collect<'p>(profiles: &'p Loaded, at: Spot<'p>, steps: &[Step], wanted: &mut 
         project(pattern, steps, &mut |value| wanted.push(Wanted::Pattern(value)));
     }
     let Some((step, rest)) = steps.split_first() else {
-        if let (Some(binding), true) = (rule.binding.as_ref().filter(|binding| binding.required), wanted.is_empty()) {
+        if let (Some(binding), true) = (rule.binding.as_ref().filter(|binding| binding.strength == Strength::Required), wanted.is_empty()) {
             wanted.push(Wanted::Codes(binding));
         }
         return;

@@ -2,14 +2,18 @@
 
 use super::primitive;
 use super::report::{Path, Report};
+use super::scope::Entries;
 use crate::definitions::{CodeSet, Definitions, Element, ElementKind, Primitive, Structure, StructureKind, TypeCode, r4};
 use crate::fhir::{Issue, IssueCode, Reference, Severity, narrative};
 use serde_json::{Map, Value};
 use std::borrow::Cow;
+use std::cell::OnceCell;
+use std::collections::HashMap;
+use std::rc::Rc;
 
 /// Every structural problem of a resource, the resources inside it included; empty when there is none. Only errors make it
 /// unacceptable: elements that R4 does not have, wrong JSON types, cardinality, several types of one choice, formats of
-/// primitives, empty values, codes of required bindings, targets of local references.
+/// primitives, empty values, codes of required bindings, types of targets that a reference names or that are in the resource.
 pub fn structure(resource: &Value) -> Vec<Issue> {
     let mut report = Report::default();
     check(resource, &mut report);
@@ -18,7 +22,11 @@ pub fn structure(resource: &Value) -> Vec<Issue> {
 
 /// [`structure`], added to what is told already.
 pub(super) fn check(resource: &Value, report: &mut Report) {
-    Walk { definitions: r4(), report }.resource(resource, &Path::root(root_name(resource)), false);
+    Walk { definitions: r4(), report, container: Rc::default(), bundle: Rc::default() }.resource(
+        resource,
+        &Path::root(root_name(resource)),
+        false,
+    );
 }
 
 /// What the path of a resource's own problems begins with.
@@ -30,13 +38,54 @@ pub(super) fn root_name(resource: &Value) -> &str {
 /// More than [`json::MAX_DEPTH`](crate::fhir::json::MAX_DEPTH) levels.
 pub(super) const TOO_DEEP: &str = "is nested too deeply";
 
-struct Walk<'r> {
+struct Walk<'v, 'r> {
     definitions: &'static Definitions,
     report: &'r mut Report,
+    /// The resource around here that is in no other but an entry or a parameter: what `#` and `#id` start from.
+    container: Rc<Container<'v>>,
+    /// The Bundle around that.
+    bundle: Rc<Around<'v>>,
 }
 
-impl Walk<'_> {
-    fn resource(&mut self, value: &Value, path: &Path, contained: bool) {
+/// A resource, and the types of what it contains, by id, once a reference asks.
+#[derive(Default)]
+struct Container<'v> {
+    resource: Option<&'v Value>,
+    contained: OnceCell<HashMap<&'v str, &'v Value>>,
+}
+
+impl<'v> Container<'v> {
+    fn find(&self, id: &str) -> Option<&'v Value> {
+        let resource = self.resource?;
+        if id.is_empty() {
+            return Some(resource);
+        }
+        let contained = self.contained.get_or_init(|| {
+            let list = resource.get("contained").and_then(Value::as_array);
+            // The first of an id, as references are resolved elsewhere.
+            let with_id = list.into_iter().flatten().rev().filter_map(|one| Some((one.get("id")?.as_str()?, one)));
+            with_id.collect()
+        });
+        contained.get(id).copied()
+    }
+}
+
+/// A Bundle, and its entries by fullUrl, once a reference asks.
+#[derive(Default)]
+struct Around<'v> {
+    bundle: Option<&'v Value>,
+    entries: OnceCell<Entries<'v>>,
+}
+
+impl<'v> Around<'v> {
+    fn find(&self, url: &str) -> Option<&'v Value> {
+        let bundle = self.bundle?;
+        self.entries.get_or_init(|| Entries::of(bundle)).find(url, None)
+    }
+}
+
+impl<'v> Walk<'v, '_> {
+    fn resource(&mut self, value: &'v Value, path: &Path, contained: bool) {
         let Value::Object(map) = value else {
             return self.wrong(path, "must be a resource: a JSON object");
         };
@@ -50,10 +99,20 @@ impl Walk<'_> {
         if contained && map.contains_key("contained") {
             self.wrong(&path.member("contained"), "a contained resource must not contain others");
         }
+        if contained {
+            return self.object(structure, map, path);
+        }
+        let container = Rc::new(Container { resource: Some(value), contained: OnceCell::new() });
+        let bundle = match structure.name {
+            "Bundle" => Rc::new(Around { bundle: Some(value), entries: OnceCell::new() }),
+            _ => self.bundle.clone(),
+        };
+        let before = (std::mem::replace(&mut self.container, container), std::mem::replace(&mut self.bundle, bundle));
         self.object(structure, map, path);
+        (self.container, self.bundle) = before;
     }
 
-    fn object(&mut self, structure: &'static Structure, map: &Map<String, Value>, path: &Path) {
+    fn object(&mut self, structure: &'static Structure, map: &'v Map<String, Value>, path: &Path) {
         // Not every caller's JSON comes from the parser, which guards against this too.
         if path.too_deep() {
             return self.report.error(IssueCode::TooLong, path, || TOO_DEEP.into());
@@ -99,7 +158,7 @@ impl Walk<'_> {
     }
 
     /// What stands under an element's own key.
-    fn member(&mut self, element: &'static Element, kind: ElementKind, key: &str, value: &Value, map: &Map<String, Value>, path: &Path) {
+    fn member(&mut self, element: &'static Element, kind: ElementKind, key: &str, value: &'v Value, map: &Map<String, Value>, path: &Path) {
         match (value, element.is_list()) {
             (Value::Null, _) => self.wrong(path, "must not be null; leave the element out"),
             (Value::Array(items), true) if items.is_empty() => self.wrong(path, "must not be an empty array; leave the element out"),
@@ -126,7 +185,7 @@ impl Walk<'_> {
         }
     }
 
-    fn item(&mut self, element: &'static Element, kind: ElementKind, value: &Value, path: &Path) {
+    fn item(&mut self, element: &'static Element, kind: ElementKind, value: &'v Value, path: &Path) {
         match kind {
             ElementKind::Resource => self.resource(value, path, element.name == "contained"),
             ElementKind::Primitive(primitive) => match primitive::check(primitive, value) {
@@ -159,7 +218,7 @@ impl Walk<'_> {
     }
 
     /// What stands under the key that begins with `_`: ids and extensions of primitives, aligned with the values.
-    fn sibling(&mut self, element: &Element, value: &Value, values: Option<&Value>, path: &Path) {
+    fn sibling(&mut self, element: &Element, value: &'v Value, values: Option<&Value>, path: &Path) {
         match (value, element.is_list()) {
             (Value::Array(items), true) => {
                 let count = values.and_then(Value::as_array).map_or(items.len(), Vec::len);
@@ -181,7 +240,7 @@ impl Walk<'_> {
         }
     }
 
-    fn primitive_extensions(&mut self, value: &Value, path: &Path) {
+    fn primitive_extensions(&mut self, value: &'v Value, path: &Path) {
         match (value, self.definitions.structure("Element")) {
             (Value::Object(map), _) if map.is_empty() => {
                 self.wrong(path, "must not have an empty object in the member with _ before its name")
@@ -193,32 +252,42 @@ impl Walk<'_> {
         }
     }
 
-    /// A local reference must name a type that the element allows, and so must the type that is said of a target: of both the same.
+    /// What a reference leads to must be of a type that the element allows, and so must be the type that is said of it: of both the same
+    /// (<https://hl7.org/fhir/R4/references.html#Reference>).
     fn target(&mut self, element: &Element, map: &Map<String, Value>, path: &Path) {
         let text = map.get("reference").and_then(Value::as_str).filter(|text| !text.is_empty());
-        self.said_type(element, map, text, path);
-        let Some(text) = text else { return };
+        let reference = text.map(Reference::parse);
+        let target = match reference {
+            Some(Some(Reference::Local { type_name, .. } | Reference::Conditional { type_name, .. })) => Some(type_name),
+            Some(Some(Reference::Contained(id))) => self.container.find(id).and_then(type_of),
+            Some(Some(Reference::Urn(url) | Reference::Absolute(url))) => self.bundle.find(url).and_then(type_of),
+            Some(None) | None => None,
+        };
+        // The URL of another server's resource says its type, but nobody asks that it be one of the element's.
+        let named = target.or_else(|| reference.clone().flatten().and_then(|reference| reference.type_name()));
+        self.said_type(element, map, named, path);
         let path = &path.member("reference");
-        match Reference::parse(text) {
-            Some(Reference::Local { type_name, .. } | Reference::Conditional { type_name, .. }) => {
-                match self.definitions.type_code(type_name) {
-                    None => self.report.error(IssueCode::Value, path, || "names no FHIR R4 resource type".into()),
-                    Some(code) if element.targets.is_empty() || element.targets.contains(&code) => {}
-                    Some(_) => {
-                        self.report.error(IssueCode::Value, path, || format!("must refer to {}", type_names(&element.targets)));
-                    }
-                }
-            }
-            Some(_) => {}
-            None => {
+        match (reference, target) {
+            (None, _) => {}
+            (Some(None), _) => {
                 let words = "is no reference that can be followed; write Type/id, #id, urn:uuid:… or an absolute URL";
                 self.report.error(IssueCode::Value, path, || words.into());
             }
+            (Some(Some(reference)), Some(type_name)) => match self.definitions.type_code(type_name) {
+                None if reference.type_name().is_none() => {}
+                None => self.report.error(IssueCode::Value, path, || "names no FHIR R4 resource type".into()),
+                Some(code) if element.targets.is_empty() || element.targets.contains(&code) => {}
+                Some(_) => {
+                    self.report.error(IssueCode::Value, path, || format!("must refer to {}", type_names(&element.targets)));
+                }
+            },
+            (Some(Some(_)), None) => {}
         }
     }
 
-    /// `Reference.type` (<https://hl7.org/fhir/R4/references-definitions.html#Reference.type>). A logical model's is not judged.
-    fn said_type(&mut self, element: &Element, map: &Map<String, Value>, reference: Option<&str>, path: &Path) {
+    /// `Reference.type` (<https://hl7.org/fhir/R4/references-definitions.html#Reference.type>) beside a reference to `target`, if
+    /// that is known. A logical model's is not judged.
+    fn said_type(&mut self, element: &Element, map: &Map<String, Value>, target: Option<&str>, path: &Path) {
         const DEFINITION: &str = "http://hl7.org/fhir/StructureDefinition/";
         let Some(said) = map.get("type").and_then(Value::as_str) else { return };
         let said = said.strip_prefix(DEFINITION).unwrap_or(said);
@@ -226,7 +295,6 @@ impl Walk<'_> {
             return;
         }
         let path = &path.member("type");
-        let target = reference.and_then(Reference::parse).and_then(|reference| reference.type_name());
         match (target.filter(|name| self.definitions.type_code(name).is_some()), self.definitions.type_code(said)) {
             (Some(target), _) if target != said => {
                 let words = "names another type than reference; say the same, or leave it out";
@@ -277,6 +345,10 @@ impl Walk<'_> {
     fn wrong(&mut self, path: &Path, words: &'static str) {
         self.report.error(IssueCode::Structure, path, || words.into());
     }
+}
+
+fn type_of(resource: &Value) -> Option<&str> {
+    resource.get("resourceType").and_then(Value::as_str)
 }
 
 /// No structure has more than 64 elements.

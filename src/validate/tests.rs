@@ -214,6 +214,55 @@ fn a_local_reference_names_a_type_that_the_element_allows() {
     has(observation(|o| o["focus"] = json!([{"reference": "Medication/1"}])), &[]);
 }
 
+/// <https://hl7.org/fhir/R4/references.html>: what is in the same resource or Bundle is of a type that the element allows, too.
+#[test]
+fn what_is_sent_along_is_of_a_type_that_the_reference_allows() {
+    const URN: &str = "urn:uuid:c757873d-ec9a-4326-a141-556f43239520";
+    const URL: &str = "https://a.org/fhir/Patient/1";
+    let (reference, said) = ("Observation.subject.reference", "Observation.subject.type");
+    let contained = |target: Value, subject: Value| {
+        observation(|o| {
+            o["contained"] = json!([target]);
+            o["subject"] = subject;
+        })
+    };
+    let patient = || json!({"resourceType": "Patient", "id": "p"});
+    let practitioner = || json!({"resourceType": "Practitioner", "id": "p"});
+    has(contained(patient(), json!({"reference": "#p", "type": "Patient"})), &[]);
+    has(contained(practitioner(), json!({"reference": "#p"})), &[(reference, BadValue)]);
+    has(contained(practitioner(), json!({"reference": "#p", "type": "Patient"})), &[(said, BadValue), (reference, BadValue)]);
+    has(contained(patient(), json!({"reference": "#p", "type": "Group"})), &[(said, BadValue)]);
+    // What is nowhere is not judged here.
+    has(contained(patient(), json!({"reference": "#q", "type": "Group"})), &[]);
+    // Among contained resources, and from them to what holds them.
+    let specimen = |subject: &str| json!({"resourceType": "Specimen", "id": "s", "subject": {"reference": subject}});
+    let holding = |subject: &str| {
+        observation(|o| {
+            o["contained"] = json!([practitioner(), specimen(subject)]);
+            o["specimen"] = json!({"reference": "#s"});
+            o["performer"] = json!([{"reference": "#p"}]);
+        })
+    };
+    for wrong in ["#p", "#"] {
+        has(holding(wrong), &[("Observation.contained[1].subject.reference", BadValue)]);
+    }
+    let bundle = |url: &str, target: Value, subject: Value| {
+        let holder = observation(|o| o["subject"] = subject);
+        json!({"resourceType": "Bundle", "type": "collection", "entry": [{"fullUrl": "urn:uuid:59f5b2c1-4c67-4a4b-8a5c-f2d1b3c4f0aa", "resource": holder}, {"fullUrl": url, "resource": target}]})
+    };
+    let (reference, said) = (format!("Bundle.entry[0].resource.{}", &reference[12..]), format!("Bundle.entry[0].resource.{}", &said[12..]));
+    for url in [URN, URL] {
+        has(bundle(url, patient(), json!({"reference": url, "type": "Patient"})), &[]);
+        has(bundle(url, practitioner(), json!({"reference": url})), &[(&reference, BadValue)]);
+        has(bundle(url, patient(), json!({"reference": url, "type": "Device"})), &[(&said, BadValue)]);
+    }
+    // Each entry's `#p` is its own.
+    let mut two = bundle(URN, patient(), json!({"reference": "#p"}));
+    two["entry"][0]["resource"]["contained"] = json!([patient()]);
+    two["entry"][1]["resource"]["contained"] = json!([practitioner()]);
+    has(two, &[]);
+}
+
 #[test]
 fn resources_inside_resources_are_looked_at() {
     has(patient(|p| p["contained"] = json!([{"resourceType": "Organization", "nam": "x"}])), &[("Patient.contained[0].nam", Structure)]);

@@ -15,7 +15,7 @@ pub(super) fn call<'a>(call: &Call<'_, '_, 'a>, input: List<'a>) -> Result<List<
     let unit = call.text_argument(0)?;
     let converted = match call.function {
         ToBoolean | ConvertsToBoolean => to_boolean(&node).map(Node::Boolean),
-        ToInteger | ConvertsToInteger => to_integer(&node).map(Node::Integer),
+        ToInteger | ConvertsToInteger => to_integer(&node).and_then(Node::integer),
         ToDecimal | ConvertsToDecimal => to_decimal(&node).map(Node::Decimal),
         ToString | ConvertsToString => to_text(&node).map(|text| Node::String(text.into())),
         ToDate | ConvertsToDate => to_moment(&node, TemporalKind::Date),

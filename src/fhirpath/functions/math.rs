@@ -22,10 +22,10 @@ pub(super) fn call<'a>(call: &Call<'_, '_, 'a>, input: List<'a>) -> Result<List<
         return Ok(vec![Node::Quantity(quantity)]);
     }
     let Some(number) = node.as_decimal() else { return call.error("needs a number") };
-    let integer = |value: Decimal| value.to_i64().map(Node::Integer);
+    let integer = |value: Decimal| value.to_i64().and_then(Node::integer);
     let result = match call.function {
         Abs => match node {
-            Node::Integer(value) => value.checked_abs().map(Node::Integer),
+            Node::Integer(value) => value.checked_abs().and_then(Node::integer),
             _ => Some(Node::Decimal(number.abs())),
         },
         Ceiling => integer(number.ceil()),
@@ -78,7 +78,7 @@ fn power(node: &Node, number: Decimal, exponent: Decimal) -> Option<Node<'static
     {
         let product = (0..count).try_fold(Decimal::ONE, |product, _| product.checked_mul(number))?;
         return match node {
-            Node::Integer(_) => product.to_i64().map(Node::Integer),
+            Node::Integer(_) => product.to_i64().and_then(Node::integer),
             _ => Some(Node::Decimal(product)),
         };
     }

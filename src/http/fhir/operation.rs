@@ -63,7 +63,7 @@ async fn terminology(
         _ => Arguments::default(),
     };
     let arguments = said_in_body.and(Arguments::from_query(call.query.iter().cloned()));
-    let unused = Terminology::unused_parameters(type_name, &operation.name, &arguments);
+    let unused = Terminology::unused_parameters(type_name, operation.id.as_deref(), &operation.name, &arguments);
     let mut warnings: Vec<Issue> = unused.iter().map(|error| Issue { severity: Severity::Warning, ..error.issue() }).collect();
     if let Some(first) = unused.into_iter().next().filter(|_| call.prefer.strict) {
         return Err(failure(first));

@@ -3,7 +3,7 @@
 use super::{malformed, unfit};
 use crate::definitions::{self, Element, ElementKind, Structure};
 use crate::fhir::json;
-use crate::fhirpath::{Env, Expression};
+use crate::fhirpath::{Env, Expression, Node};
 use crate::ingest::refusal::Refusal;
 use serde_json::{Map, Value};
 use std::borrow::Cow;
@@ -32,7 +32,7 @@ enum Kind {
 /// The parameter `value`: of a datatype, or of the parts of an element that has no type of its own.
 #[derive(Clone, Debug)]
 enum Part {
-    /// The type as the key says it (`String` of `valueString`), and the value.
+    /// The type as the key says it (`String` of `valueString`; `Resource` of a resource), and the value.
     Typed(String, Value),
     Parts(Vec<(String, Part)>),
 }
@@ -64,6 +64,14 @@ fn operation(item: &Value, at: String) -> Result<Operation, Refusal> {
         return Err(malformed(&at, "Every parameter of a FHIRPath Patch is named operation."));
     }
     let parts = item.get("part").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+    let mut names: Vec<&str> = parts.iter().filter_map(|part| part.get("name")?.as_str()).collect();
+    names.sort_unstable();
+    if names.windows(2).any(|pair| matches!(pair, [a, b] if a == b)) {
+        return Err(malformed(&at, "The operation has one of its parts twice."));
+    }
+    if parts.iter().any(has_empty) {
+        return Err(malformed(&at, "FHIR has no empty objects and lists: give them content, or leave them out."));
+    }
     let part = |name: &str| parts.iter().find(|part| part.get("name").and_then(Value::as_str) == Some(name));
     let text = |name: &str| part(name).and_then(datatype).and_then(|(_, value)| value.as_str().map(str::to_owned));
     let missing = |name: &str| malformed(&at, format!("The operation lacks its part {name}."));
@@ -89,9 +97,27 @@ fn datatype(part: &Value) -> Option<(&str, &Value)> {
     part.as_object()?.iter().find_map(|(key, value)| Some((key.strip_prefix("value").filter(|name| !name.is_empty())?, value)))
 }
 
+/// Whether there is an empty object or list in a value (<https://hl7.org/fhir/R4/json.html>). What comes of a patch loses those.
+fn has_empty(value: &Value) -> bool {
+    let mut waiting = vec![value];
+    while let Some(value) = waiting.pop() {
+        match value {
+            Value::Array(items) if items.is_empty() => return true,
+            Value::Object(members) if members.is_empty() => return true,
+            Value::Array(items) => waiting.extend(items),
+            Value::Object(members) => waiting.extend(members.values()),
+            _ => {}
+        }
+    }
+    false
+}
+
 fn read_part(part: &Value, depth: usize) -> Option<Part> {
     if let Some((name, value)) = datatype(part) {
         return Some(Part::Typed(name.to_owned(), value.clone()));
+    }
+    if let Some(resource) = part.get("resource") {
+        return Some(Part::Typed("Resource".to_owned(), resource.clone()));
     }
     if depth > 32 {
         return None;
@@ -165,6 +191,8 @@ impl Operation {
                 let Some(members) = walk(resource, holder).and_then(Value::as_object_mut) else {
                     return self.refuse("There is nothing at the path.");
                 };
+                fill_up(members, key);
+                let is_beside = members.contains_key(&format!("_{key}"));
                 match (index, members.get_mut(key)) {
                     (Some(index), Some(Value::Array(items))) => match items.get_mut(index) {
                         Some(item) => *item = value,
@@ -177,6 +205,8 @@ impl Operation {
                             .map(|(name, old)| if name == key { (new_key.clone(), value.clone()) } else { (name, old) })
                             .collect();
                     }
+                    // A primitive that has only what stands beside it gets its value.
+                    (_, None) if new_key == key && is_beside => _ = members.insert(new_key, value),
                     (_, None) => return self.refuse("There is nothing at the path."),
                 }
                 Ok(())
@@ -263,9 +293,13 @@ impl Operation {
         let nodes = found.map_err(|error| unfit(&self.at, format!("The path cannot be evaluated: {error}.")))?;
         let mut places = Vec::with_capacity(nodes.len());
         for node in nodes {
-            let place = match node.as_json() {
-                Cow::Borrowed(value) => place_of(resource, value),
-                Cow::Owned(_) => None,
+            let place = match (&node, node.as_json()) {
+                // A primitive without a value is where its extensions are.
+                (Node::Element(element), Cow::Borrowed(Value::Null)) => {
+                    element.extra.and_then(|extra| place_of(resource, extra)).map(place_of_value)
+                }
+                (_, Cow::Borrowed(value)) => place_of(resource, value),
+                (_, Cow::Owned(_)) => None,
             };
             match place {
                 Some(place) => places.push(place),
@@ -303,6 +337,7 @@ impl Operation {
         let Some(members) = walk(resource, holder).and_then(Value::as_object_mut) else {
             return self.refuse("There is nothing at the path.");
         };
+        fill_up(members, key);
         match members.get_mut(key).and_then(Value::as_array_mut).map(|items| change(items, true)) {
             Some(true) => {}
             _ => return self.refuse("The list has no such place."),
@@ -360,15 +395,39 @@ impl Operation {
                         return self.refuse("A part of the value is no member of the element.");
                     };
                     let (key, value) = self.member(member, part)?;
-                    match members.entry(key).or_insert_with(|| if member.is_list() { Value::Array(Vec::new()) } else { Value::Null }) {
-                        Value::Array(items) if member.is_list() => items.push(value),
-                        empty => *empty = value,
+                    if !member.is_list() {
+                        if element_given(member, &members) {
+                            return self.refuse("A part of the value is given twice, and the member does not repeat.");
+                        }
+                        members.insert(key, value);
+                    } else if let Value::Array(items) = members.entry(key).or_insert_with(|| Value::Array(Vec::new())) {
+                        items.push(value);
                     }
                 }
                 Ok((element.name.to_owned(), Value::Object(members)))
             }
         }
     }
+}
+
+/// Makes a list of values as long as the one beside it: what has only extensions has no value (<https://hl7.org/fhir/R4/json.html#primitive>).
+fn fill_up(members: &mut Map<String, Value>, key: &str) {
+    let Some(count) = members.get(&format!("_{key}")).and_then(Value::as_array).map(Vec::len) else { return };
+    if let Value::Array(items) = members.entry(key).or_insert_with(|| Value::Array(Vec::new())) {
+        items.resize(items.len().max(count), Value::Null);
+    }
+}
+
+/// Where the value of a primitive would stand whose extensions are at `place`.
+fn place_of_value(mut place: Place) -> Place {
+    let key = place.iter_mut().rev().find_map(|token| match token {
+        Token::Key(key) => Some(key),
+        Token::Index(_) => None,
+    });
+    if let Some(key) = key {
+        *key = key.trim_start_matches('_').to_owned();
+    }
+    place
 }
 
 fn element_given(element: &Element, members: &Map<String, Value>) -> bool {
@@ -425,8 +484,11 @@ fn structure_at(root: &Value, place: &[Token]) -> Option<&'static Structure> {
         value = match token {
             Token::Index(index) => value.get(*index)?,
             Token::Key(key) => {
-                structure = match structure.key(key)?.2.kind {
+                let (name, beside) = key.strip_prefix('_').map_or((&**key, false), |name| (name, true));
+                structure = match structure.key(name)?.2.kind {
                     ElementKind::Structure(place) => definitions.structure_at(place)?,
+                    // An id and extensions are all that stands beside a primitive.
+                    ElementKind::Primitive(_) if beside => definitions.structure("Element")?,
                     // Its own `resourceType` is read at the end or by the next token.
                     ElementKind::Resource | ElementKind::Primitive(_) => structure,
                 };

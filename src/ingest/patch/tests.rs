@@ -98,12 +98,17 @@ fn what_does_not_fit_is_422_and_what_is_no_patch_400() {
         ("replace", "Patient.name", value.clone()),
         ("replace", "Patient.name.count()", value.clone()),
         ("replace", "Patient.id", json!([{"name": "value", "valueId": "q"}])),
-        ("replace", "Patient.deceased", json!([{"name": "value", "valueHumanName": {}}])),
+        ("replace", "Patient.deceased", json!([{"name": "value", "valueHumanName": {"family": "C"}}])),
         ("replace", "Patient", value.clone()),
         ("delete", "Patient.name", json!([])),
         ("add", "Patient", json!([{"name": "name", "valueString": "nonsense"}, {"name": "value", "valueString": "x"}])),
         ("add", "Patient", json!([{"name": "name", "valueString": "birthDate"}, {"name": "value", "valueDate": "2000"}])),
-        ("insert", "Patient.name", json!([{"name": "index", "valueInteger": 3}, {"name": "value", "valueHumanName": {}}])),
+        ("insert", "Patient.name", json!([{"name": "index", "valueInteger": 3}, {"name": "value", "valueHumanName": {"family": "C"}}])),
+        (
+            "add",
+            "Patient",
+            json!([{"name": "name", "valueString": "contact"}, {"name": "value", "part": [{"name": "gender", "valueCode": "male"}, {"name": "gender", "valueCode": "female"}]}]),
+        ),
         ("move", "Patient.name", json!([{"name": "source", "valueInteger": 0}, {"name": "destination", "valueInteger": 2}])),
     ] {
         let refusal = one(kind, path, more).expect_err(path);
@@ -115,6 +120,9 @@ fn what_does_not_fit_is_422_and_what_is_no_patch_400() {
         ("replace", "Patient.(", value),
         ("replace", "Patient.photo", json!([])),
         ("insert", "x", json!([])),
+        ("replace", "Patient.name[0]", json!([{"name": "value", "valueHumanName": {}}])),
+        ("replace", "Patient.name[0]", json!([{"name": "value", "valueHumanName": {"period": {}}}])),
+        ("replace", "Patient.birthDate", json!([{"name": "value", "valueDate": "1991"}, {"name": "value", "valueDate": "1992"}])),
     ] {
         assert_eq!(one(kind, path, more).expect_err(path).status(), 400, "{kind} {path}");
     }
@@ -124,6 +132,53 @@ fn what_does_not_fit_is_422_and_what_is_no_patch_400() {
     assert_eq!(Patch::json(&json!([{"op": "replace", "path": "/id", "value": "q"}])).unwrap().apply(patient()).unwrap_err().status(), 422);
     let last = Patch::json(&json!([{"op": "remove", "path": "/contact/0"}])).unwrap().apply(patient()).unwrap();
     assert!(last.get("contact").is_none());
+}
+
+/// An extension is an element of every primitive (<https://hl7.org/fhir/R4/extensibility.html>).
+#[test]
+fn what_stands_beside_a_primitive_is_patched_like_the_rest() {
+    let extension = |url: &str, text: &str| json!({"url": url, "valueString": text});
+    let before = json!({
+        "resourceType": "Patient", "id": "p", "birthDate": "1990", "_birthDate": {"extension": [extension("urn:t", "old")]},
+        "_gender": {"extension": [extension("urn:absent", "unknown")]},
+        "name": [
+            {"given": ["x", null, "z"], "_given": [{"id": "g"}, {"extension": [extension("urn:f", "f")]}, {"extension": [extension("urn:e", "e")]}]},
+            {"_given": [{"extension": [extension("urn:h", "h")]}, {"id": "i"}]},
+        ],
+    });
+    let patched = |kind: &str, path: &str, more: Value| {
+        let parameters = json!({"resourceType": "Parameters", "parameter": [operation(kind, path, more)]});
+        Patch::fhirpath(&parameters).and_then(|patch| patch.apply(before.clone())).unwrap_or_else(|refusal| panic!("{path}: {refusal}"))
+    };
+    let value = |key: &str, value: Value| json!([{"name": "value", key: value}]);
+    let replaced = patched("replace", "Patient.birthDate.extension('urn:t').value", value("valueString", json!("new")));
+    assert_eq!(replaced["_birthDate"]["extension"], json!([extension("urn:t", "new")]));
+    let replaced = patched("replace", "Patient.birthDate.extension('urn:t')", value("valueExtension", extension("urn:n", "n")));
+    assert_eq!(replaced["_birthDate"]["extension"], json!([extension("urn:n", "n")]));
+    let first = json!([{"name": "index", "valueInteger": 0}, {"name": "value", "valueExtension": extension("urn:n", "n")}]);
+    let inserted = patched("insert", "Patient.birthDate.extension", first);
+    assert_eq!(inserted["_birthDate"]["extension"], json!([extension("urn:n", "n"), extension("urn:t", "old")]));
+    let replaced = patched("replace", "Patient.name[0].given[2].extension.value", value("valueInteger", json!(1)));
+    assert_eq!(replaced["name"][0]["_given"][2]["extension"], json!([{"url": "urn:e", "valueInteger": 1}]));
+    // What loses its last extension leaves the others beside their values.
+    let less = patched("delete", "Patient.name[0].given[2].extension[0]", json!([]));
+    assert_eq!((&less["name"][0]["given"], &less["name"][0]["_given"][2]), (&json!(["x", null, "z"]), &Value::Null));
+    let less = patched("delete", "Patient.name[0].given[1].extension", json!([]));
+    assert_eq!(less["name"][0]["given"], json!(["x", "z"]), "neither value nor extension: it is gone");
+    assert_eq!(less["name"][0]["_given"], json!([{"id": "g"}, {"extension": [extension("urn:e", "e")]}]));
+    let less = patched("delete", "Patient.name[1].given[0].extension", json!([]));
+    assert_eq!(less["name"][1], json!({"_given": [{"id": "i"}]}));
+    // What has only extensions gets a value, or goes.
+    let known = patched("replace", "Patient.gender", value("valueCode", json!("male")));
+    assert_eq!((&known["gender"], &known["_gender"]), (&json!("male"), &before["_gender"]));
+    let named = patched("replace", "Patient.name[1].given[1]", value("valueString", json!("y")));
+    assert_eq!((&named["name"][1]["given"], &named["name"][1]["_given"]), (&json!([null, "y"]), &before["name"][1]["_given"]));
+    let gone = patched("delete", "Patient.name[1].given[0]", json!([]));
+    assert_eq!(gone["name"][1], json!({"_given": [{"id": "i"}]}));
+    assert!(patched("delete", "Patient.gender", json!([])).get("_gender").is_none());
+    let held =
+        json!([{"name": "name", "valueString": "contained"}, {"name": "value", "resource": {"resourceType": "Organization", "id": "o"}}]);
+    assert_eq!(patched("add", "Patient", held)["contained"], json!([{"resourceType": "Organization", "id": "o"}]));
 }
 
 /// Each operation walks through what the one before it made.

@@ -79,6 +79,20 @@ fn a_map_is_named_by_id_by_version_or_found_by_what_it_is_between() {
 }
 
 #[test]
+fn a_map_for_another_version_of_the_system_says_so() {
+    let mut map = colours();
+    map["group"][0]["sourceVersion"] = "1".into();
+    let terminology = holding(&[map]);
+    let message = |version: &str| {
+        let answer = ask(&terminology, "ConceptMap", "translate", &[("system", A), ("code", "red"), ("version", version)]).unwrap();
+        assert_eq!(value(&answer, "result"), Some(&json!(true)));
+        value(&answer, "message").and_then(Value::as_str).map(str::to_owned)
+    };
+    assert_eq!(message("1"), None);
+    assert!(message("2").is_some_and(|words| words.starts_with("the ConceptMap is for version 1 of the code system")));
+}
+
+#[test]
 fn reverse_gives_every_source_with_the_equivalence_turned_round() {
     let terminology = holding(&[colours()]);
     let arguments = query(&[("url", "http://test/cm/colours"), ("reverse", "true"), ("coding", "http://test/b|R")]);

@@ -231,8 +231,43 @@ fn value_sets_that_nobody_wrote() {
 }
 
 #[test]
+fn an_expansion_over_two_versions_says_which_code_is_of_which() {
+    let compose = json!({ "include": [{ "system": URL, "version": "1" }, { "system": URL, "version": "2", "concept": [{ "code": "dog" }, { "code": "bird" }] }] });
+    let supplement = json!({ "resourceType": "CodeSystem", "id": "sw", "url": "http://test/sw", "content": "supplement", "supplements": URL,
+        "status": "active", "concept": [{ "code": "dog", "designation": [{ "language": "sw", "value": "Mbwa" }] }] });
+    let two = holding(&[animals(), older(), supplement, value_set("it", compose)]);
+    let answer = expand(&two, &[]).unwrap();
+    let contains: Vec<_> = answer["expansion"]["contains"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|one| (one["version"].as_str().unwrap(), one["code"].as_str().unwrap()))
+        .collect();
+    assert_eq!(contains, [("1", "dog"), ("2", "bird")], "a code comes once, from the first version that has it");
+    let parameters = answer["expansion"]["parameter"].as_array().unwrap();
+    assert_eq!(parameters.iter().filter(|one| one["name"] == "used-supplement").count(), 1, "{answer}");
+    let one = holding(&[animals(), value_set("it", json!({ "include": [{ "system": URL }] }))]);
+    assert!(expand(&one, &[]).unwrap()["expansion"]["contains"][0].get("version").is_none());
+    // What else shaped it is told.
+    let shaped = expand(&one, &[("exclude-system", URL), ("includeDesignations", "true"), ("designation", "sw")]).unwrap();
+    for (name, told) in [("exclude-system", json!(URL)), ("includeDesignations", json!(true)), ("designation", json!("sw"))] {
+        assert_eq!(value(&shaped["expansion"], name), Some(&told), "{shaped}");
+    }
+}
+
+#[test]
+fn what_is_missing_is_named() {
+    let terminology = holding(&[animals(), value_set("it", json!({ "include": [{ "system": URL }] }))]);
+    let words = |type_name: &str, name: &str, pairs: &[(&str, &str)]| ask(&terminology, type_name, name, pairs).unwrap_err().to_string();
+    assert!(words("CodeSystem", "validate-code", &[("system", URL), ("code", "dog")]).starts_with("the parameter url is missing"));
+    let other = words("ValueSet", "expand", &[("url", "http://test/vs/it"), ("valueSetVersion", "3")]);
+    assert!(other.contains("no ValueSet with url http://test/vs/it and version 3 is loaded"), "{other}");
+}
+
+#[test]
 fn parameters_that_an_operation_does_not_take_are_named() {
-    let unknown = |type_name: &str, name: &str, pairs: &[(&str, &str)]| Terminology::unused_parameters(type_name, name, &query(pairs));
+    let unknown =
+        |type_name: &str, name: &str, pairs: &[(&str, &str)]| Terminology::unused_parameters(type_name, None, name, &query(pairs));
     assert_eq!(unknown("ValueSet", "expand", &[("url", "x"), ("excludeNested", "false"), ("_format", "json")]), []);
     let refused = unknown("ValueSet", "expand", &[("url", "x"), ("nosuch", "1"), ("nosuch", "2"), ("norsuch", "1")]);
     assert_eq!(refused, ["nosuch", "norsuch"].map(|name| TerminologyError::Unknown { name: name.to_owned() }));
@@ -242,7 +277,14 @@ fn parameters_that_an_operation_does_not_take_are_named() {
     assert_eq!(unknown("CodeSystem", "lookup", &[("code", "a"), ("code", "b"), ("code", "c")]), repeated("code"));
     assert_eq!(unknown("ValueSet", "expand", &[("url", "x"), ("count", "1"), ("url", "y")]), repeated("url"));
     assert_eq!(unknown("ValueSet", "expand", &[("url", "x"), ("url", "x"), ("designation", "a"), ("designation", "b")]), []);
+    // The URL of an instance has said what is asked.
+    let of_instance = |type_name: &str, name: &str, pairs: &[(&str, &str)]| {
+        Terminology::unused_parameters(type_name, Some("it"), name, &query(pairs)).len()
+    };
+    assert_eq!(of_instance("ValueSet", "expand", &[("url", "x"), ("valueSetVersion", "3"), ("filter", "a")]), 2);
+    assert_eq!(of_instance("ConceptMap", "translate", &[("conceptMapVersion", "3"), ("code", "a"), ("system", "x")]), 1);
+    assert_eq!(of_instance("CodeSystem", "validate-code", &[("url", "x"), ("code", "a")]), 0);
     let sent = json!({ "resourceType": "Parameters", "parameter": [{ "name": "count", "valueInteger": 1 }] });
     let both = Arguments::from_parameters(&sent).unwrap().and(query(&[("count", "1")]));
-    assert_eq!(Terminology::unused_parameters("ValueSet", "expand", &both), []);
+    assert_eq!(Terminology::unused_parameters("ValueSet", None, "expand", &both), []);
 }

@@ -287,6 +287,7 @@ fn an_expansion_says_what_it_is() {
             "parameter": [
                 { "name": "filter", "valueString": "mb" },
                 { "name": "count", "valueInteger": 5 },
+                { "name": "includeDesignations", "valueBoolean": true },
                 { "name": "activeOnly", "valueBoolean": true },
                 { "name": "displayLanguage", "valueCode": "sw" },
                 { "name": "version", "valueUri": "http://test/animals|2" }

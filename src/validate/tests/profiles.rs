@@ -45,6 +45,30 @@ fn component(code: &str) -> Value {
     json!({"code": {"coding": [{"system": "http://loinc.org", "code": code}]}, "valueInteger": 1})
 }
 
+/// <https://hl7.org/fhir/R4/extension-elementdefinition-maxvalueset.html>
+#[test]
+fn a_binding_that_may_be_extended_ends_at_its_most() {
+    let bound = |strength: &str, most: &str| {
+        let most = json!({"url": "http://hl7.org/fhir/StructureDefinition/elementdefinition-maxValueSet", "valueCanonical": most});
+        let binding = json!({"extension": [most], "strength": strength, "valueSet": "http://hl7.org/fhir/ValueSet/marital-status"});
+        let elements = json!([{"id": "Patient.maritalStatus", "path": "Patient.maritalStatus", "binding": binding}]);
+        [definition("urn:p", &core("Patient"), "Patient", elements)]
+    };
+    let gender = "http://hl7.org/fhir/ValueSet/administrative-gender";
+    let coded =
+        |system: &str, code: &str| json!({"resourceType": "Patient", "maritalStatus": {"coding": [{"system": system, "code": code}]}});
+    let male = || coded("http://hl7.org/fhir/administrative-gender", "male");
+    let should = (Severity::Warning, "Patient.maritalStatus", "should be a code of http://hl7.org/fhir/ValueSet/marital-status");
+    let must = (Severity::Error, "Patient.maritalStatus", "must be a code of http://hl7.org/fhir/ValueSet/administrative-gender");
+    says(&bound("extensible", gender), male(), &[should]);
+    says(&bound("extensible", gender), coded("urn:x", "x"), &[should, must]);
+    says(&bound("preferred", gender), male(), &[]);
+    says(&bound("preferred", gender), coded("urn:x", "x"), &[must]);
+    says(&bound("extensible", gender), json!({"resourceType": "Patient", "maritalStatus": {"text": "x"}}), &[]);
+    let untold = (Severity::Information, "Patient.maritalStatus", "the code (value set urn:none) could not be checked");
+    says(&bound("preferred", "urn:none"), male(), &[untold]);
+}
+
 fn sliced(slicing: Value) -> [Value; 1] {
     let pattern = |code: &str| json!({"coding": [{"system": "http://loinc.org", "code": code}]});
     on_observation(json!([
