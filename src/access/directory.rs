@@ -4,13 +4,23 @@
 //! The names come from the directory's resources (Organization, Practitioner, PractitionerRole, Group, CareTeam). Only the
 //! operator's are believed, and a facility's own about itself: nobody becomes part of a hospital by writing that it is. What anybody else
 //! says of them counts for what forbids ([`Names::aliases`]): nobody leaves a group to which somebody says that they belong.
+//!
+//! For what permits an entry counts while it is in force: not one that is inactive, entered in error or of another time, nor a membership that is over, nor
+//! the role of a practitioner at another organisation than they ask from. By its further identifiers it is meant only if it is the operator's,
+//! since a facility could give its own the number of another; and so it is by an id that nobody had when the permit was written, since a facility
+//! could take that ([`consent::operators`]).
+//!
 //! What was found is remembered for two seconds, because it changes rarely and every request asks.
 
-use super::consent::Name;
+use super::AccessSettings;
+use super::consent::{self, Name};
 use crate::definitions;
 use crate::fhir::Reference;
+use crate::fhir::reference::is_id;
+use crate::fhir::time::now;
 use crate::store::query::{SystemTest, Test};
 use crate::store::{FacilityKey, Filter, Query, Scope, Store, Stored};
+use jiff::tz::TimeZone;
 use serde_json::Value;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -47,6 +57,9 @@ pub struct Directory {
     store: Store,
     facility_system: String,
     practitioner_system: String,
+    /// References under it are local.
+    base: String,
+    zone: TimeZone,
     known: Mutex<HashMap<Asked, (Instant, Arc<Names>)>>,
 }
 
@@ -54,10 +67,17 @@ pub struct Directory {
 type Asked = (FacilityKey, String, Option<String>);
 
 impl Directory {
-    /// `facility_system` and `practitioner_system`: the identifier systems by which facilities and practitioners are known.
-    pub fn new(store: Store, facility_system: &str, practitioner_system: &str) -> Directory {
-        let (facility_system, practitioner_system) = (facility_system.to_owned(), practitioner_system.to_owned());
-        Directory { store, facility_system, practitioner_system, known: Mutex::default() }
+    /// A directory that knows facilities and practitioners by the identifier systems of the settings.
+    pub fn new(store: Store, settings: &AccessSettings) -> Directory {
+        let (facility_system, practitioner_system) = (settings.facility_system.clone(), settings.practitioner_system.clone());
+        Directory {
+            store,
+            facility_system,
+            practitioner_system,
+            base: settings.fhir_base(),
+            zone: settings.zone.clone(),
+            known: Mutex::default(),
+        }
     }
 
     /// The names of the facility `code`, whose number is `owner`, and of its acting `practitioner`.
@@ -82,7 +102,7 @@ impl Directory {
         names.organisations.insert(format!("{}|{code}", self.facility_system));
         let mut above = Vec::new();
         for organization in self.identified("Organization", &self.facility_system, code, owner).await? {
-            names.organisations.extend(name_of(&organization, "Organization"));
+            names.organisations.extend(self.called(&organization, "Organization"));
             names.aliases.extend(identifiers(&organization));
             above.extend(parent(&organization));
         }
@@ -94,10 +114,10 @@ impl Directory {
                     continue;
                 }
                 let Some(organization) = self.store.read(type_code, &id, &Scope::All).await? else { continue };
-                names.organisations.extend(name_of(&organization, "Organization"));
-                if organization.owner == 0 {
-                    names.organisations.extend(identifiers(&organization));
+                if !resource(&organization).is_some_and(|body| self.is_in_force(&body)) {
+                    continue;
                 }
+                names.organisations.extend(self.called(&organization, "Organization"));
                 higher.extend(parent(&organization));
             }
             above = higher;
@@ -106,22 +126,31 @@ impl Directory {
             names.people.insert(format!("{}|{practitioner}", self.practitioner_system));
             for person in self.identified("Practitioner", &self.practitioner_system, practitioner, owner).await? {
                 let roles = self.referring("PractitionerRole", "practitioner", "Practitioner", &person.id, owner).await?;
-                names.people.extend(roles.iter().filter_map(|role| name_of(role, "PractitionerRole")));
                 names.aliases.extend(roles.iter().chain([&person]).flat_map(identifiers));
-                names.people.extend(name_of(&person, "Practitioner"));
+                let here = roles.iter().filter(|role| self.is_role_at(role, &names.organisations));
+                // Whose the operator's roles are is said by the person's entry.
+                let called = here.flat_map(|role| match person.owner {
+                    0 => self.called(role, "PractitionerRole"),
+                    _ => name_of(role, "PractitionerRole").into_iter().collect(),
+                });
+                names.people.extend(called.collect::<Vec<_>>());
+                names.people.extend(self.called(&person, "Practitioner"));
             }
         }
         let members: Vec<Name> = names.organisations.iter().chain(&names.people).cloned().collect();
-        for (type_name, id) in members.iter().filter_map(|name| name.split_once('/')) {
+        for member in members {
+            let Some((type_name, id)) = member.split_once('/').filter(|(_, id)| is_id(id)) else { continue };
             if !matches!(type_name, "Organization" | "Practitioner" | "PractitionerRole") {
                 continue;
             }
             for (group, param) in [("Group", "member"), ("CareTeam", "participant")] {
                 let found = self.referring(group, param, type_name, id, 0).await?;
-                names.groups.extend(found.iter().filter_map(|stored| name_of(stored, group)));
+                let holding = found.iter().filter(|stored| self.is_member(stored, &member, &names.organisations));
+                names.groups.extend(holding.flat_map(|stored| self.called(stored, group)));
             }
         }
-        let all = [&names.organisations, &names.people, &names.groups, &names.aliases].into_iter().flatten().cloned().collect();
+        let all = [&names.organisations, &names.people, &names.groups, &names.aliases].into_iter().flatten();
+        let all = all.filter(|name| name.contains('|') || !name.contains('#')).cloned().collect();
         let perhaps = self.perhaps(all).await?;
         names.aliases.extend(perhaps);
         let folded: Vec<Name> =
@@ -174,13 +203,16 @@ impl Directory {
         Ok(found)
     }
 
-    /// The resources with an identifier that are believed of `owner`.
+    /// The resources in force with an identifier that are believed of `owner`.
     async fn identified(&self, type_name: &str, system: &str, value: &str, owner: FacilityKey) -> Result<Vec<Stored>, sqlx::Error> {
         let test = Test::Token { system: SystemTest::Is(system.to_owned()), code: Some(value.to_owned()) };
-        self.find(type_name, "identifier", test, owner).await
+        let mut found = self.find(type_name, "identifier", test, owner).await?;
+        let name = format!("{system}|{value}");
+        found.retain(|entry| identifiers_if(entry, |identifier| self.is_current(identifier)).contains(&name));
+        Ok(found)
     }
 
-    /// The resources that refer to one by `param`, as far as they are believed of `owner`.
+    /// The resources in force that refer to one by `param`, as far as they are believed of `owner`.
     async fn referring(
         &self,
         type_name: &str,
@@ -203,7 +235,58 @@ impl Directory {
         let scope = Scope::Owners(if owner == 0 { vec![0] } else { vec![0, owner] });
         let query = Query { type_code, filters, scope, sort: Vec::new() };
         let page = self.store.search(&query, MOST, None).await?;
-        Ok(page.rows.into_iter().filter(|stored| stored.owner == 0 || stored.owner == owner).collect())
+        let believed = page.rows.into_iter().filter(|stored| stored.owner == 0 || stored.owner == owner);
+        Ok(believed.filter(|stored| resource(stored).is_some_and(|entry| self.is_in_force(&entry))).collect())
+    }
+
+    /// What a permit may call an entry that is in force.
+    fn called(&self, entry: &Stored, type_name: &str) -> Vec<Name> {
+        let mut called: Vec<Name> = name_of(entry, type_name).into_iter().collect();
+        if entry.owner == 0 {
+            let marked: Vec<Name> = called.iter().map(|name| consent::operators(name)).collect();
+            called.extend(marked);
+            called.extend(identifiers_if(entry, |identifier| self.is_current(identifier)));
+        }
+        called
+    }
+
+    /// Whether an entry is not marked as gone, as a mistake or as of another time.
+    fn is_in_force(&self, entry: &Value) -> bool {
+        let is_active = entry.get("active") != Some(&Value::Bool(false));
+        let status = entry.get("status").and_then(Value::as_str);
+        is_active && status.is_none_or(|status| status == "active") && self.is_now(entry)
+    }
+
+    /// The same of an identifier.
+    fn is_current(&self, identifier: &Value) -> bool {
+        identifier.get("use").and_then(Value::as_str) != Some("old") && self.is_now(identifier)
+    }
+
+    /// Whether its period, if it has one, is now.
+    fn is_now(&self, value: &Value) -> bool {
+        let now = now();
+        let holds = |period: &Value| consent::period(period, &self.zone).is_some_and(|period| period.low <= now && now < period.high);
+        value.get("period").is_none_or(holds)
+    }
+
+    /// Whether a role is held at one of these organisations; one that names none is held anywhere.
+    fn is_role_at(&self, role: &Stored, organisations: &BTreeSet<Name>) -> bool {
+        resource(role).is_some_and(|role| self.is_one_of(role.get("organization"), organisations))
+    }
+
+    fn is_one_of(&self, reference: Option<&Value>, names: &BTreeSet<Name>) -> bool {
+        reference.is_none_or(|reference| consent::names_of(reference, &self.base).iter().any(|name| names.contains(name)))
+    }
+
+    /// Whether a Group or CareTeam has this member now, on behalf of one of these organisations if of any.
+    fn is_member(&self, group: &Stored, member: &Name, organisations: &BTreeSet<Name>) -> bool {
+        let group = resource(group).unwrap_or_default();
+        let list = |key: &str| group.get(key).and_then(Value::as_array).into_iter().flatten();
+        let is_one = |reference: &Value| consent::names_of(reference, &self.base).contains(member);
+        let is_in = |one: &Value| one.get("inactive") != Some(&Value::Bool(true)) && self.is_now(one);
+        list("member").any(|one| one.get("entity").is_some_and(is_one) && is_in(one))
+            || list("participant")
+                .any(|one| one.get("member").is_some_and(is_one) && is_in(one) && self.is_one_of(one.get("onBehalfOf"), organisations))
     }
 }
 
@@ -288,9 +371,14 @@ fn resource(stored: &Stored) -> Option<Value> {
 
 /// `system|value` of all identifiers.
 pub fn identifiers(stored: &Stored) -> Vec<Name> {
+    identifiers_if(stored, |_| true)
+}
+
+fn identifiers_if(stored: &Stored, counts: impl Fn(&Value) -> bool) -> Vec<Name> {
     let resource = resource(stored).unwrap_or_default();
     let list = resource.get("identifier").map(|one| one.as_array().cloned().unwrap_or_else(|| vec![one.clone()])).unwrap_or_default();
-    list.iter().filter_map(|one| Some(format!("{}|{}", one.get("system")?.as_str()?, one.get("value")?.as_str()?))).collect()
+    let counting = list.iter().filter(|one| counts(one));
+    counting.filter_map(|one| Some(format!("{}|{}", one.get("system")?.as_str()?, one.get("value")?.as_str()?))).collect()
 }
 
 /// The id of the organisation that it is part of, as far as its word is believed.

@@ -9,6 +9,7 @@ use super::tickets::{self, Kind, Ticket};
 use super::tokens::{self, Contents, TokenClaims};
 use super::{Access, AccessError, Context, OAuthError, Role, SKEW_SECONDS, Scopes, TOKEN_SECONDS, TokenRequest};
 use crate::config::Secret;
+use crate::fhir::reference::is_id;
 use crate::fhir::time::Micros;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -148,7 +149,7 @@ impl Access {
             (None, Some(practitioner)) => {
                 let owner = self.facility_key(&person.facility).await?;
                 let names = self.directory.names(owner, &person.facility, Some(practitioner)).await?;
-                let mut known = names.people.iter().filter(|name| name.starts_with("Practitioner/"));
+                let mut known = names.people.iter().filter(|name| name.strip_prefix("Practitioner/").is_some_and(is_id));
                 // Two are none.
                 known.next().filter(|_| known.next().is_none()).cloned()
             }

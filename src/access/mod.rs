@@ -64,6 +64,7 @@ use clients::Client;
 use consent::Deployment;
 use consent::vocabulary::{Coding, Confidentiality};
 use directory::Directory;
+use jiff::tz::TimeZone;
 use people::Person;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -119,6 +120,8 @@ pub struct AccessSettings {
     pub facility_system: String,
     /// Identifier system of practitioners.
     pub practitioner_system: String,
+    /// Where dates without a zone are read.
+    pub zone: TimeZone,
     /// What holds where no patient spoke, and what no emergency opens.
     pub deployment: Deployment,
 }
@@ -145,7 +148,7 @@ impl Access {
         let keys = ArcSwap::from_pointee(keys::Keys::load(&store).await?);
         let key_sets = key_sets::KeySets::new(&settings.public_url, settings.between_fetches)?;
         let looked = Mutex::new(Instant::now());
-        let directory = Directory::new(store.clone(), &settings.facility_system, &settings.practitioner_system);
+        let directory = Directory::new(store.clone(), &settings);
         let secrets = secrets::Verifier::new();
         let (making, tokens, facilities) = Default::default();
         Ok(Access { store, settings, keys, looked, making, key_sets, secrets, tokens, facilities, directory })

@@ -60,6 +60,7 @@ impl Server {
             between_fetches: BETWEEN_FETCHES,
             facility_system: settings.systems.facility.clone(),
             practitioner_system: settings.systems.practitioner.clone(),
+            zone: app.zone.clone(),
             deployment: settings.consent.deployment(),
         };
         let access = Arc::new(Access::open(store.clone(), access_settings).await.context("the signing keys cannot be read")?);

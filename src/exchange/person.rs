@@ -34,21 +34,29 @@ pub struct Person {
     pub ids: BTreeSet<String>,
     /// The same, as the store numbers them.
     pub keys: Vec<ResourceKey>,
+    /// By an id or a facility's own number of a Patient that is hidden from who asks. To them that is nobody's, whatever they see of the person: only an
+    /// emergency leads on from it.
+    pub by_hidden_name: bool,
 }
 
 impl Person {
     /// Finds the person whatever the caller may see. `scope` is the caller's: where a name is not one person's alone, what it shows goes
     /// before what it hides.
     pub async fn find(registry: &Registry, store: &Store, sought: &Sought, scope: &Scope) -> Result<Person, RegistryError> {
-        let ids = match sought {
-            Sought::Patient(id) => registry.person(id).await?,
+        let (ids, is_shown) = match sought {
+            Sought::Patient(id) => (registry.person(id).await?, looks_golden(id) || is_shown(store, id, scope).await?),
             Sought::Identifier { system, value } => match registry.identified(system, value, scope).await {
                 // So many Patients are nobody.
-                Err(RegistryError::TooMany) => BTreeSet::new(),
-                ids => ids?,
+                Err(RegistryError::TooMany) => (BTreeSet::new(), true),
+                ids => (ids?, registry.leads(system, value, scope).await?),
             },
         };
-        Ok(Person::of(store, ids).await?)
+        Ok(Person { by_hidden_name: !is_shown, ..Person::of(store, ids).await? })
+    }
+
+    /// Whom the asker may be answered of, but in an emergency.
+    pub fn as_named(&self) -> Person {
+        if self.by_hidden_name { Person::default() } else { self.clone() }
     }
 
     /// Has it recorded that they were asked for, so that whoever of them is hidden is told to be denied.
@@ -63,6 +71,11 @@ impl Person {
     pub async fn of(store: &Store, ids: BTreeSet<String>) -> Result<Person, sqlx::Error> {
         let Some(patient) = definitions::r4().type_code("Patient") else { return Ok(Person::default()) };
         let keys = store.keys_of(patient, &ids.iter().cloned().collect::<Vec<_>>()).await?;
-        Ok(Person { ids, keys })
+        Ok(Person { ids, keys, by_hidden_name: false })
     }
+}
+
+async fn is_shown(store: &Store, id: &str, scope: &Scope) -> Result<bool, sqlx::Error> {
+    let Some(patient) = definitions::r4().type_code("Patient") else { return Ok(false) };
+    Ok(store.read(patient, id, scope).await?.is_some_and(|stored| stored.body.is_some()))
 }

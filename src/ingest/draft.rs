@@ -64,7 +64,7 @@ impl Draft {
         let mut traits = Traits::default();
         if let About::Patient(_) = &about {
             let mut facts = consent::facts(resource, &options.zone, &options.base);
-            if extract::names_untold_visit(resource) {
+            if extract::names_untold(resource, options, None) {
                 facts.labels.extend(consent::any_sensitive());
             }
             let is_searched = |entry: &&IndexEntry| !is_contained(entry.param) && !matches!(entry.param, MEDICINE | VISIT);

@@ -37,7 +37,7 @@ impl Writer {
         }
         let draft = self.draft(stored.type_code, &stored.id, old.clone());
         let is_closed = draft.about == About::Unknown;
-        let is_untold = || anew && draft.about.patient().is_some() && extract::names_untold_visit(old);
+        let is_untold = || anew && draft.about.patient().is_some() && extract::names_untold(old, self.options(), None);
         if !is_closed && !is_untold() {
             return None;
         }

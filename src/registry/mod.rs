@@ -253,6 +253,16 @@ impl Registry {
         Ok(BTreeSet::new())
     }
 
+    /// Whether such an identifier may lead a caller to a person: a strong one always, another if `scope` shows a Patient that has it. Otherwise what else
+    /// the caller sees of the person would tell whose it is.
+    pub async fn leads(&self, system: &str, value: &str, scope: &Scope) -> Result<bool, RegistryError> {
+        if self.is_strong(system) && !is_no_strong_identifier(value) {
+            return Ok(true);
+        }
+        let filter = Filter::Param { param: self.identifier, tests: vec![token(&(system.to_owned(), value.to_owned()))] };
+        Ok(!self.found(filter, scope).await?.is_empty())
+    }
+
     async fn persons(&self, patients: &[Stored]) -> Result<BTreeSet<BTreeSet<String>>, RegistryError> {
         let mut persons = BTreeSet::new();
         for stored in patients {

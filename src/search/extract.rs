@@ -18,9 +18,9 @@ pub(super) mod words;
 mod tests;
 
 pub use about::{BROKEN_GLASS, GLASS_REVIEW, NOTICE, about, about_one, is_about_nobody, is_staffs, tells_of_broken_glass};
-pub use medicines::{Named as NamedMedicine, TYPES as MEDICINES, named as named_medicines};
+pub use medicines::{Named as NamedMedicine, TYPES as MEDICINES, named as named_medicines, takes_labels};
 pub use references::references;
-pub use visits::names_untold_visit;
+pub use visits::names_untold;
 
 use super::media_type;
 use super::own::{Own, OwnParam, OwnParams};

@@ -50,6 +50,7 @@ impl Gate {
             between_fetches: std::time::Duration::ZERO,
             facility_system: "urn:lango:facility".into(),
             practitioner_system: "urn:lango:practitioner".into(),
+            zone: jiff::tz::TimeZone::UTC,
             deployment: Deployment::default(),
         };
         let access = Arc::new(Access::open(store.clone(), settings).await.unwrap());

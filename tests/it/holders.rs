@@ -9,7 +9,7 @@ use crate::support::login::{Browser, add_portal, user};
 use crate::support::smart::{add_scoped_client, add_signing_client, signed_token};
 use crate::support::{TestDb, both_databases};
 use lango::access::clients;
-use lango::config::Settings;
+use lango::config::{Holder, HolderKind, Settings};
 use lango::store::Store;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -621,6 +621,74 @@ both_databases!(
         world.consent("k", "a", json!({ "type": "permit", "provision": except })).await;
         assert_eq!(entries(&ask(&world, &world.asker, &more).await), of(&["plain", "plain-here", "coded"]));
         world.server.stop().await;
+    }
+);
+
+both_databases!(
+    async fn what_holders_are_asked_for_in_part_is_as_sensitive_as_in_the_whole_and_as_complete(db: &TestDb) {
+        let nida = "https://lango.health/id/nida";
+        let hers = json!({ "reference": "Patient/p" });
+        let visit = |id: &str, label: Value| json!({ "resourceType": "Encounter", "id": id, "meta": { "security": label }, "status": "finished", "subject": hers, "class": { "system": LABEL, "code": "AMB" } });
+        let of_visit = |id: &str, visit: &str| {
+            let mut observation = observation(id, "p", None);
+            observation["encounter"] = json!({ "reference": format!("Encounter/{visit}") });
+            observation
+        };
+        let report = |id: &str, result: &str| json!({ "resourceType": "DiagnosticReport", "id": id, "status": "final", "code": { "text": "Panel" }, "subject": hers, "result": [{ "reference": format!("Observation/{result}") }] });
+        let older = [
+            patient("p", nida, NUMBER),
+            visit("clinic", json!([{ "system": LABEL, "code": "HIV" }])),
+            visit("ward", json!([{ "system": LABEL, "code": "PSY" }])),
+            observation("viral", "p", Some("HIV")),
+            observation("sugar", "p", None),
+        ];
+        let newer =
+            [of_visit("of-clinic", "clinic"), of_visit("of-ward", "ward"), report("of-viral", "viral"), report("of-sugar", "sugar")];
+        // One as lango, one as any FHIR server is asked.
+        let (a, c) = (RealHolder::start("HF-A", &older).await, RealHolder::start("HF-C", &older).await);
+        let mut since = Vec::new();
+        for holder in [&a, &c] {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            since.push(holder.keep(&newer).await.swap_remove(0));
+        }
+        let since = json!({ "name": "since", "valueInstant": since.into_iter().min() });
+        let world = World::with(db, |settings| {
+            settings.holders = vec![Holder { kind: HolderKind::Fhir, ..a.settings() }, c.settings()];
+        })
+        .await;
+        world.put(world.token("a"), &endpoint("ep-a", &a.server.base)).await;
+        world.put(world.token("c"), &endpoint("ep-c", &c.server.base)).await;
+        let ids: BTreeSet<String> = newer
+            .iter()
+            .chain(&older)
+            .map(|one| format!("{}/{}", one["resourceType"].as_str().unwrap(), one["id"].as_str().unwrap()))
+            .collect();
+        let found = async |more: &[Value]| {
+            let bundle = ask(&world, &world.asker, more).await;
+            assert!(outcome(&bundle).contains("\"complete\""), "{bundle}");
+            let found = entries(&bundle);
+            let of = |holder: &str| -> BTreeSet<String> {
+                let ids = ids.iter().filter(|id| found.contains(&format!("{holder}:{id}")));
+                ids.cloned().collect()
+            };
+            assert_eq!(of("HF-A"), of("HF-C"), "{bundle}");
+            of("HF-C").into_iter().collect::<Vec<_>>().join(" ")
+        };
+        let of_type = json!({ "name": "type", "valueCode": "DiagnosticReport" });
+        permit(&world, "k").await;
+        assert_eq!(
+            found(&[since.clone()]).await,
+            "DiagnosticReport/of-sugar DiagnosticReport/of-viral Observation/of-clinic Observation/of-ward"
+        );
+        assert_eq!(found(&[of_type.clone()]).await, "DiagnosticReport/of-sugar DiagnosticReport/of-viral");
+        let except = json!([{ "type": "deny", "securityLabel": [{ "system": LABEL, "code": "HIV" }] }]);
+        world.consent("k", "a", json!({ "type": "permit", "provision": except })).await;
+        assert_eq!(found(&[since.clone()]).await, "DiagnosticReport/of-sugar Observation/of-ward");
+        assert_eq!(found(&[of_type.clone()]).await, "DiagnosticReport/of-sugar");
+        assert_eq!(found(&[of_type, since]).await, "DiagnosticReport/of-sugar");
+        world.server.stop().await;
+        a.stop().await;
+        c.stop().await;
     }
 );
 

@@ -234,6 +234,47 @@ both_databases!(
 );
 
 both_databases!(
+    async fn by_the_name_of_a_hidden_patient_nobody_is_found(db: &TestDb) {
+        let world = World::new(db).await;
+        // A clinic's own number, of a Patient that the clinic closes to all.
+        let mut hidden = patient("art", "19900101-1");
+        hidden["identifier"].as_array_mut().unwrap().push(json!({ "system": "urn:art", "value": "77" }));
+        hidden["meta"] = json!({ "security": sensitivity("HIV") });
+        world.put(world.token("c"), &hidden).await;
+        let mut known = patient("a", "19900101-1");
+        known["identifier"].as_array_mut().unwrap().push(json!({ "system": "urn:mrn", "value": "5" }));
+        world.put(world.token("a"), &known).await;
+        let except = json!([{ "type": "deny", "securityLabel": sensitivity("HIV") }]);
+        world.consent("k", "a", json!({ "type": "permit", "actor": to("Organization/hf-b"), "provision": except })).await;
+        let by = |system: &str, value: &str| json!({ "name": "identifier", "valueIdentifier": { "system": system, "value": value } });
+        let by_id = |id: &str| json!({ "name": "patient", "valueReference": { "reference": format!("Patient/{id}") } });
+        let answer = async |token: &str, by: Value| {
+            let (status, bundle) = world.lookup(token, json!([by])).await;
+            assert_eq!(status, 200, "{bundle}");
+            lasting(bundle).to_string()
+        };
+        for token in [&world.asker, world.token("a")] {
+            for (name, absent) in [(by("urn:art", "77"), by("urn:art", "78")), (by_id("art"), by_id("never-was"))] {
+                assert_eq!(answer(token, name.clone()).await, answer(token, absent).await, "{name}");
+            }
+            for name in [by("urn:mrn", "5"), by_id("a"), by_number("19900101-1")] {
+                assert!(answer(token, name.clone()).await.contains("\"a-hr\""), "{name}");
+            }
+        }
+        assert!(answer(world.token("c"), by("urn:art", "77")).await.contains("\"art\""));
+        // In the template's words.
+        let asked = |id: &str| format!("/api/v1/hduApi/shr/sharedRecords?id={id}&idType=MRN&hfrCode=HF-C");
+        let mut numbered = hidden.clone();
+        numbered["identifier"][1]["system"] = json!("https://lango.health/id/facility/HF-C/mrn");
+        world.put(world.token("c"), &numbered).await;
+        let told = async |id: &str| world.get(world.token("a"), &asked(id)).await.1["pager"]["total"].clone();
+        assert_eq!((told("77").await, told("78").await), (json!(0), json!(0)));
+        let own = world.get(world.token("c"), &asked("77")).await.1;
+        assert_ne!(own["pager"]["total"], json!(0), "{own}");
+    }
+);
+
+both_databases!(
     async fn a_purpose_only_narrows_and_wrong_questions_are_told(db: &TestDb) {
         let world = World::new(db).await;
         world.consent("k", "a", json!({ "type": "permit", "purpose": [{ "system": "http://terminology.hl7.org/CodeSystem/v3-ActReason", "code": "TREAT" }] })).await;

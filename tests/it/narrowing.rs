@@ -664,3 +664,113 @@ both_databases!(
         }
     }
 );
+
+both_databases!(
+    async fn a_permit_means_who_is_called_so_by_the_operators_entries_in_force(db: &TestDb) {
+        let world = World::new(db).await;
+        let (facility, practitioner) = ("urn:lango:facility", "urn:lango:practitioner");
+        let entry = |type_name: &str, id: &str, more: Value| {
+            let mut body = more;
+            (body["resourceType"], body["id"]) = (json!(type_name), json!(id));
+            body
+        };
+        let called = |numbers: Value| json!({ "identifier": numbers });
+        let with = |mut body: Value, more: Value| {
+            body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            body
+        };
+        let (doctor, over) = (json!({ "reference": "Practitioner/doctor" }), json!({ "end": "2021-01-01" }));
+        let (at_b, at_x) = (json!({ "reference": "Organization/hf-b" }), json!({ "reference": "Organization/hf-x" }));
+        let role = |id: &str, more: Value| entry("PractitionerRole", id, with(json!({ "practitioner": doctor }), more));
+        let team = |id: &str, of: Value, more: Value| {
+            let participant = with(json!({ "member": doctor }), of);
+            entry("CareTeam", id, with(json!({ "status": "active", "participant": [participant] }), more))
+        };
+        let group = |id: &str, of: Value, more: Value| {
+            let member = with(json!({ "entity": doctor }), of);
+            entry("Group", id, with(json!({ "type": "practitioner", "actual": true, "member": [member] }), more))
+        };
+        let none = || json!({});
+        let numbers = json!([
+            { "system": facility, "value": "HF-B" },
+            { "system": "urn:mfl", "value": "88" },
+            { "system": "urn:mfl", "value": "77", "use": "old" },
+            { "system": "urn:mfl", "value": "66", "period": over },
+        ]);
+        let number = json!({ "system": practitioner, "value": "MCT-1" });
+        for body in [
+            with(organization("hf-b", "HF-B", Some("district")), called(numbers)),
+            organization("hf-x", "HF-X", None),
+            with(organization("closed", "HF-B", None), json!({ "active": false })),
+            entry("Practitioner", "doctor", called(json!([number, { "system": "urn:npi", "value": "9" }]))),
+            entry("Practitioner", "gone", with(called(json!([number])), json!({ "active": false }))),
+            entry("Practitioner", "former", called(json!([with(number.clone(), json!({ "use": "old" }))]))),
+            role("at-b", json!({ "organization": at_b, "identifier": [{ "system": "urn:role", "value": "1" }] })),
+            role("anywhere", none()),
+            role("at-x", json!({ "organization": at_x })),
+            role("no-more", json!({ "active": false })),
+            role("ended", json!({ "period": over })),
+            team("team", none(), json!({ "identifier": [{ "system": "urn:team", "value": "1" }] })),
+            team("for-b", json!({ "onBehalfOf": at_b }), none()),
+            team("for-x", json!({ "onBehalfOf": at_x }), none()),
+            team("left", json!({ "period": over }), none()),
+            team("inactive", none(), json!({ "status": "inactive" })),
+            team("mistaken", none(), json!({ "status": "entered-in-error" })),
+            team("over", none(), json!({ "period": over })),
+            group("group", none(), none()),
+            group("out", json!({ "inactive": true }), none()),
+            group("until", json!({ "period": over }), none()),
+            group("closed", none(), json!({ "active": false })),
+        ] {
+            world.put(&world.registry, &body).await;
+        }
+        // What a facility says of itself is its code, and no number of another's.
+        let own = json!([{ "system": facility, "value": "HF-B" }, { "system": "urn:mfl", "value": "99" }]);
+        world.put(&world.asker, &entry("Organization", "own", called(own))).await;
+        let token = |subject: &str| json!({ "purpose_of_use": "TREAT", "subject_id": subject });
+        let first = signed_token(&world.server, "asker", &token("MCT-1")).await;
+        let by_id = |id: &str| json!({ "type": "permit", "actor": to(id) });
+        let by_number = |system: &str, value: &str| json!({ "type": "permit", "actor": whom(identifier(system, value)) });
+        let all = set(&["a-hr", "a-hiv"]);
+        let open = ["Organization/hf-b", "Organization/district", "Organization/own", "Practitioner/doctor", "PractitionerRole/at-b"];
+        let open = open.iter().chain(&["PractitionerRole/anywhere", "CareTeam/team", "CareTeam/for-b", "Group/group"]).map(|id| by_id(id));
+        for permit in open.chain(
+            [("urn:mfl", "88"), ("urn:npi", "9"), ("urn:role", "1"), ("urn:team", "1")].map(|(system, value)| by_number(system, value)),
+        ) {
+            world.consent("c", permit.clone()).await;
+            assert_eq!(world.ids(&first, "/fhir/Observation").await, all, "{permit}");
+        }
+        let not_theirs = ["Organization/hf-x", "Organization/closed", "Practitioner/gone", "Practitioner/former", "PractitionerRole/at-x"];
+        let over = ["PractitionerRole/no-more", "PractitionerRole/ended", "CareTeam/for-x", "CareTeam/left", "CareTeam/inactive"];
+        let closed = ["CareTeam/mistaken", "CareTeam/over", "Group/out", "Group/until", "Group/closed"];
+        let closed: Vec<Value> = not_theirs.iter().chain(&over).chain(&closed).map(|id| by_id(id)).collect();
+        for permit in closed.iter().cloned().chain(["77", "66", "99"].map(|value| by_number("urn:mfl", value))) {
+            world.consent("c", permit.clone()).await;
+            assert_eq!(world.ids(&first, "/fhir/Observation").await, set(&[]), "{permit}");
+        }
+        // A denial means them all the same.
+        for mut deny in closed.into_iter().skip(1) {
+            deny["type"] = json!("deny");
+            world.consent("c", json!({ "type": "permit", "provision": [deny] })).await;
+            assert_eq!(world.ids(&first, "/fhir/Observation").await, set(&[]), "{deny}");
+        }
+        // An id that nobody had is nobody's to take, but the operator's.
+        for (id, writer, number, sees) in [
+            ("Organization/ghost", &world.asker, own_code(), set(&[])),
+            ("Practitioner/ghost", &world.asker, json!({ "system": practitioner, "value": "MCT-3" }), set(&[])),
+            ("Practitioner/later", &world.registry, json!({ "system": practitioner, "value": "MCT-4" }), all.clone()),
+        ] {
+            world.consent("c", by_id(id)).await;
+            let (type_name, id) = id.split_once('/').unwrap();
+            world.put(writer, &entry(type_name, id, called(json!([number])))).await;
+            let subject = if type_name == "Practitioner" { number["value"].as_str().unwrap() } else { "MCT-2" };
+            let asker = signed_token(&world.server, "asker", &token(subject)).await;
+            assert_eq!(world.ids(&asker, "/fhir/Observation").await, sees, "{type_name}/{id}");
+        }
+    }
+);
+
+/// The facility of the asker.
+fn own_code() -> Value {
+    json!({ "system": "urn:lango:facility", "value": "HF-B" })
+}

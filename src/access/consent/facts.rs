@@ -321,7 +321,7 @@ fn date(value: &Value, zone: &TimeZone) -> Option<Interval> {
 
 /// A `Period` as the half-open interval from the first instant of its start to after the last instant of its end. `None` when an end cannot be
 /// read, both are missing, or they stand the wrong way round.
-pub(super) fn period(value: &Value, zone: &TimeZone) -> Option<Interval> {
+pub fn period(value: &Value, zone: &TimeZone) -> Option<Interval> {
     let end = |key: &str| value.get(key).map(|value| date(value, zone));
     let (start, end) = (end("start"), end("end"));
     // An end of which only an extension speaks is there, and not known.

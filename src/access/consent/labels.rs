@@ -20,8 +20,8 @@ pub const SENSITIVE_SETS: &[(&str, &str)] = &[
     ("https://lango.health/fhir/ValueSet/sensitive-alcohol-use", "ETHUD"),
 ];
 
-/// What a resource is looked at for besides on arrival (whose it is, which visits it names): another when a release does it otherwise.
-const ARRIVAL: &str = "2-";
+/// What a resource is looked at for besides on arrival (whose it is, which visits and results it names): another when a release does it otherwise.
+const ARRIVAL: &str = "3-";
 
 /// The labels of what may be anything of that.
 pub fn any_sensitive() -> BTreeSet<Coding> {

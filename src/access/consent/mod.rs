@@ -34,7 +34,7 @@ mod tests;
 
 pub use compile::{Compiled, Rule, compile, evaluate_rules};
 pub use decide::{decide, might_release};
-pub use facts::{Fact, ResourceFacts, facts};
+pub use facts::{Fact, ResourceFacts, facts, period};
 pub use guardian::is_guardians;
 pub use labels::{SENSITIVE_SETS, Sensitive, WORDS, any_sensitive, handed_on, labels_of_bundle, labels_on_arrival, security};
 pub use model::{
@@ -42,4 +42,4 @@ pub use model::{
 };
 pub use policy::{Deployment, ImplicitPolicy, Obligation, Outcome, Verdict};
 pub use read::{ConsentError, MAX_DEPTH, MAX_PROVISIONS, MAX_VALUES, Reading, is_in_force, names_of, organisations_of};
-pub use requester::{Audience, Requester, SOMEBODY};
+pub use requester::{Audience, Requester, SOMEBODY, operators};

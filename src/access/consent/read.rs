@@ -3,7 +3,7 @@
 use super::facts::{coding, items, period};
 use super::guardian::is_guardians;
 use super::model::*;
-use super::requester::SOMEBODY;
+use super::requester::{SOMEBODY, operators};
 use super::vocabulary::{ACT_CODE, CONFIDENTIALITY, CONSENT_ACTION, Coding, Confidentiality, PARTICIPATION_TYPE, is_known_purpose};
 use crate::definitions;
 use crate::fhir::reference::{Reference, type_said};
@@ -294,7 +294,11 @@ impl Reader<'_> {
         if names.iter().chain(&aliases).any(|name| is_a_persons(name)) {
             aliases.insert(SOMEBODY.to_owned());
         }
-        let actor = |roles| Actor { names: names.iter().cloned().collect(), aliases, roles };
+        // An id that nobody has is somebody else's tomorrow.
+        let is_free = |name: &Name| !name.contains('|') && !is_elsewhere(name) && (self.reading.called)(name).is_none();
+        aliases.extend(names.iter().filter(|name| is_free(name)).cloned());
+        let meant = names.iter().map(|name| if is_free(name) { operators(name) } else { name.clone() }).collect();
+        let actor = |roles| Actor { names: meant, aliases, roles };
         match (receives, value.get("reference").is_some(), names.is_empty()) {
             // A reference that cannot be read must not widen the rule to everybody.
             (_, true, true) => None,

@@ -9,6 +9,12 @@ use std::collections::BTreeSet;
 /// What may be any person: an alias of rules about a person, and of those who do not say who acts for them.
 pub const SOMEBODY: &str = "somebody";
 
+/// A name as only the operator's entry of the directory has it: what a permit means by an id that nobody had when it was written, so that nobody else comes
+/// to be meant by taking it.
+pub fn operators(name: &str) -> Name {
+    format!("{name}#operator")
+}
+
 /// Who asks, for what, and when. Everything but `now` comes from the client's row and signed claims.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Requester {

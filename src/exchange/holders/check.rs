@@ -5,11 +5,14 @@
 //! compartment name one of them, and nothing in it names what is another, or perhaps. Everything else is left out, whatever it is.
 //!
 //! Names are the holder's own: its `Patient/1` is not ours. For the decision they are made absolute, and the patient is called as here.
+//!
+//! What it names and did not send may be of any label: a visit or a result that is not in its answer, and whatever a document may list that is not.
+//! Such a resource is decided on as one that has every label of the value sets, and it is not said of it that it has them.
 
-use super::Wanted;
 use super::locate::{Identifier, Location};
 use super::medicines::{Here, Medicines};
 use super::release::Record;
+use super::{Told, Wanted};
 use crate::access::consent::vocabulary::Coding;
 use crate::access::consent::{self, labels_on_arrival};
 use crate::definitions;
@@ -51,12 +54,14 @@ fn identifiers(resource: &Value) -> impl Iterator<Item = Identifier> {
 }
 
 /// Cuts what a holder answered to the patient of `location`.
-pub fn check(resources: Vec<Value>, location: &Location, wanted: &Wanted, known: Known) -> Checked {
+pub(super) fn check(told: Told, location: &Location, wanted: &Wanted, known: Known) -> Checked {
     let Known { making, medicines } = known;
+    let Told { resources, telling, is_untold, .. } = told;
+    let all = || resources.iter().chain(&telling);
     let mut numbered: BTreeSet<String> = making.options.people.iter().map(|system| system.to_string()).collect();
     let mut patients: BTreeSet<String> = BTreeSet::new();
     let mut numbers: BTreeSet<Identifier> = identifiers(&location.body).chain([location.identifier.clone()]).collect();
-    for patient in resources.iter().filter(|one| one.get("resourceType").and_then(Value::as_str) == Some("Patient")) {
+    for patient in all().filter(|one| one.get("resourceType").and_then(Value::as_str) == Some("Patient")) {
         numbered.extend(identifiers(patient).map(|identifier| identifier.system));
         if location.identifier.is_of(patient) {
             patients.extend(patient.get("id").and_then(Value::as_str).map(str::to_owned));
@@ -69,11 +74,13 @@ pub fn check(resources: Vec<Value>, location: &Location, wanted: &Wanted, known:
     // Who knows her may give away what for; so what it tells of her is no less confidential than that it knows her.
     let inherited = security(&location.body);
     let medicines = Medicines::new(&resources, options.clone(), &making, medicines);
-    let making = &making;
-    let mut cutting = Cutting { location, wanted, making, options, herself, medicines, inherited, handed: BTreeMap::new() };
+    let (making, handed) = (&making, BTreeMap::new());
+    let name = |one: &Value| Some(format!("{}/{}", one.get("resourceType")?.as_str()?, one.get("id")?.as_str()?));
+    let sent = all().filter_map(name).collect();
+    let mut cutting = Cutting { location, wanted, making, options, herself, medicines, inherited, handed, sent, is_untold };
     // A document before the visits that it lists, which hand on what they got.
     for type_name in ["Composition", "Encounter", "Observation"] {
-        resources.iter().for_each(|resource| cutting.hand_on(type_name, resource));
+        all().for_each(|resource| cutting.hand_on(type_name, resource));
     }
     let mut checked = Checked::default();
     let mut seen = BTreeSet::new();
@@ -105,6 +112,10 @@ struct Cutting<'a> {
     inherited: BTreeSet<Coding>,
     /// Labels that come with a name: to what a document lists, to what names a visit.
     handed: BTreeMap<String, BTreeSet<Coding>>,
+    /// All that the holder sent, as `Type/id`.
+    sent: BTreeSet<String>,
+    /// There may be documents and visits that it did not send.
+    is_untold: bool,
 }
 
 impl Cutting<'_> {
@@ -144,7 +155,8 @@ impl Cutting<'_> {
         let mut facts = consent::facts(&named, &options.zone, &options.base);
         facts.elsewhere = true;
         facts.labels.extend(self.medicines.told(&resource).perhaps);
-        if extract::names_untold_visit(&resource) {
+        let is_untold = self.is_untold && extract::takes_labels(&resource);
+        if is_untold || extract::names_untold(&resource, &self.options, Some(&self.sent)) {
             facts.labels.extend(consent::any_sensitive());
         }
         if !is_patient {
@@ -276,7 +288,17 @@ mod tests {
             .iter()
             .filter_map(|name| definitions::r4().type_code(name));
         let wanted = Wanted { types: types.collect(), owners: None, since: None };
-        check(resources, &location(), &wanted, known)
+        check(Told { resources, ..Told::default() }, &location(), &wanted, known)
+    }
+
+    /// The ids of those of which everything is to be feared.
+    fn perhaps(told: Told) -> Vec<String> {
+        let types = ["Patient", "Observation", "DiagnosticReport"].iter().filter_map(|name| definitions::r4().type_code(name));
+        let wanted = Wanted { types: types.collect(), owners: None, since: None };
+        let kept = check(told, &location(), &wanted, Known { making: Making::default(), medicines: Here::new() });
+        assert_eq!((kept.foreign, kept.unusable), (0, 0));
+        let perhaps = kept.records.iter().filter(|record| consent::any_sensitive().is_subset(&record.facts.labels));
+        perhaps.filter_map(|record| Some(record.url.rsplit('/').next()?.to_owned())).collect()
     }
 
     /// Every way in which a resource may speak of a Patient; the last ones are of somebody else.
@@ -344,6 +366,37 @@ mod tests {
         let found: Vec<&str> = kept.records.iter().filter(restricted).filter_map(|record| record.url.rsplit('/').next()).collect();
         assert_eq!(found, ["of-clinic", "of-listed", "clinic", "listed", "letter"]);
         assert_eq!((kept.records.len(), kept.foreign, kept.unusable), (8, 0, 0));
+    }
+
+    #[test]
+    fn what_a_holder_names_and_did_not_send_may_be_of_any_label() {
+        let hers = json!({ "reference": "Patient/hers" });
+        let in_visit = |id: &str, visit: Value| json!({ "resourceType": "Observation", "id": id, "status": "final", "code": { "text": "x" }, "subject": hers, "encounter": visit });
+        let report = |id: &str, result: Value| json!({ "resourceType": "DiagnosticReport", "id": id, "status": "final", "code": { "text": "x" }, "subject": hers, "result": [result] });
+        let named = |name: &str| json!({ "reference": name });
+        let mut extended = in_visit("extended", json!({ "display": "x" }));
+        extended["extension"] = json!([{ "url": "urn:x", "valueReference": named("Encounter/missing") }]);
+        let resources = vec![
+            patient("hers", "7"),
+            in_visit("told", named("Encounter/told")),
+            in_visit("absolute", named(&format!("{BASE}/Encounter/told/_history/2"))),
+            in_visit("missing", named("Encounter/missing")),
+            in_visit("sought", named("Encounter?identifier=1")),
+            in_visit("elsewhere", named("https://other.example.org/fhir/Encounter/told")),
+            in_visit("urn", named("urn:uuid:0d7a2c1e-8a55-4b2c-9e0a-52dfb8c4c0a1")),
+            in_visit("called", json!({ "identifier": { "value": "1" } })),
+            extended,
+            report("of-told", named("Observation/told")),
+            report("of-missing", named("Observation/nowhere")),
+            report("of-elsewhere", named("https://other.example.org/fhir/Observation/told")),
+            report("of-called", json!({ "identifier": { "value": "1" } })),
+        ];
+        let telling =
+            vec![json!({ "resourceType": "Encounter", "id": "told", "status": "finished", "subject": hers, "class": { "code": "AMB" } })];
+        let told = |is_untold| Told { resources: resources.clone(), telling: telling.clone(), is_untold, cut: false };
+        let expected = ["missing", "sought", "elsewhere", "urn", "called", "extended", "of-missing", "of-elsewhere", "of-called"];
+        assert_eq!(perhaps(told(false)), expected);
+        assert_eq!(perhaps(told(true)).len(), resources.len() - 1, "all but the Patient");
     }
 
     #[test]

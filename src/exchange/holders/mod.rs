@@ -114,9 +114,15 @@ impl HolderError {
     }
 }
 
-/// What a holder answered: resources as it sent them. `cut`: there was more than lango takes.
+/// What a holder answered: resources as it sent them.
+#[derive(Default)]
 struct Told {
     resources: Vec<Value>,
+    /// What tells whose these are and how sensitive, though nobody wants it itself.
+    telling: Vec<Value>,
+    /// Of what tells there may be more: any of the resources may be as sensitive as that.
+    is_untold: bool,
+    /// There was more than lango takes.
     cut: bool,
 }
 

@@ -161,19 +161,19 @@ async fn one(app: &App, caller: &Caller, location: Location, wanted: &Wanted, de
         tracing::error!(facility = facility, "what a holder answered could not be read");
         Ok(Answered { location, told: Err(HolderError::Crooked("what it answers cannot be read")), cut: false })
     };
-    let (resources, options) = (told.resources, location.options(app.writer.options()));
-    let named = workers.run(move || (medicines::called(&resources, &options), resources)).await;
-    let Ok((called, resources)) = named else { return unreadable(location) };
+    let (cut, options) = (told.cut, location.options(app.writer.options()));
+    let named = workers.run(move || (medicines::called(&told.resources, &options), told)).await;
+    let Ok((called, told)) = named else { return unreadable(location) };
     let medicines = medicines::here(&app.store, &called).await?;
     let known = Known { making: app.writer.making(), medicines };
     let (of, wanted) = (location.clone(), wanted.clone());
-    let Ok(Checked { records, foreign, unusable }) = workers.run(move || check(resources, &of, &wanted, known)).await else {
+    let Ok(Checked { records, foreign, unusable }) = workers.run(move || check(told, &of, &wanted, known)).await else {
         return unreadable(location);
     };
     if foreign > 0 || unusable > 0 {
         tracing::warn!(facility, foreign, unusable, "a holder answered what is not the patient's, or no FHIR; it was left out");
     }
-    Ok(Answered { location, told: Ok(records), cut: told.cut })
+    Ok(Answered { location, told: Ok(records), cut })
 }
 
 /// The gate for what is not in the store.

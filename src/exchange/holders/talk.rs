@@ -1,4 +1,8 @@
 //! One conversation with a holder: requests that go nowhere else, answers that are read no further than they may be long.
+//!
+//! A visit, a document, a result hand their labels on, so they must be known even where nobody wants them. The types of the first two are always asked
+//! for. Where the answer may lack some all the same, because they are older than what is wanted or there was too much, they are asked for once more
+//! by themselves, and the results that reports name where these are not there.
 
 use super::locate::Identifier;
 use super::login::Login;
@@ -6,13 +10,15 @@ use super::{Holder, HolderError, Told, VIA, Wanted};
 use crate::access::Claimed;
 use crate::config::{HolderKind, Secret};
 use crate::definitions;
+use crate::fhir::Reference;
 use crate::fhir::json;
 use crate::fhir::reference::is_id;
-use crate::fhir::time::format_instant;
+use crate::fhir::time::{Micros, format_instant};
 use crate::ingest::workers::Workers;
 use crate::search::escape;
 use reqwest::{RequestBuilder, StatusCode, Url, header};
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 
 pub(super) const FORM: &str = "application/x-www-form-urlencoded";
 const FHIR_JSON: &str = "application/fhir+json";
@@ -60,8 +66,39 @@ struct Talk<'a> {
     token: Option<Secret>,
     bytes: usize,
     pages: usize,
+    /// The holder's ids of the patient, once a search found them.
+    patients: Option<Vec<String>>,
     resources: Vec<Value>,
     cut: bool,
+}
+
+/// What of a record is asked for.
+struct Question {
+    /// None: all.
+    types: Vec<&'static str>,
+    since: Option<Micros>,
+}
+
+/// What tells whose the rest is and how sensitive.
+const TELLING: [&str; 3] = ["Patient", "Encounter", "Composition"];
+/// What a report has as results.
+const RESULT: &str = "Observation";
+
+impl Question {
+    fn of(wanted: &Wanted) -> Question {
+        let names = wanted.types.iter().map(|code| definitions::r4().type_name(*code)).filter(|name| !TELLING.contains(name));
+        let few = wanted.types.len() <= MOST_TYPES;
+        Question { types: names.chain(TELLING).filter(|_| few).collect(), since: wanted.since }
+    }
+
+    /// The whole record's of these types.
+    fn whole(types: &[&'static str]) -> Question {
+        Question { types: types.to_vec(), since: None }
+    }
+
+    fn holds(&self, name: &str) -> bool {
+        self.types.is_empty() || self.types.contains(&name)
+    }
 }
 
 impl Holder {
@@ -86,18 +123,34 @@ impl Holder {
     }
 
     async fn tell_once(&self, identifier: &Identifier, wanted: &Wanted, claimed: &Claimed, workers: &Workers) -> Result<Told, HolderError> {
-        let token = self.token(claimed).await?;
-        let mut talk = Talk { holder: self, workers, token, bytes: self.most_bytes, pages: MOST_PAGES, resources: Vec::new(), cut: false };
-        match self.settings.kind {
-            HolderKind::Lango => talk.record_lookup(identifier, wanted).await?,
-            HolderKind::Fhir => talk.everything(identifier, wanted).await?,
+        let mut talk = self.talk(claimed, workers).await?;
+        let question = Question::of(wanted);
+        talk.ask(identifier, &question).await?;
+        let mut told = Told { resources: std::mem::take(&mut talk.resources), cut: talk.cut, ..Told::default() };
+        if told.resources.is_empty() {
+            return Ok(told);
         }
-        Ok(Told { resources: talk.resources, cut: talk.cut })
+        let in_part = told.cut || wanted.since.is_some();
+        if in_part {
+            told.is_untold = !talk.asks_besides(identifier, &TELLING, &mut told.telling).await;
+            // Without the Patient, all would be somebody's.
+            told.cut |= told.is_untold;
+        }
+        if (in_part || !question.holds(RESULT)) && names_absent_results(&told.resources, &self.settings.url) {
+            // A report whose result is still not there has any label.
+            talk.asks_besides(identifier, &[RESULT], &mut told.telling).await;
+        }
+        Ok(told)
+    }
+
+    async fn talk<'a>(&'a self, claimed: &Claimed, workers: &'a Workers) -> Result<Talk<'a>, HolderError> {
+        let token = self.token(claimed).await?;
+        let (bytes, pages) = (self.most_bytes, MOST_PAGES);
+        Ok(Talk { holder: self, workers, token, bytes, pages, patients: None, resources: Vec::new(), cut: false })
     }
 
     pub(super) async fn greet(&self, workers: &Workers) -> Result<(), HolderError> {
-        let token = self.token(&Claimed::default()).await?;
-        let mut talk = Talk { holder: self, workers, token, bytes: self.most_bytes, pages: 1, resources: Vec::new(), cut: false };
+        let mut talk = self.talk(&Claimed::default(), workers).await?;
         let statement = talk.json(self.http.get(format!("{}/metadata", self.settings.url))).await?;
         let version = statement.get("fhirVersion").and_then(Value::as_str).unwrap_or_default();
         if version.starts_with("4.0") { Ok(()) } else { Err(HolderError::Crooked("its CapabilityStatement is not one of FHIR 4.0")) }
@@ -105,14 +158,32 @@ impl Holder {
 }
 
 impl Talk<'_> {
+    async fn ask(&mut self, identifier: &Identifier, question: &Question) -> Result<(), HolderError> {
+        match self.holder.settings.kind {
+            HolderKind::Lango => self.record_lookup(identifier, question).await,
+            HolderKind::Fhir => self.everything(identifier, question).await,
+        }
+    }
+
+    /// The same once more, of all that there is of these types. Answers whether `into` holds it whole.
+    async fn asks_besides(&mut self, identifier: &Identifier, types: &[&'static str], into: &mut Vec<Value>) -> bool {
+        (self.pages, self.cut) = (MOST_PAGES, false);
+        let asked = self.ask(identifier, &Question::whole(types)).await;
+        into.append(&mut self.resources);
+        if let Err(error) = &asked {
+            tracing::warn!(facility = self.holder.settings.facility, %error, "a holder did not tell how sensitive all is that it answered");
+        }
+        asked.is_ok() && !self.cut
+    }
+
     /// `Patient/$record-lookup` of another lango.
-    async fn record_lookup(&mut self, identifier: &Identifier, wanted: &Wanted) -> Result<(), HolderError> {
+    async fn record_lookup(&mut self, identifier: &Identifier, question: &Question) -> Result<(), HolderError> {
         let mut parameters = vec![
             json!({ "name": "identifier", "valueIdentifier": { "system": identifier.system, "value": identifier.value } }),
             json!({ "name": "_count", "valueInteger": PAGE }),
         ];
-        parameters.extend(named_types(wanted).map(|name| json!({ "name": "type", "valueCode": name })));
-        parameters.extend(wanted.since.map(|since| json!({ "name": "since", "valueInstant": format_instant(since) })));
+        parameters.extend(question.types.iter().map(|name| json!({ "name": "type", "valueCode": name })));
+        parameters.extend(question.since.map(|since| json!({ "name": "since", "valueInstant": format_instant(since) })));
         let body = json!({ "resourceType": "Parameters", "parameter": parameters }).to_string();
         let url = format!("{}/Patient/$record-lookup", self.holder.settings.url);
         let request = self.holder.http.post(url).header(header::CONTENT_TYPE, FHIR_JSON).body(body);
@@ -121,19 +192,31 @@ impl Talk<'_> {
 
     /// A search for the Patient, by POST so that the identifier stands in no URL, and `$everything` of whom it finds
     /// (<https://hl7.org/fhir/R4/patient-operation-everything.html>).
-    async fn everything(&mut self, identifier: &Identifier, wanted: &Wanted) -> Result<(), HolderError> {
+    async fn everything(&mut self, identifier: &Identifier, question: &Question) -> Result<(), HolderError> {
+        let patients = match self.patients.take() {
+            Some(patients) => patients,
+            None => self.search(identifier).await?,
+        };
+        let patients = self.patients.insert(patients).clone();
+        for id in patients {
+            let url = format!("{}/Patient/{id}/$everything?{}", self.holder.settings.url, narrowed(question));
+            self.pages(self.holder.http.get(url)).await?;
+        }
+        Ok(())
+    }
+
+    /// Takes in the Patients with this identifier; answers their ids.
+    async fn search(&mut self, identifier: &Identifier) -> Result<Vec<String>, HolderError> {
         let asked = format!("{}|{}", escape(&identifier.system), escape(&identifier.value));
         let form = form_urlencoded::Serializer::new(String::new()).append_pair("identifier", &asked).finish();
         let url = format!("{}/Patient/_search", self.holder.settings.url);
         self.pages(self.holder.http.post(url).header(header::CONTENT_TYPE, FORM).body(form)).await?;
         let known = self.resources.iter().filter(|resource| identifier.is_of(resource));
-        let ids: Vec<String> = known.filter_map(|patient| patient.get("id")?.as_str()).filter(|id| is_id(id)).map(str::to_owned).collect();
+        let mut ids: Vec<String> =
+            known.filter_map(|patient| patient.get("id")?.as_str()).filter(|id| is_id(id)).map(str::to_owned).collect();
         self.cut |= ids.len() > MOST_PATIENTS;
-        for id in ids.iter().take(MOST_PATIENTS) {
-            let url = format!("{}/Patient/{id}/$everything?{}", self.holder.settings.url, narrowed(wanted));
-            self.pages(self.holder.http.get(url)).await?;
-        }
-        Ok(())
+        ids.truncate(MOST_PATIENTS);
+        Ok(ids)
     }
 
     /// Takes in a searchset, page by page.
@@ -211,21 +294,22 @@ impl Talk<'_> {
 }
 
 /// The parameters of `$everything`.
-fn narrowed(wanted: &Wanted) -> String {
+fn narrowed(question: &Question) -> String {
     let mut query = form_urlencoded::Serializer::new(String::new());
     query.append_pair("_count", &PAGE.to_string());
-    query.extend_pairs(wanted.since.map(|since| ("_since", format_instant(since))));
-    let types: Vec<&str> = named_types(wanted).collect();
-    if !types.is_empty() {
-        query.append_pair("_type", &types.join(","));
+    query.extend_pairs(question.since.map(|since| ("_since", format_instant(since))));
+    if !question.types.is_empty() {
+        query.append_pair("_type", &question.types.join(","));
     }
     query.finish()
 }
 
-/// The types to ask for; none: all. Always among them are those that tell whose the rest is and how sensitive.
-fn named_types(wanted: &Wanted) -> impl Iterator<Item = &'static str> {
-    const TELLING: [&str; 3] = ["Patient", "Encounter", "Composition"];
-    let names = wanted.types.iter().map(|code| definitions::r4().type_name(*code)).filter(|name| !TELLING.contains(name));
-    let few = wanted.types.len() <= MOST_TYPES;
-    names.chain(TELLING).filter(move |_| few).collect::<Vec<_>>().into_iter()
+/// Whether a report among them names a result by an id of the holder at `base` that is not among them.
+fn names_absent_results(resources: &[Value], base: &str) -> bool {
+    let of_type =
+        |name: &'static str| resources.iter().filter(move |resource| resource.get("resourceType").and_then(Value::as_str) == Some(name));
+    let known: BTreeSet<&str> = of_type(RESULT).filter_map(|result| result.get("id")?.as_str()).collect();
+    let results = of_type("DiagnosticReport").filter_map(|report| report.get("result")?.as_array()).flatten();
+    let mut named = results.filter_map(|result| Reference::parse_at(result.get("reference")?.as_str()?, base));
+    named.any(|named| matches!(named, Reference::Local { type_name: RESULT, id, .. } if !known.contains(id)))
 }

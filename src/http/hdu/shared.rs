@@ -103,6 +103,7 @@ async fn page(app: &App, caller: &Caller, query: &str) -> Result<Response, Refus
                 let sought = Sought::Identifier { system, value: id.to_owned() };
                 let person = Person::find(&app.registry, &app.store, &sought, &caller.scope).await.map_err(Refusal::internal)?;
                 person.is_asked_for();
+                let person = person.as_named();
                 let owners = match facility {
                     Some(code) if *code == *app.settings.operator.code => Some(vec![0]),
                     Some(code) => Some(app.store.known_facility(code).await?.into_iter().collect()),

@@ -55,7 +55,7 @@ pub fn named<'r>(resource: &'r Value, options: &Options) -> Vec<Named<'r>> {
 }
 
 /// Whether it takes labels from what it names: what is about patients, and medicines from what they are made of.
-pub(super) fn takes_labels(resource: &Value) -> bool {
+pub fn takes_labels(resource: &Value) -> bool {
     let type_name = resource.get("resourceType").and_then(Value::as_str).unwrap_or_default();
     let takes_nothing = matches!(type_name, "AuditEvent" | "Binary" | "Bundle" | "Consent" | "Parameters" | "Patient");
     !takes_nothing && (TYPES.contains(&type_name) || !is_about_nobody(type_name))

@@ -1,5 +1,7 @@
 //! The visits that a resource names where no search parameter looks: in an extension, in what it contains. With them it takes their labels
 //! (`store::inherit`). No search asks for these entries.
+//!
+//! What names a visit or a result of which nobody can tell what it is might have any label.
 
 use super::medicines::takes_labels;
 use super::references::references;
@@ -15,7 +17,10 @@ use std::sync::LazyLock;
 
 const TYPE: &str = "Encounter";
 
-static CODE: LazyLock<Option<TypeCode>> = LazyLock::new(|| definitions::r4().type_code(TYPE));
+/// What a report has as results.
+const RESULT: &str = "Observation";
+
+static RESULTS: LazyLock<Vec<TypeCode>> = LazyLock::new(|| definitions::r4().type_code(RESULT).into_iter().collect());
 
 /// Adds an entry for each that the entries of R4's parameters do not name.
 pub(super) fn extract(resource: &Value, options: &Options, entries: &mut Vec<IndexEntry>) {
@@ -41,17 +46,38 @@ pub(super) fn extract(resource: &Value, options: &Options, entries: &mut Vec<Ind
     );
 }
 
-/// Whether the resource names a visit by an identifier alone: which one that is nobody can tell, so its labels might be any.
-pub fn names_untold_visit(resource: &Value) -> bool {
-    let mut is_untold = false;
-    references(resource, &mut |reference, targets| {
+/// Whether the resource names a visit, or a report a result, whose labels nobody here can tell: by an identifier alone, on another server, or by an id that
+/// is not among `known` (`Type/id`). Without `known` every id is: when what has it arrives, its labels are settled.
+pub fn names_untold(resource: &Value, options: &Options, known: Option<&BTreeSet<String>>) -> bool {
+    let is_untold = |reference: &Value, targets: &[TypeCode], wanted: &str| {
         let text = |key: &str| reference.get(key).and_then(Value::as_str);
-        let is_named = text("reference").is_none() && reference.get("identifier").is_some_and(Value::is_object);
-        let is_visit = match text("type").map(type_said) {
-            Some(said) => said.eq_ignore_ascii_case(TYPE),
-            None => CODE.is_some_and(|code| targets.contains(&code)),
+        let tells = || match text("type").map(type_said) {
+            Some(said) => said.eq_ignore_ascii_case(wanted),
+            None => targets.iter().any(|code| definitions::r4().type_name(*code) == wanted),
         };
-        is_untold |= is_named && is_visit;
-    });
-    is_untold && takes_labels(resource)
+        let Some(to) = text("reference") else {
+            return reference.get("identifier").is_some_and(Value::is_object) && tells();
+        };
+        match values::parse_reference(to, &options.base) {
+            Some(Reference::Local { type_name, id, .. }) => {
+                type_name == wanted && known.is_some_and(|known| !known.contains(&format!("{type_name}/{id}")))
+            }
+            Some(Reference::Conditional { type_name, .. }) => type_name == wanted,
+            Some(Reference::Absolute(url)) => {
+                let mut parts = url.split(['/', '?', '#', '|']).rev();
+                parts.find(|part| definitions::r4().type_code(part).is_some()).map_or_else(tells, |name| name == wanted)
+            }
+            // What it contains is looked at with it.
+            Some(Reference::Contained(_)) => false,
+            Some(Reference::Urn(_)) | None => tells(),
+        }
+    };
+    if !takes_labels(resource) {
+        return false;
+    }
+    let mut found = false;
+    references(resource, &mut |reference, targets| found |= is_untold(reference, targets, TYPE));
+    let is_report = resource.get("resourceType").and_then(Value::as_str) == Some("DiagnosticReport");
+    let results = resource.get("result").and_then(Value::as_array).into_iter().flatten();
+    found || is_report && results.into_iter().any(|result| is_untold(result, RESULTS.as_slice(), RESULT))
 }

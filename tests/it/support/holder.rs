@@ -72,14 +72,24 @@ impl RealHolder {
             settings.limits.page_max = 3;
         })
         .await;
-        let token = signed_token(&server, "own", &json!({})).await;
+        let holder = RealHolder { server, db, facility: facility.to_owned() };
+        holder.keep(records).await;
+        holder
+    }
+
+    /// Gives it further records. Answers when each was last updated.
+    pub async fn keep(&self, records: &[Value]) -> Vec<String> {
+        let token = signed_token(&self.server, "own", &json!({})).await;
+        let mut updated = Vec::new();
         for record in records {
             let path = format!("/fhir/{}/{}", record["resourceType"].as_str().unwrap(), record["id"].as_str().unwrap());
-            let request = server.client.put(server.url(&path)).bearer_auth(&token).header("content-type", "application/fhir+json");
+            let request =
+                self.server.client.put(self.server.url(&path)).bearer_auth(&token).header("content-type", "application/fhir+json");
             let (status, told) = answer(request.body(record.to_string())).await;
             assert_eq!(status, 201, "{told}");
+            updated.push(told["meta"]["lastUpdated"].as_str().unwrap_or_default().to_owned());
         }
-        RealHolder { server, db, facility: facility.to_owned() }
+        updated
     }
 
     pub fn settings(&self) -> Holder {

@@ -97,7 +97,7 @@ async fn begin(call: &Call<'_>, question: Question) -> Result<Answer, Failure> {
     }
     let owners = (!question.holders.is_empty()).then_some(owners);
     let mut asked = Asked {
-        person,
+        person: person.as_named(),
         types,
         owners,
         since: question.since,
@@ -106,19 +106,20 @@ async fn begin(call: &Call<'_>, question: Question) -> Result<Answer, Failure> {
         glass: false,
     };
     let glass = match Glass::of(&state.app, caller) {
-        Some(glass) => glass.scope(&asked.person).await?.map(|scope| (glass, scope)),
+        Some(glass) => glass.scope(&person).await?.map(|scope| (glass, scope)),
         None => None,
     };
     let away = if is_asked_by_lango(call) {
         Away::default()
     } else {
         let wanted = Wanted { types: asked.types.clone(), owners: asked.owners.clone(), since: asked.since };
-        Away::ask(&state.app, caller, &asked.person, &wanted, glass.is_some()).await?
+        let whom = if glass.is_some() { &person } else { &asked.person };
+        Away::ask(&state.app, caller, whom, &wanted, glass.is_some()).await?
     };
-    let mut held = away.release(&state.app, caller, false).await?;
+    let mut held = if person.by_hidden_name { Held::default() } else { away.release(&state.app, caller, false).await? };
     let mut released = state.store.record_owners(&asked.records()).await?;
     if let Some((glass, scope)) = glass {
-        let wider = Asked { scope, glass: true, ..asked.clone() };
+        let wider = Asked { person, scope, glass: true, ..asked.clone() };
         let by_glass = state.store.record_owners(&wider.records()).await?;
         let held_by_glass = away.release(&state.app, caller, true).await?;
         // Nobody is alarmed for what the patient allows anyway.
