@@ -78,6 +78,22 @@ impl Store {
         }
     }
 
+    /// The facts by which consents decide on these resources now, what they inherited among them, in numbers. For lango's own work: no scope.
+    pub async fn facts_of(&self, keys: &[ResourceKey]) -> Result<Vec<(ResourceKey, i64)>, sqlx::Error> {
+        if keys.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut sql = Sql::new(self.dialect());
+        sql.push("SELECT r.key, f.fact FROM resource r JOIN class_fact f ON f.class = r.class WHERE r.key IN (");
+        numbers(&mut sql, keys);
+        sql.push(")");
+        let Sql { text, args, .. } = sql;
+        match self {
+            Store::Sqlite(db) => bind_all!(sqlx::query_as(AssertSqlSafe(text)), args).fetch_all(&db.read).await,
+            Store::Postgres(db) => bind_all!(sqlx::query_as(AssertSqlSafe(text)), args).fetch_all(&db.read).await,
+        }
+    }
+
     /// The versions of these resources that the snapshot sees, as far as `scope` shows them and they are of the time asked for.
     pub(super) async fn record_versions(
         &self,

@@ -330,8 +330,9 @@ both_databases!(
                     { "identifier": { "system": "urn:hf-d:staff", "value": "1" } }, { "reference": "https://elsewhere.example.org/fhir/Practitioner/1" },
                     { "reference": "RelatedPerson/mother" }, { "type": "Patient", "identifier": { "system": OWN, "value": "D-7" } },
                 ]);
-                one["encounter"] = json!({ "reference": "urn:uuid:11111111-1111-4111-8111-111111111111" });
+                one["basedOn"] = json!([{ "reference": "urn:uuid:11111111-1111-4111-8111-111111111111" }]);
             }),
+            of("of-some-visit", &|one| one["encounter"] = json!({ "reference": "urn:uuid:11111111-1111-4111-8111-111111111111" })),
             of("contains-another", &|one| {
                 one["contained"] = json!([{ "resourceType": "Patient", "id": "x", "name": [{ "text": "Somebody" }] }])
             }),
@@ -688,6 +689,33 @@ both_databases!(
         assert_eq!(found(&[of_type, since]).await, "DiagnosticReport/of-sugar");
         world.server.stop().await;
         a.stop().await;
+        c.stop().await;
+    }
+);
+
+both_databases!(
+    async fn a_lango_tells_a_lango_the_labels_that_came_with_what_it_keeps(db: &TestDb) {
+        let weight = observation("weight", "p", None);
+        let bundle = json!({
+            "resourceType": "Bundle", "id": "file", "type": "collection", "entry": [{ "resource": weight }],
+            "meta": { "security": [{ "system": LABEL, "code": "HIV" }] },
+        });
+        let of_file = [patient("p", "https://lango.health/id/nida", NUMBER), weight, observation("pulse", "p", None), bundle];
+        let c = RealHolder::start("HF-C", &of_file).await;
+        let world = World::with(db, |settings| settings.holders = vec![c.settings()]).await;
+        world.put(world.token("c"), &endpoint("ep-c", &c.server.base)).await;
+        permit(&world, "k").await;
+        let bundle = ask(&world, &world.asker, &[]).await;
+        let labels = |id: &str| {
+            let entry = bundle["entry"].as_array().unwrap().iter().find(|entry| entry["resource"]["id"] == id).unwrap();
+            entry["resource"]["meta"]["security"].to_string()
+        };
+        assert!(labels("weight").contains("\"HIV\"") && labels("pulse") == "null", "{bundle}");
+        let except = json!([{ "type": "deny", "securityLabel": [{ "system": LABEL, "code": "HIV" }] }]);
+        world.consent("k", "a", json!({ "type": "permit", "provision": except })).await;
+        let found = entries(&ask(&world, &world.asker, &[]).await);
+        assert!(found.contains("HF-C:Observation/pulse") && !found.contains("HF-C:Observation/weight"), "{found:?}");
+        world.server.stop().await;
         c.stop().await;
     }
 );

@@ -6,6 +6,8 @@
 //!
 //! What holders answer that keep their records to themselves comes with the first page, whatever `_count` says, because nothing of it is kept for a second. What is here too comes from here, once.
 //!
+//! Another lango is told what labels a resource inherited here, since it decides on it and cannot know what it came in.
+//!
 //! A page continues by `GET …/$record-lookup?_page=TOKEN`. The token holds the question sealed, so no identifier stands in a URL.
 
 mod outcome;
@@ -15,23 +17,28 @@ use super::super::error::Failure;
 use super::Call;
 use super::answer::Answer;
 use super::target::OperationTarget;
+use crate::access::consent::labels_of_bundle;
+use crate::access::consent::vocabulary::Coding;
+use crate::access::gate::label_of;
 use crate::access::{self, Interaction, Reach};
 use crate::definitions::{self, TypeCode};
 use crate::exchange::holders::{Held, VIA, disclose};
 use crate::exchange::{Away, Glass, Person, Wanted};
 use crate::fhir::time::{Micros, format_instant, now};
 use crate::fhir::{Issue, IssueCode};
+use crate::ingest::draft::with_labels;
 use crate::ingest::{Refusal, RefusalKind};
 use crate::search::cursor::LIFETIME;
 use crate::store::query::Snapshot;
 use crate::store::records::Records;
-use crate::store::{Cursor, FacilityKey, Scope, Stored};
+use crate::store::{Cursor, FacilityKey, ResourceKey, Scope, Stored};
 use axum::http::{StatusCode, header};
 use outcome::{Sources, outcomes};
 use question::{Question, question};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use std::collections::BTreeSet;
+use std::borrow::Cow;
+use std::collections::{BTreeSet, HashMap};
 
 const PAGE: &str = "_page";
 /// Where an entry says whose it is.
@@ -248,15 +255,20 @@ async fn answer(call: &Call<'_>, asked: &Asked, from: Option<(Cursor, Micros)>, 
     let mut out = serde_json::to_vec(&bundle).map_err(Refusal::internal)?;
     out.pop();
     let mut before: &[u8] = b",\"entry\":[";
+    let labels = if is_asked_by_lango(call) { labels_of(call, &rows).await? } else { HashMap::new() };
     for row in &rows {
         let Some(body) = &row.body else { continue };
+        let body = match labels.get(&row.key) {
+            Some(labels) => labelled(body, labels).map_err(Refusal::internal)?,
+            None => Cow::Borrowed(&body[..]),
+        };
         let name = definitions::r4().type_name(row.type_code);
         let source = json!([{ "url": SOURCE, "valueReference": sources.of(row.owner).await?.reference }]);
         out.extend_from_slice(before);
         before = b",";
         let head = format!(r#"{{"extension":{source},"fullUrl":"{}/{name}/{}","resource":"#, call.state.base_url(), row.id);
         out.extend_from_slice(head.as_bytes());
-        out.extend_from_slice(body);
+        out.extend_from_slice(&body);
         out.extend_from_slice(br#","search":{"mode":"match"}}"#);
     }
     if let Some(first) = first {
@@ -285,6 +297,25 @@ async fn answer(call: &Call<'_>, asked: &Asked, from: Option<(Cursor, Micros)>, 
     }
     out.extend_from_slice(if before == b"," { b"]}" } else { b"}" });
     Ok(Answer::ok(out))
+}
+
+/// The labels by which is decided on these here, inherited ones too.
+async fn labels_of(call: &Call<'_>, rows: &[Stored]) -> Result<HashMap<ResourceKey, BTreeSet<Coding>>, Failure> {
+    let keys: Vec<ResourceKey> = rows.iter().map(|row| row.key).collect();
+    let mut found: HashMap<ResourceKey, BTreeSet<Coding>> = HashMap::new();
+    for (key, fact) in call.state.store.facts_of(&keys).await? {
+        if let Some(label) = label_of(fact) {
+            found.entry(key).or_default().insert(label);
+        }
+    }
+    Ok(found)
+}
+
+/// The resource with those of the labels that it does not say itself.
+fn labelled<'b>(body: &'b [u8], labels: &BTreeSet<Coding>) -> serde_json::Result<Cow<'b, [u8]>> {
+    let resource: Value = serde_json::from_slice(body)?;
+    let more = labels_of_bundle(&resource, labels);
+    Ok(if more.is_empty() { Cow::Borrowed(body) } else { Cow::Owned(serde_json::to_vec(&with_labels(&resource, &more))?) })
 }
 
 fn total(released: &[(FacilityKey, i64)]) -> i64 {
