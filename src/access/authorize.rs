@@ -70,6 +70,9 @@ pub struct Step {
     picked: Option<String>,
     /// When, in seconds since 1970.
     logged_in: i64,
+    /// The person's then ([`Person::generation`]).
+    #[serde(default)]
+    generation: i64,
     /// The browser that the steps belong to.
     browser: String,
     expires: i64,
@@ -131,7 +134,7 @@ impl Access {
 
     /// A first step for this browser.
     pub fn begin_steps(&self, asked: Asked, browser: &str) -> Step {
-        Step { asked, person: None, picked: None, logged_in: now_seconds(), browser: browser.to_owned(), expires: 0 }
+        Step { asked, person: None, picked: None, logged_in: now_seconds(), generation: 0, browser: browser.to_owned(), expires: 0 }
     }
 
     /// A step for its browser, to be opened once it comes back.
@@ -153,7 +156,7 @@ impl Access {
     pub async fn person_of(&self, step: &Step) -> Result<Person, AccessError> {
         const NOBODY: AccessError = AccessError::Refused("nobody has logged in for this step");
         let id = step.person.as_deref().ok_or(NOBODY)?;
-        people::find(&self.store, id).await?.filter(Person::is_enabled).ok_or(NOBODY)
+        people::find(&self.store, id).await?.filter(|person| person.honours(step.generation)).ok_or(NOBODY)
     }
 
     /// The rights of what was asked that this person can give: `patient/` scopes are for those who log in for patients or picked one, since
@@ -228,6 +231,7 @@ impl Access {
             logged_in: step.logged_in,
             expires: 0,
         };
+            generation: person.generation,
         ticket.keep(&self.store, Kind::Code).await
     }
 }
@@ -240,7 +244,7 @@ impl Step {
 
     /// The same of who has logged in.
     pub fn of(self, person: &Person) -> Step {
-        Step { person: Some(person.id.clone()), logged_in: now_seconds(), ..self }
+        Step { person: Some(person.id.clone()), logged_in: now_seconds(), generation: person.generation, ..self }
     }
 
     /// The same with this Patient in context, whom the person was shown.

@@ -101,8 +101,8 @@ impl Access {
         if tickets::is_revoked(&self.store, &ticket.grant).await? {
             return Err(OAuthError::InvalidGrant("the grant was taken back: the person must log in again"));
         }
-        let person = people::find(&self.store, &ticket.person).await?.filter(Person::is_enabled);
-        let person = person.ok_or(OAuthError::InvalidGrant("the person may not log in any more"))?;
+        let person = people::find(&self.store, &ticket.person).await?.filter(|person| person.honours(ticket.generation));
+        let person = person.ok_or(OAuthError::InvalidGrant("the person was shut out or has a new password since: log in again"))?;
         let granted = Scopes::of_registered(&ticket.scopes);
         let patient = ticket.patient.as_deref();
         let sees = match patient {
@@ -170,7 +170,7 @@ impl Access {
             client: &client.id,
             scope: &scope,
             claimed,
-            person: granted.map(|(person, _)| person.id.as_str()),
+            person: granted.map(|(person, _)| (person.id.as_str(), person.generation)),
             patient: patient.as_deref(),
             picked: granted.is_some_and(|(_, ticket)| ticket.picked),
             grant: granted.map(|(_, ticket)| ticket.grant.as_str()),

@@ -248,8 +248,8 @@ impl Access {
         }
         let person = match (&claims.person, &claims.issuer) {
             (Some(id), None) => {
-                let person = people::find(&self.store, id).await?.filter(Person::is_enabled);
-                Some(person.ok_or(AccessError::Refused("the token's person is disabled or gone"))?)
+                let person = people::find(&self.store, id).await?.filter(|person| person.honours(claims.generation));
+                Some(person.ok_or(AccessError::Refused("the token's person is gone, shut out or has a new password since"))?)
             }
             _ => None,
         };

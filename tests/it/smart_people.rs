@@ -392,6 +392,36 @@ both_databases!(
     async fn a_wrong_scope_costs_no_refresh_token_and_an_app_that_was_shut_out_begins_anew(db: &TestDb) {
         let world = World::new(db).await;
         let (_, first) = world.exchange(&world.code("asha").await).await;
+both_databases!(
+    async fn a_new_password_and_being_shut_out_end_for_good_what_was_given_before(db: &TestDb) {
+        let world = World::new(db).await;
+        let hash = hash_secret(&Secret::new(PASSWORD)).unwrap();
+        for way in ["password", "disabled"] {
+            let (_, granted) = world.exchange(&world.code("asha").await).await;
+            let (access, refresh) = (text(&granted, "access_token"), text(&granted, "refresh_token"));
+            let code = world.code("asha").await;
+            let (page, cookie) = world.log_in("asha", PASSWORD, "").await;
+            let page = page.text().await.unwrap();
+            assert_eq!(world.get(access, "/fhir/Patient").await.0, 200);
+            if way == "password" {
+                people::set_password(&world.store, "asha", &hash).await.unwrap();
+            } else {
+                people::set_disabled(&world.store, "asha", true).await.unwrap();
+                people::set_disabled(&world.store, "asha", false).await.unwrap();
+            }
+            assert_eq!(world.get(access, "/fhir/Patient").await.0, 401, "{way}");
+            assert_eq!(world.refresh(refresh).await.0, 400, "{way}");
+            assert_eq!(world.exchange(&code).await.0, 400, "{way}");
+            let back = world.submit("/auth/consent", &cookie, &[("step", step(&page)), ("decision", "allow")]).await;
+            assert_eq!(sent_back(&back)["error"], json!("access_denied"), "a login that was under way: {way}");
+            let (_, anew) = world.exchange(&world.code("asha").await).await;
+            assert_eq!(world.get(text(&anew, "access_token"), "/fhir/Patient").await.0, 200, "{way}");
+            assert_eq!(world.refresh(text(&anew, "refresh_token")).await.0, 200, "{way}");
+        }
+        world.server.stop().await;
+    }
+);
+
         let refresh = text(&first, "refresh_token");
         for scope in ["system/*.rs", "patient/Nonsense.rs", ""] {
             let form = [("grant_type", "refresh_token"), ("client_id", "app"), ("refresh_token", refresh), ("scope", scope)];
