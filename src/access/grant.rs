@@ -234,8 +234,7 @@ impl Access {
             return Ok(inactive);
         }
         let Some(claims) = self.current(token).await? else { return Ok(inactive) };
-        let operator = client.roles.iter().any(|role| role == Role::Operator.as_str());
-        if claims.client != client.id && !operator {
+        if claims.client != client.id && !is_operator(&client) {
             return Ok(inactive);
         }
         let mut answer = json!({
@@ -273,8 +272,8 @@ impl Access {
         }
     }
 
-    /// RFC 7009: takes back an access token, or a refresh token with everything that its grant gave. What is no token of the client's
-    /// is nothing to take back, and is not told from one.
+    /// RFC 7009: takes back an access token, or a refresh token with everything that its grant gave; the operator any access token. What is no
+    /// token of the client's is nothing to take back, and is not told from one.
     pub async fn revoke(&self, request: &TokenRequest) -> Result<(), OAuthError> {
         let Proven { client, .. } = self.proven(request).await?;
         let token = request.token.as_ref().ok_or(OAuthError::InvalidRequest("token is missing"))?;
@@ -282,7 +281,8 @@ impl Access {
             return Ok(tickets::end_grant(&self.store, &grant).await?);
         }
         match self.verified_token(token.expose()).await {
-            Ok(claims) if claims.client == client.id => {
+            // What another issuer gave nobody else can take back.
+            Ok(claims) if claims.client == client.id || !client.is_public() && is_operator(&client) => {
                 let expires = claims.expires.saturating_add(SKEW_SECONDS * 2).saturating_mul(1_000_000);
                 Ok(tickets::revoke(&self.store, &claims.id, expires).await?)
             }
@@ -295,6 +295,10 @@ impl Access {
 /// What was given before its client was shut out stays worthless when the client is let in again.
 fn given_after(client: &Client, given: Micros) -> Result<(), OAuthError> {
     if client.honours(given) { Ok(()) } else { Err(OAuthError::InvalidGrant("the app was shut out meanwhile: log in again")) }
+}
+
+fn is_operator(client: &Client) -> bool {
+    client.roles.iter().any(|role| role == Role::Operator.as_str())
 }
 
 /// A code or refresh token that does not hold is the grant's fault, not the client's.

@@ -134,7 +134,8 @@ pub struct Access {
     making: tokio::sync::Mutex<()>,
     key_sets: key_sets::KeySets,
     secrets: secrets::Verifier,
-    tokens: Mutex<HashMap<blake3::Hash, Arc<TokenClaims>>>,
+    /// Verified ones, and when they were.
+    tokens: Mutex<HashMap<blake3::Hash, (Instant, Arc<TokenClaims>)>>,
     facilities: Mutex<HashMap<String, FacilityKey>>,
     directory: Directory,
 }
@@ -358,8 +359,11 @@ impl Access {
 
     async fn verified_token(&self, token: &str) -> Result<Arc<TokenClaims>, AccessError> {
         let digest = blake3::hash(token.as_bytes());
-        let remembered = self.tokens.lock().unwrap_or_else(PoisonError::into_inner).get(&digest).map(Arc::clone);
-        if let Some(claims) = remembered {
+        let remembered = self.tokens.lock().unwrap_or_else(PoisonError::into_inner).get(&digest).cloned();
+        // An outside issuer may have taken the key out of its set.
+        let holds =
+            |verified: &Instant, claims: &TokenClaims| claims.issuer.is_none() || verified.elapsed() < self.settings.between_fetches;
+        if let Some((_, claims)) = remembered.filter(|(verified, claims)| holds(verified, claims)) {
             claims.check_time(now_seconds())?;
             return Ok(claims);
         }
@@ -368,7 +372,7 @@ impl Access {
         if known.len() >= REMEMBERED {
             known.clear();
         }
-        known.insert(digest, Arc::clone(&claims));
+        known.insert(digest, (Instant::now(), Arc::clone(&claims)));
         Ok(claims)
     }
 
