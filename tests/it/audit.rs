@@ -111,7 +111,7 @@ impl World {
     }
 
     async fn verified(&self, elsewhere: &str) -> Result<Whole, Broken> {
-        verify(&self.store, &Notary::open(&self.store).await.unwrap(), elsewhere).await.unwrap()
+        verify(&self.store, &Notary::open(&self.store).await.unwrap(), elsewhere, 0).await.unwrap()
     }
 }
 
@@ -449,7 +449,7 @@ both_databases!(
         // The last checkpoint is signed when the server stops.
         server.stop().await;
         let notary = Notary::open(&store).await.unwrap();
-        let whole = verify(&store, &notary, "").await.unwrap().unwrap();
+        let whole = verify(&store, &notary, "", 0).await.unwrap().unwrap();
         assert!(whole.rows >= 8 && whole.first == 1 && whole.checkpoints >= 1, "{whole:?}");
         let signed = store.checkpoints().await.unwrap().pop().unwrap().2;
         let folder = tempfile::tempdir().unwrap();
@@ -490,7 +490,7 @@ both_databases!(
             for change in changes {
                 sql(&store, change).await;
             }
-            let found = verify(&store, &notary, &format!("{signed}\n")).await.unwrap();
+            let found = verify(&store, &notary, &format!("{signed}\n"), 0).await.unwrap();
             assert_eq!(found, Err(expected.clone()), "{changes:?}");
             let (code, said, _) = output(db, &["audit", "verify", "--checkpoint", file.to_str().unwrap()]);
             assert_eq!(code, Some(1), "{said}");
@@ -550,7 +550,7 @@ both_databases!(
             ("UPDATE resource SET id = 'away' WHERE id = $1 AND id <> $2", Err(Broken::Unpublished(4))),
         ] {
             assert_eq!(tamper(change).await, 1, "{change}");
-            assert_eq!(verify(&store, &notary, "").await.unwrap().map(drop), expected, "{change}");
+            assert_eq!(verify(&store, &notary, "", 0).await.unwrap().map(drop), expected, "{change}");
         }
         // Computed anew from the third row on: only what was signed before tells.
         rows[2].event = rows[2].event.replace("holder", "nobody");
@@ -567,12 +567,12 @@ both_databases!(
         }
         let attested =
             store.checkpoints().await.unwrap().into_iter().map(|(position, ..)| position).find(|position| *position >= 3).unwrap();
-        assert_eq!(verify(&store, &notary, "").await.unwrap(), Err(Broken::Rewritten(attested)));
+        assert_eq!(verify(&store, &notary, "", 0).await.unwrap(), Err(Broken::Rewritten(attested)));
         sql(&store, "DELETE FROM audit_checkpoint").await;
-        assert_eq!(verify(&store, &notary, "").await.unwrap(), Err(Broken::Unpublished(3)), "the AuditEvents were made of other rows");
+        assert_eq!(verify(&store, &notary, "", 0).await.unwrap(), Err(Broken::Unpublished(3)), "the AuditEvents were made of other rows");
         sql(&store, "UPDATE audit_published SET position = 0").await;
-        assert!(verify(&store, &notary, "").await.unwrap().is_ok(), "nothing in the database tells");
-        assert_eq!(verify(&store, &notary, &signed).await.unwrap(), Err(Broken::Rewritten(last)), "the copy elsewhere does");
+        assert!(verify(&store, &notary, "", 0).await.unwrap().is_ok(), "nothing in the database tells");
+        assert_eq!(verify(&store, &notary, &signed, 0).await.unwrap(), Err(Broken::Rewritten(last)), "the copy elsewhere does");
         store.close().await;
     }
 );
@@ -590,8 +590,17 @@ both_databases!(
         let app = App::open(settings, "http://localhost").await.unwrap();
         let notary = Notary::open(&store).await.unwrap();
         let rows = store.sealed_after(0, 1_000).await.unwrap();
-        let removed = app.remove_audit_before(&notary, rows[4].at).await.unwrap();
-        assert_eq!(removed, 4);
+        // Nothing is removed that was attested after it should be old, nor of a chain that was touched: the time of a row is in its hash.
+        sql(&store, "DELETE FROM audit_checkpoint WHERE position < 5").await;
+        sql(&store, "CREATE TABLE kept AS SELECT * FROM audit").await;
+        sql(&store, "UPDATE audit SET at = at - 40000000000000 WHERE position <= 6").await;
+        assert_eq!(app.remove_audit_before(&notary, rows[4].at - 30_000_000_000_000).await.unwrap(), 0);
+        sql(&store, "DELETE FROM audit").await;
+        sql(&store, "INSERT INTO audit SELECT * FROM kept").await;
+        notary.attest(&store, &rows[1]).await.unwrap();
+        assert_eq!(app.remove_audit_before(&notary, rows[4].at).await.unwrap(), 1);
+        sql(&store, "DELETE FROM audit_checkpoint WHERE position < 5 AND kind = 'head'").await;
+        assert_eq!(app.remove_audit_before(&notary, rows[4].at).await.unwrap(), 3);
         let type_code = lango::definitions::r4().type_code("AuditEvent").unwrap();
         for (place, row) in rows.iter().enumerate() {
             for told in told_by(row).unwrap() {
@@ -599,11 +608,11 @@ both_databases!(
                 assert_eq!(versions.is_empty(), place < 4, "the AuditEvents go with their rows, and no others: {place}");
             }
         }
-        let whole = verify(&store, &notary, "").await.unwrap().unwrap();
+        let whole = verify(&store, &notary, "", 0).await.unwrap().unwrap();
         assert_eq!((whole.first, whole.rows), (5, rows.len() as u64 - 4));
         // More went than the statement says.
         sql(&store, "DELETE FROM audit WHERE position = 5").await;
-        assert_eq!(verify(&store, &notary, "").await.unwrap(), Err(Broken::Missing(1)));
+        assert_eq!(verify(&store, &notary, "", 0).await.unwrap(), Err(Broken::Missing(1)));
         app.store.close().await;
         store.close().await;
     }
@@ -674,6 +683,24 @@ both_databases!(
                 let [source, recipient] = [coded(event, "110153"), coded(event, "110152")];
                 assert_eq!(source[0]["who"], event["source"]["observer"]);
                 assert_eq!(recipient[0]["who"]["identifier"]["value"], "asker");
+        // Who has the key can sign that more was old enough. A copy of what was attested before tells, unless lango removes so early or the copy
+        // has the removal too.
+        let copy = store.checkpoints().await.unwrap().into_iter().find(|(position, kind, _)| *position > 5 && kind == "head").unwrap();
+        let said = async |copies: &str, keep_days: u32| verify(&store, &notary, copies, keep_days).await.unwrap().map(drop);
+        let row = rows.iter().find(|row| row.position == copy.0).unwrap();
+        let later = jiff::Timestamp::now().as_microsecond() + 1;
+        let signed = notary.removes(&store, row, later).await.unwrap();
+        sql(&store, "DELETE FROM kept").await;
+        sql(&store, "INSERT INTO kept SELECT * FROM audit").await;
+        store.remove_sealed(row).await.unwrap();
+        let emptied = Err(Broken::Emptied(row.position));
+        for keep_days in [0, 365] {
+            assert_eq!(said("", keep_days).await, Ok(()), "nothing in the database tells");
+            assert_eq!(said(&copy.2, keep_days).await, emptied, "the copy elsewhere does");
+        }
+        assert_eq!(said(&format!("{}\n{signed}", copy.2), 0).await, Ok(()), "lango wrote it there itself");
+        sql(&store, "DELETE FROM audit").await;
+        sql(&store, "INSERT INTO audit SELECT * FROM kept").await;
                 assert!(source[0]["network"].is_object() && recipient[0]["network"].is_object(), "{event}");
                 assert_eq!(coded(event, "159541003")[0]["who"]["identifier"]["value"], "HF-A");
                 assert_eq!(coded(event, "429577009")[0]["who"]["reference"], "Patient/a");
