@@ -1,5 +1,6 @@
 //! The token endpoint's work: from a client's proof, and perhaps a person's grant, to an access token; introspection and revocation.
 
+use super::audit::checkpoint::unhex;
 use super::claimed::Claimed;
 use super::clients::{self, Client};
 use super::oauth::ASSERTION_TYPE;
@@ -252,6 +253,10 @@ impl Access {
         if let Some(patient) = &claims.patient {
             answer["patient"] = json!(&**patient);
         }
+        if let Some(certificate) = &claims.certificate {
+            // RFC 8705 §3.2.
+            answer["cnf"] = json!({ "x5t#S256": URL_SAFE_NO_PAD.encode(unhex(certificate)) });
+        }
         if let Some(extensions) = claims.claimed.to_extensions() {
             answer["extensions"] = extensions;
         }
@@ -292,13 +297,13 @@ impl Access {
     }
 }
 
+fn is_operator(client: &Client) -> bool {
+    client.roles.iter().any(|role| role == Role::Operator.as_str())
+}
+
 /// What was given before its client was shut out stays worthless when the client is let in again.
 fn given_after(client: &Client, given: Micros) -> Result<(), OAuthError> {
     if client.honours(given) { Ok(()) } else { Err(OAuthError::InvalidGrant("the app was shut out meanwhile: log in again")) }
-}
-
-fn is_operator(client: &Client) -> bool {
-    client.roles.iter().any(|role| role == Role::Operator.as_str())
 }
 
 /// A code or refresh token that does not hold is the grant's fault, not the client's.

@@ -202,8 +202,7 @@ async fn consent(State(access): State<Arc<Access>>, headers: HeaderMap, body: By
     match access.agree(&step, &field(&body, "patient")).await {
         Ok(code) => {
             let state = step.asked.state.as_deref().map(|state| ("state", state));
-            // RFC 9207: the app sees who answered.
-            let answers: Vec<(&str, &str)> = state.into_iter().chain([("code", code.expose()), ("iss", access.public_url())]).collect();
+            let answers: Vec<(&str, &str)> = state.into_iter().chain([("code", code.expose())]).collect();
             send_back(&access, &step.asked.redirect_uri, &answers)
         }
         Err(AccessError::Refused(_)) => refused(),
@@ -314,6 +313,8 @@ fn failed(access: &Access, error: &AccessError) -> Response {
 fn send_back(access: &Access, redirect_uri: &str, answers: &[(&str, &str)]) -> Response {
     let query = form_urlencoded::Serializer::new(String::new()).extend_pairs(answers).finish();
     let separator = if redirect_uri.contains('?') { '&' } else { '?' };
+    // RFC 9207: the app sees who answered, also that it gets nothing.
+    let answers = answers.iter().copied().chain([("iss", access.public_url())]);
     match HeaderValue::from_str(&format!("{redirect_uri}{separator}{query}")) {
         Ok(location) => {
             let mut response = (StatusCode::SEE_OTHER, [(header::LOCATION, location)]).into_response();

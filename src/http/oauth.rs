@@ -45,8 +45,8 @@ async fn jwks(State(access): State<Arc<Access>>) -> Response {
         Ok(keys) => json_body(keys),
         Err(error) => return oauth_error(&error.into(), false),
     };
-    // Shorter than a retired key still verifies.
-    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("public, max-age=300"));
+    // A new key signs at once: who looks for it must not find the set from before on the way.
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("public, max-age=10"));
     response
 }
 
@@ -144,8 +144,13 @@ fn oauth_error(error: &OAuthError, with_header: bool) -> Response {
     if status == StatusCode::UNAUTHORIZED && with_header {
         response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"lango\""));
     }
-    if status == StatusCode::SERVICE_UNAVAILABLE {
-        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("5"));
+    let later = match status {
+        StatusCode::SERVICE_UNAVAILABLE => Some("5"),
+        StatusCode::PAYLOAD_TOO_LARGE => Some("3600"),
+        _ => None,
+    };
+    if let Some(seconds) = later {
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static(seconds));
     }
     response
 }

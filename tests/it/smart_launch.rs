@@ -167,6 +167,11 @@ both_databases!(
 
         // No EHR launches apps here, and nobody says so.
         let refused = sent_back(&browser.begins(SCOPES, &[("launch", "xyz")]).await);
+        // An app that only wants to know who somebody is gets no right with that.
+        let only = browser.granted("baraka", "openid fhirUser", "").await;
+        let told = claims(&world, text(&only, "id_token")).await;
+        assert_eq!((text(&only, "scope"), text(&told, "sub"), text(&told, "fhirUser")), ("openid fhirUser", "baraka", user_url.as_str()));
+        assert_eq!(world.get(text(&only, "access_token"), "/fhir/Patient/z").await.0, 403);
         assert_eq!(text(&refused, "error"), "invalid_request");
         let (_, promised) = world.server.get("/fhir/.well-known/smart-configuration").await;
         let capabilities: Vec<&str> = promised["capabilities"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
@@ -185,6 +190,7 @@ both_databases!(
         world.server.stop().await;
     }
 );
+        assert_eq!(promised["authorization_response_iss_parameter_supported"], json!(true));
 
 both_databases!(
     async fn a_clinician_picks_whose_record_the_app_shows(db: &TestDb) {
