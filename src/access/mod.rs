@@ -89,6 +89,8 @@ pub enum AccessError {
     Broken(&'static str),
 }
 
+/// The purpose of who acts for somebody else (v3-ActReason): a family member.
+pub const FOR_ANOTHER: &str = "FAMRQT";
 /// How long access tokens live; SMART recommends at most five minutes.
 const TOKEN_SECONDS: i64 = 300;
 /// Owns what is handed in for those who record consents: requests, and what was made of them. Every client with the role
@@ -348,6 +350,16 @@ impl Access {
             _ => gate::numbers(&Confidentiality::RESTRICTED.and_above().map(consent::Fact::confidentiality).collect()),
         };
         Ok(BreakGlass { patients, exempt })
+    }
+
+    /// Whether a client has this id, though perhaps a disabled one.
+    pub async fn has_client(&self, id: &str) -> Result<bool, AccessError> {
+        Ok(clients::find(&self.store, id).await?.is_some())
+    }
+
+    /// Whether somebody logs in by this name, though perhaps not any more.
+    pub async fn has_person(&self, id: &str) -> Result<bool, AccessError> {
+        Ok(people::find(&self.store, id).await?.is_some())
     }
 
     async fn authenticate_secret(&self, id: &str, secret: &Secret) -> Result<Client, AccessError> {

@@ -1,7 +1,7 @@
 //! People who log in: clinicians, desks, patients. Each belongs to a facility, as clients do.
 
 use super::claimed::{Claimed, Code};
-use super::{Access, AccessError, Role, now_micros, now_seconds, on, secrets, totp};
+use super::{Access, AccessError, FOR_ANOTHER, Role, now_micros, now_seconds, on, secrets, totp};
 use crate::config::Secret;
 use crate::fhir::time::Micros;
 use crate::store::Store;
@@ -117,7 +117,7 @@ impl Person {
         claimed.practitioner.clone_from(&self.practitioner);
         if self.is_patients() {
             let own = patient.is_some_and(|patient| self.is_own(patient));
-            claimed.purposes = vec![Code { system: None, code: if own { "PATRQT" } else { "FAMRQT" }.to_owned() }];
+            claimed.purposes = vec![Code { system: None, code: if own { "PATRQT" } else { FOR_ANOTHER }.to_owned() }];
         }
         Ok(())
     }

@@ -1,6 +1,6 @@
 //! The authorization server's addresses for programs: tokens, introspection, revocation, keys, and what SMART wants to know.
 
-use super::auth::{Credentials, PeerCertificate, credentials, json_body};
+use super::auth::{Credentials, PeerCertificate, Tried, credentials, json_body, told};
 use crate::access::{Access, Grant, OAuthError, TokenRequest};
 use crate::config::Secret;
 use axum::Router;
@@ -51,11 +51,7 @@ async fn jwks(State(access): State<Arc<Access>>) -> Response {
 }
 
 async fn token(State(access): State<Arc<Access>>, peer: Peer, headers: HeaderMap, body: Form) -> Response {
-    let result = match token_request(&headers, peer, &body) {
-        Ok(request) => access.grant(&request).await,
-        Err(error) => Err(error),
-    };
-    answer(result.map(|grant| json_body(granted(grant))), &headers)
+    answered(&access, peer, &headers, &body, async |request| access.grant(request).await.map(|grant| json_body(granted(grant)))).await
 }
 
 fn granted(grant: Grant) -> serde_json::Value {
@@ -79,23 +75,34 @@ fn granted(grant: Grant) -> serde_json::Value {
 }
 
 async fn introspect(State(access): State<Arc<Access>>, peer: Peer, headers: HeaderMap, body: Form) -> Response {
-    let result = match token_request(&headers, peer, &body) {
-        Ok(request) => access.introspect(&request).await,
-        Err(error) => Err(error),
-    };
-    answer(result.map(json_body), &headers)
+    answered(&access, peer, &headers, &body, async |request| access.introspect(request).await.map(json_body)).await
 }
 
 async fn revoke(State(access): State<Arc<Access>>, peer: Peer, headers: HeaderMap, body: Form) -> Response {
-    let result = match token_request(&headers, peer, &body) {
-        Ok(request) => access.revoke(&request).await,
-        Err(error) => Err(error),
-    };
-    answer(result.map(|()| StatusCode::OK.into_response()), &headers)
+    answered(&access, peer, &headers, &body, async |request| access.revoke(request).await.map(|()| StatusCode::OK.into_response())).await
 }
 
-fn answer(result: Result<Response, OAuthError>, headers: &HeaderMap) -> Response {
-    let mut response = result.unwrap_or_else(|error| oauth_error(&error, headers.contains_key(header::AUTHORIZATION)));
+/// The answer to what a client asks for in a form, by `work`.
+async fn answered(
+    access: &Access,
+    peer: Peer,
+    headers: &HeaderMap,
+    body: &Form,
+    work: impl AsyncFnOnce(&TokenRequest) -> Result<Response, OAuthError>,
+) -> Response {
+    let (result, tried) = match token_request(headers, peer, body) {
+        Ok(request) => {
+            let result = work(&request).await;
+            let tried = match (&result, request.client()) {
+                (Err(OAuthError::InvalidClient(_)), Some(client)) => Tried::client(access, client).await,
+                _ => None,
+            };
+            (result, tried)
+        }
+        Err(error) => (Err(error), None),
+    };
+    let response = result.unwrap_or_else(|error| oauth_error(&error, headers.contains_key(header::AUTHORIZATION)));
+    let mut response = told(response, tried);
     let headers = response.headers_mut();
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(header::PRAGMA, HeaderValue::from_static("no-cache"));

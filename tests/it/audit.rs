@@ -415,6 +415,79 @@ both_databases!(
 );
 
 both_databases!(
+    async fn what_tells_of_somebody_without_showing_them_is_a_look_at_them_all_the_same(db: &TestDb) {
+        let mut world = World::new(db).await;
+        let asker = world.asker.clone();
+        for (path, interaction) in [
+            ("Observation/a-hr/$meta", "operation"),
+            ("Observation/a-hr/$validate", "operation"),
+            ("Patient/a/$everything?_count=0", "operation"),
+            ("Observation?subject=Patient/a&code=8867-4&_summary=count", "search-type"),
+            ("Observation?subject=Patient/a&_count=0", "search-type"),
+            ("Patient/a/Observation?_summary=count", "search-type"),
+            ("Patient?_id=a&_has:Observation:subject:code=8867-4&_summary=count", "search-type"),
+        ] {
+            let (status, body) = world.get(&asker, &format!("/fhir/{path}")).await;
+            assert_eq!(status, 200, "{path}: {body}");
+            let expected = told(&[
+                ("E", interaction, 200, "asker", ""),
+                ("E", interaction, 200, "asker", "a"),
+                ("E", "consent-decision", 200, "asker", "a"),
+                ("E", "disclosure", 200, "asker", "a"),
+            ]);
+            assert_eq!(world.told().await, expected, "{path}");
+        }
+        assert_eq!(world.get(&asker, "/fhir/Observation/a-hr/_history?_count=0").await.0, 200);
+        let expected = told(&[
+            ("R", "history-instance", 200, "asker", "a"),
+            ("E", "consent-decision", 200, "asker", "a"),
+            ("E", "disclosure", 200, "asker", "a"),
+        ]);
+        assert_eq!(world.told().await, expected);
+        // How many have something tells of nobody, and what is hidden is not counted.
+        for path in ["Observation?code=8867-4&_summary=count", "Observation?subject=Patient/b&_summary=count"] {
+            assert_eq!(world.get(&asker, &format!("/fhir/{path}")).await.0, 200);
+            assert_eq!(world.told().await, told(&[("E", "search-type", 200, "asker", "")]), "{path}");
+        }
+        // The officer who looks at somebody's accounting is answered, and found.
+        let officer = world.officer.clone();
+        assert_eq!(world.get(&officer, "/fhir/Patient/a/$disclosures").await.0, 200);
+        assert_eq!(world.told().await, told(&[("E", "operation", 200, "officer", ""), ("E", "operation", 200, "officer", "a")]));
+        world.server.stop().await;
+    }
+);
+
+both_databases!(
+    async fn who_tries_secrets_is_recorded_wherever_they_do_with_whose_they_tried(db: &TestDb) {
+        let world = World::new(db).await;
+        let form = |path: &'static str, client: &'static str| {
+            let request = world.server.client.post(world.server.url(path)).header("content-type", "application/x-www-form-urlencoded");
+            answer(request.body(format!("grant_type=client_credentials&client_id={client}&client_secret=a-wrong-one&token=x")))
+        };
+        for path in ["/auth/token", "/auth/introspect", "/auth/revoke"] {
+            for client in ["holder", "my-own-password"] {
+                assert_eq!(form(path, client).await.0, 401, "{path}");
+            }
+        }
+        let basic = world.server.client.get(world.server.url("/api/v1/hduApi/dataTemplates")).basic_auth("holder", Some("a-wrong-one"));
+        assert_eq!(answer(basic).await.0, 401);
+        let events = world.events(world.after).await;
+        let requests: Vec<&str> = events.iter().map(|(_, event)| event.request.as_str()).collect();
+        let expected = [
+            "POST /auth/token\n\nclient_id=holder",
+            "POST /auth/token",
+            "POST /auth/introspect\n\nclient_id=holder",
+            "POST /auth/introspect",
+            "POST /auth/revoke\n\nclient_id=holder",
+            "POST /auth/revoke",
+            "GET /api/v1/hduApi/dataTemplates\n\nclient_id=holder",
+        ];
+        assert_eq!(requests, expected, "what nobody is called may be a password in the wrong place");
+        world.server.stop().await;
+    }
+);
+
+both_databases!(
     async fn what_cannot_be_recorded_is_not_released_and_not_written(db: &TestDb) {
         let world = World::new(db).await;
         world.published().await;
@@ -610,6 +683,24 @@ both_databases!(
         }
         let whole = verify(&store, &notary, "", 0).await.unwrap().unwrap();
         assert_eq!((whole.first, whole.rows), (5, rows.len() as u64 - 4));
+        // Who has the key can sign that more was old enough. A copy of what was attested before tells, unless lango removes so early or the copy
+        // has the removal too.
+        let copy = store.checkpoints().await.unwrap().into_iter().find(|(position, kind, _)| *position > 5 && kind == "head").unwrap();
+        let said = async |copies: &str, keep_days: u32| verify(&store, &notary, copies, keep_days).await.unwrap().map(drop);
+        let row = rows.iter().find(|row| row.position == copy.0).unwrap();
+        let later = jiff::Timestamp::now().as_microsecond() + 1;
+        let signed = notary.removes(&store, row, later).await.unwrap();
+        sql(&store, "DELETE FROM kept").await;
+        sql(&store, "INSERT INTO kept SELECT * FROM audit").await;
+        store.remove_sealed(row).await.unwrap();
+        let emptied = Err(Broken::Emptied(row.position));
+        for keep_days in [0, 365] {
+            assert_eq!(said("", keep_days).await, Ok(()), "nothing in the database tells");
+            assert_eq!(said(&copy.2, keep_days).await, emptied, "the copy elsewhere does");
+        }
+        assert_eq!(said(&format!("{}\n{signed}", copy.2), 0).await, Ok(()), "lango wrote it there itself");
+        sql(&store, "DELETE FROM audit").await;
+        sql(&store, "INSERT INTO audit SELECT * FROM kept").await;
         // More went than the statement says.
         sql(&store, "DELETE FROM audit WHERE position = 5").await;
         assert_eq!(verify(&store, &notary, "", 0).await.unwrap(), Err(Broken::Missing(1)));
@@ -683,24 +774,6 @@ both_databases!(
                 let [source, recipient] = [coded(event, "110153"), coded(event, "110152")];
                 assert_eq!(source[0]["who"], event["source"]["observer"]);
                 assert_eq!(recipient[0]["who"]["identifier"]["value"], "asker");
-        // Who has the key can sign that more was old enough. A copy of what was attested before tells, unless lango removes so early or the copy
-        // has the removal too.
-        let copy = store.checkpoints().await.unwrap().into_iter().find(|(position, kind, _)| *position > 5 && kind == "head").unwrap();
-        let said = async |copies: &str, keep_days: u32| verify(&store, &notary, copies, keep_days).await.unwrap().map(drop);
-        let row = rows.iter().find(|row| row.position == copy.0).unwrap();
-        let later = jiff::Timestamp::now().as_microsecond() + 1;
-        let signed = notary.removes(&store, row, later).await.unwrap();
-        sql(&store, "DELETE FROM kept").await;
-        sql(&store, "INSERT INTO kept SELECT * FROM audit").await;
-        store.remove_sealed(row).await.unwrap();
-        let emptied = Err(Broken::Emptied(row.position));
-        for keep_days in [0, 365] {
-            assert_eq!(said("", keep_days).await, Ok(()), "nothing in the database tells");
-            assert_eq!(said(&copy.2, keep_days).await, emptied, "the copy elsewhere does");
-        }
-        assert_eq!(said(&format!("{}\n{signed}", copy.2), 0).await, Ok(()), "lango wrote it there itself");
-        sql(&store, "DELETE FROM audit").await;
-        sql(&store, "INSERT INTO audit SELECT * FROM kept").await;
                 assert!(source[0]["network"].is_object() && recipient[0]["network"].is_object(), "{event}");
                 assert_eq!(coded(event, "159541003")[0]["who"]["identifier"]["value"], "HF-A");
                 assert_eq!(coded(event, "429577009")[0]["who"]["reference"], "Patient/a");

@@ -25,6 +25,8 @@ pub async fn of_instance(call: &Call<'_>, type_code: TypeCode, id: &str) -> Resu
     call.require(type_code, Interaction::Read)?;
     let asked = Asked::read(call)?;
     let newest = call.readable(call.state.store.read(type_code, id, &call.caller.scope).await?)?;
+    // Also where no version is on the page.
+    super::audit::tells_of(std::slice::from_ref(&newest));
     // Versions are numbered without gaps, deletes included; a total would tell of those that are left out.
     let scope = &call.caller.scope;
     let own = *scope == Scope::All || scope.owners().contains(&newest.owner);
