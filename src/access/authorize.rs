@@ -10,7 +10,7 @@ use super::caller::{Caller, Presented};
 use super::claimed::Claimed;
 use super::clients::{self, Client};
 use super::people::{self, Person};
-use super::scopes::{LAUNCH_PATIENT, WORDS};
+use super::scopes::{LAUNCH_PATIENT, OPENID, WORDS};
 use super::tickets::{Kind, Ticket};
 use super::{Access, AccessError, Context, Scopes, now_seconds};
 use crate::config::Secret;
@@ -70,6 +70,9 @@ pub struct Step {
     picked: Option<String>,
     /// When, in seconds since 1970.
     logged_in: i64,
+    /// The person's then ([`Person::generation`]).
+    #[serde(default)]
+    generation: i64,
     /// The browser that the steps belong to.
     browser: String,
     expires: i64,
@@ -107,6 +110,15 @@ impl Access {
         if given.get("aud").is_some_and(|aud| aud.trim_end_matches('/') != self.settings.fhir_base()) {
             return Err(back("invalid_request", "aud is not the FHIR base of this server"));
         }
+        // OpenID Connect Core §6.1, §6.2 and §3.1.2.1: what is not done is said, and no page is shown to who wants none.
+        for (name, error) in [("request", "request_not_supported"), ("request_uri", "request_uri_not_supported")] {
+            if given.contains_key(name) {
+                return Err(back(error, "put the parameters into the request itself"));
+            }
+        }
+        if given.get("prompt").is_some_and(|prompt| prompt.split(' ').any(|word| word == "none")) {
+            return Err(back("login_required", "nobody stays logged in here: leave prompt=none away"));
+        }
         let nonce = given.get("nonce").map(|nonce| (*nonce).to_owned());
         if [&state, &nonce].into_iter().flatten().any(|text| text.len() > 2048) {
             return Err(AuthorizeError::Told("The app's request is too long."));
@@ -121,17 +133,18 @@ impl Access {
         let requested = given.get("scope").copied().unwrap_or_default();
         let registered = Scopes::of_registered(&client.scopes);
         let rights = registered.within(requested, &[Context::User, Context::Patient]);
-        if rights.is_empty() {
+        let words = requested.split(' ').filter(|word| WORDS.contains(word) && client.scopes.split(' ').any(|known| known == *word));
+        let scope = Some(rights.as_str()).filter(|rights| !rights.is_empty()).into_iter().chain(words).collect::<Vec<_>>().join(" ");
+        // To know who logged in is enough to ask for.
+        if rights.is_empty() && !asks_who(&scope) {
             return Err(back("invalid_scope", "none of the scopes is registered for this app"));
         }
-        let words = requested.split(' ').filter(|word| WORDS.contains(word) && client.scopes.split(' ').any(|known| known == *word));
-        let scope = [rights.as_str()].into_iter().chain(words).collect::<Vec<_>>().join(" ");
         Ok(Asked { client: client.id, redirect_uri: redirect_uri.to_owned(), scope, state, challenge: challenge.to_owned(), nonce })
     }
 
     /// A first step for this browser.
     pub fn begin_steps(&self, asked: Asked, browser: &str) -> Step {
-        Step { asked, person: None, picked: None, logged_in: now_seconds(), browser: browser.to_owned(), expires: 0 }
+        Step { asked, person: None, picked: None, logged_in: now_seconds(), generation: 0, browser: browser.to_owned(), expires: 0 }
     }
 
     /// A step for its browser, to be opened once it comes back.
@@ -153,7 +166,7 @@ impl Access {
     pub async fn person_of(&self, step: &Step) -> Result<Person, AccessError> {
         const NOBODY: AccessError = AccessError::Refused("nobody has logged in for this step");
         let id = step.person.as_deref().ok_or(NOBODY)?;
-        people::find(&self.store, id).await?.filter(Person::is_enabled).ok_or(NOBODY)
+        people::find(&self.store, id).await?.filter(|person| person.honours(step.generation)).ok_or(NOBODY)
     }
 
     /// The rights of what was asked that this person can give: `patient/` scopes are for those who log in for patients or picked one, since
@@ -203,7 +216,7 @@ impl Access {
     pub async fn agree(&self, step: &Step, chosen: &str) -> Result<Secret, AccessError> {
         let person = self.person_of(step).await?;
         let scopes = self.offered(step, &person);
-        if !Scopes::of_registered(&scopes).is_for_people() {
+        if !Scopes::of_registered(&scopes).is_for_people() && !asks_who(&scopes) {
             return Err(AccessError::Refused("a person has no right that the app asks for"));
         }
         let patient = match person.contexts().as_slice() {
@@ -218,6 +231,7 @@ impl Access {
         let ticket = Ticket {
             grant: uuid::Uuid::new_v4().to_string(),
             client: step.asked.client.clone(),
+            generation: person.generation,
             person: person.id,
             scopes,
             redirect_uri: step.asked.redirect_uri.clone(),
@@ -240,7 +254,7 @@ impl Step {
 
     /// The same of who has logged in.
     pub fn of(self, person: &Person) -> Step {
-        Step { person: Some(person.id.clone()), logged_in: now_seconds(), ..self }
+        Step { person: Some(person.id.clone()), logged_in: now_seconds(), generation: person.generation, ..self }
     }
 
     /// The same with this Patient in context, whom the person was shown.
@@ -253,6 +267,11 @@ impl Step {
         self.asked.scope = self.asked.scope.split(' ').filter(|word| *word != LAUNCH_PATIENT).collect::<Vec<_>>().join(" ");
         self
     }
+}
+
+/// Whether an app asks to be told who logs in.
+fn asks_who(scope: &str) -> bool {
+    scope.split(' ').any(|word| word == OPENID)
 }
 
 /// The first name of a Patient, as a page shows it.

@@ -2,10 +2,13 @@
 
 use super::{Access, AccessError, now_micros};
 use serde_json::{Value, json};
+use std::time::Duration;
 
 impl Access {
-    /// The public keys that lango's tokens can be verified with (RFC 7517).
+    /// The public keys that lango's tokens can be verified with (RFC 7517), those too that another process made just now: who meets an unknown key
+    /// in a token looks here.
     pub async fn jwks(&self) -> Result<Value, AccessError> {
+        self.look_for_keys_after(Duration::from_secs(1)).await?;
         Ok(self.keys_for_identity().await?.jwks(now_micros()))
     }
 
@@ -50,6 +53,10 @@ impl Access {
             "token_endpoint_auth_methods_supported": ["client_secret_basic", "client_secret_post", "private_key_jwt", "none"],
             "response_types_supported": ["code"],
             "code_challenge_methods_supported": ["S256"],
+            // RFC 9207 §3.
+            "authorization_response_iss_parameter_supported": true,
+            // OpenID Connect Discovery: left out, it would be true.
+            "request_uri_parameter_supported": false,
         });
         if let (Some(all), Some(more)) = (configuration.as_object_mut(), more.as_object_mut()) {
             all.append(more);

@@ -1,5 +1,6 @@
 //! The token endpoint's work: from a client's proof, and perhaps a person's grant, to an access token; introspection and revocation.
 
+use super::audit::checkpoint::unhex;
 use super::claimed::Claimed;
 use super::clients::{self, Client};
 use super::oauth::ASSERTION_TYPE;
@@ -102,8 +103,8 @@ impl Access {
         if tickets::is_revoked(&self.store, &ticket.grant).await? {
             return Err(OAuthError::InvalidGrant("the grant was taken back: the person must log in again"));
         }
-        let person = people::find(&self.store, &ticket.person).await?.filter(Person::is_enabled);
-        let person = person.ok_or(OAuthError::InvalidGrant("the person may not log in any more"))?;
+        let person = people::find(&self.store, &ticket.person).await?.filter(|person| person.honours(ticket.generation));
+        let person = person.ok_or(OAuthError::InvalidGrant("the person was shut out or has a new password since: log in again"))?;
         let granted = Scopes::of_registered(&ticket.scopes);
         let patient = ticket.patient.as_deref();
         let sees = match patient {
@@ -171,7 +172,7 @@ impl Access {
             client: &client.id,
             scope: &scope,
             claimed,
-            person: granted.map(|(person, _)| person.id.as_str()),
+            person: granted.map(|(person, _)| (person.id.as_str(), person.generation)),
             patient: patient.as_deref(),
             picked: granted.is_some_and(|(_, ticket)| ticket.picked),
             grant: granted.map(|(_, ticket)| ticket.grant.as_str()),
@@ -235,8 +236,7 @@ impl Access {
             return Ok(inactive);
         }
         let Some(claims) = self.current(token).await? else { return Ok(inactive) };
-        let operator = client.roles.iter().any(|role| role == Role::Operator.as_str());
-        if claims.client != client.id && !operator {
+        if claims.client != client.id && !is_operator(&client) {
             return Ok(inactive);
         }
         let mut answer = json!({
@@ -253,6 +253,10 @@ impl Access {
         });
         if let Some(patient) = &claims.patient {
             answer["patient"] = json!(&**patient);
+        }
+        if let Some(certificate) = &claims.certificate {
+            // RFC 8705 §3.2.
+            answer["cnf"] = json!({ "x5t#S256": URL_SAFE_NO_PAD.encode(unhex(certificate)) });
         }
         if let Some(extensions) = claims.claimed.to_extensions() {
             answer["extensions"] = extensions;
@@ -274,8 +278,8 @@ impl Access {
         }
     }
 
-    /// RFC 7009: takes back an access token, or a refresh token with everything that its grant gave. What is no token of the client's
-    /// is nothing to take back, and is not told from one.
+    /// RFC 7009: takes back an access token, or a refresh token with everything that its grant gave; the operator any access token. What is no
+    /// token of the client's is nothing to take back, and is not told from one.
     pub async fn revoke(&self, request: &TokenRequest) -> Result<(), OAuthError> {
         let Proven { client, .. } = self.proven(request).await?;
         let token = request.token.as_ref().ok_or(OAuthError::InvalidRequest("token is missing"))?;
@@ -283,7 +287,8 @@ impl Access {
             return Ok(tickets::end_grant(&self.store, &grant).await?);
         }
         match self.verified_token(token.expose()).await {
-            Ok(claims) if claims.client == client.id => {
+            // What another issuer gave nobody else can take back.
+            Ok(claims) if claims.client == client.id || !client.is_public() && is_operator(&client) => {
                 let expires = claims.expires.saturating_add(SKEW_SECONDS * 2).saturating_mul(1_000_000);
                 Ok(tickets::revoke(&self.store, &claims.id, expires).await?)
             }
@@ -291,6 +296,10 @@ impl Access {
             Err(error) => Err(error.into()),
         }
     }
+}
+
+fn is_operator(client: &Client) -> bool {
+    client.roles.iter().any(|role| role == Role::Operator.as_str())
 }
 
 /// What was given before its client was shut out stays worthless when the client is let in again.

@@ -103,6 +103,12 @@ impl Claims {
         value.as_i64().filter(|seconds| *seconds > 0).map(Some).ok_or(AccessError::Refused("a token's time is no whole number"))
     }
 
+    /// A whole number, 0 where there is none.
+    pub fn count(&self, name: &str) -> Result<i64, AccessError> {
+        let Some(value) = self.0.get(name) else { return Ok(0) };
+        value.as_i64().ok_or(AccessError::Refused("a token's claim is no whole number"))
+    }
+
     /// `exp` (required), `nbf` and `iat` against the clock; gives `exp`.
     pub fn lifetime(&self, now: i64) -> Result<i64, AccessError> {
         let expires = self.seconds("exp")?.ok_or(AccessError::Refused("a token never expires"))?;

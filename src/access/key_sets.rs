@@ -188,8 +188,11 @@ fn kept(cache_control: &str) -> Duration {
 }
 
 fn is_loopback(url: &Url) -> bool {
-    let Some(host) = url.host_str() else { return false };
-    host == "localhost" || host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+    // RFC 6761 §6.3: all names below it are this machine too.
+    let Some(host) = url.host_str().map(|host| host.trim_end_matches('.')) else { return false };
+    host == "localhost"
+        || host.ends_with(".localhost")
+        || host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
 /// Resolves names to addresses outside the own network alone.
@@ -270,6 +273,8 @@ mod tests {
             "https://[64:ff9b::7f00:1]/",
             "https://[2002:7f00:1::]/",
             "https://0.0.0.0/",
+            "https://localhost./",
+            "https://keys.localhost/",
             "https://user:word@keys.example.org/",
             "ftp://keys.example.org/",
             "file:///etc/passwd",

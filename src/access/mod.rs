@@ -90,6 +90,8 @@ pub enum AccessError {
     Broken(&'static str),
 }
 
+/// The purpose of who acts for somebody else (v3-ActReason): a family member.
+pub const FOR_ANOTHER: &str = "FAMRQT";
 /// How long access tokens live; SMART recommends at most five minutes.
 const TOKEN_SECONDS: i64 = 300;
 /// Owns what is handed in for those who record consents: requests, and what was made of them. Every client with the role
@@ -137,7 +139,8 @@ pub struct Access {
     making: tokio::sync::Mutex<()>,
     key_sets: key_sets::KeySets,
     secrets: secrets::Verifier,
-    tokens: Mutex<HashMap<blake3::Hash, Arc<TokenClaims>>>,
+    /// Verified ones, and when they were.
+    tokens: Mutex<HashMap<blake3::Hash, (Instant, Arc<TokenClaims>)>>,
     facilities: Mutex<HashMap<String, FacilityKey>>,
     directory: Directory,
 }
@@ -251,8 +254,8 @@ impl Access {
         }
         let person = match (&claims.person, &claims.issuer) {
             (Some(id), None) => {
-                let person = people::find(&self.store, id).await?.filter(Person::is_enabled);
-                Some(person.ok_or(AccessError::Refused("the token's person is disabled or gone"))?)
+                let person = people::find(&self.store, id).await?.filter(|person| person.honours(claims.generation));
+                Some(person.ok_or(AccessError::Refused("the token's person is gone, shut out or has a new password since"))?)
             }
             _ => None,
         };
@@ -352,6 +355,16 @@ impl Access {
         Ok(BreakGlass { patients, exempt })
     }
 
+    /// Whether a client has this id, though perhaps a disabled one.
+    pub async fn has_client(&self, id: &str) -> Result<bool, AccessError> {
+        Ok(clients::find(&self.store, id).await?.is_some())
+    }
+
+    /// Whether somebody logs in by this name, though perhaps not any more.
+    pub async fn has_person(&self, id: &str) -> Result<bool, AccessError> {
+        Ok(people::find(&self.store, id).await?.is_some())
+    }
+
     async fn authenticate_secret(&self, id: &str, secret: &Secret) -> Result<Client, AccessError> {
         let client = clients::find(&self.store, id).await?.filter(Client::is_enabled);
         let hash = client.as_ref().and_then(|client| client.secret_hash.as_deref());
@@ -361,8 +374,11 @@ impl Access {
 
     async fn verified_token(&self, token: &str) -> Result<Arc<TokenClaims>, AccessError> {
         let digest = blake3::hash(token.as_bytes());
-        let remembered = self.tokens.lock().unwrap_or_else(PoisonError::into_inner).get(&digest).map(Arc::clone);
-        if let Some(claims) = remembered {
+        let remembered = self.tokens.lock().unwrap_or_else(PoisonError::into_inner).get(&digest).cloned();
+        // An outside issuer may have taken the key out of its set.
+        let holds =
+            |verified: &Instant, claims: &TokenClaims| claims.issuer.is_none() || verified.elapsed() < self.settings.between_fetches;
+        if let Some((_, claims)) = remembered.filter(|(verified, claims)| holds(verified, claims)) {
             claims.check_time(now_seconds())?;
             return Ok(claims);
         }
@@ -371,7 +387,7 @@ impl Access {
         if known.len() >= REMEMBERED {
             known.clear();
         }
-        known.insert(digest, Arc::clone(&claims));
+        known.insert(digest, (Instant::now(), Arc::clone(&claims)));
         Ok(claims)
     }
 

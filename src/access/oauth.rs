@@ -26,6 +26,11 @@ pub struct TokenRequest {
 }
 
 impl TokenRequest {
+    /// The client that it says it is from; nothing here is proven.
+    pub fn client(&self) -> Option<&str> {
+        self.basic.as_ref().map(|(user, _)| user.as_str()).or(self.client_id.as_deref())
+    }
+
     /// Reads the form's parameters; unknown ones are ignored, none may come twice (RFC 6749 §3.2).
     pub fn from_form(pairs: impl IntoIterator<Item = (String, String)>) -> Result<TokenRequest, OAuthError> {
         let mut request = TokenRequest::default();

@@ -1,7 +1,7 @@
 //! People who log in: clinicians, desks, patients. Each belongs to a facility, as clients do.
 
 use super::claimed::{Claimed, Code};
-use super::{Access, AccessError, Role, now_micros, now_seconds, on, secrets, totp};
+use super::{Access, AccessError, FOR_ANOTHER, Role, now_micros, now_seconds, on, secrets, totp};
 use crate::config::Secret;
 use crate::fhir::time::Micros;
 use crate::store::Store;
@@ -45,6 +45,9 @@ pub struct Person {
     pub failures: i64,
     /// The account rests until then; 0: it does not.
     pub locked_until: Micros,
+    /// Counts how often everything that was given for them became worthless: with each new password, and whenever they were shut out. What they log in
+    /// to carries the number, so what carries another is worth nothing, whatever the clocks of several processes say.
+    pub generation: i64,
 }
 
 impl Person {
@@ -65,11 +68,17 @@ impl Person {
             totp_step: 0,
             failures: 0,
             locked_until: 0,
+            generation: 0,
         }
     }
 
     pub fn is_enabled(&self) -> bool {
         self.disabled.is_none()
+    }
+
+    /// Whether what was given for them in this generation is worth anything still.
+    pub(super) fn honours(&self, generation: i64) -> bool {
+        self.is_enabled() && self.generation == generation
     }
 
     /// Whether they log in for patients, and see nothing but what is in the context of one.
@@ -108,7 +117,7 @@ impl Person {
         claimed.practitioner.clone_from(&self.practitioner);
         if self.is_patients() {
             let own = patient.is_some_and(|patient| self.is_own(patient));
-            claimed.purposes = vec![Code { system: None, code: if own { "PATRQT" } else { "FAMRQT" }.to_owned() }];
+            claimed.purposes = vec![Code { system: None, code: if own { "PATRQT" } else { FOR_ANOTHER }.to_owned() }];
         }
         Ok(())
     }
@@ -133,11 +142,25 @@ pub enum PersonError {
     Database(#[from] sqlx::Error),
 }
 
-type Row =
-    (String, String, String, Option<Vec<u8>>, i64, String, String, Option<String>, Option<String>, i64, i64, Option<i64>, String, String);
+type Row = (
+    String,
+    String,
+    String,
+    Option<Vec<u8>>,
+    i64,
+    String,
+    String,
+    Option<String>,
+    Option<String>,
+    i64,
+    i64,
+    Option<i64>,
+    String,
+    String,
+    i64,
+);
 
-const COLUMNS: &str =
-    "id, name, password_hash, totp, totp_step, facility, roles, practitioner, patient, failures, locked_until, disabled, linked, acts_for";
+const COLUMNS: &str = "id, name, password_hash, totp, totp_step, facility, roles, practitioner, patient, failures, locked_until, disabled, linked, acts_for, generation";
 
 fn from_row(row: Row) -> Person {
     let (
@@ -155,6 +178,7 @@ fn from_row(row: Row) -> Person {
         disabled,
         linked,
         others,
+        generation,
     ) = row;
     let words = |text: &str| text.split_whitespace().map(str::to_owned).collect();
     let (roles, linked) = (words(&roles), words(&linked));
@@ -174,6 +198,7 @@ fn from_row(row: Row) -> Person {
         totp_step,
         failures,
         locked_until,
+        generation,
     }
 }
 
@@ -255,18 +280,19 @@ fn check(person: &Person) -> Result<(), PersonError> {
     Ok(())
 }
 
-/// Sets a new password, and lets a resting account log in at once.
+/// Sets a new password, and lets a resting account log in at once. Whoever had the old one keeps nothing that they got by it.
 pub async fn set_password(store: &Store, id: &str, hash: &str) -> Result<(), PersonError> {
-    const SQL: &str = "UPDATE person SET password_hash = $2, failures = 0, locked_until = 0 WHERE id = $1";
+    const SQL: &str = "UPDATE person SET password_hash = $2, failures = 0, locked_until = 0, generation = generation + 1 WHERE id = $1";
     let changed = on!(store, write, pool => sqlx::query(SQL).bind(id).bind(hash).execute(pool).await?.rows_affected());
     if changed == 1 { Ok(()) } else { Err(PersonError::Unknown) }
 }
 
-/// Shuts a person out, with the tokens given for them, or lets them in again.
+/// Shuts a person out, with the tokens given for them, or lets them in again; they must log in anew then.
 pub async fn set_disabled(store: &Store, id: &str, disabled: bool) -> Result<(), PersonError> {
-    const SQL: &str = "UPDATE person SET disabled = $2 WHERE id = $1";
+    const SQL: &str = "UPDATE person SET disabled = $2, generation = generation + $3 WHERE id = $1";
     let since = disabled.then(now_micros);
-    let changed = on!(store, write, pool => sqlx::query(SQL).bind(id).bind(since).execute(pool).await?.rows_affected());
+    let changed =
+        on!(store, write, pool => sqlx::query(SQL).bind(id).bind(since).bind(i64::from(disabled)).execute(pool).await?.rows_affected());
     if changed == 1 { Ok(()) } else { Err(PersonError::Unknown) }
 }
 

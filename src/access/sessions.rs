@@ -1,7 +1,7 @@
 //! Sessions: people who logged in to lango's own pages.
 //!
-//! A session is sealed into a cookie; of it the database keeps only that it was ended. Every request asks for the person anew, so who is
-//! disabled, has a new password or lost the role is out at once and in every process. A session gives no right to resources: its
+//! A session is sealed into a cookie; of it the database keeps only that it was ended. Every request asks for the person anew, so who was
+//! shut out, has a new password or lost the role is out at once and in every process. A session gives no right to resources: its
 //! [`Caller`] has no scopes, and a role that a page may ask for.
 
 use super::people::{self, Person};
@@ -18,8 +18,8 @@ const FORM: &str = "lango 2026 forms of a session";
 struct Session {
     id: String,
     person: String,
-    /// Changes with the password.
-    password: String,
+    /// The person's when they logged in ([`Person::generation`]).
+    generation: i64,
     expires: i64,
 }
 
@@ -28,7 +28,7 @@ impl Access {
     pub fn begin_session(&self, person: &Person) -> Result<Secret, AccessError> {
         let id = format!("session-{}", uuid::Uuid::new_v4().simple());
         let expires = now_seconds().saturating_add(LIVES);
-        let session = Session { id, person: person.id.clone(), password: fingerprint(person), expires };
+        let session = Session { id, person: person.id.clone(), generation: person.generation, expires };
         self.seal(COOKIE, &session).map(Secret::new)
     }
 
@@ -39,10 +39,7 @@ impl Access {
         if session.expires < now_seconds() || tickets::is_revoked(&self.store, &session.id).await? {
             return Err(OVER);
         }
-        let person = people::find(&self.store, &session.person).await?.filter(Person::is_enabled).ok_or(OVER)?;
-        if fingerprint(&person) != session.password {
-            return Err(OVER);
-        }
+        let person = people::find(&self.store, &session.person).await?.filter(|person| person.honours(session.generation)).ok_or(OVER)?;
         let owner = self.facility_key(&person.facility).await?;
         let roles = parsed_roles(&person.roles);
         Ok(Caller::of_session(person, owner, roles, session.id.into()))
@@ -65,8 +62,4 @@ impl Access {
         // blake3::Hash compares in constant time.
         Ok(blake3::Hash::from_hex(token).is_ok_and(|token| token == expected))
     }
-}
-
-fn fingerprint(person: &Person) -> String {
-    blake3::hash(person.password_hash.as_bytes()).to_hex().get(..16).unwrap_or_default().to_owned()
 }

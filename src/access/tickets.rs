@@ -46,6 +46,8 @@ pub(super) struct Ticket {
     pub nonce: Option<String>,
     /// When the person logged in, in seconds since 1970.
     pub logged_in: i64,
+    /// The person's when they logged in ([`Person::generation`](super::people::Person::generation)).
+    pub generation: i64,
     pub expires: Micros,
 }
 
@@ -59,7 +61,7 @@ impl Ticket {
     pub async fn keep(&self, store: &Store, kind: Kind) -> Result<Secret, AccessError> {
         const FORGET: &str = "DELETE FROM grant_ticket WHERE expires < $1";
         const SQL: &str = "INSERT INTO grant_ticket (digest, kind, grant_id, client, person, scopes, redirect_uri, challenge, expires, used, \
-             patient, nonce, logged_in, picked) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, 0, $10, $11, $12, $13)";
+             patient, nonce, logged_in, picked, generation) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, 0, $10, $11, $12, $13, $14)";
         let secret = Secret::new(URL_SAFE_NO_PAD.encode(secrets::random::<32>()?));
         let expires = if kind == Kind::Code { now_micros().saturating_add(CODE_LIVES) } else { self.expires };
         let digest = digest(&secret);
@@ -79,6 +81,7 @@ impl Ticket {
                 .bind(&self.nonce)
                 .bind(self.logged_in)
                 .bind(i64::from(self.picked))
+                .bind(self.generation)
                 .execute(pool)
                 .await?;
         });
@@ -86,12 +89,12 @@ impl Ticket {
     }
 }
 
-type Row = (String, String, String, String, String, String, i64, Option<String>, Option<String>, i64, i64);
+type Row = (String, String, String, String, String, String, i64, Option<String>, Option<String>, i64, i64, i64);
 
 /// The ticket, whose one use this is. A second use by its client means that it was stolen, here or there: the whole grant ends.
 pub(super) async fn redeem(store: &Store, kind: Kind, secret: &Secret, client: &str) -> Result<Ticket, AccessError> {
     const USE: &str = "UPDATE grant_ticket SET used = $2 WHERE digest = $1 AND kind = $3 AND client = $4 AND used = 0 AND expires > $2";
-    const READ: &str = "SELECT grant_id, client, person, scopes, redirect_uri, challenge, expires, patient, nonce, logged_in, picked FROM grant_ticket \
+    const READ: &str = "SELECT grant_id, client, person, scopes, redirect_uri, challenge, expires, patient, nonce, logged_in, picked, generation FROM grant_ticket \
          WHERE digest = $1 AND kind = $2 AND client = $3";
     let digest = digest(secret);
     let used = on!(store, write, pool => sqlx::query(USE)
@@ -109,14 +112,15 @@ pub(super) async fn redeem(store: &Store, kind: Kind, secret: &Secret, client: &
         .bind(client)
         .fetch_optional(pool)
         .await?);
-    let Some((grant, client, person, scopes, redirect_uri, challenge, expires, patient, nonce, logged_in, picked)) = row else {
+    let Some((grant, client, person, scopes, redirect_uri, challenge, expires, patient, nonce, logged_in, picked, generation)) = row else {
         return Err(AccessError::Refused("a code or refresh token is unknown"));
     };
     if used != 1 {
         end_grant(store, &grant).await?;
         return Err(AccessError::Refused("a code or refresh token was used before, or has expired"));
     }
-    Ok(Ticket { grant, client, person, scopes, redirect_uri, challenge, patient, picked: picked != 0, nonce, logged_in, expires })
+    let picked = picked != 0;
+    Ok(Ticket { grant, client, person, scopes, redirect_uri, challenge, patient, picked, nonce, logged_in, generation, expires })
 }
 
 /// The scopes of a refresh token of this client's that was not used yet, without using it.

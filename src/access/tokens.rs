@@ -19,8 +19,9 @@ pub(super) struct Contents<'a> {
     pub client: &'a str,
     pub scope: &'a str,
     pub claimed: &'a Claimed,
-    /// Who logged in, the patient whose context it is, and the grant that the token belongs to.
-    pub person: Option<&'a str>,
+    /// Who logged in, and their generation ([`Person::generation`](super::people::Person::generation)).
+    pub person: Option<(&'a str, i64)>,
+    /// The patient whose context it is, and the grant that the token belongs to.
     pub patient: Option<&'a str>,
     /// Whether the person picked that patient.
     pub picked: bool,
@@ -33,7 +34,7 @@ pub(super) fn sign(contents: &Contents, keys: &Keys, settings: &AccessSettings) 
     let now = now_seconds();
     let mut claims = json!({
         "iss": settings.public_url,
-        "sub": contents.person.unwrap_or(contents.client),
+        "sub": contents.person.map_or(contents.client, |(person, _)| person),
         "client_id": contents.client,
         "aud": settings.fhir_base(),
         "iat": now,
@@ -46,7 +47,8 @@ pub(super) fn sign(contents: &Contents, keys: &Keys, settings: &AccessSettings) 
     });
     let more = [
         ("extensions", contents.claimed.to_extensions()),
-        ("person", contents.person.map(Value::from)),
+        ("person", contents.person.map(|(person, _)| Value::from(person))),
+        ("generation", contents.person.map(|(_, generation)| Value::from(generation))),
         ("patient", contents.patient.map(Value::from)),
         ("picked", contents.picked.then_some(Value::Bool(true))),
         ("grant", contents.grant.map(Value::from)),
@@ -101,6 +103,8 @@ pub(super) struct TokenClaims {
     pub scopes: Arc<Scopes>,
     pub claimed: Arc<Claimed>,
     pub person: Option<String>,
+    /// The person's when it was made; of lango's own tokens.
+    pub generation: i64,
     pub patient: Option<Arc<str>>,
     /// Whether the person picked that patient, who is not themselves nor one for whom they act.
     pub picked: bool,
@@ -173,6 +177,7 @@ fn read(claims: &Claims, settings: &AccessSettings, now: i64) -> Result<TokenCla
         scope,
         claimed: Arc::new(claims.claimed()?),
         person,
+        generation: claims.count("generation")?,
         patient: claims.optional("patient")?.map(Arc::from),
         picked: claims.says("picked"),
         id: claims.text("jti")?.into(),

@@ -7,8 +7,9 @@
 //! end, and how far behind it is can be seen ([`Gauges::unpublished`](super::Gauges::unpublished)).
 
 use super::App;
-use crate::access::audit::checkpoint::{Kind, Notary};
+use crate::access::audit::checkpoint::{AGE, Notary, ROWS};
 use crate::access::audit::resource::{Naming, audit_event};
+use crate::access::audit::verify::removable;
 use crate::access::audit::{Recorder, Told, Trail, disclosure, patients, told};
 use crate::definitions;
 use crate::fhir::time::{Micros, now};
@@ -33,10 +34,6 @@ const INDEX: u32 = 2_000;
 pub const SHARE: u32 = 20;
 /// Between two steps of publishing, at most.
 const LONGEST: Duration = Duration::from_secs(1);
-/// Rows after which a checkpoint is signed.
-const ROWS: i64 = 1_000;
-/// Microseconds after which a checkpoint is signed, if anything happened.
-const AGE: Micros = 60_000_000;
 const HOUR: Micros = 3_600_000_000;
 const DAY: Micros = 24 * HOUR;
 
@@ -46,6 +43,8 @@ struct Memory {
     /// The newest checkpoint of this process.
     attested: i64,
     attested_at: Micros,
+    /// Signed checkpoints that `audit.checkpoint_file` lacks, since it could not be written.
+    owed: Vec<String>,
     swept: Micros,
 }
 
@@ -117,10 +116,18 @@ impl App {
     async fn attest(&self, notary: &Notary, memory: &mut Memory, last: bool) -> anyhow::Result<()> {
         let Some(head) = self.store.sealed_head().await? else { return Ok(()) };
         let (rows, age) = (head.position.saturating_sub(memory.attested), now().saturating_sub(memory.attested_at));
-        if rows >= ROWS || rows > 0 && (age >= AGE || last) {
-            let signed = notary.keep(&self.store, Kind::Head, &head).await?;
+        let is_due = rows >= ROWS || rows > 0 && (age >= AGE || last);
+        if is_due {
+            let signed = notary.attest(&self.store, &head).await?;
             (memory.attested, memory.attested_at) = (head.position, now());
-            self.export(&signed)?;
+            memory.owed.push(signed);
+        }
+        if !memory.owed.is_empty() && (is_due || last) {
+            // What cannot be written now is with the next; publishing does not wait for it.
+            match self.export(&memory.owed.join("\n")) {
+                Ok(()) => memory.owed.clear(),
+                Err(error) => tracing::error!(error = format!("{error:#}"), "the copy of the checkpoints lacks the newest"),
+            }
         }
         Ok(())
     }
@@ -237,7 +244,14 @@ impl App {
 
     /// Removes the events recorded before `at` that are published, and the AuditEvents made of them; how many events.
     pub async fn remove_audit_before(&self, notary: &Notary, at: Micros) -> anyhow::Result<u64> {
-        let Some(last) = self.store.sealed_before(at).await? else { return Ok(0) };
+        let last = match removable(&self.store, notary, at).await? {
+            Ok(Some(last)) => last,
+            Ok(None) => return Ok(0),
+            Err(broken) => {
+                tracing::error!(%broken, "the audit is broken, so nothing of it is removed for its age: `lango audit verify` tells more");
+                return Ok(0);
+            }
+        };
         if last.position > self.store.published().await? {
             return Ok(0);
         }
@@ -251,7 +265,7 @@ impl App {
             self.writer.purge_audit_events(ids.collect()).await?;
             after = done;
         }
-        let signed = notary.keep(&self.store, Kind::Removed, &last).await?;
+        let signed = notary.removes(&self.store, &last, at).await?;
         self.export(&signed)?;
         Ok(self.store.remove_sealed(&last).await?)
     }

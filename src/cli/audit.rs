@@ -1,7 +1,7 @@
 //! `lango audit …`: whether the record of every look is whole. Works while the server runs.
 
 use super::Common;
-use crate::access::audit::checkpoint::{Kind, Notary};
+use crate::access::audit::checkpoint::Notary;
 use crate::access::audit::verify::verify;
 use anyhow::Context;
 use clap::Subcommand;
@@ -22,7 +22,7 @@ pub enum Audit {
 
 impl Audit {
     pub(super) async fn run(self, common: &Common) -> anyhow::Result<ExitCode> {
-        let (_, store) = common.open().await?;
+        let (settings, store) = common.open().await?;
         let notary = Notary::open(&store).await.context("the signing keys cannot be read")?;
         let code = match self {
             Audit::Verify { checkpoint } => {
@@ -32,9 +32,12 @@ impl Audit {
                     }
                     None => String::new(),
                 };
-                match verify(&store, &notary, &elsewhere).await? {
+                match verify(&store, &notary, &elsewhere, settings.audit.keep_days).await? {
                     Ok(whole) => {
                         say!("the audit is whole: {} rows, {} checkpoints", whole.rows, whole.checkpoints);
+                        if whole.checkpoints == 0 {
+                            say!("no signed checkpoint says where it ended: that nothing was cut off its end cannot be vouched for");
+                        }
                         ExitCode::SUCCESS
                     }
                     Err(broken) => {
@@ -45,7 +48,7 @@ impl Audit {
             }
             Audit::Checkpoint => match store.sealed_head().await? {
                 Some(head) => {
-                    let signed = notary.keep(&store, Kind::Head, &head).await?;
+                    let signed = notary.attest(&store, &head).await?;
                     say!("{signed}");
                     eprintln!("row {} is attested", head.position);
                     ExitCode::SUCCESS

@@ -86,6 +86,9 @@ impl Auditor {
     async fn settled(&self, trail: &Trail, mut response: Response, stranger: bool) -> Option<Response> {
         let status = response.status();
         let knocks = matches!(status, StatusCode::UNAUTHORIZED | StatusCode::TOO_MANY_REQUESTS) || stranger && status.is_client_error();
+        if let Some(auth::Tried(form)) = response.extensions().get() {
+            trail.came_with(form.as_bytes());
+        }
         if !trail.is_settled() && (!knocks || self.takes_refusal()) {
             let shape = Shape { action: Action::Execute, interaction: "operation", target: None, old_versions: false };
             let mut settled = trail.settle(&self.store, &shape, response.status().as_u16(), HashSet::new()).await;

@@ -18,7 +18,7 @@ use std::sync::Arc;
 pub const FACILITY_HEADER: HeaderName = HeaderName::from_static("x-lango-facility");
 
 /// What needs no login, and tells nobody anything about anybody.
-const QUIET: [&str; 10] = [
+const QUIET: [&str; 8] = [
     "/.well-known/openid-configuration",
     "/livez",
     "/readyz",
@@ -27,11 +27,10 @@ const QUIET: [&str; 10] = [
     "/fhir/.well-known/smart-configuration",
     "/auth/jwks.json",
     "/auth/style.css",
-    "/auth/introspect",
-    "/auth/revoke",
 ];
-/// Where people and programs log in.
-const LOGINS: [&str; 5] = ["/auth/token", "/auth/authorize", "/auth/login", "/auth/patient", "/auth/consent"];
+/// Where people and programs log in, or prove themselves in the form.
+const LOGINS: [&str; 7] =
+    ["/auth/token", "/auth/introspect", "/auth/revoke", "/auth/authorize", "/auth/login", "/auth/patient", "/auth/consent"];
 /// Where a client's secret may stand in for a token, as EMRs that speak to HDU send it.
 const BASIC_ALLOWED: &str = "/api/v1/hduApi/";
 
@@ -49,8 +48,48 @@ pub async fn authenticate(State(access): State<Arc<Access>>, mut request: Reques
             next.run(request).await
         }
         Err(_) if is_public(path) || is_console(path) => next.run(request).await,
-        Err(refusal) => refusal.answer(path),
+        Err(refusal) => {
+            let tried = match &refusal {
+                Refusal::Password { client, .. } => Tried::client(&access, client).await,
+                _ => None,
+            };
+            told(refusal.answer(path), tried)
+        }
     }
+}
+
+/// Whose login was tried in vain, as a form says it: for the record of the refusal, in the extensions of its answer. A name that nobody has
+/// is not told: it may be a password that was typed in the wrong place.
+#[derive(Clone, Debug)]
+pub(super) struct Tried(pub String);
+
+impl Tried {
+    pub async fn client(access: &Access, id: &str) -> Option<Tried> {
+        Tried::new("client_id", id, access.has_client(id).await)
+    }
+
+    pub async fn person(access: &Access, id: &str) -> Option<Tried> {
+        Tried::new("username", id, access.has_person(id).await)
+    }
+
+    fn new(name: &str, id: &str, is_known: Result<bool, AccessError>) -> Option<Tried> {
+        match is_known {
+            Ok(true) => Some(Tried(form_urlencoded::Serializer::new(String::new()).append_pair(name, id).finish())),
+            Ok(false) => None,
+            Err(error) => {
+                tracing::error!(%error, "whose login was refused cannot be told");
+                None
+            }
+        }
+    }
+}
+
+/// The answer, of whom it refused.
+pub(super) fn told(mut response: Response, tried: Option<Tried>) -> Response {
+    if let Some(tried) = tried {
+        response.extensions_mut().insert(tried);
+    }
+    response
 }
 
 async fn identify(access: &Access, path: &str, headers: &HeaderMap, certificate: Option<&str>) -> Result<Caller, Refusal> {
@@ -69,7 +108,7 @@ async fn identify(access: &Access, path: &str, headers: &HeaderMap, certificate:
         Some(Credentials::Bearer(token)) => Ok(access.bearer_caller(&token, certificate).await?),
         Some(Credentials::Basic { user, password }) if path.starts_with(BASIC_ALLOWED) => {
             access.basic_caller(&user, &password, certificate).await.map_err(|error| match error {
-                AccessError::Refused(reason) | AccessError::Claim(reason) => Refusal::Password(reason),
+                AccessError::Refused(reason) | AccessError::Claim(reason) => Refusal::Password { client: user, reason },
                 error => Refusal::Access(error),
             })
         }
@@ -133,7 +172,10 @@ pub(super) enum Refusal {
     Unclear(&'static str),
     Facility,
     /// Name and password do not hold.
-    Password(&'static str),
+    Password {
+        client: String,
+        reason: &'static str,
+    },
     Access(AccessError),
 }
 
@@ -147,7 +189,7 @@ impl Refusal {
     fn answer(self, path: &str) -> Response {
         // Where Basic is taken it is what most callers use, and comes first.
         let takes_basic = path.starts_with(BASIC_ALLOWED);
-        let basic_first = takes_basic && matches!(self, Refusal::NoCredentials | Refusal::Password(_));
+        let basic_first = takes_basic && matches!(self, Refusal::NoCredentials | Refusal::Password { .. });
         let (status, issue, challenge) = match self {
             Refusal::NoCredentials if takes_basic => (
                 StatusCode::UNAUTHORIZED,
@@ -157,7 +199,7 @@ impl Refusal {
                 ),
                 "Bearer realm=\"lango\"",
             ),
-            Refusal::Password(reason) => {
+            Refusal::Password { reason, .. } => {
                 tracing::debug!(reason, "a request was refused");
                 let words = "the client's id and secret do not hold, or no longer: check them, or ask the operator for a new secret";
                 (StatusCode::UNAUTHORIZED, Issue::error(IssueCode::Login, words), "Bearer realm=\"lango\"")

@@ -3,6 +3,7 @@
 //! No scripts, nothing from elsewhere, and nothing that another site could post: each form carries a sealed step that is bound to a
 //! cookie of this browser. The pages are framed by nobody and kept by no cache.
 
+use super::auth::{Tried, told};
 use super::pages::{FORM_BYTES, STYLE, cookie, field, html, is_foreign, set_cookie};
 use super::picker::{Patients, Row};
 use crate::access::people::Person;
@@ -130,7 +131,8 @@ async fn login(State(access): State<Arc<Access>>, headers: HeaderMap, body: Byte
         Ok(person) => person,
         Err(AccessError::Refused(reason)) => {
             tracing::info!(reason, "a person could not log in");
-            return login_page(&access, step, true).unwrap_or_else(|error| failed(&access, &error));
+            let page = login_page(&access, step, true).unwrap_or_else(|error| failed(&access, &error));
+            return told(page, Tried::person(&access, &field(&body, "username")).await);
         }
         Err(AccessError::Busy) => {
             let mut response =
@@ -202,8 +204,7 @@ async fn consent(State(access): State<Arc<Access>>, headers: HeaderMap, body: By
     match access.agree(&step, &field(&body, "patient")).await {
         Ok(code) => {
             let state = step.asked.state.as_deref().map(|state| ("state", state));
-            // RFC 9207: the app sees who answered.
-            let answers: Vec<(&str, &str)> = state.into_iter().chain([("code", code.expose()), ("iss", access.public_url())]).collect();
+            let answers: Vec<(&str, &str)> = state.into_iter().chain([("code", code.expose())]).collect();
             send_back(&access, &step.asked.redirect_uri, &answers)
         }
         Err(AccessError::Refused(_)) => refused(),
@@ -312,6 +313,8 @@ fn failed(access: &Access, error: &AccessError) -> Response {
 
 /// Sends the person back to the app, whose address is registered.
 fn send_back(access: &Access, redirect_uri: &str, answers: &[(&str, &str)]) -> Response {
+    // RFC 9207: the app sees who answered, also that it gets nothing.
+    let answers = answers.iter().copied().chain([("iss", access.public_url())]);
     let query = form_urlencoded::Serializer::new(String::new()).extend_pairs(answers).finish();
     let separator = if redirect_uri.contains('?') { '&' } else { '?' };
     match HeaderValue::from_str(&format!("{redirect_uri}{separator}{query}")) {

@@ -1,6 +1,6 @@
 //! The authorization server's addresses for programs: tokens, introspection, revocation, keys, and what SMART wants to know.
 
-use super::auth::{Credentials, PeerCertificate, credentials, json_body};
+use super::auth::{Credentials, PeerCertificate, Tried, credentials, json_body, told};
 use crate::access::{Access, Grant, OAuthError, TokenRequest};
 use crate::config::Secret;
 use axum::Router;
@@ -45,17 +45,13 @@ async fn jwks(State(access): State<Arc<Access>>) -> Response {
         Ok(keys) => json_body(keys),
         Err(error) => return oauth_error(&error.into(), false),
     };
-    // Shorter than a retired key still verifies.
-    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("public, max-age=300"));
+    // A new key signs at once: who looks for it must not find the set from before on the way.
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("public, max-age=10"));
     response
 }
 
 async fn token(State(access): State<Arc<Access>>, peer: Peer, headers: HeaderMap, body: Form) -> Response {
-    let result = match token_request(&headers, peer, &body) {
-        Ok(request) => access.grant(&request).await,
-        Err(error) => Err(error),
-    };
-    answer(result.map(|grant| json_body(granted(grant))), &headers)
+    answered(&access, peer, &headers, &body, async |request| access.grant(request).await.map(|grant| json_body(granted(grant)))).await
 }
 
 fn granted(grant: Grant) -> serde_json::Value {
@@ -79,23 +75,34 @@ fn granted(grant: Grant) -> serde_json::Value {
 }
 
 async fn introspect(State(access): State<Arc<Access>>, peer: Peer, headers: HeaderMap, body: Form) -> Response {
-    let result = match token_request(&headers, peer, &body) {
-        Ok(request) => access.introspect(&request).await,
-        Err(error) => Err(error),
-    };
-    answer(result.map(json_body), &headers)
+    answered(&access, peer, &headers, &body, async |request| access.introspect(request).await.map(json_body)).await
 }
 
 async fn revoke(State(access): State<Arc<Access>>, peer: Peer, headers: HeaderMap, body: Form) -> Response {
-    let result = match token_request(&headers, peer, &body) {
-        Ok(request) => access.revoke(&request).await,
-        Err(error) => Err(error),
-    };
-    answer(result.map(|()| StatusCode::OK.into_response()), &headers)
+    answered(&access, peer, &headers, &body, async |request| access.revoke(request).await.map(|()| StatusCode::OK.into_response())).await
 }
 
-fn answer(result: Result<Response, OAuthError>, headers: &HeaderMap) -> Response {
-    let mut response = result.unwrap_or_else(|error| oauth_error(&error, headers.contains_key(header::AUTHORIZATION)));
+/// The answer to what a client asks for in a form, by `work`.
+async fn answered(
+    access: &Access,
+    peer: Peer,
+    headers: &HeaderMap,
+    body: &Form,
+    work: impl AsyncFnOnce(&TokenRequest) -> Result<Response, OAuthError>,
+) -> Response {
+    let (result, tried) = match token_request(headers, peer, body) {
+        Ok(request) => {
+            let result = work(&request).await;
+            let tried = match (&result, request.client()) {
+                (Err(OAuthError::InvalidClient(_)), Some(client)) => Tried::client(access, client).await,
+                _ => None,
+            };
+            (result, tried)
+        }
+        Err(error) => (Err(error), None),
+    };
+    let response = result.unwrap_or_else(|error| oauth_error(&error, headers.contains_key(header::AUTHORIZATION)));
+    let mut response = told(response, tried);
     let headers = response.headers_mut();
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(header::PRAGMA, HeaderValue::from_static("no-cache"));
@@ -144,8 +151,13 @@ fn oauth_error(error: &OAuthError, with_header: bool) -> Response {
     if status == StatusCode::UNAUTHORIZED && with_header {
         response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"lango\""));
     }
-    if status == StatusCode::SERVICE_UNAVAILABLE {
-        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("5"));
+    let later = match status {
+        StatusCode::SERVICE_UNAVAILABLE => Some("5"),
+        StatusCode::PAYLOAD_TOO_LARGE => Some("3600"),
+        _ => None,
+    };
+    if let Some(seconds) = later {
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static(seconds));
     }
     response
 }

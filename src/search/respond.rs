@@ -17,12 +17,23 @@ use crate::store::query::SortValue;
 use crate::store::{Store, Stored, TypeCode};
 use serde_json::{Value, json};
 
+/// So many of what is counted of somebody are told one by one, for the record.
+const COUNTED_OF: u32 = 100;
+
 /// Which included resources the caller's rights reach; the matches' own are conditions of the query.
 pub trait Admits: std::fmt::Debug + Sync {
     fn admits(&self, row: &Stored) -> bool;
 
     /// These are in the answer.
     fn answered(&self, _rows: &[Stored]) {}
+
+    /// Whether it must be known of what a count tells that is about somebody by name.
+    fn asks_who_is_counted(&self) -> bool {
+        false
+    }
+
+    /// A count told of these.
+    fn counted(&self, _rows: &[Stored]) {}
 }
 
 /// What an answer needs besides the request.
@@ -62,7 +73,12 @@ impl SearchError {
 /// Executes the request and writes the Bundle, as UTF-8 JSON.
 pub async fn run(store: &Store, request: &SearchRequest, context: RunContext<'_>) -> Result<Vec<u8>, SearchError> {
     if request.count == 0 || request.summary == Summary::Count {
-        let total = at_most(request.most, store.count_any(&request.queries(), None).await?);
+        let queries = request.queries();
+        let total = at_most(request.most, store.count_any(&queries, None).await?);
+        // How many people have something tells of nobody; that somebody has it does, as if it had been shown.
+        if total > 0 && context.admits.asks_who_is_counted() && queries.iter().any(|query| query.names_a_patient()) {
+            context.admits.counted(&store.search_any(&queries, COUNTED_OF, None).await?.rows);
+        }
         return Ok(Answer { total: Some(total), ..Answer::default() }.write(request, &context)?);
     }
     let mut resumed = request.cursor.as_deref().map(|token| context.key.open(token, &request.binding, context.now)).transpose()?;

@@ -111,11 +111,14 @@ impl Store {
         Ok(self.sealed(sql).await?.pop())
     }
 
-    /// The last position that was removed because it was old enough; 0: none was.
-    pub async fn audit_floor(&self) -> Result<i64, sqlx::Error> {
-        let mut sql = Sql::new(self.dialect());
-        sql.push("SELECT position FROM audit_floor WHERE id = 1");
-        Ok(self.integers(sql).await?.first().copied().unwrap_or(0))
+    /// The last position that was removed because it was old enough, and its hash; 0 and [`GENESIS`]: none was.
+    pub async fn audit_floor(&self) -> Result<(i64, Vec<u8>), sqlx::Error> {
+        const SQL: &str = "SELECT position, hash FROM audit_floor WHERE id = 1";
+        let floor = match self {
+            Store::Sqlite(db) => sqlx::query_as(SQL).fetch_optional(&db.read).await?,
+            Store::Postgres(db) => sqlx::query_as(SQL).fetch_optional(&db.read).await?,
+        };
+        Ok(floor.unwrap_or_else(|| (0, GENESIS.to_vec())))
     }
 
     /// Up to which position it is noted which Patients events are about.
@@ -189,15 +192,6 @@ impl Store {
         }
     }
 
-    /// The newest row that was recorded before `at`, of those after which `keep` is not needed.
-    pub async fn sealed_before(&self, at: Micros) -> Result<Option<Sealed>, sqlx::Error> {
-        // Positions follow times but for seconds, so the first row that is young ends the old ones.
-        let mut sql = Sql::new(self.dialect());
-        sql.push("SELECT position, at, owner, patient, event, hash FROM audit WHERE position < coalesce((SELECT min(position) FROM audit WHERE at >= ");
-        sql.int(at).push("), 9223372036854775807) ORDER BY position DESC LIMIT 1");
-        Ok(self.sealed(sql).await?.pop())
-    }
-
     /// Removes the chain up to `last`, whose hash the next row continues from.
     pub async fn remove_sealed(&self, last: &Sealed) -> Result<u64, sqlx::Error> {
         let mut floor = Sql::new(self.dialect());
@@ -232,12 +226,17 @@ impl Store {
         }
     }
 
-    /// Keeps a signed checkpoint; the first one of a position stays.
-    pub async fn keep_checkpoint(&self, position: i64, kind: &str, at: Micros, signed: &str) -> Result<(), sqlx::Error> {
+    /// Keeps a signed checkpoint; the first one of a position stays, and is given back.
+    pub async fn keep_checkpoint(&self, position: i64, kind: &str, at: Micros, signed: &str) -> Result<String, sqlx::Error> {
+        const KEPT: &str = "SELECT signed FROM audit_checkpoint WHERE position = $1 AND kind = $2";
         let mut sql = Sql::new(self.dialect());
         sql.push("INSERT INTO audit_checkpoint (position, kind, at, signed) VALUES (").int(position).push(", ").str(kind);
         sql.push(", ").int(at).push(", ").str(signed).push(") ON CONFLICT (position, kind) DO NOTHING");
-        self.execute(sql).await.map(drop)
+        self.execute(sql).await?;
+        match self {
+            Store::Sqlite(db) => sqlx::query_scalar(KEPT).bind(position).bind(kind).fetch_one(&db.read).await,
+            Store::Postgres(db) => sqlx::query_scalar(KEPT).bind(position).bind(kind).fetch_one(&db.read).await,
+        }
     }
 
     /// Up to which position events are AuditEvents.

@@ -1,7 +1,8 @@
 //! Removing for good: resources that were deleted, versions that are no longer current, or everything.
 //!
 //! A resource that is expunged leaves its name behind (a row of version 0, like one that was referred to and never sent), because others may
-//! refer to it and the audit does. Its index rows ended with the delete and are swept within a day ([`super::upkeep`]). What is evidence
+//! refer to it and the audit does. Of a Patient whom a Consent or the audit speaks of only the versions go: the id stays taken as that of any
+//! deleted resource, since whoever got it next would get what the Consent opens, and the accounting of somebody else. Its index rows ended with the delete and are swept within a day ([`super::upkeep`]). What is evidence
 //! stays: AuditEvents that lango wrote, Consents, whose versions the audit names, and lango's own Tasks, whose first version binds a token.
 //!
 //! No scope: this is for whoever runs lango, over all facilities.
@@ -183,6 +184,10 @@ impl What {
         let code = |name: &str| r4.type_code(name).map_or(-1, i64::from);
         sql.push(" AND r.patient <> ").literal(AUDIT).push(" AND r.type <> ").literal(code("Consent"));
         sql.push(" AND NOT (r.owner = 0 AND r.type = ").literal(code("Task")).push(")");
+        if self == What::Deleted {
+            sql.push(" AND NOT (r.type = ").literal(code("Patient"));
+            sql.push(" AND (EXISTS (SELECT 1 FROM rule u WHERE u.patient = r.key) OR EXISTS (SELECT 1 FROM audit_about a WHERE a.patient = r.key)))");
+        }
         if self == What::Versions {
             sql.push(" AND h.patient <> ").literal(AUDIT);
         }

@@ -83,6 +83,12 @@ const ALL: &[(i64, &str, &str, &str)] = &[
         include_str!("../../migrations/sqlite/0203_named_visits.sql"),
         include_str!("../../migrations/postgres/0203_named_visits.sql"),
     ),
+    (
+        230,
+        "generation",
+        include_str!("../../migrations/sqlite/0230_generation.sql"),
+        include_str!("../../migrations/postgres/0230_generation.sql"),
+    ),
 ];
 
 pub fn migrator(dialect: Dialect) -> Migrator {

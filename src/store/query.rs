@@ -3,6 +3,7 @@
 use super::audit::AUDITOR;
 use super::gate::Gate;
 use super::{FacilityKey, ParamId, ResourceKey, TypeCode};
+use crate::definitions;
 use crate::fhir::Interval;
 use std::sync::Arc;
 
@@ -42,6 +43,41 @@ impl Query {
             }
         }
         found
+    }
+}
+
+impl Query {
+    /// Whether its criteria ask for somebody: a Patient by id, by a reference or by an identifier, wherever in them that stands.
+    pub fn names_a_patient(&self) -> bool {
+        let r4 = definitions::r4();
+        let Some(patient) = r4.type_code("Patient") else { return false };
+        let identifier = r4.param(patient, "identifier").map(|param| param.id);
+        let mut waiting: Vec<(TypeCode, &Filter)> = self.filters.iter().map(|filter| (self.type_code, filter)).collect();
+        while let Some((type_code, filter)) = waiting.pop() {
+            match filter {
+                Filter::Id(_) if type_code == patient => return true,
+                Filter::Param { param, tests } => {
+                    let is_identifier = Some(*param) == identifier;
+                    let names = |test: &Test| match test {
+                        Test::Reference { type_codes, .. } => type_codes.contains(&patient),
+                        Test::Token { code: Some(_), .. } => is_identifier,
+                        _ => false,
+                    };
+                    if tests.iter().any(names) {
+                        return true;
+                    }
+                }
+                Filter::Any(filters) | Filter::All(filters) => waiting.extend(filters.iter().map(|filter| (type_code, filter))),
+                Filter::Chain { targets, .. } | Filter::Canonical { targets, .. } => {
+                    waiting.extend(targets.iter().flat_map(|(code, filters)| filters.iter().map(|filter| (*code, filter))));
+                }
+                Filter::Has { source, filters, .. } | Filter::HasCanonical { source, filters, .. } => {
+                    waiting.extend(filters.iter().map(|filter| (*source, filter)));
+                }
+                _ => {}
+            }
+        }
+        false
     }
 }
 

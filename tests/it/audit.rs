@@ -111,7 +111,7 @@ impl World {
     }
 
     async fn verified(&self, elsewhere: &str) -> Result<Whole, Broken> {
-        verify(&self.store, &Notary::open(&self.store).await.unwrap(), elsewhere).await.unwrap()
+        verify(&self.store, &Notary::open(&self.store).await.unwrap(), elsewhere, 0).await.unwrap()
     }
 }
 
@@ -415,6 +415,79 @@ both_databases!(
 );
 
 both_databases!(
+    async fn what_tells_of_somebody_without_showing_them_is_a_look_at_them_all_the_same(db: &TestDb) {
+        let mut world = World::new(db).await;
+        let asker = world.asker.clone();
+        for (path, interaction) in [
+            ("Observation/a-hr/$meta", "operation"),
+            ("Observation/a-hr/$validate", "operation"),
+            ("Patient/a/$everything?_count=0", "operation"),
+            ("Observation?subject=Patient/a&code=8867-4&_summary=count", "search-type"),
+            ("Observation?subject=Patient/a&_count=0", "search-type"),
+            ("Patient/a/Observation?_summary=count", "search-type"),
+            ("Patient?_id=a&_has:Observation:subject:code=8867-4&_summary=count", "search-type"),
+        ] {
+            let (status, body) = world.get(&asker, &format!("/fhir/{path}")).await;
+            assert_eq!(status, 200, "{path}: {body}");
+            let expected = told(&[
+                ("E", interaction, 200, "asker", ""),
+                ("E", interaction, 200, "asker", "a"),
+                ("E", "consent-decision", 200, "asker", "a"),
+                ("E", "disclosure", 200, "asker", "a"),
+            ]);
+            assert_eq!(world.told().await, expected, "{path}");
+        }
+        assert_eq!(world.get(&asker, "/fhir/Observation/a-hr/_history?_count=0").await.0, 200);
+        let expected = told(&[
+            ("R", "history-instance", 200, "asker", "a"),
+            ("E", "consent-decision", 200, "asker", "a"),
+            ("E", "disclosure", 200, "asker", "a"),
+        ]);
+        assert_eq!(world.told().await, expected);
+        // How many have something tells of nobody, and what is hidden is not counted.
+        for path in ["Observation?code=8867-4&_summary=count", "Observation?subject=Patient/b&_summary=count"] {
+            assert_eq!(world.get(&asker, &format!("/fhir/{path}")).await.0, 200);
+            assert_eq!(world.told().await, told(&[("E", "search-type", 200, "asker", "")]), "{path}");
+        }
+        // The officer who looks at somebody's accounting is answered, and found.
+        let officer = world.officer.clone();
+        assert_eq!(world.get(&officer, "/fhir/Patient/a/$disclosures").await.0, 200);
+        assert_eq!(world.told().await, told(&[("E", "operation", 200, "officer", ""), ("E", "operation", 200, "officer", "a")]));
+        world.server.stop().await;
+    }
+);
+
+both_databases!(
+    async fn who_tries_secrets_is_recorded_wherever_they_do_with_whose_they_tried(db: &TestDb) {
+        let world = World::new(db).await;
+        let form = |path: &'static str, client: &'static str| {
+            let request = world.server.client.post(world.server.url(path)).header("content-type", "application/x-www-form-urlencoded");
+            answer(request.body(format!("grant_type=client_credentials&client_id={client}&client_secret=a-wrong-one&token=x")))
+        };
+        for path in ["/auth/token", "/auth/introspect", "/auth/revoke"] {
+            for client in ["holder", "my-own-password"] {
+                assert_eq!(form(path, client).await.0, 401, "{path}");
+            }
+        }
+        let basic = world.server.client.get(world.server.url("/api/v1/hduApi/dataTemplates")).basic_auth("holder", Some("a-wrong-one"));
+        assert_eq!(answer(basic).await.0, 401);
+        let events = world.events(world.after).await;
+        let requests: Vec<&str> = events.iter().map(|(_, event)| event.request.as_str()).collect();
+        let expected = [
+            "POST /auth/token\n\nclient_id=holder",
+            "POST /auth/token",
+            "POST /auth/introspect\n\nclient_id=holder",
+            "POST /auth/introspect",
+            "POST /auth/revoke\n\nclient_id=holder",
+            "POST /auth/revoke",
+            "GET /api/v1/hduApi/dataTemplates\n\nclient_id=holder",
+        ];
+        assert_eq!(requests, expected, "what nobody is called may be a password in the wrong place");
+        world.server.stop().await;
+    }
+);
+
+both_databases!(
     async fn what_cannot_be_recorded_is_not_released_and_not_written(db: &TestDb) {
         let world = World::new(db).await;
         world.published().await;
@@ -449,7 +522,7 @@ both_databases!(
         // The last checkpoint is signed when the server stops.
         server.stop().await;
         let notary = Notary::open(&store).await.unwrap();
-        let whole = verify(&store, &notary, "").await.unwrap().unwrap();
+        let whole = verify(&store, &notary, "", 0).await.unwrap().unwrap();
         assert!(whole.rows >= 8 && whole.first == 1 && whole.checkpoints >= 1, "{whole:?}");
         let signed = store.checkpoints().await.unwrap().pop().unwrap().2;
         let folder = tempfile::tempdir().unwrap();
@@ -490,7 +563,7 @@ both_databases!(
             for change in changes {
                 sql(&store, change).await;
             }
-            let found = verify(&store, &notary, &format!("{signed}\n")).await.unwrap();
+            let found = verify(&store, &notary, &format!("{signed}\n"), 0).await.unwrap();
             assert_eq!(found, Err(expected.clone()), "{changes:?}");
             let (code, said, _) = output(db, &["audit", "verify", "--checkpoint", file.to_str().unwrap()]);
             assert_eq!(code, Some(1), "{said}");
@@ -550,7 +623,7 @@ both_databases!(
             ("UPDATE resource SET id = 'away' WHERE id = $1 AND id <> $2", Err(Broken::Unpublished(4))),
         ] {
             assert_eq!(tamper(change).await, 1, "{change}");
-            assert_eq!(verify(&store, &notary, "").await.unwrap().map(drop), expected, "{change}");
+            assert_eq!(verify(&store, &notary, "", 0).await.unwrap().map(drop), expected, "{change}");
         }
         // Computed anew from the third row on: only what was signed before tells.
         rows[2].event = rows[2].event.replace("holder", "nobody");
@@ -567,12 +640,12 @@ both_databases!(
         }
         let attested =
             store.checkpoints().await.unwrap().into_iter().map(|(position, ..)| position).find(|position| *position >= 3).unwrap();
-        assert_eq!(verify(&store, &notary, "").await.unwrap(), Err(Broken::Rewritten(attested)));
+        assert_eq!(verify(&store, &notary, "", 0).await.unwrap(), Err(Broken::Rewritten(attested)));
         sql(&store, "DELETE FROM audit_checkpoint").await;
-        assert_eq!(verify(&store, &notary, "").await.unwrap(), Err(Broken::Unpublished(3)), "the AuditEvents were made of other rows");
+        assert_eq!(verify(&store, &notary, "", 0).await.unwrap(), Err(Broken::Unpublished(3)), "the AuditEvents were made of other rows");
         sql(&store, "UPDATE audit_published SET position = 0").await;
-        assert!(verify(&store, &notary, "").await.unwrap().is_ok(), "nothing in the database tells");
-        assert_eq!(verify(&store, &notary, &signed).await.unwrap(), Err(Broken::Rewritten(last)), "the copy elsewhere does");
+        assert!(verify(&store, &notary, "", 0).await.unwrap().is_ok(), "nothing in the database tells");
+        assert_eq!(verify(&store, &notary, &signed, 0).await.unwrap(), Err(Broken::Rewritten(last)), "the copy elsewhere does");
         store.close().await;
     }
 );
@@ -590,8 +663,17 @@ both_databases!(
         let app = App::open(settings, "http://localhost").await.unwrap();
         let notary = Notary::open(&store).await.unwrap();
         let rows = store.sealed_after(0, 1_000).await.unwrap();
-        let removed = app.remove_audit_before(&notary, rows[4].at).await.unwrap();
-        assert_eq!(removed, 4);
+        // Nothing is removed that was attested after it should be old, nor of a chain that was touched: the time of a row is in its hash.
+        sql(&store, "DELETE FROM audit_checkpoint WHERE position < 5").await;
+        sql(&store, "CREATE TABLE kept AS SELECT * FROM audit").await;
+        sql(&store, "UPDATE audit SET at = at - 40000000000000 WHERE position <= 6").await;
+        assert_eq!(app.remove_audit_before(&notary, rows[4].at - 30_000_000_000_000).await.unwrap(), 0);
+        sql(&store, "DELETE FROM audit").await;
+        sql(&store, "INSERT INTO audit SELECT * FROM kept").await;
+        notary.attest(&store, &rows[1]).await.unwrap();
+        assert_eq!(app.remove_audit_before(&notary, rows[4].at).await.unwrap(), 1);
+        sql(&store, "DELETE FROM audit_checkpoint WHERE position < 5 AND kind = 'head'").await;
+        assert_eq!(app.remove_audit_before(&notary, rows[4].at).await.unwrap(), 3);
         let type_code = lango::definitions::r4().type_code("AuditEvent").unwrap();
         for (place, row) in rows.iter().enumerate() {
             for told in told_by(row).unwrap() {
@@ -599,11 +681,29 @@ both_databases!(
                 assert_eq!(versions.is_empty(), place < 4, "the AuditEvents go with their rows, and no others: {place}");
             }
         }
-        let whole = verify(&store, &notary, "").await.unwrap().unwrap();
+        let whole = verify(&store, &notary, "", 0).await.unwrap().unwrap();
         assert_eq!((whole.first, whole.rows), (5, rows.len() as u64 - 4));
+        // Who has the key can sign that more was old enough. A copy of what was attested before tells, unless lango removes so early or the copy
+        // has the removal too.
+        let copy = store.checkpoints().await.unwrap().into_iter().find(|(position, kind, _)| *position > 5 && kind == "head").unwrap();
+        let said = async |copies: &str, keep_days: u32| verify(&store, &notary, copies, keep_days).await.unwrap().map(drop);
+        let row = rows.iter().find(|row| row.position == copy.0).unwrap();
+        let later = jiff::Timestamp::now().as_microsecond() + 1;
+        let signed = notary.removes(&store, row, later).await.unwrap();
+        sql(&store, "DELETE FROM kept").await;
+        sql(&store, "INSERT INTO kept SELECT * FROM audit").await;
+        store.remove_sealed(row).await.unwrap();
+        let emptied = Err(Broken::Emptied(row.position));
+        for keep_days in [0, 365] {
+            assert_eq!(said("", keep_days).await, Ok(()), "nothing in the database tells");
+            assert_eq!(said(&copy.2, keep_days).await, emptied, "the copy elsewhere does");
+        }
+        assert_eq!(said(&format!("{}\n{signed}", copy.2), 0).await, Ok(()), "lango wrote it there itself");
+        sql(&store, "DELETE FROM audit").await;
+        sql(&store, "INSERT INTO audit SELECT * FROM kept").await;
         // More went than the statement says.
         sql(&store, "DELETE FROM audit WHERE position = 5").await;
-        assert_eq!(verify(&store, &notary, "").await.unwrap(), Err(Broken::Missing(1)));
+        assert_eq!(verify(&store, &notary, "", 0).await.unwrap(), Err(Broken::Missing(1)));
         app.store.close().await;
         store.close().await;
     }

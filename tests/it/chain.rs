@@ -23,7 +23,7 @@ async fn settled(store: &Store) -> Vec<Sealed> {
 }
 
 async fn whole(store: &Store) -> Whole {
-    verify(store, &Notary::open(store).await.unwrap(), "").await.unwrap().unwrap()
+    verify(store, &Notary::open(store).await.unwrap(), "", 0).await.unwrap().unwrap()
 }
 
 /// Each event has become one AuditEvent of one version.
@@ -222,7 +222,7 @@ both_databases!(
         let last = store.sealed_head().await.unwrap().unwrap().position;
         sql(&store, "DELETE FROM audit_about").await;
         let notary = Notary::open(&store).await.unwrap();
-        assert!(matches!(verify(&store, &notary, "").await.unwrap(), Err(Broken::Notes(_))));
+        assert!(matches!(verify(&store, &notary, "", 0).await.unwrap(), Err(Broken::Notes(_))));
         sql(&store, "UPDATE audit_published SET indexed = 0").await;
         let deadline = Instant::now() + Duration::from_secs(30);
         while store.indexed().await.unwrap() < last {
@@ -232,6 +232,58 @@ both_databases!(
         whole(&store).await;
         assert_eq!(disclosures("a", "").await.0, newer);
         server.stop().await;
+        store.close().await;
+    }
+);
+
+both_databases!(
+    async fn a_chain_that_servers_made_and_that_no_checkpoint_is_left_of_is_not_called_whole(db: &TestDb) {
+        let store = Store::open(&db.url).await.unwrap();
+        let notary = Notary::open(&store).await.unwrap();
+        let now = jiff::Timestamp::now().as_microsecond();
+        let record = async |minutes: i64, lango: bool| {
+            let event = json!({ "action": "R", "interaction": "read", "status": 200, "lango": lango }).to_string();
+            let row = AuditRow { at: now - minutes * 60_000_000, owner: NOBODY, subject: Subject::Nobody, event };
+            store.commit(Unit::of_audit(vec![row], Vec::new())).await.unwrap();
+            store.seal().await.unwrap();
+        };
+        record(100, true).await;
+        record(50, true).await;
+        record(1, false).await;
+        record(0, false).await;
+        assert!(verify(&store, &notary, "", 0).await.unwrap().is_ok(), "commands sign nothing, and a server begins with a minute");
+        let (code, said, _) = output(db, &["audit", "verify"]);
+        assert!(code == Some(0) && said.contains("cannot be vouched for"), "{said}");
+        record(-2, false).await;
+        assert_eq!(verify(&store, &notary, "", 0).await.unwrap(), Err(Broken::Unattested(5)));
+        let head = store.sealed_head().await.unwrap().unwrap();
+        notary.attest(&store, &head).await.unwrap();
+        assert!(verify(&store, &notary, "", 0).await.unwrap().is_ok());
+        store.close().await;
+    }
+);
+
+both_databases!(
+    async fn checkpoints_that_their_file_could_not_take_are_in_it_once_it_can(db: &TestDb) {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("later").join("checkpoints");
+        let path = file.clone();
+        let server = TestServer::start(db, |settings| {
+            (settings.auth, settings.audit.record) = (AuthMode::Open, AuditMode::Always);
+            settings.audit.checkpoint_file = Some(path);
+        })
+        .await;
+        let store = Store::open(&db.url).await.unwrap();
+        assert_eq!(server.get("/fhir/Patient").await.0, 200);
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while store.checkpoints().await.unwrap().is_empty() {
+            assert!(Instant::now() < deadline, "one is signed soon");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        std::fs::create_dir(file.parent().unwrap()).unwrap();
+        server.stop().await;
+        let signed: Vec<String> = store.checkpoints().await.unwrap().into_iter().map(|(.., signed)| signed).collect();
+        assert_eq!(std::fs::read_to_string(&file).unwrap().lines().collect::<Vec<_>>(), signed);
         store.close().await;
     }
 );
@@ -258,7 +310,7 @@ both_databases!(
         }
         server.stop().await;
         let notary = Notary::open(&store).await.unwrap();
-        let whole = verify(&store, &notary, "").await.unwrap().unwrap();
+        let whole = verify(&store, &notary, "", 0).await.unwrap().unwrap();
         assert_eq!((whole.first, whole.rows), (3, 2), "what is younger stays, and the chain with it");
         store.close().await;
     }

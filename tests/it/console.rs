@@ -221,6 +221,11 @@ both_databases!(
         let (third, _) = world.session().await;
         people::set_disabled(&world.store, "amina", true).await.unwrap();
         assert_eq!(world.get("/console/clients", &third).await.status(), 303);
+        people::set_disabled(&world.store, "amina", false).await.unwrap();
+        assert_eq!(world.get("/console/clients", &third).await.status(), 303, "what ended does not come back");
+        let tried: Vec<String> =
+            world.recorded().await.into_iter().filter(|(.., status)| *status == 401).map(|(_, request, _)| request).collect();
+        assert!(tried.contains(&"POST /console/login\n\nusername=amina".to_owned()), "whose login was tried: {tried:?}");
         world.server.stop().await;
     }
 );

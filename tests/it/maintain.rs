@@ -268,6 +268,12 @@ both_databases!(
         assert_eq!((status, value(&told, "count")), (200, &json!(0)), "which Consents allowed what must stay known");
         assert_eq!(world.get(&world.desk, "/fhir/Consent/k/_history/1").await.0, 200);
         assert_eq!(world.send(world.token("operator"), "POST", "/fhir/$expunge", &body).await.0, 200);
+        // Whoever got the id of a Patient whom a Consent speaks of would get what it opens: it stays taken.
+        world.consent("k-z", "z", json!({ "type": "permit" })).await;
+        world.send(world.token("a"), "DELETE", "/fhir/Patient/z", &Value::Null).await;
+        assert_eq!(world.send(world.token("operator"), "POST", "/fhir/Patient/z/$expunge", &body).await.0, 200);
+        assert_eq!(world.get(world.token("a"), "/fhir/Patient/z/_history/1").await.0, 404, "what was said of them is gone");
+        assert_eq!(world.send(world.token("c"), "PUT", "/fhir/Patient/z", &patient("z", "Another")).await.0, 409);
         world.server.stop().await;
     }
 );

@@ -4,20 +4,25 @@ use crate::access::{Gate, assemble, assertion_header, now, sign, with};
 use crate::support::program::output;
 use crate::support::{TestDb, add_client, both_databases};
 use axum::Router;
-use axum::http::StatusCode;
+use axum::body::Body;
+use axum::http::{Request, StatusCode};
 use axum::routing::get;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::jwk::Jwk;
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use lango::access::clients::{self, Client};
+use lango::access::{generate_secret, hash_secret};
 use lango::config::{AuthMode, Issuer};
+use lango::http::auth::PeerCertificate;
 use lango::store::Store;
 use serde_json::{Value, json};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 const HERE: &str = "http://127.0.0.1:9";
+/// SHA-256 of a certificate, of 32 bytes `ab`.
+const THUMBPRINT: &str = "q6urq6urq6urq6urq6urq6urq6urq6urq6urq6urq6s";
 const ISSUER: &str = "https://keycloak.example.org/realms/hie";
 
 fn ec() -> EncodingKey {
@@ -266,7 +271,12 @@ both_databases!(
             ("aud", vec![Value::Null, json!("account"), json!("https://hie.example.org/fhir/"), json!(["https://hie.example.org"])]),
             ("azp", vec![Value::Null, json!("own-emr"), json!("nobody"), json!(["kc-emr"])]),
             ("typ", vec![json!("ID"), json!("Refresh"), json!(1)]),
-            ("nonce", vec![json!("x")]),
+            (
+                "cnf",
+                vec![json!("x"), json!({}), json!({ "jkt": THUMBPRINT }), json!({ "x5t#S256": "x" }), json!({ "x5t#S256": THUMBPRINT })],
+            ),
+            ("cnf", vec![json!({ "x5t#S256": THUMBPRINT, "jkt": THUMBPRINT })]),
+            ("iat", vec![json!(now() - 25 * 3600)]),
             ("at_hash", vec![json!("x")]),
             ("exp", vec![Value::Null, json!(now() - 60), json!("9999999999"), json!(9999999999.5)]),
             ("nbf", vec![json!(now() + 120)]),
@@ -276,6 +286,9 @@ both_databases!(
             forged
                 .extend(values.into_iter().map(|value| (format!("{name} = {value}"), sign(&header, &with(&claims, name, value), &rsa()))));
         }
+        let identity = with(&with(&claims, "typ", Value::Null), "nonce", json!("x"));
+        forged.push(("an identity token".into(), sign(&header, &identity, &rsa())));
+        forged.push(("no patient".into(), sign(&header, &with(&of_patient, "patient", json!("Practitioner/p1")), &rsa())));
         let mut other = header.clone();
         (other.alg, other.kid) = (Algorithm::ES384, Some("k1".into()));
         forged.push(("a stranger under the same kid".into(), sign(&other, &claims, &stranger())));
@@ -297,6 +310,35 @@ both_databases!(
         for (what, token) in forged {
             assert_eq!(gate.with_token(&token).await.status, 401, "{what}");
         }
+        // Keycloak puts the login's nonce into access tokens too, and says that they are some.
+        assert_eq!(gate.with_token(&sign(&header, &with(&claims, "nonce", json!("x")), &rsa())).await.status, 200);
+        let referred = with(&of_patient, "patient", json!("Patient/p1"));
+        assert_eq!(gate.with_token(&sign(&header, &referred, &rsa())).await.body["patient"], json!("p1"));
+        // RFC 8705: what is bound to a certificate is good on its connections.
+        let bound = sign(&header, &with(&claims, "cnf", json!({ "x5t#S256": THUMBPRINT })), &rsa());
+        for (certificate, status) in [("ab".repeat(32), 200), ("cd".repeat(32), 401)] {
+            let request = Request::get("/fhir/Patient").header("authorization", format!("Bearer {bound}"));
+            let request = request.extension(PeerCertificate(certificate.into()));
+            assert_eq!(gate.send(request.body(Body::empty()).unwrap()).await.status, status);
+        }
+        // It counts for a day at most, whatever it says.
+        let long = gate.with_token(&sign(&header, &with(&claims, "exp", json!(now() + 1_000_000_000)), &rsa())).await;
+        assert!(long.body["expires"].as_i64().unwrap() <= now() + 24 * 3600, "{}", long.body);
+        // The operator takes back what its issuer cannot, and a key that the issuer took out of its set verifies nothing, seen before or not.
+        let officer = generate_secret().unwrap();
+        let hash = Some(hash_secret(&officer).unwrap());
+        register(db, Client { roles: vec!["operator".into()], secret_hash: hash, ..Client::new("officer", "MOH", "system/AuditEvent.rs") })
+            .await;
+        let (lost, kept) =
+            (sign(&header, &with(&claims, "jti", json!("1")), &rsa()), sign(&header, &with(&claims, "jti", json!("2")), &rsa()));
+        assert_eq!((gate.with_token(&lost).await.status, gate.with_token(&kept).await.status), (200, 200));
+        let form = [("client_id", "officer"), ("client_secret", officer.expose()), ("token", &lost)];
+        let form: String = form_urlencoded::Serializer::new(String::new()).extend_pairs(form).finish();
+        let request = Request::post("/auth/revoke").header("content-type", "application/x-www-form-urlencoded");
+        assert_eq!(gate.send(request.body(Body::from(form)).unwrap()).await.status, 200);
+        assert_eq!((gate.with_token(&lost).await.status, gate.with_token(&kept).await.status), (401, 200));
+        server.says(200, &[public(&ec(), Algorithm::ES384, "k2")], "max-age=0");
+        assert_eq!(gate.with_token(&kept).await.status, 401);
         // lango's own tokens stay its own, and an outside client gets none of them.
         assert_eq!(gate.with_token(&gate.token("own-emr", &secret).await).await.body["client"], json!("own-emr"));
         let form = [("grant_type", "client_credentials"), ("client_id", "kc-emr"), ("client_secret", "")];

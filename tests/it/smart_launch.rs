@@ -106,7 +106,10 @@ both_databases!(
         assert!(!text(&granted, "scope").contains("fhirUser"), "no resource says who she is: {granted}");
         assert_eq!(claims(&world, text(&granted, "id_token")).await.get("fhirUser"), None);
         assert_eq!(ids(&world.get(token, "/fhir/Observation").await.1), set(&["z-hr"]), "though her facility sent what is restricted");
-        for (path, status) in [("Patient/z", 200), ("Observation/z-psy", 404), ("Patient/a", 404), ("Observation/c-hr", 404)] {
+        // Nor who saw it, or what they asked for: that would name what is restricted.
+        for (path, status) in
+            [("Patient/z", 200), ("Patient/z/$disclosures", 403), ("Observation/z-psy", 404), ("Patient/a", 404), ("Observation/c-hr", 404)]
+        {
             assert_eq!(world.get(token, &format!("/fhir/{path}")).await.0, status, "{path}");
         }
         // Of the other one, both Patients.
@@ -164,6 +167,11 @@ both_databases!(
         let told = known().await;
         assert_eq!(told, world.server.url("/fhir/Practitioner/dr-asha"));
         assert_eq!(browser.granted("asha", "user/*.rs", "").await.get("id_token"), None, "who does not ask is not told");
+        // An app that only wants to know who somebody is gets no right with that.
+        let only = browser.granted("baraka", "openid fhirUser", "").await;
+        let told = claims(&world, text(&only, "id_token")).await;
+        assert_eq!((text(&only, "scope"), text(&told, "sub"), text(&told, "fhirUser")), ("openid fhirUser", "baraka", user_url.as_str()));
+        assert_eq!(world.get(text(&only, "access_token"), "/fhir/Patient/z").await.0, 403);
 
         // No EHR launches apps here, and nobody says so.
         let refused = sent_back(&browser.begins(SCOPES, &[("launch", "xyz")]).await);
@@ -182,6 +190,7 @@ both_databases!(
             assert_eq!(capabilities.contains(&capability), there, "{capability}");
         }
         assert!(!promised["scopes_supported"].as_array().unwrap().contains(&json!("launch")));
+        assert_eq!(promised["authorization_response_iss_parameter_supported"], json!(true));
         world.server.stop().await;
     }
 );

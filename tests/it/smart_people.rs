@@ -256,9 +256,13 @@ both_databases!(
             (("scope", "system/*.rs"), "invalid_scope"),
             (("scope", "openid"), "invalid_scope"),
             (("scope", ""), "invalid_scope"),
+            (("prompt", "none"), "login_required"),
+            (("request", "e30.e30."), "request_not_supported"),
+            (("request_uri", "https://app.example.org/request"), "request_uri_not_supported"),
         ] {
             let response = world.browser.get(world.authorize_url(&[change])).send().await.unwrap();
             let answers = sent_back(&response);
+            assert_eq!(text(&answers, "iss"), world.server.base, "RFC 9207: errors say whose they are too");
             assert_eq!((text(&answers, "error"), text(&answers, "state")), (error, "s t&te"), "{change:?}");
         }
         // The code is bound to app, address and verifier.
@@ -389,6 +393,36 @@ both_databases!(
 );
 
 both_databases!(
+    async fn a_new_password_and_being_shut_out_end_for_good_what_was_given_before(db: &TestDb) {
+        let world = World::new(db).await;
+        let hash = hash_secret(&Secret::new(PASSWORD)).unwrap();
+        for way in ["password", "disabled"] {
+            let (_, granted) = world.exchange(&world.code("asha").await).await;
+            let (access, refresh) = (text(&granted, "access_token"), text(&granted, "refresh_token"));
+            let code = world.code("asha").await;
+            let (page, cookie) = world.log_in("asha", PASSWORD, "").await;
+            let page = page.text().await.unwrap();
+            assert_eq!(world.get(access, "/fhir/Patient").await.0, 200);
+            if way == "password" {
+                people::set_password(&world.store, "asha", &hash).await.unwrap();
+            } else {
+                people::set_disabled(&world.store, "asha", true).await.unwrap();
+                people::set_disabled(&world.store, "asha", false).await.unwrap();
+            }
+            assert_eq!(world.get(access, "/fhir/Patient").await.0, 401, "{way}");
+            assert_eq!(world.refresh(refresh).await.0, 400, "{way}");
+            assert_eq!(world.exchange(&code).await.0, 400, "{way}");
+            let back = world.submit("/auth/consent", &cookie, &[("step", step(&page)), ("decision", "allow")]).await;
+            assert_eq!(sent_back(&back)["error"], json!("access_denied"), "a login that was under way: {way}");
+            let (_, anew) = world.exchange(&world.code("asha").await).await;
+            assert_eq!(world.get(text(&anew, "access_token"), "/fhir/Patient").await.0, 200, "{way}");
+            assert_eq!(world.refresh(text(&anew, "refresh_token")).await.0, 200, "{way}");
+        }
+        world.server.stop().await;
+    }
+);
+
+both_databases!(
     async fn a_wrong_scope_costs_no_refresh_token_and_an_app_that_was_shut_out_begins_anew(db: &TestDb) {
         let world = World::new(db).await;
         let (_, first) = world.exchange(&world.code("asha").await).await;
@@ -490,6 +524,10 @@ both_databases!(
         let kid = |token: &str| jsonwebtoken::decode_header(token).unwrap().kid.unwrap();
         assert_ne!(kid(&before), kid(&after));
         tokio::time::sleep(std::time::Duration::from_millis(1100)).await; // the pause between two looks for strange keys
+        // Who meets a key that they do not know asks any process for the set, which may have seen no token of it.
+        let (_, keys) = server.get("/auth/jwks.json").await;
+        assert!(keys["keys"].as_array().unwrap().iter().any(|key| text(key, "kid") == kid(&after)), "{keys}");
+        tokio::time::sleep(std::time::Duration::from_millis(1100)).await;
         for server in [&server, &newer] {
             for token in [&before, &after] {
                 assert_eq!(answer(server.client.get(server.url("/fhir/Patient")).bearer_auth(token)).await.0, 200);

@@ -95,6 +95,15 @@ both_databases!(
             assert_eq!(hidden, absent, "{path}");
             assert_eq!(hidden.0, 404);
         }
+        // The history of a type lists, as a search does.
+        for (letter, status) in [("r", 403), ("s", 200)] {
+            let (id, scope) = (format!("only-{letter}"), format!("system/Observation.{letter}"));
+            let secret = add_client(db, &id, "HF-1", &scope).await;
+            let token = world.server.token(&id, &secret).await;
+            for path in ["Observation/_history", "_history", "Observation"] {
+                assert_eq!(world.get(&token, &format!("/fhir/{path}")).await.0, status, "{letter} {path}");
+            }
+        }
         // Writes are judged before and after.
         let good = observation("new", "a", "laboratory", "718-7");
         let bad = observation("new", "a", "vital-signs", "718-7");

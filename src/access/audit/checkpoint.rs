@@ -11,6 +11,10 @@ use crate::store::{Sealed, Store};
 use jsonwebtoken::{Header, Validation};
 use serde::{Deserialize, Serialize};
 
+/// Rows after which a server signs one.
+pub const ROWS: i64 = 1_000;
+/// After which time it does, if anything happened.
+pub const AGE: Micros = 60_000_000;
 /// Keeps checkpoints from being taken for tokens.
 const TYPE: &str = "lango-audit+jwt";
 
@@ -41,6 +45,9 @@ pub struct Checkpoint {
     pub hash: String,
     /// Microseconds.
     pub at: Micros,
+    /// Of a removal: what was recorded before then was old enough.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before: Option<Micros>,
 }
 
 /// Signs and reads checkpoints with the keys of a database.
@@ -58,12 +65,12 @@ impl Notary {
     }
 
     /// A checkpoint of this row, signed.
-    pub fn sign(&self, kind: Kind, row: &Sealed) -> Result<String, AccessError> {
+    fn sign(&self, kind: Kind, row: &Sealed, before: Option<Micros>) -> Result<String, AccessError> {
         let key = self.0.newest()?;
         let mut header = Header::new(ALGORITHM);
         header.typ = Some(TYPE.to_owned());
         header.kid = Some(key.id.clone());
-        let said = Checkpoint { kind, position: row.position, hash: hex(&row.hash), at: now() };
+        let said = Checkpoint { kind, position: row.position, hash: hex(&row.hash), at: now(), before };
         jsonwebtoken::encode(&header, &said, &key.private).map_err(|_| AccessError::Broken("a checkpoint could not be signed"))
     }
 
@@ -81,15 +88,30 @@ impl Notary {
         Some(jsonwebtoken::decode::<Checkpoint>(signed, &key.public, &rules).ok()?.claims)
     }
 
-    /// Signs and keeps a checkpoint of `row`; gives the text.
-    pub async fn keep(&self, store: &Store, kind: Kind, row: &Sealed) -> Result<String, AccessError> {
-        let signed = self.sign(kind, row)?;
-        store.keep_checkpoint(row.position, kind.as_str(), now(), &signed).await?;
-        Ok(signed)
+    /// Signs and keeps that the chain stood at this row; gives the text. Of a row there is one: how old a row can be is told by when it was
+    /// attested first.
+    pub async fn attest(&self, store: &Store, row: &Sealed) -> Result<String, AccessError> {
+        self.keep(store, Kind::Head, row, None).await
+    }
+
+    /// Signs and keeps that all up to this row was removed, having been recorded before `before`; gives the text.
+    pub async fn removes(&self, store: &Store, row: &Sealed, before: Micros) -> Result<String, AccessError> {
+        self.keep(store, Kind::Removed, row, Some(before)).await
+    }
+
+    async fn keep(&self, store: &Store, kind: Kind, row: &Sealed, before: Option<Micros>) -> Result<String, AccessError> {
+        let signed = self.sign(kind, row, before)?;
+        Ok(store.keep_checkpoint(row.position, kind.as_str(), now(), &signed).await?)
     }
 }
 
 /// Lower case, two digits a byte.
 pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The bytes of such a text.
+pub fn unhex(text: &str) -> Vec<u8> {
+    let digits: Vec<u8> = text.chars().filter_map(|digit| digit.to_digit(16)).filter_map(|digit| u8::try_from(digit).ok()).collect();
+    digits.chunks_exact(2).map(|pair| pair.iter().fold(0, |byte, digit| byte << 4 | digit)).collect()
 }

@@ -57,6 +57,10 @@ struct Noted {
     read: HashMap<Name, (FacilityKey, ResourceKey)>,
     /// Whose data it shows that is not in the store, such as what another holder answered.
     disclosed: BTreeMap<(ResourceKey, FacilityKey), Vec<String>>,
+    /// Whom the answer is about, though it shows nothing of theirs.
+    concerned: BTreeSet<ResourceKey>,
+    /// By which name they were asked for, and are not denied.
+    answered: HashSet<Name>,
     /// Parameters that came in the body.
     form: String,
     /// What was asked within a Bundle, as which interaction, and the status of each.
@@ -155,6 +159,13 @@ impl Trail {
         self.noted().disclosed.entry((patient, owner)).or_default().extend(what);
     }
 
+    /// The answer is about these Patients, asked for by this name, and shows no resource of theirs: who saw them, say.
+    pub fn concerns(&self, name: Name, patients: impl IntoIterator<Item = ResourceKey>) {
+        let mut noted = self.noted();
+        noted.answered.insert(name);
+        noted.concerned.extend(patients);
+    }
+
     /// The request's parameters stood in its body.
     pub fn came_with(&self, form: &[u8]) {
         self.noted().form = cut(&String::from_utf8_lossy(form));
@@ -251,14 +262,15 @@ impl Trail {
     /// Records the request and everybody whose data the answer holds; the answer may leave when this has succeeded. `held`: the
     /// resources in the answer.
     pub async fn settle(&self, store: &Store, shape: &Shape, status: u16, held: HashSet<Name>) -> Result<(), AuditError> {
-        let (names, mut read, inner, has_written, disclosed, asked) = {
+        let (names, mut read, inner, has_written, disclosed, asked, concerned) = {
             let mut noted = self.noted();
             let mut names = held;
             names.extend(std::mem::take(&mut noted.shown));
             names.retain(|name| !noted.written.contains(name));
             let mut asked = std::mem::take(&mut noted.named);
             asked.extend(shape.target.as_ref().map(|(code, id)| (*code, id.as_str().into())));
-            asked.retain(|name| denial::may_hide(status) && !names.contains(name) && !noted.written.contains(name));
+            let hides = |name: &Name| !(names.contains(name) || noted.written.contains(name) || noted.answered.contains(name));
+            asked.retain(|name| denial::may_hide(status) && hides(name));
             (
                 names,
                 std::mem::take(&mut noted.read),
@@ -266,10 +278,11 @@ impl Trail {
                 !noted.written.is_empty(),
                 std::mem::take(&mut noted.disclosed),
                 asked.into_iter().collect::<Vec<Name>>(),
+                std::mem::take(&mut noted.concerned),
             )
         };
         let mut rows = Vec::new();
-        let mut by_patient: BTreeMap<ResourceKey, Vec<String>> = BTreeMap::new();
+        let mut by_patient: BTreeMap<ResourceKey, Vec<String>> = concerned.into_iter().map(|patient| (patient, Vec::new())).collect();
         // What others contributed of it.
         let mut others: BTreeMap<ResourceKey, BTreeMap<FacilityKey, Vec<String>>> = BTreeMap::new();
         for ((patient, owner), what) in disclosed {
@@ -381,7 +394,26 @@ fn since(scope: &Scope) -> i64 {
     }
 }
 
+/// As much of it as is kept; of what is longer, that it was and the BLAKE3 of all of it, by which a copy elsewhere can be known.
 fn cut(text: &str) -> String {
-    let end = (0..=MOST_REQUEST.min(text.len())).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
-    text.get(..end).unwrap_or_default().to_owned()
+    if text.len() <= MOST_REQUEST {
+        return text.to_owned();
+    }
+    let end = (0..=MOST_REQUEST).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
+    format!("{} … cut: {} bytes, BLAKE3 {}", text.get(..end).unwrap_or_default(), text.len(), blake3::hash(text.as_bytes()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_too_long_to_be_kept_is_told_by_its_length_and_digest() {
+        let short = "é".repeat(MOST_REQUEST / 2);
+        assert_eq!(cut(&short), short);
+        let long = format!("x{short}&subject=Patient/q1");
+        let kept = cut(&long);
+        assert!(kept.len() < MOST_REQUEST + 200 && kept.starts_with("xé") && !kept.contains("q1"));
+        assert!(kept.ends_with(&format!("cut: {} bytes, BLAKE3 {}", long.len(), blake3::hash(long.as_bytes()))), "{kept}");
+    }
 }

@@ -8,6 +8,7 @@
 
 mod clients;
 
+use super::auth::{Tried, told};
 use super::pages::{FORM_BYTES, cookie, field, html, is_foreign, set_cookie};
 use crate::access::{Access, AccessError, Caller, Role, audit};
 use crate::config::{AuthMode, Secret};
@@ -97,7 +98,7 @@ async fn log_in(State(console): State<Console>, headers: HeaderMap, body: Bytes)
         Ok(person) => person,
         Err(AccessError::Refused(reason)) => {
             tracing::info!(reason, "a person could not log in to the console");
-            return console.login(&browser, true);
+            return told(console.login(&browser, true), Tried::person(access, &name).await);
         }
         Err(AccessError::Busy) => {
             let words = "Too many people log in at once: try again in a few seconds.";

@@ -8,12 +8,12 @@ use super::answer::Answer;
 use super::target::Target;
 use crate::access::audit::resource::audit_event;
 use crate::access::audit::{self, Action, AuditError, Event, Shape, told};
-use crate::access::{Caller, Interaction, Role};
+use crate::access::{Caller, FOR_ANOTHER, Interaction, Role};
 use crate::definitions;
 use crate::fhir::reference::is_id;
 use crate::fhir::{Issue, IssueCode};
 use crate::ingest::{Refusal, RefusalKind};
-use crate::store::TypeCode;
+use crate::store::{Stored, TypeCode};
 use axum::http::{Method, Uri};
 use serde::Deserialize;
 use serde_json::json;
@@ -98,9 +98,11 @@ const MOST_ROWS: u32 = 10_000;
 /// it; newest first. For the person and for the privacy officer. `_count` events a page, `_before` a place, from the next link.
 pub async fn disclosures(call: &Call<'_>, type_code: TypeCode, id: &str) -> Result<Answer, Failure> {
     let caller = call.caller;
-    // A practitioner's token may have a patient in context, who is somebody else.
-    let own =
-        caller.person.is_some() && !caller.picked && caller.claimed.practitioner.is_none() && caller.patients.iter().any(|own| own == id);
+    // A practitioner's token may have a patient in context, who is somebody else. Who acts for somebody does not see all of their record, and the
+    // accounting names what was seen of it, and what others asked for.
+    let acts_for = caller.claimed.purposes.iter().any(|purpose| purpose.code == FOR_ANOTHER);
+    let own = caller.person.is_some() && !caller.picked && !acts_for && caller.claimed.practitioner.is_none();
+    let own = own && caller.patients.iter().any(|own| own == id);
     if !(own || caller.has_role(Role::Operator)) {
         let words = "Who saw a record is told to the person whom it is about and to the privacy officer (role operator).";
         return Err(Refusal::new(RefusalKind::Forbidden, Issue::error(IssueCode::Forbidden, words)).into());
@@ -125,6 +127,9 @@ pub async fn disclosures(call: &Call<'_>, type_code: TypeCode, id: &str) -> Resu
         return Err(Refusal::not_found().into());
     }
     let ids = state.store.ids_of(&keys).await?;
+    if let Some(trail) = audit::current() {
+        trail.concerns((type_code, id.into()), keys.iter().copied());
+    }
     // What was answered before this was asked is in the chain.
     state.store.seal().await?;
     let naming = state.audit_naming();
@@ -137,7 +142,9 @@ pub async fn disclosures(call: &Call<'_>, type_code: TypeCode, id: &str) -> Resu
         let mut events = told(&row).map_err(Refusal::internal)?;
         events.retain(|told| {
             let looked = matches!(told.event.action, Action::Read | Action::Execute) && told.event.interaction != Event::DECISION;
-            looked && told.custodian.is_none() && told.event.outcome() == "0" && keys.contains(&told.patient)
+            // Who looked at the accounting itself is found as an AuditEvent.
+            let saw = !told.event.what.is_empty();
+            looked && saw && told.custodian.is_none() && told.event.outcome() == "0" && keys.contains(&told.patient)
         });
         if events.is_empty() {
             continue;
@@ -163,6 +170,14 @@ pub async fn disclosures(call: &Call<'_>, type_code: TypeCode, id: &str) -> Resu
         bundle["entry"] = entries.into();
     }
     Ok(Answer::ok(bundle.to_string()))
+}
+
+/// The answer tells of these without having them in it: their labels, what is wrong with them, that they are counted.
+pub fn tells_of(rows: &[Stored]) {
+    if let Some(trail) = audit::current() {
+        trail.read(rows);
+        trail.shows(rows.iter().map(|row| (row.type_code, row.id.clone())));
+    }
 }
 
 /// Notes parameters that came in a form.

@@ -10,7 +10,7 @@ use super::answer::Answer;
 use super::operation::parsed;
 use super::search::cursor_failure;
 use super::target::OperationTarget;
-use crate::access::{Interaction, Reach};
+use crate::access::{Interaction, Reach, audit};
 use crate::definitions;
 use crate::fhir::time::{Micros, format_instant, now, parse_interval};
 use crate::fhir::{Interval, Issue, IssueCode, outcome};
@@ -28,6 +28,8 @@ use serde_json::{Value, json};
 
 /// Resources of a page when the request does not say: most records are then one answer.
 const DEFAULT: u32 = 100;
+/// So many of what is only counted are told one by one, for the record.
+const TOLD: u32 = 100;
 
 /// `$everything` of one Patient.
 pub async fn everything(call: &Call<'_>, operation: &OperationTarget, body: Option<Bytes>) -> Result<Answer, Failure> {
@@ -275,7 +277,12 @@ impl Asked {
         let whole = self.types.iter().all(|type_code| self.reaches_whole(call, *type_code, ids));
         let total = match whole {
             true => {
-                let owners = call.state.store.record_owners(&self.everything(call, ids, keys).records).await?;
+                let everything = self.everything(call, ids, keys);
+                let owners = call.state.store.record_owners(&everything.records).await?;
+                // Whoever counts somebody's records is told of them.
+                if audit::current().is_some() && !owners.is_empty() {
+                    super::audit::tells_of(&call.state.store.everything(&everything, TOLD, None).await?.members);
+                }
                 Some(owners.iter().map(|(_, count)| *count).sum::<i64>().saturating_add(i64::from(view)))
             }
             false => None,

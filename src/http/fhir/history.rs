@@ -25,6 +25,8 @@ pub async fn of_instance(call: &Call<'_>, type_code: TypeCode, id: &str) -> Resu
     call.require(type_code, Interaction::Read)?;
     let asked = Asked::read(call)?;
     let newest = call.readable(call.state.store.read(type_code, id, &call.caller.scope).await?)?;
+    // Also where no version is on the page.
+    super::audit::tells_of(std::slice::from_ref(&newest));
     // Versions are numbered without gaps, deletes included; a total would tell of those that are left out.
     let scope = &call.caller.scope;
     let own = *scope == Scope::All || scope.owners().contains(&newest.owner);
@@ -34,22 +36,22 @@ pub async fn of_instance(call: &Call<'_>, type_code: TypeCode, id: &str) -> Resu
 }
 
 pub async fn of_type(call: &Call<'_>, type_code: TypeCode) -> Result<Answer, Failure> {
-    call.require(type_code, Interaction::Read)?;
+    call.require(type_code, Interaction::Search)?;
     let asked = Asked::read(call)?;
     let path = format!("{}/_history", definitions::r4().type_name(type_code));
     answer(call, &HistoryOf::Types(&[type_code]), &path, &asked, None).await
 }
 
-/// Of all types that the caller may read.
+/// Of all types that the caller may search: who may read what they know the id of is not told all ids (SMART's scopes for resources).
 pub async fn of_system(call: &Call<'_>) -> Result<Answer, Failure> {
     let asked = Asked::read(call)?;
     let definitions = definitions::r4();
     let types = definitions.resource_types().iter().zip(0..);
-    let readable: Vec<TypeCode> = types.filter(|(name, _)| call.caller.allows(name, Interaction::Read)).map(|(_, code)| code).collect();
-    if let ([], Some(first)) = (readable.as_slice(), definitions.type_code("Patient")) {
-        call.require(first, Interaction::Read)?;
+    let searched: Vec<TypeCode> = types.filter(|(name, _)| call.caller.allows(name, Interaction::Search)).map(|(_, code)| code).collect();
+    if let ([], Some(first)) = (searched.as_slice(), definitions.type_code("Patient")) {
+        call.require(first, Interaction::Search)?;
     }
-    answer(call, &HistoryOf::Types(&readable), "_history", &asked, None).await
+    answer(call, &HistoryOf::Types(&searched), "_history", &asked, None).await
 }
 
 /// The parameters of a history.
@@ -112,11 +114,11 @@ async fn answer(call: &Call<'_>, of: &HistoryOf<'_>, path: &str, asked: &Asked, 
     let state = call.state;
     let began = now();
     // A token is good for the same history and the same caller's rights only.
-    let reach = definitions::r4().type_name(match of {
-        HistoryOf::Instance(type_code, _) => *type_code,
-        HistoryOf::Types(types) => types.first().copied().unwrap_or_default(),
-    });
-    let rights = call.caller.reach(reach, Interaction::Read);
+    let (type_code, interaction) = match of {
+        HistoryOf::Instance(type_code, _) => (*type_code, Interaction::Read),
+        HistoryOf::Types(types) => (types.first().copied().unwrap_or_default(), Interaction::Search),
+    };
+    let rights = call.caller.reach(definitions::r4().type_name(type_code), interaction);
     let binding = format!("{path} {:?} {} {rights:?}", asked.used, call.caller.scope.binding());
     let opened = asked.cursor.as_deref().map(|token| state.cursor_key.open(token, &binding, began)).transpose();
     let opened = opened.map_err(cursor_failure)?;
@@ -128,7 +130,7 @@ async fn answer(call: &Call<'_>, of: &HistoryOf<'_>, path: &str, asked: &Asked, 
         count => state.store.history_page(of, asked.wanted, count, cursor, &call.caller.scope).await?,
     };
     // Old versions are judged by what they said.
-    rows.retain(|row| call.admits(row));
+    rows.retain(|row| call.caller.admits(row, &[interaction], state.writer.options()));
     let next = next.map(|next| state.cursor_key.seal(&next, began, &binding));
     let link = |token: Option<&str>| {
         let mut query = form_urlencoded::Serializer::new(String::new());

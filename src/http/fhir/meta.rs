@@ -37,7 +37,9 @@ pub async fn meta(call: &Call<'_>, operation: &OperationTarget) -> Result<Answer
             Some(version) => store.read_version(type_code, id, version, scope).await?,
             None => store.read(type_code, id, scope).await?,
         };
-        let body = call.readable(stored)?.body.ok_or_else(Refusal::gone)?;
+        let stored = call.readable(stored)?;
+        super::audit::tells_of(std::slice::from_ref(&stored));
+        let body = stored.body.ok_or_else(Refusal::gone)?;
         let resource = json::parse_deep(&body).map_err(Refusal::internal)?;
         return Ok(answer(resource.get("meta").cloned().unwrap_or_else(|| json!({}))));
     }
@@ -92,6 +94,7 @@ pub async fn change(call: &Call<'_>, operation: &OperationTarget, body: Option<B
     let mut tries = Tries::default();
     loop {
         let stored = call.readable(call.state.store.read(type_code, id, &call.caller.scope).await?)?;
+        super::audit::tells_of(std::slice::from_ref(&stored));
         let body = stored.body.ok_or_else(Refusal::gone)?;
         if let Some(version) = operation.version.filter(|version| *version != stored.version) {
             call.readable(call.state.store.read_version(type_code, id, version, &call.caller.scope).await?)?;

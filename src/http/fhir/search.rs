@@ -227,6 +227,14 @@ impl Admits for Included<'_> {
             trail.read(rows);
         }
     }
+
+    fn asks_who_is_counted(&self) -> bool {
+        audit::current().is_some()
+    }
+
+    fn counted(&self, rows: &[Stored]) {
+        super::audit::tells_of(rows);
+    }
 }
 
 /// The answer to a page token that is not taken.

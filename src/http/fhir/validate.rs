@@ -229,6 +229,7 @@ async fn instance(call: &Call<'_>, operation: &OperationTarget) -> Result<Value,
     };
     call.require(type_code, Interaction::Read)?;
     let stored = call.readable(call.state.store.read(type_code, id, &call.caller.scope).await?)?;
+    super::audit::tells_of(std::slice::from_ref(&stored));
     let body = stored.body.ok_or_else(Refusal::gone)?;
     Ok(json::parse_deep(&body).map_err(Refusal::internal)?)
 }
