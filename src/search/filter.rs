@@ -145,10 +145,6 @@ impl<'a> Reader<'a> {
                 Err(bad(IssueCode::NotSupported, format!("{type_name}.{code} cannot be used here")))
             }
             Some(param) => Ok(param),
-            None if self.options.own.find(type_code, code).is_some() => {
-                let words = format!("{type_name}.{code} is still being indexed; ask again in a while");
-                Err(bad(IssueCode::Transient, words))
-            }
             None if code == "_query" => Err(bad(IssueCode::NotSupported, "this server has no named queries")),
             None => {
                 let known = self.definitions.params(type_code).iter().map(|param| param.code.as_str());
@@ -163,6 +159,9 @@ impl<'a> Reader<'a> {
             let hint = suggest::hint(name, self.definitions.resource_types().iter().copied());
             unknown(format!("'{}' is no R4 resource type{hint}", shown(name)))
         })
+                if let Some(issue) = self.options.unready(type_code, code) {
+                    return Err(Refusal { issue, ignorable: false });
+                }
     }
 
     /// `_has:Type:param:key`, without the `_has:`.

@@ -221,7 +221,42 @@ both_databases!(
         twin["id"] = json!("twin");
         let (status, outcome) = server.put("/fhir/SearchParameter/twin", &twin).await;
         assert_eq!((status, &outcome["issue"][0]["expression"]), (422, &json!(["SearchParameter.code"])), "one code, one meaning");
-        // Until all is indexed the answer is a refusal, never a part.
+        let both = |one: &Value, other: &Value| {
+            let put = |resource: &Value| {
+                let url = format!("SearchParameter/{}", resource["id"].as_str().unwrap());
+                json!({ "resource": resource, "request": { "method": "PUT", "url": url } })
+            };
+            json!({ "resourceType": "Bundle", "type": "transaction", "entry": [put(one), put(other)] })
+        };
+        let (mut one, mut other) = (twin.clone(), twin.clone());
+        for (parameter, id) in [(&mut one, "one"), (&mut other, "other")] {
+            parameter["id"] = json!(id);
+            parameter["code"] = json!("town");
+        }
+        let (status, outcome) = server.post("/fhir", &both(&one, &other)).await;
+        assert_eq!(
+            (status, &outcome["issue"][0]["expression"]),
+            (422, &json!(["Bundle.entry[1].resource.code"])),
+            "nor at once: {outcome}"
+        );
+        other["code"] = json!("city");
+        assert_eq!(server.post("/fhir", &both(&one, &other)).await.0, 200);
+        (one["code"], other["code"]) = (json!("city"), json!("town"));
+        assert_eq!(server.post("/fhir", &both(&one, &other)).await.0, 200, "a code may change hands");
+        let alone = |id: String| {
+            let (mut parameter, server) = (twin.clone(), &server);
+            (parameter["id"], parameter["code"]) = (json!(id), json!("race"));
+            async move { server.put(&format!("/fhir/SearchParameter/{id}"), &parameter).await.0 }
+        };
+        let mut told = futures_util::future::join_all((0..4).map(|n| alone(format!("race{n}")))).await;
+        told.sort_unstable();
+        assert_eq!(told, [201, 422, 422, 422], "of those that come at the same moment one has it");
+        // Until all is indexed the answer is a refusal, never a part, nor out of order.
+        for search in ["_sort=district", "_sort=-district", "_has:Group:member:_id=x&_sort=district"] {
+            let (status, body) = server.get(&format!("/fhir/Patient?{search}")).await;
+            let told = body["entry"].as_array().is_none_or(|all| all.iter().all(|entry| entry["search"]["mode"] != "outcome"));
+            assert!(status == 200 && told || body["issue"][0]["code"] == "transient", "{status} {body:.300}");
+        }
         let found = until(&server, "/fhir/Patient?district=hai", |status, body| {
             assert!(status == 200 || body["issue"][0]["code"] == "transient", "{status} {body:.300}");
             status == 200

@@ -236,7 +236,7 @@ async fn carry_out(
     let done = writer.commit(plan, &Author::from(caller), keep_bodies).await.map_err(|error| match error {
         CommitError::Refused(Some(change), refusal) => {
             let place = places.get(change).copied().unwrap_or_default();
-            CommitError::Refused(None, refusal.within(targets.get(place).map_or("", |target| target.path.as_str())))
+            CommitError::Refused(None, refusal.of_entry(targets.get(place).map_or("", |target| target.path.as_str())))
         }
         error => error,
     })?;
