@@ -19,6 +19,8 @@ const MAX_DEPTH: usize = 8;
 const MAX_NODES: usize = 400;
 /// The same for each type of a search over many.
 const MAX_NODES_OF_EACH: usize = 10;
+/// Values at the ends of all chains of one request, those of each type that one leads to: each is an argument of the statement, or several.
+const MAX_CHAINED: usize = 4_000;
 
 /// All modifiers of R4, to tell a mistyped one from one that does not apply.
 const MODIFIERS: [&str; 12] =
@@ -56,6 +58,8 @@ pub struct Reader<'a> {
     /// How many types are searched at once.
     types: usize,
     nodes: usize,
+    /// Values at the ends of chains, those of each type that one leads to.
+    chained: usize,
     partial: RefCell<BTreeSet<Arc<str>>>,
 }
 
@@ -66,7 +70,7 @@ impl<'a> Reader<'a> {
 
     /// For a search over so many types, each of which is asked for every parameter.
     pub fn over(options: &'a ParseOptions, types: usize) -> Self {
-        Reader { definitions: definitions::r4(), options, types, nodes: 0, partial: RefCell::default() }
+        Reader { definitions: definitions::r4(), options, types, nodes: 0, chained: 0, partial: RefCell::default() }
     }
 
     /// The conditions that `key=value` puts on resources of a type, all of which must hold; none when it is always true.
@@ -124,7 +128,15 @@ impl<'a> Reader<'a> {
         let param = self.param(type_code, code)?;
         match (chain, operand) {
             (Some(chain), _) => self.chain(type_code, param, modifier, chain, operand, depth),
-            (None, Operand::Query(value)) => self.leaf(type_code, param, modifier, value),
+            (None, Operand::Query(value)) => {
+                self.chained = self.chained.saturating_add(if depth > 0 { lex::split(value, ',').len() } else { 0 });
+                if self.chained > MAX_CHAINED {
+                    let words = "the chains of this search lead to too many types for so many values; name a type at each hop, as in \
+                                 subject:Patient.identifier, or fewer values";
+                    return Err(bad(IssueCode::TooCostly, words));
+                }
+                self.leaf(type_code, param, modifier, value)
+            }
             (None, Operand::Operator { operator, value }) => match modifier {
                 None => self.compared(type_code, param, operator, value),
                 // Nothing says what the two would mean together.

@@ -34,7 +34,7 @@ pub mod suggest;
 mod text;
 mod value;
 
-pub use lex::escape;
+pub use lex::{check_encoding, escape};
 
 pub use conditional::conditional;
 pub use cursor::{CursorError, CursorKey};

@@ -242,6 +242,7 @@ async fn carry_out(
         return if method == Method::GET { Ok(metadata::statement(state)) } else { Err(Failure::method_not_allowed("GET, HEAD")) };
     }
     let caller = caller.ok_or_else(answer::not_logged_in)?;
+    well_encoded(uri.query().unwrap_or_default())?;
     let call = Call { state, caller, headers, query, prefer: Prefer::of(headers) };
     match (method.as_str(), target) {
         ("POST", Target::System) => write::bundle(&call, resource_body(state, headers, body).await?).await,
@@ -286,6 +287,10 @@ async fn carry_out(
         }
         (_, target) => Err(Failure::method_not_allowed(target.methods())),
     }
+}
+
+fn well_encoded(query: &str) -> Result<(), Failure> {
+    crate::search::check_encoding(query.as_bytes()).map_err(|issue| Failure::new(StatusCode::BAD_REQUEST, issue))
 }
 
 /// The body of a create or an update as JSON; `id` is that of the URL.
@@ -353,6 +358,7 @@ fn header_text(headers: &HeaderMap, name: impl header::AsHeaderName) -> Option<&
 async fn fetch(call: &Call<'_>, query: bundle::Query) -> Result<Answer, Refusal> {
     let bundle::Query { url, body, none_match, modified_since } = query;
     let (path, query) = url.split_once('?').unwrap_or((&url, ""));
+    well_encoded(query).map_err(answer::refusal_of)?;
     let pairs: Vec<(String, String)> = form_urlencoded::parse(query.as_bytes()).into_owned().collect();
     let target = Target::of_path(path).map_err(answer::refusal_of)?;
     let inner = Call { query: pairs, headers: &HeaderMap::new(), ..*call };

@@ -237,12 +237,13 @@ pub fn cursor_failure(error: CursorError) -> Failure {
 fn failure(error: SearchError) -> Failure {
     let status = match &error {
         SearchError::Cursor(CursorError::Expired) => StatusCode::GONE,
-        SearchError::Cursor(_) => StatusCode::BAD_REQUEST,
+        SearchError::Cursor(_) | SearchError::LongLink => StatusCode::BAD_REQUEST,
         _ => return Refusal::internal(error).into(),
     };
     match error.issue() {
         Some(issue) => Failure::new(status, issue),
         None => Refusal::internal(error).into(),
+    search::check_encoding(body).map_err(|issue| Failure::new(StatusCode::BAD_REQUEST, issue))?;
     }
 }
 
