@@ -217,6 +217,10 @@ impl<'a> Reader<'a> {
         if param.kind != ParamKind::Reference || param.targets.is_empty() {
             return Err(bad(IssueCode::Invalid, format!("{name} is no reference to another resource, so nothing can be chained to it")));
         }
+        if param.expression.starts_with("Bundle.entry") {
+            let words = format!("{name} leads to what the Bundle holds, which is not searched: ask by its id, as in {}=id", param.code);
+            return Err(bad(IssueCode::NotSupported, words));
+        }
         if let Some(modifier) = modifier {
             let target = self.target(&name, param, modifier)?;
             let filters = self.at_depth(target, key, operand, depth + 1)?;
