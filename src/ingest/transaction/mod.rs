@@ -105,7 +105,7 @@ impl Entry {
     }
 
     /// The resource that it names by its id.
-    fn named(&self) -> Option<(TypeCode, Box<str>)> {
+    pub(super) fn named(&self) -> Option<(TypeCode, Box<str>)> {
         match &self.operation {
             Operation::Update { id, .. } | Operation::Patch { id, .. } | Operation::Delete { id, .. } => {
                 Some((self.type_code, id.as_str().into()))
