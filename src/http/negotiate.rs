@@ -38,12 +38,14 @@ impl Format {
 /// The form to answer in: `_format`, else the best of `Accept`, else JSON.
 pub fn wanted(headers: &HeaderMap, format: Option<&str>) -> Result<Format, Failure> {
     let not_acceptable = || {
-        let issue =
-            Issue::error(IssueCode::NotSupported, "Answers come as application/fhir+json or application/fhir+xml: ask for one of these.");
+        let issue = Issue::error(
+            IssueCode::NotSupported,
+            "Answers come as application/fhir+json or application/fhir+xml, of FHIR 4.0: ask for one of these.",
+        );
         Failure::new(StatusCode::NOT_ACCEPTABLE, issue)
     };
     if let Some(format) = format {
-        return Format::of_media_type(format).ok_or_else(not_acceptable);
+        return Format::of_media_type(format).filter(|_| is_r4(format)).ok_or_else(not_acceptable);
     }
     let mut best: Option<(f32, Format)> = None;
     let mut asked = false;
@@ -53,6 +55,7 @@ pub fn wanted(headers: &HeaderMap, format: Option<&str>) -> Result<Format, Failu
             let quality = quality(range);
             let essence = range.split(';').next().unwrap_or_default().trim();
             let format = match essence {
+                _ if !is_r4(range) => None,
                 "*/*" | "application/*" | "text/*" | "text/html" => Some(Format::Json),
                 essence => Format::of_media_type(essence),
             };
@@ -77,6 +80,19 @@ pub fn names_fhir(headers: &HeaderMap) -> bool {
     headers.get_all(header::ACCEPT).iter().any(|value| value.to_str().unwrap_or_default().split(',').any(named))
 }
 
+/// A parameter of a media type, without its quotes.
+fn parameter<'t>(media_type: &'t str, wanted: &str) -> Option<&'t str> {
+    let mut parameters = media_type.split(';').skip(1).filter_map(|parameter| parameter.split_once('='));
+    let (_, value) = parameters.find(|(name, _)| name.trim().eq_ignore_ascii_case(wanted))?;
+    Some(value.trim().trim_matches('"'))
+}
+
+/// Whether the version of FHIR that a media type names, if it does, is the one that is spoken here
+/// (<https://hl7.org/fhir/R4/http.html#version-parameter>).
+fn is_r4(media_type: &str) -> bool {
+    parameter(media_type, "fhirVersion").is_none_or(|version| version == "4.0" || version.starts_with("4.0."))
+}
+
 fn quality(range: &str) -> f32 {
     let parameter = range.split(';').skip(1).find_map(|parameter| parameter.trim().strip_prefix("q="));
     parameter.map_or(1.0, |text| text.parse().unwrap_or(0.0))
@@ -85,15 +101,17 @@ fn quality(range: &str) -> f32 {
 /// The form that a body is in; without a `Content-Type`, JSON.
 pub fn sent(headers: &HeaderMap) -> Result<Format, Failure> {
     let Some(value) = headers.get(header::CONTENT_TYPE) else { return Ok(Format::Json) };
-    let parameters = value.to_str().unwrap_or_default().split(';').skip(1);
-    let charset =
-        parameters.filter_map(|parameter| parameter.split_once('=')).find(|(name, _)| name.trim().eq_ignore_ascii_case("charset"));
-    let charset = charset.map(|(_, value)| value.trim().trim_matches('"').to_ascii_lowercase());
+    let text = value.to_str().unwrap_or_default();
+    let charset = parameter(text, "charset").map(str::to_ascii_lowercase);
     if charset.is_some_and(|charset| !matches!(charset.as_str(), "utf-8" | "utf8" | "us-ascii")) {
         let issue = Issue::error(IssueCode::NotSupported, "FHIR is written in UTF-8: send the body so, or leave the charset out.");
         return Err(Failure::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, issue));
     }
-    Format::of_media_type(value.to_str().unwrap_or_default()).ok_or_else(|| {
+    if !is_r4(text) {
+        let issue = Issue::error(IssueCode::NotSupported, "This server speaks FHIR R4: send resources of that, fhirVersion=4.0.");
+        return Err(Failure::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, issue));
+    }
+    Format::of_media_type(text).ok_or_else(|| {
         let issue = Issue::error(
             IssueCode::NotSupported,
             "Send the body as application/fhir+json or application/fhir+xml, and say so in Content-Type.",
@@ -120,17 +138,15 @@ impl Prefer {
     pub fn of(headers: &HeaderMap) -> Prefer {
         let (mut prefer, mut strict) = (Prefer::default(), None);
         for value in headers.get_all("prefer") {
-            for part in value.to_str().unwrap_or_default().split([',', ';']).map(str::trim) {
-                let answer = match part {
-                    "return=minimal" => Some(Return::Minimal),
-                    "return=representation" => Some(Return::Representation),
-                    "return=OperationOutcome" => Some(Return::OperationOutcome),
-                    _ => None,
-                };
-                // Of one that is said twice the first counts (RFC 7240, section 2).
-                prefer.answer = prefer.answer.or(answer);
-                if let (None, Some(handling)) = (strict, part.strip_prefix("handling=")) {
-                    strict = Some(handling == "strict");
+            // RFC 7240, section 2: the case of names tells nothing, values may stand in quotes, and of what is said twice the first counts.
+            for (name, value) in value.to_str().unwrap_or_default().split([',', ';']).filter_map(|part| part.split_once('=')) {
+                let value = value.trim().trim_matches('"').to_ascii_lowercase();
+                match (name.trim().to_ascii_lowercase().as_str(), value.as_str()) {
+                    ("return", "minimal") => _ = prefer.answer.get_or_insert(Return::Minimal),
+                    ("return", "representation") => _ = prefer.answer.get_or_insert(Return::Representation),
+                    ("return", "operationoutcome") => _ = prefer.answer.get_or_insert(Return::OperationOutcome),
+                    ("handling", handling) => _ = strict.get_or_insert(handling == "strict"),
+                    _ => {}
                 }
             }
         }
@@ -154,6 +170,9 @@ mod tests {
         assert_eq!(accept("application/fhir+xml;q=0.5, application/fhir+json;q=0.9"), Some(Format::Json));
         assert_eq!(accept("text/html,application/xml;q=0.9,*/*;q=0.8"), Some(Format::Json));
         assert_eq!(accept("application/json; fhirVersion=4.0"), Some(Format::Json));
+        assert_eq!(accept("application/fhir+json; fhirVersion=\"4.0\""), Some(Format::Json));
+        assert_eq!(accept("application/fhir+json; fhirVersion=3.0"), None);
+        assert_eq!(accept("application/fhir+json; fhirVersion=5.0, application/fhir+xml; fhirversion=4.0"), Some(Format::Xml));
         assert_eq!(accept("image/png"), None);
         assert_eq!(accept("application/fhir+json;q=0"), None);
     }
@@ -179,6 +198,9 @@ mod tests {
         assert_eq!(first, Prefer { answer: Some(Return::Minimal), strict: false });
         assert!(of(&["respond-async; handling=strict, handling=lenient"]).strict);
         assert!(!of(&["handling=lenient", "handling=strict"]).strict);
+        let quoted = of(&["Return = \"minimal\"; foo", "HANDLING=\"strict\""]);
+        assert_eq!(quoted, Prefer { answer: Some(Return::Minimal), strict: true });
+        assert_eq!(of(&["return=operationoutcome"]).answer, Some(Return::OperationOutcome));
     }
 
     #[test]
@@ -188,7 +210,9 @@ mod tests {
         assert_eq!(sent(&headers).unwrap_err().status, StatusCode::UNSUPPORTED_MEDIA_TYPE);
         headers.insert(header::CONTENT_TYPE, "application/fhir+json; charset=utf-16".parse().unwrap());
         assert_eq!(sent(&headers).unwrap_err().status, StatusCode::UNSUPPORTED_MEDIA_TYPE);
-        headers.insert(header::CONTENT_TYPE, "application/fhir+json; charset=UTF-8".parse().unwrap());
+        headers.insert(header::CONTENT_TYPE, "application/fhir+json; fhirVersion=5.0".parse().unwrap());
+        assert_eq!(sent(&headers).unwrap_err().status, StatusCode::UNSUPPORTED_MEDIA_TYPE);
+        headers.insert(header::CONTENT_TYPE, "application/fhir+json; charset=UTF-8; fhirVersion=4.0".parse().unwrap());
         assert_eq!(sent(&headers).unwrap(), Format::Json);
     }
 }
