@@ -159,6 +159,9 @@ impl<'a> Reader<'a> {
             Some(param) => Ok(param),
             None if code == "_query" => Err(bad(IssueCode::NotSupported, "this server has no named queries")),
             None => {
+                if let Some(issue) = self.options.unready(type_code, code) {
+                    return Err(Refusal { issue, ignorable: false });
+                }
                 let known = self.definitions.params(type_code).iter().map(|param| param.code.as_str());
                 let (shown, hint) = (shown(code), suggest::hint(code, known));
                 Err(unknown(format!("{type_name} has no search parameter '{shown}'{hint}")))
@@ -171,9 +174,6 @@ impl<'a> Reader<'a> {
             let hint = suggest::hint(name, self.definitions.resource_types().iter().copied());
             unknown(format!("'{}' is no R4 resource type{hint}", shown(name)))
         })
-                if let Some(issue) = self.options.unready(type_code, code) {
-                    return Err(Refusal { issue, ignorable: false });
-                }
     }
 
     /// `_has:Type:param:key`, without the `_has:`.
@@ -453,6 +453,19 @@ fn indexed(type_code: TypeCode, param: &SearchParam, reading: Reading, tests: Ve
         filters.extend(places.map(|param| Filter::Param { param, tests: in_one_form.clone() }));
     }
     filters
+}
+
+/// That one of the parameters by which R4 puts the type into the compartment refers to what defines it; `None`: it puts it into none.
+pub fn in_compartment(of: TypeCode, id: &str, type_code: TypeCode) -> Option<Filter> {
+    let definitions = definitions::r4();
+    let params = definitions.compartment(of, type_code)?;
+    let test = Test::Reference { type_codes: vec![of], id: id.to_owned() };
+    let params = params.iter().filter_map(|code| definitions.param(type_code, code));
+    let mut ways: Vec<Filter> = params.map(|param| Filter::Param { param: param.id, tests: vec![test.clone()] }).collect();
+    if type_code == of {
+        ways.push(Filter::Id(vec![id.to_owned()]));
+    }
+    Some(Filter::Any(ways))
 }
 
 /// What references of the parameter name by an identifier that passes one of the tests, as `:identifier` does.

@@ -275,6 +275,8 @@ both_databases!(
         assert_eq!(ids(&found), ["p9"]);
         assert_eq!(ids(&server.get("/fhir/Patient?district=hai").await.1), [""; 0]);
         server.stop().await;
+        let (code, out, error) = program::output(db, &["doctor", "explain", "Patient?district=p9&_sort=district"]);
+        assert!(code == Some(0) && out.contains("1 on the first page"), "{out} {error}");
     }
 );
 
@@ -363,8 +365,6 @@ both_databases!(
 );
 
 both_databases!(
-    async fn the_operator_sees_how_a_search_is_carried_out(db: &TestDb) {
-both_databases!(
     async fn as_many_values_are_taken_as_are_promised(db: &TestDb) {
         let server = TestServer::open(db).await;
         let (patient, observation) = (
@@ -450,6 +450,8 @@ both_databases!(
     }
 );
 
+both_databases!(
+    async fn the_operator_sees_how_a_search_is_carried_out(db: &TestDb) {
         let server = TestServer::open(db).await;
         for n in 0..30 {
             let patient =
@@ -464,5 +466,9 @@ both_databases!(
         assert!(out.contains("FROM string") && out.contains("1 on the first page"), "{out}");
         let (code, out, _) = program::output(db, &["doctor", "explain", "Patient?gander=male"]);
         assert!(code == Some(1) && out.contains("gender"), "{out}");
+        let (code, out, error) = program::output(db, &["doctor", "explain", "?_type=Patient,Group&_id=p1"]);
+        assert!(code == Some(0) && out.contains("--- Group") && out.contains("1 on the first page"), "{out} {error}");
+        let (code, out, error) = program::output(db, &["doctor", "explain", "http://h/fhir/Patient/p1/Observation?code=x"]);
+        assert!(code == Some(0) && out.contains("filter 2: ") && out.contains("0 on the first page"), "{out} {error}");
     }
 );
