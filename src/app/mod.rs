@@ -319,7 +319,8 @@ impl App {
             tracing::info!(path = %path.display(), resources = usable.len(), "read a package");
             for part in usable.chunks(LOAD_PAGE as usize) {
                 let own = self.writer.options().own.load();
-                self.put_missing(part.iter().filter(|resource| is_searchable(&own, resource)).cloned())
+                let mut beside = Vec::new();
+                self.put_missing(part.iter().filter(|resource| is_searchable(&own, &mut beside, resource)).cloned())
                     .await
                     .with_context(|| format!("packages: {} could not be stored", path.display()))?;
             }
@@ -339,14 +340,22 @@ impl App {
     }
 }
 
-/// Whether this is no search parameter, or one that can be used here: not one of R4's defined again, nor one whose code another has.
-fn is_searchable(own: &own::Own, resource: &Value) -> bool {
+/// Whether this is no search parameter, or one that can be used here: not one of R4's defined again, nor one whose code another has, in
+/// the store or among those `beside` it, which it joins.
+fn is_searchable(own: &own::Own, beside: &mut Vec<own::Definition>, resource: &Value) -> bool {
     if resource.get("resourceType").and_then(Value::as_str) != Some("SearchParameter") {
         return true;
     }
     let why = match own::Definition::written(resource) {
-        Ok(definition) if definition.as_ref().is_none_or(|definition| own.taken(definition).is_none()) => return true,
-        Ok(_) => "another search parameter has its code".to_owned(),
+        Ok(None) => return true,
+        Ok(Some(definition)) => {
+            let is_taken = own.taken(&definition).is_some() || beside.iter().any(|other| definition.shares_code(other).is_some());
+            if !is_taken {
+                beside.push(definition);
+                return true;
+            }
+            "another search parameter has its code".to_owned()
+        }
         Err(error) => error.to_string(),
     };
     let url = resource.get("url").and_then(Value::as_str).unwrap_or_default();

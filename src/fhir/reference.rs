@@ -28,6 +28,10 @@ impl<'a> Reference<'a> {
         if let Some((type_name, query)) = text.split_once('?').filter(|(type_name, _)| is_type_name(type_name)) {
             return Some(Reference::Conditional { type_name, query });
         }
+        // Criteria of no type, in which a system stands.
+        if text.starts_with('?') {
+            return None;
+        }
         if text.contains("://") {
             return Some(Reference::Absolute(text));
         }
@@ -110,6 +114,7 @@ mod tests {
         assert_eq!(Reference::parse(text), Some(Reference::Conditional { type_name: "Practitioner", query }));
         assert_eq!(Reference::parse("http://other/fhir/Patient?x=y"), Some(Reference::Absolute("http://other/fhir/Patient?x=y")));
         assert_eq!(Reference::parse("Patient/1?x"), None);
+        assert_eq!(Reference::parse("?identifier=http://t|a"), None, "of no type");
     }
 
     #[test]

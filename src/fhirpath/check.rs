@@ -15,15 +15,16 @@ impl Expression {
     pub fn check(&self, start: &str) -> Result<(), String> {
         let start = Type::named(start);
         let root = start.is_known().then(|| vec![start]);
-        Check { root: root.clone(), others: &[] }.infer(&self.tree, &root).map(|_| ())
+        Check { root: root.clone(), others: &[], follows: true }.infer(&self.tree, &root).map(|_| ())
     }
 
     /// The types of what the expression may find on `start`, checked likewise; `None` when that is not known. A search parameter joins paths
-    /// for several types in one expression: those that start at one of `others` find nothing here.
+    /// for several types in one expression: those that start at one of `others` find nothing here. Nor is
+    /// anything found in another resource, since one is indexed by itself.
     pub fn finds(&self, start: &str, others: &[&str]) -> Result<Option<Vec<&'static str>>, String> {
         let start = Type::named(start);
         let root = start.is_known().then(|| vec![start]);
-        let types = Check { root: root.clone(), others }.infer(&self.tree, &root)?;
+        let types = Check { root: root.clone(), others, follows: false }.infer(&self.tree, &root)?;
         Ok(types.and_then(|types| types.into_iter().map(Type::name).collect()))
     }
 }
@@ -32,6 +33,8 @@ struct Check<'o> {
     root: Types,
     /// Other types that a path may start at.
     others: &'o [&'o str],
+    /// Other resources are at hand; else `resolve()` tells a type and nothing more.
+    follows: bool,
 }
 
 impl Check<'_> {
@@ -67,7 +70,12 @@ impl Check<'_> {
             }
             rest.next();
         }
+        let mut resolved = false;
         while let Some(step) = rest.next() {
+            if let (false, true, Step::Member(name)) = (self.follows, resolved, step) {
+                return Err(format!("{name} is in another resource, to which resolve() does not lead here: it tells the type"));
+            }
+            resolved |= matches!(step, Step::Call(Function::Resolve, _));
             let unordered = matches!(step, Step::Call(Function::Children | Function::Descendants, _));
             types = self.step(step, types, this)?;
             if unordered && rest.peek().is_some_and(|next| needs_order(next)) {

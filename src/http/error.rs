@@ -60,15 +60,43 @@ impl From<Refusal> for Failure {
     /// The boundary where causes are logged, once; they never reach the caller.
     fn from(refusal: Refusal) -> Failure {
         if let Some(cause) = &refusal.cause {
-            tracing::error!(error = %cause, "a request failed");
+            tracing::error!(error = causes(cause), "a request failed");
         }
         let status = StatusCode::from_u16(refusal.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         Failure { status, issues: refusal.issues, allow: None, retry_after: None }
     }
 }
 
+/// An error and what it comes from: its first words alone rarely tell. What JSON was expected to be may be told with what it is, which may
+/// be a patient's, so of that only the kind and the place.
+fn causes(error: &anyhow::Error) -> String {
+    let mut told: Vec<String> = error
+        .chain()
+        .map(|cause| match cause.downcast_ref::<serde_json::Error>() {
+            Some(json) => format!("JSON, {:?}, line {}, column {}", json.classify(), json.line(), json.column()),
+            None => cause.to_string(),
+        })
+        .collect();
+    told.dedup();
+    told.join(": ")
+}
+
 impl From<sqlx::Error> for Failure {
     fn from(error: sqlx::Error) -> Failure {
         Refusal::from(error).into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::search::SearchError;
+
+    #[test]
+    fn a_failure_is_logged_with_its_cause_and_without_data() {
+        let failed = anyhow::Error::from(SearchError::Database(sqlx::Error::PoolTimedOut));
+        assert!(causes(&failed).starts_with("the database failed: pool timed out"), "{}", causes(&failed));
+        let json = serde_json::from_str::<u8>(r#""Massawe""#).unwrap_err();
+        assert_eq!(causes(&json.into()), "JSON, Data, line 1, column 9");
     }
 }

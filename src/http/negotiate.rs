@@ -137,17 +137,15 @@ impl Prefer {
     pub fn of(headers: &HeaderMap) -> Prefer {
         let (mut prefer, mut strict) = (Prefer::default(), None);
         for value in headers.get_all("prefer") {
-            for part in value.to_str().unwrap_or_default().split([',', ';']).map(str::trim) {
-                let answer = match part {
-                    "return=minimal" => Some(Return::Minimal),
-                    "return=representation" => Some(Return::Representation),
-                    "return=OperationOutcome" => Some(Return::OperationOutcome),
-                    _ => None,
-                };
-                // Of one that is said twice the first counts (RFC 7240, section 2).
-                prefer.answer = prefer.answer.or(answer);
-                if let (None, Some(handling)) = (strict, part.strip_prefix("handling=")) {
-                    strict = Some(handling == "strict");
+            // RFC 7240, section 2: the case of names tells nothing, values may stand in quotes, and of what is said twice the first counts.
+            for (name, value) in value.to_str().unwrap_or_default().split([',', ';']).filter_map(|part| part.split_once('=')) {
+                let value = value.trim().trim_matches('"').to_ascii_lowercase();
+                match (name.trim().to_ascii_lowercase().as_str(), value.as_str()) {
+                    ("return", "minimal") => _ = prefer.answer.get_or_insert(Return::Minimal),
+                    ("return", "representation") => _ = prefer.answer.get_or_insert(Return::Representation),
+                    ("return", "operationoutcome") => _ = prefer.answer.get_or_insert(Return::OperationOutcome),
+                    ("handling", handling) => _ = strict.get_or_insert(handling == "strict"),
+                    _ => {}
                 }
             }
         }
@@ -200,6 +198,9 @@ mod tests {
         assert_eq!(first, Prefer { answer: Some(Return::Minimal), strict: false });
         assert!(of(&["respond-async; handling=strict, handling=lenient"]).strict);
         assert!(!of(&["handling=lenient", "handling=strict"]).strict);
+        let quoted = of(&["Return = \"minimal\"; foo", "HANDLING=\"strict\""]);
+        assert_eq!(quoted, Prefer { answer: Some(Return::Minimal), strict: true });
+        assert_eq!(of(&["return=operationoutcome"]).answer, Some(Return::OperationOutcome));
     }
 
     #[test]

@@ -132,6 +132,22 @@ impl Refusal {
         }
         self
     }
+
+    /// The same refusal of what the entry at `path` asks for: what is said of an element stands in its resource.
+    pub fn of_entry(mut self, path: &str) -> Refusal {
+        let resource = format!("{path}.resource");
+        for issue in &mut self.issues {
+            let of_element = !path.is_empty() && issue.expression.contains('.');
+            issue.expression = within(if of_element { &resource } else { path }, &issue.expression);
+        }
+        self
+    }
+
+    /// The same refusal, all of it said of `path`.
+    pub fn at(mut self, path: &str) -> Refusal {
+        self.issues.iter_mut().for_each(|issue| issue.expression = path.to_owned());
+        self
+    }
 }
 
 /// The most problems that one answer lists.

@@ -9,6 +9,7 @@
 //! that first contributed it; another facility cannot change it, and is told that the id is taken, never by whom ([`step`]).
 
 mod audit_events;
+mod parameter;
 mod step;
 
 use super::consent::{Beside, CONSENT_JOB, Narrowed};
@@ -354,7 +355,8 @@ impl Writer {
             wanted.map(Wanted::target).map(|(type_code, id)| (type_code, id.into())).collect()
         };
         let (posted, patched) = (names(|came| *came == Condition::Posted), names(|came| matches!(came, Condition::Patched(_))));
-        let Prepared { mut done, mutations, stamps } = self.prepare(std::mem::take(&mut plan.changes), author, keep_bodies).await?;
+        let Prepared { mut done, mutations, stamps, rests_on: of_codes } =
+            self.prepare(std::mem::take(&mut plan.changes), author, keep_bodies).await?;
         if mutations.is_empty() && plan.jobs.is_empty() && plan.visits.is_empty() {
             return Ok(done);
         }
@@ -380,7 +382,8 @@ impl Writer {
         jobs.extend(relabelling);
         let Narrowed { narrowing, unchanged: rests_on } =
             self.narrowed(&mutations).await.map_err(|error| CommitError::Refused(None, error.into()))?;
-        let Plan { preconditions, mut unchanged, visits, .. } = plan;
+        let Plan { mut preconditions, mut unchanged, visits, .. } = plan;
+        preconditions.extend(of_codes);
         unchanged.extend(rests_on);
         let unit =
             Unit { mutations, preconditions, unchanged, jobs, visits, audit, terminology, posted, patched, narrowing, ..Unit::default() };
@@ -419,7 +422,9 @@ impl Writer {
     /// Holds wanted changes against what is there.
     async fn prepare(&self, changes: Vec<Wanted>, author: &Author, keep_bodies: bool) -> Result<Prepared, CommitError> {
         let current = self.current(&changes).await.map_err(|error| CommitError::Refused(None, error.into()))?;
-        let mut prepared = Prepared { done: Vec::with_capacity(changes.len()), mutations: Vec::new(), stamps: Vec::new() };
+        let mut codes = self.codes_of(&changes).await.map_err(|refusal| CommitError::Refused(None, refusal))?;
+        let rests_on = std::mem::take(&mut codes.rests_on);
+        let mut prepared = Prepared { done: Vec::with_capacity(changes.len()), mutations: Vec::new(), stamps: Vec::new(), rests_on };
         let beside = Beside { patients: told_with_consents(&changes), organisations: self.organisations_of(&changes, author) };
         for (place, wanted) in changes.into_iter().enumerate() {
             let (type_code, id) = wanted.target();
@@ -432,6 +437,7 @@ impl Writer {
             let step = self.step(wanted, stored, author, &beside).await.map_err(|refusal| CommitError::Refused(Some(place), refusal))?;
             let mut result = step.done;
             if let Some(mutation) = step.mutation {
+                codes.check(place).map_err(|refusal| CommitError::Refused(Some(place), refusal))?;
                 if let (true, Change::Put { body, stamp_at, .. }) = (keep_bodies, &mutation.change) {
                     result.body = Some(Bytes::copy_from_slice(body));
                     prepared.stamps.push((place, *stamp_at));
@@ -547,6 +553,7 @@ struct Prepared {
     mutations: Vec<(usize, Mutation)>,
     /// Places of bodies that are kept, and where in them `meta.lastUpdated` stands.
     stamps: Vec<(usize, usize)>,
+    rests_on: Vec<Precondition>,
 }
 
 /// What the audit records of these.

@@ -18,6 +18,7 @@ pub fn conditional(type_code: TypeCode, criteria: &str, scope: Scope, options: &
     let type_name = definitions::r4().type_name(type_code);
     let criteria =
         criteria.split_once('?').filter(|(before, _)| *before == type_name || before.is_empty()).map_or(criteria, |(_, query)| query);
+    lex::check_encoding(criteria.as_bytes()).map_err(|issue| vec![issue.at(type_name)])?;
     let pairs: Vec<(String, String)> = form_urlencoded::parse(criteria.as_bytes()).into_owned().collect();
     limits(type_name, &pairs, 1)?;
     let mut query = Query { type_code, filters: Vec::new(), scope, sort: Vec::new() };
@@ -96,6 +97,7 @@ mod tests {
             ("_count=1", "Patient?_count"),
             ("_maxresults=1", "Patient?_maxresults"),
             ("_id:missing=false", "Patient"),
+            ("family=M%FCller", "Patient"),
         ] {
             let issues = read("Patient", criteria).unwrap_err();
             assert_eq!(issues.iter().map(|issue| issue.expression.as_str()).collect::<Vec<_>>(), [expression], "{criteria}");

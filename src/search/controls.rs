@@ -162,6 +162,9 @@ impl Controls<'_> {
                 }
                 (_, Some(_)) => return Err(Wrong::error(IssueCode::NotSupported, format!("{type_name}.{name} cannot be sorted by"))),
                 (_, None) => {
+                    if let Some(issue) = self.options.unready(type_code, name) {
+                        return Err(Wrong { issue, ignorable: false });
+                    }
                     let hint = suggest::hint(name, self.definitions.params(type_code).iter().map(|param| param.code.as_str()));
                     return Err(Wrong::ignorable(format!("{type_name} has no search parameter '{}' to sort by{hint}", shown(name))));
                 }
@@ -237,6 +240,9 @@ impl Controls<'_> {
         }
         if code == "*" {
             return Ok(Include { source: Some(source), param: None, target, iterate });
+        }
+        if let Some(issue) = options.unready(source, code) {
+            return Err(Wrong { issue, ignorable: false });
         }
         let param = options.param(source, code).filter(|param| param.kind == ParamKind::Reference).ok_or_else(|| {
             let known = definitions

@@ -19,6 +19,8 @@ const MAX_DEPTH: usize = 8;
 const MAX_NODES: usize = 400;
 /// The same for each type of a search over many.
 const MAX_NODES_OF_EACH: usize = 10;
+/// Values at the ends of all chains of one request, those of each type that one leads to: each is an argument of the statement, or several.
+const MAX_CHAINED: usize = 4_000;
 
 /// All modifiers of R4, to tell a mistyped one from one that does not apply.
 const MODIFIERS: [&str; 12] =
@@ -56,6 +58,8 @@ pub struct Reader<'a> {
     /// How many types are searched at once.
     types: usize,
     nodes: usize,
+    /// Values at the ends of chains, those of each type that one leads to.
+    chained: usize,
     partial: RefCell<BTreeSet<Arc<str>>>,
 }
 
@@ -66,7 +70,7 @@ impl<'a> Reader<'a> {
 
     /// For a search over so many types, each of which is asked for every parameter.
     pub fn over(options: &'a ParseOptions, types: usize) -> Self {
-        Reader { definitions: definitions::r4(), options, types, nodes: 0, partial: RefCell::default() }
+        Reader { definitions: definitions::r4(), options, types, nodes: 0, chained: 0, partial: RefCell::default() }
     }
 
     /// The conditions that `key=value` puts on resources of a type, all of which must hold; none when it is always true.
@@ -124,7 +128,15 @@ impl<'a> Reader<'a> {
         let param = self.param(type_code, code)?;
         match (chain, operand) {
             (Some(chain), _) => self.chain(type_code, param, modifier, chain, operand, depth),
-            (None, Operand::Query(value)) => self.leaf(type_code, param, modifier, value),
+            (None, Operand::Query(value)) => {
+                self.chained = self.chained.saturating_add(if depth > 0 { lex::split(value, ',').len() } else { 0 });
+                if self.chained > MAX_CHAINED {
+                    let words = "the chains of this search lead to too many types for so many values; name a type at each hop, as in \
+                                 subject:Patient.identifier, or fewer values";
+                    return Err(bad(IssueCode::TooCostly, words));
+                }
+                self.leaf(type_code, param, modifier, value)
+            }
             (None, Operand::Operator { operator, value }) => match modifier {
                 None => self.compared(type_code, param, operator, value),
                 // Nothing says what the two would mean together.
@@ -145,12 +157,11 @@ impl<'a> Reader<'a> {
                 Err(bad(IssueCode::NotSupported, format!("{type_name}.{code} cannot be used here")))
             }
             Some(param) => Ok(param),
-            None if self.options.own.find(type_code, code).is_some() => {
-                let words = format!("{type_name}.{code} is still being indexed; ask again in a while");
-                Err(bad(IssueCode::Transient, words))
-            }
             None if code == "_query" => Err(bad(IssueCode::NotSupported, "this server has no named queries")),
             None => {
+                if let Some(issue) = self.options.unready(type_code, code) {
+                    return Err(Refusal { issue, ignorable: false });
+                }
                 let known = self.definitions.params(type_code).iter().map(|param| param.code.as_str());
                 let (shown, hint) = (shown(code), suggest::hint(code, known));
                 Err(unknown(format!("{type_name} has no search parameter '{shown}'{hint}")))
@@ -205,6 +216,10 @@ impl<'a> Reader<'a> {
         let name = format!("{}.{}", self.definitions.type_name(type_code), param.code);
         if param.kind != ParamKind::Reference || param.targets.is_empty() {
             return Err(bad(IssueCode::Invalid, format!("{name} is no reference to another resource, so nothing can be chained to it")));
+        }
+        if param.expression.starts_with("Bundle.entry") {
+            let words = format!("{name} leads to what the Bundle holds, which is not searched: ask by its id, as in {}=id", param.code);
+            return Err(bad(IssueCode::NotSupported, words));
         }
         if let Some(modifier) = modifier {
             let target = self.target(&name, param, modifier)?;
@@ -438,6 +453,19 @@ fn indexed(type_code: TypeCode, param: &SearchParam, reading: Reading, tests: Ve
         filters.extend(places.map(|param| Filter::Param { param, tests: in_one_form.clone() }));
     }
     filters
+}
+
+/// That one of the parameters by which R4 puts the type into the compartment refers to what defines it; `None`: it puts it into none.
+pub fn in_compartment(of: TypeCode, id: &str, type_code: TypeCode) -> Option<Filter> {
+    let definitions = definitions::r4();
+    let params = definitions.compartment(of, type_code)?;
+    let test = Test::Reference { type_codes: vec![of], id: id.to_owned() };
+    let params = params.iter().filter_map(|code| definitions.param(type_code, code));
+    let mut ways: Vec<Filter> = params.map(|param| Filter::Param { param: param.id, tests: vec![test.clone()] }).collect();
+    if type_code == of {
+        ways.push(Filter::Id(vec![id.to_owned()]));
+    }
+    Some(Filter::Any(ways))
 }
 
 /// What references of the parameter name by an identifier that passes one of the tests, as `:identifier` does.

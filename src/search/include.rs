@@ -14,8 +14,8 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 /// Resources that one page may bring along.
 pub const MAX_INCLUDED: usize = 1_000;
 /// Statements that following the references of one page may take. `:iterate` goes on as long as something new comes along, so that a chain
-/// of [`MAX_INCLUDED`] resources is as many rounds, and all parameters of all types are some hundreds of statements in each.
-const MAX_STEPS: usize = 5_000;
+/// of [`MAX_INCLUDED`] resources is as many rounds, of a statement for each type and way.
+const MAX_STEPS: usize = 2_500;
 /// Canonicals that one statement of the store may name.
 const NAMES: usize = 100;
 /// Keys that one statement of the store may name.
@@ -84,20 +84,20 @@ impl Walk<'_> {
         for type_code in types.into_iter().filter(|type_code| include.source.is_none_or(|source| source == *type_code)) {
             let rows: Vec<&Stored> = frontier.iter().filter(|row| row.type_code == type_code).collect();
             let keys: Vec<ResourceKey> = rows.iter().map(|row| row.key).collect();
-            for param in reference_params(self.own, type_code, include.param, include.target) {
-                if extract::names(type_code, param) != Names::Places {
-                    self.named_by(&rows, param, include.target).await?;
+            let params = reference_params(self.own, type_code, include.param, include.target);
+            for param in params.iter().filter(|param| extract::names(type_code, param) != Names::Places) {
+                self.named_by(&rows, param, include.target).await?;
+            }
+            let placed = params.iter().filter(|param| extract::names(type_code, param) != Names::Urls);
+            let placed: Vec<ParamId> = placed.map(|param| param.id).collect();
+            let pinned = pinned(&rows, &placed);
+            for chunk in keys.chunks(CHUNK).filter(|_| !placed.is_empty()) {
+                if !self.goes_on() {
+                    return Ok(());
                 }
-                let keys = if extract::names(type_code, param) == Names::Urls { &[][..] } else { &keys };
-                let pinned = pinned(&rows, param.id);
-                for chunk in keys.chunks(CHUNK) {
-                    if !self.goes_on() {
-                        return Ok(());
-                    }
-                    let found = self.store.referenced_by(chunk, param.id, include.target, self.scope, self.ask()).await?;
-                    let found = self.at_versions(found, &pinned).await?;
-                    self.keep(found);
-                }
+                let found = self.store.referenced_by(chunk, &placed, include.target, self.scope, self.ask()).await?;
+                let found = self.at_versions(found, &pinned).await?;
+                self.keep(found);
             }
         }
         Ok(())
@@ -110,27 +110,31 @@ impl Walk<'_> {
             Some(source) => source..=source,
             None => 0..=TypeCode::try_from(definitions.resource_types().len().saturating_sub(1)).unwrap_or(TypeCode::MAX),
         };
-        for source in sources {
-            for param in reference_params(self.own, source, include.param, None) {
-                let fits = |of: TypeCode| param.targets.contains(&of) && include.target.is_none_or(|target| target == of);
-                let rows: Vec<&Stored> = frontier.iter().filter(|row| fits(row.type_code)).collect();
-                if rows.is_empty() {
-                    continue;
-                }
-                if extract::names(source, param) != Names::Places {
+        let named: Vec<(TypeCode, &SearchParam)> = sources
+            .flat_map(|source| reference_params(self.own, source, include.param, None).into_iter().map(move |param| (source, param)))
+            .collect();
+        let mut types: Vec<TypeCode> = frontier.iter().map(|row| row.type_code).collect();
+        types.sort_unstable();
+        types.dedup();
+        for type_code in types.into_iter().filter(|type_code| include.target.is_none_or(|target| target == *type_code)) {
+            let rows: Vec<&Stored> = frontier.iter().filter(|row| row.type_code == type_code).collect();
+            let mut placed: Vec<ParamId> = Vec::new();
+            for (source, param) in named.iter().filter(|(_, param)| param.targets.contains(&type_code)) {
+                let names = extract::names(*source, param);
+                if names != Names::Places {
                     self.naming(&rows, param).await?;
                 }
-                let keys: Vec<ResourceKey> = match extract::names(source, param) {
-                    Names::Urls => Vec::new(),
-                    _ => rows.iter().map(|row| row.key).collect(),
-                };
-                for chunk in keys.chunks(CHUNK) {
-                    if !self.goes_on() {
-                        return Ok(());
-                    }
-                    let found = self.store.referring_to(chunk, param.id, self.scope, self.ask()).await?;
-                    self.keep(found);
+                if names != Names::Urls {
+                    placed.push(param.id);
                 }
+            }
+            let keys: Vec<ResourceKey> = rows.iter().map(|row| row.key).collect();
+            for chunk in keys.chunks(CHUNK).filter(|_| !placed.is_empty()) {
+                if !self.goes_on() {
+                    return Ok(());
+                }
+                let found = self.store.referring_to(chunk, &placed, self.scope, self.ask()).await?;
+                self.keep(found);
             }
         }
         Ok(())
@@ -224,8 +228,8 @@ impl Walk<'_> {
 /// Versions by what they are of.
 type Pinned = HashMap<(TypeCode, Box<str>), i64>;
 
-/// Of what references of `param` in `rows` lead to, the version, where all of them name the same one.
-fn pinned(rows: &[&Stored], param: ParamId) -> Pinned {
+/// Of what references of `params` in `rows` lead to, the version, where all of them name the same one.
+fn pinned(rows: &[&Stored], params: &[ParamId]) -> Pinned {
     let mut pinned = Pinned::new();
     let texts = rows.iter().filter_map(|row| std::str::from_utf8(row.body.as_ref()?).ok());
     if !texts.into_iter().any(|text| text.contains("/_history/")) {
@@ -234,7 +238,7 @@ fn pinned(rows: &[&Stored], param: ParamId) -> Pinned {
     let mut present = HashSet::new();
     for row in rows {
         let Some(resource) = body(row) else { continue };
-        for (target, id, version) in extract::versioned(row.type_code, &resource, param) {
+        for (target, id, version) in params.iter().flat_map(|param| extract::versioned(row.type_code, &resource, *param)) {
             let name = (target, id);
             match version {
                 Some(version) if pinned.get(&name).is_none_or(|known| *known == version) => _ = pinned.insert(name, version),

@@ -1,5 +1,14 @@
 //! The escapes of search values (<https://hl7.org/fhir/R4/search.html#escaping>): `\,` `\|` `\$` `\\`.
 
+use crate::fhir::{Issue, IssueCode};
+
+/// That what the escapes of a query string or form stand for is UTF-8 (<https://hl7.org/fhir/R4/http.html#mime-type>). What is not would be
+/// read with another character in its place: a search that finds nothing, or criteria that let something be made twice.
+pub fn check_encoding(query: &[u8]) -> Result<(), Issue> {
+    let words = "the parameters are not written in UTF-8, in which é is %C3%A9";
+    percent_encoding::percent_decode(query).decode_utf8().map(|_| ()).map_err(|_| Issue::error(IssueCode::Value, words))
+}
+
 /// Splits at every `separator` that no backslash escapes; the parts keep their escapes. Always at least one part.
 pub fn split(text: &str, separator: char) -> Vec<&str> {
     let mut parts = Vec::new();
@@ -55,6 +64,16 @@ mod tests {
         assert_eq!(split(r"a,b\,c,,d\\,e", ','), [r"a", r"b\,c", "", r"d\\", "e"]);
         assert_eq!(split("", ','), [""]);
         assert_eq!(unescape(r"b\,c\\\d"), r"b,c\\d");
+    }
+
+    #[test]
+    fn what_is_not_utf_8_is_not_taken() {
+        for good in ["", "name=M%C3%BCller", "name=Müller&x=%", "name=100%&given=%zz"] {
+            assert!(check_encoding(good.as_bytes()).is_ok(), "{good}");
+        }
+        for bad in ["name=M%FCller", "na%FCme=x", "name=%C3&given=%BC"] {
+            assert_eq!(check_encoding(bad.as_bytes()).unwrap_err().code, IssueCode::Value, "{bad}");
+        }
     }
 
     proptest! {

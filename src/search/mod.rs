@@ -34,10 +34,10 @@ pub mod suggest;
 mod text;
 mod value;
 
-pub use lex::escape;
+pub use lex::{check_encoding, escape};
 
 pub use conditional::conditional;
 pub use cursor::{CursorError, CursorKey};
-pub use filter::{by_identifier, shown};
+pub use filter::{by_identifier, in_compartment, shown};
 pub use parse::{Include, Over, ParseOptions, SearchRequest, Summary, Total, parse, parse_over};
 pub use respond::{Admits, RunContext, SearchError, run};

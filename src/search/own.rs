@@ -77,7 +77,8 @@ impl Own {
 impl Own {
     /// A type for which another SearchParameter defines the same code.
     pub fn taken(&self, definition: &Definition) -> Option<TypeCode> {
-        let taken = |type_code: &&TypeCode| self.find(**type_code, &definition.code).is_some_and(|own| own.defined_by != definition.id);
+        let is_other = |own: &OwnParam| own.param.code == definition.code && own.defined_by != definition.id;
+        let taken = |type_code: &&TypeCode| self.of(**type_code).iter().any(is_other);
         definition.types.iter().find(taken).copied()
     }
 }
@@ -112,6 +113,16 @@ fn wrong(element: &'static str, words: impl Into<String>) -> DefinitionError {
 }
 
 impl Definition {
+    pub fn code(&self) -> &str {
+        &self.code
+    }
+
+    /// A type for which both define the same code.
+    pub fn shares_code(&self, other: &Definition) -> Option<TypeCode> {
+        let both = |type_code: &&TypeCode| self.code == other.code && other.types.contains(type_code);
+        self.types.iter().find(both).copied()
+    }
+
     /// The same for a definition that is about to be stored: one that could never find anything is refused. Those that are stored already go on.
     pub fn written(resource: &Value) -> Result<Option<Definition>, DefinitionError> {
         let definition = Definition::read(resource)?;
@@ -328,6 +339,7 @@ mod tests {
             ("quantity", &["Patient"], "Patient.birthDate"),
             ("number", &["Patient"], "Patient.contact"),
             ("reference", &["Patient"], "Patient.maritalStatus"),
+            ("string", &["Patient"], "Patient.generalPractitioner.resolve().name"),
         ] {
             let error = written(kind, bases, expression).unwrap_err();
             assert_eq!((error.element, error.words.contains("never finds")), ("expression", true), "{expression}: {error}");

@@ -86,6 +86,13 @@ impl ParseOptions {
         let own = || self.own.find(type_code, code).filter(|own| own.ready).map(|own| &own.param);
         definitions::r4().param(type_code, code).or_else(own)
     }
+
+    /// Why an own parameter may not be named yet: until all is indexed by it, an answer would be wrong.
+    pub(super) fn unready(&self, type_code: TypeCode, code: &str) -> Option<Issue> {
+        self.own.find(type_code, code).filter(|own| !own.ready)?;
+        let type_name = definitions::r4().type_name(type_code);
+        Some(Issue::error(IssueCode::Transient, format!("{type_name}.{code} is still being indexed; ask again in a while")))
+    }
 }
 
 /// `_total`.

@@ -36,6 +36,9 @@ pub trait Admits: std::fmt::Debug + Sync {
     fn counted(&self, _rows: &[Stored]) {}
 }
 
+/// Bytes of a URL that can be followed: the HTTP server takes 65,534.
+const LONGEST_LINK: usize = 60_000;
+
 /// What an answer needs besides the request.
 #[derive(Clone, Copy, Debug)]
 pub struct RunContext<'a> {
@@ -53,6 +56,12 @@ pub struct RunContext<'a> {
 pub enum SearchError {
     #[error(transparent)]
     Cursor(#[from] CursorError),
+    /// What was asked in a form is too long for the links to further pages. 400.
+    #[error(
+        "the matches are more than a page, and the link to the next one would be longer than a URL may be: name fewer values, or ask for more \
+         on a page (_count)"
+    )]
+    LongLink,
     #[error("the database failed")]
     Database(#[from] sqlx::Error),
     #[error("the Bundle could not be written")]
@@ -65,6 +74,7 @@ impl SearchError {
         match self {
             SearchError::Cursor(CursorError::Foreign) => Some(Issue::error(IssueCode::Value, self.to_string()).at(CURSOR)),
             SearchError::Cursor(CursorError::Expired) => Some(Issue::error(IssueCode::Deleted, self.to_string()).at(CURSOR)),
+            SearchError::LongLink => Some(Issue::error(IssueCode::TooCostly, self.to_string())),
             SearchError::Database(_) | SearchError::Write(_) => None,
         }
     }
@@ -104,12 +114,15 @@ pub async fn run(store: &Store, request: &SearchRequest, context: RunContext<'_>
         Total::Estimate | Total::Accurate if cursor.is_none() && page.next.is_none() => Some(page.rows.len() as u64),
         Total::Estimate | Total::Accurate => Some(at_most(request.most, store.count_any(&request.queries(), seen.as_ref()).await?)),
     };
+    let next = page.next.as_ref().map(|next| context.key.seal(next, began, &request.binding));
+    if next.as_deref().is_some_and(|next| link(&context, &request.self_params, Some(next)).len() > LONGEST_LINK) {
+        return Err(SearchError::LongLink);
+    }
     let included = include::collect(store, request, &page.rows, context.admits).await?;
     context.admits.answered(&page.rows);
     context.admits.answered(&included.rows);
     let mut notes = request.warnings.clone();
     notes.extend(included.cut.map(|cut| Issue::warning(IssueCode::TooCostly, cut.to_string())));
-    let next = page.next.as_ref().map(|next| context.key.seal(next, began, &request.binding));
     Ok(Answer { total, next, matches: page.rows, places: page.places, included: included.rows, notes: Some(notes) }
         .write(request, &context)?)
 }

@@ -322,16 +322,16 @@ impl Store {
         Ok(found.first().map_or(0, |n| n.unsigned_abs()))
     }
 
-    /// `_include`: the resources that `from` refer to by `param` (of type `target`, if given) and `scope` shows.
+    /// `_include`: the resources that `from` refer to by any of `params` (of type `target`, if given) and `scope` shows.
     pub async fn referenced_by(
         &self,
         from: &[ResourceKey],
-        param: ParamId,
+        params: &[ParamId],
         target: Option<TypeCode>,
         scope: &Scope,
         limit: u32,
     ) -> Result<Vec<Stored>, sqlx::Error> {
-        if from.is_empty() {
+        if from.is_empty() || params.is_empty() {
             return Ok(Vec::new());
         }
         let mut sql = Sql::new(self.dialect());
@@ -341,25 +341,28 @@ impl Store {
         if let Some(target) = target {
             sql.push(" AND r.type = ").literal(i64::from(target));
         }
-        sql.push(" AND r.key IN (SELECT x.target FROM reference x WHERE x.until = 0 AND x.param = ")
-            .literal(i64::from(param))
-            .push(" AND x.key ");
-        sql.one_of(from);
+        sql.push(" AND r.key IN (SELECT x.target FROM reference x WHERE x.until = 0 AND x.param IN (");
+        sql.join(params, ", ", |sql, param| _ = sql.literal(i64::from(*param))).push(") AND x.key ").one_of(from);
         sql.push(") ORDER BY r.key LIMIT ").literal(i64::from(limit));
         self.versions(sql).await
     }
 
-    /// `_revinclude`: the resources that refer to `to` by `param` and `scope` shows.
-    pub async fn referring_to(&self, to: &[ResourceKey], param: ParamId, scope: &Scope, limit: u32) -> Result<Vec<Stored>, sqlx::Error> {
-        if to.is_empty() {
+    /// `_revinclude`: the resources that refer to `to` by any of `params` and `scope` shows.
+    pub async fn referring_to(
+        &self,
+        to: &[ResourceKey],
+        params: &[ParamId],
+        scope: &Scope,
+        limit: u32,
+    ) -> Result<Vec<Stored>, sqlx::Error> {
+        if to.is_empty() || params.is_empty() {
             return Ok(Vec::new());
         }
         let mut sql = Sql::new(self.dialect());
         sql.push("SELECT ").push(VERSION).push(" FROM resource r WHERE r.live > 0");
         compile::version_condition(&mut sql, "r", scope);
-        sql.push(" AND r.key IN (SELECT x.key FROM reference x WHERE x.until = 0 AND x.param = ")
-            .literal(i64::from(param))
-            .push(" AND x.target IN (");
+        sql.push(" AND r.key IN (SELECT x.key FROM reference x WHERE x.until = 0 AND x.param IN (");
+        sql.join(params, ", ", |sql, param| _ = sql.literal(i64::from(*param))).push(") AND x.target IN (");
         sql.join(to, ", ", |sql, key| {
             sql.literal(*key);
         });

@@ -346,7 +346,7 @@ both_databases!(
             ("GET", "/fhir/Patient/b/$everything".into(), &none, 404, &["Patient/b"]),
             ("GET", "/fhir/Patient/b/Observation".into(), &none, 200, &["Patient/b"]),
             ("POST", "/fhir".into(), &batch_reads, 200, &["Observation/b-hr", "Patient/b"]),
-            ("POST", "/fhir".into(), &transaction_reads, 200, &["Observation/b-hr", "Patient/b"]),
+            ("POST", "/fhir".into(), &transaction_reads, 404, &["Observation/b-hr", "Patient/b"]),
             ("POST", "/fhir".into(), &batch_writes, 200, &["Observation/b-hr", "Patient/b"]),
             ("POST", "/fhir".into(), &transaction_writes, 409, &["Observation/b-hr", "Patient/b"]),
             ("POST", "/fhir".into(), &batch_operations, 200, &["Patient/b", "Patient/n"]),

@@ -143,6 +143,40 @@ both_databases!(
 );
 
 both_databases!(
+    async fn a_transaction_is_refused_when_one_of_its_reads_fails(db: &TestDb) {
+        let server = TestServer::open(db).await;
+        server.put("/fhir/Patient/a", &json!({ "resourceType": "Patient", "id": "a" })).await;
+        server.put("/fhir/Patient/gone", &json!({ "resourceType": "Patient", "id": "gone" })).await;
+        server.client.delete(server.url("/fhir/Patient/gone")).send().await.unwrap();
+        let get = |url: &str| json!({ "request": { "method": "GET", "url": url } });
+        let put = |id: &str| {
+            let request = json!({ "method": "PUT", "url": format!("Patient/{id}") });
+            json!({ "resource": { "resourceType": "Patient", "id": id, "active": true }, "request": request })
+        };
+        let delete = json!({ "request": { "method": "DELETE", "url": "Patient/a" } });
+        for (url, expected) in [("Patient/none", 404), ("Patient/gone", 410), ("Patient?name:foo=1", 400), ("Patient/a/_history/9", 404)] {
+            for entries in [vec![get("Patient/a"), get(url)], vec![put("b"), get(url)]] {
+                let (status, outcome) = server.post("/fhir", &transaction(entries)).await;
+                assert_eq!((status, places(&outcome)), (expected, vec!["Bundle.entry[1].request.url"]), "{url}: {outcome}");
+            }
+        }
+        let (status, outcome) =
+            server.post("/fhir", &transaction(vec![get("Patient/none"), get("Patient/a"), get("Patient?name:foo=1")])).await;
+        assert_eq!((status, places(&outcome)), (400, vec!["Bundle.entry[0].request.url", "Bundle.entry[2].request.url"]), "all at once");
+        assert_eq!(server.post("/fhir", &transaction(vec![delete, get("Patient/a")])).await.0, 410);
+        assert_eq!((server.get("/fhir/Patient/a").await.0, server.get("/fhir/Patient/b").await.0), (200, 404), "nothing of it happened");
+        // What the transaction itself makes is there to be read.
+        let (status, response) = server.post("/fhir", &transaction(vec![put("b"), get("Patient/b"), get("Patient/b/_history/1")])).await;
+        assert_eq!((status, statuses(&response)), (200, vec![201, 200, 200]), "{response}");
+        let head = json!({ "request": { "method": "HEAD", "url": "Patient/b" } });
+        let (status, response) = server.post("/fhir", &transaction(vec![head])).await;
+        assert_eq!((status, response["entry"][0].get("resource")), (200, None), "a HEAD has no body: {response}");
+        assert_eq!(response["entry"][0]["response"]["etag"], "W/\"1\"");
+        server.stop().await;
+    }
+);
+
+both_databases!(
     async fn in_a_batch_one_entry_does_not_fail_its_neighbours(db: &TestDb) {
         let server = TestServer::open(db).await;
         let batch = json!({ "resourceType": "Bundle", "type": "batch", "entry": [

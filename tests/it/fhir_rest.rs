@@ -427,6 +427,9 @@ both_databases!(
         let issues = server.post("/fhir/CapabilityStatement/$validate", &statement).await.1;
         // Warnings about what is only recommended may stand beside it.
         assert_eq!(issues["issue"][0]["severity"], "information", "{issues}");
+        let (_, summary) = server.get("/fhir/metadata?_summary=true").await;
+        assert_eq!((&summary["meta"]["tag"][0]["code"], summary.get("text")), (&json!("SUBSETTED"), None), "{summary:.300}");
+        assert_eq!((server.get("/fhir/metadata?_elements=software").await.1["software"]["name"]).as_str(), Some("lango"));
         let resources = statement["rest"][0]["resource"].as_array().unwrap();
         assert!(resources.len() > 140);
         for resource in resources {

@@ -1,7 +1,7 @@
 //! Whatever comes in is the sender's error: a 4xx whose OperationOutcome says what is wrong, little memory, no panic, and the
 //! next one is served.
 
-use crate::support::{TestDb, TestServer, answer, both_databases, program::Running};
+use crate::support::{TestDb, TestServer, add_client, answer, both_databases, program::Running};
 use flate2::{Compression, write::GzEncoder};
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -462,6 +462,76 @@ both_databases!(
     }
 );
 
+both_databases!(
+    async fn a_search_may_have_as_many_values_as_it_says(db: &TestDb) {
+        let secret = add_client(db, "all", "HF-1", "system/*.cruds").await;
+        let server = TestServer::smart(db).await;
+        let token = server.token("all", &secret).await;
+        let send = async |method: Method, path: &str, body: String, kind: &str| {
+            let request = server.client.request(method, server.url(path)).bearer_auth(&token);
+            answer(request.header("content-type", kind).body(body)).await
+        };
+        let coded = |code: &str| json!({ "coding": [{ "system": "urn:s", "code": code }] });
+        let resources = [
+            json!({ "resourceType": "Practitioner", "id": "d", "identifier": [{ "system": "urn:d", "value": "last" }] }),
+            json!({ "resourceType": "Patient", "id": "p", "identifier": [{ "system": "urn:s", "value": "last", "type": coded("MR") }], "name": [{ "family": "Last" }],
+                "birthDate": "2001-01-01", "generalPractitioner": [{ "reference": "Practitioner/d" }], "meta": { "tag": [{ "code": "last" }], "source": "urn:last", "profile": ["urn:last/x"] } }),
+            json!({ "resourceType": "Encounter", "id": "e", "status": "finished", "class": { "code": "last" }, "subject": { "reference": "Patient/p" } }),
+            json!({ "resourceType": "Observation", "id": "o", "status": "final", "code": { "coding": [{ "system": "urn:s", "code": "last", "display": "last" }] }, "subject": { "reference": "Patient/p", "identifier": { "system": "urn:s", "value": "last" } },
+                "encounter": { "reference": "Encounter/e" }, "effectiveDateTime": "2001-01-01", "valueQuantity": { "value": 5000, "unit": "u" } }),
+        ];
+        for resource in resources {
+            let path = format!("/fhir/{}/{}", resource["resourceType"].as_str().unwrap(), resource["id"].as_str().unwrap());
+            assert_eq!(send(Method::PUT, &path, resource.to_string(), FHIR_JSON).await.0, 201);
+        }
+        // 999 that match nothing, and one that does; what negates finds all that have nothing of them.
+        let codes: Vec<String> = (0..999).map(|n| format!("v{n}")).chain(["last".to_owned()]).collect();
+        let days: Vec<String> = (0..999).map(|n| format!("{}-01-01", 2900 + n)).chain(["2001-01-01".to_owned()]).collect();
+        let joined = |before: &str, values: &[String], after: &str| {
+            values.iter().map(|value| format!("{before}{value}{after}")).collect::<Vec<_>>().join(",")
+        };
+        let (plain, coded) = (joined("", &codes, ""), joined("urn:s|", &codes, ""));
+        let searches = [
+            ("Patient", "identifier", coded.clone(), 1),
+            ("Patient", "identifier:of-type", joined("urn:s|MR|", &codes, ""), 1),
+            ("Patient", "name", plain.clone(), 1),
+            ("Patient", "name:contains", plain.clone(), 1),
+            ("Patient", "birthdate", days.clone().join(","), 1),
+            ("Patient", "birthdate", joined("ne", &days, ""), 1),
+            ("Patient", "_id", format!("{plain},p").replacen("v0,", "", 1), 1),
+            ("Patient", "_tag", plain.clone(), 1),
+            ("Patient", "_tag:not", plain.clone(), 0),
+            ("Patient", "_source", joined("urn:", &codes, ""), 1),
+            ("Patient", "_profile:below", joined("urn:", &codes, ""), 1),
+            ("Patient", "_has:Observation:subject:code", coded.clone(), 1),
+            ("Patient", "_has:Observation:subject:code:not", coded.clone(), 0),
+            ("Patient", "_has:Observation:subject:encounter.class", plain.clone(), 1),
+            ("Observation", "code", plain.clone(), 1),
+            ("Observation", "code", coded.clone(), 1),
+            ("Observation", "code:not", coded.clone(), 0),
+            ("Observation", "code:text", plain.clone(), 1),
+            ("Observation", "subject:identifier", coded.clone(), 1),
+            ("Observation", "patient", format!("{plain},p").replacen("v0,", "", 1), 1),
+            ("Observation", "subject:Patient.identifier", coded.clone(), 1),
+            ("Observation", "subject:Patient.name:contains", plain.clone(), 1),
+            ("Observation", "subject:Patient._tag:not", plain.clone(), 0),
+            ("Observation", "encounter.subject:Patient.general-practitioner:Practitioner.identifier", joined("urn:d|", &codes, ""), 1),
+            ("Observation", "value-quantity", joined("", &(0..999).chain([4999 + 1]).map(|n| n.to_string()).collect::<Vec<_>>(), ""), 1),
+            ("Observation", "code-value-quantity", joined("urn:s|", &codes, "$gt5"), 1),
+        ];
+        for (type_name, parameter, values, total) in searches {
+            for more in ["", "&_sort=-_lastUpdated&_total=accurate"] {
+                let form = format!("{}={}{more}", encoded(parameter), encoded(&values));
+                let (status, found) =
+                    send(Method::POST, &format!("/fhir/{type_name}/_search"), form, "application/x-www-form-urlencoded").await;
+                let matches = found["entry"].as_array().map_or(0, Vec::len);
+                assert_eq!((status, matches), (200, total), "{type_name}?{parameter}{more}: {}", found["issue"]);
+            }
+        }
+        server.stop().await;
+    }
+);
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn hostile_xml_is_refused() {
     let db = TestDb::sqlite();
@@ -543,4 +613,9 @@ async fn requests_that_no_library_sends_are_refused() {
     server.still_answers("200 connections that say no more").await;
     drop(left_open);
     server.ends_well();
+}
+
+/// A word of a posted form.
+fn encoded(word: &str) -> String {
+    form_urlencoded::byte_serialize(word.as_bytes()).collect()
 }

@@ -221,7 +221,42 @@ both_databases!(
         twin["id"] = json!("twin");
         let (status, outcome) = server.put("/fhir/SearchParameter/twin", &twin).await;
         assert_eq!((status, &outcome["issue"][0]["expression"]), (422, &json!(["SearchParameter.code"])), "one code, one meaning");
-        // Until all is indexed the answer is a refusal, never a part.
+        let both = |one: &Value, other: &Value| {
+            let put = |resource: &Value| {
+                let url = format!("SearchParameter/{}", resource["id"].as_str().unwrap());
+                json!({ "resource": resource, "request": { "method": "PUT", "url": url } })
+            };
+            json!({ "resourceType": "Bundle", "type": "transaction", "entry": [put(one), put(other)] })
+        };
+        let (mut one, mut other) = (twin.clone(), twin.clone());
+        for (parameter, id) in [(&mut one, "one"), (&mut other, "other")] {
+            parameter["id"] = json!(id);
+            parameter["code"] = json!("town");
+        }
+        let (status, outcome) = server.post("/fhir", &both(&one, &other)).await;
+        assert_eq!(
+            (status, &outcome["issue"][0]["expression"]),
+            (422, &json!(["Bundle.entry[1].resource.code"])),
+            "nor at once: {outcome}"
+        );
+        other["code"] = json!("city");
+        assert_eq!(server.post("/fhir", &both(&one, &other)).await.0, 200);
+        (one["code"], other["code"]) = (json!("city"), json!("town"));
+        assert_eq!(server.post("/fhir", &both(&one, &other)).await.0, 200, "a code may change hands");
+        let alone = |id: String| {
+            let (mut parameter, server) = (twin.clone(), &server);
+            (parameter["id"], parameter["code"]) = (json!(id), json!("race"));
+            async move { server.put(&format!("/fhir/SearchParameter/{id}"), &parameter).await.0 }
+        };
+        let mut told = futures_util::future::join_all((0..4).map(|n| alone(format!("race{n}")))).await;
+        told.sort_unstable();
+        assert_eq!(told, [201, 422, 422, 422], "of those that come at the same moment one has it");
+        // Until all is indexed the answer is a refusal, never a part, nor out of order.
+        for search in ["_sort=district", "_sort=-district", "_has:Group:member:_id=x&_sort=district"] {
+            let (status, body) = server.get(&format!("/fhir/Patient?{search}")).await;
+            let told = body["entry"].as_array().is_none_or(|all| all.iter().all(|entry| entry["search"]["mode"] != "outcome"));
+            assert!(status == 200 && told || body["issue"][0]["code"] == "transient", "{status} {body:.300}");
+        }
         let found = until(&server, "/fhir/Patient?district=hai", |status, body| {
             assert!(status == 200 || body["issue"][0]["code"] == "transient", "{status} {body:.300}");
             status == 200
@@ -240,6 +275,8 @@ both_databases!(
         assert_eq!(ids(&found), ["p9"]);
         assert_eq!(ids(&server.get("/fhir/Patient?district=hai").await.1), [""; 0]);
         server.stop().await;
+        let (code, out, error) = program::output(db, &["doctor", "explain", "Patient?district=p9&_sort=district"]);
+        assert!(code == Some(0) && out.contains("1 on the first page"), "{out} {error}");
     }
 );
 
@@ -328,6 +365,92 @@ both_databases!(
 );
 
 both_databases!(
+    async fn as_many_values_are_taken_as_are_promised(db: &TestDb) {
+        let server = TestServer::open(db).await;
+        let (patient, observation) = (
+            json!({ "resourceType": "Patient", "id": "p7", "birthDate": "1990-01-01" }),
+            json!({
+                "resourceType": "Observation", "id": "o", "status": "final", "code": { "coding": [{ "system": "urn:s", "code": "7" }] },
+                "subject": { "reference": "Patient/p7" }, "valueQuantity": { "value": 7, "system": "urn:s", "code": "u" }
+            }),
+        );
+        for (kind, resource) in [("Patient/p7", &patient), ("Observation/o", &observation)] {
+            assert_eq!(server.put(&format!("/fhir/{kind}"), resource).await.0, 201);
+        }
+        let values = |write: fn(usize) -> String| (0..998).map(write).collect::<Vec<String>>().join(",");
+        let posted = async |path: &str, form: &[(&str, &str)]| {
+            let form = form_urlencoded::Serializer::new(String::new()).extend_pairs(form).finish();
+            let post = server.client.post(server.url(path)).header("content-type", "application/x-www-form-urlencoded");
+            crate::support::answer(post.body(form)).await
+        };
+        let (numbers, few, days) = (values(|n| n.to_string()), values(|n| format!("p{n}")), values(|n| format!("ne{}", 1000 + n)));
+        let (tokens, amounts, pairs) =
+            (values(|n| format!("urn:s|{n}")), values(|n| format!("{n}|urn:s|u")), values(|n| format!("{n}${n}")));
+        for (of, name, value, total) in [
+            ("Observation", "subject", &few, 1),
+            ("Observation", "code", &tokens, 1),
+            ("Observation", "code:not", &tokens, 0),
+            ("Observation", "code:text", &numbers, 0),
+            ("Observation", "value-quantity", &amounts, 1),
+            ("Observation", "code-value-quantity", &pairs, 1),
+            ("Observation", "_lastUpdated", &days, 1),
+            ("Observation", "subject:Patient._id", &few, 1),
+            ("Observation", "subject:Patient.identifier", &tokens, 0),
+            ("Observation", "subject:Patient.general-practitioner:Practitioner.identifier", &tokens, 0),
+            ("Observation", "subject:Patient.birthdate", &days, 1),
+            ("Patient", "_has:Observation:subject:code", &tokens, 1),
+            ("Patient", "_has:Observation:subject:code:not", &tokens, 0),
+            ("Patient", "name:contains", &numbers, 0),
+            ("Patient", "birthdate", &days, 1),
+            ("QuestionnaireResponse", "questionnaire", &numbers, 0),
+            ("QuestionnaireResponse", "questionnaire.url", &numbers, 0),
+            ("CodeSystem", "url:below", &numbers, 0),
+        ] {
+            for further in [None, Some(("_sort", "-_lastUpdated"))] {
+                let form: Vec<(&str, &str)> = [(name, value.as_str()), ("_total", "accurate")].into_iter().chain(further).collect();
+                let (status, bundle) = posted(&format!("/fhir/{of}/_search"), &form).await;
+                assert_eq!((status, &bundle["total"]), (200, &json!(total)), "{of}?{name} {further:?} {bundle:.300}");
+            }
+        }
+        let form = [("subject.identifier", tokens.as_str())];
+        assert_eq!(posted("/fhir/Observation/_search", &form).await.0, 200, "four types");
+        let (status, outcome) = posted("/fhir/Provenance/_search", &[("target.identifier", &tokens)]).await;
+        assert_eq!((status, &outcome["issue"][0]["code"]), (400, &json!("too-costly")), "very many: {outcome:.300}");
+        // What was asked in a form is in the link to the next page, which is a URL and no longer than one may be.
+        server.put("/fhir/Patient/p6", &json!({ "resourceType": "Patient", "id": "p6" })).await;
+        let many = values(|n| if n < 990 { format!("{n:0>64}") } else { format!("p{}", n - 990) });
+        let (status, outcome) = posted("/fhir/Patient/_search", &[("_id", &many), ("_count", "1")]).await;
+        assert_eq!((status, &outcome["issue"][0]["code"]), (400, &json!("too-costly")), "{outcome:.300}");
+        let (status, bundle) = posted("/fhir/Patient/_search", &[("_id", &many), ("_count", "2")]).await;
+        assert_eq!((status, ids(&bundle).len()), (200, 2), "all on one page");
+        server.stop().await;
+    }
+);
+
+both_databases!(
+    async fn parameters_that_are_not_utf_8_are_refused(db: &TestDb) {
+        let server = TestServer::open(db).await;
+        let patient = json!({ "resourceType": "Patient", "name": [{ "family": "Müller" }] }).to_string();
+        let create = |criteria: &str| {
+            let post = server.client.post(server.url("/fhir/Patient")).header("content-type", "application/fhir+json");
+            crate::support::answer(post.header("if-none-exist", criteria).body(patient.clone()))
+        };
+        assert_eq!(create("family=M%C3%BCller").await.0, 201);
+        assert_eq!(create("family=M%C3%BCller").await.0, 200);
+        let (status, outcome) = create("family=M%FCller").await;
+        assert_eq!((status, &outcome["issue"][0]["expression"]), (400, &json!(["Patient"])), "{outcome}");
+        assert_eq!(server.get("/fhir/Patient?name=m%FCller").await.0, 400);
+        assert_eq!(server.get("/fhir/Patient?name=m%C3%BCller").await.1["total"], 1);
+        let form = server.client.post(server.url("/fhir/Patient/_search")).header("content-type", "application/x-www-form-urlencoded");
+        assert_eq!(crate::support::answer(form.body("name=m%FCller")).await.0, 400);
+        let entry = json!({ "request": { "method": "GET", "url": "Patient?name=m%FCller" } });
+        let batch = json!({ "resourceType": "Bundle", "type": "batch", "entry": [entry] });
+        assert!(server.post("/fhir", &batch).await.1["entry"][0]["response"]["status"].as_str().unwrap().starts_with("400"));
+        server.stop().await;
+    }
+);
+
+both_databases!(
     async fn the_operator_sees_how_a_search_is_carried_out(db: &TestDb) {
         let server = TestServer::open(db).await;
         for n in 0..30 {
@@ -343,5 +466,9 @@ both_databases!(
         assert!(out.contains("FROM string") && out.contains("1 on the first page"), "{out}");
         let (code, out, _) = program::output(db, &["doctor", "explain", "Patient?gander=male"]);
         assert!(code == Some(1) && out.contains("gender"), "{out}");
+        let (code, out, error) = program::output(db, &["doctor", "explain", "?_type=Patient,Group&_id=p1"]);
+        assert!(code == Some(0) && out.contains("--- Group") && out.contains("1 on the first page"), "{out} {error}");
+        let (code, out, error) = program::output(db, &["doctor", "explain", "http://h/fhir/Patient/p1/Observation?code=x"]);
+        assert!(code == Some(0) && out.contains("filter 2: ") && out.contains("0 on the first page"), "{out} {error}");
     }
 );

@@ -457,11 +457,25 @@ both_databases!(
             "Organization?_id=ch0&_include:iterate=Organization:partof",
             "Organization?_id=ch29&_revinclude:iterate=Organization:partof",
             "Patient?_id=r3&_include:iterate=Patient:link",
+            // All parameters of all types are one look-up for each generation.
+            "Organization?_id=ch15&_include:iterate=*&_revinclude:iterate=*",
         ] {
             let (_, bundle) = server.get(&format!("/fhir/{search}")).await;
             let modes: Vec<&str> = bundle["entry"].as_array().unwrap().iter().map(|one| one["search"]["mode"].as_str().unwrap()).collect();
             assert_eq!((modes.len(), modes.iter().filter(|mode| **mode == "include").count()), (30, 29), "{search}: {bundle}");
         }
+        server.stop().await;
+    }
+);
+
+both_databases!(
+    async fn what_a_bundle_holds_is_not_searched(db: &TestDb) {
+        let server = TestServer::open(db).await;
+        for search in ["composition.title=x", "composition:Composition.patient=p", "message.event=x"] {
+            let (status, outcome) = server.get(&format!("/fhir/Bundle?{search}")).await;
+            assert_eq!((status, &outcome["issue"][0]["code"]), (400, &json!("not-supported")), "{search}: {outcome}");
+        }
+        assert_eq!(server.get("/fhir/Bundle?composition=Composition/c").await.0, 200);
         server.stop().await;
     }
 );

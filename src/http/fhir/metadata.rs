@@ -1,11 +1,13 @@
 //! The CapabilityStatement: what there is, and nothing else (<https://hl7.org/fhir/R4/http.html#capabilities>).
 
+use super::super::error::Failure;
 use super::super::state::FhirState;
 use super::answer::Answer;
 use crate::config::AuthMode;
 use crate::definitions;
-use crate::search::capability;
+use crate::search::{ParseOptions, capability, subset};
 use crate::validate::shipped_profiles;
+use axum::http::StatusCode;
 use serde_json::{Value, json};
 use std::sync::LazyLock;
 
@@ -37,7 +39,20 @@ static PROFILES: LazyLock<Vec<(String, String)>> = LazyLock::new(|| {
 
 const COMPARTMENTS: [&str; 5] = ["patient", "encounter", "practitioner", "relatedPerson", "device"];
 
-pub fn statement(state: &FhirState) -> Answer {
+/// The statement, or as much of it as `_summary` and `_elements` ask for.
+pub fn told(state: &FhirState, pairs: &[(String, String)]) -> Result<Answer, Failure> {
+    let answer = statement(state);
+    let Some(type_code) = definitions::r4().type_code("CapabilityStatement") else { return Ok(answer) };
+    let options = ParseOptions::new(state.base_url(), state.zone.clone());
+    let whole = answer.body.as_deref().unwrap_or_default();
+    let less = subset::of_read(type_code, whole, pairs, &options).map_err(|issues| Failure::of_issues(StatusCode::BAD_REQUEST, issues))?;
+    Ok(match less {
+        Some(less) => Answer { body: Some(less.into()), ..answer },
+        None => answer,
+    })
+}
+
+fn statement(state: &FhirState) -> Answer {
     let mut resources = capability::rest_resources(&state.writer.options().own.load());
     for resource in &mut resources {
         let name = resource.get("type").and_then(Value::as_str).unwrap_or_default().to_owned();

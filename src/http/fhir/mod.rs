@@ -239,9 +239,10 @@ async fn carry_out(
     let target = Target::of_path(uri.path().strip_prefix("/fhir").unwrap_or_default())?;
     let method = if method == Method::HEAD { &Method::GET } else { method };
     if target == Target::Metadata {
-        return if method == Method::GET { Ok(metadata::statement(state)) } else { Err(Failure::method_not_allowed("GET, HEAD")) };
+        return if method == Method::GET { metadata::told(state, &query) } else { Err(Failure::method_not_allowed("GET, HEAD")) };
     }
     let caller = caller.ok_or_else(answer::not_logged_in)?;
+    well_encoded(uri.query().unwrap_or_default())?;
     let call = Call { state, caller, headers, query, prefer: Prefer::of(headers) };
     match (method.as_str(), target) {
         ("POST", Target::System) => write::bundle(&call, resource_body(state, headers, body).await?).await,
@@ -286,6 +287,10 @@ async fn carry_out(
         }
         (_, target) => Err(Failure::method_not_allowed(target.methods())),
     }
+}
+
+fn well_encoded(query: &str) -> Result<(), Failure> {
+    crate::search::check_encoding(query.as_bytes()).map_err(|issue| Failure::new(StatusCode::BAD_REQUEST, issue))
 }
 
 /// The body of a create or an update as JSON; `id` is that of the URL.
@@ -351,8 +356,9 @@ fn header_text(headers: &HeaderMap, name: impl header::AsHeaderName) -> Option<&
 
 /// Answers a GET within a Bundle, or with a `body` an operation by POST, by the same interactions.
 async fn fetch(call: &Call<'_>, query: bundle::Query) -> Result<Answer, Refusal> {
-    let bundle::Query { url, body, none_match, modified_since } = query;
+    let bundle::Query { url, body, none_match, modified_since, rehearsed, head: _ } = query;
     let (path, query) = url.split_once('?').unwrap_or((&url, ""));
+    well_encoded(query).map_err(answer::refusal_of)?;
     let pairs: Vec<(String, String)> = form_urlencoded::parse(query.as_bytes()).into_owned().collect();
     let target = Target::of_path(path).map_err(answer::refusal_of)?;
     let inner = Call { query: pairs, headers: &HeaderMap::new(), ..*call };
@@ -369,10 +375,12 @@ async fn fetch(call: &Call<'_>, query: bundle::Query) -> Result<Answer, Refusal>
         Target::History(type_code, id) => history::of_instance(&inner, type_code, &id).await,
         Target::TypeHistory(type_code) => history::of_type(&inner, type_code).await,
         Target::SystemHistory => history::of_system(&inner).await,
-        Target::Metadata => Ok(metadata::statement(call.state)),
+        Target::Metadata => metadata::told(call.state, &inner.query),
         Target::SearchAll | Target::Search(_) | Target::CompartmentSearch(_) => Err(Failure::unknown_url()),
     };
-    audit::asked_within(method, &url, told.as_deref(), &answered);
+    if !rehearsed || answered.is_err() {
+        audit::asked_within(method, &url, told.as_deref(), &answered);
+    }
     let answered = answered.map(|answer| answer.unless_held(none_match.as_deref(), modified_since));
     answered.map_err(answer::refusal_of)
 }

@@ -37,8 +37,13 @@ pub async fn search(
     let type_name = definitions::r4().type_name(type_code);
     let path = match within {
         Some((of, id)) => {
-            request.query.filters.push(compartment(of, id, type_code)?);
-            format!("{}/{id}/{type_name}", definitions::r4().type_name(of))
+            let of_name = definitions::r4().type_name(of);
+            let filter = search::in_compartment(of, id, type_code).ok_or_else(|| {
+                let words = format!("{type_name} is not in the compartment of a {of_name}.");
+                Failure::new(StatusCode::NOT_FOUND, Issue::error(IssueCode::NotFound, words))
+            })?;
+            request.query.filters.push(filter);
+            format!("{of_name}/{id}/{type_name}")
         }
         None => type_name.to_owned(),
     };
@@ -194,22 +199,6 @@ async fn unpublished(call: &Call<'_>, request: &SearchRequest) -> Result<Option<
     Ok((count > 0).then(|| Issue::warning(IssueCode::Incomplete, words).at(NAME)))
 }
 
-/// That one of the parameters by which R4 puts the type into the compartment refers to what defines it.
-fn compartment(of: TypeCode, id: &str, type_code: TypeCode) -> Result<Filter, Failure> {
-    let definitions = definitions::r4();
-    let params = definitions.compartment(of, type_code).ok_or_else(|| {
-        let words = format!("{} is not in the compartment of a {}.", definitions.type_name(type_code), definitions.type_name(of));
-        Failure::new(StatusCode::NOT_FOUND, Issue::error(IssueCode::NotFound, words))
-    })?;
-    let test = Test::Reference { type_codes: vec![of], id: id.to_owned() };
-    let params = params.iter().filter_map(|code| definitions.param(type_code, code));
-    let mut ways: Vec<Filter> = params.map(|param| Filter::Param { param: param.id, tests: vec![test.clone()] }).collect();
-    if type_code == of {
-        ways.push(Filter::Id(vec![id.to_owned()]));
-    }
-    Ok(Filter::Any(ways))
-}
-
 /// Included resources are within the scopes to read or search their type.
 #[derive(Debug)]
 struct Included<'a> {
@@ -245,7 +234,7 @@ pub fn cursor_failure(error: CursorError) -> Failure {
 fn failure(error: SearchError) -> Failure {
     let status = match &error {
         SearchError::Cursor(CursorError::Expired) => StatusCode::GONE,
-        SearchError::Cursor(_) => StatusCode::BAD_REQUEST,
+        SearchError::Cursor(_) | SearchError::LongLink => StatusCode::BAD_REQUEST,
         _ => return Refusal::internal(error).into(),
     };
     match error.issue() {
@@ -262,6 +251,7 @@ pub fn form_pairs(headers: &HeaderMap, body: &[u8], query: &[(String, String)]) 
         let issue = Issue::error(IssueCode::NotSupported, "Send the search parameters as application/x-www-form-urlencoded.");
         return Err(Failure::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, issue));
     }
+    search::check_encoding(body).map_err(|issue| Failure::new(StatusCode::BAD_REQUEST, issue))?;
     let form = form_urlencoded::parse(body).into_owned().filter(|(name, _)| !matches!(name.as_str(), "_format" | "_pretty"));
     Ok(query.iter().cloned().chain(form).collect())
 }

@@ -25,7 +25,10 @@ use std::sync::Arc;
 pub async fn create(call: &Call<'_>, type_code: TypeCode, body: Bytes) -> Result<Answer, Failure> {
     let type_name = definitions::r4().type_name(type_code);
     // One that says nothing is not one that was not sent.
-    let header = call.headers.get("if-none-exist").map(|value| criteria_of(value.to_str().unwrap_or_default().trim(), type_name));
+    let header = call.headers.get("if-none-exist").map(|value| value.to_str()).transpose();
+    let header = header
+        .map_err(|_| Failure::bad_request("If-None-Exist is written in ASCII, other characters as UTF-8 in escapes: é is %C3%A9."))?;
+    let header = header.map(|text| criteria_of(text.trim(), type_name));
     // Criteria in the URL, as some clients write them: to pass over them would make a twin of what they meant to find.
     let url = (!call.query.is_empty()).then(|| criteria(call)).transpose()?;
     if header.is_some() && url.is_some() {

@@ -76,7 +76,7 @@ async fn about(store: &Store, specimens: &[Stored], type_name: &str, caller: &Ca
     let r4 = definitions::r4();
     let Some(param) = r4.type_code(type_name).and_then(|type_code| r4.param(type_code, "specimen")) else { return Ok(Vec::new()) };
     let keys: Vec<_> = specimens.iter().map(|specimen| specimen.key).collect();
-    let found = store.referring_to(&keys, param.id, &caller.scope, MOST_RESULTS).await?;
+    let found = store.referring_to(&keys, &[param.id], &caller.scope, MOST_RESULTS).await?;
     show(&found);
     Ok(found.iter().filter_map(body).collect())
 }

@@ -231,7 +231,7 @@ async fn record(app: &App, caller: &Caller, patient: &Value, encounter: &Stored)
     let mut parts = Parts::default();
     for name in PARTS {
         let Some(param) = r4.type_code(name).and_then(|type_code| r4.param(type_code, "encounter")) else { continue };
-        let found = app.store.referring_to(&[encounter.key], param.id, &caller.scope, MOST_PARTS).await?;
+        let found = app.store.referring_to(&[encounter.key], &[param.id], &caller.scope, MOST_PARTS).await?;
         show(&found);
         parts.insert(name, found.iter().filter_map(body).collect());
     }

@@ -3,7 +3,8 @@
 //! In come the bytes of a Bundle; out goes the answering Bundle's. The bytes are split at the entries without building them
 //! ([`split`]), so that a Bundle with too many is refused early; entries are read and checked on several threads. A
 //! transaction is one [`transaction::attempt`]: all or nothing, every problem of every entry at once. A batch is one attempt
-//! for each entry, deletes first, then creates, then updates and patches. What reads (GET) comes last and sees what was written.
+//! for each entry, deletes first, then creates, then updates and patches. What reads (GET) comes last and sees what was written. In a
+//! transaction it is asked before, too, where what is written cannot make the difference: a read that fails refuses the whole.
 //!
 //! Operations by POST are carried out in batches, with what reads: a transaction could not take back what they do.
 //!
@@ -59,6 +60,24 @@ pub struct Query {
     pub none_match: Option<String>,
     /// `ifModifiedSince`.
     pub modified_since: Option<Micros>,
+    /// Asked by HEAD: the answer has no body.
+    pub head: bool,
+    /// It is asked again when all is written: only its failure is an answer.
+    pub rehearsed: bool,
+}
+
+impl Query {
+    fn get(url: String) -> Query {
+        Query { url, body: None, none_match: None, modified_since: None, head: false, rehearsed: false }
+    }
+
+    /// Whether it reads what the change makes, or takes away, and nothing else.
+    fn reads_what(&self, change: &Entry) -> bool {
+        let path = self.url.split('?').next().unwrap_or_default();
+        let mut parts = path.split('/');
+        let (type_name, id) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+        change.named().is_some_and(|(type_code, named)| *named == *id && definitions::r4().type_name(type_code) == type_name)
+    }
 }
 
 /// The answer to it.
@@ -153,10 +172,15 @@ async fn transaction(context: &Context<'_>, reading: &Reading, entries: Vec<Byte
             }
         }
         let (places, changes): (Vec<usize>, Vec<Entry>) = changes.into_iter().unzip();
+        let mut told = Vec::new();
+        if broken.is_empty() {
+            (told, reads, broken) = ask_before(context, &changes, reads).await?;
+        }
         let keep_bodies = context.answer == Return::Representation;
         match transaction::attempt(context.writer, &tries, changes, broken, context.caller, keep_bodies).await {
             Ok(outcomes) => {
                 let mut answers: Vec<(usize, Answer)> = places.into_iter().zip(outcomes.into_iter().map(Answer::Changed)).collect();
+                answers.extend(told);
                 for (place, path, query) in reads {
                     answers.push((place, fetch(context, &path, query).await));
                 }
@@ -167,6 +191,48 @@ async fn transaction(context: &Context<'_>, reading: &Reading, entries: Vec<Byte
             Err(CommitError::Refused(_, refusal)) => return Err(refusal),
         }
     }
+}
+
+/// An entry that reads, with its place and path.
+type ReadEntry = (usize, String, Query);
+
+/// What a transaction reads, asked before it writes: an entry that fails refuses the whole
+/// (<https://hl7.org/fhir/R4/http.html#trules>). Answers what needs no second asking, since nothing is written; what is to be asked when all
+/// is written; and what fails. What only the transaction itself makes, or might, is asked afterwards only.
+async fn ask_before(
+    context: &Context<'_>,
+    changes: &[Entry],
+    reads: Vec<ReadEntry>,
+) -> Result<(Vec<(usize, Answer)>, Vec<ReadEntry>, Vec<Broken>), Refusal> {
+    let (mut told, mut later, mut broken) = (Vec::new(), Vec::new(), Vec::new());
+    let mut fails = |path: &str, refusal: Refusal| {
+        let mut problems = Problems::default();
+        problems.add_as_said(refusal.at(&format!("{path}.request.url")));
+        broken.push(Broken { full_url: None, problems });
+    };
+    for (place, path, query) in reads {
+        if let Some(change) = changes.iter().find(|change| query.reads_what(change)) {
+            if matches!(change.operation, Operation::Delete { .. }) {
+                let words = "The transaction deletes what this entry reads: leave one of the two out.";
+                fails(&path, Refusal::new(RefusalKind::Gone, Issue::error(IssueCode::Deleted, words)));
+            }
+            later.push((place, path, query));
+            continue;
+        }
+        if !changes.is_empty() && is_operation(&query.url) {
+            later.push((place, path, query));
+            continue;
+        }
+        match fetch(context, &path, Query { rehearsed: !changes.is_empty(), ..query.clone() }).await {
+            Answer::Refused(refusal) => match refusal.kind {
+                RefusalKind::Internal | RefusalKind::Busy | RefusalKind::Throttled => return Err(refusal),
+                _ => fails(&path, refusal),
+            },
+            answer if changes.is_empty() => told.push((place, answer)),
+            _ => later.push((place, path, query)),
+        }
+    }
+    Ok((told, later, broken))
 }
 
 async fn batch(context: &Context<'_>, reading: &Reading, entries: Vec<Bytes>) -> Result<Vec<Answer>, Refusal> {
@@ -244,7 +310,9 @@ fn note(path: &str, request: &str) {
 
 async fn fetch(context: &Context<'_>, path: &str, query: Query) -> Answer {
     let request = format!("{} {}", if query.body.is_some() { "POST" } else { "GET" }, query.url);
+    let head = query.head;
     match (context.fetch)(query).await {
+        Ok(fetched) if head => Answer::Fetched(Fetched { body: None, ..fetched }),
         Ok(fetched) => Answer::Fetched(fetched),
         Err(mut refusal) => {
             note(path, &request);
@@ -287,11 +355,12 @@ fn read_entry(number: usize, bytes: &[u8], reading: &Reading) -> Result<Asked, B
             let text = |element: &str| request.get(element).and_then(Value::as_str);
             let modified_since = text("ifModifiedSince").and_then(|text| parse_interval(text, &TimeZone::UTC)).map(|moment| moment.low);
             let none_match = text("ifNoneMatch").map(str::to_owned);
-            Ok(Asked::Read { path, query: Query { url, body: None, none_match, modified_since } })
+            let head = text("method") == Some("HEAD");
+            Ok(Asked::Read { path, query: Query { none_match, modified_since, head, ..Query::get(url) } })
         }
         Some(Wish::Operate(url)) if problems.is_empty() => {
             let body = resource.map_or_else(Bytes::new, |resource| resource.to_string().into());
-            Ok(Asked::Read { path, query: Query { url, body: Some(body), none_match: None, modified_since: None } })
+            Ok(Asked::Read { path, query: Query { body: Some(body), ..Query::get(url) } })
         }
         Some(Wish::Change(type_code, operation)) if problems.is_empty() => {
             // A delete has no resource, and a patch gets what it makes of the stored one.

@@ -105,7 +105,7 @@ impl Entry {
     }
 
     /// The resource that it names by its id.
-    fn named(&self) -> Option<(TypeCode, Box<str>)> {
+    pub(super) fn named(&self) -> Option<(TypeCode, Box<str>)> {
         match &self.operation {
             Operation::Update { id, .. } | Operation::Patch { id, .. } | Operation::Delete { id, .. } => {
                 Some((self.type_code, id.as_str().into()))
@@ -238,7 +238,7 @@ async fn carry_out(
     let done = writer.commit(plan, &Author::from(caller), keep_bodies).await.map_err(|error| match error {
         CommitError::Refused(Some(change), refusal) => {
             let place = places.get(change).copied().unwrap_or_default();
-            CommitError::Refused(None, refusal.within(targets.get(place).map_or("", |target| target.path.as_str())))
+            CommitError::Refused(None, refusal.of_entry(targets.get(place).map_or("", |target| target.path.as_str())))
         }
         error => error,
     })?;

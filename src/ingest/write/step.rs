@@ -139,17 +139,10 @@ impl Writer {
                 let (body, stamp_at) = draft.body(base_version + 1);
                 if type_name == PARAMETER {
                     let definition = serde_json::from_slice(&body).map_err(Refusal::internal)?;
-                    let definition = own::Definition::written(&definition).map_err(|error| {
+                    own::Definition::written(&definition).map_err(|error| {
                         let path = format!("{PARAMETER}.{}", error.element);
                         Refusal::new(RefusalKind::Invalid, Issue::error(error.code, error.words).at(path))
                     })?;
-                    if let Some(taken) = definition.and_then(|definition| self.options.own.load().taken(&definition)) {
-                        let type_name = definitions::r4().type_name(taken);
-                        let words =
-                            format!("{type_name} has another search parameter with this code: change that one, or choose another code.");
-                        let issue = Issue::error(IssueCode::Duplicate, words).at(format!("{PARAMETER}.code"));
-                        return Err(Refusal::new(RefusalKind::Invalid, issue));
-                    }
                 }
                 let rules = match &draft.consent {
                     Some(resource) => Some(self.consent_rules(resource, beside).await?),

@@ -20,15 +20,26 @@ impl Compiler<'_> {
     /// One of the tests holds for the row.
     pub(super) fn any_of(&mut self, tests: &[Test], alias: &str) {
         self.sql.push("(");
-        let mut first = true;
-        for test in tests {
-            if !first {
-                self.sql.push(" OR ");
-            }
-            first = false;
-            self.test(test, alias);
-        }
+        self.joined(tests, " OR ", &mut |me, test| me.test(test, alias));
         self.sql.push(if tests.is_empty() { "1 = 0)" } else { ")" });
+    }
+
+    /// The items with `between` them, many in groups: SQLite reads `a OR b OR c` as `(a OR b) OR c`, and takes no expression that is more
+    /// than 1,000 levels deep.
+    pub(super) fn joined<T>(&mut self, items: &[T], between: &str, each: &mut dyn FnMut(&mut Self, &T)) {
+        const GROUP: usize = 64;
+        if items.len() <= GROUP {
+            for (place, item) in items.iter().enumerate() {
+                self.sql.push(if place > 0 { between } else { "" });
+                each(self, item);
+            }
+            return;
+        }
+        for (place, group) in items.chunks(items.len().div_ceil(GROUP).max(GROUP)).enumerate() {
+            self.sql.push(if place > 0 { between } else { "" }).push("(");
+            self.joined(group, between, each);
+            self.sql.push(")");
+        }
     }
 
     pub(super) fn test(&mut self, test: &Test, alias: &str) {
@@ -166,11 +177,8 @@ impl Compiler<'_> {
                 self.sort_arg(value);
             }
             Test::NoneOf(tests) => {
-                sql.push("NOT (1 = 0");
-                for test in tests {
-                    self.sql.push(" OR ");
-                    self.test(test, alias);
-                }
+                sql.push("NOT (1 = 0 OR ");
+                self.any_of(tests, alias);
                 self.sql.push(")");
             }
             Test::Near { centre: [x, y, z], chord } => {

@@ -138,12 +138,7 @@ impl Compiler<'_> {
 
     fn probe_each(&mut self, filters: &[Filter], outer: &str, between: &str, without: &str) {
         self.sql.push("(");
-        for (place, filter) in filters.iter().enumerate() {
-            if place > 0 {
-                self.sql.push(between);
-            }
-            self.probe(filter, outer);
-        }
+        self.joined(filters, between, &mut |me, filter| me.probe(filter, outer));
         self.sql.push(if filters.is_empty() { without } else { "" }).push(")");
     }
 
