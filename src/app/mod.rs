@@ -102,7 +102,7 @@ impl App {
         // Before what is stored, which replaces one of the same id.
         terminology.load(&required_value_sets());
         let policy = Policy { update_create: settings.update_create, delete_most: settings.limits.delete_matches };
-        let validator = Validator::new(Profiles::new(), Arc::new(terminology.clone()), settings.validation);
+        let validator = Validator::new(Profiles::new(), Arc::new(terminology.clone()), settings.validation).at(&options.base);
         let writer = Writer::new(store.clone(), options, registry.clone(), terminology.clone(), validator)
             .with_policy(policy)
             .with_systems(&settings.systems.facility, &settings.systems.practitioner);

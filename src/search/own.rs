@@ -135,16 +135,23 @@ impl Definition {
     /// That the expression leads, on each of the types, to something that this kind of parameter finds values in.
     fn finds(&self) -> Result<(), DefinitionError> {
         let r4 = definitions::r4();
-        let bases: Vec<&str> = self.types.iter().map(|type_code| r4.type_name(*type_code)).collect();
-        for base in &bases {
+        // Parameters are written for many types and taken over for some of them.
+        let others: Vec<&str> = r4.resource_types().to_vec();
+        let mut elsewhere = true;
+        for base in self.types.iter().map(|type_code| r4.type_name(*type_code)) {
             let never = |words: String| wrong("expression", format!("it never finds anything on {base}: {words}"));
-            let types = self.expression.finds(base, &bases).map_err(never)?.unwrap_or_default();
+            let types = self.expression.finds(base, &others).map_err(never)?;
+            elsewhere &= types.as_ref().is_some_and(Vec::is_empty);
+            let types = types.unwrap_or_default();
             if !types.is_empty() && !types.iter().any(|name| Shape::of(name).holds(self.kind)) {
                 let (kind, types) = (self.kind.as_str(), types.join(" or "));
                 return Err(never(format!("a parameter of type {kind} has no values in {types}")));
             }
         }
-        Ok(())
+        match elsewhere {
+            true => Err(wrong("expression", "it never finds anything: its paths start at other types than base names")),
+            false => Ok(()),
+        }
     }
 
     /// `None` for a definition that is not to be searched by: not active, or one of R4's own.
@@ -358,6 +365,8 @@ mod tests {
             ("reference", &["Patient"], "Patient.generalPractitioner.where(resolve() is Organization)"),
             ("number", &["Patient"], "Patient.name.count()"),
             ("token", &["Bundle"], "Bundle.entry.resource.id"),
+            ("string", &["Patient"], "Patient.name.family | Practitioner.name.family"),
+            ("token", &["Observation"], "AllergyIntolerance.code | (Condition.code) | Observation.code"),
         ] {
             assert!(written(kind, bases, expression).is_ok(), "{expression}");
         }

@@ -130,6 +130,13 @@ impl Store {
         Ok(HistoryPage { next: last, posted, patched, revived, rows })
     }
 
+    /// How many versions of a resource there are, deletes included: an operator may have taken some away for good.
+    pub async fn count_versions(&self, key: ResourceKey) -> Result<i64, sqlx::Error> {
+        let mut sql = Sql::new(self.dialect());
+        sql.push("SELECT 1 + COUNT(*) FROM history WHERE key = ").literal(key);
+        Ok(self.integers(sql).await?.first().copied().unwrap_or_default())
+    }
+
     /// Of which of these the first version, if it is one of them, came by POST.
     async fn posted(&self, rows: &[Stored]) -> Result<HashSet<ResourceKey>, sqlx::Error> {
         let first: Vec<ResourceKey> = rows.iter().filter(|row| row.version == 1).map(|row| row.key).collect();

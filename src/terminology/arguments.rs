@@ -107,15 +107,17 @@ impl Arguments {
         }
     }
 
-    /// A whole number, zero or more.
+    /// A whole number, zero or more, as FHIR has them: of 32 bits.
     pub(super) fn count(&self, name: &str) -> Result<Option<usize>, TerminologyError> {
         let invalid = || TerminologyError::Invalid { name: name.to_owned(), hint: "write a whole number, zero or more" };
-        match self.get(name) {
-            None => Ok(None),
-            Some(Value::Number(number)) => number.to_string().parse().map(Some).map_err(|_| invalid()),
-            Some(Value::String(text)) => text.parse().map(Some).map_err(|_| invalid()),
-            Some(_) => Err(invalid()),
-        }
+        let text = match self.get(name) {
+            None => return Ok(None),
+            Some(Value::Number(number)) => number.to_string(),
+            Some(Value::String(text)) => text.clone(),
+            Some(_) => return Err(invalid()),
+        };
+        let number: i32 = text.parse().map_err(|_| invalid())?;
+        usize::try_from(number).map(Some).map_err(|_| invalid())
     }
 
     pub(super) fn coding(&self, name: &str) -> Result<Option<Coding>, TerminologyError> {

@@ -197,11 +197,14 @@ impl Terminology {
         Some(found)
     }
 
-    /// Whether `code` of `system` is in the value set. `None` when that cannot be told: no such value set, or it rests on a resource that is not loaded.
+    /// Whether `code` of `system` is in the value set. `None` when that cannot be told: no such value set, or it rests on a resource that is not
+    /// loaded, or of which only a part is that does not have the code.
     pub fn is_member(&self, value_set_url: &str, system: &str, code: &str) -> Option<bool> {
         let loaded = self.loaded.load();
         let set = loaded.set(value_set_url)?;
-        Walk::new(&loaded).contains(&set, system, code).ok().map(|found| found.is_some())
+        let walk = Walk::new(&loaded);
+        let found = walk.contains(&set, system, code).ok()?;
+        (found.is_some() || walk.partial().is_empty()).then_some(found.is_some())
     }
 
     /// Whether `code` of any of the systems that the value set draws on is in it: for elements whose system is implied.
@@ -215,7 +218,7 @@ impl Terminology {
                 return Some(true);
             }
         }
-        Some(false)
+        walk.partial().is_empty().then_some(false)
     }
 
     /// The members of a value set in its order, taken at its word: labels and rules rest on them, and must rather see too many. `None` when they

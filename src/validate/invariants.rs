@@ -3,7 +3,7 @@
 //!
 //! Most invariants are FHIRPath, parsed once. Those that stand on nearly every element, that would compare all with all, or
 //! that FHIRPath cannot say rightly are written here in Rust: ele-1 (by the structural check), ext-1, dom-2 to dom-6, ref-1,
-//! per-1, bdl-7; txt-1 and txt-2 are the narrative's own check.
+//! per-1, bdl-7, txt-2; txt-1 is the narrative's own check.
 
 use super::binding;
 use super::bundle;
@@ -13,6 +13,7 @@ use super::profiles::{OTHER_TYPE, core_type, is_of};
 use super::report::{Path, Report};
 use super::scope::{Constraint, Scope};
 use crate::definitions::{CodeSet, Element, ElementKind, Structure, StructureKind, r4, r4_invariants};
+use crate::fhir::markup::{Event, Scanner};
 use crate::fhir::time::parse_interval;
 use crate::fhir::{IssueCode, Reference, Severity};
 use crate::fhirpath::Node;
@@ -134,6 +135,7 @@ impl<'a> Walk<'a, '_> {
         match structure.name {
             "Reference" => self.reference(map, path),
             "Period" => self.period(map, path),
+            "Narrative" => self.narrative(map, path),
             "Bundle.entry" => {
                 let full_url = map.get("fullUrl").and_then(Value::as_str).filter(|url| url.starts_with("http"));
                 self.base = full_url.and_then(|url| url.rsplit_once('/')?.0.rsplit_once('/')).map(|(base, _)| base);
@@ -265,6 +267,23 @@ impl<'a> Walk<'a, '_> {
         }
     }
 
+    /// txt-2: there is something to read or to see.
+    fn narrative(&mut self, map: &Map<String, Value>, path: &Path) {
+        let Some(text) = map.get("div").and_then(Value::as_str) else { return };
+        let mut scanner = Scanner::new(text.trim());
+        loop {
+            match scanner.step() {
+                Ok(Some(Event::Text(text))) if !text.trim().is_empty() => return,
+                Ok(Some(Event::Start { name: "img", .. })) => return,
+                Ok(Some(_)) => {}
+                Ok(None) => break,
+                // What is not well formed is told as that.
+                Err(_) => return,
+            }
+        }
+        self.wrong(IssueCode::Invariant, &path.member("div"), "txt-2: must have some content: a text or an image");
+    }
+
     /// dom-2, dom-4 and dom-5; that it contains none of its own is structure.
     fn contained(&mut self, map: &Map<String, Value>, path: &Path) {
         let meta = map.get("meta");
@@ -287,8 +306,13 @@ impl<'a> Walk<'a, '_> {
                 _ => local_names(value, &mut named),
             }
         }
+        let mut ids: HashSet<&str> = HashSet::new();
         for (at, one) in items(resource, "contained").iter().enumerate() {
             let id = one.get("id").and_then(Value::as_str);
+            if id.is_some_and(|id| !ids.insert(id)) {
+                let words = "must be its own: two contained resources of one id cannot be told apart by #id";
+                self.wrong(IssueCode::Duplicate, &path.member("contained").item(at).member("id"), words);
+            }
             let used = id.is_some_and(|id| named.contains(id));
             let mut own = HashSet::new();
             local_names(one, &mut own);

@@ -48,7 +48,8 @@ pub(super) enum Verdict {
 /// The entries of a Bundle, as references name them (<https://hl7.org/fhir/R4/bundle.html#references>).
 #[derive(Default)]
 pub(super) struct Entries<'a> {
-    by_url: HashMap<&'a str, &'a Value>,
+    /// Of each fullUrl the versions that are there.
+    by_url: HashMap<&'a str, Vec<&'a Value>>,
     by_id: HashMap<(&'a str, &'a str), &'a Value>,
 }
 
@@ -59,7 +60,7 @@ impl<'a> Entries<'a> {
             let Some(resource) = entry.get("resource") else { continue };
             let text = |value: &'a Value, key: &str| value.get(key).and_then(Value::as_str);
             if let Some(url) = text(entry, "fullUrl") {
-                entries.by_url.entry(url).or_insert(resource);
+                entries.by_url.entry(url).or_default().push(resource);
             }
             if let (Some(name), Some(id)) = (text(resource, "resourceType"), text(resource, "id")) {
                 entries.by_id.entry((name, id)).or_insert(resource);
@@ -69,14 +70,22 @@ impl<'a> Entries<'a> {
     }
 
     pub(super) fn find(&self, reference: &str, base: Option<&str>) -> Option<&'a Value> {
-        let url = reference.split_once("/_history/").map_or(reference, |(url, _)| url);
-        if let Some(found) = self.by_url.get(url) {
-            return Some(found);
+        let (url, version) = reference.split_once("/_history/").map_or((reference, None), |(url, version)| (url, Some(version)));
+        // A version that is named must be the one that is there.
+        let is_meant = |resource: &Value| {
+            let own = resource.pointer("/meta/versionId").and_then(Value::as_str);
+            version.is_none() || own == version
+        };
+        let at = |url: &str| self.by_url.get(url).map(|versions| versions.iter().copied().find(|one| is_meant(one)));
+        if let Some(found) = at(url) {
+            return found;
         }
         let (name, id) = url.split_once('/').filter(|(name, _)| crate::fhir::reference::is_type_name(name))?;
         // Relative to the server that the entry's own fullUrl names; where it names none, to wherever the Bundle came from.
-        let under_base = base.and_then(|base| self.by_url.get(format!("{base}/{name}/{id}").as_str()));
-        under_base.or_else(|| self.by_id.get(&(name, id))).copied()
+        match base {
+            Some(base) => at(&format!("{base}/{name}/{id}")).flatten(),
+            None => self.by_id.get(&(name, id)).copied().filter(|one| is_meant(one)),
+        }
     }
 }
 

@@ -16,13 +16,13 @@ use std::rc::Rc;
 /// primitives, empty values, codes of required bindings, types of targets that a reference names or that are in the resource.
 pub fn structure(resource: &Value) -> Vec<Issue> {
     let mut report = Report::default();
-    check(resource, &mut report);
+    check(resource, None, &mut report);
     report.finish()
 }
 
-/// [`structure`], added to what is told already.
-pub(super) fn check(resource: &Value, report: &mut Report) {
-    Walk { definitions: r4(), report, container: Rc::default(), bundle: Rc::default() }.resource(
+/// [`structure`], added to what is told already. `base`: the server's own URL, below which references are local.
+pub(super) fn check(resource: &Value, base: Option<&str>, report: &mut Report) {
+    Walk { definitions: r4(), report, base, container: Rc::default(), bundle: Rc::default() }.resource(
         resource,
         &Path::root(root_name(resource)),
         false,
@@ -41,6 +41,7 @@ pub(super) const TOO_DEEP: &str = "is nested too deeply";
 struct Walk<'v, 'r> {
     definitions: &'static Definitions,
     report: &'r mut Report,
+    base: Option<&'r str>,
     /// The resource around here that is in no other but an entry or a parameter: what `#` and `#id` start from.
     container: Rc<Container<'v>>,
     /// The Bundle around that.
@@ -232,21 +233,27 @@ impl<'v> Walk<'v, '_> {
                     self.wrong(path, "must have an object in the array with _ before its name, or leave that array out");
                 }
                 for (at, item) in items.iter().enumerate().filter(|(_, item)| !item.is_null()) {
-                    self.primitive_extensions(item, &path.item(at));
+                    let value = values.and_then(|values| values.get(at));
+                    self.primitive_extensions(item, value, &path.item(at));
                 }
             }
             (_, true) => self.wrong(path, "must have an array also in the member with _ before its name"),
-            (value, false) => self.primitive_extensions(value, path),
+            (value, false) => self.primitive_extensions(value, values, path),
         }
     }
 
-    fn primitive_extensions(&mut self, value: &'v Value, path: &Path) {
+    /// `of`: the value that it stands beside.
+    fn primitive_extensions(&mut self, value: &'v Value, of: Option<&Value>, path: &Path) {
         match (value, self.definitions.structure("Element")) {
             (Value::Object(map), _) if map.is_empty() => {
                 self.wrong(path, "must not have an empty object in the member with _ before its name")
             }
-            // An id alone is content here, because the value stands beside it.
-            (Value::Object(map), _) if map.len() == 1 && map.get("id").is_some_and(Value::is_string) => {}
+            // An id alone is content where a value stands beside it (ele-1).
+            (Value::Object(map), _) if map.len() == 1 && map.get("id").is_some_and(Value::is_string) => {
+                if of.is_none_or(Value::is_null) {
+                    self.wrong(path, "must have a value or an extension, not an id alone");
+                }
+            }
             (Value::Object(map), Some(structure)) => self.object(structure, map, path),
             _ => self.wrong(path, "must have an object with id or extension in the member with _ before its name"),
         }
@@ -256,7 +263,8 @@ impl<'v> Walk<'v, '_> {
     /// (<https://hl7.org/fhir/R4/references.html#Reference>).
     fn target(&mut self, element: &Element, map: &Map<String, Value>, path: &Path) {
         let text = map.get("reference").and_then(Value::as_str).filter(|text| !text.is_empty());
-        let reference = text.map(Reference::parse);
+        let local = |text| self.base.and_then(|base| Reference::parse_at(text, base));
+        let reference = text.map(|text| local(text).or_else(|| Reference::parse(text)));
         let target = match reference {
             Some(Some(Reference::Local { type_name, .. } | Reference::Conditional { type_name, .. })) => Some(type_name),
             Some(Some(Reference::Contained(id))) => self.container.find(id).and_then(type_of),

@@ -175,6 +175,10 @@ fn siblings_of_primitives_align_with_their_values() {
     has(patient(|p| p["_birthDate"] = json!("x")), &[("Patient.birthDate", Structure)]);
     has(patient(|p| p["_birthDate"] = json!({})), &[("Patient.birthDate", Structure)]);
     has(patient(|p| p["_contact"] = extension), &[("Patient.contact", Structure)]);
+    // An id alone says nothing (ele-1).
+    has(given(json!(["a", "b"]), json!([{"id": "x"}, null])), &[]);
+    has(given(json!(["a", null]), json!([null, {"id": "x"}])), &[("Patient.name[0].given[1]", Structure)]);
+    has(patient(|p| p["_deceasedBoolean"] = json!({"id": "x"})), &[("Patient.deceased", Structure)]);
 }
 
 #[test]

@@ -30,6 +30,8 @@ pub struct Validator {
     profiles: Profiles,
     codes: Arc<dyn Codes>,
     level: Level,
+    /// The server's own URL.
+    base: Option<Arc<str>>,
 }
 
 /// Why a profile that was asked for is not there to check against.
@@ -52,7 +54,16 @@ pub struct Checked {
 impl Validator {
     /// `codes` answers for value sets that R4's own tables do not list; `level` is what [`Validator::on_write`] does.
     pub fn new(profiles: Profiles, codes: Arc<dyn Codes>, level: Level) -> Validator {
-        Validator { profiles, codes, level }
+        Validator { profiles, codes, level, base: None }
+    }
+
+    /// The same for the server at this URL: an absolute reference below it is judged as the local one that it means.
+    pub fn at(self, base: &str) -> Validator {
+        Validator { base: Some(base.into()), ..self }
+    }
+
+    fn structure(&self, resource: &Value, report: &mut Report) {
+        structure::check(resource, self.base.as_deref(), report);
     }
 
     pub fn profiles(&self) -> &Profiles {
@@ -68,7 +79,11 @@ impl Validator {
         }
         let mut issues = match self.level {
             Level::Off => Vec::new(),
-            Level::Structure => structure(resource),
+            Level::Structure => {
+                let mut report = Report::default();
+                self.structure(resource, &mut report);
+                report.finish()
+            }
             Level::Profile => self.validate(resource),
         };
         issues.retain(|issue| issue.severity.is_error());
@@ -95,7 +110,7 @@ impl Validator {
     fn run(&self, resource: &Value, asked: &[String], targets: &Targets) -> Checked {
         let loaded = self.profiles.snapshot();
         let mut report = Report::default();
-        structure::check(resource, &mut report);
+        self.structure(resource, &mut report);
         let is_bundle = resource.get("resourceType").and_then(Value::as_str) == Some("Bundle");
         let world = World::new(&loaded, &*self.codes, is_bundle.then(|| Entries::of(resource)), targets);
         let scope = Scope::top(&world, resource);

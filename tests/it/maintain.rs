@@ -209,6 +209,10 @@ both_databases!(
         assert_eq!(versions(&server, "p2").await, 3);
         // Old versions, no more at a time than asked for.
         assert_eq!(expunge(&server, "/fhir/$expunge", &[previous.clone(), ("limit", json!(2))]).await, (2, 0, 2));
+        for id in ["p1", "p2", "p3"] {
+            let (_, bundle) = server.get(&format!("/fhir/Patient/{id}/_history?_count=0")).await;
+            assert_eq!(bundle["total"], versions(&server, id).await, "a history counts what is there: {id}");
+        }
         assert_eq!(expunge(&server, "/fhir/Patient/$expunge", std::slice::from_ref(&previous)).await, (5, 0, 5));
         assert_eq!([versions(&server, "p1").await, versions(&server, "p2").await, versions(&server, "p3").await], [1, 1, 1]);
         assert_eq!(server.get("/fhir/Patient/p2").await.1["name"][0]["family"], "Mushi2");

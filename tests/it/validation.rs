@@ -155,6 +155,63 @@ both_databases!(
     }
 );
 
+both_databases!(
+    async fn all_profiles_that_are_named_count(db: &TestDb) {
+        let server = TestServer::open(db).await;
+        let mut other = profile(0);
+        (other["id"], other["url"]) = (json!("other"), json!("urn:test:other"));
+        server.put("/fhir/StructureDefinition/named-patient", &profile(1)).await;
+        server.put("/fhir/StructureDefinition/other", &other).await;
+        for query in ["urn:test:other&profile=urn:test:named-patient", "urn:test:named-patient&profile=urn:test:other"] {
+            let (status, outcome) = server.post(&format!("/fhir/Patient/$validate?profile={query}"), &patient(|_| ())).await;
+            assert_eq!((status, severities(&outcome)), (200, vec!["error"]), "{query}: {outcome:#}");
+        }
+        let named = |url: &str| json!({"name": "profile", "valueUri": url});
+        let resource = json!({"name": "resource", "resource": patient(|_| ())});
+        let sent = |parts: Value| json!({"resourceType": "Parameters", "parameter": parts});
+        let (_, outcome) = server.post("/fhir/Patient/$validate", &sent(json!([named("urn:test:other"), named(PROFILE), resource]))).await;
+        assert_eq!(severities(&outcome), ["error"], "{outcome:#}");
+        let in_both = sent(json!([named("urn:test:other"), resource]));
+        let (_, outcome) = server.post(&format!("/fhir/Patient/$validate?profile={PROFILE}"), &in_both).await;
+        assert_eq!(severities(&outcome), ["error"], "{outcome:#}");
+        assert_eq!(server.post("/fhir/Patient/$validate", &sent(json!([resource, resource]))).await.0, 400);
+        server.stop().await;
+    }
+);
+
+both_databases!(
+    async fn a_code_is_not_refused_for_what_is_not_loaded(db: &TestDb) {
+        let server = TestServer::start(db, |settings| (settings.auth, settings.validation) = (AuthMode::Open, Level::Profile)).await;
+        // Lango ships a few codes of LOINC and no more.
+        let set = json!({"resourceType": "ValueSet", "id": "loinc", "url": "urn:test:loinc", "status": "active",
+            "compose": {"include": [{"system": "http://loinc.org"}]}});
+        let mut bound = profile(0);
+        (bound["id"], bound["url"], bound["type"]) = (json!("bound"), json!("urn:test:bound"), json!("Observation"));
+        bound["baseDefinition"] = json!("http://hl7.org/fhir/StructureDefinition/Observation");
+        bound["differential"]["element"] = json!([{"id": "Observation.code", "path": "Observation.code",
+            "binding": {"strength": "required", "valueSet": "urn:test:loinc"},
+            "constraint": [{"key": "t-1", "severity": "error", "human": "x", "expression": "memberOf('urn:test:loinc')"}]}]);
+        assert_eq!(server.put("/fhir/ValueSet/loinc", &set).await.0, 201);
+        assert_eq!(server.put("/fhir/StructureDefinition/bound", &bound).await.0, 201);
+        let observation = |system: &str, subject: &str| {
+            json!({"resourceType": "Observation", "meta": {"profile": ["urn:test:bound"]}, "status": "final",
+                "code": {"coding": [{"system": system, "code": "11502-2"}]}, "subject": {"reference": subject}})
+        };
+        let (status, outcome) = server.post("/fhir/Observation", &observation("http://loinc.org", "Patient/1")).await;
+        assert_eq!(status, 201, "{outcome:#}");
+        let (_, outcome) = server.post("/fhir/Observation/$validate", &observation("http://loinc.org", "Patient/1")).await;
+        assert!(outcome.to_string().contains("could not be checked"), "{outcome:#}");
+        assert_eq!(server.post("/fhir/Observation", &observation("urn:test:other", "Patient/1")).await.0, 422);
+        // Neither is a reference judged by another form than the one that it means.
+        for (subject, expected) in [("Patient/1", 201), ("Practitioner/1", 422)] {
+            let absolute = server.url(&format!("/fhir/{subject}"));
+            let (status, outcome) = server.post("/fhir/Observation", &observation("http://loinc.org", &absolute)).await;
+            assert_eq!(status, expected, "{subject}: {outcome:#}");
+        }
+        server.stop().await;
+    }
+);
+
 /// A FHIR package with these files.
 fn package(files: &[(&str, &Value)]) -> Vec<u8> {
     let mut archive = tar::Builder::new(GzEncoder::new(Vec::new(), Compression::fast()));

@@ -22,7 +22,8 @@ use axum::http::request::Parts;
 use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::response::Response;
 use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
+use base64::engine::DecodePaddingMode;
+use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig, STANDARD};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -31,6 +32,12 @@ const SECURITY_CONTEXT: HeaderName = HeaderName::from_static("x-security-context
 
 /// What a Binary that says no type is.
 const BYTES: &str = "application/octet-stream";
+
+/// Reads what R4's form of base64Binary takes: bits left over in the last letter, which some encoders do not clear, mean nothing.
+const LENIENT: GeneralPurpose = GeneralPurpose::new(
+    &base64::alphabet::STANDARD,
+    GeneralPurposeConfig::new().with_decode_allow_trailing_bits(true).with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
 
 pub fn is_binary(type_code: TypeCode) -> bool {
     definitions::r4().type_name(type_code) == "Binary"
@@ -48,18 +55,21 @@ pub fn is_wanted(parts: &Parts, format: Option<&str>) -> bool {
     binary && !negotiate::names_fhir(&parts.headers)
 }
 
-/// The content of the Binary in the answer.
-pub fn render(answer: Answer) -> Response {
+/// The content of the Binary in the answer; one that has none which could be read (it was stored with `validation = "off"`) is told as a resource.
+pub fn render(mut answer: Answer) -> Response {
     let Some(body) = &answer.body else { return answer.render(Format::Json, false) };
     let read = serde_json::from_slice::<Value>(body).map_err(Refusal::internal).and_then(|resource| {
         let text = |pointer: &str| resource.pointer(pointer).and_then(Value::as_str).map(str::to_owned);
         // What was stored is base64, white space allowed.
         let data: String = text("/data").unwrap_or_default().split_ascii_whitespace().collect();
-        let content = STANDARD.decode(data).map_err(Refusal::internal)?;
-        Ok((content, text("/contentType"), text("/securityContext/reference")))
+        Ok((LENIENT.decode(data).ok(), text("/contentType"), text("/securityContext/reference")))
     });
     let (content, content_type, context) = match read {
-        Ok(read) => read,
+        Ok((Some(content), content_type, context)) => (content, content_type, context),
+        Ok((None, ..)) => {
+            answer.warnings.push(Issue::warning(IssueCode::Value, "The data of this Binary is no base64, so it is told as a resource."));
+            return answer.render(Format::Json, false);
+        }
         Err(refusal) => return super::answer::failure(&refusal.into(), Format::Json, false),
     };
     let mut response = Answer { body: None, ..answer }.render(Format::Json, false);

@@ -27,12 +27,16 @@ pub async fn of_instance(call: &Call<'_>, type_code: TypeCode, id: &str) -> Resu
     let newest = call.readable(call.state.store.read(type_code, id, &call.caller.scope).await?)?;
     // Also where no version is on the page.
     super::audit::tells_of(std::slice::from_ref(&newest));
-    // Versions are numbered without gaps, deletes included; a total would tell of those that are left out.
+    // A total would tell of those that are left out.
     let scope = &call.caller.scope;
     let own = *scope == Scope::All || scope.owners().contains(&newest.owner);
     let whole = own && asked.selects_all() && call.caller.reaches_all(type_code, &[Interaction::Read]);
     let path = format!("{}/{id}/_history", definitions::r4().type_name(type_code));
-    answer(call, &HistoryOf::Instance(type_code, id), &path, &asked, whole.then_some(newest.version)).await
+    let total = match whole {
+        true => Some(call.state.store.count_versions(newest.key).await?),
+        false => None,
+    };
+    answer(call, &HistoryOf::Instance(type_code, id), &path, &asked, total).await
 }
 
 pub async fn of_type(call: &Call<'_>, type_code: TypeCode) -> Result<Answer, Failure> {

@@ -24,6 +24,9 @@ use axum::http::StatusCode;
 use serde_json::Value;
 use std::sync::Arc;
 
+/// Profiles of one request.
+const MOST_PROFILES: usize = 20;
+
 /// What the resource is to be good for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Mode {
@@ -55,12 +58,26 @@ pub async fn run(
         let in_body = sent.as_ref().filter(|_| is_envelope).and_then(|sent| parameter(sent, name)).and_then(text_of);
         in_body.or_else(|| call.query.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone()))
     };
-    let (profile, mode) = (named("profile"), mode(named("mode").as_deref())?);
+    let mode = mode(named("mode").as_deref())?;
+    // All that are named count, in the URL and in the body.
+    let envelope = sent.as_ref().filter(|_| is_envelope);
+    let parts = || envelope.and_then(|sent| sent.get("parameter")?.as_array()).into_iter().flatten();
+    let is = |part: &&Value, name: &str| part.get("name").and_then(Value::as_str) == Some(name);
+    let in_url = call.query.iter().filter(|(key, _)| key == "profile").map(|(_, value)| value.clone());
+    let mut profiles: Vec<String> = parts().filter(|part| is(part, "profile")).filter_map(text_of).chain(in_url).collect();
+    profiles.sort();
+    profiles.dedup();
+    if profiles.len() > MOST_PROFILES {
+        return Err(Failure::bad_request(format!("Name {MOST_PROFILES} profiles at most.")));
+    }
+    if parts().filter(|part| is(part, "resource")).count() > 1 {
+        return Err(Failure::bad_request("Give one resource: each is validated by a request of its own."));
+    }
     let given = match is_envelope {
         true => sent.as_mut().and_then(|sent| parameter_mut(sent, "resource")?.get_mut("resource").map(Value::take)),
         false => sent,
     };
-    if mode == Mode::Profile && profile.is_none() {
+    if mode == Mode::Profile && profiles.is_empty() {
         return Err(Failure::bad_request("With mode=profile, name the profile in the parameter `profile`."));
     }
     if mode == Mode::Delete {
@@ -89,7 +106,6 @@ pub async fn run(
         }
         _ => {}
     }
-    let profiles: Vec<String> = profile.into_iter().collect();
     let rehearsed = matches!(mode, Mode::Create | Mode::Update).then(|| resource.clone());
     issues.extend(checked(call, resource, profiles).await?);
     // What is not well built cannot be made ready to be stored.

@@ -256,6 +256,38 @@ fn an_expansion_over_two_versions_says_which_code_is_of_which() {
 }
 
 #[test]
+fn a_code_that_a_part_lacks_is_not_outside() {
+    let part = json!({ "resourceType": "CodeSystem", "id": "part", "url": "http://test/part", "status": "active", "content": "fragment",
+        "concept": [{ "code": "a" }, { "code": "b" }] });
+    let all = value_set("all", json!({ "include": [{ "system": "http://test/part" }] }));
+    let below = value_set(
+        "below",
+        json!({ "include": [{ "system": "http://test/part", "filter": [{ "property": "concept", "op": "is-a", "value": "a" }] }] }),
+    );
+    let listed = value_set("listed", json!({ "include": [{ "system": "http://test/part", "concept": [{ "code": "a" }] }] }));
+    let terminology = holding(&[part, all, below, listed]);
+    let has = |set: &str, code: &str| {
+        let url = format!("http://test/vs/{set}");
+        let answer = terminology.is_member(&url, "http://test/part", code);
+        assert_eq!(answer, terminology.is_member_of_any_system(&url, code));
+        answer
+    };
+    assert_eq!([has("all", "a"), has("all", "x"), has("below", "x")], [Some(true), None, None]);
+    assert_eq!([has("below", "b"), has("listed", "a"), has("listed", "x")], [Some(false), Some(true), Some(false)]);
+    assert_eq!(terminology.is_member("http://test/vs/all", "http://test/other", "x"), Some(false));
+}
+
+#[test]
+fn a_page_is_of_whole_numbers_of_32_bits() {
+    let terminology = holding(&[animals(), value_set("it", json!({ "include": [{ "system": URL }] }))]);
+    for (name, value, is_good) in
+        [("count", "2147483647", true), ("count", "3000000000", false), ("offset", "2147483648", false), ("offset", "-1", false)]
+    {
+        assert_eq!(expand(&terminology, &[(name, value)]).is_ok(), is_good, "{name} {value}");
+    }
+}
+
+#[test]
 fn what_is_missing_is_named() {
     let terminology = holding(&[animals(), value_set("it", json!({ "include": [{ "system": URL }] }))]);
     let words = |type_name: &str, name: &str, pairs: &[(&str, &str)]| ask(&terminology, type_name, name, pairs).unwrap_err().to_string();

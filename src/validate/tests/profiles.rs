@@ -45,6 +45,42 @@ fn component(code: &str) -> Value {
     json!({"code": {"coding": [{"system": "http://loinc.org", "code": code}]}, "valueInteger": 1})
 }
 
+/// <https://hl7.org/fhir/R4/bundle.html#references>
+#[test]
+fn a_reference_in_a_bundle_leads_to_the_version_and_the_server_that_it_names() {
+    let named = definition("urn:named", &core("Patient"), "Patient", json!([{"id": "Patient.name", "path": "Patient.name", "min": 1}]));
+    let of = json!([{"id": "Observation.subject", "path": "Observation.subject", "type": [{"code": "Reference", "targetProfile": ["urn:named"]}]}]);
+    let definitions = [definition("urn:p", &core("Observation"), "Observation", of), named];
+    let patient = |url: &str, version: &str, name: bool| {
+        let mut patient = json!({"resourceType": "Patient", "id": "1", "meta": {"versionId": version}});
+        if name {
+            patient["name"] = json!([{"text": "x"}]);
+        }
+        json!({"fullUrl": url, "resource": patient})
+    };
+    let told = |reference: &str, entries: Vec<Value>| {
+        let observation = json!({"resourceType": "Observation", "id": "2", "meta": {"profile": ["urn:p"]}, "status": "final", "code": {"text": "x"}, "subject": {"reference": reference}});
+        let all: Vec<Value> =
+            entries.into_iter().chain([json!({"fullUrl": "http://x/fhir/Observation/2", "resource": observation})]).collect();
+        let bundle = json!({"resourceType": "Bundle", "type": "collection", "entry": all});
+        let issues = validator(&definitions).validate(&bundle);
+        let of_target = issues.into_iter().filter(|issue| issue.diagnostics.contains("(profile urn:p)"));
+        of_target.map(|issue| issue.severity).collect::<Vec<_>>()
+    };
+    let (here, elsewhere) = ("http://x/fhir/Patient/1", "http://y/fhir/Patient/1");
+    for turned in [false, true] {
+        let mut both = vec![patient(here, "4", false), patient(here, "3", true)];
+        if turned {
+            both.reverse();
+        }
+        assert_eq!(told("Patient/1/_history/3", both.clone()), []);
+        assert_eq!(told("Patient/1/_history/4", both), [Severity::Error]);
+    }
+    assert_eq!(told("Patient/1/_history/4", vec![patient(here, "3", true)]), [Severity::Information]);
+    assert_eq!(told("Patient/1", vec![patient(elsewhere, "1", false)]), [Severity::Information]);
+    assert_eq!(told("Patient/1", vec![patient(here, "1", false)]), [Severity::Error]);
+}
+
 /// <https://hl7.org/fhir/R4/extension-elementdefinition-maxvalueset.html>
 #[test]
 fn a_binding_that_may_be_extended_ends_at_its_most() {

@@ -102,8 +102,37 @@ fn contained_resources_are_used_and_bare() {
     says(missing, &[(Severity::Error, "Patient.managingOrganization.reference", "ref-1")]);
     let versioned = patient(json!({"resourceType": "Organization", "id": "o", "name": "x", "meta": {"versionId": "1"}}), "#o");
     says(versioned, &[(Severity::Error, "Patient.contained[0]", "dom-4")]);
+    let twice = json!({"resourceType": "Patient", "generalPractitioner": [{"reference": "#o"}], "contained": [
+        {"resourceType": "Organization", "id": "o", "name": "x"}, {"resourceType": "Practitioner", "id": "o"}]});
+    says(twice, &[(Severity::Error, "Patient.contained[1].id", "must be its own")]);
     let nested = patient(json!({"resourceType": "Organization", "id": "o", "name": "x", "contained": [{"resourceType": "Basic"}]}), "#o");
     assert!(told(&nested).iter().any(|(_, path, words)| path.ends_with("contained[0].contained") && words.contains("must not contain")));
+}
+
+#[test]
+fn a_narrative_has_something_to_read_or_to_see() {
+    let with = |inner: &str| json!({"resourceType": "Patient", "text": {"status": "generated", "div": format!("<div xmlns=\"http://www.w3.org/1999/xhtml\">{inner}</div>")}});
+    for inner in ["x", "<p>x</p>", "<p/><img src='#a' alt=''/>"] {
+        says(with(inner), &[]);
+    }
+    for inner in ["", " \n", "<p></p><br/>", "<!-- x -->"] {
+        says(with(inner), &[(Severity::Error, "Patient.text.div", "txt-2")]);
+    }
+}
+
+#[test]
+fn a_reference_below_the_servers_own_url_is_a_local_one() {
+    let validator = validator(&[]).at("http://own.org/fhir");
+    let errors = |reference: &str| {
+        let resource =
+            json!({"resourceType": "Observation", "status": "final", "code": {"text": "x"}, "subject": {"reference": reference}});
+        let issues = validator.validate(&resource);
+        issues.into_iter().filter(|issue| issue.severity.is_error()).map(|issue| issue.expression).collect::<Vec<_>>()
+    };
+    assert_eq!(errors("http://own.org/fhir/Practitioner/1"), ["Observation.subject.reference"]);
+    for reference in ["http://own.org/fhir/Patient/1", "http://own.org/fhir/metadata", "http://other.org/fhir/Practitioner/1"] {
+        assert_eq!(errors(reference), [""; 0], "{reference}");
+    }
 }
 
 #[test]
