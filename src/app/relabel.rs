@@ -107,7 +107,9 @@ impl App {
             *state = Relabel { started: now(), types: types(), digest, ..Relabel::default() };
         }
         // What was written since the work began was written by this release, or is looked at when it began.
-        let anew = state.since.is_none() && !consent::Sensitive::is_of_this_release(&self.store.labelled_by().await?);
+        // Its new versions are met again further on: these are of this release.
+        let is_older = state.since.is_none() && !consent::Sensitive::is_of_this_release(&self.store.labelled_by().await?);
+        let anew = if is_older { state.started } else { Micros::MIN };
         for _ in 0..UNITS {
             let Some(name) = state.types.first() else { break };
             let rows = match definitions::r4().type_code(name) {
@@ -153,7 +155,7 @@ impl App {
     }
 
     /// Adds the labels that are missing; to how many.
-    async fn label(&self, mut rows: Vec<Stored>, anew: bool) -> anyhow::Result<u64> {
+    async fn label(&self, mut rows: Vec<Stored>, anew: Micros) -> anyhow::Result<u64> {
         let mut tries = Tries::default();
         loop {
             let (me, found) = (self.clone(), rows.clone());
@@ -183,8 +185,9 @@ impl App {
         }
     }
 
-    /// The new versions of those in which something is found, and those others that hand their labels on, or are read otherwise than by the release before.
-    fn missing(&self, rows: &[Stored], anew: bool) -> (Vec<Wanted>, Vec<Mutation>) {
+    /// The new versions of those in which something is found, and those others that hand their labels on, or, if they are older than `anew`, are read
+    /// otherwise than by the release before.
+    fn missing(&self, rows: &[Stored], anew: Micros) -> (Vec<Wanted>, Vec<Mutation>) {
         let making = self.writer.making();
         let (mut changes, mut containers) = (Vec::new(), Vec::new());
         for row in rows {
@@ -194,7 +197,7 @@ impl App {
                 changes.push(Wanted { action: Action::Put(draft), condition: Condition::Seen(row.version) });
                 continue;
             }
-            if let Some(mutation) = self.writer.rearrived(row, &resource, anew) {
+            if let Some(mutation) = self.writer.rearrived(row, &resource, row.updated < anew) {
                 containers.push(mutation);
                 continue;
             }

@@ -105,14 +105,16 @@ both_databases!(
     }
 );
 
-/// What the asker gets for a result of the record, one that names a second person, and one of a visit that nobody can tell.
-async fn statuses(server: &TestServer) -> [u16; 3] {
+/// What the asker gets for a result of the record, one that names a second person, two of visits that nobody can tell, and a report of such a result.
+async fn statuses(server: &TestServer) -> [u16; 5] {
     let asker = signed_token(server, "asker", &json!({ "purpose_of_use": "TREAT" })).await;
     let status = async |id: &str| {
-        let request = server.client.get(server.url(&format!("/fhir/Observation/{id}"))).bearer_auth(&asker);
+        let request = server.client.get(server.url(&format!("/fhir/{id}"))).bearer_auth(&asker);
         request.send().await.unwrap().status().as_u16()
     };
-    [status("a-hr").await, status("second").await, status("visit").await]
+    let result = async |id: &str| status(&format!("Observation/{id}")).await;
+    let report = status("DiagnosticReport/report").await;
+    [result("a-hr").await, result("second").await, result("visit").await, result("elsewhere").await, report]
 }
 
 both_databases!(
@@ -123,6 +125,15 @@ both_databases!(
         world
             .put(&world.holder, &of("visit", |one| one["encounter"] = json!({ "identifier": { "system": "urn:v", "value": "V1" } })))
             .await;
+        let elsewhere = json!({ "reference": "https://other.example.org/fhir/Encounter/1" });
+        world.put(&world.holder, &of("elsewhere", |one| one["encounter"] = elsewhere)).await;
+        let mut report = of("report", |one| one["result"] = json!([{ "identifier": { "system": "urn:lab", "value": "R1" } }]));
+        report["resourceType"] = json!("DiagnosticReport");
+        report
+            .as_object_mut()
+            .unwrap()
+            .retain(|key, _| ["resourceType", "id", "status", "code", "subject", "result"].contains(&key.as_str()));
+        world.put(&world.holder, &report).await;
         let World { server, .. } = world;
         server.stop().await;
         // As the release before left it.
@@ -130,23 +141,23 @@ both_databases!(
         sql(
             &store,
             "UPDATE resource SET patient = (SELECT r.patient FROM resource r WHERE r.id = 'a-hr'), \
-             class = (SELECT r.class FROM resource r WHERE r.id = 'a-hr') WHERE id IN ('second', 'visit')",
+             class = (SELECT r.class FROM resource r WHERE r.id = 'a-hr') WHERE id IN ('second', 'visit', 'elsewhere', 'report')",
         )
         .await;
         store.close().await;
         let server = TestServer::smart(db).await;
-        assert_eq!(statuses(&server).await, [200, 200, 200]);
+        assert_eq!(statuses(&server).await, [200; 5]);
         server.stop().await;
         let store = Store::open(&db.url).await.unwrap();
         store.set_labelled_by("another release's").await.unwrap();
         store.close().await;
         let server = TestServer::smart(db).await;
         for _ in 0..200 {
-            if statuses(&server).await == [200, 404, 404] {
+            if statuses(&server).await == [200, 404, 404, 404, 404] {
                 break;
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
-        assert_eq!(statuses(&server).await, [200, 404, 404]);
+        assert_eq!(statuses(&server).await, [200, 404, 404, 404, 404]);
     }
 );
