@@ -72,8 +72,11 @@ pub async fn run(settings: &Settings, store: &Store, text: &str) -> anyhow::Resu
     Ok(ExitCode::SUCCESS)
 }
 
+/// The type and id of what defines one.
+type Compartment = (TypeCode, String);
+
 /// The types that a URL or its end searches, and what defines the compartment that it looks into.
-fn searched(path: &str, pairs: &[(String, String)]) -> anyhow::Result<(Vec<TypeCode>, Option<(TypeCode, String)>)> {
+fn searched(path: &str, pairs: &[(String, String)]) -> anyhow::Result<(Vec<TypeCode>, Option<Compartment>)> {
     let type_code = |name: &str| definitions::r4().type_code(name).with_context(|| format!("'{}': {USAGE}", search::shown(name)));
     let path = path.split_once("://").map_or(path, |(_, rest)| rest.split_once('/').map_or("", |(_, path)| path)).trim_matches('/');
     // A base URL may have a path of its own.
