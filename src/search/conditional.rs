@@ -3,7 +3,7 @@
 
 use super::filter::Reader;
 use super::lex;
-use super::parse::{CONTROLS, CURSOR, ParseOptions, limits, path};
+use super::parse::{CONTROLS, CURSOR, ParseOptions, limits, path, too_many_joined};
 use crate::definitions;
 use crate::fhir::text::MOST_INDEXED;
 use crate::fhir::{Issue, IssueCode};
@@ -51,6 +51,7 @@ pub fn conditional(type_code: TypeCode, criteria: &str, scope: Scope, options: &
             Err(refusal) => errors.push(refusal.issue.at(path(type_name, key))),
         }
     }
+    errors.extend(too_many_joined(type_name, &query.filters));
     if errors.is_empty() && query.filters.is_empty() {
         errors.push(Issue::error(IssueCode::Required, "the criteria of a conditional request must name a search parameter").at(type_name));
     }

@@ -528,6 +528,12 @@ both_databases!(
                 assert_eq!((status, matches), (200, total), "{type_name}?{parameter}{more}: {}", found["issue"]);
             }
         }
+        // What PostgreSQL would plan for seconds is refused.
+        let joined = |number: usize| "_has:Observation:subject:code=last&".repeat(number);
+        let form = "application/x-www-form-urlencoded";
+        assert_eq!(send(Method::POST, "/fhir/Patient/_search", joined(32), form).await.0, 200);
+        let (status, refused) = send(Method::POST, "/fhir/Patient/_search", joined(33), form).await;
+        assert_eq!((status, &refused["issue"][0]["code"]), (400, &json!("too-costly")), "{refused}");
         server.stop().await;
     }
 );
