@@ -134,7 +134,8 @@ fn what_is_required_is_missed() {
 fn one_choice_has_one_type() {
     has(observation(|o| o["effectivePeriod"] = json!({"start": "2026"})), &[("Observation.effective", Structure)]);
     has(observation(|o| o["_effectiveDateTime"] = json!({"id": "a"})), &[]);
-    has(observation(|o| o["_effectiveInstant"] = json!({"id": "a"})), &[("Observation.effective", Structure)]);
+    let extension = json!({"extension": [{"url": "urn:x", "valueString": "x"}]});
+    has(observation(|o| o["_effectiveInstant"] = extension), &[("Observation.effective", Structure)]);
 }
 
 #[test]
@@ -178,7 +179,11 @@ fn siblings_of_primitives_align_with_their_values() {
     // An id alone says nothing (ele-1).
     has(given(json!(["a", "b"]), json!([{"id": "x"}, null])), &[]);
     has(given(json!(["a", null]), json!([null, {"id": "x"}])), &[("Patient.name[0].given[1]", Structure)]);
-    has(patient(|p| p["_deceasedBoolean"] = json!({"id": "x"})), &[("Patient.deceased", Structure)]);
+    let without = |p: &mut Value| {
+        p.as_object_mut().unwrap().remove("birthDate");
+        p["_birthDate"] = json!({"id": "x"});
+    };
+    has(patient(without), &[("Patient.birthDate", Structure)]);
 }
 
 #[test]

@@ -678,14 +678,14 @@ both_databases!(
         let of_type = json!({ "name": "type", "valueCode": "DiagnosticReport" });
         permit(&world, "k").await;
         assert_eq!(
-            found(&[since.clone()]).await,
+            found(std::slice::from_ref(&since)).await,
             "DiagnosticReport/of-sugar DiagnosticReport/of-viral Observation/of-clinic Observation/of-ward"
         );
-        assert_eq!(found(&[of_type.clone()]).await, "DiagnosticReport/of-sugar DiagnosticReport/of-viral");
+        assert_eq!(found(std::slice::from_ref(&of_type)).await, "DiagnosticReport/of-sugar DiagnosticReport/of-viral");
         let except = json!([{ "type": "deny", "securityLabel": [{ "system": LABEL, "code": "HIV" }] }]);
         world.consent("k", "a", json!({ "type": "permit", "provision": except })).await;
-        assert_eq!(found(&[since.clone()]).await, "DiagnosticReport/of-sugar Observation/of-ward");
-        assert_eq!(found(&[of_type.clone()]).await, "DiagnosticReport/of-sugar");
+        assert_eq!(found(std::slice::from_ref(&since)).await, "DiagnosticReport/of-sugar Observation/of-ward");
+        assert_eq!(found(std::slice::from_ref(&of_type)).await, "DiagnosticReport/of-sugar");
         assert_eq!(found(&[of_type, since]).await, "DiagnosticReport/of-sugar");
         world.server.stop().await;
         a.stop().await;

@@ -484,9 +484,9 @@ both_databases!(
             let path = format!("/fhir/{}/{}", resource["resourceType"].as_str().unwrap(), resource["id"].as_str().unwrap());
             assert_eq!(send(Method::PUT, &path, resource.to_string(), FHIR_JSON).await.0, 201);
         }
-        // 999 that match nothing, and one that does; what negates finds all that have nothing of them.
-        let codes: Vec<String> = (0..999).map(|n| format!("v{n}")).chain(["last".to_owned()]).collect();
-        let days: Vec<String> = (0..999).map(|n| format!("{}-01-01", 2900 + n)).chain(["2001-01-01".to_owned()]).collect();
+        // 997 that match nothing, and one that does, which leaves two for the order; what negates finds all that have nothing of them.
+        let codes: Vec<String> = (0..997).map(|n| format!("v{n}")).chain(["last".to_owned()]).collect();
+        let days: Vec<String> = (0..997).map(|n| format!("{}-01-01", 2900 + n)).chain(["2001-01-01".to_owned()]).collect();
         let joined = |before: &str, values: &[String], after: &str| {
             values.iter().map(|value| format!("{before}{value}{after}")).collect::<Vec<_>>().join(",")
         };
@@ -516,7 +516,7 @@ both_databases!(
             ("Observation", "subject:Patient.name:contains", plain.clone(), 1),
             ("Observation", "subject:Patient._tag:not", plain.clone(), 0),
             ("Observation", "encounter.subject:Patient.general-practitioner:Practitioner.identifier", joined("urn:d|", &codes, ""), 1),
-            ("Observation", "value-quantity", joined("", &(0..999).chain([4999 + 1]).map(|n| n.to_string()).collect::<Vec<_>>(), ""), 1),
+            ("Observation", "value-quantity", joined("", &(0..997).chain([5000]).map(|n| n.to_string()).collect::<Vec<_>>(), ""), 1),
             ("Observation", "code-value-quantity", joined("urn:s|", &codes, "$gt5"), 1),
         ];
         for (type_name, parameter, values, total) in searches {

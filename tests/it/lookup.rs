@@ -267,10 +267,18 @@ both_databases!(
         let mut numbered = hidden.clone();
         numbered["identifier"][1]["system"] = json!("https://lango.health/id/facility/HF-C/mrn");
         world.put(world.token("c"), &numbered).await;
+        for (client, patient) in [("a", "a"), ("c", "art")] {
+            let visit = json!({
+                "resourceType": "Encounter", "id": format!("visit-of-{patient}"), "status": "finished", "class": { "code": "AMB" },
+                "subject": { "reference": format!("Patient/{patient}") }, "period": { "start": "2026-10-01" },
+            });
+            world.put(world.token(client), &visit).await;
+        }
         let told = async |id: &str| world.get(world.token("a"), &asked(id)).await.1["pager"]["total"].clone();
         assert_eq!((told("77").await, told("78").await), (json!(0), json!(0)));
         let own = world.get(world.token("c"), &asked("77")).await.1;
         assert_ne!(own["pager"]["total"], json!(0), "{own}");
+        world.server.stop().await;
     }
 );
 

@@ -58,11 +58,11 @@ pub fn is_wanted(parts: &Parts, format: Option<&str>) -> bool {
 /// The content of the Binary in the answer; one that has none which could be read (it was stored with `validation = "off"`) is told as a resource.
 pub fn render(mut answer: Answer) -> Response {
     let Some(body) = &answer.body else { return answer.render(Format::Json, false) };
-    let read = serde_json::from_slice::<Value>(body).map_err(Refusal::internal).and_then(|resource| {
+    let read = serde_json::from_slice::<Value>(body).map_err(Refusal::internal).map(|resource| {
         let text = |pointer: &str| resource.pointer(pointer).and_then(Value::as_str).map(str::to_owned);
         // What was stored is base64, white space allowed.
         let data: String = text("/data").unwrap_or_default().split_ascii_whitespace().collect();
-        Ok((LENIENT.decode(data).ok(), text("/contentType"), text("/securityContext/reference")))
+        (LENIENT.decode(data).ok(), text("/contentType"), text("/securityContext/reference"))
     });
     let (content, content_type, context) = match read {
         Ok((Some(content), content_type, context)) => (content, content_type, context),
