@@ -112,7 +112,7 @@ pub enum ClientError {
     Secret,
     #[error("an app that cannot keep a secret needs a redirect URI")]
     NoRedirect,
-    #[error("the client exists already: choose another id, or give it a new secret or shut it out")]
+    #[error("the client exists already: choose another id, or change it (`lango client change`)")]
     Exists,
     #[error("there is no such client: `lango client list` shows them")]
     Unknown,
@@ -225,6 +225,30 @@ pub async fn add(store: &Store, client: &Client) -> Result<(), ClientError> {
     });
     sql.push(") ON CONFLICT (id) DO NOTHING");
     if change(store, sql).await? { Ok(()) } else { Err(ClientError::Exists) }
+}
+
+/// Keeps what a client may do and how it proves itself as they stand here; its words are checked first.
+pub async fn replace(store: &Store, client: &Client) -> Result<(), ClientError> {
+    check(client)?;
+    let (roles, redirect_uris) = (client.roles.join(" "), client.redirect_uris.join(" "));
+    let mut sql = Sql::new(store.dialect());
+    sql.push("UPDATE client SET scopes = ").str(&client.scopes).push(", roles = ").str(&roles);
+    sql.push(", redirect_uris = ").str(&redirect_uris);
+    let optional = [
+        (", secret_hash = ", &client.secret_hash),
+        (", jwks = ", &client.jwks),
+        (", jwks_url = ", &client.jwks_url),
+        (", issuer = ", &client.issuer),
+        (", certificate = ", &client.certificate),
+    ];
+    for (set, value) in optional {
+        match value {
+            Some(value) => sql.push(set).str(value),
+            None => sql.push(set).push("NULL"),
+        };
+    }
+    sql.push(" WHERE id = ").str(&client.id);
+    if change(store, sql).await? { Ok(()) } else { Err(ClientError::Unknown) }
 }
 
 /// Replaces a client's secret; the old one is worthless at once.

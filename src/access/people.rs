@@ -246,6 +246,25 @@ fn joined(acts_for: &[Vec<String>]) -> String {
     acts_for.iter().map(|patients| patients.join(",")).collect::<Vec<_>>().join(" ")
 }
 
+/// Keeps what an operator changes of a person: names, facility, roles, Practitioner, those whom they act for, authenticator app. They log in anew.
+pub async fn replace(store: &Store, person: &Person) -> Result<(), PersonError> {
+    const SQL: &str = "UPDATE person SET name = $2, facility = $3, roles = $4, practitioner = $5, acts_for = $6, totp = $7, \
+         generation = generation + 1 WHERE id = $1";
+    check(person)?;
+    let changed = on!(store, write, pool => sqlx::query(SQL)
+        .bind(&person.id)
+        .bind(&person.name)
+        .bind(&person.facility)
+        .bind(person.roles.join(" "))
+        .bind(&person.practitioner)
+        .bind(joined(&person.acts_for))
+        .bind(&person.totp)
+        .execute(pool)
+        .await?
+        .rows_affected());
+    if changed == 1 { Ok(()) } else { Err(PersonError::Unknown) }
+}
+
 /// Sets whose records a person sees, as they are linked now.
 pub async fn set_patients(store: &Store, person: &Person) -> Result<(), PersonError> {
     const SQL: &str = "UPDATE person SET patient = $2, linked = $3, acts_for = $4 WHERE id = $1";

@@ -53,12 +53,54 @@ pub async fn register(store: &Store, asked: Registration, public_url: &str) -> R
     client.roles = asked.roles.iter().map(Role::to_string).collect();
     client.redirect_uris = asked.redirect_uris;
     client.certificate = asked.certificate.as_deref().map(certificate_digest).transpose()?;
-    let mut made = None;
-    match asked.proof {
+    let made = prove(&mut client, asked.proof, public_url)?;
+    clients::add(store, &client).await?;
+    Ok(made)
+}
+
+/// What of a client is to be otherwise; what is `None` stays.
+#[derive(Clone, Debug, Default)]
+pub struct Change {
+    pub scopes: Option<String>,
+    pub roles: Option<Vec<Role>>,
+    pub proof: Option<Proof>,
+    pub redirect_uris: Option<Vec<String>>,
+    /// In PEM; `Some(None)`: it need not connect with one any more.
+    pub certificate: Option<Option<String>>,
+}
+
+/// Changes what a client may do or how it proves itself, from the next request on; what it proved itself by before is worthless then. Its
+/// facility stays: what it sent belongs to that one. Gives the secret that was made. `public_url` as in [`register`].
+pub async fn change(store: &Store, id: &str, asked: Change, public_url: &str) -> Result<Option<Secret>, ClientError> {
+    let mut client = clients::find(store, id).await?.ok_or(ClientError::Unknown)?;
+    if let Some(scopes) = asked.scopes {
+        client.scopes = scopes;
+    }
+    if let Some(roles) = asked.roles {
+        client.roles = roles.iter().map(Role::to_string).collect();
+    }
+    if let Some(uris) = asked.redirect_uris {
+        client.redirect_uris = uris;
+    }
+    if let Some(pem) = asked.certificate {
+        client.certificate = pem.as_deref().map(certificate_digest).transpose()?;
+    }
+    let made = match asked.proof {
+        Some(proof) => prove(&mut client, proof, public_url)?,
+        None => None,
+    };
+    clients::replace(store, &client).await?;
+    Ok(made)
+}
+
+/// Has the client prove itself by this and by nothing else. Gives the secret that was made.
+fn prove(client: &mut Client, proof: Proof, public_url: &str) -> Result<Option<Secret>, ClientError> {
+    (client.secret_hash, client.jwks, client.jwks_url, client.issuer) = (None, None, None, None);
+    match proof {
         Proof::NewSecret => {
             let secret = generate_secret()?;
             client.secret_hash = Some(hash_secret(&secret)?);
-            made = Some(secret);
+            return Ok(Some(secret));
         }
         Proof::Secret(secret) => client.secret_hash = Some(hash_secret(checked(&secret)?)?),
         Proof::Keys(set) => client.jwks = Some(set),
@@ -70,8 +112,7 @@ pub async fn register(store: &Store, asked: Registration, public_url: &str) -> R
         Proof::Public if client.redirect_uris.is_empty() => return Err(ClientError::NoRedirect),
         Proof::Public => {}
     }
-    clients::add(store, &client).await?;
-    Ok(made)
+    Ok(None)
 }
 
 /// Replaces a client's secret, by `secret` or a new one; the old one is worthless at once. Gives the one that was made.

@@ -3,9 +3,9 @@
 use super::Common;
 use crate::access::Role;
 use crate::access::clients::{self, Client as Row};
-use crate::access::registration::{LONGEST_SECRET, Proof, Registration, register, renew_secret};
+use crate::access::registration::{self, LONGEST_SECRET, Proof, Registration, register, renew_secret};
 use crate::config::{Overrides, Secret};
-use anyhow::Context;
+use anyhow::{Context, bail};
 use clap::Subcommand;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -22,6 +22,8 @@ pub enum Client {
         #[arg(long)]
         secret_stdin: bool,
     },
+    /// Change what a client may do or how it proves itself; what is not given stays
+    Change(Change),
     /// Show all clients
     List,
     /// Shut a client out, its access tokens included
@@ -66,6 +68,32 @@ pub struct Add {
     certificate: Option<PathBuf>,
 }
 
+#[derive(Debug, clap::Args)]
+pub struct Change {
+    id: String,
+    /// All its SMART scopes from now on
+    #[arg(long, value_name = "SCOPES")]
+    scope: Option<String>,
+    /// All its roles from now on; may be given several times
+    #[arg(long, value_name = "ROLE")]
+    role: Vec<Role>,
+    /// Its public keys from now on (JSON Web Key Set), in place of what it proved itself by
+    #[arg(long, value_name = "FILE", conflicts_with = "jwks_url")]
+    jwks: Option<PathBuf>,
+    /// Where its public keys are from now on, in place of what it proved itself by
+    #[arg(long, value_name = "URL")]
+    jwks_url: Option<String>,
+    /// Where it may send people back to from now on; may be given several times
+    #[arg(long, value_name = "URI")]
+    redirect_uri: Vec<String>,
+    /// The TLS certificate (PEM) that it must connect with from now on
+    #[arg(long, value_name = "FILE", conflicts_with = "no_certificate")]
+    certificate: Option<PathBuf>,
+    /// It need not connect with a certificate any more
+    #[arg(long)]
+    no_certificate: bool,
+}
+
 impl Client {
     pub(super) async fn run(self, common: &Common) -> anyhow::Result<ExitCode> {
         let settings = match &self {
@@ -97,6 +125,14 @@ impl Client {
                 eprintln!("client {id} has a new secret");
                 print_once(made);
             }
+            Client::Change(change) => {
+                let id = change.id.clone();
+                let asked = change.asked()?;
+                let public_url = settings.public_url(settings.listen);
+                let work = registration::change(&store, &id, asked, &public_url);
+                super::recorded(&settings, &store, &format!("lango client change {id}"), work).await?;
+                eprintln!("client {id} is changed");
+            }
             Client::List => list(&clients::list(&store).await?),
             Client::Disable { id } => {
                 let work = clients::set_disabled(&store, &id, true);
@@ -117,7 +153,6 @@ impl Client {
 impl Add {
     /// What the options ask for. The rules are the room's.
     fn registration(self) -> anyhow::Result<Registration> {
-        let read = |file: &Path| std::fs::read_to_string(file).with_context(|| format!("{} cannot be read", file.display()));
         let proof = match (self.issuer, self.jwks_url, &self.jwks) {
             (Some(issuer), ..) => Proof::Issuer(issuer),
             (_, Some(url), _) => Proof::KeysAt(url),
@@ -130,6 +165,38 @@ impl Add {
         let (id, facility, scopes, roles) = (self.id, self.facility, self.scope, self.role);
         Ok(Registration { id, facility, scopes, roles, proof, redirect_uris: self.redirect_uri, certificate })
     }
+}
+
+impl Change {
+    fn asked(self) -> anyhow::Result<registration::Change> {
+        let asked = registration::Change {
+            scopes: self.scope,
+            roles: some(self.role),
+            proof: match (self.jwks_url, &self.jwks) {
+                (Some(url), _) => Some(Proof::KeysAt(url)),
+                (None, Some(file)) => Some(Proof::Keys(read(file)?)),
+                (None, None) => None,
+            },
+            redirect_uris: some(self.redirect_uri),
+            certificate: match &self.certificate {
+                Some(file) => Some(Some(read(file)?)),
+                None => self.no_certificate.then_some(None),
+            },
+        };
+        if matches!(asked, registration::Change { scopes: None, roles: None, proof: None, redirect_uris: None, certificate: None }) {
+            bail!("nothing to change is given: `lango client change --help` shows what can be");
+        }
+        Ok(asked)
+    }
+}
+
+/// `None` when nothing was given.
+fn some<T>(given: Vec<T>) -> Option<Vec<T>> {
+    (!given.is_empty()).then_some(given)
+}
+
+fn read(file: &Path) -> anyhow::Result<String> {
+    std::fs::read_to_string(file).with_context(|| format!("{} cannot be read", file.display()))
 }
 
 /// The secret on standard input.

@@ -17,6 +17,8 @@ pub enum User {
     Add(Add),
     /// Look again which Patients are linked with those of a person; what was linked since the last look is seen from now on
     Link { id: String },
+    /// Change what a person may do or proves themselves by; what is not given stays, and they log in anew
+    Change(Change),
     /// Give a person a new password, read from standard input; a resting account may log in again at once
     Password { id: String },
     /// Show everybody
@@ -54,6 +56,35 @@ pub struct Add {
     totp: bool,
 }
 
+#[derive(Debug, clap::Args)]
+pub struct Change {
+    id: String,
+    /// Name that pages show from now on
+    #[arg(long)]
+    name: Option<String>,
+    /// Code of the facility that the person works for from now on
+    #[arg(long, value_name = "CODE")]
+    facility: Option<String>,
+    /// All their roles from now on; may be given several times
+    #[arg(long, value_name = "ROLE")]
+    role: Vec<Role>,
+    /// Identifier value of the person's Practitioner from now on
+    #[arg(long, value_name = "IDENTIFIER")]
+    practitioner: Option<String>,
+    /// Id of a Patient whom the person acts for from now on, in place of those before; may be given several times
+    #[arg(long, value_name = "ID", conflicts_with = "acts_for_nobody")]
+    acts_for: Vec<String>,
+    /// The person acts for nobody else any more
+    #[arg(long)]
+    acts_for_nobody: bool,
+    /// Make a new secret for an authenticator app, and print it once; the old one is worthless
+    #[arg(long, conflicts_with = "no_totp")]
+    totp: bool,
+    /// The person logs in without an authenticator app from now on
+    #[arg(long)]
+    no_totp: bool,
+}
+
 impl User {
     pub(super) async fn run(self, common: &Common) -> anyhow::Result<ExitCode> {
         let (settings, store) = common.open().await?;
@@ -72,14 +103,20 @@ impl User {
                 if person.patient.is_some() || !person.acts_for.is_empty() {
                     link(&registry().await?, &mut person).await?;
                 }
-                let totp = if add.totp { Some(people::new_totp()?) } else { None };
-                person.totp = totp.as_ref().map(|(bytes, _)| bytes.clone());
+                let totp = if add.totp { Some(new_totp(&mut person)?) } else { None };
                 people::add(&store, &person).await?;
                 eprintln!("{} may log in for facility {}", person.id, person.facility);
-                if let Some((_, text)) = totp {
-                    eprintln!("the secret for the authenticator app is shown this once:");
-                    say!("{}", text.expose());
+                print_once(totp);
+            }
+            User::Change(change) => {
+                let mut person = people::find(&store, &change.id).await?.ok_or(people::PersonError::Unknown)?;
+                let totp = change.apply(&mut person)?;
+                if !change.acts_for.is_empty() {
+                    link_others(&registry().await?, &mut person).await?;
                 }
+                people::replace(&store, &person).await?;
+                eprintln!("{} is changed and logs in anew", person.id);
+                print_once(totp);
             }
             User::Link { id } => {
                 let mut person = people::find(&store, &id).await?.ok_or(people::PersonError::Unknown)?;
@@ -114,6 +151,53 @@ impl User {
     }
 }
 
+impl Change {
+    /// Gives the new secret for an authenticator app, as text.
+    fn apply(&self, person: &mut Person) -> anyhow::Result<Option<Secret>> {
+        let before = person.clone();
+        if let Some(name) = &self.name {
+            person.name.clone_from(name);
+        }
+        if let Some(facility) = &self.facility {
+            person.facility.clone_from(facility);
+        }
+        if !self.role.is_empty() {
+            person.roles = self.role.iter().map(Role::to_string).collect();
+        }
+        if self.practitioner.is_some() {
+            person.practitioner.clone_from(&self.practitioner);
+        }
+        if self.acts_for_nobody || !self.acts_for.is_empty() {
+            person.acts_for = self.acts_for.iter().map(|id| vec![id.clone()]).collect();
+        }
+        if person.practitioner.is_some() && (person.patient.is_some() || !person.acts_for.is_empty()) {
+            bail!("a login is a practitioner's, or one for patients: add the person a second time, by another name");
+        }
+        let totp = if self.totp { Some(new_totp(person)?) } else { None };
+        if self.no_totp {
+            person.totp = None;
+        }
+        if *person == before {
+            bail!("nothing would change: `lango user change --help` shows what can be");
+        }
+        Ok(totp)
+    }
+}
+
+/// Gives the person a new secret for an authenticator app; it comes back as text, to be typed into the app.
+fn new_totp(person: &mut Person) -> anyhow::Result<Secret> {
+    let (bytes, text) = people::new_totp()?;
+    person.totp = Some(bytes);
+    Ok(text)
+}
+
+fn print_once(totp: Option<Secret>) {
+    if let Some(text) = totp {
+        eprintln!("the secret for the authenticator app is shown this once:");
+        say!("{}", text.expose());
+    }
+}
+
 /// Takes the Patients that are linked now with the person's, and with each of those whom they act for, and no others.
 async fn link(registry: &Registry, person: &mut Person) -> anyhow::Result<()> {
     if let Some(own) = person.patient.take() {
@@ -121,6 +205,11 @@ async fn link(registry: &Registry, person: &mut Person) -> anyhow::Result<()> {
         let mut ids = linked(registry, &before).await?.into_iter();
         (person.patient, person.linked) = (ids.next(), ids.collect());
     }
+    link_others(registry, person).await
+}
+
+/// The same of those whom they act for.
+async fn link_others(registry: &Registry, person: &mut Person) -> anyhow::Result<()> {
     for patients in &mut person.acts_for {
         *patients = linked(registry, patients).await?;
     }

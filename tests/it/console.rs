@@ -264,13 +264,15 @@ both_databases!(
 both_databases!(
     async fn what_commands_change_about_clients_is_recorded_too(db: &TestDb) {
         let world = World::new(db).await;
-        for command in ["client add emr-1 --facility HF-1 --scope system/*.rs", "client disable emr-1"] {
+        for command in
+            ["client add emr-1 --facility HF-1 --scope system/*.rs", "client change emr-1 --role registry", "client disable emr-1"]
+        {
             let words: Vec<&str> = command.split(' ').collect();
             let (code, _, said) = output(db, &words);
             assert_eq!(code, Some(0), "{said}");
         }
         let told: Vec<String> = world.recorded().await.into_iter().map(|(_, request, _)| request).collect();
-        assert_eq!(told, ["lango client add emr-1", "lango client disable emr-1"]);
+        assert_eq!(told, ["lango client add emr-1", "lango client change emr-1", "lango client disable emr-1"]);
         world.server.stop().await;
     }
 );

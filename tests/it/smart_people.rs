@@ -1,5 +1,6 @@
 //! People: authorization code with PKCE, login, lockout, one-time codes, refresh, introspection, revocation, key rotation.
 
+use crate::support::program::output;
 use crate::support::server::answer;
 use crate::support::{TestDb, TestServer, add_client, both_databases};
 use base64::Engine;
@@ -417,6 +418,45 @@ both_databases!(
             let (_, anew) = world.exchange(&world.code("asha").await).await;
             assert_eq!(world.get(text(&anew, "access_token"), "/fhir/Patient").await.0, 200, "{way}");
             assert_eq!(world.refresh(text(&anew, "refresh_token")).await.0, 200, "{way}");
+        }
+        world.server.stop().await;
+    }
+);
+
+both_databases!(
+    async fn an_operator_changes_people_who_log_in_anew(db: &TestDb) {
+        let world = World::new(db).await;
+        let change = |options: &[&str]| output(db, &[&["user", "change", "asha"], options].concat());
+        let (_, granted) = world.exchange(&world.code("asha").await).await;
+        let token = text(&granted, "access_token");
+        assert_eq!(world.get(token, "/fhir/Patient").await.0, 200);
+        // A lost telephone: a new secret, and later none.
+        let (code, secret, said) = change(&["--totp"]);
+        assert_eq!(code, Some(0), "{said}");
+        assert_eq!(world.get(token, "/fhir/Patient").await.0, 401, "what was given before is worthless");
+        assert_eq!(world.log_in("asha", PASSWORD, "").await.0.status(), 401);
+        let kept = people::find(&world.store, "asha").await.unwrap().unwrap();
+        assert_eq!(secret.trim().len(), 32, "base32 of 20 bytes");
+        assert_eq!(world.log_in("asha", PASSWORD, &one_time_code(&kept.totp.unwrap())).await.0.status(), 200);
+        assert_eq!(change(&["--no-totp"]).0, Some(0));
+        assert_eq!(world.log_in("asha", PASSWORD, "").await.0.status(), 200);
+        assert_eq!(change(&["--facility", "HF-2", "--role", "clinician", "--role", "registry", "--practitioner", "MCT-2"]).0, Some(0));
+        let kept = people::find(&world.store, "asha").await.unwrap().unwrap();
+        assert_eq!((kept.facility.as_str(), kept.practitioner.as_deref()), ("HF-2", Some("MCT-2")));
+        assert_eq!(kept.roles, ["clinician", "registry"]);
+        // Nobody is a patient's guardian and a practitioner in one login.
+        for options in [&["--acts-for", "p1"][..], &[], &["--facility", "HF-2"], &["--name", ""]] {
+            assert_eq!(change(options).0, Some(2), "{options:?}");
+        }
+        assert_eq!(people::find(&world.store, "asha").await.unwrap().unwrap(), kept);
+
+        let hash = hash_secret(&Secret::new(PASSWORD)).unwrap();
+        let mama = Person { acts_for: vec![vec!["p1".into()], vec!["p2".into()]], ..Person::new("mama", "Mama", "HF-1", hash) };
+        people::add(&world.store, &mama).await.unwrap();
+        for (options, left) in [(&["--acts-for", "p2"][..], vec![vec!["p2".to_owned()]]), (&["--acts-for-nobody"], vec![])] {
+            let (code, _, said) = output(db, &[&["user", "change", "mama"], options].concat());
+            assert_eq!(code, Some(0), "{said}");
+            assert_eq!(people::find(&world.store, "mama").await.unwrap().unwrap().acts_for, left);
         }
         world.server.stop().await;
     }

@@ -1,7 +1,8 @@
 //! Scopes on every interaction: types, granular parameters, includes, chains, history, writes and Bundles.
 
+use crate::support::program::output;
 use crate::support::server::answer;
-use crate::support::{TestDb, TestServer, add_client, both_databases};
+use crate::support::{TestDb, TestServer, add_client, both_databases, smart};
 use serde_json::{Value, json};
 
 const LOINC: &str = "http://loinc.org";
@@ -236,6 +237,51 @@ both_databases!(
         let (_, granted) = answer(request.header("content-type", "application/x-www-form-urlencoded").body(form)).await;
         assert_eq!(granted["scope"], json!("system/Observation.rs?code=718-7&subject=Patient/b"), "{granted}");
         assert_eq!(world.ids(granted["access_token"].as_str().unwrap(), "/fhir/Observation").await, ["b-laboratory"]);
+        world.server.stop().await;
+    }
+);
+
+both_databases!(
+    async fn what_a_client_may_do_and_proves_itself_by_is_changed_while_the_server_runs(db: &TestDb) {
+        let world = World::new(db).await;
+        let change = |options: &[&str]| output(db, &[&["client", "change", "emr"], options].concat());
+        let secret = add_client(db, "emr", "HF-1", "system/*.cruds").await;
+        let token = world.server.token("emr", &secret).await;
+        assert_eq!(world.get(&token, "/fhir/Observation/a-laboratory").await.0, 200);
+        assert_eq!(change(&["--scope", "system/Patient.rs"]).0, Some(0));
+        assert_eq!(world.get(&token, "/fhir/Patient/a").await.0, 200);
+        assert_eq!(world.get(&token, "/fhir/Observation/a-laboratory").await.0, 403, "also with a token of before");
+        // A role that somebody has counts from now on, and no longer once others are given.
+        let expunge = json!({ "resourceType": "Parameters" });
+        for (role, status) in [("operator", 202), ("facility", 403)] {
+            assert_eq!(change(&["--role", role, "--scope", "system/*.cruds"]).0, Some(0));
+            assert_eq!(world.send(&token, "POST", "/fhir/$reindex", &expunge).await.0, status, "{role}");
+        }
+        // Keys take the place of the secret.
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("keys.json");
+        std::fs::write(&file, smart::public_keys()).unwrap();
+        assert_eq!(change(&["--jwks", file.to_str().unwrap()]).0, Some(0));
+        let form = format!("grant_type=client_credentials&client_id=emr&client_secret={secret}");
+        let request = world.server.client.post(world.server.url("/auth/token"));
+        let (status, _) = answer(request.header("content-type", "application/x-www-form-urlencoded").body(form)).await;
+        assert_eq!(status, 401, "the secret is worthless");
+        let token = smart::signed_token(&world.server, "emr", &json!({})).await;
+        assert_eq!(world.get(&token, "/fhir/Observation/a-laboratory").await.0, 200);
+        // What does not hold together changes nothing, and is told.
+        for (options, words) in [
+            (&[][..], "nothing to change"),
+            (&["--scope", "user/*.rs"], "for apps that people log in with"),
+            (&["--scope", "nonsense"], "scope"),
+            (&["--jwks-url", "http://169.254.169.254/keys"], "cannot be fetched"),
+            (&["--certificate", file.to_str().unwrap()], "PEM"),
+        ] {
+            let (code, _, said) = change(options);
+            assert_eq!(code, Some(2), "{options:?}: {said}");
+            assert!(said.contains(words), "{options:?}: {said}");
+        }
+        assert_eq!(world.get(&token, "/fhir/Observation/a-laboratory").await.0, 200);
+        assert_eq!(output(db, &["client", "change", "nobody", "--role", "registry"]).0, Some(2));
         world.server.stop().await;
     }
 );

@@ -12,6 +12,13 @@ fn key() -> EncodingKey {
     EncodingKey::from_ec_pem(include_bytes!("../../data/keys/es384.pem")).expect("a test key")
 }
 
+/// The key set of who signs with the test key.
+pub fn public_keys() -> String {
+    let mut public = Jwk::from_encoding_key(&key(), Algorithm::ES384).expect("a public key");
+    public.common.key_id = Some("test".into());
+    json!({ "keys": [public] }).to_string()
+}
+
 /// Adds a client that signs with the test key; its roles are separated by a space.
 pub async fn add_signing_client(db: &TestDb, id: &str, facility: &str, roles: &str) {
     add_scoped_client(db, id, facility, roles, "system/*.cruds").await;
@@ -19,11 +26,9 @@ pub async fn add_signing_client(db: &TestDb, id: &str, facility: &str, roles: &s
 
 /// The same with these scopes.
 pub async fn add_scoped_client(db: &TestDb, id: &str, facility: &str, roles: &str, scopes: &str) {
-    let mut public = Jwk::from_encoding_key(&key(), Algorithm::ES384).expect("a public key");
-    public.common.key_id = Some("test".into());
     let store = Store::open(&db.url).await.expect("the database opens");
     let roles = roles.split_whitespace().map(str::to_owned).collect();
-    let client = Client { jwks: Some(json!({ "keys": [public] }).to_string()), roles, ..Client::new(id, facility, scopes) };
+    let client = Client { jwks: Some(public_keys()), roles, ..Client::new(id, facility, scopes) };
     clients::add(&store, &client).await.expect("a new client");
     store.close().await;
 }
