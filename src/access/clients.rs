@@ -304,6 +304,9 @@ fn check(client: &Client) -> Result<(), ClientError> {
     if scopes.is_for_people() && client.redirect_uris.is_empty() && client.issuer.is_none() {
         return Err(ClientError::NotForPeople);
     }
+    if client.is_public() && client.redirect_uris.is_empty() {
+        return Err(ClientError::NoRedirect);
+    }
     if client.redirect_uris.iter().any(|uri| !is_redirect_uri(uri)) {
         return Err(ClientError::RedirectUri);
     }

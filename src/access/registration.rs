@@ -109,7 +109,6 @@ fn prove(client: &mut Client, proof: Proof, public_url: &str) -> Result<Option<S
             client.jwks_url = Some(url);
         }
         Proof::Issuer(issuer) => client.issuer = Some(issuer),
-        Proof::Public if client.redirect_uris.is_empty() => return Err(ClientError::NoRedirect),
         Proof::Public => {}
     }
     Ok(None)

@@ -2,7 +2,7 @@
 
 use crate::support::program::output;
 use crate::support::server::answer;
-use crate::support::{TestDb, TestServer, both_databases};
+use crate::support::{TestDb, TestServer, both_databases, smart};
 use lango::access::audit::Event;
 use lango::access::clients;
 use lango::access::hash_secret;
@@ -10,6 +10,7 @@ use lango::access::people::{self, Person};
 use lango::config::Secret;
 use lango::store::Store;
 use reqwest::{Response, header};
+use serde_json::json;
 use std::time::{Duration, Instant};
 
 const PASSWORD: &str = "correct horse battery";
@@ -187,6 +188,57 @@ both_databases!(
         assert_eq!(by_amina("id=emr-1&facility=HF-1", 409), 1, "what was refused too");
         let all = format!("{recorded:?}");
         assert!(![first.as_str(), second.as_str(), "short", PASSWORD].iter().any(|secret| all.contains(secret)), "{all}");
+        world.server.stop().await;
+    }
+);
+
+both_databases!(
+    async fn an_operator_changes_a_client_and_what_was_not_touched_stays(db: &TestDb) {
+        let world = World::new(db).await;
+        let (cookie, token) = world.session().await;
+        let (code, secret, said) =
+            output(db, &["client", "add", "emr-1", "--facility", "HF-1", "--scope", "system/*.rs", "--role", "clinician"]);
+        assert_eq!(code, Some(0), "{said}");
+        let page = world.page("/console/clients", &cookie).await;
+        assert!(page.contains("href=\"/console/clients/emr-1\""), "{page}");
+        let page = world.page("/console/clients/emr-1", &cookie).await;
+        assert!(page.contains("value=\"system/*.rs\"") && page.contains("value=\"clinician\" checked"), "{page}");
+        let before = clients::find(&world.store, "emr-1").await.unwrap().unwrap();
+        let fields = [("token", token.as_str()), ("scope", "system/Patient.rs"), ("role", "registry"), ("proof", "")];
+        let changed = world.submit("/console/clients/emr-1", &cookie, &fields).await;
+        assert_eq!((changed.status().as_u16(), location(&changed)), (303, "/console/clients".to_owned()));
+        let after = clients::find(&world.store, "emr-1").await.unwrap().unwrap();
+        let expected = clients::Client { scopes: "system/Patient.rs".into(), roles: vec!["registry".into()], ..before };
+        assert_eq!(after, expected);
+        assert_eq!(world.calls_with("emr-1", secret.trim()).await, 200);
+        for (change, words) in [
+            (("scope", "user/*.rs"), "are for apps that people log in with"),
+            (("proof", "keys"), "the key set is not JSON"),
+            (("certificate", "-"), "no certificate in PEM"),
+            (("role", "king"), "a role is one of"),
+        ] {
+            let mut fields: Vec<(&str, &str)> = fields.iter().copied().filter(|(name, _)| *name != change.0).collect();
+            fields.push(change);
+            let response = world.submit("/console/clients/emr-1", &cookie, &fields).await;
+            assert_eq!(response.status(), 400, "{change:?}");
+            let page = response.text().await.unwrap();
+            assert!(page.contains(words), "{change:?}: {page}");
+        }
+        let keys = smart::public_keys();
+        let fields = [fields.as_slice(), &[("keys", keys.as_str())]].concat();
+        let fields: Vec<(&str, &str)> =
+            fields.into_iter().map(|field| if field.0 == "proof" { ("proof", "keys") } else { field }).collect();
+        assert_eq!(world.submit("/console/clients/emr-1", &cookie, &fields).await.status(), 303);
+        assert_eq!(world.calls_with("emr-1", secret.trim()).await, 401, "keys take the place of the secret");
+        assert_eq!(smart::ask_signed(&world.server, "emr-1", &json!({})).await.0, 200);
+        assert_eq!(clients::find(&world.store, "emr-1").await.unwrap().unwrap().facility, "HF-1");
+        for path in ["/console/clients/nobody", "/console/clients/%22%3E%3Cscript%3E"] {
+            assert_eq!(world.get(path, &cookie).await.status(), 404);
+            assert_eq!(world.submit(path, &cookie, &fields).await.status(), 404);
+        }
+        assert_eq!(world.get("/console/clients/emr-1", "").await.status(), 303, "nobody without a session");
+        let told: Vec<String> = world.recorded().await.into_iter().map(|(_, request, _)| request).collect();
+        assert!(told.iter().any(|request| request.contains("scope=system%2FPatient.rs")), "{told:?}");
         world.server.stop().await;
     }
 );

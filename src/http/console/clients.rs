@@ -3,7 +3,7 @@
 use super::super::pages::{cookie, field, html};
 use super::{COOKIE, Console};
 use crate::access::clients::{self, Client, ClientError};
-use crate::access::registration::{self, Proof, Registration};
+use crate::access::registration::{self, Change, Proof, Registration};
 use crate::access::{Caller, Role, audit};
 use crate::config::Secret;
 use askama::Template;
@@ -33,6 +33,21 @@ struct ListPage<'a> {
 }
 
 #[derive(Template)]
+#[template(path = "console/client.html")]
+struct ChangePage<'a> {
+    base: &'a str,
+    style: &'a str,
+    who: &'a str,
+    token: &'a str,
+    /// As it stands.
+    client: &'a Client,
+    roles: &'a [Role],
+    form: &'a Form,
+    /// What is wrong with the form.
+    problem: &'a str,
+}
+
+#[derive(Template)]
 #[template(path = "console/secret.html")]
 struct SecretPage<'a> {
     base: &'a str,
@@ -55,6 +70,8 @@ struct Form {
     address: String,
     redirect_uris: String,
     certificate: String,
+    /// In a change: no certificate is needed any more.
+    no_certificate: bool,
 }
 
 impl Form {
@@ -71,6 +88,17 @@ impl Form {
             address: text("address"),
             redirect_uris: text("redirect_uris"),
             certificate: text("certificate"),
+            no_certificate: !field(body, "no_certificate").is_empty(),
+        }
+    }
+
+    /// What a change begins with.
+    fn of_client(client: &Client) -> Form {
+        Form {
+            scopes: client.scopes.clone(),
+            roles: client.roles.clone(),
+            redirect_uris: client.redirect_uris.join("\n"),
+            ..Form::default()
         }
     }
 
@@ -92,11 +120,35 @@ impl Form {
             id: self.id.clone(),
             facility: self.facility.clone(),
             scopes: self.scopes.clone(),
-            roles: self.roles.iter().map(|role| role.parse()).collect::<Result<_, _>>()?,
+            roles: self.parsed_roles()?,
             proof,
-            redirect_uris: self.redirect_uris.split_whitespace().map(str::to_owned).collect(),
-            certificate: Some(self.certificate.clone()).filter(|pem| !pem.is_empty()),
+            redirect_uris: self.redirect_uris(),
+            certificate: self.given_certificate(),
         })
+    }
+
+    /// Scopes, roles and addresses as they stand in the form; keys and certificate only where some are given.
+    fn change(&self) -> Result<Change, ClientError> {
+        let proof = match self.proof.as_str() {
+            "keys" => Some(Proof::Keys(self.keys.clone())),
+            "keys-at" => Some(Proof::KeysAt(self.address.clone())),
+            _ => None,
+        };
+        let certificate = if self.no_certificate { Some(None) } else { self.given_certificate().map(Some) };
+        let (scopes, roles, redirect_uris) = (self.scopes.clone(), self.parsed_roles()?, self.redirect_uris());
+        Ok(Change { scopes: Some(scopes), roles: Some(roles), proof, redirect_uris: Some(redirect_uris), certificate })
+    }
+
+    fn parsed_roles(&self) -> Result<Vec<Role>, ClientError> {
+        Ok(self.roles.iter().map(|role| role.parse()).collect::<Result<_, _>>()?)
+    }
+
+    fn redirect_uris(&self) -> Vec<String> {
+        self.redirect_uris.split_whitespace().map(str::to_owned).collect()
+    }
+
+    fn given_certificate(&self) -> Option<String> {
+        Some(self.certificate.clone()).filter(|pem| !pem.is_empty())
     }
 
     /// For the record: everything but secrets and keys.
@@ -164,9 +216,63 @@ pub(super) async fn add(State(console): State<Console>, caller: Caller, headers:
     }
 }
 
+/// One client, to be changed.
+pub(super) async fn one(State(console): State<Console>, Path(id): Path<String>, caller: Caller, headers: HeaderMap) -> Response {
+    match clients::find(&console.store, &id).await {
+        Ok(Some(client)) => changing(&console, &caller, &headers, &client, &Form::of_client(&client), None),
+        Ok(None) => absent(&console, &headers),
+        Err(error) => console.failed(&headers, &error),
+    }
+}
+
+fn changing(
+    console: &Console,
+    caller: &Caller,
+    headers: &HeaderMap,
+    client: &Client,
+    form: &Form,
+    problem: Option<(StatusCode, &str)>,
+) -> Response {
+    let (status, problem) = problem.unwrap_or((StatusCode::OK, ""));
+    let (base, style, token) = (console.base(), console.style(), console.token(headers));
+    let (base, style, token, who) = (base.as_str(), style.as_str(), token.as_str(), caller.person.as_deref().unwrap_or_default());
+    html(status, ChangePage { base, style, who, token, client, roles: &Role::ALL, form, problem }.render(), None)
+}
+
 pub(super) async fn change(
     State(console): State<Console>,
-    Path((id, change)): Path<(String, String)>,
+    Path(id): Path<String>,
+    caller: Caller,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
+    if !console.is_own_form(&cookie(&headers, COOKIE), &headers, &body) {
+        return console.stranger(&headers);
+    }
+    let form = Form::of(&body);
+    if let Some(trail) = audit::current() {
+        trail.came_with(form.told().as_bytes());
+    }
+    let changed = match form.change() {
+        Ok(asked) => registration::change(&console.store, &id, asked, console.access.public_url()).await,
+        Err(error) => Err(error),
+    };
+    match changed {
+        Ok(made) => done(&console, &caller, &headers, &id, made),
+        Err(ClientError::Unknown) => absent(&console, &headers),
+        Err(error) if error.is_askers() => match clients::find(&console.store, &id).await {
+            Ok(Some(client)) => changing(&console, &caller, &headers, &client, &form, Some((StatusCode::BAD_REQUEST, &error.to_string()))),
+            Ok(None) => absent(&console, &headers),
+            Err(error) => console.failed(&headers, &error),
+        },
+        Err(error) => console.failed(&headers, &error),
+    }
+}
+
+/// What a button beside a client does.
+pub(super) async fn act(
+    State(console): State<Console>,
+    Path((id, act)): Path<(String, String)>,
     caller: Caller,
     headers: HeaderMap,
     body: Bytes,
@@ -175,17 +281,21 @@ pub(super) async fn change(
         return console.stranger(&headers);
     }
     let store = &console.store;
-    let changed = match change.as_str() {
+    let done_so = match act.as_str() {
         "secret" => registration::renew_secret(store, &id, None).await,
         "disable" => clients::set_disabled(store, &id, true).await.map(|()| None),
         "enable" => clients::set_disabled(store, &id, false).await.map(|()| None),
         _ => return console.notice(StatusCode::NOT_FOUND, "", &headers, "There is no such page."),
     };
-    match changed {
+    match done_so {
         Ok(made) => done(&console, &caller, &headers, &id, made),
-        Err(ClientError::Unknown) => console.notice(StatusCode::NOT_FOUND, "", &headers, "There is no such client."),
+        Err(ClientError::Unknown) => absent(&console, &headers),
         Err(error) => console.failed(&headers, &error),
     }
+}
+
+fn absent(console: &Console, headers: &HeaderMap) -> Response {
+    console.notice(StatusCode::NOT_FOUND, "", headers, "There is no such client.")
 }
 
 /// Shows a secret that was made, this once; otherwise the list.
