@@ -27,6 +27,7 @@ use super::own::{Own, OwnParam, OwnParams};
 use crate::definitions::{self, ParamKind, SearchParam};
 use crate::fhir::Reference;
 use crate::fhirpath::{Env, Expression, KeyPath, Node};
+use crate::store::index::UNFIT;
 use crate::store::{Facet, Folding, IndexEntry, IndexValue, ParamId, TypeCode};
 use jiff::tz::TimeZone;
 use plan::{Composite, Emit, General, Part, Plan, Target};
@@ -278,15 +279,20 @@ fn push_product(param: ParamId, values: &[Vec<IndexValue>], entries: &mut Vec<In
 /// The values of an own parameter.
 fn evaluate_own<'a>(own: &OwnParam, resource: &'a Value, env: &Env<'a>, options: &Options, entries: &mut Vec<IndexEntry>) {
     let general = General { param: own.param.id, kind: own.param.kind, expression: own.expression.clone(), parts: own.parts.clone() };
-    evaluate(&general, resource, env, options, entries);
+    if evaluate(&general, resource, env, options, entries).is_none() {
+        own.fails();
+        let value = IndexValue::Token { system: None, code: UNFIT.into() };
+        entries.push(IndexEntry { param: Facet::Unfit.of(own.param.id), value });
+    }
     if own.folding == Some(Folding::MediaType) {
         media_type::index(own.param.id, entries);
     }
 }
 
-/// Evaluates what is more than a walk. A resource on which the expression has no meaning has no such entry.
-fn evaluate<'a>(general: &General, resource: &'a Value, env: &Env<'a>, options: &Options, entries: &mut Vec<IndexEntry>) {
-    let Ok(nodes) = general.expression.evaluate(resource, env) else { return };
+/// Evaluates what is more than a walk. A resource on which the expression has no meaning has no such entry; `None` says so.
+fn evaluate<'a>(general: &General, resource: &'a Value, env: &Env<'a>, options: &Options, entries: &mut Vec<IndexEntry>) -> Option<()> {
+    let nodes = general.expression.evaluate(resource, env).ok()?;
+    let mut fits = true;
     for node in nodes {
         if general.parts.is_empty() {
             let mut push = |facet: Facet, value| entries.push(IndexEntry { param: facet.of(general.param), value });
@@ -299,7 +305,9 @@ fn evaluate<'a>(general: &General, resource: &'a Value, env: &Env<'a>, options: 
             .iter()
             .map(|(kind, expression)| {
                 let mut found = Vec::new();
-                for node in expression.evaluate_on(node.clone(), &env).unwrap_or_default() {
+                let nodes = expression.evaluate_on(node.clone(), &env);
+                fits &= nodes.is_ok();
+                for node in nodes.unwrap_or_default() {
                     let node: Node = node;
                     values::read(*kind, Shape::of(node.type_name()), &node.as_json(), options, &mut |facet, value| {
                         push_part(&mut found, facet, value)
@@ -310,6 +318,7 @@ fn evaluate<'a>(general: &General, resource: &'a Value, env: &Env<'a>, options: 
             .collect();
         push_product(general.param, &values, entries);
     }
+    fits.then_some(())
 }
 
 fn limit_composites(entries: &mut Vec<IndexEntry>) {

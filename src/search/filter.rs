@@ -61,6 +61,8 @@ pub struct Reader<'a> {
     /// Values at the ends of chains, those of each type that one leads to.
     chained: usize,
     partial: RefCell<BTreeSet<Arc<str>>>,
+    /// Own parameters whose expression fails on some resources.
+    unfit: RefCell<BTreeSet<String>>,
 }
 
 impl<'a> Reader<'a> {
@@ -70,7 +72,15 @@ impl<'a> Reader<'a> {
 
     /// For a search over so many types, each of which is asked for every parameter.
     pub fn over(options: &'a ParseOptions, types: usize) -> Self {
-        Reader { definitions: definitions::r4(), options, types, nodes: 0, chained: 0, partial: RefCell::default() }
+        Reader {
+            definitions: definitions::r4(),
+            options,
+            types,
+            nodes: 0,
+            chained: 0,
+            partial: RefCell::default(),
+            unfit: RefCell::default(),
+        }
     }
 
     /// The conditions that `key=value` puts on resources of a type, all of which must hold; none when it is always true.
@@ -83,8 +93,13 @@ impl<'a> Reader<'a> {
             .map_err(|refusal| Refusal { ignorable: refusal.ignorable && !leads_away, ..refusal })
     }
 
-    /// What the filters since the last time rest on that is loaded in part only: they find too little by it, or too much where they negate.
+    /// What the filters since the last time rest on that is known in part only: they find too little by it, or too much where they negate.
     pub fn incomplete(&mut self) -> Option<Issue> {
+        if let Some(name) = std::mem::take(self.unfit.get_mut()).first() {
+            let words =
+                format!("{name} is known of a part of the resources only: its expression fails on others, for which it has to be mended.");
+            return Some(Issue::error(IssueCode::Incomplete, words));
+        }
         let partial = std::mem::take(self.partial.get_mut());
         let systems: Vec<&str> = partial.iter().map(|system| &**system).collect();
         let words = format!(
@@ -156,7 +171,12 @@ impl<'a> Reader<'a> {
             Some(param) if param.kind == ParamKind::Special => {
                 Err(bad(IssueCode::NotSupported, format!("{type_name}.{code} cannot be used here")))
             }
-            Some(param) => Ok(param),
+            Some(param) => {
+                if self.options.is_unfit(type_code, code) {
+                    self.unfit.borrow_mut().insert(format!("{type_name}.{code}"));
+                }
+                Ok(param)
+            }
             None if code == "_query" => Err(bad(IssueCode::NotSupported, "this server has no named queries")),
             None => {
                 if let Some(issue) = self.options.unready(type_code, code) {

@@ -11,11 +11,14 @@ use super::media_type;
 use crate::definitions::{self, Component, ParamKind, SearchParam};
 use crate::fhir::IssueCode;
 use crate::fhirpath::Expression;
-use crate::store::{Folding, Query, Scope, Store, TypeCode};
+use crate::store::index::UNFIT;
+use crate::store::query::{SystemTest, Test};
+use crate::store::{Facet, Filter, Folding, Query, Scope, Store, TypeCode};
 use arc_swap::ArcSwap;
 use serde_json::Value;
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Own search parameters at most; a type has at most so many too.
 const MOST: usize = 500;
@@ -47,8 +50,24 @@ pub struct OwnParam {
     pub(super) folding: Option<Folding>,
     /// Of a composite: the parts of what the expression finds.
     pub(super) parts: Vec<(ParamKind, Expression)>,
+    /// Whether its expression fails on something stored, which it does not find.
+    unfit: Arc<AtomicBool>,
     /// The id of its SearchParameter.
     defined_by: String,
+}
+
+impl OwnParam {
+    /// Says so until the next [`refresh`], which looks at what is stored; to the operator once.
+    pub(super) fn fails(&self) {
+        if !self.unfit.swap(true, Ordering::Relaxed) {
+            let words = "the expression of an own search parameter fails on a resource, which it does not find; conditional requests by it are refused";
+            tracing::warn!(code = %self.param.code, search_parameter = %self.defined_by, "{words}");
+        }
+    }
+
+    pub(super) fn is_unfit(&self) -> bool {
+        self.unfit.load(Ordering::Relaxed)
+    }
 }
 
 impl OwnParams {
@@ -279,15 +298,39 @@ pub async fn refresh(store: &Store, own: &OwnParams) -> Result<Vec<Unindexed>, s
             let expression = definition.expression.clone();
             let parts = definition.components.iter().map(|(component, parsed)| (component.kind, parsed.clone())).collect();
             let folding = own_folding(*type_code, &param);
-            let own = OwnParam { param, ready: number.ready, expression, folding, parts, defined_by: definition.id.clone() };
+            let before = own.load();
+            let before = before.of(*type_code).iter().find(|before| before.param.id == param.id);
+            let unfit = before.map(|before| Arc::clone(&before.unfit)).unwrap_or_default();
+            let own = OwnParam { param, ready: number.ready, expression, folding, parts, unfit, defined_by: definition.id.clone() };
             next.by_type.entry(*type_code).or_default().push(own);
         }
         if !number.ready {
             unindexed.push(Unindexed { number: number.number, types: definition.types });
         }
     }
+    for (type_code, params) in &next.by_type {
+        if fails_any(store, *type_code, params).await? {
+            for param in params {
+                match fails_any(store, *type_code, std::slice::from_ref(param)).await? {
+                    true => param.fails(),
+                    false => param.unfit.store(false, Ordering::Relaxed),
+                }
+            }
+        } else {
+            params.iter().for_each(|param| param.unfit.store(false, Ordering::Relaxed));
+        }
+    }
     own.0.store(Arc::new(next));
     Ok(unindexed)
+}
+
+/// Whether the expression of one of the parameters fails on a stored resource of the type.
+async fn fails_any(store: &Store, type_code: TypeCode, params: &[OwnParam]) -> Result<bool, sqlx::Error> {
+    let test = Test::Token { system: SystemTest::Any, code: Some(UNFIT.to_owned()) };
+    let each = params.iter().map(|own| Filter::Param { param: Facet::Unfit.of(own.param.id), tests: vec![test.clone()] });
+    let filters = vec![Filter::Any(each.collect())];
+    let query = Query { type_code, filters, scope: Scope::All, sort: Vec::new() };
+    Ok(!store.search(&query, 1, None).await?.rows.is_empty())
 }
 
 #[cfg(test)]

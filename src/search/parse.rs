@@ -4,7 +4,7 @@ use super::contained::{self, Contained};
 use super::controls::Controls;
 use super::filter::{Reader, shown};
 use super::lex;
-use super::own::Own;
+use super::own::{Own, OwnParam};
 use crate::definitions::{self, SearchParam};
 use crate::fhir::{Issue, IssueCode, time};
 use crate::store::{Filter, ParamId, Query, Scope, TypeCode};
@@ -88,6 +88,11 @@ impl ParseOptions {
     pub fn param(&self, type_code: TypeCode, code: &str) -> Option<&SearchParam> {
         let own = || self.own.find(type_code, code).filter(|own| own.ready).map(|own| &own.param);
         definitions::r4().param(type_code, code).or_else(own)
+    }
+
+    /// Whether it is an own parameter whose expression fails on some resources of the type.
+    pub(super) fn is_unfit(&self, type_code: TypeCode, code: &str) -> bool {
+        self.own.find(type_code, code).is_some_and(OwnParam::is_unfit)
     }
 
     /// Why an own parameter may not be named yet: until all is indexed by it, an answer would be wrong.

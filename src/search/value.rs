@@ -454,11 +454,12 @@ struct Amount {
 }
 
 impl Amount {
-    /// Low bound, value and high bound as the index has them. The high bound is open, but a tenth more is still near.
+    /// Low bound, value and high bound as the index has them. The high bound is open, but a tenth more is still near, and the value itself is
+    /// always within: more digits than a double has imply bounds that it cannot tell from the value.
     fn bounds(&self) -> (f64, f64, f64) {
-        let high = decimal::to_f64(self.high);
-        let high = if self.op == NumberOp::Ap { high.next_up() } else { high };
-        (decimal::to_f64(self.low), decimal::to_f64(self.value), high)
+        let (value, high) = (decimal::to_f64(self.value), decimal::to_f64(self.high));
+        let high = if self.op == NumberOp::Ap { high.next_up() } else { high.max(value.next_up()) };
+        (decimal::to_f64(self.low), value, high)
     }
 
     /// The same in the base units of the scale that it stands on.

@@ -126,6 +126,8 @@ fn a_number_means_the_interval_that_its_digits_imply() {
     let number = |op, low, value, high| vec![Test::Number { op, low, value, high }];
     assert_eq!(plain("RiskAssessment", "probability", "100"), number(NumberOp::Eq, 99.5, 100.0, 100.5));
     assert_eq!(plain("RiskAssessment", "probability", "ne100.00"), number(NumberOp::Ne, 99.995, 100.0, 100.005));
+    let many: f64 = "123456789.123456789".parse().unwrap();
+    assert_eq!(plain("RiskAssessment", "probability", "123456789.123456789"), number(NumberOp::Eq, many, many, many.next_up()));
     assert_eq!(plain("RiskAssessment", "probability", "1e2"), number(NumberOp::Eq, 50.0, 100.0, 150.0));
     assert_eq!(plain("RiskAssessment", "probability", "ap-100"), number(NumberOp::Ap, -110.0, -100.0, (-90.0f64).next_up()));
     assert_eq!(plain("RiskAssessment", "probability", "ap2"), number(NumberOp::Ap, 1.5, 2.0, 2.5f64.next_up()));

@@ -34,7 +34,12 @@ pub enum Facet {
     Amount = 4,
     /// A token that has several spellings and is not written in the one form of them all ([`super::Folding`]), in that form.
     Caseless = 5,
+    /// That an own parameter's expression fails on the resource, which therefore has none of its values: a token, [`UNFIT`].
+    Unfit = 6,
 }
+
+/// The code under [`Facet::Unfit`].
+pub const UNFIT: &str = "unfit";
 
 impl Facet {
     /// The number under which this index of `param` is kept; parameters have 24 bits.

@@ -230,6 +230,39 @@ both_databases!(
 );
 
 both_databases!(
+    async fn pages_go_on_in_the_form_that_the_url_asked_for(db: &TestDb) {
+        let server = TestServer::open(db).await;
+        for id in ["a", "b", "c"] {
+            server.put(&format!("/fhir/Patient/{id}"), &json!({ "resourceType": "Patient", "id": id })).await;
+            let subject = json!({ "resourceType": "Basic", "id": id, "code": { "text": "x" }, "subject": { "reference": "Patient/a" } });
+            server.put(&format!("/fhir/Basic/{id}"), &subject).await;
+        }
+        let form = [("content-type", "application/x-www-form-urlencoded")];
+        for (method, path, body) in [
+            (Method::GET, "Patient?_count=1&_format=xml&_pretty=true", ""),
+            (Method::GET, "?_type=Patient,Basic&_count=1&_pretty=true&_format=application/fhir%2Bxml", ""),
+            (Method::GET, "Patient/_history?_format=xml&_count=1&_pretty=true", ""),
+            (Method::GET, "Patient/a/$everything?_count=1&_format=xml&_pretty=true", ""),
+            (Method::GET, "Patient/a/*?_count=1&_format=xml&_pretty=true", ""),
+            (Method::POST, "Patient/_search?_format=xml&_pretty=true", "_count=1"),
+            (Method::POST, "Patient/_search?_format=json", "_count=1&_pretty=true&_format=xml"),
+            (Method::POST, "Patient/_search?_format=xml", "_count=1&_pretty=true"),
+        ] {
+            let post = request(&server, method, &format!("/fhir/{path}"), if body.is_empty() { &[] } else { &form }, None);
+            let first = post.body(body).send().await.unwrap();
+            assert_eq!(first.status(), 200, "{path}");
+            let text = first.text().await.unwrap();
+            let (_, next) = text.split_once("<relation value=\"next\"/>").unwrap_or_else(|| panic!("{path}: {text}"));
+            let next = next.split('"').nth(1).unwrap().replace("&amp;", "&");
+            let next = server.client.get(next).send().await.unwrap();
+            let (status, text) = (next.status().as_u16(), next.text().await.unwrap());
+            assert!(status == 200 && text.starts_with("<Bundle xmlns=\"http://hl7.org/fhir\">\n  <id "), "{path}: {text}");
+        }
+        server.stop().await;
+    }
+);
+
+both_databases!(
     async fn xml_goes_in_and_comes_out(db: &TestDb) {
         let server = TestServer::open(db).await;
         let xml = r#"<Patient xmlns="http://hl7.org/fhir"><id value="x"/><name><family value="Juma &amp; Co"/></name></Patient>"#;

@@ -1,6 +1,6 @@
 //! Searching beyond single questions: pages while others write, sorting, own search parameters, words, and how it is explained.
 
-use crate::support::{TestServer, both_databases, program};
+use crate::support::{TestServer, answer, both_databases, program};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -277,6 +277,38 @@ both_databases!(
         server.stop().await;
         let (code, out, error) = program::output(db, &["doctor", "explain", "Patient?district=p9&_sort=district"]);
         assert!(code == Some(0) && out.contains("1 on the first page"), "{out} {error}");
+    }
+);
+
+both_databases!(
+    async fn an_own_parameter_that_fails_on_a_resource_decides_no_conditional_request(db: &TestDb) {
+        let server = TestServer::open(db).await;
+        let patient = |id: &str, names: Value| json!({ "resourceType": "Patient", "id": id, "name": names });
+        server.put("/fhir/Patient/one", &patient("one", json!([{ "family": "Juma" }]))).await;
+        server.put("/fhir/Patient/two", &patient("two", json!([{ "family": "Juma" }, { "family": "Massawe" }]))).await;
+        let definition = json!({
+            "resourceType": "SearchParameter", "id": "begin", "url": "urn:lango:test:begin", "name": "Begin", "status": "active",
+            "description": "How the name begins", "code": "begin", "base": ["Patient"], "type": "string",
+            "expression": "Patient.name.family.substring(0, 3)"
+        });
+        assert_eq!(server.put("/fhir/SearchParameter/begin", &definition).await.0, 201);
+        let said = |body: &Value| body["entry"].as_array().is_some_and(|all| all.iter().any(|entry| entry["search"]["mode"] == "outcome"));
+        let found = until(&server, "/fhir/Patient?begin=jum", |status, body| status == 200 && said(body)).await;
+        assert_eq!(found["entry"][0]["resource"]["id"], "one", "{found}");
+        let create = || async {
+            let post = server.client.post(server.url("/fhir/Patient")).header("if-none-exist", "begin=mas");
+            answer(post.json(&json!({ "resourceType": "Patient", "name": [{ "family": "Massawe" }] }))).await
+        };
+        let (status, outcome) = create().await;
+        assert_eq!((status, &outcome["issue"][0]["code"]), (400, &json!("incomplete")), "{outcome}");
+        let strict = server.client.get(server.url("/fhir/Patient?begin=jum")).header("prefer", "handling=strict");
+        assert_eq!(answer(strict).await.0, 400);
+        // What is mended is taken again.
+        server.put("/fhir/Patient/two", &patient("two", json!([{ "family": "Massawe" }]))).await;
+        until(&server, "/fhir/Patient?begin=mas", |status, body| status == 200 && !said(body)).await;
+        let (status, found) = create().await;
+        assert_eq!((status, &found["id"]), (200, &json!("two")), "{found}");
+        server.stop().await;
     }
 );
 

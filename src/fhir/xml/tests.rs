@@ -11,7 +11,7 @@ fn read(xml: &str) -> Value {
 }
 
 fn written(resource: &Value) -> String {
-    String::from_utf8(from_json(resource.to_string().as_bytes()).unwrap_or_else(|error| panic!("{error}: {resource}"))).unwrap()
+    String::from_utf8(from_json(resource.to_string().as_bytes(), false).unwrap_or_else(|error| panic!("{error}: {resource}"))).unwrap()
 }
 
 fn patient(inside: &str) -> String {
@@ -21,7 +21,7 @@ fn patient(inside: &str) -> String {
 #[test]
 fn a_patient_goes_to_xml_and_back_unchanged() {
     let json = br#"{"resourceType":"Patient","id":"a","text":{"status":"generated","div":"<div xmlns=\"http://www.w3.org/1999/xhtml\">Asha &amp; <b>Juma</b> \u00e9 <br/></div>"},"extension":[{"url":"http://x.org/e","valueDecimal":1.50}],"active":true,"name":[{"family":"Juma","given":["Asha","Neema"]}],"birthDate":"1990-01","_birthDate":{"extension":[{"url":"http://x.org/f","valueString":"x"}]}}"#;
-    let xml = String::from_utf8(from_json(json).unwrap()).unwrap();
+    let xml = String::from_utf8(from_json(json, false).unwrap()).unwrap();
     let before: Value = serde_json::from_slice(json).unwrap();
     assert_eq!(before, read(&xml), "{xml}");
     assert_eq!(
@@ -30,6 +30,23 @@ fn a_patient_goes_to_xml_and_back_unchanged() {
          <extension url=\"http://x.org/e\"><valueDecimal value=\"1.50\"/></extension><active value=\"true\"/><name><family value=\"Juma\"/><given value=\"Asha\"/><given value=\"Neema\"/></name>\
          <birthDate value=\"1990-01\"><extension url=\"http://x.org/f\"><valueString value=\"x\"/></extension></birthDate></Patient>"
     );
+}
+
+#[test]
+fn pretty_is_a_line_for_each_element_and_says_the_same() {
+    let div = "<div xmlns=\"http://www.w3.org/1999/xhtml\">Asha <b>Juma</b>\n<pre> a\n b</pre></div>";
+    let patient = json!({ "resourceType": "Patient", "text": { "status": "generated", "div": div }, "name": [{ "family": "Juma" }],
+        "contained": [{ "resourceType": "Basic", "id": "b" }], "active": true });
+    let bundle = json!({ "resourceType": "Bundle", "type": "collection", "entry": [{ "resource": patient },
+        { "resource": { "resourceType": "Nonsense" } }, { "resource": { "resourceType": "Basic" } }] });
+    let xml = String::from_utf8(from_json(bundle.to_string().as_bytes(), true).unwrap()).unwrap();
+    let begun = format!(
+        "<Bundle xmlns=\"{FHIR}\">\n  <type value=\"collection\"/>\n  <entry>\n    <resource>\n      <Patient>\n        <text>\n          \
+         <status value=\"generated\"/>\n          {div}\n        </text>\n        <contained>\n          <Basic>\n            <id value=\"b\"/>\n          </Basic>\n        </contained>\n"
+    );
+    assert!(xml.starts_with(&begun), "{xml}");
+    assert!(xml.ends_with("\n  <entry>\n    <resource>\n      <Basic/>\n    </resource>\n  </entry>\n</Bundle>"), "{xml}");
+    assert_eq!(read(&xml), read(&written(&bundle)));
 }
 
 #[test]
@@ -85,7 +102,7 @@ fn a_resource_without_an_xml_form_takes_it_from_nothing_else() {
     let contains = json!({ "resourceType": "Patient", "contained": [odd] });
     assert_eq!(read(&written(&bundle(&contains)))["entry"][0]["resource"]["resourceType"], "OperationOutcome");
     for alone in [odd, contains] {
-        assert_eq!(from_json(alone.to_string().as_bytes()), Err(XmlError::NoXmlForm));
+        assert_eq!(from_json(alone.to_string().as_bytes(), false), Err(XmlError::NoXmlForm));
     }
 }
 
@@ -204,7 +221,7 @@ fn hostile_xml_is_refused() {
         br#"{"resourceType":"Patient","a b":1}"#,
         br#"{"resourceType":"Patient","name":[1]}"#,
     ] {
-        assert_eq!(from_json(bad), Err(XmlError::NoXmlForm), "{}", String::from_utf8_lossy(bad));
+        assert_eq!(from_json(bad, true), Err(XmlError::NoXmlForm), "{}", String::from_utf8_lossy(bad));
     }
 }
 

@@ -105,7 +105,7 @@ impl Answer {
 
 /// The body in the form that was asked for; what has no XML form stays JSON.
 fn formed(body: Bytes, asked: Format, pretty: bool) -> (Format, Bytes) {
-    let xml = if asked == Format::Xml { xml::from_json(&body).ok() } else { None };
+    let xml = if asked == Format::Xml { xml::from_json(&body, pretty).ok() } else { None };
     match xml {
         Some(xml) => (Format::Xml, xml.into()),
         None if pretty => (Format::Json, json::pretty(&body).into()),

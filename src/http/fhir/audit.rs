@@ -162,7 +162,7 @@ pub async fn disclosures(call: &Call<'_>, type_code: TypeCode, id: &str) -> Resu
         }
     }
     let next = next.or(cut);
-    let url = format!("{base}/Patient/{id}/$disclosures?_count={count}");
+    let url = call.in_this_form(&format!("{base}/Patient/{id}/$disclosures?_count={count}"));
     let mut links = vec![json!({ "relation": "self", "url": url })];
     links.extend(next.map(|before| json!({ "relation": "next", "url": format!("{url}&_before={before}") })));
     let mut bundle = json!({ "resourceType": "Bundle", "id": uuid::Uuid::new_v4().to_string(), "type": "searchset", "link": links });

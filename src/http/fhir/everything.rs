@@ -334,7 +334,7 @@ impl Asked {
 
     fn link(&self, call: &Call<'_>, cursor: Option<&str>) -> String {
         let mut query = form_urlencoded::Serializer::new(String::new());
-        query.extend_pairs(&self.used);
+        query.extend_pairs(&self.used).extend_pairs(call.said_of_form());
         if let Some(cursor) = cursor {
             query.append_pair(CURSOR, cursor);
         }

@@ -138,7 +138,7 @@ async fn answer(call: &Call<'_>, of: &HistoryOf<'_>, path: &str, asked: &Asked, 
     let next = next.map(|next| state.cursor_key.seal(&next, began, &binding));
     let link = |token: Option<&str>| {
         let mut query = form_urlencoded::Serializer::new(String::new());
-        query.append_pair("_count", &asked.count.to_string()).extend_pairs(&asked.used);
+        query.append_pair("_count", &asked.count.to_string()).extend_pairs(&asked.used).extend_pairs(call.said_of_form());
         if let Some(token) = token {
             query.append_pair(CURSOR, token);
         }

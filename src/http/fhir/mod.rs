@@ -96,9 +96,27 @@ struct Call<'a> {
     /// The decoded parameters of the URL, `_format` and `_pretty` left out.
     query: Vec<(String, String)>,
     prefer: Prefer,
+    asked: &'a Form,
+    /// What a posted form says in place of that.
+    posted: &'a OnceLock<Form>,
 }
 
 impl Call<'_> {
+    /// What was said of the answer's form, which the links to further pages repeat: they are followed as they are.
+    fn said_of_form(&self) -> &[(String, String)] {
+        &self.posted.get().unwrap_or(self.asked).said
+    }
+
+    /// A link to this URL, in the form of this answer.
+    fn in_this_form(&self, url: &str) -> String {
+        let said = form_urlencoded::Serializer::new(String::new()).extend_pairs(self.said_of_form()).finish();
+        match (said.as_str(), url.contains('?')) {
+            ("", _) => url.to_owned(),
+            (said, true) => format!("{url}&{said}"),
+            (said, false) => format!("{url}?{said}"),
+        }
+    }
+
     /// The caller may do this with resources of this type.
     fn require(&self, type_code: TypeCode, interaction: Interaction) -> Result<(), Failure> {
         self.caller.require(definitions::r4().type_name(type_code), interaction).map_err(|forbidden| Refusal::from(forbidden).into())
@@ -125,18 +143,19 @@ impl Call<'_> {
 async fn handle(State(state): State<FhirState>, request: Request) -> Response {
     let (parts, body) = request.into_parts();
     let pairs: Vec<(String, String)> = form_urlencoded::parse(parts.uri.query().unwrap_or_default().as_bytes()).into_owned().collect();
-    let last = |name: &str| pairs.iter().rev().find(|(key, _)| key == name).map(|(_, value)| value.as_str());
-    let mut asked = Form { format: Format::Json, pretty: last("_pretty") == Some("true") };
-    let native = binary::is_wanted(&parts, last("_format"));
-    let mut response = match negotiate::wanted(&parts.headers, last("_format")) {
+    let (said, query): (Vec<_>, Vec<_>) = pairs.into_iter().partition(|(key, _)| FORM.contains(&key.as_str()));
+    let mut asked = Form { format: Format::Json, said };
+    let named = asked.last("_format").map(str::to_owned);
+    let native = binary::is_wanted(&parts, named.as_deref());
+    let mut response = match negotiate::wanted(&parts.headers, named.as_deref()) {
         Err(failure) if !native => answer::failure(&failure, Format::Json, false),
         format => {
             asked.format = format.unwrap_or_default();
-            let query = pairs.into_iter().filter(|(key, _)| !matches!(key.as_str(), "_format" | "_pretty")).collect();
             let posted = OnceLock::new();
-            let answered = decided(&state, &parts, query, body, &posted).await;
+            let answered = decided(&state, &parts, query, body, &asked, &posted).await;
             let answered = answered.map(|answer| answer.unless_unchanged(&parts.method, &parts.headers));
-            let Form { format, pretty } = posted.into_inner().unwrap_or(asked);
+            let form = posted.get().unwrap_or(&asked);
+            let (format, pretty) = (form.format, form.pretty());
             match answered {
                 Ok(answer) if native => binary::render(answer),
                 Ok(answer) => rendered(&state, answer, format, pretty).await,
@@ -189,10 +208,24 @@ fn placed(mut failure: Failure, parts: &Parts) -> Failure {
 }
 
 /// How the answer is to be written.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Debug, Default)]
 struct Form {
     format: Format,
-    pretty: bool,
+    /// What the URL or the form says of it.
+    said: Vec<(String, String)>,
+}
+
+/// The parameters that say how the answer is to be written.
+const FORM: [&str; 2] = ["_format", "_pretty"];
+
+impl Form {
+    fn last(&self, name: &str) -> Option<&str> {
+        self.said.iter().rev().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+    }
+
+    fn pretty(&self) -> bool {
+        self.last("_pretty") == Some("true")
+    }
 }
 
 /// The answer, recorded. When what patients allow changed while it was made, it is made again; in the end while nothing changes.
@@ -201,6 +234,7 @@ async fn decided(
     parts: &Parts,
     query: Vec<(String, String)>,
     body: Body,
+    asked: &Form,
     posted: &OnceLock<Form>,
 ) -> Result<Answer, Failure> {
     let mut caller = parts.extensions.get::<Caller>().cloned();
@@ -212,7 +246,7 @@ async fn decided(
             if let (Some(caller), true) = (&mut caller, time > 1) {
                 *caller = audit::begin_again(state, caller).await?;
             }
-            let answered = carry_out(state, caller.as_ref(), parts, query.clone(), body, posted).await;
+            let answered = carry_out(state, caller.as_ref(), parts, query.clone(), body, asked, posted).await;
             Ok::<_, Failure>(audit::settled(state, &parts.method, &parts.uri, answered).await)
         };
         let settled = if last { timeout(repeat::QUIET, work).await.map_err(|_| repeat::failure())? } else { work.await };
@@ -233,6 +267,7 @@ async fn carry_out(
     parts: &Parts,
     query: Vec<(String, String)>,
     body: Body,
+    asked: &Form,
     posted: &OnceLock<Form>,
 ) -> Result<Answer, Failure> {
     let Parts { method, uri, headers, .. } = parts;
@@ -243,17 +278,15 @@ async fn carry_out(
     }
     let caller = caller.ok_or_else(answer::not_logged_in)?;
     well_encoded(uri.query().unwrap_or_default())?;
-    let call = Call { state, caller, headers, query, prefer: Prefer::of(headers) };
+    let call = Call { state, caller, headers, query, prefer: Prefer::of(headers), asked, posted };
     match (method.as_str(), target) {
         ("POST", Target::System) => write::bundle(&call, resource_body(state, headers, body).await?).await,
         ("GET", Target::System) => search::everywhere(&call, call.query.clone()).await,
-        ("POST", Target::SearchAll) => search::everywhere(&call, form_pairs(&call, body, posted).await?).await,
+        ("POST", Target::SearchAll) => search::everywhere(&call, form_pairs(&call, body).await?).await,
         ("GET", Target::Type(type_code)) => search::search(&call, type_code, None, call.query.clone()).await,
-        ("POST", Target::Search(type_code)) => search::search(&call, type_code, None, form_pairs(&call, body, posted).await?).await,
+        ("POST", Target::Search(type_code)) => search::search(&call, type_code, None, form_pairs(&call, body).await?).await,
         ("GET", Target::Compartment(compartment)) => search::within(&call, &compartment, call.query.clone()).await,
-        ("POST", Target::CompartmentSearch(compartment)) => {
-            search::within(&call, &compartment, form_pairs(&call, body, posted).await?).await
-        }
+        ("POST", Target::CompartmentSearch(compartment)) => search::within(&call, &compartment, form_pairs(&call, body).await?).await,
         ("POST", Target::Type(type_code)) => write::create(&call, type_code, body_of(&call, type_code, None, body).await?.body).await,
         ("PUT", Target::Type(type_code)) => write::update_where(&call, type_code, resource_body(state, headers, body).await?).await,
         ("PATCH", Target::Type(type_code)) => write::patch(&call, type_code, None, write::patch_body(state, headers, body).await?).await,
@@ -282,7 +315,7 @@ async fn carry_out(
                 return operation::run(&call, operation, Some(body)).await;
             }
             // A form says what a URL could say; `curl -d ''` sends an empty one.
-            let query = form_pairs(&call, body, posted).await?;
+            let query = form_pairs(&call, body).await?;
             operation::run(&Call { query, ..call }, operation, Some(Bytes::new())).await
         }
         (_, target) => Err(Failure::method_not_allowed(target.methods())),
@@ -335,16 +368,16 @@ async fn resource_of(state: &FhirState, headers: &HeaderMap, bytes: Bytes) -> Re
     }
 }
 
-/// The parameters of a posted form and of the URL; what the form says of the answer's form goes to `posted`.
-async fn form_pairs(call: &Call<'_>, body: Body, posted: &OnceLock<Form>) -> Result<Vec<(String, String)>, Failure> {
+/// The parameters of a posted form and of the URL; what the form says of the answer's form goes to `call.posted`.
+async fn form_pairs(call: &Call<'_>, body: Body) -> Result<Vec<(String, String)>, Failure> {
     let form = body::read(call.headers, body, &call.state.settings.limits).await?;
     audit::came_with(&form);
     let pairs = search::form_pairs(call.headers, &form, &call.query)?;
-    let said: Vec<(String, String)> = form_urlencoded::parse(&form).into_owned().collect();
-    let last = |name: &str| said.iter().rev().find(|(key, _)| key == name).map(|(_, value)| value.as_str());
-    if let Some(format) = last("_format") {
-        let format = negotiate::wanted(call.headers, Some(format))?;
-        let _ = posted.set(Form { format, pretty: last("_pretty") == Some("true") });
+    let (said, pairs): (Vec<_>, Vec<_>) = pairs.into_iter().partition(|(key, _)| FORM.contains(&key.as_str()));
+    if !said.is_empty() {
+        let said = Form { format: call.asked.format, said: call.asked.said.iter().cloned().chain(said).collect() };
+        let format = said.last("_format").map(|format| negotiate::wanted(call.headers, Some(format))).transpose()?;
+        let _ = call.posted.set(Form { format: format.unwrap_or(said.format), ..said });
     }
     Ok(pairs)
 }

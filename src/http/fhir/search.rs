@@ -110,6 +110,7 @@ async fn answered(call: &Call<'_>, mut request: SearchRequest, path: &str) -> Re
     let state = call.state;
     let index_options = state.writer.options();
     request.binding.push_str(&format!("\n{path}"));
+    request.self_params.extend_from_slice(call.said_of_form());
     known_by_identifiers(call, &mut request).await?;
     super::audit::asked_for(std::iter::once(&request.query).chain(&request.further).flat_map(Query::named));
     for query in std::iter::once(&mut request.query).chain(&mut request.further) {
@@ -252,6 +253,5 @@ pub fn form_pairs(headers: &HeaderMap, body: &[u8], query: &[(String, String)]) 
         return Err(Failure::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, issue));
     }
     search::check_encoding(body).map_err(|issue| Failure::new(StatusCode::BAD_REQUEST, issue))?;
-    let form = form_urlencoded::parse(body).into_owned().filter(|(name, _)| !matches!(name.as_str(), "_format" | "_pretty"));
-    Ok(query.iter().cloned().chain(form).collect())
+    Ok(query.iter().cloned().chain(form_urlencoded::parse(body).into_owned()).collect())
 }

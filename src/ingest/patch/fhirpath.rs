@@ -22,11 +22,24 @@ pub struct Operation {
 
 #[derive(Clone, Debug)]
 enum Kind {
-    Add { name: String, value: Part },
-    Insert { index: usize, value: Part },
+    Add {
+        name: String,
+        value: Part,
+    },
+    Insert {
+        index: usize,
+        value: Part,
+        /// The path without its last step, and that: where the list is to be if it is not there yet.
+        list: Option<(Expression, String)>,
+    },
     Delete,
-    Replace { value: Part },
-    Move { source: usize, destination: usize },
+    Replace {
+        value: Part,
+    },
+    Move {
+        source: usize,
+        destination: usize,
+    },
 }
 
 /// The parameter `value`: of a datatype, or of the parts of an element that has no type of its own.
@@ -80,17 +93,24 @@ fn operation(item: &Value, at: String) -> Result<Operation, Refusal> {
         value.and_then(|number| usize::try_from(number).ok()).ok_or_else(|| missing(name))
     };
     let value = || part("value").and_then(|part| read_part(part, 0)).ok_or_else(|| missing("value"));
-    let path = text("path").ok_or_else(|| missing("path"))?;
-    let path = Expression::parse(&path).map_err(|error| malformed(&at, format!("The path is no FHIRPath expression: {error}.")))?;
+    let written = text("path").ok_or_else(|| missing("path"))?;
+    let path = Expression::parse(&written).map_err(|error| malformed(&at, format!("The path is no FHIRPath expression: {error}.")))?;
     let kind = match text("type").as_deref() {
         Some("add") => Kind::Add { name: text("name").ok_or_else(|| missing("name"))?, value: value()? },
-        Some("insert") => Kind::Insert { index: number("index")?, value: value()? },
+        Some("insert") => Kind::Insert { index: number("index")?, value: value()?, list: list_in(&written) },
         Some("delete") => Kind::Delete,
         Some("replace") => Kind::Replace { value: value()? },
         Some("move") => Kind::Move { source: number("source")?, destination: number("destination")? },
         _ => return Err(malformed(&at, "The operation's type must be add, insert, delete, replace or move.")),
     };
     Ok(Operation { at, path, kind })
+}
+
+/// A path that ends in a plain name: what stands before that, and the name.
+fn list_in(path: &str) -> Option<(Expression, String)> {
+    let (holder, name) = path.trim_end().rsplit_once('.')?;
+    let is_name = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric());
+    Some((Expression::parse(holder).ok().filter(|_| is_name)?, name.to_owned()))
 }
 
 fn datatype(part: &Value) -> Option<(&str, &Value)> {
@@ -145,35 +165,9 @@ impl Operation {
     }
 
     fn change(&self, resource: &mut Value) -> Result<(), Refusal> {
-        let places = self.places(resource)?;
+        let places = self.places(resource, &self.path)?;
         match &self.kind {
-            Kind::Add { name, value } => {
-                let place = self.one(&places)?;
-                if let Some((holder, key, index)) = primitive_at(resource, place) {
-                    return self.add_beside(resource, holder, key, index, name, value);
-                }
-                let Some(structure) = structure_at(resource, place) else {
-                    return self.refuse("The path leads to no element that has members.");
-                };
-                let Some(element) = structure.element(name) else {
-                    return self.refuse("The element at the path has no member of this name.");
-                };
-                let (key, value) = self.member(element, value)?;
-                let Some(members) = walk(resource, place).and_then(Value::as_object_mut) else {
-                    return self.refuse("The path leads to no element that has members.");
-                };
-                if element.is_list() {
-                    match members.entry(key).or_insert_with(|| Value::Array(Vec::new())) {
-                        Value::Array(items) => items.push(value),
-                        _ => return self.refuse("The element to add to is no list."),
-                    }
-                } else if element_given(element, members) {
-                    return self.refuse("The element is there already: replace it, or delete it first.");
-                } else {
-                    members.insert(key, value);
-                }
-                Ok(())
-            }
+            Kind::Add { name, value } => self.add(resource, self.one(&places)?, name, value, false),
             Kind::Delete => match places.as_slice() {
                 // What is not there need not be deleted.
                 [] => Ok(()),
@@ -211,7 +205,12 @@ impl Operation {
                 }
                 Ok(())
             }
-            Kind::Insert { index, value } => {
+            // The first item of a list makes the list.
+            Kind::Insert { index: 0, value, list: Some((holder, name)) } if places.is_empty() => {
+                let holders = self.places(resource, holder)?;
+                self.add(resource, self.one(&holders)?, name, value, true)
+            }
+            Kind::Insert { index, value, .. } => {
                 let (holder, key) = self.list(&places)?;
                 let element = structure_at(resource, holder).and_then(|structure| Some(structure.key(key)?.1));
                 let Some(element) = element else { return self.refuse("The path leads to no element that R4 knows.") };
@@ -236,6 +235,40 @@ impl Operation {
                 })
             }
         }
+    }
+
+    /// Gives the element at the place a member; with `is_list` one that repeats, and no other.
+    fn add(&self, resource: &mut Value, place: &Place, name: &str, value: &Part, is_list: bool) -> Result<(), Refusal> {
+        if let Some((holder, key, index)) = primitive_at(resource, place) {
+            if is_list && name != "extension" {
+                return self.no_list();
+            }
+            return self.add_beside(resource, holder, key, index, name, value);
+        }
+        let Some(structure) = structure_at(resource, place) else {
+            return self.refuse("The path leads to no element that has members.");
+        };
+        let Some(element) = structure.element(name) else {
+            return self.refuse("The element at the path has no member of this name.");
+        };
+        if is_list && !element.is_list() {
+            return self.no_list();
+        }
+        let (key, value) = self.member(element, value)?;
+        let Some(members) = walk(resource, place).and_then(Value::as_object_mut) else {
+            return self.refuse("The path leads to no element that has members.");
+        };
+        if element.is_list() {
+            match members.entry(key).or_insert_with(|| Value::Array(Vec::new())) {
+                Value::Array(items) => items.push(value),
+                _ => return self.refuse("The element to add to is no list."),
+            }
+        } else if element_given(element, members) {
+            return self.refuse("The element is there already: replace it, or delete it first.");
+        } else {
+            members.insert(key, value);
+        }
+        Ok(())
     }
 
     /// Gives a primitive an id or an extension, which stand beside it in JSON (<https://hl7.org/fhir/R4/json.html#primitive>).
@@ -288,8 +321,8 @@ impl Operation {
     }
 
     /// Where the elements stand that the path leads to.
-    fn places(&self, resource: &Value) -> Result<Vec<Place>, Refusal> {
-        let found = self.path.evaluate(resource, &Env::default().with_resource(resource));
+    fn places(&self, resource: &Value, path: &Expression) -> Result<Vec<Place>, Refusal> {
+        let found = path.evaluate(resource, &Env::default().with_resource(resource));
         let nodes = found.map_err(|error| unfit(&self.at, format!("The path cannot be evaluated: {error}.")))?;
         let mut places = Vec::with_capacity(nodes.len());
         for node in nodes {
@@ -322,8 +355,12 @@ impl Operation {
         let mut lists = places.iter().map(|place| split(place).and_then(|(holder, key, index)| index.map(|_| (holder, key))));
         match lists.next() {
             Some(Some(first)) if lists.all(|list| list == Some(first)) => Ok(first),
-            _ => self.refuse("The path must lead to the items of one list."),
+            _ => self.no_list(),
         }
+    }
+
+    fn no_list<T>(&self) -> Result<T, Refusal> {
+        self.refuse("The path must lead to the items of one list.")
     }
 
     /// Changes a list and, where its items are primitives with extensions, the list beside it.

@@ -82,6 +82,19 @@ fn lists_keep_what_stands_beside_them() {
         (&inserted["name"][0]["given"], &inserted["name"][0]["_given"]),
         (&json!(["x", "i", "y"]), &json!([null, null, {"id": "g"}]))
     );
+    // A list that is not there yet is made by its first item.
+    let first = |value: Value| json!([{"name": "index", "valueInteger": 0}, value]);
+    let photo = first(json!({"name": "value", "valueAttachment": {"url": "http://x.org"}}));
+    assert_eq!(one("insert", "Patient.photo", photo.clone()).unwrap()["photo"], json!([{"url": "http://x.org"}]));
+    let prefix = first(json!({"name": "value", "valueString": "Dr"}));
+    assert_eq!(one("insert", "Patient.name[0].prefix", prefix).unwrap()["name"][0]["prefix"], json!(["Dr"]));
+    let extension = first(json!({"name": "value", "valueExtension": {"url": "urn:e", "valueString": "e"}}));
+    assert_eq!(one("insert", "Patient.birthDate.extension", extension).unwrap()["_birthDate"]["extension"][0]["url"], "urn:e");
+    let later = json!([{"name": "index", "valueInteger": 1}, {"name": "value", "valueAttachment": {"url": "http://x.org"}}]);
+    let gender = first(json!({"name": "value", "valueCode": "male"}));
+    for (path, more) in [("Patient.photo", later), ("Patient.gender", gender), ("Patient.contact.nonsense", photo)] {
+        assert_eq!(one("insert", path, more).expect_err(path).status(), 422, "{path}");
+    }
     let moved =
         one("move", "Patient.name[0].given", json!([{"name": "source", "valueInteger": 1}, {"name": "destination", "valueInteger": 0}]))
             .unwrap();

@@ -234,7 +234,7 @@ async fn answer(call: &Call<'_>, asked: &Asked, from: Option<(Cursor, Micros)>, 
         bundle["total"] = json!(here.saturating_add(first.held.records.len() as i64));
     }
     let url = format!("{}/Patient/$record-lookup", call.state.base_url());
-    let mut links = vec![json!({ "relation": "self", "url": url })];
+    let mut links = vec![json!({ "relation": "self", "url": call.in_this_form(&url) })];
     if let Some(next) = &page.next {
         let walk = Walk {
             ids: asked.person.ids.clone(),
@@ -249,7 +249,7 @@ async fn answer(call: &Call<'_>, asked: &Asked, from: Option<(Cursor, Micros)>, 
             after: next.after_key,
         };
         let token = call.state.cursor_key.seal_bytes(&serde_json::to_vec(&walk).map_err(Refusal::internal)?, &binding(call));
-        links.push(json!({ "relation": "next", "url": format!("{url}?{PAGE}={token}") }));
+        links.push(json!({ "relation": "next", "url": call.in_this_form(&format!("{url}?{PAGE}={token}")) }));
     }
     bundle["link"] = Value::Array(links);
     let mut out = serde_json::to_vec(&bundle).map_err(Refusal::internal)?;
