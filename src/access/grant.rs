@@ -251,8 +251,18 @@ impl Access {
             "exp": claims.expires,
             "jti": &*claims.id,
         });
+        // SMART: what the app was told with the token.
         if let Some(patient) = &claims.patient {
             answer["patient"] = json!(&**patient);
+            if claims.issuer.is_none() {
+                answer["need_patient_banner"] = json!(true);
+            }
+        }
+        if let (Some(id), None, true) = (&claims.person, &claims.issuer, claims.scope.split(' ').any(|word| word == FHIR_USER))
+            && let Some(person) = people::find(&self.store, id).await?
+            && let Some(user) = self.fhir_user(&person).await?
+        {
+            answer["fhirUser"] = json!(user);
         }
         if let Some(certificate) = &claims.certificate {
             // RFC 8705 §3.2.

@@ -55,9 +55,14 @@ fn read(claims: &Claims, issuer: &Issuer, token: &str, now: i64) -> Result<Token
     if !is_access || claims.has("at_hash") {
         return Err(AccessError::Refused("a token is no access token"));
     }
-    let expires = claims.lifetime(now)?.min(claims.seconds("iat")?.unwrap_or(now).saturating_add(LONGEST));
+    let (ends, given) = (claims.lifetime(now)?, claims.seconds("iat")?);
+    let expires = ends.min(given.unwrap_or(now).saturating_add(LONGEST));
     if expires.saturating_add(SKEW_SECONDS) <= now {
         return Err(AccessError::Refused("a token was given more than a day ago"));
+    }
+    // Counted from now, its day would never end.
+    if given.is_none() && ends > expires {
+        return Err(AccessError::Refused("a token does not say when it was given, and ends later than in a day"));
     }
     let scope = claims.text("scope")?.to_owned();
     let scopes = Arc::new(Scopes::of_registered(&scope));
@@ -73,7 +78,8 @@ fn read(claims: &Claims, issuer: &Issuer, token: &str, now: i64) -> Result<Token
         generation: 0,
         patient: claims.optional(&issuer.patient_claim)?.map(patient).transpose()?,
         picked: false,
-        id: blake3::hash(token.as_bytes()).to_hex().as_str().into(),
+        // Without its signature: of an ECDSA one whoever has it makes another that is as good, and what was taken back would be good again.
+        id: blake3::hash(token.rsplit_once('.').map_or(token, |(signed, _)| signed).as_bytes()).to_hex().as_str().into(),
         grant: String::new(),
         certificate: bound(claims)?,
         issued: claims.seconds("iat")?.unwrap_or_default(),

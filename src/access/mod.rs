@@ -57,7 +57,7 @@ use crate::definitions;
 use crate::fhir::time::Micros;
 use crate::store::audit::AUDITOR;
 use crate::store::gate::{BreakGlass, Gate};
-use crate::store::{FacilityKey, Scope, Store};
+use crate::store::{FacilityKey, Scope, Store, is_unavailable};
 use arc_swap::ArcSwap;
 use caller::Presented;
 use clients::Client;
@@ -88,6 +88,13 @@ pub enum AccessError {
     /// A key or a hash that lango itself wrote cannot be read.
     #[error("{0}")]
     Broken(&'static str),
+}
+
+impl AccessError {
+    /// Whether the database cannot be had now, so that nothing is known of the caller.
+    pub fn is_passing(&self) -> bool {
+        matches!(self, AccessError::Database(error) if is_unavailable(error))
+    }
 }
 
 /// The purpose of who acts for somebody else (v3-ActReason): a family member.

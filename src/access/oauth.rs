@@ -1,6 +1,6 @@
 //! What comes to the token endpoint and its neighbours, and what is wrong with it (RFC 6749, 7009, 7662).
 
-use super::AccessError;
+use super::{AccessError, jwt};
 use crate::config::Secret;
 
 pub(super) const ASSERTION_TYPE: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
@@ -27,8 +27,9 @@ pub struct TokenRequest {
 
 impl TokenRequest {
     /// The client that it says it is from; nothing here is proven.
-    pub fn client(&self) -> Option<&str> {
-        self.basic.as_ref().map(|(user, _)| user.as_str()).or(self.client_id.as_deref())
+    pub fn client(&self) -> Option<String> {
+        let named = self.basic.as_ref().map(|(user, _)| user).or(self.client_id.as_ref()).cloned();
+        named.or_else(|| jwt::unproven_issuer(self.client_assertion.as_deref()?).ok())
     }
 
     /// Reads the form's parameters; unknown ones are ignored, none may come twice (RFC 6749 §3.2).
@@ -94,6 +95,7 @@ impl OAuthError {
             OAuthError::UnsupportedGrantType => "unsupported_grant_type",
             OAuthError::InvalidScope => "invalid_scope",
             OAuthError::Busy => "temporarily_unavailable",
+            OAuthError::Server(error) if error.is_passing() => "temporarily_unavailable",
             OAuthError::Server(_) => "server_error",
         }
     }

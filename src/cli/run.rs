@@ -67,7 +67,7 @@ impl Server {
         let metrics = Arc::new(http::ops::Metrics::new(app.gauges.clone()));
         let cursor_key = CursorKey::new(&access.secret("lango 2026 page tokens")?);
         let auditor = settings.records().then(|| Auditor::new(store.clone(), &settings.limits));
-        let fhir = http::fhir::routes(FhirState { app: app.clone(), cursor_key });
+        let fhir = http::fhir::routes(FhirState::new(app.clone(), cursor_key));
         let followed = |router: Router| match &auditor {
             Some(auditor) => router.layer(axum::middleware::from_fn_with_state(auditor.clone(), http::audit::follow)),
             None => router,

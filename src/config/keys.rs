@@ -42,6 +42,7 @@ pub const KEYS: &[Key] = &[
     Key { path: "operator.name", default: "\"Operator\"" },
     Key { path: "limits.body_mb", default: "64" },
     Key { path: "limits.decompressed_mb", default: "256" },
+    Key { path: "limits.bodies_mb", default: "1024" },
     Key { path: "limits.bundle_entries", default: "50000" },
     Key { path: "limits.template_records", default: "50000" },
     Key { path: "limits.page_default", default: "20" },

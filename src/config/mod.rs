@@ -129,6 +129,8 @@ pub struct Limits {
     pub body_mb: u32,
     /// MiB of a request's body after decompression.
     pub decompressed_mb: u32,
+    /// MiB that the bodies of all requests under way hold together, as they are read; small ones are not counted.
+    pub bodies_mb: u32,
     /// Entries of one Bundle.
     pub bundle_entries: u32,
     /// Records of one Data Template payload.
@@ -275,6 +277,7 @@ impl Default for Limits {
         Limits {
             body_mb: 64,
             decompressed_mb: 256,
+            bodies_mb: 1024,
             bundle_entries: 50_000,
             template_records: 50_000,
             page_default: 20,
@@ -316,6 +319,11 @@ impl Limits {
     /// Bytes of a request's body after decompression.
     pub fn decompressed_bytes(&self) -> usize {
         mebibytes(self.decompressed_mb)
+    }
+
+    /// Bytes of the bodies of all requests under way.
+    pub fn bodies_bytes(&self) -> usize {
+        mebibytes(self.bodies_mb)
     }
 
     /// Bytes of one holder's answer about one patient.
@@ -370,6 +378,7 @@ impl Settings {
         let counts = [
             ("limits.body_mb", limits.body_mb),
             ("limits.decompressed_mb", limits.decompressed_mb),
+            ("limits.bodies_mb", limits.bodies_mb),
             ("limits.bundle_entries", limits.bundle_entries),
             ("limits.template_records", limits.template_records),
             ("limits.page_default", limits.page_default),

@@ -175,7 +175,8 @@ pub async fn refused(State(auditor): State<Auditor>, request: Request, next: Nex
 
 /// What a caller gets whose answer could not be recorded.
 pub fn failure() -> Failure {
-    let words = "The answer could not be recorded, so it is not given: try again. The operator finds the cause in the log.";
+    // Of a change nobody knows whether its transaction was the last that the database took.
+    let words = "The answer could not be recorded, so it is not given: try again, but look first whether a change was made. The operator finds the cause in the log.";
     Failure::new(StatusCode::SERVICE_UNAVAILABLE, Issue::error(IssueCode::Exception, words))
 }
 

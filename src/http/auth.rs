@@ -224,7 +224,16 @@ impl Refusal {
             ),
             Refusal::Access(error) => {
                 tracing::error!(%error, "a caller could not be identified");
-                (StatusCode::INTERNAL_SERVER_ERROR, Issue::error(IssueCode::Exception, "the server failed; it has been logged"), "")
+                match error.is_passing() {
+                    true => (
+                        StatusCode::SERVICE_UNAVAILABLE,
+                        Issue::error(IssueCode::Transient, "the database cannot be had now: come back later"),
+                        "",
+                    ),
+                    false => {
+                        (StatusCode::INTERNAL_SERVER_ERROR, Issue::error(IssueCode::Exception, "the server failed; it has been logged"), "")
+                    }
+                }
             }
             Refusal::Facility => {
                 let words = "the header X-Lango-Facility is no facility code: send one code of at most 128 printable characters";

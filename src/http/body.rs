@@ -9,6 +9,7 @@ use axum::http::{HeaderMap, StatusCode, header};
 use flate2::write::MultiGzDecoder;
 use futures_util::StreamExt;
 use std::io::{self, Write};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 /// Text that compresses better than this was made to fill memory; honest JSON stays far below.
@@ -22,6 +23,54 @@ const RATIO_FREE: usize = 4 << 20;
 /// What is read and thrown away of a refused body, at most, and for how long.
 const DRAIN_BYTES: usize = 64 << 20;
 const DRAIN_TIME: Duration = Duration::from_secs(5);
+
+/// Bodies up to here are not counted, so that large ones keep no others out: of these a client holds as many as it may make requests at once.
+const SMALL: usize = 1 << 20;
+/// Bytes of the bodies beyond [`SMALL`] that this process holds.
+static HELD: AtomicUsize = AtomicUsize::new(0);
+
+/// A body's share of the memory for all; given back when nobody holds the body any more.
+#[derive(Debug, Default)]
+struct Share(usize);
+
+impl Share {
+    /// Makes it as large as a body of `bytes` needs; refused when all together would hold more than `most`. One alone always may.
+    fn grow(&mut self, bytes: usize, most: usize) -> Result<(), Failure> {
+        let more = if bytes > SMALL { bytes.saturating_sub(self.0) } else { 0 };
+        let others = HELD.fetch_add(more, Ordering::Relaxed).saturating_sub(self.0);
+        self.0 += more;
+        if more == 0 || others == 0 || others.saturating_add(self.0) <= most {
+            return Ok(());
+        }
+        let words = "More is being sent to the server at this moment than it holds at once: send the request again in a few seconds.";
+        Err(Failure::new(StatusCode::SERVICE_UNAVAILABLE, Issue::error(IssueCode::Throttled, words)))
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        HELD.fetch_sub(self.0, Ordering::Relaxed);
+    }
+}
+
+/// A body and its share.
+struct Held {
+    bytes: Vec<u8>,
+    _share: Share,
+}
+
+impl AsRef<[u8]> for Held {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+fn held(bytes: Vec<u8>, share: Share) -> Bytes {
+    match share.0 {
+        0 => bytes.into(),
+        _ => Bytes::from_owner(Held { bytes, _share: share }),
+    }
+}
 
 /// Reads the body of a request, decompressed when `Content-Encoding` says gzip.
 pub async fn read(headers: &HeaderMap, body: Body, limits: &Limits) -> Result<Bytes, Failure> {
@@ -87,19 +136,21 @@ fn encoding(headers: &HeaderMap) -> Result<Encoding, Failure> {
 
 async fn read_plain(chunks: &mut BodyDataStream, expected: usize, limits: &Limits) -> Result<Bytes, Failure> {
     let most = limits.body_bytes();
+    let mut share = Share::default();
     let mut whole = Vec::with_capacity(expected.min(1 << 20));
     while let Some(chunk) = next(chunks, PATIENCE).await? {
         if whole.len() + chunk.len() > most {
             return Err(too_large(limits.body_mb));
         }
+        share.grow(whole.len() + chunk.len(), limits.bodies_bytes())?;
         whole.extend_from_slice(&chunk);
     }
-    Ok(whole.into())
+    Ok(held(whole, share))
 }
 
 async fn read_gzip(chunks: &mut BodyDataStream, limits: &Limits) -> Result<Bytes, Failure> {
     let mut decoder = MultiGzDecoder::new(Bounded { whole: Vec::new(), most: limits.decompressed_bytes(), overflow: false });
-    let mut taken = 0usize;
+    let (mut taken, mut share) = (0usize, Share::default());
     while let Some(chunk) = next(chunks, PATIENCE).await? {
         taken += chunk.len();
         if taken > limits.body_bytes() {
@@ -112,11 +163,12 @@ async fn read_gzip(chunks: &mut BodyDataStream, limits: &Limits) -> Result<Bytes
             if let Err(error) = decoder.write_all(step) {
                 return Err(if decoder.get_ref().overflow { too_large_inside(limits, decoder.get_ref().most) } else { bad_gzip(&error) });
             }
+            share.grow(decoder.get_ref().whole.len(), limits.bodies_bytes())?;
             tokio::task::yield_now().await;
         }
     }
     match decoder.try_finish() {
-        Ok(()) => Ok(std::mem::take(&mut decoder.get_mut().whole).into()),
+        Ok(()) => Ok(held(std::mem::take(&mut decoder.get_mut().whole), share)),
         Err(_) if decoder.get_ref().overflow => Err(too_large_inside(limits, decoder.get_ref().most)),
         Err(error) => Err(bad_gzip(&error)),
     }
@@ -212,6 +264,22 @@ mod tests {
         assert_eq!(read_bytes(gzip(&vec![0; 64 << 20]), Some("gzip")).await, Err(StatusCode::PAYLOAD_TOO_LARGE));
         let dense: Vec<u8> = (0..2_000_000u32).flat_map(|n| n.to_string().into_bytes()).collect();
         assert_eq!(read_bytes(gzip(&dense), Some("gzip")).await, Err(StatusCode::PAYLOAD_TOO_LARGE));
+    }
+
+    #[test]
+    fn large_bodies_share_the_memory_and_small_ones_and_one_alone_are_always_taken() {
+        const MIB: usize = 1 << 20;
+        // Bodies of other tests may be held beside these; all are far below.
+        let most = 1 << 40;
+        let (mut first, mut second) = (Share::default(), Share::default());
+        assert!(first.grow(2 * MIB, MIB).is_ok() || HELD.load(Ordering::Relaxed) > 2 * MIB, "alone it may be larger");
+        first.grow(most - 64 * MIB, most).unwrap();
+        let refused = second.grow(128 * MIB, most).unwrap_err();
+        assert_eq!(refused.status, StatusCode::SERVICE_UNAVAILABLE);
+        drop(second);
+        assert!(Share::default().grow(MIB, most).is_ok());
+        drop(held(Vec::new(), first));
+        assert!(Share::default().grow(128 * MIB, most).is_ok(), "what is not held any more is free");
     }
 
     #[tokio::test]

@@ -1,7 +1,8 @@
 //! Connections: accepted, watched over, and let go.
 //!
 //! Facilities sit behind links that vanish without a word. A connection that sends nothing for [`Patience::headers`] is closed, so that
-//! what is left of such a link costs nothing for long; how long one request may take is the routes' own business.
+//! what is left of such a link costs nothing for long; how long one request may take is the routes' own business. So is one that takes nothing of its
+//! answer for [`Patience::taking`], or whoever asks and never reads would hold answers, and places for others, as long as they like.
 
 use super::auth::PeerCertificate;
 use super::tls::Tls;
@@ -12,12 +13,16 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
+use std::io::{self, IoSlice};
 use std::net::IpAddr;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
+use tokio::time::Sleep;
 use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt;
 
@@ -37,13 +42,16 @@ pub struct Patience {
     pub headers: Duration,
     /// For a TLS handshake.
     pub handshake: Duration,
+    /// For a client to take the next part of an answer.
+    pub taking: Duration,
     /// For requests in flight when the server shuts down.
     pub drain: Duration,
 }
 
 impl Default for Patience {
     fn default() -> Self {
-        Patience { headers: Duration::from_secs(75), handshake: Duration::from_secs(10), drain: Duration::from_secs(30) }
+        let seconds = Duration::from_secs;
+        Patience { headers: seconds(75), handshake: seconds(10), taking: seconds(60), drain: seconds(30) }
     }
 }
 
@@ -71,6 +79,7 @@ pub async fn serve(listener: TcpListener, router: Router, tls: Option<Tls>, pati
         };
         // Answers are written whole; waiting for more to send only delays them.
         stream.set_nodelay(true).ok();
+        let stream = Watched { stream, patience: patience.taking, stalled: None };
         let (watcher, router, tls) = (graceful.watcher(), router.clone(), tls.clone());
         tokio::spawn(async move {
             let ended = match tls {
@@ -94,12 +103,62 @@ pub async fn serve(listener: TcpListener, router: Router, tls: Option<Tls>, pati
     }
 }
 
-type Encrypted = tokio_rustls::server::TlsStream<TcpStream>;
+/// A connection whose other side takes what is written to it, or is given up.
+struct Watched {
+    stream: TcpStream,
+    patience: Duration,
+    /// Since when it takes nothing: ends when that has been too long.
+    stalled: Option<Pin<Box<Sleep>>>,
+}
+
+impl Watched {
+    fn taken(&mut self, context: &mut Context<'_>, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if written.is_ready() {
+            self.stalled = None;
+            return written;
+        }
+        let patience = self.patience;
+        let stalled = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(patience)));
+        stalled.as_mut().poll(context).map(|()| Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+impl AsyncRead for Watched {
+    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Watched {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write(context, bytes);
+        self.taken(context, written)
+    }
+
+    fn poll_write_vectored(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write_vectored(context, bytes);
+        self.taken(context, written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+type Encrypted = tokio_rustls::server::TlsStream<Watched>;
 
 /// The TLS handshake, and who the other side proved to be.
-async fn encrypted(stream: TcpStream, tls: &Tls, patience: Patience) -> std::io::Result<(Encrypted, Option<PeerCertificate>)> {
+async fn encrypted(stream: Watched, tls: &Tls, patience: Patience) -> io::Result<(Encrypted, Option<PeerCertificate>)> {
     let handshake = TlsAcceptor::from(tls.config()).accept(stream);
-    let stream = tokio::time::timeout(patience.handshake, handshake).await.map_err(|_| std::io::ErrorKind::TimedOut)??;
+    let stream = tokio::time::timeout(patience.handshake, handshake).await.map_err(|_| io::ErrorKind::TimedOut)??;
     let certificates = stream.get_ref().1.peer_certificates();
     let peer = certificates.and_then(<[_]>::first).map(|certificate| PeerCertificate(thumbprint(certificate).into()));
     Ok((stream, peer))
@@ -135,7 +194,7 @@ mod tests {
     use tokio::task::JoinHandle;
 
     async fn server(patience: Patience) -> (SocketAddr, oneshot::Sender<()>, JoinHandle<()>) {
-        let router = Router::new().route("/", get(|| async { "here" })).route(
+        let router = Router::new().route("/", get(|| async { "here" })).route("/large", get(|| async { vec![0; LARGE] })).route(
             "/slow",
             get(|| async {
                 tokio::time::sleep(Duration::from_millis(300)).await;
@@ -160,8 +219,10 @@ mod tests {
         answer
     }
 
-    const BRIEF: Patience =
-        Patience { headers: Duration::from_millis(200), handshake: Duration::from_millis(200), drain: Duration::from_millis(600) };
+    const SOON: Duration = Duration::from_millis(200);
+    const BRIEF: Patience = Patience { headers: SOON, handshake: SOON, taking: SOON, drain: Duration::from_millis(600) };
+    /// Bytes that no buffers between two programs hold.
+    const LARGE: usize = 64 << 20;
 
     #[tokio::test]
     async fn a_client_that_says_nothing_or_half_a_request_is_let_go() {
@@ -172,6 +233,19 @@ mod tests {
             assert!(start.elapsed() >= BRIEF.headers, "not before its time: {bytes:?}");
             assert_eq!(answer.contains("here"), bytes.ends_with("\r\n\r\n"), "{answer}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_client_that_does_not_take_its_answer_is_let_go() {
+        let (address, _stop, _serving) = server(BRIEF).await;
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(b"GET /large HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+        tokio::time::sleep(BRIEF.taking * 5).await;
+        let mut answer = Vec::new();
+        // What was on its way comes still, and then the end, whichever way the system tells it.
+        let _ = tokio::time::timeout(Duration::from_secs(5), stream.read_to_end(&mut answer)).await.expect("it is let go");
+        assert!(answer.starts_with(b"HTTP/1.1 200") && answer.len() < LARGE, "{}", answer.len());
+        assert!(say(address, "GET /large HTTP/1.1\r\nhost: x\r\n\r\n").await.len() > LARGE, "who takes it gets it");
     }
 
     #[tokio::test]

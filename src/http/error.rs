@@ -93,6 +93,16 @@ mod tests {
     use crate::search::SearchError;
 
     #[test]
+    fn a_database_that_cannot_be_had_is_no_fault_of_the_server() {
+        let status = |error| Failure::from(Refusal::internal(SearchError::Database(error))).status;
+        let reset = std::io::Error::from(std::io::ErrorKind::ConnectionReset);
+        for passing in [sqlx::Error::PoolTimedOut, sqlx::Error::Io(reset)] {
+            assert_eq!(status(passing), StatusCode::SERVICE_UNAVAILABLE);
+        }
+        assert_eq!(status(sqlx::Error::RowNotFound), StatusCode::INTERNAL_SERVER_ERROR);
+    }
+
+    #[test]
     fn a_failure_is_logged_with_its_cause_and_without_data() {
         let failed = anyhow::Error::from(SearchError::Database(sqlx::Error::PoolTimedOut));
         assert!(causes(&failed).starts_with("the database failed: pool timed out"), "{}", causes(&failed));

@@ -93,9 +93,10 @@ async fn answered(
     let (result, tried) = match token_request(headers, peer, body) {
         Ok(request) => {
             let result = work(&request).await;
-            let tried = match (&result, request.client()) {
-                (Err(OAuthError::InvalidClient(_)), Some(client)) => Tried::client(access, client).await,
-                _ => None,
+            let refused = request.client().filter(|_| matches!(result, Err(OAuthError::InvalidClient(_))));
+            let tried = match refused {
+                Some(client) => Tried::client(access, &client).await,
+                None => None,
             };
             (result, tried)
         }
@@ -143,7 +144,7 @@ fn oauth_error(error: &OAuthError, with_header: bool) -> Response {
         OAuthError::Busy => StatusCode::SERVICE_UNAVAILABLE,
         OAuthError::Server(error) => {
             tracing::error!(%error, "a token could not be given");
-            StatusCode::INTERNAL_SERVER_ERROR
+            if error.is_passing() { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::INTERNAL_SERVER_ERROR }
         }
         _ => StatusCode::BAD_REQUEST,
     };

@@ -2,7 +2,7 @@
 
 use crate::access::Forbidden;
 use crate::fhir::{Issue, IssueCode};
-use crate::store::WriteError;
+use crate::store::{WriteError, is_unavailable};
 
 /// The kind of a [`Refusal`]; each is one HTTP status (<https://hl7.org/fhir/R4/http.html#Status-Codes>), because FHIR puts
 /// that status into `Bundle.entry.response` too.
@@ -102,9 +102,22 @@ impl Refusal {
         Refusal::new(RefusalKind::NotAllowed, Issue::error(IssueCode::NotSupported, words))
     }
 
+    /// What failed in the server; [`RefusalKind::Busy`] if it is the database that cannot be had now.
     pub fn internal(cause: impl Into<anyhow::Error>) -> Refusal {
-        let words = "The server failed; the request may be sent again. The operator finds the cause in the log.";
-        Refusal { kind: RefusalKind::Internal, issues: vec![Issue::error(IssueCode::Exception, words)], cause: Some(cause.into()) }
+        let cause = cause.into();
+        let (kind, code, words) = match cause.chain().filter_map(|cause| cause.downcast_ref()).any(is_unavailable) {
+            true => (
+                RefusalKind::Busy,
+                IssueCode::Transient,
+                "The database cannot be reached, or has no room: come back later. A change may have been made nevertheless: look before you make it again.",
+            ),
+            false => (
+                RefusalKind::Internal,
+                IssueCode::Exception,
+                "The server failed; the request may be sent again. The operator finds the cause in the log.",
+            ),
+        };
+        Refusal { kind, issues: vec![Issue::error(code, words)], cause: Some(cause) }
     }
 
     /// The HTTP status of this refusal.

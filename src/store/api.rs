@@ -193,11 +193,16 @@ impl Store {
         }
     }
 
-    /// Whether the database answers.
+    /// Whether the database answers, and takes writes.
     pub async fn ping(&self) -> Result<(), sqlx::Error> {
         let mut sql = Sql::new(self.dialect());
         sql.push("SELECT id FROM counter");
-        self.integers(sql).await.map(|_| ())
+        self.integers(sql).await?;
+        match self {
+            Store::Sqlite(db) => db.takes_writes().await,
+            // Where the disk is full it ends connections, or shuts down.
+            Store::Postgres(_) => Ok(()),
+        }
     }
 
     /// Whether the tables are those of this program's migrations, no fewer and no more.

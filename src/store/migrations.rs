@@ -2,7 +2,7 @@
 
 use super::sql::Dialect;
 use sqlx::SqlSafeStr as _;
-use sqlx::migrate::{Migration, MigrationType, Migrator};
+use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
 
 /// (version, what for, SQLite, PostgreSQL)
 const ALL: &[(i64, &str, &str, &str)] = &[
@@ -97,6 +97,16 @@ pub fn migrator(dialect: Dialect) -> Migrator {
         Migration::new(*version, (*title).into(), MigrationType::Simple, text.into_sql_str(), false)
     };
     Migrator::with_migrations(ALL.iter().map(migration).collect())
+}
+
+/// Why the tables are not this program's, with what to do where that can be said.
+pub fn explained(error: MigrateError) -> anyhow::Error {
+    match error {
+        MigrateError::VersionMissing(version) => anyhow::anyhow!(
+            "a newer lango has worked on it (its migration {version} is not known here): start that one; only a backup leads back"
+        ),
+        error => error.into(),
+    }
 }
 
 /// The versions that a database of this program has, in order.

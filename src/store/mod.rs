@@ -69,6 +69,21 @@ pub type FacilityKey = i64;
 /// A resource's number in this database, given when it is first written or first referred to.
 pub type ResourceKey = i64;
 
+/// Whether a database failed because it cannot be reached, has no room, or is shut down: nothing that was asked of it is at fault, and later it
+/// may do it.
+pub fn is_unavailable(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed | sqlx::Error::WorkerCrashed => true,
+        sqlx::Error::Database(error) => error.code().is_some_and(|code| match error.try_downcast_ref::<sqlx::sqlite::SqliteError>() {
+            // SQLITE_BUSY, SQLITE_READONLY, SQLITE_IOERR, SQLITE_FULL, SQLITE_CANTOPEN in the lowest byte.
+            Some(_) => code.parse::<u32>().is_ok_and(|code| matches!(code & 0xff, 5 | 8 | 10 | 13 | 14)),
+            // Connection exceptions, insufficient resources, and a server that shuts down, starts up or serves for reading only.
+            None => ["08", "53", "57P", "58", "25006"].iter().any(|class| code.starts_with(class)),
+        }),
+        _ => false,
+    }
+}
+
 /// The number that stands for a code system, identifier system or unit system: 63 bits of BLAKE3, the same everywhere.
 pub fn system_key(uri: &str) -> i64 {
     let hash = blake3::hash(uri.as_bytes());

@@ -84,7 +84,7 @@ impl Postgres {
         let first = first.map_err(|_| anyhow::anyhow!("PostgreSQL does not answer: check the address, and that the server runs"))?;
         first.context("PostgreSQL cannot be reached: check the address, the login, and that the server runs")?.close().await?;
         let pool = connections().connect_with(options.clone()).await?;
-        super::migrations::migrator(Dialect::Postgres).run(&pool).await?;
+        super::migrations::migrator(Dialect::Postgres).run(&pool).await.map_err(super::migrations::explained)?;
         let mut transaction = pool.begin().await?;
         let base: i64 = sqlx::query_scalar("SELECT txn_base FROM counter WHERE id = 1 FOR UPDATE").fetch_one(&mut *transaction).await?;
         // After a restore into a younger server, stored numbers would lie in the future. The newest rows of each type tell, by an index.

@@ -11,18 +11,18 @@ use super::reads::Reads;
 use super::rows::{self, Cell, Identity, IdentityRow, Name, Row};
 use super::sql::{Dialect, Sql, bind_all};
 use super::write::{Unit, WriteError, Written};
-use super::{ResourceKey, TypeCode, closing, gate, inherit, places, resting};
+use super::{ResourceKey, TypeCode, closing, gate, inherit, is_unavailable, places, resting};
 use crate::definitions;
 use crate::fhir::time::{Micros, now};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{AssertSqlSafe, Row as _, SqlitePool};
+use sqlx::{AssertSqlSafe, Connection as _, Row as _, SqlitePool};
 use statements::{close, holds, insert_text, update};
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::PathBuf;
 use std::str::FromStr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 
 /// Units that may wait for the writer; beyond it callers wait in turn.
@@ -33,6 +33,8 @@ const GROUP: usize = 4_000;
 const CHUNK: usize = 100;
 /// How long a statement waits for another process's write.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// For so long after a write that was not taken nobody is told that others are.
+const RECENTLY: Duration = Duration::from_secs(10);
 /// Bytes of a write-ahead log that is cut; what SQLite keeps of itself is 4,000 pages of 8 KiB.
 pub const LONG_LOG: u64 = 256 << 20;
 /// The resource table's place among the texts of [`Writer::inserts`].
@@ -51,10 +53,14 @@ pub struct Sqlite {
     /// Units since the last look of [`Sqlite::rest`], and whether it has done its work since.
     commits: AtomicU64,
     rested: AtomicBool,
+    refused: Refused,
     /// Reads by id.
     pub reads: Reads,
     pub(super) closers: closing::Closers,
 }
+
+/// When the last group of writes met a database that takes none, such as one on a full disk; `None`: it was written.
+type Refused = Arc<Mutex<Option<Instant>>>;
 
 #[derive(Debug)]
 struct Request {
@@ -75,8 +81,13 @@ impl Sqlite {
             .pragma("temp_store", "MEMORY")
             .pragma("wal_autocheckpoint", "4000");
         let path = options.get_filename().to_owned();
-        let write = SqlitePoolOptions::new().max_connections(1).test_before_acquire(false).connect_with(options.clone()).await?;
-        super::migrations::migrator(Dialect::Sqlite).run(&write).await?;
+        let write = SqlitePoolOptions::new().max_connections(1).test_before_acquire(false).before_acquire(|connection, _| {
+            // A full disk ends a transaction by itself, and the ROLLBACK that follows fails for want of one: the library then believes
+            // for ever that one is open, and begins no other on this connection. The next one may.
+            Box::pin(std::future::ready(Ok(!connection.is_in_transaction())))
+        });
+        let write = write.connect_with(options.clone()).await?;
+        super::migrations::migrator(Dialect::Sqlite).run(&write).await.map_err(super::migrations::explained)?;
         chain::seal_left_over(&write).await?;
         let reader = options.read_only(true).create_if_missing(false).pragma("cache_size", "-16384").row_buffer_size(1024);
         let readers = std::thread::available_parallelism().map_or(4, |cores| cores.get() as u32 * 2).clamp(4, 16);
@@ -87,7 +98,8 @@ impl Sqlite {
             .connect_with(reader)
             .await?;
         let (queue, waiting) = mpsc::channel(QUEUE);
-        tokio::spawn(Writer::new(write.clone()).run(waiting));
+        let refused = Refused::default();
+        tokio::spawn(Writer::new(write.clone(), Arc::clone(&refused)).run(waiting));
         let reads = Reads::on_sqlite(read.clone());
         Ok(Sqlite {
             read,
@@ -96,9 +108,22 @@ impl Sqlite {
             path,
             commits: AtomicU64::new(0),
             rested: AtomicBool::new(false),
+            refused,
             reads,
             closers: Default::default(),
         })
+    }
+
+    /// Whether the database takes writes; it is tried only after it took none. A full disk may have room for this one and for no other, so for a
+    /// moment it is not believed.
+    pub async fn takes_writes(&self) -> Result<(), sqlx::Error> {
+        let refused = *self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        match refused {
+            None => return Ok(()),
+            Some(at) if at.elapsed() < RECENTLY => return Err(std::io::Error::other("the database took no write a moment ago").into()),
+            Some(_) => {}
+        }
+        sqlx::query("UPDATE counter SET txn = txn WHERE id = 1").execute(&self.write).await.map(drop)
     }
 
     /// Gives the writer's page cache back when nothing was written since the last call.
@@ -135,6 +160,7 @@ impl Sqlite {
 /// The writer task's own state.
 struct Writer {
     pool: SqlitePool,
+    refused: Refused,
     /// The counter as this task left it; another process that wrote since has moved it.
     txn: i64,
     next_key: ResourceKey,
@@ -157,9 +183,10 @@ enum Verdict {
 }
 
 impl Writer {
-    fn new(pool: SqlitePool) -> Self {
+    fn new(pool: SqlitePool, refused: Refused) -> Self {
         Writer {
             pool,
+            refused,
             txn: 0,
             next_key: 0,
             updated: 0,
@@ -192,6 +219,8 @@ impl Writer {
             Ok(false) => self.apply(units).await,
             Err(error) => Err(error),
         };
+        let refused = applied.as_ref().is_err_and(is_unavailable).then(Instant::now);
+        *self.refused.lock().unwrap_or_else(PoisonError::into_inner) = refused;
         if applied.is_err() {
             self.forget();
         }

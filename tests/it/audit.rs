@@ -471,6 +471,11 @@ both_databases!(
         }
         let basic = world.server.client.get(world.server.url("/api/v1/hduApi/dataTemplates")).basic_auth("holder", Some("a-wrong-one"));
         assert_eq!(answer(basic).await.0, 401);
+        // {"alg":"ES384","kid":"k"} and {"iss":"holder"}, signed by nobody.
+        let assertion = "eyJhbGciOiJFUzM4NCIsImtpZCI6ImsifQ.eyJpc3MiOiJob2xkZXIifQ.AAAA";
+        let kind = "client_assertion_type=urn%3Aietf%3Aparams%3Aoauth%3Aclient-assertion-type%3Ajwt-bearer";
+        let request = world.server.client.post(world.server.url("/auth/token")).header("content-type", "application/x-www-form-urlencoded");
+        assert_eq!(answer(request.body(format!("grant_type=client_credentials&{kind}&client_assertion={assertion}"))).await.0, 401);
         let events = world.events(world.after).await;
         let requests: Vec<&str> = events.iter().map(|(_, event)| event.request.as_str()).collect();
         let expected = [
@@ -481,6 +486,7 @@ both_databases!(
             "POST /auth/revoke\n\nclient_id=holder",
             "POST /auth/revoke",
             "GET /api/v1/hduApi/dataTemplates\n\nclient_id=holder",
+            "POST /auth/token\n\nclient_id=holder",
         ];
         assert_eq!(requests, expected, "what nobody is called may be a password in the wrong place");
         world.server.stop().await;

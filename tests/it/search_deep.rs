@@ -324,6 +324,7 @@ both_databases!(
             "description": "Where they live", "code": "village", "base": ["Patient"], "type": "reference", "target": ["Location"],
             "expression": "Patient.extension.where(url = 'urn:village').value"
         });
+        assert!(!server.get("/fhir/metadata").await.1.to_string().contains("village"), "who asked before is told anew");
         let (status, outcome) = server.put("/fhir/SearchParameter/village", &definition).await;
         assert_eq!(status, 201, "{outcome}");
         until(&server, "/fhir/Patient?village=Location/hai", |status, _| status == 200).await;

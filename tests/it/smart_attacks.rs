@@ -212,6 +212,20 @@ both_databases!(
     }
 );
 
+/// The same token with the other signature that ECDSA on P-384 has for it: `n - s` in place of `s`.
+fn other_signature(token: &str) -> String {
+    const N: &str = "ffffffffffffffffffffffffffffffffffffffffffffffffc7634d81f4372ddf581a0db248b0a77aecec196accc52973";
+    let (signed, signature) = token.rsplit_once('.').unwrap();
+    let mut signature = URL_SAFE_NO_PAD.decode(signature).unwrap();
+    let mut borrow = 0;
+    for place in (0..48).rev() {
+        let digit = i32::from(u8::from_str_radix(&N[2 * place..2 * place + 2], 16).unwrap()) - i32::from(signature[48 + place]) - borrow;
+        borrow = i32::from(digit < 0);
+        signature[48 + place] = digit.rem_euclid(256) as u8;
+    }
+    format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature))
+}
+
 fn outside(url: &str) -> Issuer {
     Issuer {
         issuer: ISSUER.into(),
@@ -324,6 +338,13 @@ both_databases!(
         // It counts for a day at most, whatever it says.
         let long = gate.with_token(&sign(&header, &with(&claims, "exp", json!(now() + 1_000_000_000)), &rsa())).await;
         assert!(long.body["expires"].as_i64().unwrap() <= now() + 24 * 3600, "{}", long.body);
+        let undated = |exp: i64| {
+            let mut undated = with(&claims, "exp", json!(exp));
+            undated.as_object_mut().unwrap().remove("iat");
+            sign(&header, &undated, &rsa())
+        };
+        assert_eq!(gate.with_token(&undated(now() + 300)).await.status, 200);
+        assert_eq!(gate.with_token(&undated(now() + 1_000_000_000)).await.status, 401, "its day would never end");
         // The operator takes back what its issuer cannot, and a key that the issuer took out of its set verifies nothing, seen before or not.
         let officer = generate_secret().unwrap();
         let hash = Some(hash_secret(&officer).unwrap());
@@ -332,11 +353,21 @@ both_databases!(
         let (lost, kept) =
             (sign(&header, &with(&claims, "jti", json!("1")), &rsa()), sign(&header, &with(&claims, "jti", json!("2")), &rsa()));
         assert_eq!((gate.with_token(&lost).await.status, gate.with_token(&kept).await.status), (200, 200));
-        let form = [("client_id", "officer"), ("client_secret", officer.expose()), ("token", &lost)];
-        let form: String = form_urlencoded::Serializer::new(String::new()).extend_pairs(form).finish();
-        let request = Request::post("/auth/revoke").header("content-type", "application/x-www-form-urlencoded");
-        assert_eq!(gate.send(request.body(Body::from(form)).unwrap()).await.status, 200);
+        let take_back = |token: &str| {
+            let form = [("client_id", "officer"), ("client_secret", officer.expose()), ("token", token)];
+            let form: String = form_urlencoded::Serializer::new(String::new()).extend_pairs(form).finish();
+            let request = Request::post("/auth/revoke").header("content-type", "application/x-www-form-urlencoded");
+            gate.send(request.body(Body::from(form)).unwrap())
+        };
+        assert_eq!(take_back(&lost).await.status, 200);
         assert_eq!((gate.with_token(&lost).await.status, gate.with_token(&kept).await.status), (401, 200));
+        let mut elliptic = Header::new(Algorithm::ES384);
+        elliptic.kid = Some("k2".into());
+        let lost = sign(&elliptic, &claims, &ec());
+        let twin = other_signature(&lost);
+        assert_eq!((gate.with_token(&lost).await.status, gate.with_token(&twin).await.status), (200, 200));
+        assert_eq!(take_back(&lost).await.status, 200);
+        assert_eq!((gate.with_token(&lost).await.status, gate.with_token(&twin).await.status), (401, 401), "a thief has both");
         server.says(200, &[public(&ec(), Algorithm::ES384, "k2")], "max-age=0");
         assert_eq!(gate.with_token(&kept).await.status, 401);
         // lango's own tokens stay its own, and an outside client gets none of them.

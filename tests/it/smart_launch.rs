@@ -8,7 +8,9 @@ use crate::support::server::answer;
 use crate::support::smart::{add_signing_client, signed_token};
 use jsonwebtoken::jwk::JwkSet;
 use jsonwebtoken::{Algorithm, DecodingKey, Validation};
+use lango::access::clients::{self, Client};
 use lango::access::people::{self, Person};
+use lango::access::{generate_secret, hash_secret};
 use lango::store::Store;
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
@@ -142,6 +144,21 @@ both_databases!(
         assert!(times[0] >= before && times[1] >= before && times[2] <= times[0] + 300, "{told}");
         assert_eq!(world.get(text(&granted, "id_token"), "/fhir/Patient/z").await.0, 401, "it says who, and opens nothing");
         assert_eq!(world.get(text(&granted, "access_token"), "/fhir/Patient/z").await.0, 200);
+        // Whoever introspects the token is told what the app was (SMART's token introspection).
+        let secret = generate_secret().unwrap();
+        let officer = Client {
+            roles: vec!["operator".into()],
+            secret_hash: Some(hash_secret(&secret).unwrap()),
+            ..Client::new("introspector", "MOH", "system/AuditEvent.rs")
+        };
+        let store = Store::open(&db.url).await.unwrap();
+        clients::add(&store, &officer).await.unwrap();
+        store.close().await;
+        let form = format!("client_id=introspector&client_secret={}&token={}", secret.expose(), text(&granted, "access_token"));
+        let request = world.server.client.post(world.server.url("/auth/introspect"));
+        let (_, told) = answer(request.header("content-type", "application/x-www-form-urlencoded").body(form)).await;
+        assert_eq!((&told["patient"], &told["need_patient_banner"]), (&granted["patient"], &granted["need_patient_banner"]), "{told}");
+        assert_eq!((text(&told, "sub"), text(&told, "fhirUser")), ("baraka", user_url.as_str()));
         // Who refreshes is told the same, and the patient in context stays.
         let form = format!("grant_type=refresh_token&client_id=portal&refresh_token={}", text(&granted, "refresh_token"));
         let request = world.server.client.post(world.server.url("/auth/token"));

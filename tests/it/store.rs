@@ -1,6 +1,6 @@
 //! The store itself, on both databases: versions, searches, races, pages, jobs.
 
-use crate::support::both_databases;
+use crate::support::{TestDb, both_databases};
 use lango::definitions;
 use lango::fhir::Interval;
 use lango::fhir::series::Place;
@@ -647,3 +647,40 @@ both_databases!(
         assert_eq!(ids(&store, &query("Patient", vec![])).await, set(&["a", "b"]));
     }
 );
+
+#[tokio::test]
+async fn when_a_full_disk_has_room_again_writes_go_on() {
+    let db = TestDb::sqlite();
+    let store = Store::open(&db.url).await.unwrap();
+    let Store::Sqlite(sqlite) = &store else { panic!("it is SQLite") };
+    let room = |pages: i64| sqlx::query(sqlx::AssertSqlSafe(format!("PRAGMA max_page_count = {pages}"))).execute(&sqlite.write);
+    let pages: i64 = sqlx::query_scalar("PRAGMA page_count").fetch_one(&sqlite.write).await.unwrap();
+    room(pages).await.unwrap();
+    let mut stored = 0;
+    let full = loop {
+        match store.commit(unit(vec![put("Patient", &format!("p{stored}"), 0, vec![], vec![])])).await {
+            Ok(_) => stored += 1,
+            Err(error) => break error,
+        }
+        assert!(stored < 10_000, "the disk is full some day");
+    };
+    assert!(matches!(&full, WriteError::Database(error) if is_unavailable(error)), "{full:?}");
+    room(1_000_000).await.unwrap();
+    store.commit(unit(vec![put("Patient", &format!("p{stored}"), 0, vec![], vec![])])).await.unwrap();
+    store.close().await;
+}
+
+#[tokio::test]
+async fn a_store_that_takes_no_writes_says_so_until_it_does() {
+    let db = TestDb::sqlite();
+    let store = Store::open(&db.url).await.unwrap();
+    let Store::Sqlite(sqlite) = &store else { panic!("it is SQLite") };
+    let write = || store.commit(unit(vec![put("Patient", "p", 0, vec![], vec![])]));
+    sqlx::query("PRAGMA query_only = 1").execute(&sqlite.write).await.unwrap();
+    assert!(matches!(write().await, Err(WriteError::Database(error)) if is_unavailable(&error)));
+    assert!(store.ping().await.is_err());
+    sqlx::query("PRAGMA query_only = 0").execute(&sqlite.write).await.unwrap();
+    write().await.unwrap();
+    store.ping().await.unwrap();
+    store.close().await;
+}

@@ -13,7 +13,7 @@ mod history;
 mod lookup;
 mod maintain;
 mod meta;
-mod metadata;
+pub(super) mod metadata;
 mod operation;
 mod read;
 mod search;

@@ -14,8 +14,8 @@ use crate::access::Interaction;
 use crate::definitions;
 use crate::fhir::outcome::operation_outcome;
 use crate::fhir::{Issue, IssueCode, Reference, json};
+use crate::ingest::Refusal;
 use crate::ingest::write::{Action, Author, CommitError, Condition, Plan, Wanted};
-use crate::ingest::{Refusal, RefusalKind};
 use crate::search::own;
 use crate::store::TypeCode;
 use crate::validate::{NoProfile, Targets};
@@ -200,7 +200,7 @@ async fn would(call: &Call<'_>, type_code: TypeCode, interaction: Interaction, w
     let plan = Plan { changes: vec![wanted], ..Plan::default() };
     match call.state.writer.rehearse(plan, &Author::from(call.caller)).await {
         Ok(_) | Err(CommitError::Stale) => Ok(Vec::new()),
-        Err(CommitError::Refused(_, refusal)) if refusal.kind == RefusalKind::Internal => Err(refusal.into()),
+        Err(CommitError::Refused(_, refusal)) if refusal.status() >= 500 => Err(refusal.into()),
         Err(CommitError::Refused(_, refusal)) => Ok(refusal.issues),
     }
 }
