@@ -38,7 +38,7 @@ use question::{Question, question};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::borrow::Cow;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 const PAGE: &str = "_page";
 /// Where an entry says whose it is.
@@ -301,7 +301,13 @@ async fn answer(call: &Call<'_>, asked: &Asked, from: Option<(Cursor, Micros)>, 
 
 /// The labels by which is decided on these here, inherited ones too.
 async fn labels_of(call: &Call<'_>, rows: &[Stored]) -> Result<HashMap<ResourceKey, BTreeSet<Coding>>, Failure> {
-    let keys: Vec<ResourceKey> = rows.iter().map(|row| row.key).collect();
+    let owners = match &call.caller.scope {
+        Scope::Gate(gate) => &gate.owners[..],
+        _ => &[],
+    };
+    let own: Vec<ResourceKey> = rows.iter().filter(|row| owners.contains(&row.owner)).map(|row| row.key).collect();
+    let others: HashSet<ResourceKey> = call.state.store.naming_others(&own, owners).await?.into_iter().collect();
+    let keys: Vec<ResourceKey> = rows.iter().map(|row| row.key).filter(|key| !others.contains(key)).collect();
     let mut found: HashMap<ResourceKey, BTreeSet<Coding>> = HashMap::new();
     for (key, fact) in call.state.store.facts_of(&keys).await? {
         if let Some(label) = label_of(fact) {
