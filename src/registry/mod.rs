@@ -25,7 +25,7 @@ use crate::store::covered::{Narrowing, Permit};
 use crate::store::gate::{About, Traits};
 use crate::store::query::{SystemTest, Test};
 use crate::store::write::{Change, Mutation, NewJob, Unit, WriteError};
-use crate::store::{Filter, ParamId, Precondition, Query, Scope, Store, Stored, TypeCode};
+use crate::store::{FacilityKey, Filter, ParamId, Precondition, Query, Scope, Store, Stored, TypeCode};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -85,6 +85,21 @@ pub struct Covering {
     pub agreeing: BTreeSet<String>,
     /// The versions by which this is so.
     pub rests_on: Vec<(TypeCode, Box<str>, i64)>,
+}
+
+/// By what somebody asks for a person.
+#[derive(Clone, Copy, Debug)]
+pub enum Asked<'a> {
+    Patient(&'a str),
+    Identifier(&'a str, &'a str),
+}
+
+/// Whom an emergency means.
+#[derive(Clone, Debug, Default)]
+pub struct Meant {
+    /// Source Patients in the order of being asked for, and who contributed them.
+    pub owners: Vec<(String, FacilityKey)>,
+    pub golden: BTreeSet<String>,
 }
 
 /// (system, value)
@@ -190,6 +205,43 @@ impl Registry {
             return Ok(Covering { own, agreeing, rests_on: versions(&stored), person });
         }
         Err(RegistryError::Write(WriteError::Stale))
+    }
+
+    /// Whom of a person's source Patients an emergency means, who asks for `asked` of them, or for whoever it is: all of whom nothing tells that they are somebody
+    /// else. Who sends a Patient with the numbers of several people links these; where those who are left contradict each other, it
+    /// means those who are asked for and who agrees with one of them and contradicts nobody else who does.
+    pub async fn meant(&self, person: &BTreeSet<String>, asked_for: &Asked<'_>) -> Result<Meant, RegistryError> {
+        let stored = self.stored(person).await?;
+        let sources: Vec<(&Stored, Value)> = stored
+            .iter()
+            .map(|stored| (stored, body(stored).unwrap_or_default()))
+            .filter(|(stored, _)| !looks_golden(&stored.id))
+            .collect();
+        let is_asked = |(stored, said): &(&Stored, Value)| match asked_for {
+            Asked::Patient(id) => *stored.id == **id,
+            Asked::Identifier(system, value) => carries(said, system, value),
+        };
+        let (asked, others): (Vec<_>, Vec<_>) = sources.into_iter().partition(is_asked);
+        let contradicts = |one: &Value, all: &[(&Stored, Value)]| all.iter().any(|(_, other)| likeness::contradict(one, other));
+        let near: Vec<(&Stored, Value)> = others.iter().filter(|(_, said)| !contradicts(said, &asked)).cloned().collect();
+        let all: Vec<(&Stored, Value)> = asked.iter().chain(&near).cloned().collect();
+        let meant = if all.iter().any(|(_, said)| contradicts(said, &all)) {
+            let agreeing: Vec<(&Stored, Value)> =
+                near.into_iter().filter(|(_, said)| asked.iter().any(|(_, one)| likeness::agree(one, said))).collect();
+            let alone = agreeing.iter().filter(|(_, said)| !contradicts(said, &agreeing)).cloned();
+            asked.iter().cloned().chain(alone).collect()
+        } else {
+            all
+        };
+        let is_whole = meant.len() == asked.len() + others.len();
+        let mut owners: Vec<(String, FacilityKey)> = meant.iter().map(|(stored, _)| (stored.id.to_string(), stored.owner)).collect();
+        // Whom a record names and nobody sent.
+        if let (Asked::Patient(id), []) = (asked_for, &stored[..]) {
+            owners.push(((*id).to_owned(), 0));
+        }
+        // The golden Patient is everybody's that it links.
+        let golden = person.iter().filter(|id| is_whole && looks_golden(id)).cloned().collect();
+        Ok(Meant { owners, golden })
     }
 
     /// A narrowing of what Consents permit of these Patients, which takes away nothing yet.
@@ -549,6 +601,13 @@ impl Registry {
             rules: None,
         })
     }
+}
+
+/// Whether a Patient has this identifier.
+fn carries(patient: &Value, system: &str, value: &str) -> bool {
+    let is = |identifier: &Value, key: &str, expected: &str| identifier.get(key).and_then(Value::as_str) == Some(expected);
+    let mut identifiers = patient.get("identifier").and_then(Value::as_array).into_iter().flatten();
+    identifiers.any(|identifier| is(identifier, "system", system) && is(identifier, "value", value))
 }
 
 fn token((system, value): &Identifier) -> Test {
