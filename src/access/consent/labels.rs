@@ -47,6 +47,7 @@ const NO_TEXT: &[&str] = &[
     "system",
     "identifier",
     "fullUrl",
+    "authorString",
     "contentType",
     "data",
     "hash",

@@ -70,6 +70,7 @@ fn what_gives_a_sensitive_matter_away_is_labelled() {
         (json!({"resourceType": "Encounter", "participant": [{"individual": {"type": "Practitioner", "display": "Dr Bangi"}}]}), &[]),
         (json!({"resourceType": "Observation", "performer": [{"reference": "Organization/1", "display": "CTC Mnazi"}]}), &["HIV", "R"]),
         (json!({"resourceType": "Observation", "note": [{"text": "smokes bangi"}]}), &["ETH", "R"]),
+        (json!({"resourceType": "Observation", "note": [{"authorString": "Mary Bangi", "text": "slept well"}]}), &[]),
         (json!({"resourceType": "Observation", "text": {"div": "<div>HIV</div>"}}), &["HIV", "R"]),
     ];
     for (resource, expected) in cases {
