@@ -43,7 +43,7 @@ pub struct Person {
 #[derive(Clone, Debug, Default)]
 pub struct Emergency {
     pub person: Person,
-    /// Their source Patients, first those asked for, and who contributed them.
+    /// Their source Patients, in the same order whoever of them is asked for, and who contributed them.
     pub owners: Vec<(String, FacilityKey)>,
 }
 
@@ -68,12 +68,18 @@ impl Person {
     }
 
     /// Those of them whom an emergency of this question means ([`Registry::meant`]).
-    pub async fn in_emergency(&self, registry: &Registry, store: &Store, sought: &Sought) -> Result<Emergency, RegistryError> {
+    pub async fn in_emergency(
+        &self,
+        registry: &Registry,
+        store: &Store,
+        sought: &Sought,
+        scope: &Scope,
+    ) -> Result<Emergency, RegistryError> {
         let asked = match sought {
             Sought::Patient(id) => Asked::Patient(id),
             Sought::Identifier { system, value } => Asked::Identifier(system, value),
         };
-        let meant = registry.meant(&self.ids, &asked).await?;
+        let meant = registry.meant(&self.ids, &asked, scope.owners()).await?;
         let ids = meant.owners.iter().map(|(id, _)| id).chain(&meant.golden).cloned().collect();
         Ok(Emergency { person: Person::of(store, ids).await?, owners: meant.owners })
     }

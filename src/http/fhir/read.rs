@@ -86,7 +86,7 @@ async fn whose(call: &Call<'_>, type_code: TypeCode, id: &str) -> Result<Option<
     };
     let sought = Sought::Patient(patient);
     let person = Person::find(&state.registry, &state.store, &sought, &call.caller.scope).await.map_err(Refusal::internal)?;
-    Ok(Some(person.in_emergency(&state.registry, &state.store, &sought).await.map_err(Refusal::internal)?))
+    Ok(Some(person.in_emergency(&state.registry, &state.store, &sought, &call.caller.scope).await.map_err(Refusal::internal)?))
 }
 
 pub async fn version(call: &Call<'_>, type_code: TypeCode, id: &str, version: i64) -> Result<Answer, Failure> {

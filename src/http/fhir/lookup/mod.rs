@@ -114,7 +114,8 @@ async fn begin(call: &Call<'_>, question: Question) -> Result<Answer, Failure> {
     };
     let glass = match Glass::of(&state.app, caller) {
         Some(glass) => {
-            let meant = person.in_emergency(&state.registry, &state.store, &question.sought).await.map_err(Refusal::internal)?;
+            let meant =
+                person.in_emergency(&state.registry, &state.store, &question.sought, &caller.scope).await.map_err(Refusal::internal)?;
             glass.whom(meant).await?.map(|whom| (glass, whom))
         }
         None => None,
