@@ -2,7 +2,7 @@
 //!
 //! Who may: a client with the role `clinician` and a token that carries, signed, nothing but emergencies as purposes (`ETREAT`, `BTG`), who
 //! acts (`subject_id`) and a reason in words. What it opens: reading, by id and by lookup, never a search, a history or an export, because only those two ask here. The
-//! first release binds the token to the person; it is a unit of a Task for the privacy officer, a Communication to the patient and a job that
+//! first release binds the token to the Patients of one person, as far as nothing tells that they are several people's ([`Person::in_emergency`]); it is a unit of a Task for the privacy officer, a Communication to the patient and a job that
 //! delivers it, so without notice there is no data. The Task's id follows from the token, so that of racing requests, in whatever process, one
 //! makes it, and the others find it made; what it says in its first version, which nothing can change, is what the token is bound to.
 //!
@@ -13,7 +13,7 @@ use crate::access::consent::vocabulary;
 use crate::access::{Caller, Role, audit, gate, purpose};
 use crate::app::App;
 use crate::definitions;
-use crate::exchange::{Person, notice};
+use crate::exchange::{Emergency, Person, notice};
 use crate::fhir::time::{Micros, format_instant, now};
 use crate::fhir::{Issue, IssueCode};
 use crate::ingest::tries::Tries;
@@ -23,8 +23,9 @@ use crate::registry;
 use crate::search::extract::{self, BROKEN_GLASS, GLASS_REVIEW, NOTICE};
 use crate::store::gate::{BreakGlass, Gate};
 use crate::store::opened::Opened;
-use crate::store::{ParamId, Scope, Stored, TypeCode};
+use crate::store::{FacilityKey, ParamId, Scope, Stored, TypeCode};
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// Letters and digits of a reason: whoever reviews it must be able to make something of it.
@@ -49,7 +50,7 @@ pub struct Glass<'a> {
 
 /// What a token was bound to.
 struct Bound {
-    patient: String,
+    patients: BTreeSet<String>,
     since: Micros,
 }
 
@@ -71,38 +72,46 @@ impl<'a> Glass<'a> {
         Some(Glass { app, caller, gate, id, reason, client, practitioner })
     }
 
-    /// What this person's records may be read under; nothing is opened yet. `None`: the token is bound to somebody else, its minutes are over, or
-    /// there is no such person. Refused, whoever it is, after too many others.
-    pub async fn scope(&self, person: &Person) -> Result<Option<Scope>, Refusal> {
-        match self.bound().await? {
-            Some(bound) if !self.is_for(&bound, person) => return Ok(None),
-            Some(_) => {}
-            None => self.check(person).await?,
-        }
-        if person.keys.is_empty() {
-            return Ok(None);
-        }
-        let exempt = gate::numbers(&self.app.settings.consent.deployment().exempt_facts());
-        let break_glass = Some(BreakGlass { patients: person.keys.clone(), exempt });
-        Ok(Some(Scope::Gate(Arc::new(Gate { break_glass, ..self.gate.clone() }))))
+    /// Those of whom is asked for that may be opened; nothing is yet. `None`: the token is bound to others, its minutes are over, or there is no such person.
+    /// Refused, whoever it is, after too many others.
+    pub async fn whom(&self, asked: Emergency) -> Result<Option<Emergency>, Refusal> {
+        let asked = match self.bound().await? {
+            Some(bound) if !self.holds(&bound) => return Ok(None),
+            Some(Bound { patients, .. }) => {
+                let ids = asked.person.ids.intersection(&patients).cloned().collect();
+                Emergency { person: Person::of(&self.app.store, ids).await?, ..asked }
+            }
+            None => {
+                self.check(&asked).await?;
+                asked
+            }
+        };
+        Ok(Some(asked).filter(|asked| !asked.person.keys.is_empty()))
     }
 
-    /// Opens this person's records: after it answered `true`, what [`Glass::scope`] shows may leave.
-    pub async fn open(&self, person: &Person) -> Result<bool, Refusal> {
+    /// What their records may be read under.
+    pub fn scope(&self, whom: &Person) -> Scope {
+        let exempt = gate::numbers(&self.app.settings.consent.deployment().exempt_facts());
+        let break_glass = Some(BreakGlass { patients: whom.keys.clone(), exempt });
+        Scope::Gate(Arc::new(Gate { break_glass, ..self.gate.clone() }))
+    }
+
+    /// Opens their records: after it answered `true`, what [`Glass::scope`] shows may leave.
+    pub async fn open(&self, whom: &Emergency) -> Result<bool, Refusal> {
         let mut tries = Tries::default();
         // One at a time, so that none is opened uncounted; other processes may open one more each.
         let _turn = self.app.glass.lock().await;
         loop {
             if let Some(bound) = self.bound().await? {
-                let opens = self.is_for(&bound, person);
+                let opens = self.holds(&bound) && whom.person.ids.is_subset(&bound.patients);
                 if let Some(trail) = audit::current().filter(|_| opens) {
                     trail.breaks_glass();
                 }
                 return Ok(opens);
             }
-            self.check(person).await?;
+            self.check(whom).await?;
             let author = Author { scope: Scope::All, owner: 0, caller: None };
-            match self.app.writer.commit(self.notices(person)?, &author, false).await {
+            match self.app.writer.commit(self.notices(whom)?, &author, false).await {
                 Ok(_) => {}
                 Err(CommitError::Stale) => tries.pause().await?,
                 Err(CommitError::Refused(_, refusal)) => return Err(refusal),
@@ -110,8 +119,15 @@ impl<'a> Glass<'a> {
         }
     }
 
-    fn is_for(&self, bound: &Bound, person: &Person) -> bool {
-        person.ids.contains(&bound.patient) && now() < bound.since.saturating_add(self.minutes())
+    fn holds(&self, bound: &Bound) -> bool {
+        now() < bound.since.saturating_add(self.minutes())
+    }
+
+    /// Who is told and counted: rather what another facility knows them by, since the caller's own can make of its Patients whom it likes.
+    fn subject<'w>(&self, whom: &'w Emergency) -> Option<&'w str> {
+        let is_others = |(_, owner): &&(String, FacilityKey)| !self.gate.owners.contains(owner);
+        let found = whom.owners.iter().find(is_others).or(whom.owners.first()).map(|(id, _)| id);
+        found.or(whom.person.ids.first()).map(String::as_str)
     }
 
     /// How long it stays open, in microseconds; the token's own end comes before it or after.
@@ -124,13 +140,17 @@ impl<'a> Glass<'a> {
         let stored = self.app.store.read_version(task, &self.id, 1, &Scope::All).await?;
         let Some(Stored { updated, body, .. }) = stored else { return Ok(None) };
         let task: Value = body.and_then(|body| serde_json::from_slice(&body).ok()).unwrap_or_default();
-        let patient = task.pointer("/for/reference").and_then(Value::as_str).and_then(|text| text.strip_prefix("Patient/"));
+        let inputs = task.get("input").and_then(Value::as_array).into_iter().flatten();
+        let named = task.pointer("/for/reference").into_iter().chain(inputs.filter_map(|input| input.pointer("/valueReference/reference")));
         // Bound to nobody is bound all the same.
-        Ok(Some(Bound { patient: patient.unwrap_or_default().to_owned(), since: updated }))
+        let patients = named.filter_map(|name| name.as_str()?.strip_prefix("Patient/")).map(str::to_owned).collect();
+        Ok(Some(Bound { patients, since: updated }))
     }
 
     /// Whether one more patient may be opened, unless it is one of the hour's already.
-    async fn check(&self, person: &Person) -> Result<(), Refusal> {
+    async fn check(&self, asked: &Emergency) -> Result<(), Refusal> {
+        let subject = self.subject(asked).map(str::to_owned).into_iter().collect();
+        let subject = Person::of(&self.app.store, subject).await?;
         let limits = &self.app.settings.limits;
         let practitioners = self.app.settings.systems.practitioner.as_str();
         let task = definitions::r4().type_code("Task").ok_or_else(Refusal::not_found)?;
@@ -153,7 +173,7 @@ impl<'a> Glass<'a> {
             };
             let (tag, by) = ((tag, NOTICE, BROKEN_GLASS), (params.as_slice(), system, value));
             let asked = Opened { at, since: now().saturating_sub(HOUR), tag, by, patient };
-            let (opened, again) = self.app.store.opened(&asked, &person.keys).await?;
+            let (opened, again) = self.app.store.opened(&asked, &subject.keys).await?;
             if opened >= i64::from(most) && !again {
                 let words = "So many patients' records in an hour are more than the operator allows to be opened in emergencies: ask the privacy \
                              officer, or come back later. Those that were opened can still be read.";
@@ -170,10 +190,9 @@ impl<'a> Glass<'a> {
         Ok(self.app.store.is_called(identifier, &self.app.settings.systems.practitioner, self.practitioner).await?)
     }
 
-    fn notices(&self, person: &Person) -> Result<Plan, Refusal> {
+    fn notices(&self, whom: &Emergency) -> Result<Plan, Refusal> {
         let unfinished = Refusal::not_found;
-        // Rather a Patient that somebody sent than the golden one.
-        let patient = person.ids.iter().find(|id| !registry::looks_golden(id)).or(person.ids.first()).ok_or_else(unfinished)?;
+        let patient = self.subject(whom).ok_or_else(unfinished)?;
         let now = now();
         let settings = &self.app.settings;
         let facility = json!({ "identifier": { "system": settings.systems.facility, "value": self.caller.facility_code } });
@@ -188,13 +207,18 @@ impl<'a> Glass<'a> {
             .collect();
         let why = json!({ "coding": why, "text": self.reason });
         let about = json!({ "reference": format!("Patient/{patient}") });
+        let named = |id: &String| json!({ "reference": format!("Patient/{id}") });
+        let opened: Vec<Value> = whom.person.ids.iter().map(named).collect();
+        let recipients: Vec<Value> = whom.person.ids.iter().filter(|id| !registry::looks_golden(id)).map(named).collect();
+        let mut input = vec![json!({ "type": { "text": "facility" }, "valueReference": facility })];
+        input.extend(opened.iter().map(|patient| json!({ "type": { "text": "opened" }, "valueReference": patient })));
         let communication = json!({
             "resourceType": "Communication",
             "meta": tag,
             "status": "preparation",
             "category": [{ "coding": [{ "system": "http://terminology.hl7.org/CodeSystem/communication-category", "code": "notification" }] }],
             "subject": about,
-            "recipient": [about],
+            "recipient": recipients,
             "sender": facility,
             "reasonCode": [why],
             "payload": [{ "contentString": format!("At {} your record was opened in an emergency, without your consent being asked. You can ask for the reason, and object.", format_instant(now)) }],
@@ -214,7 +238,7 @@ impl<'a> Glass<'a> {
             "owner": { "identifier": { "system": settings.systems.facility, "value": settings.operator.code } },
             "reasonCode": why,
             "restriction": { "period": { "start": format_instant(now), "end": format_instant(now.saturating_add(self.minutes())) } },
-            "input": [{ "type": { "text": "facility" }, "valueReference": facility }],
+            "input": input,
         });
         let mut changes = Vec::new();
         for (name, resource) in [("Communication", communication), ("Task", task)] {

@@ -22,4 +22,4 @@ pub mod person;
 pub use break_glass::Glass;
 pub use holders::{Away, Holders, Wanted};
 pub use pace::Pace;
-pub use person::{Person, Sought};
+pub use person::{Emergency, Person, Sought};

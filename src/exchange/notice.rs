@@ -10,11 +10,9 @@ use crate::access::INBOX;
 use crate::app::App;
 use crate::definitions;
 use crate::destinations::hook;
-use crate::exchange::{Person, Sought};
 use crate::fhir::time::{format_instant, now};
 use crate::ingest::write::{Action, Author, CommitError, Condition, Plan, Wanted};
 use crate::outbox::Outcome;
-use crate::registry;
 use crate::search::extract::NOTICE;
 use crate::store::write::NewJob;
 use crate::store::{Scope, Stored, TypeCode};
@@ -77,28 +75,23 @@ fn read(stored: &Stored) -> Option<Value> {
     serde_json::from_slice(stored.body.as_ref()?).ok()
 }
 
-/// The patient's own copy; its id. It names all source Patients of the person, whichever of them the login is for.
+/// The patient's own copy; its id. It names all of their Patients that were opened, whichever of them the login is for.
 async fn to_patient(app: &App, type_code: TypeCode, stored: &Stored, notice: &Value) -> anyhow::Result<String> {
     let copy = format!("{}-p", stored.id);
     // What lango wrote of its own nobody changes, lango neither: what an earlier try wrote stays.
     if app.store.read(type_code, &copy, &Scope::All).await?.is_some() {
         return Ok(copy);
     }
-    let patient = notice.pointer("/subject/reference").and_then(Value::as_str).and_then(|text| text.strip_prefix("Patient/"));
-    let Some(patient) = patient else { return Ok(copy) };
-    let person = Person::find(&app.registry, &app.store, &Sought::Patient(patient.to_owned()), &Scope::All).await?;
-    let mut sources: Vec<&str> = person.ids.iter().map(String::as_str).filter(|id| !registry::looks_golden(id)).collect();
-    if !sources.contains(&patient) {
-        sources.push(patient);
+    if notice.get("subject").is_none() {
+        return Ok(copy);
     }
-    let recipients: Vec<Value> = sources.iter().map(|id| json!({ "reference": format!("Patient/{id}") })).collect();
     let mut message = json!({
         "resourceType": "Communication",
         "meta": notice.get("meta").and_then(|meta| meta.get("tag")).map(|tag| json!({ "tag": tag })),
         "status": "completed",
         "category": notice.get("category"),
         "subject": notice.get("subject"),
-        "recipient": recipients,
+        "recipient": notice.get("recipient"),
         "sender": notice.get("sender"),
         "sent": format_instant(stored.updated),
         "payload": notice.get("payload"),

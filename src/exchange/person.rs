@@ -2,8 +2,8 @@
 
 use crate::access::audit;
 use crate::definitions;
-use crate::registry::{Registry, RegistryError, looks_golden};
-use crate::store::{ResourceKey, Scope, Store};
+use crate::registry::{Asked, Registry, RegistryError, looks_golden};
+use crate::store::{FacilityKey, ResourceKey, Scope, Store};
 use std::collections::BTreeSet;
 
 /// How the asker names the person.
@@ -39,6 +39,14 @@ pub struct Person {
     pub by_hidden_name: bool,
 }
 
+/// Whom somebody asks for in an emergency.
+#[derive(Clone, Debug, Default)]
+pub struct Emergency {
+    pub person: Person,
+    /// Their source Patients, in the same order whoever of them is asked for, and who contributed them.
+    pub owners: Vec<(String, FacilityKey)>,
+}
+
 impl Person {
     /// Finds the person whatever the caller may see. `scope` is the caller's: where a name is not one person's alone, what it shows goes
     /// before what it hides.
@@ -57,6 +65,23 @@ impl Person {
     /// Whom the asker may be answered of, but in an emergency.
     pub fn as_named(&self) -> Person {
         if self.by_hidden_name { Person::default() } else { self.clone() }
+    }
+
+    /// Those of them whom an emergency of this question means ([`Registry::meant`]).
+    pub async fn in_emergency(
+        &self,
+        registry: &Registry,
+        store: &Store,
+        sought: &Sought,
+        scope: &Scope,
+    ) -> Result<Emergency, RegistryError> {
+        let asked = match sought {
+            Sought::Patient(id) => Asked::Patient(id),
+            Sought::Identifier { system, value } => Asked::Identifier(system, value),
+        };
+        let meant = registry.meant(&self.ids, &asked, scope.owners()).await?;
+        let ids = meant.owners.iter().map(|(id, _)| id).chain(&meant.golden).cloned().collect();
+        Ok(Emergency { person: Person::of(store, ids).await?, owners: meant.owners })
     }
 
     /// Has it recorded that they were asked for, so that whoever of them is hidden is told to be denied.

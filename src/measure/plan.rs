@@ -89,7 +89,7 @@ impl MeasurePlan {
             hops => filters.push(chained(hops, date.leaf, within)?),
         }
         let base = Query { type_code: self.base, filters: join_chains(filters), scope, sort: Vec::new() };
-        Some(FactQuery { base, columns: self.columns.clone() })
+        Some(FactQuery { base, columns: self.columns.clone(), followed: None })
     }
 
     /// The groups that a code puts its resource in. `system` is [`system_key`] of the code's system.

@@ -156,9 +156,11 @@ pub async fn run(setting: &Setting<'_>, measure: &Value, request: &Request) -> R
             }
         },
     };
-    let query = plan.fact_query(request.period, setting.zone, scope).ok_or_else(|| {
+    let mut query = plan.fact_query(request.period, setting.zone, scope).ok_or_else(|| {
         MeasureError::Refused(vec![Issue::error(IssueCode::Value, "The period is outside of what dates can say.").at("periodStart")])
     })?;
+    // A record may name anybody's Patient or visit: what these are, the counts would tell.
+    query.followed = (*setting.scope != Scope::All).then(|| setting.scope.owners().to_vec());
     let mut fold = Fold::new(plan.tables(), request.period, setting.zone, |system, code| plan.classify(setting.terms, system, code));
     setting.store.facts(&query, &mut |fact| fold.add(&fact)).await?;
     let mut counted = fold.finish();

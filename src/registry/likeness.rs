@@ -25,7 +25,7 @@ const SEXES: [&str; 2] = ["female", "male"];
 
 /// Whether what two Patients say of themselves speaks against their being one person: another sex, another day of birth, no word of the names in common.
 /// What one of them does not say speaks against nothing.
-fn contradict(one: &Value, other: &Value) -> bool {
+pub fn contradict(one: &Value, other: &Value) -> bool {
     let text = |patient: &Value, key: &str| patient.get(key).and_then(Value::as_str).map(str::to_owned);
     let both = |key: &str| text(one, key).zip(text(other, key));
     let sex = both("gender").is_some_and(|(a, b)| a != b && SEXES.contains(&a.as_str()) && SEXES.contains(&b.as_str()));

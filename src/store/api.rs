@@ -105,6 +105,8 @@ pub struct JobRow {
 pub struct FactQuery {
     pub base: Query,
     pub columns: Vec<FactColumn>,
+    /// Whose resources may be followed from the base ones; `None`: everybody's.
+    pub followed: Option<Vec<FacilityKey>>,
 }
 
 /// A value reached from the base resource by following reference parameters (`hops`), then read from the index of `leaf`.

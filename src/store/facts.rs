@@ -7,7 +7,7 @@
 use super::api::{Fact, FactQuery, FactValue, Store};
 use super::query::Kind;
 use super::sql::{Sql, bind_all};
-use super::{ParamId, ResourceKey, compile};
+use super::{FacilityKey, ParamId, ResourceKey, compile};
 use crate::fhir::Interval;
 use futures_util::TryStreamExt;
 use sqlx::AssertSqlSafe;
@@ -31,7 +31,7 @@ impl Store {
         for column in &query.columns {
             for hop in &column.hops {
                 if !hops.contains_key(hop) {
-                    hops.insert(*hop, self.targets(*hop).await?);
+                    hops.insert(*hop, self.targets(*hop, query.followed.as_deref()).await?);
                 }
             }
             if let Entry::Vacant(place) = leaves.entry((column.leaf, column.kind)) {
@@ -66,8 +66,22 @@ impl Store {
         Ok(())
     }
 
-    async fn targets(&self, param: ParamId) -> Result<HashMap<ResourceKey, ResourceKey>, sqlx::Error> {
-        Ok(self.column::<i64>("reference", "target", param).await?.into_iter().collect())
+    /// Where a parameter's references lead, as far as one of `owners` contributed that.
+    async fn targets(&self, param: ParamId, owners: Option<&[FacilityKey]>) -> Result<HashMap<ResourceKey, ResourceKey>, sqlx::Error> {
+        let Some(owners) = owners else { return Ok(self.column::<i64>("reference", "target", param).await?.into_iter().collect()) };
+        let mut sql = Sql::new(self.dialect());
+        sql.push("SELECT x.key, x.target FROM reference x JOIN resource t ON t.key = x.target WHERE x.until = 0 AND x.param = ");
+        sql.literal(i64::from(param)).push(" AND t.owner IN (-1");
+        for owner in owners {
+            sql.push(", ").int(*owner);
+        }
+        sql.push(")");
+        let Sql { text, args, .. } = sql;
+        let rows: Vec<(ResourceKey, ResourceKey)> = match self {
+            Store::Sqlite(db) => bind_all!(sqlx::query_as(AssertSqlSafe(text)), args).fetch_all(&db.read).await?,
+            Store::Postgres(db) => bind_all!(sqlx::query_as(AssertSqlSafe(text)), args).fetch_all(&db.pool).await?,
+        };
+        Ok(rows.into_iter().collect())
     }
 
     async fn leaf(&self, param: ParamId, kind: Kind) -> Result<Leaf, sqlx::Error> {
@@ -100,7 +114,7 @@ impl Store {
                 }
                 Leaf::Reals(reals)
             }
-            Kind::Reference => Leaf::Keys(self.targets(param).await?),
+            Kind::Reference => Leaf::Keys(self.targets(param, None).await?),
             Kind::String | Kind::Uri | Kind::Composite => {
                 let (table, column) = match kind {
                     Kind::String => ("string", "folded"),

@@ -58,7 +58,7 @@ pub(super) fn takes(type_name: &str, param: ParamId) -> bool {
 }
 
 /// Appends the condition that the reference `x` to the container `c` hands labels on.
-fn hands_on(sql: &mut Sql) {
+pub(super) fn hands_on(sql: &mut Sql) {
     sql.push("(1 = 0");
     for (type_code, params) in NAMES.iter().filter(|(_, params)| !params.is_empty()) {
         sql.push(" OR (c.type = ").literal(i64::from(*type_code)).push(" AND x.param IN (");

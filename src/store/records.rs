@@ -7,6 +7,7 @@
 
 use super::api::{Page, Store, in_order};
 use super::compile;
+use super::inherit::hands_on;
 use super::query::{Cursor, Scope, Snapshot};
 use super::sql::{Sql, bind_all};
 use super::{FacilityKey, ParamId, ResourceKey, Stored, TypeCode};
@@ -92,6 +93,24 @@ impl Store {
             Store::Sqlite(db) => bind_all!(sqlx::query_as(AssertSqlSafe(text)), args).fetch_all(&db.read).await,
             Store::Postgres(db) => bind_all!(sqlx::query_as(AssertSqlSafe(text)), args).fetch_all(&db.read).await,
         }
+    }
+
+    /// Those of these resources that name an Encounter or a result that none of `owners` contributed, or that nobody did.
+    pub async fn naming_others(&self, keys: &[ResourceKey], owners: &[FacilityKey]) -> Result<Vec<ResourceKey>, sqlx::Error> {
+        if keys.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut sql = Sql::new(self.dialect());
+        sql.push("SELECT DISTINCT x.key FROM reference x JOIN resource c ON c.key = x.target WHERE x.until = 0 AND (c.version = 0 OR c.owner NOT IN (-1");
+        for owner in owners {
+            sql.push(", ").int(*owner);
+        }
+        sql.push(")) AND ");
+        hands_on(&mut sql);
+        sql.push(" AND x.key IN (");
+        numbers(&mut sql, keys);
+        sql.push(")");
+        self.integers(sql).await
     }
 
     /// The versions of these resources that the snapshot sees, as far as `scope` shows them and they are of the time asked for.

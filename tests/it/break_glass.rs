@@ -1,6 +1,6 @@
 //! Breaking the glass: one person, one token, some minutes, reading only, and never in silence.
 
-use crate::lookup::{World, by_number, ids, observation};
+use crate::lookup::{NIDA, World, by_number, ids, observation, patient};
 use crate::support::both_databases;
 use crate::support::guarded::{Guarded, set};
 use crate::support::smart::signed_token;
@@ -303,6 +303,46 @@ both_databases!(
         // Names of nobody are as many as one likes: for them the client's count does, and where it has no bound of its own, the practitioner's.
         assert_eq!([read("nobody", "p4").await, read("x|MCT-3", "p4").await], [429, 429]);
         assert_eq!(read("MCT-3", "p4").await, 200);
+        world.server.stop().await;
+    }
+);
+
+both_databases!(
+    async fn a_patient_with_the_numbers_of_several_people_opens_one_of_them(db: &TestDb) {
+        let world = World::with(db, |settings| settings.limits.emergencies_per_practitioner = 1).await;
+        let number = |value: &str| json!({ "system": NIDA, "value": value });
+        let other = json!({ "resourceType": "Patient", "id": "z", "name": [{ "family": "Juma", "given": ["Neema"] }], "birthDate": "1970-01-01",
+            "gender": "female", "identifier": [number("19700101-9")] });
+        world.put(world.token("a"), &other).await;
+        // A slip in a date takes nobody away.
+        let mut slip = patient("c", "19900101-1");
+        slip["birthDate"] = json!("1990-10-01");
+        world.put(world.token("c"), &slip).await;
+        let mut fake = json!({ "resourceType": "Patient", "id": "fake", "identifier": [number("19900101-1"), number("19700101-9")] });
+        world.put(&world.asker, &fake).await;
+        let named = json!([{ "name": "patient", "valueString": "Patient/fake" }]);
+        let token = emergency(&world).await;
+        let (_, found) = world.lookup(&token, named.clone()).await;
+        assert_eq!(ids(&found), set(&["fake"]), "it may be either");
+        assert_eq!(told(&world).await.0.len(), 0);
+        // By a number those are meant who are linked without it.
+        let (_, found) = world.lookup(&token, json!([by_number("19900101-1")])).await;
+        assert_eq!(ids(&found), set(&["a", "a-hr", "c", "c-hr", "fake"]), "{found}");
+        let (tasks, notices) = told(&world).await;
+        assert_eq!((tasks.len(), &tasks[0]["for"]["reference"]), (1, &json!("Patient/a")));
+        let mut told_of: Vec<&str> = notices[0]["recipient"].as_array().unwrap().iter().filter_map(|to| to["reference"].as_str()).collect();
+        told_of.sort_unstable();
+        assert_eq!(told_of, ["Patient/a", "Patient/c", "Patient/fake"]);
+        assert_eq!(status(&world, &token, "/fhir/Observation/c-hr").await, 200);
+        assert_eq!(status(&world, &token, "/fhir/Observation/z-hr").await, 404);
+        assert_eq!(ids(&world.lookup(&token, json!([by_number("19700101-9")])).await.1), set(&["fake"]));
+        // Another person is another one, also by a Patient that was somebody else a moment ago.
+        let token = emergency(&world).await;
+        assert_eq!(status(&world, &token, "/fhir/Observation/z-hr").await, 429);
+        (fake["name"], fake["birthDate"]) = (other["name"].clone(), other["birthDate"].clone());
+        world.put(&world.asker, &fake).await;
+        assert_eq!(world.lookup(&token, named).await.0, 429);
+        assert_eq!(status(&world, &token, "/fhir/Observation/c-hr").await, 200, "it is one of the hour's, by whichever of their Patients");
         world.server.stop().await;
     }
 );

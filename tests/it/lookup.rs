@@ -543,3 +543,33 @@ both_databases!(
         world.server.stop().await;
     }
 );
+
+both_databases!(
+    async fn who_asks_as_a_lango_does_is_not_told_what_anothers_visit_is(db: &TestDb) {
+        let world = World::new(db).await;
+        let visit = |id: &str, patient: &str| {
+            json!({ "resourceType": "Encounter", "id": id, "status": "finished", "class": { "code": "AMB" }, "meta": { "security": sensitivity("PSY") },
+                "subject": { "reference": format!("Patient/{patient}") } })
+        };
+        world.put(world.token("a"), &visit("hidden", "a")).await;
+        world.put(&world.asker, &patient("own", "19800101-5")).await;
+        world.put(&world.asker, &visit("known", "own")).await;
+        for (id, named) in [("of-hidden", "hidden"), ("of-none", "never-was"), ("of-known", "known")] {
+            let mut observation = observation(id, "own", None);
+            observation["encounter"] = json!({ "reference": format!("Encounter/{named}") });
+            world.put(&world.asker, &observation).await;
+        }
+        let request = world.server.client.post(world.server.url("/fhir/Patient/own/$record-lookup")).bearer_auth(&world.asker);
+        let body = json!({ "resourceType": "Parameters" }).to_string();
+        let request = request.header("via", "1.1 lango-lookup").header("content-type", "application/fhir+json").body(body);
+        let (status, bundle) = answer(request).await;
+        assert_eq!(status, 200, "{bundle}");
+        let labels = |id: &str| {
+            let entry = bundle["entry"].as_array().unwrap().iter().find(|entry| entry["resource"]["id"] == id).unwrap();
+            entry["resource"]["meta"]["security"].clone()
+        };
+        assert_eq!((labels("of-hidden"), labels("of-none")), (Value::Null, Value::Null));
+        assert!(labels("of-known").to_string().contains("\"PSY\""), "its own visit tells a holder's asker what came in it");
+        world.server.stop().await;
+    }
+);

@@ -1,6 +1,8 @@
 //! One number all the way: template payloads in, cells counted, data values in DHIS2; on both databases, in both dialects.
 
 use crate::dhis2_double::{Double, Fault, Setup};
+use crate::lookup::{World, patient};
+use crate::support::guarded::Guarded;
 use crate::support::server::answer;
 use crate::support::{TestDb, TestServer, both_databases, program};
 use lango::app::App;
@@ -300,5 +302,36 @@ both_databases!(
         {
             assert!(words.contains(line), "{line}: {words}");
         }
+    }
+);
+
+both_databases!(
+    async fn counts_tell_nothing_of_a_patient_whom_another_facility_sent(db: &TestDb) {
+        let world = World::new(db).await;
+        for (token, id) in [(world.token("a"), "a"), (&*world.asker, "own")] {
+            let mut patient = patient(id, "19900101-1");
+            patient["gender"] = json!("female");
+            world.put(token, &patient).await;
+        }
+        let visit = json!({ "resourceType": "Encounter", "id": "v", "status": "finished", "period": { "start": "2026-09-15T08:00:00Z" },
+            "class": { "system": "http://terminology.hl7.org/CodeSystem/v3-ActCode", "code": "AMB" } });
+        world.put(&world.asker, &visit).await;
+        let counted_for = async |patient: &str| -> Vec<Value> {
+            let category = json!({ "system": "http://terminology.hl7.org/CodeSystem/condition-category", "code": "encounter-diagnosis" });
+            let condition = json!({ "resourceType": "Condition", "id": "k", "category": [{ "coding": [category] }],
+                "code": { "coding": [{ "system": "http://hl7.org/fhir/sid/icd-10", "code": "A00.1" }] },
+                "subject": { "reference": format!("Patient/{patient}") }, "encounter": { "reference": "Encounter/v" } });
+            world.put(&world.asker, &condition).await;
+            let (status, reports) =
+                world.get(&world.asker, "/fhir/Measure/opd-diagnoses/$evaluate-measure?periodStart=2026-09-01&periodEnd=2026-09-30").await;
+            assert_eq!(status, 200, "{reports}");
+            let reports = reports["entry"].as_array().unwrap();
+            reports.iter().map(|entry| entry["resource"]["group"][0].clone()).collect()
+        };
+        let nobody = counted_for("never-was").await;
+        assert_eq!(nobody[0]["population"][0]["count"], 1);
+        assert_eq!(counted_for("a").await, nobody, "neither sex nor age, nor that there is one");
+        assert_ne!(counted_for("own").await, nobody);
+        world.server.stop().await;
     }
 );

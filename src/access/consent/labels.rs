@@ -7,7 +7,7 @@
 use super::facts::{Fact, coding, items};
 use super::vocabulary::{self, ACT_CODE, CONFIDENTIALITY, Coding, Confidentiality};
 use crate::definitions;
-use serde_json::Value;
+use serde_json::{Map, Value};
 use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap};
 
@@ -47,6 +47,7 @@ const NO_TEXT: &[&str] = &[
     "system",
     "identifier",
     "fullUrl",
+    "authorString",
     "contentType",
     "data",
     "hash",
@@ -57,6 +58,17 @@ const WHO: &[&str] = &["name", "telecom", "address", "contact", "photo"];
 
 const ICD_10: &str = "http://hl7.org/fhir/sid/icd-10";
 const ATC: &str = "http://www.whocc.no/atc";
+
+fn is_person(type_name: &str) -> bool {
+    matches!(type_name, "Patient" | "RelatedPerson" | "Person" | "Practitioner" | "PractitionerRole")
+}
+
+/// Whether this is a Reference to somebody, so that its `display` is how they are called.
+fn names_person(reference: &Map<String, Value>) -> bool {
+    let text = |key: &str| reference.get(key).and_then(Value::as_str);
+    let target = text("reference").and_then(|name| name.split("/_history/").next()?.rsplit('/').nth(1));
+    target.or(text("type")).is_some_and(is_person)
+}
 
 /// The one name of a code system that is called in several ways; of ICD-10, its editions too: a code of a country's means what the WHO's means, or more exactly.
 fn system_of(system: &str) -> &str {
@@ -176,9 +188,12 @@ impl Sensitive {
                         }
                         _ => {}
                     }
-                    let person = matches!(text("resourceType"), Some("Patient" | "RelatedPerson" | "Person"));
+                    let person = text("resourceType").is_some_and(is_person);
+                    let named = names_person(object);
                     let coded = object.contains_key("system");
-                    let tells = |key: &str| !(NO_TEXT.contains(&key) || person && WHO.contains(&key) || coded && key == "code");
+                    let tells = |key: &str| {
+                        !(NO_TEXT.contains(&key) || person && WHO.contains(&key) || named && key == "display" || coded && key == "code")
+                    };
                     waiting.extend(object.iter().filter(|(key, _)| tells(key)).map(|(_, value)| (value, true)));
                 }
                 _ => {}

@@ -75,8 +75,8 @@ pub struct Held<'a> {
 }
 
 impl Away {
-    /// Asks every holder that knows the person and that a Consent may let speak to this caller, or, with `glass`, an emergency; all at once.
-    pub async fn ask(app: &App, caller: &Caller, person: &Person, wanted: &Wanted, glass: bool) -> Result<Away, Refusal> {
+    /// Asks every holder that knows the person and that a Consent may let speak to this caller, or an emergency of those in `glass`; all at once.
+    pub async fn ask(app: &App, caller: &Caller, person: &Person, wanted: &Wanted, glass: Option<&Person>) -> Result<Away, Refusal> {
         if app.holders.is_empty() {
             return Ok(Away::default());
         }
@@ -94,8 +94,8 @@ impl Away {
         Ok(Away { answers: futures_util::future::try_join_all(questions).await? })
     }
 
-    /// What of it may leave now, by the Consents as they stand; with `glass` as if the glass was broken.
-    pub async fn release(&self, app: &App, caller: &Caller, glass: bool) -> Result<Held<'_>, Refusal> {
+    /// What of it may leave now, by the Consents as they stand; of those in `glass` as if the glass was broken.
+    pub async fn release(&self, app: &App, caller: &Caller, glass: Option<&Person>) -> Result<Held<'_>, Refusal> {
         let mut held = Held::default();
         if self.answers.is_empty() {
             return Ok(held);
@@ -181,6 +181,8 @@ struct Deciding<'a> {
     app: &'a App,
     caller: &'a Caller,
     requester: Requester,
+    /// The same in an emergency, and of whom.
+    emergency: Option<(Requester, &'a Person)>,
     consents: BTreeMap<ResourceKey, Vec<Consent>>,
 }
 
@@ -188,13 +190,14 @@ impl<'a> Deciding<'a> {
     async fn new(
         app: &'a App,
         caller: &'a Caller,
-        glass: bool,
+        glass: Option<&'a Person>,
         patients: impl Iterator<Item = ResourceKey>,
     ) -> Result<Deciding<'a>, Refusal> {
         let patients: BTreeSet<ResourceKey> = patients.collect();
         let consents = app.writer.consents_of(&patients.into_iter().collect::<Vec<_>>()).await?;
-        let requester = Requester { now: now(), break_glass_until: glass.then_some(Interval::MAX), ..(*caller.requester).clone() };
-        Ok(Deciding { app, caller, requester, consents })
+        let requester = Requester { now: now(), break_glass_until: None, ..(*caller.requester).clone() };
+        let emergency = glass.map(|person| (Requester { break_glass_until: Some(Interval::MAX), ..requester.clone() }, person));
+        Ok(Deciding { app, caller, requester, emergency, consents })
     }
 
     /// Whether nothing with these facts is kept from the caller: it is the holder, or the patient.
@@ -205,13 +208,18 @@ impl<'a> Deciding<'a> {
         is_own || gate.owners.contains(&location.owner)
     }
 
+    fn requester(&self, location: &Location) -> &Requester {
+        let emergency = self.emergency.as_ref().filter(|(_, person)| person.keys.contains(&location.patient));
+        emergency.map_or(&self.requester, |(requester, _)| requester)
+    }
+
     fn consents(&self, location: &Location) -> &[Consent] {
         self.consents.get(&location.patient).map_or(&[], Vec::as_slice)
     }
 
     fn releases(&self, location: &Location, facts: &ResourceFacts) -> bool {
         let deployment = self.app.settings.consent.deployment();
-        self.is_open(location, facts) || consent::decide(self.consents(location), &self.requester, facts, &deployment).released
+        self.is_open(location, facts) || consent::decide(self.consents(location), self.requester(location), facts, &deployment).released
     }
 
     /// What a Consent can speak of in the location itself.
@@ -225,7 +233,7 @@ impl<'a> Deciding<'a> {
     fn may_ask(&self, location: &Location, types: &[TypeCode]) -> bool {
         let (consents, deployment) = (self.consents(location), self.app.settings.consent.deployment());
         let facts = self.facts(location);
-        let might = |name: &str| consent::might_release(consents, &self.requester, name, &facts.labels, &deployment);
+        let might = |name: &str| consent::might_release(consents, self.requester(location), name, &facts.labels, &deployment);
         self.is_open(location, &facts) || types.iter().any(|type_code| might(definitions::r4().type_name(*type_code)))
     }
 }

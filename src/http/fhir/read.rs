@@ -5,7 +5,7 @@ use super::Call;
 use super::answer::Answer;
 use crate::access::{Interaction, audit};
 use crate::definitions;
-use crate::exchange::{Glass, Person, Sought};
+use crate::exchange::{Emergency, Glass, Person, Sought};
 use crate::ingest::Refusal;
 use crate::search::{ParseOptions, subset};
 use crate::store::{Scope, Stored, TypeCode};
@@ -57,9 +57,10 @@ async fn in_emergency(call: &Call<'_>, type_code: TypeCode, id: &str) -> Result<
     let state = call.state;
     let Some(glass) = Glass::of(&state.app, call.caller) else { return Ok(None) };
     // Nobody is a person too: whoever opened too many is told so before it shows whether there is one.
-    let person = person_of(call, type_code, id).await?.unwrap_or_default();
-    let Some(scope) = glass.scope(&person).await? else { return Ok(None) };
-    if open(call, type_code, id, &scope).await?.is_none() || !glass.open(&person).await? {
+    let asked = whose(call, type_code, id).await?.unwrap_or_default();
+    let Some(whom) = glass.whom(asked).await? else { return Ok(None) };
+    let scope = glass.scope(&whom.person);
+    if open(call, type_code, id, &scope).await?.is_none() || !glass.open(&whom).await? {
         return Ok(None);
     }
     open(call, type_code, id, &scope).await
@@ -71,7 +72,7 @@ async fn open(call: &Call<'_>, type_code: TypeCode, id: &str, scope: &Scope) -> 
 }
 
 /// Whose record it is.
-async fn person_of(call: &Call<'_>, type_code: TypeCode, id: &str) -> Result<Option<Person>, Failure> {
+async fn whose(call: &Call<'_>, type_code: TypeCode, id: &str) -> Result<Option<Emergency>, Failure> {
     let state = call.state;
     let patient = if definitions::r4().type_name(type_code) == "Patient" {
         id.to_owned()
@@ -83,8 +84,9 @@ async fn person_of(call: &Call<'_>, type_code: TypeCode, id: &str) -> Result<Opt
             None => return Ok(None),
         }
     };
-    let person = Person::find(&state.registry, &state.store, &Sought::Patient(patient), &call.caller.scope).await;
-    Ok(Some(person.map_err(Refusal::internal)?))
+    let sought = Sought::Patient(patient);
+    let person = Person::find(&state.registry, &state.store, &sought, &call.caller.scope).await.map_err(Refusal::internal)?;
+    Ok(Some(person.in_emergency(&state.registry, &state.store, &sought, &call.caller.scope).await.map_err(Refusal::internal)?))
 }
 
 pub async fn version(call: &Call<'_>, type_code: TypeCode, id: &str, version: i64) -> Result<Answer, Failure> {

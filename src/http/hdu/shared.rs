@@ -110,7 +110,7 @@ async fn page(app: &App, caller: &Caller, query: &str) -> Result<Response, Refus
                     None => None,
                 };
                 let types = PARTS.iter().chain(&["Patient", "Encounter"]).filter_map(|name| definitions::r4().type_code(name)).collect();
-                away = Away::ask(app, caller, &person, &Wanted { types, owners, since: None }, false).await?;
+                away = Away::ask(app, caller, &person, &Wanted { types, owners, since: None }, None).await?;
                 of = person.keys;
                 // No Patient has the id "-".
                 let ids: Vec<String> = person.ids.into_iter().chain(["-".to_owned()]).collect();
@@ -134,7 +134,7 @@ async fn page(app: &App, caller: &Caller, query: &str) -> Result<Response, Refus
     let mut asked = parse(app, caller, "Patient", &pairs)?;
     asked.filters.extend(with_visits());
     let here = app.store.count(&asked, None).await?;
-    let mut released = away.release(app, caller, false).await?;
+    let mut released = away.release(app, caller, None).await?;
     let shown = Records { of, params: Vec::new(), own: None, owners: None, since: None, during: None, scope: caller.scope.clone() };
     released.without(app, caller, &shown).await?;
     let held = HeldClient::all(&released.records, &parse(app, caller, "Patient", pairs.iter().filter(|(name, _)| name != "_id"))?.filters);

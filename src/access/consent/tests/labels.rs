@@ -61,6 +61,16 @@ fn what_gives_a_sensitive_matter_away_is_labelled() {
         (json!({"resourceType": "Observation", "valueString": "HIV reactive"}), &["HIV", "R"]),
         (json!({"resourceType": "Observation", "valueQuantity": {"value": 1, "code": "B20"}}), &[]),
         (json!({"resourceType": "Patient", "name": [{"family": "Rape"}]}), &[]),
+        (json!({"resourceType": "Observation", "performer": [{"reference": "Practitioner/1", "display": "Dr Mary Bangi"}]}), &[]),
+        (
+            json!({"resourceType": "Observation", "performer": [{"reference": "https://a.org/fhir/PractitionerRole/1/_history/2", "display": "Mary Bangi"}]}),
+            &[],
+        ),
+        (json!({"resourceType": "Observation", "contained": [{"resourceType": "Practitioner", "name": [{"family": "Bangi"}]}]}), &[]),
+        (json!({"resourceType": "Encounter", "participant": [{"individual": {"type": "Practitioner", "display": "Dr Bangi"}}]}), &[]),
+        (json!({"resourceType": "Observation", "performer": [{"reference": "Organization/1", "display": "CTC Mnazi"}]}), &["HIV", "R"]),
+        (json!({"resourceType": "Observation", "note": [{"text": "smokes bangi"}]}), &["ETH", "R"]),
+        (json!({"resourceType": "Observation", "note": [{"authorString": "Mary Bangi", "text": "slept well"}]}), &[]),
         (json!({"resourceType": "Observation", "text": {"div": "<div>HIV</div>"}}), &["HIV", "R"]),
     ];
     for (resource, expected) in cases {

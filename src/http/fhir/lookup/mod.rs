@@ -23,7 +23,7 @@ use crate::access::gate::label_of;
 use crate::access::{self, Interaction, Reach};
 use crate::definitions::{self, TypeCode};
 use crate::exchange::holders::{Held, VIA, disclose};
-use crate::exchange::{Away, Glass, Person, Wanted};
+use crate::exchange::{Away, Emergency, Glass, Person, Wanted};
 use crate::fhir::time::{Micros, format_instant, now};
 use crate::fhir::{Issue, IssueCode};
 use crate::ingest::draft::with_labels;
@@ -38,7 +38,7 @@ use question::{Question, question};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::borrow::Cow;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 const PAGE: &str = "_page";
 /// Where an entry says whose it is.
@@ -55,8 +55,8 @@ struct Walk {
     owners: Option<Vec<FacilityKey>>,
     since: Option<Micros>,
     count: u32,
-    /// The glass was broken for it.
-    glass: bool,
+    /// Those for whom the glass was broken.
+    opened: BTreeSet<String>,
     began: Micros,
     below: i64,
     except: Vec<i64>,
@@ -110,10 +110,14 @@ async fn begin(call: &Call<'_>, question: Question) -> Result<Answer, Failure> {
         since: question.since,
         count: count(call, question.count),
         scope: caller.scope.clone(),
-        glass: false,
+        opened: Emergency::default(),
     };
     let glass = match Glass::of(&state.app, caller) {
-        Some(glass) => glass.scope(&person).await?.map(|scope| (glass, scope)),
+        Some(glass) => {
+            let meant =
+                person.in_emergency(&state.registry, &state.store, &question.sought, &caller.scope).await.map_err(Refusal::internal)?;
+            glass.whom(meant).await?.map(|whom| (glass, whom))
+        }
         None => None,
     };
     let away = if is_asked_by_lango(call) {
@@ -121,17 +125,19 @@ async fn begin(call: &Call<'_>, question: Question) -> Result<Answer, Failure> {
     } else {
         let wanted = Wanted { types: asked.types.clone(), owners: asked.owners.clone(), since: asked.since };
         let whom = if glass.is_some() { &person } else { &asked.person };
-        Away::ask(&state.app, caller, whom, &wanted, glass.is_some()).await?
+        Away::ask(&state.app, caller, whom, &wanted, glass.as_ref().map(|(_, whom)| &whom.person)).await?
     };
-    let mut held = if person.by_hidden_name { Held::default() } else { away.release(&state.app, caller, false).await? };
+    let mut held = if person.by_hidden_name { Held::default() } else { away.release(&state.app, caller, None).await? };
     let mut released = state.store.record_owners(&asked.records()).await?;
-    if let Some((glass, scope)) = glass {
-        let wider = Asked { person, scope, glass: true, ..asked.clone() };
+    if let Some((glass, opened)) = glass {
+        // Of those whom it does not open, what the caller may see anyway.
+        let person = if person.by_hidden_name { opened.person.clone() } else { person };
+        let wider = Asked { person, scope: glass.scope(&opened.person), opened, ..asked.clone() };
         let by_glass = state.store.record_owners(&wider.records()).await?;
-        let held_by_glass = away.release(&state.app, caller, true).await?;
+        let held_by_glass = away.release(&state.app, caller, Some(&wider.opened.person)).await?;
         // Nobody is alarmed for what the patient allows anyway.
         let is_more = total(&by_glass) > total(&released) || held_by_glass.records.len() > held.records.len();
-        if is_more && glass.open(&wider.person).await? {
+        if is_more && glass.open(&wider.opened).await? {
             (asked, released, held) = (wider, by_glass, held_by_glass);
         }
     }
@@ -160,14 +166,15 @@ async fn go_on(call: &Call<'_>, token: &str) -> Result<Answer, Failure> {
     }
     let person = Person::of(&call.state.store, walk.ids.clone()).await?;
     let mut scope = call.caller.scope.clone();
-    if walk.glass
+    let opened = Emergency { person: Person::of(&call.state.store, walk.opened).await?, owners: Vec::new() };
+    if !opened.person.ids.is_empty()
         && let Some(glass) = Glass::of(&call.state.app, call.caller)
-        && let Some(wider) = glass.scope(&person).await?
-        && glass.open(&person).await?
+        && let Some(whom) = glass.whom(opened.clone()).await?
+        && glass.open(&whom).await?
     {
-        scope = wider;
+        scope = glass.scope(&whom.person);
     }
-    let asked = Asked { person, types: walk.types, owners: walk.owners, since: walk.since, count: walk.count, scope, glass: walk.glass };
+    let asked = Asked { person, types: walk.types, owners: walk.owners, since: walk.since, count: walk.count, scope, opened };
     let snapshot = Snapshot { below: walk.below, except: walk.except };
     let cursor = Cursor { snapshot, after: Vec::new(), after_key: walk.after };
     answer(call, &asked, Some((cursor, walk.began)), None).await
@@ -182,7 +189,7 @@ struct Asked {
     since: Option<Micros>,
     count: u32,
     scope: Scope,
-    glass: bool,
+    opened: Emergency,
 }
 
 impl Asked {
@@ -242,7 +249,7 @@ async fn answer(call: &Call<'_>, asked: &Asked, from: Option<(Cursor, Micros)>, 
             owners: asked.owners.clone(),
             since: asked.since,
             count: asked.count,
-            glass: asked.glass,
+            opened: asked.opened.person.ids.clone(),
             began,
             below: next.snapshot.below,
             except: next.snapshot.except.clone(),
@@ -290,7 +297,7 @@ async fn answer(call: &Call<'_>, asked: &Asked, from: Option<(Cursor, Micros)>, 
             let owners: BTreeSet<FacilityKey> = rows.iter().map(|row| row.owner).chain(counts.into_keys()).collect();
             owners.into_iter().map(|owner| (owner, None)).collect()
         };
-        let outcome = outcomes(&mut sources, first.holders, &released, &first.held.missing, asked.glass).await?;
+        let outcome = outcomes(&mut sources, first.holders, &released, &first.held.missing, !asked.opened.person.ids.is_empty()).await?;
         out.extend_from_slice(before);
         before = b",";
         out.extend_from_slice(format!(r#"{{"resource":{outcome},"search":{{"mode":"outcome"}}}}"#).as_bytes());
@@ -299,9 +306,16 @@ async fn answer(call: &Call<'_>, asked: &Asked, from: Option<(Cursor, Micros)>, 
     Ok(Answer::ok(out))
 }
 
-/// The labels by which is decided on these here, inherited ones too.
+/// The labels by which is decided on these here, inherited ones too. Not of what the caller contributed itself and made name another's visit or result: the
+/// labels would tell what that is, which may be hidden. To who asks, one that does not come with it might have any label.
 async fn labels_of(call: &Call<'_>, rows: &[Stored]) -> Result<HashMap<ResourceKey, BTreeSet<Coding>>, Failure> {
-    let keys: Vec<ResourceKey> = rows.iter().map(|row| row.key).collect();
+    let owners = match &call.caller.scope {
+        Scope::Gate(gate) => &gate.owners[..],
+        _ => &[],
+    };
+    let own: Vec<ResourceKey> = rows.iter().filter(|row| owners.contains(&row.owner)).map(|row| row.key).collect();
+    let others: HashSet<ResourceKey> = call.state.store.naming_others(&own, owners).await?.into_iter().collect();
+    let keys: Vec<ResourceKey> = rows.iter().map(|row| row.key).filter(|key| !others.contains(key)).collect();
     let mut found: HashMap<ResourceKey, BTreeSet<Coding>> = HashMap::new();
     for (key, fact) in call.state.store.facts_of(&keys).await? {
         if let Some(label) = label_of(fact) {
