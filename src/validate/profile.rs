@@ -155,7 +155,9 @@ impl<'a> Check<'a, '_> {
                 (Some(Value::Object(map)), _) => self.members(rule, structure, map, path),
                 (_, Some(Value::Object(map))) => self.members(rule, r4().structure("Element"), map, path),
                 // Nothing stands beside the primitive: what must is missing.
-                (Some(value), _) if !value.is_null() && structure.is_none() => self.members(rule, r4().structure("Element"), &NOTHING, path),
+                (Some(value), _) if !value.is_null() && structure.is_none() => {
+                    self.members(rule, r4().structure("Element"), &NOTHING, path)
+                }
                 _ => {}
             }
         }

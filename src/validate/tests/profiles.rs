@@ -263,7 +263,11 @@ fn a_slice_of_extensions_may_ask_for_a_profile_on_their_definition() {
         definition
     };
     let definitions = [
-        extension("urn:e", &core("Extension"), json!([{"path": "Extension.url", "fixedUri": "urn:e"}, {"path": "Extension.value[x]", "min": 1}])),
+        extension(
+            "urn:e",
+            &core("Extension"),
+            json!([{"path": "Extension.url", "fixedUri": "urn:e"}, {"path": "Extension.value[x]", "min": 1}]),
+        ),
         extension("urn:e:number", "urn:e", json!([{"path": "Extension.value[x]", "type": [{"code": "integer"}]}])),
         definition(
             "urn:p",
@@ -285,10 +289,44 @@ fn a_slice_of_extensions_may_ask_for_a_profile_on_their_definition() {
     assert_eq!(errors, ["Patient.extension[0].value"], "{issues:#?}");
 }
 
+/// As HL7 publishes the vital signs, whose differentials say no more.
+#[test]
+fn a_choice_that_is_named_by_a_type_is_of_that_type() {
+    let observation = |value: Value| {
+        let mut observation = json!({"resourceType": "Observation", "status": "final", "code": {"text": "x"}});
+        observation.as_object_mut().unwrap().extend(value.as_object().unwrap().clone());
+        observation
+    };
+    let (quantity, text) = (observation(json!({"valueQuantity": {"value": 1}})), observation(json!({"valueString": "x"})));
+    let wrong = [(Severity::Error, "Observation.value", "must be of type Quantity")];
+    let by_type = json!([{"path": "Observation.valueQuantity"}, {"path": "Observation.valueQuantity.value", "min": 1}]);
+    says(&on_observation(by_type.clone()), quantity.clone(), &[]);
+    says(&on_observation(by_type.clone()), text.clone(), &wrong);
+    says(&on_observation(by_type), observation(json!({})), &[]);
+    let both = json!([{"path": "Observation.valueQuantity"}, {"path": "Observation.valueString"}]);
+    says(&on_observation(both.clone()), text.clone(), &[]);
+    let other = [(Severity::Error, "Observation.value", "must be of type Quantity or string")];
+    says(&on_observation(both), observation(json!({"valueBoolean": true})), &other);
+    // Who says how it is sliced, here or in what it rests on, says what else there may be.
+    let open = json!({"path": "Observation.value[x]", "slicing": {"discriminator": [{"type": "type", "path": "$this"}], "rules": "open"}});
+    says(&on_observation(json!([open, {"path": "Observation.valueQuantity"}])), text.clone(), &[]);
+    let slice = json!({"path": "Observation.value[x]", "sliceName": "valueQuantity", "type": [{"code": "Quantity"}]});
+    says(&on_observation(json!([open, slice])), text.clone(), &[]);
+    let base = definition("urn:base", &core("Observation"), "Observation", json!([open, slice]));
+    let above = definition(
+        "urn:p",
+        "urn:base",
+        "Observation",
+        json!([{"path": "Observation.valueQuantity", "short": "x"}, {"path": "Observation.valueBoolean"}]),
+    );
+    says(&[base, above], text, &[]);
+}
+
 #[test]
 fn what_must_stand_beside_a_primitive_is_missed() {
     let time = core("patient-birthTime");
-    let asked = json!([{"path": "Patient.birthDate.extension", "sliceName": "time", "min": 1, "type": [{"code": "Extension", "profile": [time]}]}]);
+    let asked =
+        json!([{"path": "Patient.birthDate.extension", "sliceName": "time", "min": 1, "type": [{"code": "Extension", "profile": [time]}]}]);
     let definitions = [definition("urn:p", &core("Patient"), "Patient", asked)];
     let beside = |url: &str| json!({"extension": [{"url": url, "valueDateTime": "2000-01-01T10:00:00Z"}]});
     let patient = |beside: Value| json!({"resourceType": "Patient", "birthDate": "2000-01-01", "_birthDate": beside});
