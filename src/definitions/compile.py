@@ -268,6 +268,10 @@ CORRECTED_CONTEXTS = {
 }
 
 
+# What the profile asks that R4 puts on amounts; snapshots do not repeat it.
+SIMPLE_QUANTITY = ["sqt-1", "e", "The comparator is not used on a SimpleQuantity", "ofType(Quantity).comparator.empty()"]
+
+
 def compile_invariants(structures):
     known = set(structures) | {f"{path}.{row['n'].removesuffix('[x]')}" for path, s in structures.items() for row in s["e"]}
     table = {}
@@ -283,6 +287,9 @@ def compile_invariants(structures):
                 # A datatype's own constraints are repeated on some elements of that type.
                 if row not in table.setdefault(path, []):
                     table[path].append(row)
+            profiles = [p for t in element.get("type", []) for p in t.get("profile", [])]
+            if path in known and BASE + "SimpleQuantity" in profiles:
+                table.setdefault(path, []).append(SIMPLE_QUANTITY)
     return {path: rows for path, rows in table.items() if rows}
 
 

@@ -200,7 +200,7 @@ impl<'a> Check<'a, '_> {
         let own = value.get("url").and_then(Value::as_str);
         let is_own = |url: &str| rule.slice.is_none() || url.split('|').next() == own;
         let is_known = |url: &&str| is_own(url) && self.scope.world.profiles.profile(url).is_some();
-        let elsewhere = actual == "Extension" && profiles.iter().any(|url| is_known(url));
+        let elsewhere = actual == "Extension" && profiles.iter().any(is_known);
         if !profiles.is_empty() && !elsewhere && fitting.iter().all(|kind| !kind.profiles.is_empty()) {
             self.one_of(&profiles, value, path);
         }

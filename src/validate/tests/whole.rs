@@ -260,6 +260,26 @@ fn what_r4_says_wrongly_refuses_nothing() {
     assert!(told(&profile).iter().all(|(severity, ..)| !severity.is_error()), "{:#?}", told(&profile));
 }
 
+/// <https://hl7.org/fhir/R4/datatypes.html#SimpleQuantity>
+#[test]
+fn a_simple_quantity_has_no_comparator() {
+    let observation = |more: Value| {
+        let mut observation = json!({"resourceType": "Observation", "status": "final", "code": {"text": "x"}});
+        observation.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        observation
+    };
+    let below = json!({"value": 1, "comparator": "<"});
+    says(observation(json!({"valueQuantity": below})), &[]);
+    says(observation(json!({"valueRange": {"low": below}})), &[(Severity::Error, "Observation.value.low", "sqt-1")]);
+    let dose = |dose: Value| {
+        json!({"resourceType": "MedicationStatement", "status": "active", "subject": {"reference": "Patient/1"},
+        "medicationCodeableConcept": {"text": "x"}, "dosage": [{"doseAndRate": [dose]}]})
+    };
+    says(dose(json!({"doseRange": {"low": {"value": 1}}})), &[]);
+    says(dose(json!({"doseQuantity": {"value": 1}})), &[]);
+    says(dose(json!({"doseQuantity": below})), &[(Severity::Error, "MedicationStatement.dosage[0].doseAndRate[0].dose", "sqt-1")]);
+}
+
 #[test]
 fn an_unknown_modifier_is_an_error_and_an_unknown_extension_a_warning_told_once() {
     let patient = json!({
