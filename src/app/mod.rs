@@ -7,6 +7,7 @@
 mod audit;
 mod gauges;
 mod measures;
+mod operations;
 mod reindex;
 mod relabel;
 mod renew;
@@ -136,8 +137,15 @@ impl App {
             dhis2: MetadataCache::default(),
         };
         app.put_shipped().await.context("what lango ships could not be stored")?;
-        app.put_packages().await?;
+        let packed = app.put_packages().await?;
         app.load_definitions(None).await.context("the terminology and profiles could not be loaded")?;
+        let profiles = app.writer.validator().profiles().clone();
+        // Beside the rest: each is compiled for it.
+        tokio::task::spawn_blocking(move || {
+            for (url, why) in profiles.unusable(&packed) {
+                tracing::warn!(url, %why, "a profile of a package cannot be used");
+            }
+        });
         app.load_parameters(true).await.context("the search parameters could not be loaded")?;
         app.renew_consents().await.context("the stored Consents could not be read")?;
         app.check_labels().await.context("what is stored could not be held against the value sets of sensitive codes")?;
@@ -268,7 +276,11 @@ impl App {
     }
 
     async fn put_shipped(&self) -> anyhow::Result<()> {
-        let shipped = terminology::shipped().into_iter().chain(crate::validate::shipped_profiles()).chain(crate::measure::shipped());
+        let shipped = terminology::shipped()
+            .into_iter()
+            .chain(crate::validate::shipped_profiles())
+            .chain(crate::measure::shipped())
+            .chain(operations::shipped());
         self.put_missing(shipped).await
     }
 
@@ -302,8 +314,9 @@ impl App {
         Ok(())
     }
 
-    /// Stores what the configured packages hold; what an operator edited or deleted since is left alone.
-    async fn put_packages(&self) -> anyhow::Result<()> {
+    /// Stores what the configured packages hold; what an operator edited or deleted since is left alone. Gives the URLs of the profiles.
+    async fn put_packages(&self) -> anyhow::Result<Vec<String>> {
+        let mut profiles = Vec::new();
         // A package's search parameters must know the codes that are taken.
         own::refresh(&self.store, &self.writer.options().own).await.context("the search parameters could not be loaded")?;
         for path in &self.settings.packages {
@@ -317,6 +330,8 @@ impl App {
                 tracing::warn!(url, "a resource of a package is not valid FHIR R4 and was left out");
             }
             tracing::info!(path = %path.display(), resources = usable.len(), "read a package");
+            let packed = usable.iter().filter(|one| one.get("resourceType").and_then(Value::as_str) == Some("StructureDefinition"));
+            profiles.extend(packed.filter_map(|one| Some(one.get("url")?.as_str()?.to_owned())));
             for part in usable.chunks(LOAD_PAGE as usize) {
                 let own = self.writer.options().own.load();
                 let mut beside = Vec::new();
@@ -325,7 +340,7 @@ impl App {
                     .with_context(|| format!("packages: {} could not be stored", path.display()))?;
             }
         }
-        Ok(())
+        Ok(profiles)
     }
 
     async fn load_definitions(&self, since: Option<i64>) -> anyhow::Result<()> {

@@ -254,6 +254,24 @@ def compile_codes(bindings, extensible):
 NATIVE = re.compile(r"ele-1|ext-1|dom-\d|dom-r4b|txt-\d|ref-1|per-1|bdl-7")
 
 
+# What R4 says wrongly: a FHIR boolean is no Boolean of FHIRPath's own, and nothing is at most 100 (both mended in R4B or R5).
+CORRECTED = {
+    "que-7": "operator = 'exists' implies (answer is boolean)",
+    "ras-2": "probability.ofType(decimal).all($this <= 100)",
+}
+
+# The places of three extensions, which R4's own definitions have elsewhere than where they say that these stand.
+CORRECTED_CONTEXTS = {
+    "http://hl7.org/fhir/StructureDefinition/structuredefinition-fhir-type": ["ElementDefinition.type"],
+    "http://hl7.org/fhir/StructureDefinition/structuredefinition-normative-version": ["Element"],
+    "http://hl7.org/fhir/StructureDefinition/regex": ["Questionnaire.item", "ElementDefinition", "ElementDefinition.type"],
+}
+
+
+# What the profile asks that R4 puts on amounts; snapshots do not repeat it.
+SIMPLE_QUANTITY = ["sqt-1", "e", "The comparator is not used on a SimpleQuantity", "ofType(Quantity).comparator.empty()"]
+
+
 def compile_invariants(structures):
     known = set(structures) | {f"{path}.{row['n'].removesuffix('[x]')}" for path, s in structures.items() for row in s["e"]}
     table = {}
@@ -265,10 +283,13 @@ def compile_invariants(structures):
             for c in element.get("constraint", []):
                 if "expression" not in c or NATIVE.fullmatch(c["key"]) or path not in known:
                     continue
-                row = [c["key"], c["severity"][0], c["human"], c["expression"]]
+                row = [c["key"], c["severity"][0], c["human"], CORRECTED.get(c["key"], c["expression"])]
                 # A datatype's own constraints are repeated on some elements of that type.
                 if row not in table.setdefault(path, []):
                     table[path].append(row)
+            profiles = [p for t in element.get("type", []) for p in t.get("profile", [])]
+            if path in known and BASE + "SimpleQuantity" in profiles:
+                table.setdefault(path, []).append(SIMPLE_QUANTITY)
     return {path: rows for path, rows in table.items() if rows}
 
 
@@ -293,6 +314,8 @@ def compile_profiles():
         if r["resourceType"] == "StructureDefinition":
             row = {"resourceType": r["resourceType"]}
             row |= {k: r[k] for k in ("url", "version", "type", "kind", "derivation", "baseDefinition", "context") if k in r}
+            if r["url"] in CORRECTED_CONTEXTS:
+                row["context"] = [{"type": "element", "expression": path} for path in CORRECTED_CONTEXTS[r["url"]]]
             rows.append(row | {"differential": {"element": [slim(e) for e in r["differential"]["element"]]}})
     return rows
 

@@ -103,7 +103,7 @@ impl<'a> Reader<'a> {
         let partial = std::mem::take(self.partial.get_mut());
         let systems: Vec<&str> = partial.iter().map(|system| &**system).collect();
         let words = format!(
-            "only a part of {} is loaded, on which the value set rests: load more of it, or list the codes in the value set.",
+            "only a part of {} is loaded, on which the search rests: load more of it, or list the codes, in a value set or in the search.",
             systems.join(", ")
         );
         (!systems.is_empty()).then(|| Issue::error(IssueCode::Incomplete, words))

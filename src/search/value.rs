@@ -198,8 +198,9 @@ impl Values<'_> {
         }
         let mut tests = Vec::new();
         for system in systems {
-            let codes = terminology.codes_by_hierarchy(&system, &code, below, MAX_CODES).map_err(|error| error.to_string())?;
-            tests.extend(self.any_code(param, &system, codes));
+            let found = terminology.codes_by_hierarchy(&system, &code, below, MAX_CODES).map_err(|error| error.to_string())?;
+            self.partial.borrow_mut().extend(found.partial);
+            tests.extend(found.lists.into_iter().flat_map(|(system, codes)| self.any_code(param, &system, codes)));
         }
         Ok(tests)
     }

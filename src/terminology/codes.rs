@@ -1,6 +1,6 @@
 //! Codes for searches: those of a value set, and those above or below another.
 
-use super::code_system::CodeSystem;
+use super::code_system::{CodeSystem, Content};
 use super::expand::named_set;
 use super::walk::Walk;
 use super::{Terminology, TerminologyError};
@@ -11,11 +11,11 @@ use std::sync::Arc;
 /// Codes by their systems.
 pub type CodesBySystem = Vec<(Arc<str>, Vec<String>)>;
 
-/// The codes of a value set.
+/// The codes of a value set, or around a code.
 #[derive(Clone, Debug, Default)]
 pub struct SetCodes {
     pub lists: CodesBySystem,
-    /// The code systems of which only a part is loaded, so that the set may have more codes of them.
+    /// The code systems of which only a part is loaded, so that there may be more codes of them.
     pub partial: Vec<Arc<str>>,
 }
 
@@ -47,7 +47,7 @@ impl Terminology {
     }
 
     /// A code and everything below it, or above it, in its system. More than `limit` are refused.
-    pub fn codes_by_hierarchy(&self, system: &str, code: &str, below: bool, limit: usize) -> Result<Vec<String>, TerminologyError> {
+    pub fn codes_by_hierarchy(&self, system: &str, code: &str, below: bool, limit: usize) -> Result<SetCodes, TerminologyError> {
         let loaded = self.loaded.load();
         let what = || format!("url {system}");
         let known =
@@ -64,7 +64,9 @@ impl Terminology {
             let next = if below { &concept.children } else { &concept.parents };
             waiting.extend(next.iter().copied().filter(|place| seen.insert(*place)));
         }
-        Ok(codes)
+        let system: Arc<str> = system.into();
+        let partial = if known.content == Content::Partial { vec![system.clone()] } else { Vec::new() };
+        Ok(SetCodes { lists: vec![(system, codes)], partial })
     }
 
     /// How a code of a system that does not tell case apart may be spelt: as asked for, as the system has it, in small letters and in

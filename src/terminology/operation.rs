@@ -125,6 +125,11 @@ const MOST_UNUSED: usize = 20;
 /// What a request may say of any answer.
 const OF_EVERY_ANSWER: [&str; 4] = ["_format", "_pretty", "_summary", "_elements"];
 
+/// What somebody else wrote is cut before it is repeated.
+fn shown(name: &str) -> String {
+    name.chars().take(64).collect()
+}
+
 impl Terminology {
     /// The parameters that the operation does not take (of a type, or of the instance with `id`), and those that are given more often than it
     /// takes them, as errors. A lenient request goes on without them.
@@ -141,13 +146,22 @@ impl Terminology {
                 unused.push((given, known));
             }
         }
-        // What somebody else wrote is cut before it is repeated.
-        let shown = |name: &str| name.chars().take(64).collect();
         let error = |(name, known): (&str, bool)| match known {
             true => TerminologyError::Repeated { name: shown(name) },
             false => TerminologyError::Unknown { name: shown(name) },
         };
         unused.into_iter().map(error).collect()
+    }
+
+    /// The same of an operation that takes each of the parameters `given` but `known` ones for nothing.
+    pub fn unknown_parameters<'n>(known: &[&str], given: impl IntoIterator<Item = &'n str>) -> Vec<TerminologyError> {
+        let mut unknown: Vec<&str> = Vec::new();
+        for name in given.into_iter().filter(|name| !known.contains(name) && !OF_EVERY_ANSWER.contains(name)) {
+            if !unknown.contains(&name) && unknown.len() < MOST_UNUSED {
+                unknown.push(name);
+            }
+        }
+        unknown.into_iter().map(|name| TerminologyError::Unknown { name: shown(name) }).collect()
     }
 
     /// The resource of [`Terminology::answer`] alone.

@@ -237,6 +237,8 @@ impl Build {
         let list = |part: &str| definition.pointer(part).and_then(Value::as_array);
         let elements = list("/differential/element").or_else(|| list("/snapshot/element")).ok_or(ProfileError::NotAProfile)?;
         let mut before: Vec<Segment> = Vec::new();
+        let earlier = self.rules.len();
+        let mut named: Vec<(RuleId, bool)> = Vec::new();
         for (at, element) in elements.iter().enumerate() {
             let path = element.get("path").and_then(Value::as_str).ok_or(ProfileError::UnknownElement(at))?;
             let segments = segments(element, path, &before);
@@ -248,10 +250,37 @@ impl Build {
             }
             if let Some(rule) = self.rules.get_mut(place) {
                 rule.read(element, at)?;
+                let last = segments.last().filter(|last| last.slice.is_none());
+                named.push((place, last.is_some_and(|last| rule.slice.as_deref() == Some(last.name))));
             }
             before = segments;
         }
+        self.narrow(&named, earlier);
         Ok(())
+    }
+
+    /// `Observation.valueQuantity`, where nobody says how `value[x]` is sliced, is the element with these types alone: so R4's own profiles
+    /// mean it, and the snapshots that publishers make of them. `named`: the rules that a layer is about, and whether by such a name.
+    fn narrow(&mut self, named: &[(RuleId, bool)], earlier: RuleId) {
+        let by_type = named.iter().filter(|(id, by_type)| *by_type && *id >= earlier).map(|(id, _)| *id);
+        for slice in by_type {
+            let Some(outer) = self.rules.iter().position(|rule| rule.slices.contains(&slice)) else { continue };
+            let Some(rule) = self.rules.get(outer) else { continue };
+            let is_said = named.iter().any(|(id, by_type)| *id == outer || !*by_type && rule.slices.contains(id));
+            if is_said || rule.slices.iter().any(|id| *id < earlier) {
+                continue;
+            }
+            let all = rule.slices.iter().filter_map(|id| self.rules.get(*id)?.types.first());
+            let all: Vec<Box<str>> = all.map(|kind| kind.code.clone()).collect();
+            let Some(rule) = self.rules.get_mut(outer) else { continue };
+            match rule.types.is_empty() {
+                true => {
+                    let plain = |code: Box<str>| TypeRule { code, profiles: Vec::new(), targets: Vec::new() };
+                    rule.types = all.into_iter().map(plain).collect();
+                }
+                false => rule.types.retain(|kind| all.contains(&kind.code)),
+            }
+        }
     }
 
     /// The rule at the end of these steps, made with those on the way. `None` where R4 has no such element.

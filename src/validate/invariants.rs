@@ -7,18 +7,19 @@
 
 use super::binding;
 use super::bundle;
-use super::compile::items;
+use super::compile::{CORE, items};
 use super::profile::{self, report_verdict, unusable};
 use super::profiles::{OTHER_TYPE, core_type, is_of};
 use super::report::{Path, Report};
 use super::scope::{Constraint, Scope};
-use crate::definitions::{CodeSet, Element, ElementKind, Structure, StructureKind, r4, r4_invariants};
+use crate::definitions::{CodeSet, Element, ElementKind, ElementType, Structure, StructureKind, r4, r4_invariants};
 use crate::fhir::markup::{Event, Scanner};
 use crate::fhir::time::parse_interval;
 use crate::fhir::{IssueCode, Reference, Severity};
 use crate::fhirpath::Node;
 use jiff::tz::TimeZone;
 use serde_json::{Map, Value};
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::sync::LazyLock;
 
@@ -71,7 +72,7 @@ pub(super) enum Standing {
 
 /// Holds a resource and all in it against R4's invariants; with `claims` also against the profiles that `meta.profile` names.
 pub(super) fn resource<'a>(scope: Scope<'a>, standing: Standing, claims: bool, path: &Path, report: &mut Report) {
-    Walk { scope, claims, base: scope.base, report }.resource(standing, path);
+    Walk { scope, claims, base: scope.base, trail: String::new(), report }.resource(standing, path);
 }
 
 struct Walk<'a, 'r> {
@@ -79,6 +80,8 @@ struct Walk<'a, 'r> {
     claims: bool,
     /// The server that the fullUrl of the Bundle's entry around here names: relative references mean that one.
     base: Option<&'a str>,
+    /// The element around here as definitions name it: `Patient.name.family`.
+    trail: String,
     report: &'r mut Report,
 }
 
@@ -88,6 +91,8 @@ struct Owner<'o> {
     structure: Option<&'static Structure>,
     /// The structure that the element belongs to, and its name.
     element: Option<(&'static str, &'static str)>,
+    /// The type of a primitive, which they stand beside.
+    primitive: Option<&'static str>,
     /// When the owner is an extension: its url.
     extension: Option<&'o str>,
 }
@@ -100,6 +105,7 @@ impl<'a> Walk<'a, '_> {
         let Some(structure) = r4().structure(name).filter(|structure| structure.kind == StructureKind::Resource) else { return };
         let has_narrative = map.get("text").is_some_and(|text| text.get("div").is_some());
         let is_domain = structure.element("text").is_some();
+        structure.name.clone_into(&mut self.trail);
         if standing == Standing::Top && is_domain && !has_narrative {
             self.warn(IssueCode::Invariant, path, "dom-6: A resource should have narrative for robust management");
         }
@@ -146,7 +152,7 @@ impl<'a> Walk<'a, '_> {
             _ => {}
         }
         let extension = if structure.name == "Extension" { map.get("url").and_then(Value::as_str) } else { None };
-        let owner = Owner { structure: Some(structure), element: place, extension };
+        let owner = Owner { structure: Some(structure), element: place, primitive: None, extension };
         for (key, value) in map {
             let name = key.strip_prefix('_').unwrap_or(key);
             let Some((_, element, kind)) = structure.key(name) else { continue };
@@ -154,16 +160,20 @@ impl<'a> Walk<'a, '_> {
             if matches!(element.name, "extension" | "modifierExtension") && kind.name == "Extension" {
                 self.extensions(value, owner, element.name == "modifierExtension", path);
             }
+            let here = self.trail.len();
+            self.trail.push('.');
+            self.trail.push_str(element.name);
             let constraints = rules.and_then(|rules| rules.elements.iter().find(|(name, _)| *name == element.name));
             let constraints = constraints.map_or(&[][..], |(_, list)| list.as_slice());
             match value {
                 Value::Array(list) => {
                     for (at, item) in list.iter().enumerate() {
-                        self.item(structure, element, kind.kind, key, item, constraints, &path.item(at));
+                        self.item(structure, element, kind, key, item, constraints, &path.item(at));
                     }
                 }
-                value => self.item(structure, element, kind.kind, key, value, constraints, path),
+                value => self.item(structure, element, kind, key, value, constraints, path),
             }
+            self.trail.truncate(here);
         }
     }
 
@@ -172,23 +182,26 @@ impl<'a> Walk<'a, '_> {
         &mut self,
         of: &'static Structure,
         element: &'static Element,
-        kind: ElementKind,
+        kind: &'static ElementType,
         key: &str,
         value: &'a Value,
         constraints: &[Constraint],
         path: &Path,
     ) {
         let place = Some((of.name, element.name));
-        match (kind, value) {
+        match (kind.kind, value) {
             (ElementKind::Primitive(_), Value::Object(beside)) if key.starts_with('_') => {
                 if let Some(extensions) = beside.get("extension") {
-                    let owner = Owner { structure: None, element: place, extension: None };
+                    let owner = Owner { structure: None, element: place, primitive: Some(kind.name), extension: None };
                     self.extensions(extensions, owner, false, &path.member("extension"));
+                    let here = self.trail.len();
+                    self.trail.push_str(".extension");
                     for (at, one) in extensions.as_array().into_iter().flatten().enumerate() {
                         if let (Some(structure), Value::Object(map)) = (r4().structure("Extension"), one) {
                             self.object(structure, one, map, place, &path.member("extension").item(at));
                         }
                     }
+                    self.trail.truncate(here);
                 }
                 return;
             }
@@ -202,12 +215,11 @@ impl<'a> Walk<'a, '_> {
         }
         if !key.starts_with('_') && !value.is_null() {
             for constraint in constraints {
-                let node = match kind {
+                let node = match kind.kind {
                     ElementKind::Structure(at) => r4().structure_at(at).map(|structure| Node::structured(value, structure)),
                     _ => None,
                 };
-                let type_name = element.types.first().map_or("", |kind| kind.name);
-                self.hold(constraint, node.unwrap_or_else(|| Node::typed(value, None, type_name)), path);
+                self.hold(constraint, node.unwrap_or_else(|| Node::typed(value, None, kind.name)), path);
             }
             if let Some(url) = element.extensible {
                 self.extensible(url, element.extensible_set, value, path);
@@ -359,7 +371,7 @@ impl<'a> Walk<'a, '_> {
             }
             Some(Ok(definition)) => {
                 let of = definition.contexts.as_slice();
-                if !of.is_empty() && !of.iter().any(|(kind, expression)| owner.fits(kind, expression)) {
+                if !of.is_empty() && !of.iter().any(|(kind, expression)| owner.fits(&self.trail, kind, expression)) {
                     let places: Vec<&str> = of.iter().map(|(_, expression)| &**expression).collect();
                     let words = || format!("does not belong here: {} stands on {}", definition.url(), places.join(", "));
                     self.report.error(IssueCode::Structure, path, words);
@@ -409,9 +421,9 @@ impl<'a> Walk<'a, '_> {
 }
 
 impl Owner<'_> {
-    /// Whether this place is one that a definition's context names
+    /// Whether this place, which a trail leads to, is one that a definition's context names
     /// (<https://hl7.org/fhir/R4/defining-extensions.html#context>).
-    fn fits(&self, kind: &str, expression: &str) -> bool {
+    fn fits(&self, trail: &str, kind: &str, expression: &str) -> bool {
         if kind == "extension" {
             return self.extension == Some(expression);
         }
@@ -425,22 +437,34 @@ impl Owner<'_> {
             "Resource" => is(StructureKind::Resource),
             "DomainResource" => is(StructureKind::Resource) && self.structure.is_some_and(|s| s.element("text").is_some()),
             "BackboneElement" => is(StructureKind::Backbone),
-            // Definitions name an element within one type by the type's path, and all elements of a type by its name.
+            // R4's own constraints on Quantity have names of their own.
+            "Quantity" if self.structure.is_some_and(|s| matches!(s.name, "Age" | "Count" | "Distance" | "Duration")) => true,
+            // Definitions name an element by the path from its resource or its type, and all elements of a type by its name.
             _ => {
-                let name = expression.strip_suffix("[x]").unwrap_or(expression);
-                self.structure.is_some_and(|structure| structure.name == name)
+                let Some(name) = element_path(expression) else { return true };
+                trail == name
+                    || self.structure.is_some_and(|structure| structure.name == name)
                     || self
                         .element
                         .is_some_and(|(of, element)| name.strip_prefix(of).and_then(|rest| rest.strip_prefix('.')) == Some(element))
-                    || self.primitive() == Some(name)
+                    || self.primitive == Some(&*name)
             }
         }
     }
+}
 
-    /// The type of a primitive that an extension stands beside.
-    fn primitive(&self) -> Option<&'static str> {
-        let (of, element) = self.element.filter(|_| self.structure.is_none())?;
-        Some(r4().structure(of)?.element(element)?.types.first()?.name)
+/// The path that a context's element id means: without the definition's URL and the names of slices, a choice by its name alone. `None`
+/// for a profile's URL, which names what the profile constrains.
+fn element_path(id: &str) -> Option<Cow<'_, str>> {
+    let id = id.rsplit_once('#').map_or(id, |(_, id)| id);
+    let id = id.strip_prefix(CORE).unwrap_or(id);
+    match id {
+        _ if id.contains("://") => None,
+        _ if !id.contains([':', '[']) => Some(Cow::Borrowed(id)),
+        _ => {
+            let names = id.split('.').map(|part| part.split([':', '[']).next().unwrap_or_default());
+            Some(Cow::Owned(names.collect::<Vec<_>>().join(".")))
+        }
     }
 }
 

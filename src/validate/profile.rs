@@ -9,6 +9,10 @@ use crate::definitions::{ElementKind, ElementType, Structure, r4};
 use crate::fhir::{IssueCode, Severity};
 use crate::fhirpath::{Node, reference_type};
 use serde_json::{Map, Value};
+use std::sync::LazyLock;
+
+/// The members of what has none.
+static NOTHING: LazyLock<Map<String, Value>> = LazyLock::new(Map::new);
 
 /// Holds a value of the profile's type against it. What R4 itself asks is looked at elsewhere.
 pub(super) fn check<'a>(scope: Scope<'a>, profile: &'a Profile, value: &'a Value, path: &Path, report: &mut Report) {
@@ -147,10 +151,14 @@ impl<'a> Check<'a, '_> {
         let structure = item.structure();
         for rule in [Some(rule), content].into_iter().flatten() {
             self.constraints(rule, item, structure, path);
-            if let Some(Value::Object(map)) = item.value {
-                self.members(rule, structure, map, path);
-            } else if let Some(Value::Object(map)) = item.sibling {
-                self.members(rule, r4().structure("Element"), map, path);
+            match (item.value, item.sibling) {
+                (Some(Value::Object(map)), _) => self.members(rule, structure, map, path),
+                (_, Some(Value::Object(map))) => self.members(rule, r4().structure("Element"), map, path),
+                // Nothing stands beside the primitive: what must is missing.
+                (Some(value), _) if !value.is_null() && structure.is_none() => {
+                    self.members(rule, r4().structure("Element"), &NOTHING, path)
+                }
+                _ => {}
             }
         }
     }
@@ -188,8 +196,11 @@ impl<'a> Check<'a, '_> {
         }
         let Some(value) = item.value else { return };
         let profiles: Vec<&'a str> = fitting.iter().flat_map(|kind| &kind.profiles).map(|url| &**url).collect();
-        // Known extensions are held against their definition wherever they stand.
-        let elsewhere = actual == "Extension" && profiles.iter().any(|url| self.scope.world.profiles.profile(url).is_some());
+        // Known extensions are held against their definition wherever they stand; a slice may ask for a profile on that.
+        let own = value.get("url").and_then(Value::as_str);
+        let is_own = |url: &str| rule.slice.is_none() || url.split('|').next() == own;
+        let is_known = |url: &&str| is_own(url) && self.scope.world.profiles.profile(url).is_some();
+        let elsewhere = actual == "Extension" && profiles.iter().any(is_known);
         if !profiles.is_empty() && !elsewhere && fitting.iter().all(|kind| !kind.profiles.is_empty()) {
             self.one_of(&profiles, value, path);
         }

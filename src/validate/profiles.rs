@@ -69,6 +69,12 @@ impl Profiles {
         Some(self.snapshot().profile(canonical)?.map(|_| ()).map_err(Clone::clone))
     }
 
+    /// Those of these profiles that can never be used, and why.
+    pub fn unusable<'u>(&self, urls: &'u [String]) -> Vec<(&'u str, ProfileError)> {
+        let loaded = self.snapshot();
+        urls.iter().filter_map(|url| Some((url.as_str(), loaded.profile(url)?.err()?.clone()))).collect()
+    }
+
     /// The value set that an element is bound to, required or extensible, by a loaded profile or what it rests on, down to R4's own type.
     /// `path` is the element's id or path: `Patient.gender`.
     pub fn binding(&self, canonical: &str, path: &str) -> Option<String> {

@@ -197,6 +197,11 @@ impl<'v> Walk<'v, '_> {
                     {
                         self.report.error(IssueCode::CodeInvalid, path, || format!("must be {}", choices(codes)));
                     }
+                    if let (Some(binding), Some(code)) = (element.binding.filter(|_| primitive == Primitive::Code), value.as_str())
+                        && let Some(words) = ill_formed(binding, code)
+                    {
+                        self.report.error(IssueCode::CodeInvalid, path, || words.into());
+                    }
                     if primitive == Primitive::Xhtml && value.as_str().is_some_and(narrative::has_html_entities) {
                         let words = "has named entities of HTML, which R4 does not have; it is stored with the characters that they mean";
                         self.report.add(Severity::Warning, IssueCode::Value, path, || words.into());
@@ -352,6 +357,25 @@ impl<'v> Walk<'v, '_> {
 
     fn wrong(&mut self, path: &Path, words: &'static str) {
         self.report.error(IssueCode::Structure, path, || words.into());
+    }
+}
+
+/// Two value sets of required bindings are lists that others keep: their codes are told by their form.
+fn ill_formed(value_set: &str, code: &str) -> Option<&'static str> {
+    match value_set {
+        "http://hl7.org/fhir/ValueSet/currencies" => {
+            let is_code = code.len() == 3 && code.bytes().all(|b| b.is_ascii_uppercase());
+            (!is_code).then_some("must be a currency of ISO 4217: three capital letters")
+        }
+        "http://hl7.org/fhir/ValueSet/mimetypes" => {
+            let is_name = |name: &str| !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$&-^_.+*".contains(&b));
+            let (essence, _) = code.split_once(';').unwrap_or((code, ""));
+            let is_type = essence.trim().split_once('/').is_some_and(|(kind, name)| is_name(kind) && is_name(name));
+            // R4 itself says the forms of resources so (<https://hl7.org/fhir/R4/http.html#parameters>).
+            let is_short = matches!(code, "xml" | "json" | "ttl");
+            (!is_type && !is_short).then_some("must be a media type, as application/pdf")
+        }
+        _ => None,
     }
 }
 

@@ -186,6 +186,25 @@ fn siblings_of_primitives_align_with_their_values() {
     has(patient(without), &[("Patient.birthDate", Structure)]);
 }
 
+/// ISO 4217 and BCP 13, which R4 binds to and nobody lists here.
+#[test]
+fn currencies_and_media_types_keep_to_their_form() {
+    let money = |currency: &str| json!({"resourceType": "Invoice", "status": "draft", "totalNet": {"value": 1, "currency": currency}});
+    let document = |media: &str| {
+        let content = json!([{"attachment": {"contentType": media, "url": "http://x.org/1"}}]);
+        json!({"resourceType": "DocumentReference", "status": "current", "content": content})
+    };
+    for good in [money("TZS"), document("application/pdf"), document("text/plain; charset=UTF-8"), document("application/hl7-v3+xml")] {
+        has(good, &[]);
+    }
+    for bad in ["tzs", "Tsh", "shillings"] {
+        has(money(bad), &[("Invoice.totalNet.currency", CodeInvalid)]);
+    }
+    for bad in ["pdf", "application/", "a b/c"] {
+        has(document(bad), &[("DocumentReference.content[0].attachment.contentType", CodeInvalid)]);
+    }
+}
+
 #[test]
 fn codes_keep_to_required_bindings() {
     has(patient(|p| p["gender"] = json!("F")), &[("Patient.gender", CodeInvalid)]);

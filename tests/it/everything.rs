@@ -126,6 +126,13 @@ both_databases!(
         }
         let (_, bundle) = server.get("/fhir/Patient/p/$everything?colour=red").await;
         assert_eq!(bundle["entry"].as_array().unwrap().last().unwrap()["search"]["mode"], "outcome", "{bundle}");
+        // A type that no answer has is told, or refused.
+        let path = "/fhir/Patient/p/$everything?_type=Device,Encounter";
+        let (_, bundle) = server.get(path).await;
+        let told: Vec<&Value> = bundle["entry"].as_array().unwrap().iter().map(|entry| &entry["resource"]["resourceType"]).collect();
+        assert_eq!(told, ["Encounter", "OperationOutcome"], "{bundle}");
+        let strict = server.client.get(server.url(path)).header("Prefer", "handling=strict").send().await.unwrap();
+        assert_eq!(strict.status(), 400);
         server.client.delete(server.url("/fhir/Patient/p")).send().await.unwrap();
         assert_eq!(server.get("/fhir/Patient/p/$everything").await.0, 410);
         server.stop().await;

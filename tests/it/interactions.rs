@@ -32,6 +32,29 @@ fn sample(kind: &str) -> &'static str {
 }
 
 both_databases!(
+    async fn the_definitions_of_langos_own_operations_can_be_read(db: &TestDb) {
+        let server = TestServer::open(db).await;
+        let (_, statement) = server.get("/fhir/metadata").await;
+        let rest = &statement["rest"][0];
+        let mut named: Vec<(&str, &str)> = list(&rest["resource"])
+            .iter()
+            .chain([rest])
+            .flat_map(|resource| list(&resource["operation"]))
+            .map(|operation| (operation["definition"].as_str().unwrap(), operation["name"].as_str().unwrap()))
+            .filter(|(definition, _)| !definition.starts_with("http://hl7.org/"))
+            .collect();
+        named.sort_unstable();
+        named.dedup();
+        assert_eq!(named.len(), 4, "{named:?}");
+        for (definition, name) in named {
+            let (_, found) = server.get(&format!("/fhir/OperationDefinition?url={definition}")).await;
+            assert_eq!((list(&found["entry"]).len(), &found["entry"][0]["resource"]["code"]), (1, &json!(name)), "{definition}");
+        }
+        server.stop().await;
+    }
+);
+
+both_databases!(
     async fn every_listed_parameter_is_taken_by_a_strict_search(db: &TestDb) {
         let server = TestServer::open(db).await;
         let (_, statement) = server.get("/fhir/metadata").await;

@@ -98,6 +98,14 @@ both_databases!(
             assert_eq!(server.post(path, &body).await.0, expected, "{path}");
         }
         assert_eq!(server.get("/fhir/Patient/p/$meta-add").await.0, 405);
+        // What a label is not is passed over, and that is said.
+        let more = parameters(&[("meta", json!({ "tag": [{ "code": "y" }], "source": "urn:s", "versionId": "7" }))]);
+        let add = || server.client.post(server.url("/fhir/Patient/p/$meta-add")).json(&more);
+        assert_eq!(add().header("Prefer", "handling=strict").send().await.unwrap().status(), 400);
+        let lenient = add().send().await.unwrap();
+        assert!(lenient.status() == 200 && lenient.headers().contains_key("warning"), "{lenient:?}");
+        let told: Value = lenient.json().await.unwrap();
+        assert_eq!((&value(&told, "return")["source"], codes(value(&told, "return"), "tag")), (&Value::Null, set(&["y"])));
         server.client.delete(server.url("/fhir/Patient/p")).send().await.unwrap();
         assert_eq!(server.get("/fhir/Patient/p/$meta").await.0, 410);
         server.stop().await;
@@ -226,6 +234,10 @@ both_databases!(
         for (path, list, expected) in [
             ("/fhir/$expunge", vec![], 400),
             ("/fhir/$expunge", vec![("expungeDeletedResources", json!("maybe"))], 400),
+            // Who misspells it does not mean that it is done.
+            ("/fhir/$expunge", vec![deleted.clone(), ("dryrun", yes.clone())], 400),
+            ("/fhir/$expunge?dryrun=true", vec![deleted.clone()], 400),
+            ("/fhir/$reindex", vec![("types", json!("Patient"))], 400),
             ("/fhir/$expunge", vec![deleted.clone(), ("limit", json!(0))], 400),
             ("/fhir/Patient/$expunge", vec![("expungeEverything", yes.clone())], 400),
             ("/fhir/$expunge", vec![("expungeEverything", yes.clone())], 422),

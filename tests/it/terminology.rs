@@ -179,6 +179,13 @@ both_databases!(
             let conditional = server.client.delete(server.url(&format!("/fhir/Observation?code:not-in={set}")));
             assert_eq!(answer(conditional).await.0, 400, "what is to be written must be certain: {set}");
         }
+        let below = "/fhir/Observation?code:below=urn:t:part|dog";
+        let (_, bundle) = server.get(below).await;
+        let entries = bundle["entry"].as_array().unwrap();
+        assert_eq!((entries.len(), &entries[0]["resource"]["id"]), (2, &json!("a")), "{bundle}");
+        assert_eq!(entries[1]["resource"]["issue"][0]["code"], "incomplete", "{bundle}");
+        let strict = server.client.get(server.url(below)).header("prefer", "handling=strict");
+        assert_eq!(answer(strict).await.0, 400);
         for set in ["urn:t:lost", "urn:t:part?fhir_vs=isa/animal"] {
             let (status, outcome) = server.get(&format!("/fhir/ValueSet/$expand?url={set}")).await;
             assert_eq!(status, 422, "{set}: {outcome}");

@@ -61,6 +61,17 @@ both_databases!(
         }
         let (status, outcome) = server.get("/fhir/Patient/a/$validate").await;
         assert_eq!((status, severities(&outcome)), (200, vec!["information"]), "{outcome:#}");
+        // What it does not take is told, or refused.
+        let parameters = json!({"resourceType": "Parameters", "parameter": [{"name": "wish", "valueString": "x"}, {"name": "resource", "resource": patient(|_| ())}]});
+        for (path, body) in [("/fhir/Patient/$validate?wish=1", patient(|_| ())), ("/fhir/Patient/$validate", parameters)] {
+            let request = || server.client.post(server.url(path)).json(&body);
+            let lenient = request().send().await.unwrap();
+            let warned = lenient.headers().get("warning").map(|value| value.to_str().unwrap().to_owned()).unwrap_or_default();
+            assert!(lenient.status() == 200 && warned.contains("wish"), "{path}: {warned}");
+            assert_eq!(request().header("Prefer", "handling=strict").send().await.unwrap().status(), 400, "{path}");
+        }
+        let (status, _) = server.post("/fhir/Patient/$validate?_format=json", &patient(|_| ())).await;
+        assert_eq!(status, 200);
     }
 );
 

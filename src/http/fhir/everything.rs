@@ -149,11 +149,7 @@ impl Asked {
                 }
                 "_type" => named.get_or_insert_with(Vec::new).extend(types_in(value)?),
                 name if !takes.contains(&name) => {
-                    let issue = Issue::error(IssueCode::NotSupported, "This takes no such parameter.").at(shown(name));
-                    if call.prefer.strict {
-                        return Err(Failure::new(StatusCode::BAD_REQUEST, issue));
-                    }
-                    asked.warnings.push(Issue::warning(issue.code, "This takes no such parameter. It was ignored.").at(shown(name)));
+                    asked.pass_over(call, name, "This takes no such parameter.".to_owned())?;
                     continue;
                 }
                 "_since" => asked.since = Some(time()?.low),
@@ -171,6 +167,15 @@ impl Asked {
         Ok(asked)
     }
 
+    /// What is asked for in vain is ignored with a warning, or refused.
+    fn pass_over(&mut self, call: &Call<'_>, name: &str, words: String) -> Result<(), Failure> {
+        if call.prefer.strict {
+            return Err(Failure::new(StatusCode::BAD_REQUEST, Issue::error(IssueCode::NotSupported, words).at(shown(name))));
+        }
+        self.warnings.push(Issue::warning(IssueCode::NotSupported, format!("{words} It was ignored.")).at(shown(name)));
+        Ok(())
+    }
+
     /// Sorts out the types. Those that are named must be within the scopes, of the others what is not is left out. Who looked at a
     /// record is part of it only for whoever names AuditEvent.
     fn choose(&mut self, call: &Call<'_>, named: Option<Vec<TypeCode>>) -> Result<(), Failure> {
@@ -179,7 +184,13 @@ impl Asked {
             for type_code in &named {
                 call.require(*type_code, self.interaction)?;
             }
-            let (members, others) = named.into_iter().partition(|type_code| r4.compartment(self.of, *type_code).is_some());
+            let (members, others): (Vec<_>, Vec<_>) =
+                named.into_iter().partition(|type_code| r4.compartment(self.of, *type_code).is_some());
+            let supports = |name: &&str| self.interaction == Interaction::Read && extract::is_about_nobody(name);
+            let strange: Vec<&str> = others.iter().map(|code| r4.type_name(*code)).filter(|name| !supports(name)).collect();
+            if !strange.is_empty() {
+                self.pass_over(call, "_type", format!("This answer has no resources of type {}.", strange.join(", ")))?;
+            }
             (self.types, self.others) = (members, Some(others));
             return Ok(());
         }

@@ -36,6 +36,7 @@ pub async fn expunge(call: &Call<'_>, operation: &OperationTarget, body: Option<
         call.caller.require_all(type_name, Interaction::Delete).map_err(Refusal::from)?;
     }
     let given = Given::read(call, body).await?;
+    given.only(&["limit", "expungeDeletedResources", "expungePreviousVersions", "expungeEverything", "dryRun", "confirm"])?;
     let dry = given.flag("dryRun")?;
     let of = operation.type_code.map(|type_code| (type_code, operation.id.clone()));
     if given.flag("expungeEverything")? {
@@ -89,6 +90,7 @@ pub async fn reindex(call: &Call<'_>, body: Option<Bytes>) -> Result<Answer, Fai
     operator(call)?;
     let Some(body) = body else { return progress(call, StatusCode::OK).await };
     let given = Given::read(call, body).await?;
+    given.only(&["type", "fromZone"])?;
     let r4 = definitions::r4();
     let mut types = Vec::new();
     for value in given.values("type") {
@@ -151,6 +153,14 @@ impl Given {
             given.extend(list.iter().filter_map(|part| Some((part.get("name")?.as_str()?.to_owned(), value(part)?))));
         }
         Ok(Given(given))
+    }
+
+    /// That nothing else is asked, lenient or not: who writes `dryrun` would have it removed, and nothing brings it back.
+    fn only(&self, known: &[&str]) -> Result<(), Failure> {
+        match self.0.iter().find(|(name, _)| !known.contains(&name.as_str()) && !matches!(name.as_str(), "_format" | "_pretty")) {
+            None => Ok(()),
+            Some(_) => Err(Failure::bad_request(format!("The operation takes only {}: look at their spelling.", known.join(", ")))),
+        }
     }
 
     fn values(&self, name: &str) -> impl Iterator<Item = &Value> {

@@ -8,12 +8,12 @@
 use super::super::error::Failure;
 use super::Call;
 use super::answer::Answer;
-use super::operation::parsed;
+use super::operation::{parsed, unknown};
 use super::target::OperationTarget;
 use crate::access::consent;
 use crate::access::{Interaction, Role};
 use crate::definitions;
-use crate::fhir::{Issue, IssueCode, json};
+use crate::fhir::{Issue, IssueCode, Severity, json};
 use crate::ingest::transaction::{self, Entry, Operation};
 use crate::ingest::tries::Tries;
 use crate::ingest::write::{CommitError, Condition};
@@ -87,7 +87,10 @@ pub async fn change(call: &Call<'_>, operation: &OperationTarget, body: Option<B
         return Err(Failure::bad_request("Name the resource: POST Type/ID/$meta-add or $meta-delete."));
     };
     let Some(body) = body else { return Err(Failure::method_not_allowed("POST")) };
-    let asked = asked(&parsed(call, body).await?)?;
+    let sent = parsed(call, body).await?;
+    let asked = asked(&sent)?;
+    let mut warnings = unknown(call, &["meta"], Some(&sent))?;
+    warnings.extend(passed_over(call, &asked)?);
     call.require(type_code, Interaction::Read)?;
     call.require(type_code, Interaction::Update)?;
     let writer = &call.state.writer;
@@ -106,7 +109,7 @@ pub async fn change(call: &Call<'_>, operation: &OperationTarget, body: Option<B
         let mut meta = before.get("meta").cloned().unwrap_or_else(|| json!({}));
         let changed = LISTS.into_iter().filter(|list| change_list(&mut meta, list, asked.get(list), adds)).count();
         if changed == 0 {
-            return Ok(answer(meta));
+            return Ok(Answer { warnings, ..answer(meta) });
         }
         let mut resource = before;
         resource["meta"] = meta;
@@ -119,7 +122,7 @@ pub async fn change(call: &Call<'_>, operation: &OperationTarget, body: Option<B
             Ok(outcomes) => {
                 let body = outcomes.into_iter().next().and_then(|outcome| outcome.body);
                 let now: Value = body.and_then(|body| serde_json::from_slice(&body).ok()).unwrap_or_default();
-                return Ok(answer(now.get("meta").cloned().unwrap_or_else(|| json!({}))));
+                return Ok(Answer { warnings, ..answer(now.get("meta").cloned().unwrap_or_else(|| json!({}))) });
             }
             Err(CommitError::Stale) => tries.pause().await?,
             Err(CommitError::Refused(_, refusal)) => return Err(refusal.into()),
@@ -147,6 +150,18 @@ fn asked(parameters: &Value) -> Result<Value, Failure> {
         }
     }
     Ok(meta.clone())
+}
+
+/// The operations take a Meta for its lists; what else is said of the resource in it is no label. `$meta` tells of a version, which comes back unasked.
+fn passed_over(call: &Call<'_>, asked: &Value) -> Result<Option<Issue>, Failure> {
+    let others = ["source", "extension", "id"];
+    let Some(name) = others.into_iter().find(|name| asked.get(name).is_some()) else { return Ok(None) };
+    let words = "Only profile, security and tag are added and taken away: write the resource to change what else its meta says.";
+    let issue = Issue::warning(IssueCode::NotSupported, words).at(format!("Parameters.parameter.value.{name}"));
+    match call.prefer.strict {
+        true => Err(Failure::new(StatusCode::BAD_REQUEST, Issue { severity: Severity::Error, ..issue })),
+        false => Ok(Some(issue)),
+    }
 }
 
 /// What makes two of a list the same: a profile is its whole URL, a coding its system and code.

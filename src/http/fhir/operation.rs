@@ -64,10 +64,7 @@ async fn terminology(
     };
     let arguments = said_in_body.and(Arguments::from_query(call.query.iter().cloned()));
     let unused = Terminology::unused_parameters(type_name, operation.id.as_deref(), &operation.name, &arguments);
-    let mut warnings: Vec<Issue> = unused.iter().map(|error| Issue { severity: Severity::Warning, ..error.issue() }).collect();
-    if let Some(first) = unused.into_iter().next().filter(|_| call.prefer.strict) {
-        return Err(failure(first));
-    }
+    let mut warnings = told(call, unused)?;
     warnings.extend(call.state.terminology.idle_supplements(type_name, &arguments));
     let arguments = of_context(call, type_name, arguments)?;
     let terminology = call.state.terminology.clone();
@@ -76,6 +73,23 @@ async fn terminology(
     let (resource, said) = answer.map_err(failure)?;
     warnings.extend(said);
     Ok(Answer { warnings, ..Answer::ok(resource.to_string()) })
+}
+
+/// What a lenient request is told that it said in vain; a strict one is refused for it.
+pub(super) fn told(call: &Call<'_>, unused: Vec<TerminologyError>) -> Result<Vec<Issue>, Failure> {
+    let warnings = unused.iter().map(|error| Issue { severity: Severity::Warning, ..error.issue() }).collect();
+    match unused.into_iter().next().filter(|_| call.prefer.strict) {
+        Some(first) => Err(failure(first)),
+        None => Ok(warnings),
+    }
+}
+
+/// The parameters of a request, in its body and in the URL, that an operation does not take ([`told`]).
+pub(super) fn unknown(call: &Call<'_>, known: &[&str], parameters: Option<&Value>) -> Result<Vec<Issue>, Failure> {
+    let in_body = parameters.and_then(|parameters| parameters.get("parameter")?.as_array()).into_iter().flatten();
+    let in_body = in_body.filter_map(|part| part.get("name")?.as_str());
+    let in_url = call.query.iter().map(|(name, _)| name.as_str());
+    told(call, Terminology::unknown_parameters(known, in_body.chain(in_url)))
 }
 
 /// A `context` in place of a value set, `[StructureDefinition url]#[path]`, is the value set that the element is bound to.

@@ -8,7 +8,7 @@
 use super::super::error::Failure;
 use super::Call;
 use super::answer::Answer;
-use super::operation::{parameter, parameter_mut, parsed, text_of};
+use super::operation::{parameter, parameter_mut, parsed, text_of, unknown};
 use super::target::OperationTarget;
 use crate::access::Interaction;
 use crate::definitions;
@@ -45,7 +45,7 @@ pub async fn run(
     operation: &OperationTarget,
     body: Option<Bytes>,
 ) -> Result<Answer, Failure> {
-    let mut sent = match body.filter(|body| !body.is_empty()) {
+    let sent = match body.filter(|body| !body.is_empty()) {
         Some(body) => Some(parsed(call, body).await?),
         None => None,
     };
@@ -54,6 +54,18 @@ pub async fn run(
         sent.get("resourceType").and_then(Value::as_str) == Some("Parameters")
             && (type_name != Some("Parameters") || parameter(sent, "resource").is_some())
     });
+    let warnings = unknown(call, &["resource", "mode", "profile"], sent.as_ref().filter(|_| is_envelope))?;
+    let answer = answered(call, type_name, operation, sent, is_envelope).await?;
+    Ok(Answer { warnings, ..answer })
+}
+
+async fn answered(
+    call: &Call<'_>,
+    type_name: Option<&'static str>,
+    operation: &OperationTarget,
+    mut sent: Option<Value>,
+    is_envelope: bool,
+) -> Result<Answer, Failure> {
     let named = |name: &str| {
         let in_body = sent.as_ref().filter(|_| is_envelope).and_then(|sent| parameter(sent, name)).and_then(text_of);
         in_body.or_else(|| call.query.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone()))

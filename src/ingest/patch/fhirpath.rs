@@ -64,9 +64,11 @@ pub(super) fn operations(parameters: &Value) -> Result<Vec<Operation>, Refusal> 
     if parameters.get("resourceType").and_then(Value::as_str) != Some("Parameters") {
         return Err(malformed("", "A FHIRPath Patch is a Parameters resource; a JSON Patch is sent as application/json-patch+json."));
     }
-    let list = parameters.get("parameter").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+    // Without any it changes nothing, as what found no difference says.
+    let Some(list) = parameters.get("parameter") else { return Ok(Vec::new()) };
+    let list = list.as_array().map_or(&[][..], Vec::as_slice);
     if list.is_empty() || list.len() > MOST_OPERATIONS {
-        return Err(malformed("Parameters.parameter", format!("A FHIRPath Patch has 1 to {MOST_OPERATIONS} operations.")));
+        return Err(malformed("Parameters.parameter", format!("A FHIRPath Patch has at most {MOST_OPERATIONS} operations, in a list.")));
     }
     let operations = list.iter().enumerate().map(|(number, item)| operation(item, format!("Parameters.parameter[{number}]")));
     operations.collect()
@@ -259,9 +261,14 @@ impl Operation {
             return self.refuse("The path leads to no element that has members.");
         };
         if element.is_list() {
+            fill_up(members, &key);
+            let beside = format!("_{key}");
             match members.entry(key).or_insert_with(|| Value::Array(Vec::new())) {
                 Value::Array(items) => items.push(value),
                 _ => return self.refuse("The element to add to is no list."),
+            }
+            if let Some(items) = members.get_mut(&beside).and_then(Value::as_array_mut) {
+                items.push(Value::Null);
             }
         } else if element_given(element, members) {
             return self.refuse("The element is there already: replace it, or delete it first.");
@@ -289,6 +296,7 @@ impl Operation {
         let Some(members) = walk(resource, holder).and_then(Value::as_object_mut) else {
             return self.refuse("There is nothing at the path.");
         };
+        let values = members.get(key).and_then(Value::as_array).map_or(0, Vec::len);
         let mut beside = members.entry(format!("_{key}")).or_insert(Value::Null);
         if let Some(index) = index {
             if !beside.is_array() {
@@ -296,7 +304,7 @@ impl Operation {
             }
             let Some(items) = beside.as_array_mut() else { return self.refuse("There is nothing at the path.") };
             // As long as the list of values, which has this place.
-            items.resize(items.len().max(index.saturating_add(1)), Value::Null);
+            items.resize(items.len().max(values), Value::Null);
             let Some(item) = items.get_mut(index) else { return self.refuse("There is nothing at the path.") };
             beside = item;
         }

@@ -139,7 +139,9 @@ fn what_does_not_fit_is_422_and_what_is_no_patch_400() {
     ] {
         assert_eq!(one(kind, path, more).expect_err(path).status(), 400, "{kind} {path}");
     }
-    assert_eq!(apply(vec![]).unwrap_err().status(), 400);
+    assert_eq!(apply(vec![]).unwrap_err().status(), 400, "FHIR has no empty lists");
+    let nothing = Patch::fhirpath(&json!({"resourceType": "Parameters"})).unwrap();
+    assert_eq!(nothing.apply(patient()).unwrap(), patient());
     assert_eq!(Patch::fhirpath(&json!({"resourceType": "Patient"})).unwrap_err().status(), 400);
     assert_eq!(Patch::json(&json!({})).unwrap_err().status(), 400);
     assert_eq!(Patch::json(&json!([{"op": "replace", "path": "/id", "value": "q"}])).unwrap().apply(patient()).unwrap_err().status(), 422);
@@ -157,6 +159,7 @@ fn what_stands_beside_a_primitive_is_patched_like_the_rest() {
         "name": [
             {"given": ["x", null, "z"], "_given": [{"id": "g"}, {"extension": [extension("urn:f", "f")]}, {"extension": [extension("urn:e", "e")]}]},
             {"_given": [{"extension": [extension("urn:h", "h")]}, {"id": "i"}]},
+            {"given": ["a", "b"]},
         ],
     });
     let patched = |kind: &str, path: &str, more: Value| {
@@ -171,6 +174,14 @@ fn what_stands_beside_a_primitive_is_patched_like_the_rest() {
     let first = json!([{"name": "index", "valueInteger": 0}, {"name": "value", "valueExtension": extension("urn:n", "n")}]);
     let inserted = patched("insert", "Patient.birthDate.extension", first);
     assert_eq!(inserted["_birthDate"]["extension"], json!([extension("urn:n", "n"), extension("urn:t", "old")]));
+    // The list beside is as long as that of the values, whichever item it is about and whatever comes to the end.
+    let labelled = json!([{"name": "name", "valueString": "extension"}, {"name": "value", "valueExtension": extension("urn:n", "n")}]);
+    let added = patched("add", "Patient.name[2].given.first()", labelled);
+    assert_eq!(added["name"][2]["_given"], json!([{"extension": [extension("urn:n", "n")]}, null]));
+    let last = json!([{"name": "name", "valueString": "given"}, {"name": "value", "valueString": "new"}]);
+    let added = patched("add", "Patient.name[1]", last);
+    assert_eq!(added["name"][1]["given"], json!([null, null, "new"]));
+    assert_eq!(added["name"][1]["_given"], json!([{"extension": [extension("urn:h", "h")]}, {"id": "i"}, null]));
     let replaced = patched("replace", "Patient.name[0].given[2].extension.value", value("valueInteger", json!(1)));
     assert_eq!(replaced["name"][0]["_given"][2]["extension"], json!([{"url": "urn:e", "valueInteger": 1}]));
     // What loses its last extension leaves the others beside their values.

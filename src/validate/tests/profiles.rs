@@ -256,6 +256,88 @@ fn extensions_are_sliced_by_url_without_saying_so() {
 }
 
 #[test]
+fn a_slice_of_extensions_may_ask_for_a_profile_on_their_definition() {
+    let extension = |url: &str, base: &str, elements: Value| {
+        let mut definition = definition(url, base, "Extension", elements);
+        definition["context"] = json!([{"type": "element", "expression": "Patient"}]);
+        definition
+    };
+    let definitions = [
+        extension(
+            "urn:e",
+            &core("Extension"),
+            json!([{"path": "Extension.url", "fixedUri": "urn:e"}, {"path": "Extension.value[x]", "min": 1}]),
+        ),
+        extension("urn:e:number", "urn:e", json!([{"path": "Extension.value[x]", "type": [{"code": "integer"}]}])),
+        definition(
+            "urn:p",
+            &core("Patient"),
+            "Patient",
+            json!([{"path": "Patient.extension", "sliceName": "number", "min": 1, "type": [{"code": "Extension", "profile": ["urn:e:number"]}]}]),
+        ),
+    ];
+    says(&definitions, json!({"resourceType": "Patient", "extension": [{"url": "urn:e", "valueInteger": 1}]}), &[]);
+    let issues = validator(&definitions)
+        .validate_against(
+            &json!({"resourceType": "Patient", "extension": [{"url": "urn:e", "valueString": "1"}]}),
+            &["urn:p".to_owned()],
+            &Targets::new(),
+        )
+        .unwrap()
+        .issues;
+    let errors: Vec<_> = issues.iter().filter(|issue| issue.severity.is_error()).map(|issue| issue.expression.as_str()).collect();
+    assert_eq!(errors, ["Patient.extension[0].value"], "{issues:#?}");
+}
+
+/// As HL7 publishes the vital signs, whose differentials say no more.
+#[test]
+fn a_choice_that_is_named_by_a_type_is_of_that_type() {
+    let observation = |value: Value| {
+        let mut observation = json!({"resourceType": "Observation", "status": "final", "code": {"text": "x"}});
+        observation.as_object_mut().unwrap().extend(value.as_object().unwrap().clone());
+        observation
+    };
+    let (quantity, text) = (observation(json!({"valueQuantity": {"value": 1}})), observation(json!({"valueString": "x"})));
+    let wrong = [(Severity::Error, "Observation.value", "must be of type Quantity")];
+    let by_type = json!([{"path": "Observation.valueQuantity"}, {"path": "Observation.valueQuantity.value", "min": 1}]);
+    says(&on_observation(by_type.clone()), quantity.clone(), &[]);
+    says(&on_observation(by_type.clone()), text.clone(), &wrong);
+    says(&on_observation(by_type), observation(json!({})), &[]);
+    let both = json!([{"path": "Observation.valueQuantity"}, {"path": "Observation.valueString"}]);
+    says(&on_observation(both.clone()), text.clone(), &[]);
+    let other = [(Severity::Error, "Observation.value", "must be of type Quantity or string")];
+    says(&on_observation(both), observation(json!({"valueBoolean": true})), &other);
+    // Who says how it is sliced, here or in what it rests on, says what else there may be.
+    let open = json!({"path": "Observation.value[x]", "slicing": {"discriminator": [{"type": "type", "path": "$this"}], "rules": "open"}});
+    says(&on_observation(json!([open, {"path": "Observation.valueQuantity"}])), text.clone(), &[]);
+    let slice = json!({"path": "Observation.value[x]", "sliceName": "valueQuantity", "type": [{"code": "Quantity"}]});
+    says(&on_observation(json!([open, slice])), text.clone(), &[]);
+    let base = definition("urn:base", &core("Observation"), "Observation", json!([open, slice]));
+    let above = definition(
+        "urn:p",
+        "urn:base",
+        "Observation",
+        json!([{"path": "Observation.valueQuantity", "short": "x"}, {"path": "Observation.valueBoolean"}]),
+    );
+    says(&[base, above], text, &[]);
+}
+
+#[test]
+fn what_must_stand_beside_a_primitive_is_missed() {
+    let time = core("patient-birthTime");
+    let asked =
+        json!([{"path": "Patient.birthDate.extension", "sliceName": "time", "min": 1, "type": [{"code": "Extension", "profile": [time]}]}]);
+    let definitions = [definition("urn:p", &core("Patient"), "Patient", asked)];
+    let beside = |url: &str| json!({"extension": [{"url": url, "valueDateTime": "2000-01-01T10:00:00Z"}]});
+    let patient = |beside: Value| json!({"resourceType": "Patient", "birthDate": "2000-01-01", "_birthDate": beside});
+    let missing = [(Severity::Error, "Patient.birthDate.extension", "is required and missing")];
+    says(&definitions, patient(beside(&core("patient-birthTime"))), &[]);
+    says(&definitions, json!({"resourceType": "Patient", "birthDate": "2000-01-01"}), &missing);
+    says(&definitions, patient(beside("urn:other")), &missing);
+    says(&definitions, json!({"resourceType": "Patient"}), &[]);
+}
+
+#[test]
 fn a_chain_of_profiles_asks_what_each_of_them_asks() {
     let base = definition(
         "urn:base",
@@ -418,6 +500,19 @@ fn limits_of_values_and_lengths_are_kept() {
             (Severity::Error, "Observation.code.text", "must not be longer than 2"),
         ],
     );
+}
+
+#[test]
+fn profiles_that_can_never_be_used_are_named() {
+    let element = |path: &str| json!([{"path": path, "min": 1}]);
+    let good = definition("urn:p", &core("Patient"), "Patient", element("Patient.name"));
+    let wrong = definition("urn:wrong", &core("Patient"), "Patient", element("Patient.nickname"));
+    let orphan = definition("urn:orphan", "urn:nobody", "Patient", element("Patient.name"));
+    let profiles = Profiles::new();
+    profiles.load(&[good, wrong, orphan]);
+    let urls = ["urn:p", "urn:wrong", "urn:orphan", "urn:not-loaded"].map(str::to_owned);
+    let unusable = profiles.unusable(&urls);
+    assert_eq!(unusable, [("urn:wrong", ProfileError::UnknownElement(0)), ("urn:orphan", ProfileError::UnknownBase("urn:nobody".into()))]);
 }
 
 #[test]

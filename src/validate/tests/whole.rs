@@ -154,6 +154,132 @@ fn known_extensions_keep_to_their_place_and_type() {
     );
 }
 
+/// <https://hl7.org/fhir/R4/defining-extensions.html#context>
+#[test]
+fn an_extension_stands_where_its_context_says_by_path_by_type_or_by_both() {
+    let at = |context: &str, resource: &Value| {
+        let definition = json!({
+            "resourceType": "StructureDefinition", "id": "x", "url": "urn:e:x", "type": "Extension", "kind": "complex-type", "derivation": "constraint",
+            "baseDefinition": "http://hl7.org/fhir/StructureDefinition/Extension", "context": [{"type": "element", "expression": context}],
+            "differential": {"element": [{"id": "Extension.value[x]", "path": "Extension.value[x]", "min": 1}]},
+        });
+        !validator(&[definition]).validate(resource).iter().any(|issue| issue.severity.is_error())
+    };
+    let x = json!({"extension": [{"url": "urn:e:x", "valueString": "x"}]});
+    let mut city = json!({"city": "a"});
+    city["_city"] = x.clone();
+    let family = json!({"resourceType": "Patient", "name": [{"family": "a", "_family": x}], "contact": [{"name": {"family": "b"}}]});
+    let kind = json!({"resourceType": "Patient", "identifier": [{"value": "1", "type": {"text": "a", "extension": x["extension"]}}]});
+    let contained = json!({
+        "resourceType": "Observation", "status": "final", "code": {"text": "x"}, "subject": {"reference": "#p"},
+        "contained": [{"resourceType": "Patient", "id": "p", "address": [city]}],
+    });
+    let coding = json!({
+        "resourceType": "Observation", "status": "final", "code": {"text": "x"},
+        "component": [{"code": {"coding": [{"code": "a", "system": "urn:s", "extension": x["extension"]}]}, "valueString": "a"}],
+    });
+    let unit = json!({
+        "resourceType": "Observation", "status": "final", "code": {"text": "x"}, "valueQuantity": {"value": 1, "unit": "a", "_unit": x},
+    });
+    let moment = json!({
+        "resourceType": "Observation", "status": "final", "code": {"text": "x"}, "valueDateTime": "2020", "_valueDateTime": x,
+    });
+    let entry = json!({"resourceType": "Bundle", "type": "collection", "entry": [{"fullUrl": "urn:uuid:53fefa32-fcbb-4ff8-8a92-55ee120877b7", "resource": family}]});
+    let fitting = [
+        (&family, &["Patient.name.family", "HumanName.family", "string", "Element"][..]),
+        (&entry, &["Patient.name.family"]),
+        (
+            &kind,
+            &[
+                "Patient.identifier.type",
+                "Identifier.type",
+                "CodeableConcept",
+                "http://hl7.org/fhir/StructureDefinition/Patient#Patient.identifier:own.type",
+            ],
+        ),
+        (&contained, &["Patient.address.city"]),
+        (&coding, &["Observation.component.code.coding", "Observation.component:a.code.coding", "Coding"]),
+        (&unit, &["Observation.value[x].unit", "Quantity.unit"]),
+        (&moment, &["dateTime", "Observation.value[x]"]),
+    ];
+    for (resource, contexts) in fitting {
+        for context in contexts {
+            assert!(at(context, resource), "{context}: {resource}");
+        }
+    }
+    let elsewhere = [
+        (&family, &["Patient.name.given", "Patient.contact.name.family", "Person.name.family", "Patient", "HumanName"][..]),
+        (&kind, &["Patient.identifier", "http://hl7.org/fhir/StructureDefinition/Patient#Patient.name"]),
+        (&contained, &["Observation.contained.address.city"]),
+        // The first type of the choice is another.
+        (&moment, &["string", "Quantity"]),
+    ];
+    for (resource, contexts) in elsewhere {
+        for context in contexts {
+            assert!(!at(context, resource), "{context}: {resource}");
+        }
+    }
+}
+
+/// What R4's own examples and definitions have, and R4's expressions and contexts forbid.
+#[test]
+fn what_r4_says_wrongly_refuses_nothing() {
+    let questionnaire = |when: Value| {
+        let items = json!([
+            {"linkId": "a", "type": "boolean"},
+            {"linkId": "b", "type": "string", "enableWhen": [when]},
+        ]);
+        json!({"resourceType": "Questionnaire", "name": "Q", "status": "draft", "item": items})
+    };
+    says(questionnaire(json!({"question": "a", "operator": "exists", "answerBoolean": true})), &[]);
+    says(
+        questionnaire(json!({"question": "a", "operator": "exists", "answerString": "x"})),
+        &[(Severity::Error, "Questionnaire.item[1].enableWhen[0]", "que-7")],
+    );
+    let risk = |prediction: Value| json!({"resourceType": "RiskAssessment", "status": "final", "subject": {"reference": "Patient/1"}, "prediction": [prediction]});
+    says(risk(json!({"outcome": {"text": "x"}})), &[]);
+    says(risk(json!({"probabilityDecimal": 99.5})), &[]);
+    says(risk(json!({"probabilityRange": {"low": {"value": 1, "system": "http://unitsofmeasure.org", "code": "%"}}})), &[]);
+    says(risk(json!({"probabilityDecimal": 100.5})), &[(Severity::Error, "RiskAssessment.prediction[0]", "ras-2")]);
+    let core = "http://hl7.org/fhir/StructureDefinition";
+    let kind = json!({
+        "code": "http://hl7.org/fhirpath/System.String",
+        "extension": [
+            {"url": format!("{core}/structuredefinition-fhir-type"), "valueUrl": "string"},
+            {"url": format!("{core}/regex"), "valueString": "[a-z]+"},
+        ],
+    });
+    let element = json!({
+        "id": "Patient.id", "path": "Patient.id", "type": [kind],
+        "extension": [{"url": format!("{core}/structuredefinition-normative-version"), "valueCode": "4.0.0"}],
+    });
+    let profile = json!({
+        "resourceType": "StructureDefinition", "url": "urn:p", "name": "P", "status": "draft", "kind": "resource", "abstract": false, "type": "Patient",
+        "baseDefinition": format!("{core}/Patient"), "derivation": "constraint", "differential": {"element": [element]},
+    });
+    assert!(told(&profile).iter().all(|(severity, ..)| !severity.is_error()), "{:#?}", told(&profile));
+}
+
+/// <https://hl7.org/fhir/R4/datatypes.html#SimpleQuantity>
+#[test]
+fn a_simple_quantity_has_no_comparator() {
+    let observation = |more: Value| {
+        let mut observation = json!({"resourceType": "Observation", "status": "final", "code": {"text": "x"}});
+        observation.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        observation
+    };
+    let below = json!({"value": 1, "comparator": "<"});
+    says(observation(json!({"valueQuantity": below})), &[]);
+    says(observation(json!({"valueRange": {"low": below}})), &[(Severity::Error, "Observation.value.low", "sqt-1")]);
+    let dose = |dose: Value| {
+        json!({"resourceType": "MedicationStatement", "status": "active", "subject": {"reference": "Patient/1"},
+        "medicationCodeableConcept": {"text": "x"}, "dosage": [{"doseAndRate": [dose]}]})
+    };
+    says(dose(json!({"doseRange": {"low": {"value": 1}}})), &[]);
+    says(dose(json!({"doseQuantity": {"value": 1}})), &[]);
+    says(dose(json!({"doseQuantity": below})), &[(Severity::Error, "MedicationStatement.dosage[0].doseAndRate[0].dose", "sqt-1")]);
+}
+
 #[test]
 fn an_unknown_modifier_is_an_error_and_an_unknown_extension_a_warning_told_once() {
     let patient = json!({
