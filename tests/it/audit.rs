@@ -4,7 +4,7 @@ use crate::support::guarded::{Guarded, consent, organization, to};
 use crate::support::program::output;
 use crate::support::server::answer;
 use crate::support::smart::{add_signing_client, signed_token};
-use crate::support::{TestDb, TestServer, both_databases, sql};
+use crate::support::{TestDb, TestServer, both_databases, sealed, sql, until};
 use lango::access::audit::checkpoint::Notary;
 use lango::access::audit::verify::{Broken, Whole, verify};
 use lango::access::audit::{Event, owner_of, told as told_by};
@@ -64,11 +64,7 @@ impl World {
     /// The events after a position, once all are sealed, each with its row and the Patient in it. A disclosure, which says what its decision says,
     /// is called so here.
     async fn events(&self, after: i64) -> Vec<(Sealed, Event)> {
-        let deadline = Instant::now() + Duration::from_secs(30);
-        while self.store.has_unsealed().await.unwrap() {
-            assert!(Instant::now() < deadline, "events are sealed within seconds");
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        sealed(&self.store).await;
         let rows = self.store.sealed_after(after, 10_000).await.unwrap();
         let of_row = |row: Sealed| {
             told_by(&row)
@@ -99,15 +95,11 @@ impl World {
 
     /// Waits until all events are AuditEvents.
     async fn published(&self) {
-        let deadline = Instant::now() + Duration::from_secs(30);
-        loop {
+        until("events are published", async || {
             let events = self.events(0).await;
-            if self.store.published().await.unwrap() >= events.last().map_or(0, |(row, _)| row.position) {
-                return;
-            }
-            assert!(Instant::now() < deadline, "events are published within seconds");
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
+            self.store.published().await.unwrap() >= events.last().map_or(0, |(row, _)| row.position)
+        })
+        .await;
     }
 
     async fn verified(&self, elsewhere: &str) -> Result<Whole, Broken> {

@@ -2,7 +2,7 @@
 
 use crate::support::program::{Running, command, output};
 use crate::support::server::answer;
-use crate::support::{TestDb, TestServer, both_databases, sql};
+use crate::support::{TestDb, TestServer, both_databases, eventually, sql, until};
 use lango::access::audit::checkpoint::Notary;
 use lango::access::audit::verify::{Broken, Whole, verify};
 use lango::access::audit::{Event, told};
@@ -10,15 +10,10 @@ use lango::config::{AuditMode, AuthMode, Settings};
 use lango::store::audit::NOBODY;
 use lango::store::{AuditRow, Scope, Sealed, Store, Subject, Unit};
 use serde_json::{Value, json};
-use std::time::{Duration, Instant};
 
 /// The chain once everything is sealed and published.
 async fn settled(store: &Store) -> Vec<Sealed> {
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while store.unpublished().await.unwrap() > 0 {
-        assert!(Instant::now() < deadline, "events are published in the end");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    until("events are published in the end", async || store.unpublished().await.unwrap() == 0).await;
     store.sealed_after(0, 100_000).await.unwrap()
 }
 
@@ -144,11 +139,8 @@ both_databases!(
             let reads: Vec<_> = reads.collect();
             let store = Store::open(&db.url).await.unwrap();
             // It dies when it has published some.
-            let (published, deadline) = (store.published().await.unwrap(), Instant::now() + Duration::from_secs(30));
-            while store.published().await.unwrap() == published {
-                assert!(Instant::now() < deadline, "publishing goes on while requests come");
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
+            let published = store.published().await.unwrap();
+            until("publishing goes on while requests come", async || store.published().await.unwrap() != published).await;
             server.kill();
             for reader in reads {
                 answered += reader.await.unwrap();
@@ -224,11 +216,7 @@ both_databases!(
         let notary = Notary::open(&store).await.unwrap();
         assert!(matches!(verify(&store, &notary, "", 0).await.unwrap(), Err(Broken::Notes(_))));
         sql(&store, "UPDATE audit_published SET indexed = 0").await;
-        let deadline = Instant::now() + Duration::from_secs(30);
-        while store.indexed().await.unwrap() < last {
-            assert!(Instant::now() < deadline, "they are made again");
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        until("they are made again", async || store.indexed().await.unwrap() >= last).await;
         whole(&store).await;
         assert_eq!(disclosures("a", "").await.0, newer);
         server.stop().await;
@@ -275,11 +263,7 @@ both_databases!(
         .await;
         let store = Store::open(&db.url).await.unwrap();
         assert_eq!(server.get("/fhir/Patient").await.0, 200);
-        let deadline = Instant::now() + Duration::from_secs(30);
-        while store.checkpoints().await.unwrap().is_empty() {
-            assert!(Instant::now() < deadline, "one is signed soon");
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        until("one is signed soon", async || !store.checkpoints().await.unwrap().is_empty()).await;
         std::fs::create_dir(file.parent().unwrap()).unwrap();
         server.stop().await;
         let signed: Vec<String> = store.checkpoints().await.unwrap().into_iter().map(|(.., signed)| signed).collect();
@@ -299,15 +283,11 @@ both_databases!(
             store.commit(Unit::of_audit(vec![row], Vec::new())).await.unwrap();
         }
         let server = TestServer::start(db, |settings| settings.audit.keep_days = 30).await;
-        let deadline = Instant::now() + Duration::from_secs(30);
-        loop {
+        eventually("the two that are older go", async || {
             let first = store.sealed_after(0, 1).await.unwrap().first().map(|row| row.position);
-            if first == Some(3) {
-                break;
-            }
-            assert!(Instant::now() < deadline, "{first:?}");
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+            if first == Some(3) { Ok(()) } else { Err(first) }
+        })
+        .await;
         server.stop().await;
         let notary = Notary::open(&store).await.unwrap();
         let whole = verify(&store, &notary, "", 0).await.unwrap().unwrap();

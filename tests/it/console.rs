@@ -2,7 +2,7 @@
 
 use crate::support::program::output;
 use crate::support::server::answer;
-use crate::support::{TestDb, TestServer, both_databases, smart};
+use crate::support::{TestDb, TestServer, both_databases, sealed, smart};
 use lango::access::audit::Event;
 use lango::access::clients;
 use lango::access::hash_secret;
@@ -11,7 +11,6 @@ use lango::config::Secret;
 use lango::store::Store;
 use reqwest::{Response, header};
 use serde_json::json;
-use std::time::{Duration, Instant};
 
 const PASSWORD: &str = "correct horse battery";
 
@@ -80,11 +79,7 @@ impl World {
 
     /// What was recorded: by whom, the request, the status.
     async fn recorded(&self) -> Vec<(Option<String>, String, u16)> {
-        let deadline = Instant::now() + Duration::from_secs(30);
-        while self.store.has_unsealed().await.unwrap() {
-            assert!(Instant::now() < deadline, "events are sealed within seconds");
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        sealed(&self.store).await;
         let rows = self.store.sealed_after(0, 10_000).await.unwrap();
         let events = rows.iter().map(|row| serde_json::from_str::<Event>(&row.event).unwrap());
         events.map(|event| (event.agent.person, event.request, event.status)).collect()

@@ -7,12 +7,12 @@ use crate::dhis2_double::{Double, Setup};
 use crate::support::payloads::{DOOR, payload, record, record_with_nida};
 use crate::support::program::{self, Running};
 use crate::support::server::answer;
-use crate::support::{both_databases, time_passes};
+use crate::support::{both_databases, eventually, time_passes};
 use lango::destinations::dhis2::push_job;
 use lango::store::{Store, Unit};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// On each database: 50 in all.
 const KILLS: usize = 25;
@@ -253,20 +253,16 @@ async fn verify(base: &str, round: &Round) -> usize {
 }
 
 async fn no_job_is_left(store: &Store) {
-    let deadline = Instant::now() + Duration::from_secs(60);
-    loop {
+    eventually("no job is left", async || {
         let open: Vec<_> = ["waiting", "running"].map(|state| store.jobs(None, Some(state), 100)).into_iter().collect();
         let open: Vec<_> = futures_util::future::try_join_all(open).await.unwrap().concat();
-        if open.is_empty() {
-            let dead = store.jobs(None, Some("dead"), 10).await.unwrap();
-            // A newer push takes the place of one that was cut off.
-            let lost: Vec<_> = dead.iter().filter(|job| job.error.as_deref() != Some("replaced by a newer job")).collect();
-            assert!(lost.is_empty(), "{lost:?}");
-            return;
-        }
-        assert!(Instant::now() < deadline, "jobs are left: {open:?}");
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
+        if open.is_empty() { Ok(()) } else { Err(open) }
+    })
+    .await;
+    let dead = store.jobs(None, Some("dead"), 10).await.unwrap();
+    // A newer push takes the place of one that was cut off.
+    let lost: Vec<_> = dead.iter().filter(|job| job.error.as_deref() != Some("replaced by a newer job")).collect();
+    assert!(lost.is_empty(), "{lost:?}");
 }
 
 async fn put(base: &str, path: &str, resource: &Value) {

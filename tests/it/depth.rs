@@ -1,6 +1,6 @@
 //! What nests deeply, and what has no XML form: it is refused before it is stored, or it is told; nothing that was done is told as failed.
 
-use crate::support::{TestDb, TestServer, answer, both_databases};
+use crate::support::{TestDb, TestServer, answer, both_databases, eventually};
 use lango::config::AuthMode;
 use lango::definitions;
 use lango::store::gate::{About, Traits};
@@ -9,7 +9,6 @@ use lango::store::{Mutation, Store, Unit};
 use lango::validate::Level;
 use reqwest::header::HeaderMap;
 use serde_json::{Value, json};
-use std::time::{Duration, Instant};
 
 const XML: (&str, &str) = ("accept", "application/fhir+xml");
 const FHIRPATH_PATCH: (&str, &str) = ("content-type", "application/fhir+json");
@@ -182,15 +181,11 @@ both_databases!(
             let parts = told["parameter"][0]["part"].as_array().unwrap().clone();
             parts.into_iter().find(|part| part["name"] == name).map(|part| part.as_object().unwrap().values().nth(1).cloned().unwrap())
         };
-        let start = Instant::now();
-        let told = loop {
+        let told = eventually("it is indexed again", async || {
             let (_, told) = server.get("/fhir/$reindex").await;
-            if part(&told, "state") == Some(json!("done")) {
-                break told;
-            }
-            assert!(start.elapsed() < Duration::from_secs(60), "{told}");
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        };
+            if part(&told, "state") == Some(json!("done")) { Ok(told) } else { Err(told) }
+        })
+        .await;
         assert_eq!((part(&told, "resources"), part(&told, "unread")), (Some(json!(2)), Some(json!(1))), "{told}");
         let (_, _, text) = send(&server, "GET", "/fhir/Patient?family=mushi&_elements=name", &[], "").await;
         assert!(text.contains("\"id\":\"old\"") && !text.contains("unreadable"), "{text}");

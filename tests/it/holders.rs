@@ -7,7 +7,7 @@ use crate::support::guarded::{Guarded, consent, set};
 use crate::support::holder::{Double, Mode, RealHolder, asked_at, endpoint};
 use crate::support::login::{Browser, add_portal, user};
 use crate::support::smart::{add_scoped_client, add_signing_client, signed_token};
-use crate::support::{TestDb, both_databases};
+use crate::support::{TestDb, both_databases, eventually, until};
 use lango::access::clients;
 use lango::config::{Holder, HolderKind, Settings};
 use lango::store::Store;
@@ -208,15 +208,11 @@ both_databases!(
         let world = with_double(db, &double, |_| {}).await;
         permit(&world, "k").await;
         assert!(entries(&ask(&world, &world.asker, &[]).await).contains("HF-D:Observation/far"));
-        let mut told = Value::Null;
-        for _ in 0..200 {
-            told = world.get(world.token("operator"), "/fhir/Patient/d/$disclosures").await.1;
-            if told["entry"].is_array() {
-                break;
-            }
-            tokio::time::sleep(std::time::Duration::from_millis(25)).await;
-        }
-        let told = told.to_string();
+        let told = eventually("it is recorded", async || {
+            let told = world.get(world.token("operator"), "/fhir/Patient/d/$disclosures").await.1;
+            if told["entry"].is_array() { Ok(told.to_string()) } else { Err(told) }
+        })
+        .await;
         assert!(told.contains(&format!("{}/fhir/Observation/far", double.base)) && told.contains("Consent/k/_history/1"), "{told}");
         world.server.stop().await;
     }
@@ -429,12 +425,7 @@ both_databases!(
         assert!(outcome(&bundle).contains("HF-D: did not answer"), "{bundle}");
         assert_eq!(double.requests().len(), 3, "it was not asked");
         double.set(Mode::Says(ashas()));
-        let mut tries = 0;
-        while !entries(&ask(&world, &world.asker, &[]).await).contains("HF-D:Observation/far") {
-            tries += 1;
-            assert!(tries < 200, "it is never asked again");
-            tokio::time::sleep(std::time::Duration::from_millis(25)).await;
-        }
+        until("it is asked again", async || entries(&ask(&world, &world.asker, &[]).await).contains("HF-D:Observation/far")).await;
         assert_eq!(double.requests().len(), 4);
         world.server.stop().await;
     }

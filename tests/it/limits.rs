@@ -3,10 +3,10 @@
 use crate::lookup::World;
 use crate::support::guarded::Guarded;
 use crate::support::server::answer;
-use crate::support::{TestServer, both_databases};
+use crate::support::{TestServer, both_databases, sealed};
 use lango::store::Store;
 use serde_json::{Value, json};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// Status and `Retry-After` of a read.
 async fn asked(world: &World, token: &str, path: &str) -> (u16, Option<u64>, Value) {
@@ -70,11 +70,7 @@ both_databases!(
             }
         }
         let seconds = start.elapsed().as_secs() + 2;
-        let deadline = Instant::now() + Duration::from_secs(30);
-        while store.has_unsealed().await.unwrap() {
-            assert!(Instant::now() < deadline, "events are sealed within seconds");
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        sealed(&store).await;
         let recorded = store.sealed_after(0, 10_000).await.unwrap().len() as u64;
         assert!((20..=20 * seconds).contains(&recorded), "{recorded} in {seconds} s");
         store.close().await;

@@ -4,7 +4,7 @@ use crate::support::answer;
 use crate::support::guarded::{Guarded, consent, organization, sensitivity, set, to};
 use crate::support::payloads::{DOOR, payload, record_with_nida};
 use crate::support::smart::{add_signing_client, signed_token};
-use crate::support::{TestDb, TestServer, add_client, both_databases};
+use crate::support::{TestDb, TestServer, add_client, both_databases, eventually};
 use lango::config::{AuthMode, Settings};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -506,13 +506,11 @@ both_databases!(
             found["entry"][0]["resource"].as_object().map(|task| Value::Object(task.clone()))
         };
         let comes_to = async |token: &str, state: &str| {
-            for _ in 0..400 {
-                if task(token).await.is_some_and(|task| task["businessStatus"]["coding"][0]["code"] == state) {
-                    return;
-                }
-                tokio::time::sleep(std::time::Duration::from_millis(25)).await;
-            }
-            panic!("the request does not come to {state}: {:?}", task(token).await);
+            eventually(state, async || match task(token).await {
+                Some(task) if task["businessStatus"]["coding"][0]["code"] == state => Ok(()),
+                other => Err(other),
+            })
+            .await;
         };
         comes_to(&world.asker, "asked").await;
         comes_to(&world.desk, "asked").await;

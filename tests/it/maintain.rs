@@ -2,10 +2,9 @@
 
 use crate::lookup::World;
 use crate::support::guarded::{Guarded, set};
-use crate::support::{TestServer, both_databases};
+use crate::support::{TestServer, both_databases, eventually};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
-use std::time::{Duration, Instant};
 
 const ACT: &str = "http://terminology.hl7.org/CodeSystem/v3-ActCode";
 
@@ -306,16 +305,12 @@ both_databases!(
             let parts = told["parameter"][0]["part"].as_array().unwrap().clone();
             parts.into_iter().find(|part| part["name"] == name).map(|part| part.as_object().unwrap().values().nth(1).cloned().unwrap())
         };
-        let start = Instant::now();
-        let told = loop {
+        let told = eventually("it is indexed again", async || {
             let (status, told) = server.get("/fhir/$reindex").await;
             assert_eq!(status, 200, "{told}");
-            if part(&told, "state") == Some(json!("done")) {
-                break told;
-            }
-            assert!(start.elapsed() < Duration::from_secs(60), "{told}");
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        };
+            if part(&told, "state") == Some(json!("done")) { Ok(told) } else { Err(told) }
+        })
+        .await;
         assert_eq!(part(&told, "resources"), Some(json!(3)));
         assert_eq!(ids(&server, "/fhir/Patient?family=mushi").await, set(&["p0", "p1", "p2"]));
         let wrong = json!({ "resourceType": "Parameters", "parameter": [{ "name": "type", "valueCode": "Alien" }] });

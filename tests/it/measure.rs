@@ -4,13 +4,12 @@ use crate::dhis2_double::{Double, Fault, Setup};
 use crate::lookup::{World, patient};
 use crate::support::guarded::Guarded;
 use crate::support::server::answer;
-use crate::support::{TestDb, TestServer, both_databases, program};
+use crate::support::{TestDb, TestServer, both_databases, program, until};
 use lango::app::App;
 use lango::config::{AuthMode, Destination, Settings};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::io::Write;
-use std::time::{Duration, Instant};
 
 const FACILITIES: [&str; 2] = ["100000-0", "100371-1"];
 const BANDS: [(&str, i32, i32); 5] =
@@ -104,15 +103,6 @@ fn cells(reports: &[Value]) -> Cells {
     cells
 }
 
-/// Waits until `done`, for what happens beside the requests.
-async fn eventually(what: &str, mut done: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(40);
-    while !done() {
-        assert!(Instant::now() < deadline, "{what}");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-}
-
 async fn evaluate(server: &TestServer) -> Vec<Value> {
     let body = json!({"resourceType": "Parameters", "parameter": [{"name": "periodStart", "valueDate": "2026-09-01"}, {"name": "periodEnd", "valueDate": "2026-09-30"}]});
     let (status, answer) = server.post("/fhir/Measure/opd-diagnoses/$evaluate-measure", &body).await;
@@ -168,7 +158,7 @@ async fn all_the_way(db: &TestDb, version: &'static str) {
     let plan = app.plan_push("hmis", &first).await.unwrap().unwrap();
     assert!(double.imports().is_empty(), "a plan sends nothing");
     assert_eq!(app.push("hmis", &first).await.unwrap(), 2);
-    eventually("the values arrive", || double.server().values.len() == 2 * 540).await;
+    until("the values arrive", async || double.server().values.len() == 2 * 540).await;
     let sent: u64 = double.server().values.values().map(|value| value.parse::<u64>().unwrap()).sum();
     assert_eq!(sent, expected.values().sum::<u64>());
     for request in &plan.requests {

@@ -4,7 +4,7 @@
 use crate::consent::World;
 use crate::support::guarded::{Guarded, consent, observation, organization, purpose, set, to};
 use crate::support::smart::signed_token;
-use crate::support::{TestServer, both_databases};
+use crate::support::{TestServer, both_databases, until};
 use lango::fhir::Interval;
 use lango::store::gate::{About, Precedence, Rule, Rules, Succession, Traits};
 use lango::store::write::Change;
@@ -448,13 +448,7 @@ both_databases!(
         world.consent("c", json!({ "type": "permit", "provision": [body] })).await;
         assert_eq!(world.ids(&other, "/fhir/Observation").await, all);
         world.put(&world.holder, &entry("Organization", "later", is(facility, "HF-B"))).await;
-        for round in 0.. {
-            if world.get(&other, "/fhir/Observation/a-hr").await.0 == 404 {
-                break;
-            }
-            assert!(round < 200, "what the directory says is known within seconds");
-            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-        }
+        until("what the directory says is known", async || world.get(&other, "/fhir/Observation/a-hr").await.0 == 404).await;
     }
 );
 

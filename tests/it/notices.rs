@@ -2,6 +2,7 @@
 
 use crate::lookup::{World, ids};
 use crate::support::both_databases;
+use crate::support::eventually;
 use crate::support::guarded::{Guarded, consent};
 use crate::support::login::{Browser, add_portal, user};
 use crate::support::smart::signed_token;
@@ -13,7 +14,6 @@ use lango::exchange::notice::NOTICE_JOB;
 use lango::store::Store;
 use serde_json::{Value, json};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
 
 /// An address that notes what it is told, and answers what it is to answer.
 #[derive(Clone, Default)]
@@ -64,17 +64,13 @@ async fn pauses_end(store: &Store) {
 
 /// Waits for the officer's notice to have this status.
 async fn comes_to(world: &World, store: &Store, status: &str) -> Value {
-    let deadline = Instant::now() + Duration::from_secs(30);
-    loop {
+    eventually(status, async || {
         pauses_end(store).await;
         let (_, found) = world.get(world.token("operator"), "/fhir/Communication").await;
         let notice = found["entry"][0]["resource"].clone();
-        if notice["status"] == json!(status) {
-            return notice;
-        }
-        assert!(Instant::now() < deadline, "{found} {:?}", store.jobs(Some(NOTICE_JOB), None, 10).await.unwrap());
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+        if notice["status"] == json!(status) { Ok(notice) } else { Err((found, store.jobs(Some(NOTICE_JOB), None, 10).await.unwrap())) }
+    })
+    .await
 }
 
 both_databases!(
@@ -158,16 +154,11 @@ both_databases!(
         let store = Store::open(&db.url).await.unwrap();
         breaks_glass(&world).await;
         comes_to(&world, &store, "not-done").await;
-        let deadline = Instant::now() + Duration::from_secs(30);
-        loop {
+        let dead = eventually("the notice is given up", async || {
             let job = store.jobs(Some(NOTICE_JOB), None, 10).await.unwrap().remove(0);
-            if job.state == "dead" {
-                assert!(job.error.unwrap().contains("400"));
-                break;
-            }
-            assert!(Instant::now() < deadline);
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+            if job.state == "dead" { Ok(job) } else { Err(job) }
+        });
+        assert!(dead.await.error.unwrap().contains("400"));
         store.close().await;
         world.server.stop().await;
     }
@@ -187,19 +178,15 @@ both_databases!(
         let (status, mut asked) = world.send(&world.asker, "POST", "/fhir/Consent", &asked).await;
         assert_eq!(status, 201, "{asked}");
         let told = async |states: &[&str]| {
-            let deadline = Instant::now() + Duration::from_secs(30);
-            loop {
+            eventually("the facility is told", async || {
                 let (_, found) = world.get(&world.asker, "/fhir/Communication").await;
                 let entries = found["entry"].as_array().into_iter().flatten();
                 let mut found: Vec<String> =
                     entries.map(|entry| entry["resource"]["topic"]["coding"][0]["code"].as_str().unwrap().to_owned()).collect();
                 found.sort();
-                if found == states && desk.told().len() == states.len() {
-                    return;
-                }
-                assert!(Instant::now() < deadline, "{found:?} {:?}", desk.told());
-                tokio::time::sleep(Duration::from_millis(25)).await;
-            }
+                if found == states && desk.told().len() == states.len() { Ok(()) } else { Err((found, desk.told())) }
+            })
+            .await;
         };
         asked["status"] = json!("active");
         world.put(&world.desk, &asked).await;

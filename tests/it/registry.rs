@@ -2,10 +2,9 @@
 
 use crate::support::payloads::{DOOR, payload, record, record_with_nida, send, total};
 use crate::support::server::answer;
-use crate::support::{TestServer, add_client, both_databases};
+use crate::support::{TestServer, add_client, both_databases, eventually};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
-use std::time::{Duration, Instant};
 
 const NIDA: &str = "https://lango.health/id/nida";
 const ANNA: &str = "19800101-11111-00001-11";
@@ -217,17 +216,13 @@ async fn golden(server: &TestServer) -> Vec<(String, BTreeSet<String>)> {
 
 /// Waits until the golden Patients' numbers of sources are these.
 async fn golden_when(server: &TestServer, sizes: &[usize]) -> Vec<(String, BTreeSet<String>)> {
-    let deadline = Instant::now() + Duration::from_secs(30);
-    loop {
+    eventually(&format!("clusters of {sizes:?}"), async || {
         let found = golden(server).await;
         let mut now: Vec<usize> = found.iter().map(|(_, sources)| sources.len()).collect();
         now.sort();
-        if now == sizes {
-            return found;
-        }
-        assert!(Instant::now() < deadline, "expected clusters of {sizes:?}: {found:?}");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+        if now == sizes { Ok(found) } else { Err(found) }
+    })
+    .await
 }
 
 /// Creates a Patient over the FHIR door in the name of a facility; its id.

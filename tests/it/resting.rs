@@ -4,11 +4,10 @@ use crate::consent::World;
 use crate::support::guarded::{Guarded, consent, encounter, observation, purpose, set};
 use crate::support::smart::{add_signing_client, signed_token};
 use crate::support::worlds::ACT_CODE;
-use crate::support::{TestDb, TestServer, both_databases};
+use crate::support::{TestDb, TestServer, both_databases, until};
 use lango::definitions;
 use lango::store::{Scope, Store};
 use serde_json::{Value, json};
-use std::time::Duration;
 
 const LOINC: &str = "http://loinc.org";
 /// By its code alone it tells nothing.
@@ -130,16 +129,6 @@ async fn labels(store: &Store, type_name: &str, id: &str) -> (i64, usize) {
     let stored = store.read(type_code, id, &Scope::All).await.unwrap().expect("it is stored");
     let resource: Value = serde_json::from_slice(&stored.body.unwrap()).unwrap();
     (stored.version, resource["meta"]["security"].as_array().map_or(0, Vec::len))
-}
-
-async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
-    for _ in 0..2_400 {
-        if holds().await {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-    panic!("{what} does not happen");
 }
 
 both_databases!(

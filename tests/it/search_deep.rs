@@ -1,9 +1,8 @@
 //! Searching beyond single questions: pages while others write, sorting, own search parameters, words, and how it is explained.
 
-use crate::support::{TestServer, answer, both_databases, program};
+use crate::support::{TestServer, answer, both_databases, eventually, program, until};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
 
 struct Chance(u64);
 
@@ -136,16 +135,12 @@ both_databases!(
 );
 
 /// Asks until the answer is what is wanted.
-pub async fn until(server: &TestServer, path: &str, wanted: impl Fn(u16, &Value) -> bool) -> Value {
-    let start = Instant::now();
-    loop {
+pub async fn asked_until(server: &TestServer, path: &str, wanted: impl Fn(u16, &Value) -> bool) -> Value {
+    eventually(path, async || {
         let (status, body) = server.get(path).await;
-        if wanted(status, &body) {
-            return body;
-        }
-        assert!(start.elapsed() < Duration::from_secs(60), "{path}: {status} {body:.400}");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+        if wanted(status, &body) { Ok(body) } else { Err(format!("{status} {body:.400}")) }
+    })
+    .await
 }
 
 both_databases!(
@@ -257,7 +252,7 @@ both_databases!(
             let told = body["entry"].as_array().is_none_or(|all| all.iter().all(|entry| entry["search"]["mode"] != "outcome"));
             assert!(status == 200 && told || body["issue"][0]["code"] == "transient", "{status} {body:.300}");
         }
-        let found = until(&server, "/fhir/Patient?district=hai", |status, body| {
+        let found = asked_until(&server, "/fhir/Patient?district=hai", |status, body| {
             assert!(status == 200 || body["issue"][0]["code"] == "transient", "{status} {body:.300}");
             status == 200
         })
@@ -271,7 +266,7 @@ both_databases!(
         // Another definition under the same name begins anew and finds nothing of the old one.
         let (status, _) = server.put("/fhir/SearchParameter/district", &parameter("Patient.id", "district")).await;
         assert_eq!(status, 200);
-        let found = until(&server, "/fhir/Patient?district=p9", |status, _| status == 200).await;
+        let found = asked_until(&server, "/fhir/Patient?district=p9", |status, _| status == 200).await;
         assert_eq!(ids(&found), ["p9"]);
         assert_eq!(ids(&server.get("/fhir/Patient?district=hai").await.1), [""; 0]);
         server.stop().await;
@@ -293,7 +288,7 @@ both_databases!(
         });
         assert_eq!(server.put("/fhir/SearchParameter/begin", &definition).await.0, 201);
         let said = |body: &Value| body["entry"].as_array().is_some_and(|all| all.iter().any(|entry| entry["search"]["mode"] == "outcome"));
-        let found = until(&server, "/fhir/Patient?begin=jum", |status, body| status == 200 && said(body)).await;
+        let found = asked_until(&server, "/fhir/Patient?begin=jum", |status, body| status == 200 && said(body)).await;
         assert_eq!(found["entry"][0]["resource"]["id"], "one", "{found}");
         let create = || async {
             let post = server.client.post(server.url("/fhir/Patient")).header("if-none-exist", "begin=mas");
@@ -305,7 +300,7 @@ both_databases!(
         assert_eq!(answer(strict).await.0, 400);
         // What is mended is taken again.
         server.put("/fhir/Patient/two", &patient("two", json!([{ "family": "Massawe" }]))).await;
-        until(&server, "/fhir/Patient?begin=mas", |status, body| status == 200 && !said(body)).await;
+        asked_until(&server, "/fhir/Patient?begin=mas", |status, body| status == 200 && !said(body)).await;
         let (status, found) = create().await;
         assert_eq!((status, &found["id"]), (200, &json!("two")), "{found}");
         server.stop().await;
@@ -327,7 +322,7 @@ both_databases!(
         assert!(!server.get("/fhir/metadata").await.1.to_string().contains("village"), "who asked before is told anew");
         let (status, outcome) = server.put("/fhir/SearchParameter/village", &definition).await;
         assert_eq!(status, 201, "{outcome}");
-        until(&server, "/fhir/Patient?village=Location/hai", |status, _| status == 200).await;
+        asked_until(&server, "/fhir/Patient?village=Location/hai", |status, _| status == 200).await;
         for path in
             ["Patient?_include=Patient:village", "Patient?_include=*", "Location?_revinclude=Patient:village", "Location?_revinclude=*"]
         {
@@ -372,7 +367,7 @@ both_databases!(
         let (code, _, error) = program::output(db, &["reindex"]);
         assert_eq!(code, Some(0), "{error}");
         assert_eq!(program::output(db, &["reindex", "Conditions"]).0, Some(2));
-        until(&server, "/fhir/Condition?_text=fever", |_, body| ids(body) == ["a", "b"]).await;
+        asked_until(&server, "/fhir/Condition?_text=fever", |_, body| ids(body) == ["a", "b"]).await;
         for (query, expected) in [
             ("_text=typhoid", &["a"][..]),
             ("_content=typhoid", &["a", "b"]),
@@ -383,15 +378,12 @@ both_databases!(
             assert_eq!(ids(&server.get(&format!("/fhir/Condition?{query}")).await.1), expected, "{query}");
         }
         let store = lango::store::Store::open(&db.url).await.unwrap();
-        let start = Instant::now();
         let finished = |job: &lango::store::JobRow| {
             let result = job.result.as_ref().filter(|_| job.state == "done");
             result.is_some_and(|result| result["types"] == json!([]) && result["done"].as_u64() > Some(2))
         };
-        while !store.jobs(Some(lango::app::REINDEX_JOB), None, 100).await.unwrap().iter().any(finished) {
-            assert!(start.elapsed() < Duration::from_secs(60), "the work is not finished");
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
+        until("the work is finished", async || store.jobs(Some(lango::app::REINDEX_JOB), None, 100).await.unwrap().iter().any(finished))
+            .await;
         store.close().await;
         server.stop().await;
     }

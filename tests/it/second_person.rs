@@ -3,11 +3,10 @@
 use crate::consent::World;
 use crate::support::guarded::{Guarded, observation, sensitivity, set};
 use crate::support::smart::signed_token;
-use crate::support::{TestServer, both_databases, sql};
+use crate::support::{TestServer, both_databases, sql, until};
 use lango::store::Store;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
-use std::time::Duration;
 
 const NIDA: &str = "https://lango.health/id/nida";
 
@@ -152,12 +151,6 @@ both_databases!(
         store.set_labelled_by("another release's").await.unwrap();
         store.close().await;
         let server = TestServer::smart(db).await;
-        for _ in 0..200 {
-            if statuses(&server).await == [200, 404, 404, 404, 404] {
-                break;
-            }
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-        assert_eq!(statuses(&server).await, [200, 404, 404, 404, 404]);
+        until("they are labelled again", async || statuses(&server).await == [200, 404, 404, 404, 404]).await;
     }
 );

@@ -1,7 +1,7 @@
 //! TLS of lango's own, client certificates, CORS and limits, through the real server.
 
 use crate::support::server::answer;
-use crate::support::{TestDb, TestServer, add_client, both_databases};
+use crate::support::{TestDb, TestServer, add_client, both_databases, until};
 use lango::access::clients::{self, Client};
 use lango::access::registration::thumbprint;
 use lango::access::{generate_secret, hash_secret};
@@ -11,7 +11,6 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use serde_json::json;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
 fn data(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/tls").join(name)
@@ -69,11 +68,7 @@ both_databases!(
         assert_eq!(kept.get(server.url("/livez")).send().await.unwrap().status(), 200);
         assert_eq!(shown(&server).await, digest("server-1.pem"));
         install(folder.path(), "server-2");
-        let deadline = Instant::now() + Duration::from_secs(20);
-        while shown(&server).await != digest("server-2.pem") {
-            assert!(Instant::now() < deadline, "the new certificate is not used");
-            tokio::time::sleep(Duration::from_millis(200)).await;
-        }
+        until("the new certificate is used", async || shown(&server).await == digest("server-2.pem")).await;
         assert_eq!(kept.get(server.url("/livez")).send().await.unwrap().status(), 200, "the old connection goes on");
         std::fs::write(folder.path().join("server.pem"), "rubbish").unwrap();
         assert_eq!(shown(&server).await, digest("server-2.pem"), "what cannot be read changes nothing");

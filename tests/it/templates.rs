@@ -2,12 +2,11 @@
 
 use crate::support::payloads::{self, DOOR, Generated, measured, payload, record, reversed, send, send_bytes, total, totals};
 use crate::support::server::answer;
-use crate::support::{TestDb, TestServer, both_databases, program, time_passes};
+use crate::support::{TestDb, TestServer, both_databases, eventually, program, time_passes};
 use lango::store::Store;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
-use std::time::{Duration, Instant};
 
 /// A database of the same kind.
 async fn another(db: &TestDb) -> TestDb {
@@ -17,17 +16,12 @@ async fn another(db: &TestDb) -> TestDb {
 /// Waits until no job is waiting or running.
 async fn settled(store: &Store) {
     time_passes(store).await;
-    let deadline = Instant::now() + Duration::from_secs(60);
-    loop {
+    let ended = eventually("no job is left", async || {
         let jobs = store.jobs(None, None, 10_000).await.unwrap();
-        let open: Vec<_> = jobs.iter().filter(|job| job.state == "waiting" || job.state == "running").collect();
-        if open.is_empty() {
-            assert!(jobs.iter().all(|job| job.state == "done"), "{:?}", jobs.iter().find(|job| job.state != "done"));
-            return;
-        }
-        assert!(Instant::now() < deadline, "jobs are left: {open:?}");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+        let (open, ended): (Vec<_>, Vec<_>) = jobs.into_iter().partition(|job| job.state == "waiting" || job.state == "running");
+        if open.is_empty() { Ok(ended) } else { Err(open) }
+    });
+    assert!(ended.await.iter().all(|job| job.state == "done"));
 }
 
 /// How many versions are superseded, golden Patients included.

@@ -1,6 +1,6 @@
 //! Terminology and own definitions over HTTP: supplements, trees, versions, contexts, what is not taken, composites, stored targets.
 
-use crate::search_deep::until;
+use crate::search_deep::asked_until;
 use crate::support::{TestServer, answer, both_databases};
 use serde_json::{Value, json};
 
@@ -350,7 +350,7 @@ both_databases!(
         let (status, outcome) = server.put("/fhir/SearchParameter/full", &definition).await;
         assert_eq!(status, 201, "{outcome}");
         let found = async |value: &str| {
-            let bundle = until(&server, &format!("/fhir/Patient?full={value}"), |status, body| {
+            let bundle = asked_until(&server, &format!("/fhir/Patient?full={value}"), |status, body| {
                 assert!(status == 200 || body["issue"][0]["code"] == "transient", "{status} {body:.300}");
                 status == 200
             })
@@ -392,7 +392,7 @@ both_databases!(
             assert_eq!(status, 201, "{outcome}");
         }
         let found = async |search: &str| {
-            let bundle = until(&server, &format!("/fhir/{search}"), |status, body| {
+            let bundle = asked_until(&server, &format!("/fhir/{search}"), |status, body| {
                 assert!(status == 200 || body["issue"][0]["code"] == "transient", "{search} {status} {body:.300}");
                 status == 200
             })

@@ -1,7 +1,7 @@
 //! `$validate`, profiles that are written while the server runs, packages, and what is refused on arrival.
 
-use crate::search_deep::until;
-use crate::support::{TestServer, both_databases};
+use crate::search_deep::asked_until;
+use crate::support::{TestServer, both_databases, until};
 use flate2::{Compression, write::GzEncoder};
 use lango::config::AuthMode;
 use lango::validate::Level;
@@ -127,15 +127,10 @@ both_databases!(
         assert_eq!((status, &outcome["issue"][0]["expression"]), (200, &json!(["Patient.name"])), "{outcome:#}");
         let (_, outcome) = server.post(&against, &patient(|p| p["name"] = json!([{"text": "x"}]))).await;
         assert_eq!(severities(&outcome), ["information"], "{outcome:#}");
-        let mut tries = 0;
-        while other.post(&against, &patient(|_| ())).await.0 == 404 {
-            tries += 1;
-            assert!(tries < 100, "the other process never noticed");
-            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-        }
+        until("the other process notices", async || other.post(&against, &patient(|_| ())).await.0 != 404).await;
         // Its search parameters are used; one that defines R4's own again is left out.
         server.put("/fhir/Patient/n", &json!({"resourceType": "Patient", "id": "n", "name": [{"text": "Kibo"}]})).await;
-        let found = until(&server, "/fhir/Patient?nickname=kibo&_total=accurate", |status, _| status == 200).await;
+        let found = asked_until(&server, "/fhir/Patient?nickname=kibo&_total=accurate", |status, _| status == 200).await;
         assert_eq!(found["total"], 1, "{found}");
         assert_eq!(server.get("/fhir/SearchParameter/again").await.0, 404);
         assert_eq!(server.put("/fhir/StructureDefinition/named-patient", &profile(0)).await.0, 200);

@@ -4,7 +4,7 @@ use crate::consent::World;
 use crate::support::guarded::{Guarded, consent, purpose};
 use crate::support::server::answer;
 use crate::support::smart::signed_token;
-use crate::support::{TestDb, TestServer, both_databases};
+use crate::support::{TestDb, TestServer, both_databases, sealed};
 use lango::access::audit::{Action, Event};
 use lango::store::closing::Basis;
 use lango::store::{Store, Unit, WriteError};
@@ -112,9 +112,7 @@ async fn readers_see_nothing(db: &TestDb, world: &World, servers: &[(&TestServer
 /// All of `shown`, ids of requests whose answers held something, were released while the consent was given.
 async fn check_order(db: &TestDb, shown: &BTreeSet<String>) {
     let store = Store::open(&db.url).await.unwrap();
-    while store.has_unsealed().await.unwrap() {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    sealed(&store).await;
     let (mut given, mut changes, mut after, mut released) = (false, 0, 0, BTreeSet::new());
     loop {
         let rows = store.sealed_after(after, 5_000).await.unwrap();

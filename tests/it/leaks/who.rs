@@ -4,8 +4,8 @@ use super::{JSON, Leaks, leak};
 use crate::consent::World;
 use crate::support::guarded::{Guarded, consent, observation, set, to};
 use crate::support::smart::{ask_signed, signed_token};
+use crate::support::{eventually, until};
 use serde_json::{Value, json};
-use std::time::{Duration, Instant};
 
 /// The path of the page after the first of one entry.
 async fn second_page(leaks: &Leaks) -> String {
@@ -48,18 +48,16 @@ leak!(
         let World { holder, desk, .. } = &*leaks.world;
         leaks.put(holder, &observation("p27-second", "p27", "8867-4", "2026-03-06", None)).await;
         let next = second_page(&apart).await;
-        let until = async |end: &str| {
+        let permitted_until = async |end: &str| {
             let provision = json!({ "type": "permit", "actor": to("Organization/hf-p27"), "period": { "end": end } });
             leaks.put(desk, &consent("c-p27", "p27", provision)).await;
         };
-        until("2026-01-31").await;
+        permitted_until("2026-01-31").await;
         assert_eq!(apart.ids("Observation?patient=Patient/p27").await, set(&[]), "it ended");
         assert_eq!(leaks.world.ids_of_page(&apart.asker, &next).await, set(&[]), "in mid-paging too");
         let end = jiff::Timestamp::now() + jiff::SignedDuration::from_millis(1_500);
-        until(&end.to_string()).await;
-        while !apart.ids("Observation?patient=Patient/p27").await.is_empty() {
-            assert!(jiff::Timestamp::now() < end + jiff::SignedDuration::from_secs(30), "it ends by the clock");
-        }
+        permitted_until(&end.to_string()).await;
+        until("it ends by the clock", async || apart.ids("Observation?patient=Patient/p27").await.is_empty()).await;
     }
 );
 
@@ -136,18 +134,15 @@ leak!(
         assert_eq!(apart.told("Observation/p38-hr").await.0, 200);
         apart.same("Observation/@", "p38-hiv").await;
         // What became an AuditEvent is told; what others did is not.
-        let deadline = Instant::now() + Duration::from_secs(30);
-        loop {
+        eventually("a release becomes an AuditEvent of the patient", async || {
             let mut told = String::new();
             for event in apart.ids("AuditEvent?_count=1000").await {
                 told += &apart.told(&format!("AuditEvent/{event}")).await.1.to_string();
             }
             assert!(!told.contains("HF-A") && !told.contains("Mushi") && !told.contains("asker"), "what others did is not told: {told}");
-            if told.contains("Patient/p38") {
-                return;
-            }
-            assert!(Instant::now() < deadline, "a release becomes an AuditEvent of the patient: {told}");
-        }
+            if told.contains("Patient/p38") { Ok(()) } else { Err(told) }
+        })
+        .await;
     }
 );
 

@@ -18,6 +18,8 @@ pub use server::{TestServer, answer};
 use lango::access::clients::{self, Client};
 use lango::access::{generate_secret, hash_secret};
 use lango::store::Store;
+use std::fmt::Debug;
+use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 /// The URL of a new SQLite database, and the folder that it lives in and dies with.
@@ -80,11 +82,38 @@ pub async fn sql(store: &Store, text: &'static str) {
     }
 }
 
+/// How long a test waits for what happens beside the requests. A busy machine takes its time.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// Between two looks. Much of what a server does beside the requests gives way to them, so whoever asks without a pause waits for what they hold up.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// Looks until there is what was waited for; else the test fails with what was seen last.
+pub async fn eventually<T, Seen: Debug>(what: &str, mut look: impl AsyncFnMut() -> Result<T, Seen>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match look().await {
+            Ok(found) => return found,
+            Err(seen) => assert!(Instant::now() < deadline, "{what}: {seen:?}"),
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// Waits until `holds`.
+pub async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    eventually(what, async || if holds().await { Ok(()) } else { Err("not yet") }).await;
+}
+
+/// Waits until all that was recorded is sealed.
+pub async fn sealed(store: &Store) {
+    until("events are sealed", async || !store.has_unsealed().await.unwrap()).await;
+}
+
 /// What never ends says nothing; this says which test it was. The longest takes two minutes on two busy cores.
 pub async fn ends(body: impl Future<Output = ()>) {
     // A thousand worlds, which somebody asked for, take what they take.
     let minutes = if std::env::var_os("LANGO_WORLDS").is_some() { 240 } else { 15 };
-    let patience = std::time::Duration::from_secs(minutes * 60);
+    let patience = Duration::from_secs(minutes * 60);
     tokio::time::timeout(patience, body).await.unwrap_or_else(|_| panic!("a test ends within {minutes} minutes"));
 }
 

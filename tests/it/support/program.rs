@@ -72,7 +72,7 @@ impl Running {
 
     /// Exit code and the rest of standard output, when the process has ended.
     pub fn wait(mut self) -> (Option<i32>, String) {
-        let deadline = Instant::now() + Duration::from_secs(40);
+        let deadline = Instant::now() + Duration::from_secs(120);
         while self.child.try_wait().expect("own child").is_none() {
             assert!(Instant::now() < deadline, "the program does not end");
             std::thread::sleep(Duration::from_millis(20));
