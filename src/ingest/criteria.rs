@@ -155,10 +155,10 @@ fn passes(test: &Test, value: &IndexValue) -> Option<bool> {
             rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/') || is.ends_with('/'))
         }
         (Test::StringExact(wanted), IndexValue::String { text }) => wanted == &**text,
-        (Test::StringStarts(wanted), IndexValue::String { text }) => text::fold(text).starts_with(wanted.as_str()),
-        (Test::StringContains(wanted), IndexValue::String { text }) => text::fold(text).contains(wanted.as_str()),
-        (Test::StringIs(wanted), IndexValue::String { text }) => text::fold(text) == *wanted,
-        (Test::StringEnds(wanted), IndexValue::String { text }) => text::fold(text).ends_with(wanted.as_str()),
+        (Test::StringStarts(wanted), IndexValue::String { text }) => text::comparable(text).starts_with(wanted.as_str()),
+        (Test::StringContains(wanted), IndexValue::String { text }) => text::comparable(text).contains(wanted.as_str()),
+        (Test::StringIs(wanted), IndexValue::String { text }) => text::comparable(text) == *wanted,
+        (Test::StringEnds(wanted), IndexValue::String { text }) => text::comparable(text).ends_with(wanted.as_str()),
         (Test::Reference { type_codes, id }, IndexValue::Reference { type_name, id: is }) => {
             **id == **is && type_codes.iter().any(|code| definitions::r4().type_name(*code) == &**type_name)
         }

@@ -4,7 +4,7 @@
 use super::filter::Reader;
 use super::parse::ParseOptions;
 use crate::fhir::Interval;
-use crate::fhir::text::fold;
+use crate::fhir::text::comparable;
 use crate::store::query::{DateOp, Filter, SystemTest, Test};
 use crate::store::{IndexEntry, IndexValue, TypeCode};
 
@@ -71,10 +71,10 @@ fn passes(test: &Test, value: &IndexValue) -> Option<bool> {
             codes.iter().any(|own| **own == **code) && passes(&one, value)?
         }
         (Test::TextStarts(start), IndexValue::Text(text)) => text.starts_with(start.as_str()),
-        (Test::StringIs(whole), IndexValue::String { text }) => fold(text) == *whole,
-        (Test::StringEnds(end), IndexValue::String { text }) => fold(text).ends_with(end.as_str()),
-        (Test::StringStarts(start), IndexValue::String { text }) => fold(text).starts_with(start.as_str()),
-        (Test::StringContains(part), IndexValue::String { text }) => fold(text).contains(part.as_str()),
+        (Test::StringIs(whole), IndexValue::String { text }) => comparable(text) == *whole,
+        (Test::StringEnds(end), IndexValue::String { text }) => comparable(text).ends_with(end.as_str()),
+        (Test::StringStarts(start), IndexValue::String { text }) => comparable(text).starts_with(start.as_str()),
+        (Test::StringContains(part), IndexValue::String { text }) => comparable(text).contains(part.as_str()),
         (Test::StringExact(whole), IndexValue::String { text }) => **text == **whole,
         (Test::Reference { type_codes, id }, IndexValue::Reference { type_name, id: has }) => {
             let definitions = crate::definitions::r4();

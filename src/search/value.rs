@@ -82,7 +82,7 @@ impl Values<'_> {
             return Err("a value is empty; leave out the parameter, or the comma, or use :missing".into());
         }
         match (param.kind, reading) {
-            (_, Reading::Text) => match text::fold(&lex::unescape(raw)) {
+            (_, Reading::Text) => match text::comparable(&lex::unescape(raw)) {
                 folded if folded.is_empty() => Err("the text holds nothing to compare".into()),
                 folded => Ok(vec![Test::TextStarts(folded)]),
             },
@@ -385,7 +385,7 @@ fn string(reading: Reading, value: &str) -> Result<Test, String> {
         return Ok(Test::StringExact(value.to_owned()));
     }
 
-    let folded = text::fold(value);
+    let folded = text::comparable(value);
     if folded.is_empty() {
         return Err("the text holds nothing to compare".into());
     }

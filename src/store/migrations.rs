@@ -89,6 +89,12 @@ const ALL: &[(i64, &str, &str, &str)] = &[
         include_str!("../../migrations/sqlite/0230_generation.sql"),
         include_str!("../../migrations/postgres/0230_generation.sql"),
     ),
+    (
+        290,
+        "punctuation",
+        include_str!("../../migrations/sqlite/0290_punctuation.sql"),
+        include_str!("../../migrations/postgres/0290_punctuation.sql"),
+    ),
 ];
 
 pub fn migrator(dialect: Dialect) -> Migrator {

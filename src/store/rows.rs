@@ -5,7 +5,7 @@
 
 use super::index::{IndexValue, dimension_system, far_number};
 use super::{FacilityKey, IndexEntry, ResourceKey, TypeCode, system_key};
-use crate::fhir::text::{clip, fold};
+use crate::fhir::text::{clip, comparable};
 use std::cmp::Ordering;
 
 /// An interval of at most this many microseconds (32 days) is narrow. A search for "ends after t" then need not look at narrow
@@ -182,7 +182,7 @@ pub fn row(entry: &IndexEntry, stamp: Stamp, target: &mut dyn FnMut(&str, &str) 
         IndexValue::Token { system, code } => (0, vec![param, Cell::Text(code.clone()), key, Cell::Int(system_cell(system.as_deref()))]),
         IndexValue::String { text } => {
             // Folding may lengthen a text.
-            let folded = fold(text);
+            let folded = comparable(text);
             let (folded, exact) = (clip(&folded), clip(text));
             let exact = if folded == exact { "" } else { exact };
             (1, vec![param, Cell::Text(folded.into()), key, Cell::Text(exact.into())])
@@ -224,7 +224,7 @@ pub fn row(entry: &IndexEntry, stamp: Stamp, target: &mut dyn FnMut(&str, &str) 
 fn component(value: &IndexValue) -> (Box<str>, i64, f64, f64) {
     match value {
         IndexValue::Token { system, code } => (code.clone(), system_cell(system.as_deref()), 0.0, 0.0),
-        IndexValue::String { text } => (clip(&fold(text)).into(), 0, 0.0, 0.0),
+        IndexValue::String { text } => (clip(&comparable(text)).into(), 0, 0.0, 0.0),
         IndexValue::Reference { type_name, id } => (format!("{type_name}/{id}").into(), 0, 0.0, 0.0),
         IndexValue::Uri(uri) => (uri.clone(), 0, 0.0, 0.0),
         IndexValue::Text(_) | IndexValue::Within { .. } => Default::default(),

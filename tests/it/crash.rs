@@ -99,7 +99,7 @@ fn transaction(round: usize, client: usize, n: usize) -> (String, Value) {
 
 /// Clients send until the server is killed after `life`.
 async fn round(number: usize, running: Running, life: Duration) -> Round {
-    let client = reqwest::Client::builder().timeout(Duration::from_secs(60)).no_proxy().build().unwrap();
+    let client = reqwest::Client::builder().timeout(Duration::from_secs(180)).no_proxy().build().unwrap();
     let post = |path: &str, kind: &'static str| {
         let url = format!("{}{path}", running.base);
         move |client: &reqwest::Client, body: Value| client.post(&url).header("content-type", kind).body(body.to_string())

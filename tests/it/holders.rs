@@ -393,7 +393,7 @@ both_databases!(
             // Between failures it answers, so that it is not left alone.
             let began = Instant::now();
             let bundle = ask(&world, &world.asker, &[]).await;
-            assert!(began.elapsed().as_secs() < 5, "{what}");
+            assert!(began.elapsed().as_secs() < 60, "it does not wait for one that never ends: {what}");
             assert_eq!(entries(&bundle).len(), 7, "what is here is told: {what}");
             let told = outcome(&bundle);
             assert!(

@@ -29,7 +29,7 @@ impl Server {
     fn start(db: &TestDb) -> Server {
         let log = tempfile::NamedTempFile::new().unwrap();
         let running = Running::serve_logging(db, &["--auth", "open"], log.reopen().unwrap());
-        let client = reqwest::Client::builder().timeout(Duration::from_secs(60)).no_proxy().build().unwrap();
+        let client = reqwest::Client::builder().timeout(Duration::from_secs(180)).no_proxy().build().unwrap();
         Server { running, client, log, problems: Mutex::default() }
     }
 

@@ -35,7 +35,21 @@ impl Chance {
 
 const SYSTEMS: [&str; 3] = ["http://loinc.org", "urn:s", ""];
 const CODES: [&str; 5] = ["a", "b", "8867-4", "A", "a,b"];
-const NAMES: [&str; 9] = ["Juma", "jumanne", "Kipchóge", "Kipchoge", "O'Neil", "van der Berg", "Ångström", "MASSAWE", "mass$awe"];
+const NAMES: [&str; 13] = [
+    "Juma",
+    "jumanne",
+    "Kipchóge",
+    "Kipchoge",
+    "O'Neil",
+    "van der Berg",
+    "Ångström",
+    "MASSAWE",
+    "mass$awe",
+    "Ng’wana",
+    "ngwana",
+    "Al-Amin",
+    "Al Amin",
+];
 const URLS: [&str; 5] = ["http://x.org/a", "http://x.org/a/b", "http://x.org/ab", "http://x.org/a/b/c", "urn:oid:1.2.3"];
 const UNITS: [&str; 3] = ["mg", "kg", "g"];
 /// What the unit's code is not.
@@ -369,17 +383,19 @@ pub fn dates(prefix: &str, (low, high): (i64, i64), wanted: &str) -> bool {
     }
 }
 
-/// As a default string search compares: without case and accents, each character that the names here have spelt out.
+/// As a default string search compares: without case, accents and punctuation, each character that the names here have spelt out.
 fn folded(text: &str) -> String {
-    text.to_lowercase()
-        .chars()
-        .map(|c| match c {
-            'ó' | 'ö' => 'o',
-            'å' => 'a',
-            'è' => 'e',
-            c => c,
-        })
-        .collect()
+    let lower = text.to_lowercase();
+    let letters = lower.chars().filter(|c| !['\'', '’'].contains(c)).map(|c| match c {
+        'ó' | 'ö' => 'o',
+        'å' => 'a',
+        'è' => 'e',
+        '-' => ' ',
+        c => c,
+    });
+    let letters: String = letters.collect();
+    let words: Vec<&str> = letters.split_whitespace().collect();
+    if words.is_empty() { lower } else { words.join(" ") }
 }
 
 type Holds = Box<dyn Fn(&Value) -> bool>;

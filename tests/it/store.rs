@@ -631,7 +631,7 @@ both_databases!(
             for read in futures_util::future::join_all(reads).await {
                 assert!(read.unwrap().is_some());
             }
-            tokio::time::timeout(Duration::from_secs(20), store.close()).await.expect("it closes");
+            tokio::time::timeout(Duration::from_secs(60), store.close()).await.expect("it closes");
         }
     }
 );

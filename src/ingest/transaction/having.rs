@@ -1,7 +1,7 @@
 //! The resources of a transaction by the values that criteria name, so that not everything is held against everything.
 
 use super::super::criteria::Criteria;
-use crate::fhir::text::fold;
+use crate::fhir::text::comparable;
 use crate::fhir::time::Micros;
 use crate::store::query::{DateOp, Test};
 use crate::store::{Filter, IndexEntry, IndexValue, ParamId, TypeCode};
@@ -59,7 +59,7 @@ impl<'d> Having<'d> {
                     IndexValue::Token { code, .. } => code.to_string(),
                     IndexValue::Uri(uri) => uri.to_string(),
                     IndexValue::Reference { id, .. } => id.to_string(),
-                    IndexValue::String { text } => fold(text),
+                    IndexValue::String { text } => comparable(text),
                     IndexValue::Text(text) => text.to_string(),
                     IndexValue::Date(interval) => {
                         having.dates.entry((entry.param, interval.low)).or_default().push(place);
@@ -135,7 +135,7 @@ impl<'d> Having<'d> {
             }
             Test::StringExact(text) => {
                 *looked += 1;
-                Some(is(&fold(text)).into_iter().collect())
+                Some(is(&comparable(text)).into_iter().collect())
             }
             Test::TokenIn { codes, .. } => {
                 *looked += codes.len();

@@ -3,7 +3,7 @@
 
 use super::Options;
 use crate::definitions::ParamKind;
-use crate::fhir::text::fold;
+use crate::fhir::text::comparable;
 use crate::fhir::text::{MOST_INDEXED, clip};
 use crate::fhir::time::parse_interval;
 use crate::fhir::{Interval, Reference, decimal};
@@ -114,7 +114,7 @@ fn push_some(value: Option<IndexValue>, push: &mut impl FnMut(Facet, IndexValue)
 
 /// Words for `:text`, folded here so that two spellings of one text are one entry.
 fn push_words(text: Option<&str>, push: &mut impl FnMut(Facet, IndexValue)) {
-    let folded = text.map(fold).unwrap_or_default();
+    let folded = text.map(comparable).unwrap_or_default();
     if !folded.is_empty() {
         push(Facet::Text, IndexValue::Text(clip(&folded).into()));
     }

@@ -87,7 +87,7 @@ impl Compiler<'_> {
                 self.sql.push(&format!("{alias}.folded, ")).str(folded).push(") > 0");
             }
             Test::StringExact(text) => {
-                let folded = crate::fhir::text::fold(text);
+                let folded = crate::fhir::text::comparable(text);
                 let exact = if folded == *text { "" } else { text };
                 sql.push(&format!("({alias}.folded = ")).str(&folded).push(&format!(" AND {alias}.exact = ")).str(exact).push(")");
             }
@@ -226,7 +226,7 @@ impl Compiler<'_> {
                 self.sql.push(&format!("{code}, ")).str(folded).push(") > 0");
             }
             Test::StringExact(text) => {
-                sql.push(&format!("{code} = ")).str(&crate::fhir::text::fold(text));
+                sql.push(&format!("{code} = ")).str(&crate::fhir::text::comparable(text));
             }
             Test::Reference { type_codes, id } => {
                 let names: Vec<String> =

@@ -306,7 +306,7 @@ fn range<'a>(test: &'a Test, all: &mut Vec<Stretch<'a>>) {
     match test {
         Test::StringStarts(folded) => add(Vec::new(), begins_with(folded)),
         Test::StringIs(folded) => add(Vec::new(), exactly(folded)),
-        Test::StringExact(text) => add(Vec::new(), exactly(&crate::fhir::text::fold(text))),
+        Test::StringExact(text) => add(Vec::new(), exactly(&crate::fhir::text::comparable(text))),
         Test::Date { op, interval } => {
             for wide in [0, 1] {
                 add(vec![("wide", Fixed::Value(Arg::Int(wide)))], date_bounds(*op, *interval, wide == 1));

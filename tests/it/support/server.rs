@@ -41,7 +41,7 @@ impl TestServer {
             // Dropping the sender stops the server too.
             let _ = stopped.await;
         }));
-        let client = reqwest::Client::builder().timeout(Duration::from_secs(60)).no_proxy().build().expect("a client");
+        let client = reqwest::Client::builder().timeout(Duration::from_secs(180)).no_proxy().build().expect("a client");
         TestServer { base, client, stop: Some(stop), serving }
     }
 
