@@ -384,13 +384,13 @@ pub fn dates(prefix: &str, (low, high): (i64, i64), wanted: &str) -> bool {
 }
 
 /// As a default string search compares: without case, accents and punctuation, each character that the names here have spelt out.
-fn folded(text: &str) -> String {
+pub fn folded(text: &str) -> String {
     let lower = text.to_lowercase();
     let letters = lower.chars().filter(|c| !['\'', '’'].contains(c)).map(|c| match c {
         'ó' | 'ö' => 'o',
         'å' => 'a',
         'è' => 'e',
-        '-' => ' ',
+        '-' | ',' => ' ',
         c => c,
     });
     let letters: String = letters.collect();

@@ -1,7 +1,7 @@
 //! Searches by values of every shape: periods open at either end, schedules, dates "about", what is spelt in parts, meta, and whether
 //! there is a value at all. Held, like those of [`crate::search_oracle`], against a slow scan that is written from the specification.
 
-use crate::search_oracle::{Chance, dates, in_unit, span};
+use crate::search_oracle::{Chance, dates, folded, in_unit, span};
 use crate::support::{TestServer, both_databases};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -478,9 +478,11 @@ fn spelt_case(chance: &mut Chance) -> (String, String, Holds) {
             Box::new(move |resource| Some(parts(resource).iter().any(|own| own == whole))),
         ),
         1 => (format!("{code}:contains"), value, {
-            Box::new(move |resource| Some(parts(resource).iter().any(|own| own.to_lowercase().contains(&part))))
+            Box::new(move |resource| Some(parts(resource).iter().any(|own| folded(own).contains(&folded(&part)))))
         }),
-        _ => (code.into(), value, Box::new(move |resource| Some(parts(resource).iter().any(|own| own.to_lowercase().starts_with(&part))))),
+        _ => {
+            (code.into(), value, Box::new(move |resource| Some(parts(resource).iter().any(|own| folded(own).starts_with(&folded(&part))))))
+        }
     }
 }
 
