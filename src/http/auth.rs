@@ -18,7 +18,9 @@ use std::sync::Arc;
 pub const FACILITY_HEADER: HeaderName = HeaderName::from_static("x-lango-facility");
 
 /// What needs no login, and tells nobody anything about anybody.
-const QUIET: [&str; 8] = [
+const QUIET: [&str; 10] = [
+    "/",
+    "/favicon.ico",
     "/.well-known/openid-configuration",
     "/livez",
     "/readyz",
