@@ -4,7 +4,7 @@
 //! cookie of this browser. The pages are framed by nobody and kept by no cache.
 
 use super::auth::{Tried, told};
-use super::pages::{FORM_BYTES, STYLE, cookie, field, html, is_foreign, one_time_code, set_cookie, username};
+use super::pages::{FORM_BYTES, STYLE, cookie, failure, field, html, is_foreign, one_time_code, set_cookie, username};
 use super::picker::{Patients, Row};
 use crate::access::people::Person;
 use crate::access::{Access, AccessError, AuthorizeError, Step};
@@ -324,7 +324,8 @@ pub(super) fn notice(access: &Access, status: StatusCode, words: &str) -> Respon
 
 fn failed(access: &Access, error: &AccessError) -> Response {
     tracing::error!(%error, "a login failed");
-    notice(access, StatusCode::INTERNAL_SERVER_ERROR, "The server failed; it has been logged.")
+    let (status, words) = failure(error);
+    notice(access, status, words)
 }
 
 /// Sends the person back to the app, whose address is registered.

@@ -2,15 +2,20 @@
 
 use super::{auth, console, login};
 use crate::access::Access;
+use crate::store::is_unavailable;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use std::error::Error;
 use std::sync::Arc;
 
 /// Bytes of a form.
 pub const FORM_BYTES: usize = 64 << 10;
 pub const STYLE: &str = include_str!("../../templates/auth/style.css");
+
+const AWAY: &str = "The server cannot answer now: try again in a minute, and look first whether what you changed was changed.";
+const FAILED: &str = "The server failed; it has been logged.";
 
 /// A page. `leads_to`: the app's address at which a form of it ends up. Browsers hold the whole way of a form against the policy, and from its address an app
 /// may send people on to wherever its pages are: so of that address no more than the scheme is named.
@@ -54,11 +59,9 @@ pub async fn in_words(State(access): State<Arc<Access>>, request: Request, next:
         StatusCode::METHOD_NOT_ALLOWED => "This page is only reached from the one before it.",
         StatusCode::PAYLOAD_TOO_LARGE => "What was typed is too long: a form takes 64 KiB.",
         StatusCode::TOO_MANY_REQUESTS => "There are too many requests from here: wait a few seconds, and try again.",
-        StatusCode::SERVICE_UNAVAILABLE => {
-            "The server cannot answer now: try again in a minute, and look first whether what you changed was changed."
-        }
+        StatusCode::SERVICE_UNAVAILABLE => AWAY,
         status if status.is_client_error() => "The server does not take this request.",
-        _ => "The server failed; it has been logged.",
+        _ => FAILED,
     };
     let mut page = if is_console { console::notice(&access, status, words) } else { login::notice(&access, status, words) };
     for name in [header::RETRY_AFTER, header::ALLOW] {
@@ -67,6 +70,13 @@ pub async fn in_words(State(access): State<Arc<Access>>, request: Request, next:
         }
     }
     page
+}
+
+/// What an error is told as: of a database that cannot be had nobody knows whether it made a change.
+pub fn failure(error: &(dyn Error + 'static)) -> (StatusCode, &'static str) {
+    let mut causes = std::iter::successors(Some(error), |error| (*error).source());
+    let away = causes.any(|cause| cause.downcast_ref::<sqlx::Error>().is_some_and(is_unavailable));
+    if away { (StatusCode::SERVICE_UNAVAILABLE, AWAY) } else { (StatusCode::INTERNAL_SERVER_ERROR, FAILED) }
 }
 
 /// Whether a browser asks for something to look at.
@@ -109,4 +119,25 @@ pub fn set_cookie(access: &Access, response: &mut Response, name: &str, value: &
 /// Whether a form was sent by another site's page.
 pub fn is_foreign(access: &Access, headers: &HeaderMap) -> bool {
     headers.get(header::ORIGIN).is_some_and(|origin| origin.as_bytes() != access.origin().as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::access::AccessError;
+    use crate::access::clients::ClientError;
+
+    #[test]
+    fn a_database_that_cannot_be_had_is_no_failure_of_the_server() {
+        let away = || sqlx::Error::PoolTimedOut;
+        let errors: [Box<dyn Error>; 3] = [
+            Box::new(AccessError::from(away())),
+            Box::new(ClientError::from(away())),
+            Box::new(ClientError::from(AccessError::from(away()))),
+        ];
+        for error in errors {
+            assert_eq!(failure(error.as_ref()).0, StatusCode::SERVICE_UNAVAILABLE, "{error:?}");
+        }
+        assert_eq!(failure(&AccessError::from(sqlx::Error::RowNotFound)).0, StatusCode::INTERNAL_SERVER_ERROR);
+    }
 }

@@ -1,6 +1,8 @@
 //! Public FHIR client libraries drive the server (`tests/clients`), and a browser its pages: what they cannot use is wrong, whatever the specification says.
 
 use crate::support::{TestServer, both_databases, login, smart};
+use lango::access::clients::{self, Client};
+use lango::store::Store;
 use serde_json::json;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -166,7 +168,10 @@ both_databases!(
         let Ok(program) = chromium().map_err(|why| not_run(WHAT, &why)) else { return };
         let Some(folder) = ready(node, WHAT).await else { return };
         let server = TestServer::smart(db).await;
-        login::add_portal(db, "launch/patient patient/*.rs user/*.rs").await;
+        let store = Store::open(&db.url).await.unwrap();
+        let app = Client::new("portal", "operator", "launch/patient patient/*.rs user/*.rs");
+        clients::add(&store, &Client { redirect_uris: vec!["http://localhost/back".into()], ..app }).await.unwrap();
+        store.close().await;
         login::user(db, &["add", "amina", "--facility", "operator", "--role", "operator"]);
         login::user(db, &["add", "asha", "--facility", "HF-1", "--role", "clinician"]);
         login::user(db, &["add", "mama", "--facility", "HF-1", "--acts-for", "p1", "--acts-for", "p2"]);

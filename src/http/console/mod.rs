@@ -9,7 +9,7 @@
 mod clients;
 
 use super::auth::{Tried, told};
-use super::pages::{FORM_BYTES, cookie, field, html, is_foreign, one_time_code, set_cookie, username};
+use super::pages::{FORM_BYTES, cookie, failure, field, html, is_foreign, one_time_code, set_cookie, username};
 use crate::access::{Access, AccessError, Caller, Role, audit};
 use crate::config::{AuthMode, Secret};
 use crate::store::Store;
@@ -204,8 +204,9 @@ impl Console {
         self.notice(StatusCode::BAD_REQUEST, "", headers, &words)
     }
 
-    fn failed(&self, headers: &HeaderMap, error: &dyn std::fmt::Display) -> Response {
+    fn failed(&self, headers: &HeaderMap, error: &(dyn std::error::Error + 'static)) -> Response {
         tracing::error!(%error, "a page of the console failed");
-        self.notice(StatusCode::INTERNAL_SERVER_ERROR, "", headers, "The server failed; it has been logged.")
+        let (status, words) = failure(error);
+        self.notice(status, "", headers, words)
     }
 }
