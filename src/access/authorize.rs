@@ -196,7 +196,13 @@ impl Access {
         self.caller(client, Some(person.clone()), presented, None).await
     }
 
-    /// The Patients among whom this person chooses, by id, with the name that a page shows; their own first.
+    /// Whether what is offered gives the app anything.
+    pub fn can_give(&self, step: &Step, person: &Person) -> bool {
+        let scopes = self.offered(step, person);
+        Scopes::of_registered(&scopes).is_for_people() || asks_who(&scopes)
+    }
+
+    /// The Patients among whom this person chooses, by id, with the name and date of birth that a page shows; their own first.
     pub async fn choices(&self, person: &Person) -> Result<Vec<(String, String)>, AccessError> {
         let patient = definitions::r4().type_code("Patient").ok_or(AccessError::Broken("R4 has Patients"))?;
         let mut choices = Vec::new();
@@ -205,7 +211,7 @@ impl Access {
             // The one that apps are told may be the golden one, which has no names.
             for known in person.in_context(id, false) {
                 let body = self.store.read(patient, &known, &Scope::All).await?.and_then(|stored| stored.body);
-                shown = shown.or_else(|| name_in(&serde_json::from_slice(&body?).ok()?));
+                shown = shown.or_else(|| named(&serde_json::from_slice(&body?).ok()?));
             }
             choices.push((id.to_owned(), shown.unwrap_or_else(|| id.to_owned())));
         }
@@ -215,8 +221,7 @@ impl Access {
     /// The code for what the person of this step agreed to. `chosen`: the Patient in context, of those who log in for several.
     pub async fn agree(&self, step: &Step, chosen: &str) -> Result<Secret, AccessError> {
         let person = self.person_of(step).await?;
-        let scopes = self.offered(step, &person);
-        if !Scopes::of_registered(&scopes).is_for_people() && !asks_who(&scopes) {
+        if !self.can_give(step, &person) {
             return Err(AccessError::Refused("a person has no right that the app asks for"));
         }
         let patient = match person.contexts().as_slice() {
@@ -232,8 +237,8 @@ impl Access {
             grant: uuid::Uuid::new_v4().to_string(),
             client: step.asked.client.clone(),
             generation: person.generation,
+            scopes: self.offered(step, &person),
             person: person.id,
-            scopes,
             redirect_uri: step.asked.redirect_uri.clone(),
             challenge: step.asked.challenge.clone(),
             picked,
@@ -272,6 +277,13 @@ impl Step {
 /// Whether an app asks to be told who logs in.
 fn asks_who(scope: &str) -> bool {
     scope.split(' ').any(|word| word == OPENID)
+}
+
+/// A Patient's name and date of birth: of one mother's children two may have the same name.
+fn named(patient: &Value) -> Option<String> {
+    let name = name_in(patient)?;
+    let born = patient.get("birthDate").and_then(Value::as_str);
+    Some(born.map_or_else(|| name.clone(), |date| format!("{name}, born {date}")))
 }
 
 /// The first name of a Patient, as a page shows it.

@@ -85,15 +85,15 @@ impl Client {
 /// Why a client cannot be kept as it was given.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    #[error("a client id has 1 to 128 letters, digits and the signs . _ - @")]
+    #[error("a client id has 1 to 128 letters, digits and the signs . _ - @, and not only dots")]
     Id,
     #[error("a facility code has 1 to 128 characters and no control characters")]
     Facility,
     #[error("{0}")]
     Role(#[from] super::UnknownRole),
     #[error(
-        "user/ and patient/ scopes are for apps that people log in with: add --redirect-uri or --issuer; a program on its own has \
-         system/TYPE.LETTERS"
+        "user/ and patient/ scopes are for apps that people log in with, which need a redirect URI or an outside issuer; a program on its \
+         own has system/TYPE.LETTERS"
     )]
     NotForPeople,
     #[error("a redirect URI is https://…, http://localhost/… or an app's own scheme with a dot, without a fragment")]
@@ -112,7 +112,7 @@ pub enum ClientError {
     Secret,
     #[error("an app that cannot keep a secret needs a redirect URI")]
     NoRedirect,
-    #[error("the client exists already: choose another id, or change it (`lango client change`)")]
+    #[error("the client exists already: choose another id, or change that one")]
     Exists,
     #[error("there is no such client: `lango client list` shows them")]
     Unknown,
@@ -290,7 +290,8 @@ async fn change(store: &Store, sql: Sql) -> Result<bool, ClientError> {
 
 fn check(client: &Client) -> Result<(), ClientError> {
     let plain = |signs: &'static str| move |c: char| c.is_ascii_alphanumeric() || signs.contains(c);
-    if client.id.is_empty() || client.id.len() > 128 || !client.id.chars().all(plain("._-@")) {
+    // In a URL dots alone name a folder, so no page could be asked for it.
+    if client.id.chars().all(|c| c == '.') || client.id.len() > 128 || !client.id.chars().all(plain("._-@")) {
         return Err(ClientError::Id);
     }
     let facility = &client.facility;

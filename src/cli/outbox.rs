@@ -41,7 +41,7 @@ impl Outbox {
                         job.attempt,
                         format_instant(job.created)
                     );
-                    if let Some(result) = job.result.filter(|_| results) {
+                    if let Some(result) = job.result.filter(|result| results && !result.is_null()) {
                         say!("{result}");
                     }
                 }

@@ -76,20 +76,24 @@ impl Server {
             .merge(http::oauth::routes(Arc::clone(&access)))
             .merge(http::login::routes(Arc::clone(&access), Patients::new(followed(fhir.clone()))))
             .merge(http::console::routes(Arc::clone(&access), store.clone()))
+            .merge(http::front::routes(Arc::clone(&access)))
             .merge(fhir)
             .merge(http::hdu::routes(app.clone()))
             .merge(http::ops::routes(Arc::clone(&metrics), store.clone(), app.pulse.clone()))
             .fallback(http::fhir::nowhere)
             .method_not_allowed_fallback(http::fhir::not_so)
             .layer(axum::middleware::from_fn_with_state(Limiter::new(&settings.limits), http::limits::limit));
-        let mut router = followed(router).layer(axum::middleware::from_fn_with_state(access, http::auth::authenticate));
+        let mut router = followed(router).layer(axum::middleware::from_fn_with_state(Arc::clone(&access), http::auth::authenticate));
         if let Some(auditor) = auditor {
             router = router.layer(axum::middleware::from_fn_with_state(auditor, http::audit::refused));
         }
         let router = router
+            .layer(axum::middleware::from_fn_with_state(access, http::pages::in_words))
             .layer(http::limits::cors(&settings.cors.origins))
             // An answer is good for one caller, at one moment.
             .layer(SetResponseHeaderLayer::if_not_present(header::CACHE_CONTROL, HeaderValue::from_static("no-store")))
+            // A browser takes nothing for what it is not said to be.
+            .layer(SetResponseHeaderLayer::if_not_present(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")))
             .layer(SetResponseHeaderLayer::appending(header::VARY, HeaderValue::from_static("authorization")))
             .layer(axum::middleware::from_fn_with_state(metrics, http::ops::measure));
         tracing::info!(%address, database = %settings.database, auth = ?settings.auth, "ready");

@@ -18,7 +18,9 @@ use std::sync::Arc;
 pub const FACILITY_HEADER: HeaderName = HeaderName::from_static("x-lango-facility");
 
 /// What needs no login, and tells nobody anything about anybody.
-const QUIET: [&str; 8] = [
+const QUIET: [&str; 10] = [
+    "/",
+    "/favicon.ico",
     "/.well-known/openid-configuration",
     "/livez",
     "/readyz",
@@ -47,7 +49,8 @@ pub async fn authenticate(State(access): State<Arc<Access>>, mut request: Reques
             request.extensions_mut().insert(caller);
             next.run(request).await
         }
-        Err(_) if is_public(path) || is_console(path) => next.run(request).await,
+        // Who has a session is not asked to log in because the database is away.
+        Err(refusal) if is_public(path) || is_console(path) && !refusal.is_passing() => next.run(request).await,
         Err(refusal) => {
             let tried = match &refusal {
                 Refusal::Password { client, .. } => Tried::client(&access, client).await,
@@ -186,6 +189,11 @@ impl From<AccessError> for Refusal {
 }
 
 impl Refusal {
+    /// Whether nothing is known of the caller, since the database cannot be had now.
+    fn is_passing(&self) -> bool {
+        matches!(self, Refusal::Access(error) if error.is_passing())
+    }
+
     fn answer(self, path: &str) -> Response {
         // Where Basic is taken it is what most callers use, and comes first.
         let takes_basic = path.starts_with(BASIC_ALLOWED);

@@ -4,7 +4,7 @@
 //! cookie of this browser. The pages are framed by nobody and kept by no cache.
 
 use super::auth::{Tried, told};
-use super::pages::{FORM_BYTES, STYLE, cookie, field, html, is_foreign, set_cookie};
+use super::pages::{FORM_BYTES, STYLE, cookie, failure, field, html, is_foreign, one_time_code, set_cookie, username};
 use super::picker::{Patients, Row};
 use crate::access::people::Person;
 use crate::access::{Access, AccessError, AuthorizeError, Step};
@@ -18,6 +18,10 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use std::sync::Arc;
 
+/// Where there is something to look at.
+pub const PAGES: [&str; 4] = ["/auth/authorize", "/auth/login", "/auth/patient", "/auth/consent"];
+/// How long a browser keeps the style sheet, which comes with every page.
+const STYLE_LIVES: &str = "public, max-age=3600";
 /// `__Host-` would demand https, which a lango that is tried out on loopback lacks.
 const COOKIE: &str = "lango-login";
 
@@ -28,6 +32,8 @@ struct LoginPage<'a> {
     action: &'a str,
     client: &'a str,
     step: &'a str,
+    /// As it was typed.
+    username: &'a str,
     wrong: bool,
 }
 
@@ -38,11 +44,12 @@ struct ConsentPage<'a> {
     action: &'a str,
     client: &'a str,
     name: &'a str,
+    /// None: there is nothing that this person could give.
     rights: &'a [String],
     /// Whose record; asked when there are several.
     choices: &'a [(String, String)],
-    /// Whose record, when the person picked it; in words.
-    picked: &'a str,
+    /// Whose record, in words, when it is settled.
+    settled: &'a str,
     redirect_uri: &'a str,
     step: &'a str,
 }
@@ -58,6 +65,8 @@ struct PatientPage<'a> {
     sought: &'a str,
     rows: &'a [Row],
     more: bool,
+    /// Whether the app gets anything without a patient.
+    optional: bool,
     /// Why nobody is shown.
     words: &'a str,
 }
@@ -88,7 +97,10 @@ pub fn routes<S: Clone + Send + Sync + 'static>(access: Arc<Access>, patients: P
         .with_state(access)
         .merge(picking)
         .layer(DefaultBodyLimit::max(FORM_BYTES))
-        .route("/auth/style.css", get(|| async { ([(header::CONTENT_TYPE, "text/css")], STYLE) }))
+        .route(
+            "/auth/style.css",
+            get(|| async { ([(header::CONTENT_TYPE, "text/css; charset=utf-8"), (header::CACHE_CONTROL, STYLE_LIVES)], STYLE) }),
+        )
 }
 
 async fn authorize(State(access): State<Arc<Access>>, RawQuery(query): RawQuery) -> Response {
@@ -113,7 +125,7 @@ async fn begin(access: &Access, parameters: &[u8]) -> Response {
     };
     // One cookie for each login, so that an old page of another login cannot be continued.
     let browser = uuid::Uuid::new_v4().simple().to_string();
-    let mut response = match login_page(access, access.begin_steps(asked, &browser), false) {
+    let mut response = match login_page(access, access.begin_steps(asked, &browser), None) {
         Ok(response) => response,
         Err(error) => return failed(access, &error),
     };
@@ -126,13 +138,13 @@ async fn login(State(access): State<Arc<Access>>, headers: HeaderMap, body: Byte
         Ok(step) => step,
         Err(response) => return *response,
     };
-    let password = Secret::new(field(&body, "password"));
-    let person = match access.log_in(&field(&body, "username"), &password, field(&body, "code").trim()).await {
+    let (name, password) = (username(&body), Secret::new(field(&body, "password")));
+    let person = match access.log_in(&name, &password, &one_time_code(&body)).await {
         Ok(person) => person,
         Err(AccessError::Refused(reason)) => {
             tracing::info!(reason, "a person could not log in");
-            let page = login_page(&access, step, true).unwrap_or_else(|error| failed(&access, &error));
-            return told(page, Tried::person(&access, &field(&body, "username")).await);
+            let page = login_page(&access, step, Some(&name)).unwrap_or_else(|error| failed(&access, &error));
+            return told(page, Tried::person(&access, &name).await);
         }
         Err(AccessError::Busy) => {
             let mut response =
@@ -221,10 +233,12 @@ fn opened(access: &Access, headers: &HeaderMap, body: &[u8]) -> Result<Step, Box
     }
 }
 
-fn login_page(access: &Access, step: Step, wrong: bool) -> Result<Response, AccessError> {
+/// `tried`: the name with which it did not work.
+fn login_page(access: &Access, step: Step, tried: Option<&str>) -> Result<Response, AccessError> {
     let sealed = access.seal_step(&step)?;
     let (style, action) = (access.local_path("/auth/style.css"), access.local_path("/auth/login"));
-    let page = LoginPage { style: &style, action: &action, client: &step.asked.client, step: &sealed, wrong };
+    let (username, wrong) = (tried.unwrap_or_default(), tried.is_some());
+    let page = LoginPage { style: &style, action: &action, client: &step.asked.client, step: &sealed, username, wrong };
     Ok(html(if wrong { StatusCode::UNAUTHORIZED } else { StatusCode::OK }, page.render(), None))
 }
 
@@ -240,6 +254,7 @@ fn patient_page(access: &Access, step: Step, person: &Person, found: Found) -> R
         sought: &found.sought,
         rows: &found.rows,
         more: found.more,
+        optional: access.can_give(&step.clone().without_patient(), person),
         words: found.words,
     };
     // Its button "Do not allow" leads back to the app.
@@ -248,7 +263,8 @@ fn patient_page(access: &Access, step: Step, person: &Person, found: Found) -> R
 
 /// `picked`: whose record, in words, when the person picked it.
 async fn consent_page(access: &Access, step: Step, person: &Person, picked: &str) -> Result<Response, AccessError> {
-    let rights: Vec<String> = access.offered(&step, person).split(' ').filter(|word| !word.is_empty()).map(in_words).collect();
+    let offered = if access.can_give(&step, person) { access.offered(&step, person) } else { String::new() };
+    let rights: Vec<String> = offered.split(' ').filter(|word| !word.is_empty()).map(in_words).collect();
     let choices = access.choices(person).await?;
     let sealed = access.seal_step(&step)?;
     let (style, action) = (access.local_path("/auth/style.css"), access.local_path("/auth/consent"));
@@ -259,7 +275,7 @@ async fn consent_page(access: &Access, step: Step, person: &Person, picked: &str
         name: &person.name,
         rights: &rights,
         choices: if choices.len() > 1 { &choices } else { &[] },
-        picked,
+        settled: if let [(_, only)] = choices.as_slice() { only } else { picked },
         redirect_uri: &step.asked.redirect_uri,
         step: &sealed,
     };
@@ -301,14 +317,15 @@ fn in_words(scope: &str) -> String {
     format!("{} {what} {whose}{narrowed}", verbs.join(", "))
 }
 
-fn notice(access: &Access, status: StatusCode, words: &str) -> Response {
+pub(super) fn notice(access: &Access, status: StatusCode, words: &str) -> Response {
     let style = access.local_path("/auth/style.css");
     html(status, Notice { style: &style, words }.render(), None)
 }
 
 fn failed(access: &Access, error: &AccessError) -> Response {
     tracing::error!(%error, "a login failed");
-    notice(access, StatusCode::INTERNAL_SERVER_ERROR, "The server failed; it has been logged.")
+    let (status, words) = failure(error);
+    notice(access, status, words)
 }
 
 /// Sends the person back to the app, whose address is registered.

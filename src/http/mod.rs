@@ -14,6 +14,7 @@ pub mod connections;
 pub mod console;
 pub mod error;
 pub mod fhir;
+pub mod front;
 pub mod hdu;
 pub mod limits;
 pub mod login;

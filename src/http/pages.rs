@@ -1,23 +1,30 @@
 //! What lango's own pages have in common: no scripts, nothing from elsewhere, framed by nobody, kept by no cache.
 
+use super::{auth, console, login};
 use crate::access::Access;
+use crate::store::is_unavailable;
+use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use std::error::Error;
+use std::sync::Arc;
 
 /// Bytes of a form.
 pub const FORM_BYTES: usize = 64 << 10;
 pub const STYLE: &str = include_str!("../../templates/auth/style.css");
 
-/// A page. `leads_to`: where a form of it ends up, which browsers hold against the policy too.
+const AWAY: &str = "The server cannot answer now: try again in a minute, and look first whether what you changed was changed.";
+const FAILED: &str = "The server failed; it has been logged.";
+
+/// A page. `leads_to`: the app's address at which a form of it ends up. Browsers hold the whole way of a form against the policy, and from its address an app
+/// may send people on to wherever its pages are: so of that address no more than the scheme is named.
 pub fn html(status: StatusCode, page: Result<String, askama::Error>, leads_to: Option<&str>) -> Response {
     let Ok(page) = page else { return StatusCode::INTERNAL_SERVER_ERROR.into_response() };
-    let origin = leads_to.and_then(|uri| reqwest::Url::parse(uri).ok()).map(|url| match url.host_str() {
-        Some(_) if matches!(url.scheme(), "https" | "http") => format!(" {}", url.origin().ascii_serialization()),
-        _ => format!(" {}:", url.scheme()),
-    });
+    let scheme = leads_to.and_then(|uri| reqwest::Url::parse(uri).ok()).map(|url| format!(" {}:", url.scheme()));
     let policy = format!(
         "default-src 'none'; style-src 'self'; form-action 'self'{}; frame-ancestors 'none'; base-uri 'none'",
-        origin.unwrap_or_default()
+        scheme.unwrap_or_default()
     );
     let mut response = (status, [(header::CONTENT_TYPE, "text/html; charset=utf-8")], page).into_response();
     let headers = response.headers_mut();
@@ -34,6 +41,57 @@ pub fn html(status: StatusCode, page: Result<String, askama::Error>, leads_to: O
         headers.insert(header::CONTENT_SECURITY_POLICY, policy);
     }
     response
+}
+
+/// A layer around the rest: who looks at one of lango's pages is told on a page what went wrong, whichever layer refused it.
+pub async fn in_words(State(access): State<Arc<Access>>, request: Request, next: Next) -> Response {
+    let path = request.uri().path();
+    let is_console = auth::is_console(path);
+    let is_page = (is_console || login::PAGES.contains(&path)) && wants_page(request.headers());
+    let response = next.run(request).await;
+    let status = response.status();
+    let is_told = response.headers().get(header::CONTENT_TYPE).is_some_and(|media_type| media_type.as_bytes().starts_with(b"text/html"));
+    if !is_page || is_told || !(status.is_client_error() || status.is_server_error()) {
+        return response;
+    }
+    let words = match status {
+        StatusCode::NOT_FOUND => "There is no such page.",
+        StatusCode::METHOD_NOT_ALLOWED => "This page is only reached from the one before it.",
+        StatusCode::PAYLOAD_TOO_LARGE => "What was typed is too long: a form takes 64 KiB.",
+        StatusCode::TOO_MANY_REQUESTS => "There are too many requests from here: wait a few seconds, and try again.",
+        StatusCode::SERVICE_UNAVAILABLE => AWAY,
+        status if status.is_client_error() => "The server does not take this request.",
+        _ => FAILED,
+    };
+    let mut page = if is_console { console::notice(&access, status, words) } else { login::notice(&access, status, words) };
+    for name in [header::RETRY_AFTER, header::ALLOW] {
+        if let Some(value) = response.headers().get(&name) {
+            page.headers_mut().insert(name, value.clone());
+        }
+    }
+    page
+}
+
+/// What an error is told as: of a database that cannot be had nobody knows whether it made a change.
+pub fn failure(error: &(dyn Error + 'static)) -> (StatusCode, &'static str) {
+    let mut causes = std::iter::successors(Some(error), |error| (*error).source());
+    let away = causes.any(|cause| cause.downcast_ref::<sqlx::Error>().is_some_and(is_unavailable));
+    if away { (StatusCode::SERVICE_UNAVAILABLE, AWAY) } else { (StatusCode::INTERNAL_SERVER_ERROR, FAILED) }
+}
+
+/// Whether a browser asks for something to look at.
+pub fn wants_page(headers: &HeaderMap) -> bool {
+    headers.get_all(header::ACCEPT).iter().any(|value| value.to_str().unwrap_or_default().contains("text/html"))
+}
+
+/// The name that somebody logs in with; telephones add a space to what they complete.
+pub fn username(body: &[u8]) -> String {
+    field(body, "username").trim().to_owned()
+}
+
+/// A one-time code as it was typed: apps show it in two groups.
+pub fn one_time_code(body: &[u8]) -> String {
+    field(body, "code").split_whitespace().collect()
 }
 
 /// A field of a form; empty when it is not there.
@@ -61,4 +119,25 @@ pub fn set_cookie(access: &Access, response: &mut Response, name: &str, value: &
 /// Whether a form was sent by another site's page.
 pub fn is_foreign(access: &Access, headers: &HeaderMap) -> bool {
     headers.get(header::ORIGIN).is_some_and(|origin| origin.as_bytes() != access.origin().as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::access::AccessError;
+    use crate::access::clients::ClientError;
+
+    #[test]
+    fn a_database_that_cannot_be_had_is_no_failure_of_the_server() {
+        let away = || sqlx::Error::PoolTimedOut;
+        let errors: [Box<dyn Error>; 3] = [
+            Box::new(AccessError::from(away())),
+            Box::new(ClientError::from(away())),
+            Box::new(ClientError::from(AccessError::from(away()))),
+        ];
+        for error in errors {
+            assert_eq!(failure(error.as_ref()).0, StatusCode::SERVICE_UNAVAILABLE, "{error:?}");
+        }
+        assert_eq!(failure(&AccessError::from(sqlx::Error::RowNotFound)).0, StatusCode::INTERNAL_SERVER_ERROR);
+    }
 }

@@ -1,6 +1,8 @@
-//! Public FHIR client libraries drive the server (`tests/clients`): what they cannot use is wrong, whatever the specification says.
+//! Public FHIR client libraries drive the server (`tests/clients`), and a browser its pages: what they cannot use is wrong, whatever the specification says.
 
-use crate::support::{TestServer, both_databases, smart};
+use crate::support::{TestServer, both_databases, login, smart};
+use lango::access::clients::{self, Client};
+use lango::store::Store;
 use serde_json::json;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -88,7 +90,9 @@ fn node() -> Result<&'static Path, String> {
             npm.args(["ci", "--no-audit", "--no-fund", "--ignore-scripts", "--fetch-retries=1"]).current_dir(folder);
             said(npm).map(drop)
         })?;
-        copy("drive_fhir_kit_client.js", &folder)?;
+        for script in ["drive_fhir_kit_client.js", "drive_pages.js"] {
+            copy(script, &folder)?;
+        }
         Ok(folder)
     };
     FOLDER.get_or_init(install).as_deref().map_err(String::clone)
@@ -145,6 +149,34 @@ both_databases!(
         let server = TestServer::smart(db).await;
         let mut command = Command::new("node");
         command.current_dir(folder).arg("drive_fhir_kit_client.js").args([&server.url("/fhir"), "emr", KEY]).env("NO_PROXY", "*");
+        drive(command).await;
+        server.stop().await;
+    }
+);
+
+/// Where Chromium is, by one of its names.
+fn chromium() -> Result<PathBuf, String> {
+    let folders: Vec<PathBuf> = std::env::var_os("PATH").map(|path| std::env::split_paths(&path).collect()).unwrap_or_default();
+    let names = ["chromium", "chromium-browser", "google-chrome"];
+    let mut programs = names.iter().flat_map(|name| folders.iter().map(move |folder| folder.join(name)));
+    programs.find(|program| program.is_file()).ok_or_else(|| "there is no chromium".to_owned())
+}
+
+both_databases!(
+    async fn people_get_on_with_the_pages_in_a_browser(db: &TestDb) {
+        const WHAT: &str = "the pages in a browser";
+        let Ok(program) = chromium().map_err(|why| not_run(WHAT, &why)) else { return };
+        let Some(folder) = ready(node, WHAT).await else { return };
+        let server = TestServer::smart(db).await;
+        let store = Store::open(&db.url).await.unwrap();
+        let app = Client::new("portal", "operator", "launch/patient patient/*.rs user/*.rs");
+        clients::add(&store, &Client { redirect_uris: vec!["http://localhost/back".into()], ..app }).await.unwrap();
+        store.close().await;
+        login::user(db, &["add", "amina", "--facility", "operator", "--role", "operator"]);
+        login::user(db, &["add", "asha", "--facility", "HF-1", "--role", "clinician"]);
+        login::user(db, &["add", "mama", "--facility", "HF-1", "--acts-for", "p1", "--acts-for", "p2"]);
+        let mut command = Command::new("node");
+        command.current_dir(folder).arg("drive_pages.js").arg(&server.base).arg(program).arg(login::PASSWORD).env("NO_PROXY", "*");
         drive(command).await;
         server.stop().await;
     }

@@ -125,8 +125,19 @@ both_databases!(
         assert_eq!((client.facility.as_str(), client.roles.as_slice()), ("HF-1", &["facility".to_owned(), "clinician".to_owned()][..]));
         assert!(!client.secret_hash.unwrap().contains(&first));
         assert_eq!(world.calls_with("emr-1", &first).await, 200);
-        let page = world.page("/console/clients?q=emr", &cookie).await;
+        let page = world.page("/console/clients?q=EMR", &cookie).await;
         assert!(page.contains("emr-1") && page.contains("HF-1") && !page.contains(&first), "shown once");
+        assert!(!page.contains("/secret\"") && !page.contains("/disable\""), "what ends a program's work is no button of a list: {page}");
+        let page = world.page("/console/clients/emr-1", &cookie).await;
+        assert!(page.contains("/console/clients/emr-1/secret\"") && page.contains("/console/clients/emr-1/disable\""), "{page}");
+        for act in ["secret", "disable"] {
+            let again = world.get(&format!("/console/clients/emr-1/{act}"), &cookie).await;
+            assert_eq!(
+                (again.status().as_u16(), location(&again)),
+                (303, "/console/clients/emr-1".to_owned()),
+                "a button's address does nothing"
+            );
+        }
         let bearer = world.server.token("emr-1", &first).await;
         let reads = || async { answer(world.server.client.get(world.server.url("/fhir/Patient")).bearer_auth(&bearer)).await.0 };
         assert_eq!(reads().await, 200);
@@ -138,7 +149,7 @@ both_databases!(
         // What it was given before it was shut out stays worthless.
         for (change, status) in [("disable", 401), ("enable", 200)] {
             let response = world.submit(&format!("/console/clients/emr-1/{change}"), &cookie, &form).await;
-            assert_eq!((response.status().as_u16(), location(&response)), (303, "/console/clients".to_owned()));
+            assert_eq!((response.status().as_u16(), location(&response)), (303, "/console/clients/emr-1".to_owned()));
             assert_eq!((reads().await, world.calls_with("emr-1", &second).await), (401, status), "{change}");
         }
         assert_eq!(world.submit("/console/clients/nobody/disable", &cookie, &form).await.status(), 404);
@@ -148,6 +159,7 @@ both_databases!(
         for (change, status, words) in [
             (("id", "emr-1"), 409, "exists already"),
             (("id", "em r"), 400, "a client id has"),
+            (("id", ".."), 400, "not only dots"),
             (("scope", "system/Nothing.rs"), 400, "is no scope"),
             (("scope", "user/*.rs"), 400, "are for apps that people log in with"),
             (("proof", "public"), 400, "needs a redirect URI"),
@@ -166,6 +178,7 @@ both_databases!(
             assert_eq!(response.status(), status, "{change:?}");
             let page = response.text().await.unwrap();
             assert!(page.contains(words) && !page.contains("value=\"short\""), "{change:?}: {page}");
+            assert!(!page.contains("<table>"), "what is wrong stands above everything else: {page}");
         }
         let hostile = [("token", token.as_str()), ("id", "\"><script>"), ("facility", "x"), ("scope", "x")];
         let page = world.submit("/console/clients", &cookie, &hostile).await.text().await.unwrap();
@@ -201,7 +214,7 @@ both_databases!(
         let before = clients::find(&world.store, "emr-1").await.unwrap().unwrap();
         let fields = [("token", token.as_str()), ("scope", "system/Patient.rs"), ("role", "registry"), ("proof", "")];
         let changed = world.submit("/console/clients/emr-1", &cookie, &fields).await;
-        assert_eq!((changed.status().as_u16(), location(&changed)), (303, "/console/clients".to_owned()));
+        assert_eq!((changed.status().as_u16(), location(&changed)), (303, "/console/clients/emr-1".to_owned()));
         let after = clients::find(&world.store, "emr-1").await.unwrap().unwrap();
         let expected = clients::Client { scopes: "system/Patient.rs".into(), roles: vec!["registry".into()], ..before };
         assert_eq!(after, expected);
@@ -251,6 +264,9 @@ both_databases!(
         let cookie = cookie_of(&clinician);
         assert_eq!(world.get("/console/clients", &cookie).await.status(), 403);
         assert_eq!(world.submit("/console/clients", &cookie, &[]).await.status(), 403);
+        let page = world.get("/console/clients", &cookie).await.text().await.unwrap();
+        assert_eq!(world.submit("/console/logout", &cookie, &[("token", token(&page))]).await.status(), 303, "they can leave");
+        assert_eq!(world.get("/console/clients", &cookie).await.status(), 303);
 
         let (cookie, token) = world.session().await;
         // A session is no token, and a token no session.
@@ -320,6 +336,68 @@ both_databases!(
         }
         let told: Vec<String> = world.recorded().await.into_iter().map(|(_, request, _)| request).collect();
         assert_eq!(told, ["lango client add emr-1", "lango client change emr-1", "lango client disable emr-1"]);
+        world.server.stop().await;
+    }
+);
+
+both_databases!(
+    async fn who_looks_at_a_page_is_told_on_a_page_and_programs_are_told_as_ever(db: &TestDb) {
+        let world = World::new(db).await;
+        let (cookie, token) = world.session().await;
+        let fields = [("token", token.as_str()), ("id", "emr-1"), ("keys", &"k".repeat(70_000))];
+        let body: String = form_urlencoded::Serializer::new(String::new()).extend_pairs(fields).finish();
+        for (method, path, status, words) in [
+            ("GET", "/console/nothing", 404, "There is no such page."),
+            ("PUT", "/console/clients", 405, "only reached from the one before it"),
+            ("POST", "/console/clients", 413, "a form takes 64 KiB"),
+            ("GET", "/auth/login", 405, "only reached from the one before it"),
+            ("GET", "/auth/consent", 405, "Go back to the app"),
+            ("GET", "/", 200, "/console"),
+        ] {
+            let send = async |accept: &str| {
+                let request = world.browser.request(method.parse().unwrap(), world.server.url(path)).header(header::COOKIE, &cookie);
+                let request = request.header(header::ACCEPT, accept).header(header::CONTENT_TYPE, "application/x-www-form-urlencoded");
+                request.body(if method == "POST" { body.clone() } else { String::new() }).send().await.unwrap()
+            };
+            let page = send("text/html,application/xml;q=0.9,*/*;q=0.8").await;
+            assert_eq!(page.status(), status, "{path}");
+            assert!(page.headers()["content-type"].to_str().unwrap().starts_with("text/html"), "{path}");
+            assert!(page.headers().contains_key("content-security-policy"), "{path}");
+            let page = page.text().await.unwrap();
+            assert!(page.contains(words), "{path}: {page}");
+            let program = send("application/fhir+json").await;
+            assert_eq!(program.status(), if path == "/" { 404 } else { status }, "{path}");
+            assert!(!program.headers()["content-type"].to_str().unwrap().contains("html"), "{path}");
+        }
+        assert_eq!(world.get("/favicon.ico", "").await.status(), 204);
+        let told: Vec<String> = world.recorded().await.into_iter().map(|(_, request, _)| request).collect();
+        assert!(!told.iter().any(|request| request.contains("favicon")), "what every browser asks for is nobody's knock: {told:?}");
+        let style = world.get("/auth/style.css", "").await;
+        assert_eq!(style.headers()["cache-control"], "public, max-age=3600");
+        world.server.stop().await;
+    }
+);
+
+both_databases!(
+    async fn a_login_keeps_the_name_and_those_of_two_tabs_are_both_good(db: &TestDb) {
+        let world = World::new(db).await;
+        let first = world.get("/console/login", "").await;
+        let cookie = cookie_of(&first);
+        let first = first.text().await.unwrap();
+        let second = world.get("/console/login", &cookie).await;
+        assert_eq!(cookie_of(&second), cookie);
+        let fields = |password| [("token", token(&first)), ("username", "amina "), ("password", password), ("code", "")];
+        let wrong = world.submit("/console/login", &cookie, &fields("wrong")).await;
+        assert_eq!(wrong.status(), 401);
+        let page = wrong.text().await.unwrap();
+        assert!(page.contains("value=\"amina\""), "{page}");
+        let logged_in = world.submit("/console/login", &cookie, &fields(PASSWORD)).await;
+        assert_eq!(logged_in.status(), 303);
+        let again = world.get("/console/login", &cookie_of(&logged_in)).await;
+        assert_eq!((again.status().as_u16(), location(&again)), (303, "/console/clients".to_owned()), "who is in need not log in");
+        // Nothing but what lango made goes from a cookie into a header.
+        let spoiled = world.get("/console/login", "lango-console-login=x; Path=/").await;
+        assert!(!cookie_of(&spoiled).ends_with("=x"));
         world.server.stop().await;
     }
 );

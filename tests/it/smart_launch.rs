@@ -100,7 +100,11 @@ both_databases!(
         world.put(world.token("a"), &named).await;
         let browser = Browser::at(&world.server);
         let (page, cookie) = browser.logs_in("mama", SCOPES, &[]).await;
-        assert!(page.contains("Whose record?") && page.contains("Zuri &#60;b&#62;") && !page.contains("<b>"), "{page}");
+        assert!(
+            page.contains("Whose record?") && page.contains("<bdi>Zuri &#60;b&#62;, born 1990-01-01</bdi>") && !page.contains("<b>"),
+            "{page}"
+        );
+        assert!(!page.contains("checked"), "nobody is chosen for her: {page}");
         assert_eq!(browser.agrees(&page, &cookie, "c").await["error"], json!("access_denied"), "none of hers");
         let granted = browser.granted("mama", SCOPES, "z").await;
         let token = text(&granted, "access_token");
@@ -234,7 +238,7 @@ both_databases!(
             assert!(page.contains("There is no such patient") && !page.contains("Whose record"), "{foreign}: {page}");
         }
         let chosen = browser.at_patients(&search("mushi").await, &cookie, &[("decision", "pick"), ("patient", "a")]).await;
-        assert!(chosen.contains("Whose record: <strong>Mushi, born 1990-01-01, 19900101-1</strong>"), "{chosen}");
+        assert!(chosen.contains("Whose record: <bdi><strong>Mushi, born 1990-01-01, 19900101-1</strong></bdi>"), "{chosen}");
         let told = browser.agrees(&chosen, &cookie, "z").await;
         let (status, granted) = browser.redeems(text(&told, "code")).await;
         assert_eq!((status, text(&granted, "patient"), text(&granted, "scope")), (200, "a", "patient/*.rs launch/patient offline_access"));
@@ -249,13 +253,16 @@ both_databases!(
             browser.submits("/auth/patient", "lango-login=x", &[("step", step(&page)), ("decision", "search"), ("sought", "mushi")]).await;
         assert_eq!(other.status(), 400);
         // Without a patient, or not at all.
+        assert!(!page.contains("Go on without a patient"), "nothing would be left: {page}");
         let without = browser.at_patients(&page, &cookie, &[("decision", "none")]).await;
+        assert!(without.contains("asks for nothing that you can give") && !without.contains("value=\"allow\""), "{without}");
         assert_eq!(browser.agrees(&without, &cookie, "a").await["error"], json!("access_denied"), "nothing that was asked for is left");
         let refused = browser.submits("/auth/patient", &cookie, &[("step", step(&page)), ("decision", "deny")]).await;
         assert_eq!(sent_back(&refused)["error"], json!("access_denied"));
         // `user/` scopes reach as far as without a patient.
         let wide = "launch/patient user/Patient.rs";
         let (page, cookie) = browser.logs_in("asha", wide, &[]).await;
+        assert!(page.contains("Go on without a patient"), "{page}");
         let chosen = browser.at_patients(&page, &cookie, &[("decision", "pick"), ("patient", "a")]).await;
         let (_, wide) = browser.redeems(text(&browser.agrees(&chosen, &cookie, "").await, "code")).await;
         assert_eq!(ids(&world.get(text(&wide, "access_token"), "/fhir/Patient").await.1), set(&["a", "z"]));

@@ -157,7 +157,8 @@ both_databases!(
         let (page, cookie) = world.log_in("asha", PASSWORD, "").await;
         let policy = page.headers()["content-security-policy"].to_str().unwrap().to_owned();
         assert!(policy.contains("default-src 'none'") && policy.contains("frame-ancestors 'none'"), "{policy}");
-        assert!(policy.contains("form-action 'self' https://app.example.org;"), "{policy}");
+        // Chromium holds all that the app's address leads on to against it.
+        assert!(policy.contains("form-action 'self' https:;"), "{policy}");
         assert_eq!(page.headers()["cache-control"], "no-store");
         let page = page.text().await.unwrap();
         assert!(page.contains("Dr Asha &#60;b&#62;") && !page.contains("<b>"), "names are text: {page}");
@@ -346,7 +347,9 @@ both_databases!(
         for code in ["", wrong] {
             assert_eq!(world.log_in("chausiku", PASSWORD, code).await.0.status(), 401);
         }
-        assert_eq!(world.log_in("chausiku", PASSWORD, &code).await.0.status(), 200);
+        let (begin, end) = code.split_at(3);
+        let as_apps_show_it = format!("{begin} {end}");
+        assert_eq!(world.log_in("chausiku", PASSWORD, &as_apps_show_it).await.0.status(), 200);
         assert_eq!(world.log_in("chausiku", PASSWORD, &code).await.0.status(), 401, "the same code again");
         world.server.stop().await;
     }

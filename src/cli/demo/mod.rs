@@ -126,7 +126,7 @@ fn lines(base: &str, folder: &Path) -> String {
     let config = folder.join("lango.toml").display().to_string();
     let payload = folder.join("template-100000-0-001.json.gz").display().to_string();
     format!(
-        "Copy a line into another terminal:\n\n\
+        "Open {base}/console in a browser for the operator's pages, or copy a line into another terminal:\n\n\
          # search: diagnoses of malaria, their patients included\n\
          curl '{base}/fhir/Condition?code=B54&_include=Condition:subject&_count=2&_total=accurate'\n\n\
          # search along a chain: pulse over 120 of women born since 2000\n\

@@ -11,7 +11,10 @@ use axum::body::Bytes;
 use axum::extract::{Path, RawQuery, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
+/// What is written otherwise in the path of a page: everything but what ids are made of.
+const PATH: AsciiSet = NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'@');
 /// Clients on one page; more are found by their names.
 const SHOWN: usize = 200;
 
@@ -185,7 +188,8 @@ async fn shown(
         Ok(rows) => rows,
         Err(error) => return console.failed(headers, &error),
     };
-    rows.retain(|row| row.id.contains(sought) || row.facility.contains(sought));
+    let lower = sought.to_lowercase();
+    rows.retain(|row| row.id.to_lowercase().contains(&lower) || row.facility.to_lowercase().contains(&lower));
     let found = rows.len();
     rows.truncate(SHOWN);
     let (status, problem) = problem.unwrap_or((StatusCode::OK, ""));
@@ -269,7 +273,12 @@ pub(super) async fn change(
     }
 }
 
-/// What a button beside a client does.
+/// Whoever asks anew for what a button led to is shown the client.
+pub(super) async fn back(State(console): State<Console>, Path((id, _)): Path<(String, String)>) -> Response {
+    console.go_to_client(&id)
+}
+
+/// What a button of a client's page does.
 pub(super) async fn act(
     State(console): State<Console>,
     Path((id, act)): Path<(String, String)>,
@@ -294,13 +303,19 @@ pub(super) async fn act(
     }
 }
 
+impl Console {
+    fn go_to_client(&self, id: &str) -> Response {
+        self.go_to(&format!("/clients/{}", utf8_percent_encode(id, &PATH)))
+    }
+}
+
 fn absent(console: &Console, headers: &HeaderMap) -> Response {
     console.notice(StatusCode::NOT_FOUND, "", headers, "There is no such client.")
 }
 
-/// Shows a secret that was made, this once; otherwise the list.
+/// Shows a secret that was made, this once; otherwise the client as it stands now.
 fn done(console: &Console, caller: &Caller, headers: &HeaderMap, id: &str, made: Option<Secret>) -> Response {
-    let Some(secret) = made else { return console.go_to("/clients") };
+    let Some(secret) = made else { return console.go_to_client(id) };
     let (base, style, token) = (console.base(), console.style(), console.token(headers));
     let who = caller.person.as_deref().unwrap_or_default();
     let page = SecretPage { base: &base, style: &style, who, token: &token, id, secret: secret.expose() };

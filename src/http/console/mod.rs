@@ -9,18 +9,18 @@
 mod clients;
 
 use super::auth::{Tried, told};
-use super::pages::{FORM_BYTES, cookie, field, html, is_foreign, set_cookie};
+use super::pages::{FORM_BYTES, cookie, failure, field, html, is_foreign, one_time_code, set_cookie, username};
 use crate::access::{Access, AccessError, Caller, Role, audit};
 use crate::config::{AuthMode, Secret};
 use crate::store::Store;
 use askama::Template;
 use axum::Router;
 use axum::body::Bytes;
-use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::extract::{DefaultBodyLimit, Extension, Request, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::get;
 use std::sync::Arc;
 
 /// Where the pages are.
@@ -43,6 +43,8 @@ struct LoginPage<'a> {
     style: &'a str,
     who: &'a str,
     token: &'a str,
+    /// As it was typed.
+    username: &'a str,
     wrong: bool,
 }
 
@@ -61,12 +63,13 @@ pub fn routes<S: Clone + Send + Sync + 'static>(access: Arc<Access>, store: Stor
     let console = Console { access, store };
     Router::new()
         .route("/console", get(|State(console): State<Console>| async move { console.go_to("/clients") }))
+        .route("/console/", get(|State(console): State<Console>| async move { console.go_to("/clients") }))
         .route("/console/clients", get(clients::list).post(clients::add))
         .route("/console/clients/{id}", get(clients::one).post(clients::change))
-        .route("/console/clients/{id}/{act}", post(clients::act))
-        .route("/console/logout", post(log_out))
+        .route("/console/clients/{id}/{act}", get(clients::back).post(clients::act))
         .route_layer(axum::middleware::from_fn_with_state(console.clone(), operators_only))
         .route("/console/login", get(login_page).post(log_in))
+        .route("/console/logout", get(|State(console): State<Console>| async move { console.go_to("/login") }).post(log_out))
         .layer(DefaultBodyLimit::max(FORM_BYTES))
         .with_state(console)
 }
@@ -77,15 +80,21 @@ async fn operators_only(State(console): State<Console>, request: Request, next: 
         Some(caller) if caller.has_role(Role::Operator) => next.run(request).await,
         Some(caller) => {
             let who = caller.person.clone().unwrap_or_default();
-            console.notice(StatusCode::FORBIDDEN, &who, request.headers(), "These pages are for people with the role operator.")
+            let words = "These pages are for people with the role operator. Log out here to come in as somebody else; whoever looks after the server can give you the role.";
+            console.notice(StatusCode::FORBIDDEN, &who, request.headers(), words)
         }
         None if request.method() == Method::GET => console.go_to("/login"),
         None => console.notice(StatusCode::UNAUTHORIZED, "", request.headers(), "Log in first: the session is over."),
     }
 }
 
-async fn login_page(State(console): State<Console>) -> Response {
-    console.login(&uuid::Uuid::new_v4().simple().to_string(), false)
+async fn login_page(State(console): State<Console>, caller: Option<Extension<Caller>>, headers: HeaderMap) -> Response {
+    if caller.is_some_and(|Extension(caller)| caller.has_role(Role::Operator)) {
+        return console.go_to("/clients");
+    }
+    // The login of another tab stays good. What else stands in a cookie goes into no header.
+    let before = uuid::Uuid::try_parse(&cookie(&headers, LOGIN_COOKIE)).ok();
+    console.login(&before.unwrap_or_else(uuid::Uuid::new_v4).simple().to_string(), None)
 }
 
 async fn log_in(State(console): State<Console>, headers: HeaderMap, body: Bytes) -> Response {
@@ -93,13 +102,13 @@ async fn log_in(State(console): State<Console>, headers: HeaderMap, body: Bytes)
     if browser.is_empty() || !console.is_own_form(&browser, &headers, &body) {
         return console.stranger(&headers);
     }
-    let name = field(&body, "username");
+    let name = username(&body);
     let access = &console.access;
-    let person = match access.log_in(&name, &Secret::new(field(&body, "password")), field(&body, "code").trim()).await {
+    let person = match access.log_in(&name, &Secret::new(field(&body, "password")), &one_time_code(&body)).await {
         Ok(person) => person,
         Err(AccessError::Refused(reason)) => {
             tracing::info!(reason, "a person could not log in to the console");
-            return told(console.login(&browser, true), Tried::person(access, &name).await);
+            return told(console.login(&browser, Some(&name)), Tried::person(access, &name).await);
         }
         Err(AccessError::Busy) => {
             let words = "Too many people log in at once: try again in a few seconds.";
@@ -138,6 +147,17 @@ async fn log_out(State(console): State<Console>, headers: HeaderMap, body: Bytes
     response
 }
 
+/// What went wrong before a page could be made, or where there is none.
+pub(super) fn notice(access: &Access, status: StatusCode, words: &str) -> Response {
+    notice_to(access, status, "", "", words)
+}
+
+/// `who`: who has logged in, with the `token` that their forms carry.
+fn notice_to(access: &Access, status: StatusCode, who: &str, token: &str, words: &str) -> Response {
+    let (base, style) = (access.local_path(BASE), access.local_path("/auth/style.css"));
+    html(status, Notice { base: &base, style: &style, who, token, words }.render(), None)
+}
+
 impl Console {
     fn base(&self) -> String {
         self.access.local_path(BASE)
@@ -164,17 +184,18 @@ impl Console {
         (StatusCode::SEE_OTHER, [(header::LOCATION, location)]).into_response()
     }
 
-    fn login(&self, browser: &str, wrong: bool) -> Response {
+    /// `tried`: the name with which it did not work.
+    fn login(&self, browser: &str, tried: Option<&str>) -> Response {
         let token = self.access.form_token(browser).unwrap_or_default();
-        let page = LoginPage { base: &self.base(), style: &self.style(), who: "", token: &token, wrong }.render();
+        let (username, wrong) = (tried.unwrap_or_default(), tried.is_some());
+        let page = LoginPage { base: &self.base(), style: &self.style(), who: "", token: &token, username, wrong }.render();
         let mut response = html(if wrong { StatusCode::UNAUTHORIZED } else { StatusCode::OK }, page, None);
         set_cookie(&self.access, &mut response, LOGIN_COOKIE, browser, BASE);
         response
     }
 
     fn notice(&self, status: StatusCode, who: &str, headers: &HeaderMap, words: &str) -> Response {
-        let page = Notice { base: &self.base(), style: &self.style(), who, token: &self.token(headers), words };
-        html(status, page.render(), None)
+        notice_to(&self.access, status, who, &self.token(headers), words)
     }
 
     fn stranger(&self, headers: &HeaderMap) -> Response {
@@ -183,8 +204,9 @@ impl Console {
         self.notice(StatusCode::BAD_REQUEST, "", headers, &words)
     }
 
-    fn failed(&self, headers: &HeaderMap, error: &dyn std::fmt::Display) -> Response {
+    fn failed(&self, headers: &HeaderMap, error: &(dyn std::error::Error + 'static)) -> Response {
         tracing::error!(%error, "a page of the console failed");
-        self.notice(StatusCode::INTERNAL_SERVER_ERROR, "", headers, "The server failed; it has been logged.")
+        let (status, words) = failure(error);
+        self.notice(status, "", headers, words)
     }
 }

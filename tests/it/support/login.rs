@@ -15,7 +15,7 @@ use std::process::Stdio;
 
 const BACK: &str = "https://portal.example.org/back";
 const VERIFIER: &str = "a-verifier-that-is-long-enough-to-be-one-9876543210";
-const PASSWORD: &str = "correct horse battery";
+pub const PASSWORD: &str = "correct horse battery";
 
 /// Adds the app `portal`.
 pub async fn add_portal(db: &TestDb, scopes: &str) {
