@@ -1,7 +1,8 @@
 //! Clients: the programs that may call, each on behalf of one facility.
 
+use super::audit::administer;
 use super::registration::{LONGEST_SECRET, SHORTEST_SECRET};
-use super::{Scopes, audit, now_micros, on};
+use super::{Scopes, now_micros, on};
 use crate::fhir::time::Micros;
 use crate::store::Store;
 use crate::store::sql::{Arg, Sql};
@@ -224,38 +225,46 @@ pub async fn add(store: &Store, client: &Client) -> Result<(), ClientError> {
         sql.bind(value);
     });
     sql.push(") ON CONFLICT (id) DO NOTHING");
-    if change(store, sql).await? { Ok(()) } else { Err(ClientError::Exists) }
+    if administer::<ClientError>(store, sql).await? { Ok(()) } else { Err(ClientError::Exists) }
 }
 
-/// Keeps what a client may do and how it proves itself as they stand here; its words are checked first.
-pub async fn replace(store: &Store, client: &Client) -> Result<(), ClientError> {
+/// Keeps what of a client is otherwise than `before`; its words are checked first. What somebody else changes meanwhile stays changed.
+pub async fn replace(store: &Store, before: &Client, client: &Client) -> Result<(), ClientError> {
     check(client)?;
     let (roles, redirect_uris) = (client.roles.join(" "), client.redirect_uris.join(" "));
+    // A client proves itself in one way: another ends every one that was.
+    let proofs = |of: &Client| {
+        [
+            ("secret_hash", of.secret_hash.clone()),
+            ("jwks", of.jwks.clone()),
+            ("jwks_url", of.jwks_url.clone()),
+            ("issuer", of.issuer.clone()),
+        ]
+    };
+    let mut columns = Vec::new();
+    columns.extend((client.scopes != before.scopes).then(|| ("scopes", Some(client.scopes.clone()))));
+    columns.extend((client.roles != before.roles).then_some(("roles", Some(roles))));
+    columns.extend((client.redirect_uris != before.redirect_uris).then_some(("redirect_uris", Some(redirect_uris))));
+    columns.extend((client.certificate != before.certificate).then(|| ("certificate", client.certificate.clone())));
+    columns.extend(proofs(client).into_iter().filter(|_| proofs(client) != proofs(before)));
     let mut sql = Sql::new(store.dialect());
-    sql.push("UPDATE client SET scopes = ").str(&client.scopes).push(", roles = ").str(&roles);
-    sql.push(", redirect_uris = ").str(&redirect_uris);
-    let optional = [
-        (", secret_hash = ", &client.secret_hash),
-        (", jwks = ", &client.jwks),
-        (", jwks_url = ", &client.jwks_url),
-        (", issuer = ", &client.issuer),
-        (", certificate = ", &client.certificate),
-    ];
-    for (set, value) in optional {
+    sql.push("UPDATE client SET id = id");
+    for (column, value) in &columns {
+        sql.push(", ").push(column);
         match value {
-            Some(value) => sql.push(set).str(value),
-            None => sql.push(set).push("NULL"),
+            Some(value) => sql.push(" = ").str(value),
+            None => sql.push(" = NULL"),
         };
     }
     sql.push(" WHERE id = ").str(&client.id);
-    if change(store, sql).await? { Ok(()) } else { Err(ClientError::Unknown) }
+    if administer::<ClientError>(store, sql).await? { Ok(()) } else { Err(ClientError::Unknown) }
 }
 
 /// Replaces a client's secret; the old one is worthless at once.
 pub async fn set_secret(store: &Store, id: &str, secret_hash: &str) -> Result<(), ClientError> {
     let mut sql = Sql::new(store.dialect());
     sql.push("UPDATE client SET secret_hash = ").str(secret_hash).push(" WHERE id = ").str(id);
-    if change(store, sql).await? { Ok(()) } else { Err(ClientError::Unknown) }
+    if administer::<ClientError>(store, sql).await? { Ok(()) } else { Err(ClientError::Unknown) }
 }
 
 /// Shuts a client out, its access tokens included, or lets it in again.
@@ -270,22 +279,7 @@ pub async fn set_disabled(store: &Store, id: &str, disabled: bool) -> Result<(),
         sql.push("NULL")
     };
     sql.push(" WHERE id = ").str(id);
-    if change(store, sql).await? { Ok(()) } else { Err(ClientError::Unknown) }
-}
-
-/// Makes a change, recorded in its own transaction when a request or a command is followed; `false`: there was nothing to change.
-async fn change(store: &Store, sql: Sql) -> Result<bool, ClientError> {
-    // PostgreSQL refuses texts with this character.
-    if sql.args.iter().any(|arg| matches!(arg, Arg::Text(text) if text.contains('\0'))) {
-        return Ok(false);
-    }
-    let trail = audit::current();
-    let row = trail.as_ref().map(|trail| trail.administration()).transpose()?;
-    let changed = store.change_recorded(sql, row.as_slice()).await? > 0;
-    if let Some(trail) = trail.filter(|_| changed) {
-        trail.administered();
-    }
-    Ok(changed)
+    if administer::<ClientError>(store, sql).await? { Ok(()) } else { Err(ClientError::Unknown) }
 }
 
 fn check(client: &Client) -> Result<(), ClientError> {

@@ -72,8 +72,10 @@ impl Access {
         let verifier = request.code_verifier.as_ref().ok_or(OAuthError::InvalidRequest("code_verifier is missing: PKCE is required"))?;
         let ticket = tickets::redeem(&self.store, Kind::Code, code, &client.id).await.map_err(stale)?;
         given_after(&client, ticket.given(Kind::Code))?;
-        if request.redirect_uri.as_deref() != Some(ticket.redirect_uri.as_str()) {
-            return Err(OAuthError::InvalidGrant("redirect_uri is not the one that the code was asked with"));
+        if request.redirect_uri.as_deref() != Some(ticket.redirect_uri.as_str()) || !client.redirect_uris.contains(&ticket.redirect_uri) {
+            return Err(OAuthError::InvalidGrant(
+                "redirect_uri is not the one that the code was asked with, or the app is not sent there any more",
+            ));
         }
         let challenge = URL_SAFE_NO_PAD.encode(Sha256::digest(verifier.expose().as_bytes()));
         if !bool::from(challenge.as_bytes().ct_eq(ticket.challenge.as_bytes())) {

@@ -1,10 +1,12 @@
 //! People who log in: clinicians, desks, patients. Each belongs to a facility, as clients do.
 
+use super::audit::administer;
 use super::claimed::{Claimed, Code};
 use super::{Access, AccessError, FOR_ANOTHER, Role, now_micros, now_seconds, on, secrets, totp};
 use crate::config::Secret;
 use crate::fhir::time::Micros;
 use crate::store::Store;
+use crate::store::sql::Sql;
 
 /// Wrong logins in a row after which the account rests.
 const FAILURES: i64 = 5;
@@ -138,6 +140,8 @@ pub enum PersonError {
     Exists,
     #[error("there is nobody of this name: `lango user list` shows them")]
     Unknown,
+    #[error("the change could not be recorded, so it was not made: {0}")]
+    Unrecorded(#[from] super::audit::AuditError),
     #[error("the database failed")]
     Database(#[from] sqlx::Error),
 }
@@ -221,63 +225,64 @@ pub async fn list(store: &Store) -> Result<Vec<Person>, sqlx::Error> {
 
 /// Keeps a new person.
 pub async fn add(store: &Store, person: &Person) -> Result<(), PersonError> {
-    const SQL: &str = "INSERT INTO person (id, name, password_hash, totp, totp_step, facility, roles, practitioner, patient, failures, \
-         locked_until, created, linked, acts_for) VALUES ($1, $2, $3, $4, 0, $5, $6, $7, $8, 0, 0, $9, $10, $11) ON CONFLICT (id) DO NOTHING";
     check(person)?;
-    let added = on!(store, write, pool => sqlx::query(SQL)
-        .bind(&person.id)
-        .bind(&person.name)
-        .bind(&person.password_hash)
-        .bind(&person.totp)
-        .bind(&person.facility)
-        .bind(person.roles.join(" "))
-        .bind(&person.practitioner)
-        .bind(&person.patient)
-        .bind(now_micros())
-        .bind(person.linked.join(" "))
-        .bind(joined(&person.acts_for))
-        .execute(pool)
-        .await?
-        .rows_affected());
-    if added == 1 { Ok(()) } else { Err(PersonError::Exists) }
+    let mut sql = Sql::new(store.dialect());
+    sql.push("INSERT INTO person (id, name, password_hash, totp, totp_step, facility, roles, practitioner, patient, failures, locked_until, created, linked, acts_for) VALUES (");
+    sql.str(&person.id).push(", ").str(&person.name).push(", ").str(&person.password_hash).push(", ");
+    or_null(&mut sql, person.totp.as_deref(), Sql::bytes);
+    sql.push(", 0, ").str(&person.facility).push(", ").str(&person.roles.join(" ")).push(", ");
+    or_null(&mut sql, person.practitioner.as_deref(), Sql::str);
+    sql.push(", ");
+    or_null(&mut sql, person.patient.as_deref(), Sql::str);
+    sql.push(", 0, 0, ").int(now_micros()).push(", ").str(&person.linked.join(" ")).push(", ").str(&joined(&person.acts_for));
+    sql.push(") ON CONFLICT (id) DO NOTHING");
+    if administer::<PersonError>(store, sql).await? { Ok(()) } else { Err(PersonError::Exists) }
 }
 
 fn joined(acts_for: &[Vec<String>]) -> String {
     acts_for.iter().map(|patients| patients.join(",")).collect::<Vec<_>>().join(" ")
 }
 
+fn or_null<T: ?Sized>(sql: &mut Sql, value: Option<&T>, put: impl for<'s> Fn(&'s mut Sql, &T) -> &'s mut Sql) {
+    match value {
+        Some(value) => put(sql, value),
+        None => sql.push("NULL"),
+    };
+}
+
+/// Carries `UPDATE person SET` … out on this person.
+async fn update(store: &Store, mut sql: Sql, id: &str) -> Result<(), PersonError> {
+    sql.push(" WHERE id = ").str(id);
+    if administer::<PersonError>(store, sql).await? { Ok(()) } else { Err(PersonError::Unknown) }
+}
+
+fn updating(store: &Store) -> Sql {
+    let mut sql = Sql::new(store.dialect());
+    sql.push("UPDATE person SET ");
+    sql
+}
+
 /// Keeps what an operator changes of a person: names, facility, roles, Practitioner, those whom they act for, authenticator app. They log in anew.
 pub async fn replace(store: &Store, person: &Person) -> Result<(), PersonError> {
-    const SQL: &str = "UPDATE person SET name = $2, facility = $3, roles = $4, practitioner = $5, acts_for = $6, totp = $7, \
-         generation = generation + 1 WHERE id = $1";
     check(person)?;
-    let changed = on!(store, write, pool => sqlx::query(SQL)
-        .bind(&person.id)
-        .bind(&person.name)
-        .bind(&person.facility)
-        .bind(person.roles.join(" "))
-        .bind(&person.practitioner)
-        .bind(joined(&person.acts_for))
-        .bind(&person.totp)
-        .execute(pool)
-        .await?
-        .rows_affected());
-    if changed == 1 { Ok(()) } else { Err(PersonError::Unknown) }
+    let mut sql = updating(store);
+    sql.push("name = ").str(&person.name).push(", facility = ").str(&person.facility);
+    sql.push(", roles = ").str(&person.roles.join(" ")).push(", practitioner = ");
+    or_null(&mut sql, person.practitioner.as_deref(), Sql::str);
+    sql.push(", acts_for = ").str(&joined(&person.acts_for)).push(", totp = ");
+    or_null(&mut sql, person.totp.as_deref(), Sql::bytes);
+    sql.push(", generation = generation + 1");
+    update(store, sql, &person.id).await
 }
 
 /// Sets whose records a person sees, as they are linked now.
 pub async fn set_patients(store: &Store, person: &Person) -> Result<(), PersonError> {
-    const SQL: &str = "UPDATE person SET patient = $2, linked = $3, acts_for = $4 WHERE id = $1";
     check(person)?;
-    let changed = on!(store, write, pool => sqlx::query(SQL)
-        .bind(&person.id)
-        .bind(&person.patient)
-        .bind(person.linked.join(" "))
-        .bind(joined(&person.acts_for))
-        .execute(pool)
-        .await?
-        .rows_affected());
-    if changed == 1 { Ok(()) } else { Err(PersonError::Unknown) }
+    let mut sql = updating(store);
+    sql.push("patient = ");
+    or_null(&mut sql, person.patient.as_deref(), Sql::str);
+    sql.push(", linked = ").str(&person.linked.join(" ")).push(", acts_for = ").str(&joined(&person.acts_for));
+    update(store, sql, &person.id).await
 }
 
 fn check(person: &Person) -> Result<(), PersonError> {
@@ -301,18 +306,19 @@ fn check(person: &Person) -> Result<(), PersonError> {
 
 /// Sets a new password, and lets a resting account log in at once. Whoever had the old one keeps nothing that they got by it.
 pub async fn set_password(store: &Store, id: &str, hash: &str) -> Result<(), PersonError> {
-    const SQL: &str = "UPDATE person SET password_hash = $2, failures = 0, locked_until = 0, generation = generation + 1 WHERE id = $1";
-    let changed = on!(store, write, pool => sqlx::query(SQL).bind(id).bind(hash).execute(pool).await?.rows_affected());
-    if changed == 1 { Ok(()) } else { Err(PersonError::Unknown) }
+    let mut sql = updating(store);
+    sql.push("password_hash = ").str(hash).push(", failures = 0, locked_until = 0, generation = generation + 1");
+    update(store, sql, id).await
 }
 
 /// Shuts a person out, with the tokens given for them, or lets them in again; they must log in anew then.
 pub async fn set_disabled(store: &Store, id: &str, disabled: bool) -> Result<(), PersonError> {
-    const SQL: &str = "UPDATE person SET disabled = $2, generation = generation + $3 WHERE id = $1";
-    let since = disabled.then(now_micros);
-    let changed =
-        on!(store, write, pool => sqlx::query(SQL).bind(id).bind(since).bind(i64::from(disabled)).execute(pool).await?.rows_affected());
-    if changed == 1 { Ok(()) } else { Err(PersonError::Unknown) }
+    let mut sql = updating(store);
+    match disabled {
+        true => sql.push("disabled = ").int(now_micros()).push(", generation = generation + 1"),
+        false => sql.push("disabled = NULL"),
+    };
+    update(store, sql, id).await
 }
 
 /// A new secret for an authenticator app, as bytes to keep and as text to type into the app.

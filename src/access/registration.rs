@@ -72,7 +72,8 @@ pub struct Change {
 /// Changes what a client may do or how it proves itself, from the next request on; what it proved itself by before is worthless then. Its
 /// facility stays: what it sent belongs to that one. Gives the secret that was made. `public_url` as in [`register`].
 pub async fn change(store: &Store, id: &str, asked: Change, public_url: &str) -> Result<Option<Secret>, ClientError> {
-    let mut client = clients::find(store, id).await?.ok_or(ClientError::Unknown)?;
+    let before = clients::find(store, id).await?.ok_or(ClientError::Unknown)?;
+    let mut client = before.clone();
     if let Some(scopes) = asked.scopes {
         client.scopes = scopes;
     }
@@ -89,7 +90,7 @@ pub async fn change(store: &Store, id: &str, asked: Change, public_url: &str) ->
         Some(proof) => prove(&mut client, proof, public_url)?,
         None => None,
     };
-    clients::replace(store, &client).await?;
+    clients::replace(store, &before, &client).await?;
     Ok(made)
 }
 

@@ -1,6 +1,6 @@
 //! `lango user …`: people who log in. Works while the server runs.
 
-use super::Common;
+use super::{Common, recorded};
 use crate::access::people::{self, LONGEST_PASSWORD, Person, SHORTEST_PASSWORD};
 use crate::access::{self, Role, hash_secret};
 use crate::app::GOLDEN_SECRET;
@@ -104,7 +104,7 @@ impl User {
                     link(&registry().await?, &mut person).await?;
                 }
                 let totp = if add.totp { Some(new_totp(&mut person)?) } else { None };
-                people::add(&store, &person).await?;
+                recorded(&settings, &store, &format!("lango user add {}", person.id), people::add(&store, &person)).await?;
                 eprintln!("{} may log in for facility {}", person.id, person.facility);
                 print_once(totp);
             }
@@ -114,19 +114,20 @@ impl User {
                 if !change.acts_for.is_empty() {
                     link_others(&registry().await?, &mut person).await?;
                 }
-                people::replace(&store, &person).await?;
+                recorded(&settings, &store, &format!("lango user change {}", person.id), people::replace(&store, &person)).await?;
                 eprintln!("{} is changed and logs in anew", person.id);
                 print_once(totp);
             }
             User::Link { id } => {
                 let mut person = people::find(&store, &id).await?.ok_or(people::PersonError::Unknown)?;
                 link(&registry().await?, &mut person).await?;
-                people::set_patients(&store, &person).await?;
+                recorded(&settings, &store, &format!("lango user link {id}"), people::set_patients(&store, &person)).await?;
                 let count = person.patient.iter().chain(&person.linked).chain(person.acts_for.iter().flatten()).count();
                 eprintln!("{id} sees what is known under {count} ids");
             }
             User::Password { id } => {
-                people::set_password(&store, &id, &hash_secret(&password()?)?).await?;
+                let hash = hash_secret(&password()?)?;
+                recorded(&settings, &store, &format!("lango user password {id}"), people::set_password(&store, &id, &hash)).await?;
                 eprintln!("{id} has a new password");
             }
             User::List => {
@@ -138,11 +139,11 @@ impl User {
                 }
             }
             User::Disable { id } => {
-                people::set_disabled(&store, &id, true).await?;
+                recorded(&settings, &store, &format!("lango user disable {id}"), people::set_disabled(&store, &id, true)).await?;
                 eprintln!("{id} is shut out");
             }
             User::Enable { id } => {
-                people::set_disabled(&store, &id, false).await?;
+                recorded(&settings, &store, &format!("lango user enable {id}"), people::set_disabled(&store, &id, false)).await?;
                 eprintln!("{id} may log in again");
             }
         }

@@ -38,3 +38,9 @@ pub(super) const DIRECTORY: [&str; 8] =
 pub(super) fn keeps_directory(author: &Author) -> bool {
     author.caller.as_ref().is_some_and(|caller| caller.has_role(Role::Registry) || caller.has_role(Role::Operator))
 }
+
+/// Whether the author is somebody who logs in for patients, and so changes nothing of the facility that they come from. What they say in a Consent is kept at
+/// the desk, where they can take it back.
+pub(super) fn is_for_patients(author: &Author) -> bool {
+    matches!(&author.scope, Scope::Gate(gate) if gate.own.is_some())
+}

@@ -22,8 +22,8 @@ pub struct Meant {
 
 impl Registry {
     /// Whom of a person's Patients an emergency means. What `owners`, those of who asks, contributed links nobody else: who sends a Patient with the
-    /// numbers of several people would open them all. Where the asker's own Patient is asked for, it means those of its numbers who agree with it, if these
-    /// are several, and none of them if they contradict each other.
+    /// numbers of several people would open them all. Where the asker's own Patient is asked for, it means those of its numbers; if these are several, those
+    /// who are called as it is, and none of them unless all of them are called alike: a day of birth, or saying nothing at all, many have in common.
     pub async fn meant(&self, person: &BTreeSet<String>, asked_for: &Asked<'_>, owners: &[FacilityKey]) -> Result<Meant, RegistryError> {
         let stored = self.stored(person).await?;
         let sources = stored.iter().filter(|stored| !looks_golden(&stored.id)).map(|stored| {
@@ -40,17 +40,17 @@ impl Registry {
         if people.iter().flatten().any(|source| source.is_asked) {
             people.retain(|one| one.iter().any(|source| source.is_asked));
         } else {
-            let asked: Vec<&Source> = own.iter().filter(|source| source.is_asked).collect();
+            // Who asks by the golden Patient asks by all that it links, their own too.
+            let by_own = own.iter().any(|source| source.is_asked);
+            let asked: Vec<&Source> = own.iter().filter(|source| source.is_asked || !by_own).collect();
             people.retain(|one| asked.is_empty() || one.iter().any(|source| asked.iter().any(|own| own.shares(source))));
             if people.len() > 1 && !asked.is_empty() {
-                people.retain(|one| one.iter().any(|source| asked.iter().any(|own| likeness::agree(&own.said, &source.said))));
+                people.retain(|one| one.iter().any(|source| asked.iter().any(|own| own.is_called_as(source))));
             }
-            let contradict = |one: &[Source], other: &[Source]| {
-                one.iter().any(|source| other.iter().any(|another| likeness::contradict(&source.said, &another.said)))
-            };
-            if people.iter().enumerate().any(|(place, one)| people.iter().skip(place + 1).any(|other| contradict(one, other))) {
-                people.clear();
-            }
+        }
+        let apart = |one: &[Source], other: &[Source]| !one.iter().any(|source| other.iter().any(|another| source.is_called_as(another)));
+        if people.iter().enumerate().any(|(place, one)| people.iter().skip(place + 1).any(|other| apart(one, other))) {
+            people.clear();
         }
         let mut meant: Vec<Source> = people.into_iter().flatten().collect();
         let known: Vec<Source> = own.into_iter().filter(|own| own.is_asked || meant.iter().any(|source| own.shares(source))).collect();
@@ -78,6 +78,10 @@ struct Source<'s> {
 impl Source<'_> {
     fn shares(&self, other: &Source<'_>) -> bool {
         !self.numbers.is_disjoint(&other.numbers)
+    }
+
+    fn is_called_as(&self, other: &Source<'_>) -> bool {
+        likeness::are_called_alike(&self.said, &other.said)
     }
 }
 

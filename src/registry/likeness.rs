@@ -21,6 +21,11 @@ pub fn agree(one: &Value, other: &Value) -> bool {
     (same_day || have_a_name_in_common(one, other) || is_silent(one) && is_silent(other)) && !contradict(one, other)
 }
 
+/// Whether two Patients have a name in common that tells who somebody is, and nothing that is said of them speaks against their being one person.
+pub fn are_called_alike(one: &Value, other: &Value) -> bool {
+    have_a_name_in_common(one, other) && !contradict(one, other)
+}
+
 const SEXES: [&str; 2] = ["female", "male"];
 
 /// Whether what two Patients say of themselves speaks against their being one person: another sex, another day of birth, no word of the names in common.

@@ -440,43 +440,36 @@ impl Store {
         }
     }
 
-    /// Current versions in the order of `keys`.
-    pub(super) async fn fetch(&self, keys: &[ResourceKey]) -> Result<Vec<Stored>, sqlx::Error> {
+    /// The versions that `snapshot` sees, in the order of `keys`, which are of what `scope` shows today. One that was superseded or deleted since is left out
+    /// unless `scope` shows that too: what a resource says now opens nothing of what it said.
+    pub(super) async fn fetch_as_of(&self, keys: &[ResourceKey], snapshot: &Snapshot, scope: &Scope) -> Result<Vec<Stored>, sqlx::Error> {
         if keys.is_empty() {
             return Ok(Vec::new());
         }
-        let mut sql = Sql::new(self.dialect());
-        sql.push("SELECT ").push(VERSION).push(" FROM resource WHERE live > 0 AND key IN (");
-        sql.join(keys, ", ", |sql, key| {
-            sql.literal(*key);
-        });
-        sql.push(")");
-        Ok(in_order(keys, self.versions(sql).await?))
-    }
-
-    /// The versions that `snapshot` sees, in the order of `keys`.
-    pub(super) async fn fetch_as_of(&self, keys: &[ResourceKey], snapshot: &Snapshot) -> Result<Vec<Stored>, sqlx::Error> {
-        if keys.is_empty() {
-            return Ok(Vec::new());
-        }
-        let mut sql = Sql::new(self.dialect());
         let list = |sql: &mut Sql| {
             sql.join(keys, ", ", |sql, key| {
                 sql.literal(*key);
             });
+            sql.push(")");
         };
+        let mut sql = Sql::new(self.dialect());
         sql.push("SELECT ").push(VERSION).push(" FROM resource r WHERE live > 0 AND ");
         compile::visible(&mut sql, "r.txn", snapshot);
         sql.push(" AND key IN (");
         list(&mut sql);
-        sql.push(") UNION ALL SELECT h.key, h.type, r.id, h.version, h.live, h.updated, h.owner, h.patient, h.body FROM history h JOIN resource r ON r.key = h.key WHERE h.live > 0 AND ");
-        compile::visible(&mut sql, "h.txn", snapshot);
-        sql.push(" AND NOT ");
-        compile::visible(&mut sql, "h.until", snapshot);
-        sql.push(" AND h.key IN (");
-        list(&mut sql);
-        sql.push(")");
-        Ok(in_order(keys, self.versions(sql).await?))
+        let mut rows = self.versions(sql).await?;
+        if rows.len() < keys.len() {
+            let mut sql = Sql::new(self.dialect());
+            sql.push("SELECT h.key, h.type, r.id, h.version, h.live, h.updated, h.owner, h.patient, h.body FROM history h JOIN resource r ON r.key = h.key WHERE h.live > 0 AND ");
+            compile::visible(&mut sql, "h.txn", snapshot);
+            sql.push(" AND NOT ");
+            compile::visible(&mut sql, "h.until", snapshot);
+            compile::named_condition(&mut sql, "h", scope);
+            sql.push(" AND h.key IN (");
+            list(&mut sql);
+            rows.extend(self.versions(sql).await?);
+        }
+        Ok(in_order(keys, rows))
     }
 
     pub(super) async fn versions(&self, sql: Sql) -> Result<Vec<Stored>, sqlx::Error> {

@@ -69,6 +69,13 @@ pub type FacilityKey = i64;
 /// A resource's number in this database, given when it is first written or first referred to.
 pub type ResourceKey = i64;
 
+/// A pool whose connections are kept as long as it lives. The task that would end those that are idle or old (sqlx 0.9, `spawn_maintenance_tasks`) goes over as many as
+/// are counted to be idle; between a thread that has put one back and not counted it yet, and another that has taken it, that is a number below zero: some 2^64,
+/// and the task turns round for ever, on a thread that no shutdown gets back.
+fn for_good<DB: sqlx::Database>(options: sqlx::pool::PoolOptions<DB>) -> sqlx::pool::PoolOptions<DB> {
+    options.idle_timeout(None).max_lifetime(None)
+}
+
 /// Whether a database failed because it cannot be reached, has no room, or is shut down: nothing that was asked of it is at fault, and later it
 /// may do it.
 pub fn is_unavailable(error: &sqlx::Error) -> bool {

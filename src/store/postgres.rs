@@ -61,7 +61,7 @@ const REACHABLE: Duration = Duration::from_secs(10);
 
 /// A pool's share of what one process may open.
 fn connections() -> PgPoolOptions {
-    PgPoolOptions::new()
+    super::for_good(PgPoolOptions::new())
         .max_connections(8)
         .acquire_timeout(Duration::from_secs(30))
         // A round trip to ask whether the server is there costs as much as the statement, so only after a pause.

@@ -143,7 +143,7 @@ impl Store {
             compile::visible(&mut sql, "h.txn", snapshot);
             sql.push(" AND NOT ");
             compile::visible(&mut sql, "h.until", snapshot);
-            compile::version_condition(&mut sql, "h", scope);
+            compile::named_condition(&mut sql, "h", scope);
             happened(&mut sql, "h", during);
         }
         Ok(in_order(keys, self.versions(sql).await?))

@@ -16,14 +16,14 @@ impl Store {
         let more = found.len() > limit as usize;
         found.truncate(limit as usize);
         let snapshot = cursor.map(|cursor| cursor.snapshot.clone()).or(moment);
+        // What matched is what is shown: a version that came since may say anything.
+        let rows = match &snapshot {
+            Some(snapshot) => self.fetch_as_of(&keys_of(&found), snapshot, &query.scope).await?,
+            None => Vec::new(),
+        };
         let next = match (found.last(), snapshot) {
             (Some((key, values)), Some(snapshot)) if more => Some(Cursor { snapshot, after: values.clone(), after_key: *key }),
             _ => None,
-        };
-        let keys = keys_of(&found);
-        let rows = match cursor {
-            None => self.fetch(&keys).await?,
-            Some(cursor) => self.fetch_as_of(&keys, &cursor.snapshot).await?,
         };
         Ok(page_of(&query.sort, &found, rows, next))
     }

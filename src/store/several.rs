@@ -40,7 +40,7 @@ impl Store {
             after: values.clone(),
             after_key: *key,
         });
-        let rows = self.fetch_as_of(&keys_of(&found), &snapshot).await?;
+        let rows = self.fetch_as_of(&keys_of(&found), &snapshot, &first.scope).await?;
         Ok(page_of(&first.sort, &found, rows, next))
     }
 

@@ -102,6 +102,10 @@ impl Sql {
         self.bind(Arg::Text(value.to_owned()))
     }
 
+    pub fn bytes(&mut self, value: &[u8]) -> &mut Self {
+        self.bind(Arg::Bytes(value.to_owned()))
+    }
+
     /// Appends `IN` these numbers. On PostgreSQL they are one value, so that the text is the same however many they are.
     pub fn one_of(&mut self, numbers: &[i64]) -> &mut Self {
         match self.dialect {

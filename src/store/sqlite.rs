@@ -11,7 +11,7 @@ use super::reads::Reads;
 use super::rows::{self, Cell, Identity, IdentityRow, Name, Row};
 use super::sql::{Dialect, Sql, bind_all};
 use super::write::{Unit, WriteError, Written};
-use super::{ResourceKey, TypeCode, closing, gate, inherit, is_unavailable, places, resting};
+use super::{ResourceKey, TypeCode, closing, for_good, gate, inherit, is_unavailable, places, resting};
 use crate::definitions;
 use crate::fhir::time::{Micros, now};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
@@ -81,7 +81,7 @@ impl Sqlite {
             .pragma("temp_store", "MEMORY")
             .pragma("wal_autocheckpoint", "4000");
         let path = options.get_filename().to_owned();
-        let write = SqlitePoolOptions::new().max_connections(1).test_before_acquire(false).before_acquire(|connection, _| {
+        let write = for_good(SqlitePoolOptions::new()).max_connections(1).test_before_acquire(false).before_acquire(|connection, _| {
             // A full disk ends a transaction by itself, and the ROLLBACK that follows fails for want of one: the library then believes
             // for ever that one is open, and begins no other on this connection. The next one may.
             Box::pin(std::future::ready(Ok(!connection.is_in_transaction())))
@@ -91,7 +91,7 @@ impl Sqlite {
         chain::seal_left_over(&write).await?;
         let reader = options.read_only(true).create_if_missing(false).pragma("cache_size", "-16384").row_buffer_size(1024);
         let readers = std::thread::available_parallelism().map_or(4, |cores| cores.get() as u32 * 2).clamp(4, 16);
-        let read = SqlitePoolOptions::new()
+        let read = for_good(SqlitePoolOptions::new())
             .max_connections(readers)
             .test_before_acquire(false)
             .acquire_timeout(Duration::from_secs(30))
@@ -126,10 +126,15 @@ impl Sqlite {
         sqlx::query("UPDATE counter SET txn = txn WHERE id = 1").execute(&self.write).await.map(drop)
     }
 
-    /// Gives the writer's page cache back when nothing was written since the last call.
+    /// Gives the page caches back when nothing was written since the last call.
     pub async fn rest(&self) -> Result<(), sqlx::Error> {
         if self.commits.swap(0, Ordering::Relaxed) == 0 && !self.rested.swap(true, Ordering::Relaxed) {
             sqlx::query("PRAGMA shrink_memory").execute(&self.write).await?;
+            // Readers live as long as the pool ([`super::for_good`]). Each goes to the end of the line, so that one after the other gives its cache back.
+            for _ in 0..self.read.size() {
+                let Some(mut reader) = self.read.try_acquire() else { break };
+                sqlx::query("PRAGMA shrink_memory").execute(&mut *reader).await?;
+            }
         }
         Ok(())
     }

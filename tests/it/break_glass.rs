@@ -346,3 +346,43 @@ both_databases!(
         world.server.stop().await;
     }
 );
+
+both_databases!(
+    async fn saying_nothing_or_a_day_of_birth_in_common_makes_nobody_one_person_in_an_emergency(db: &TestDb) {
+        let world = World::new(db).await;
+        let number = |value: String| json!({ "system": NIDA, "value": value });
+        let twins = [json!([{ "family": "Mugisha", "given": ["Kato"] }]), json!([{ "family": "Mugisha", "given": ["Wasswa"] }])];
+        for (case, said) in
+            [("silent", json!({})), ("day", json!({ "birthDate": "1990-05-05" })), ("twin", json!({ "birthDate": "1990-05-05" }))]
+        {
+            let numbers = [number(format!("{case}-1")), number(format!("{case}-2"))];
+            for (place, holder) in ["a", "c"].into_iter().enumerate() {
+                let mut other = said.clone();
+                (other["resourceType"], other["id"], other["identifier"]) =
+                    (json!("Patient"), json!(format!("{case}-{holder}")), json!([numbers[place]]));
+                if case == "twin" {
+                    other["name"] = twins[place].clone();
+                }
+                world.put(world.token(holder), &other).await;
+            }
+            for own in ["own", "again"] {
+                let mut fake = said.clone();
+                (fake["resourceType"], fake["id"], fake["identifier"]) = (json!("Patient"), json!(format!("{case}-{own}")), json!(numbers));
+                if case == "twin" {
+                    fake["name"] = json!([twins[0][0], twins[1][0]]);
+                }
+                world.put(&world.asker, &fake).await;
+            }
+            let (_, golden) = world.get(world.token("operator"), &format!("/fhir/Patient?link=Patient/{case}-own")).await;
+            let golden = golden["entry"][0]["resource"]["id"].as_str().unwrap().to_owned();
+            for asked in [format!("{case}-own"), golden] {
+                let token = emergency(&world).await;
+                let (_, found) = world.lookup(&token, json!([{ "name": "patient", "valueString": format!("Patient/{asked}") }])).await;
+                let own = [format!("{case}-again"), format!("{case}-own")];
+                assert!(ids(&found).is_subset(&own.into()), "{asked}: {found}");
+            }
+        }
+        assert_eq!(told(&world).await.0.len(), 0);
+        world.server.stop().await;
+    }
+);

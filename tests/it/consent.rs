@@ -235,6 +235,62 @@ both_databases!(
 );
 
 both_databases!(
+    async fn pages_that_were_handed_out_show_no_version_that_was_never_open(db: &TestDb) {
+        let world = World::new(db).await;
+        world.consent("c", json!({ "type": "permit", "provision": [{ "type": "deny", "code": [{ "coding": [{ "system": "http://loinc.org", "code": "8310-5" }] }] }] })).await;
+        // Of another patient, of a denied code, and open, until they are corrected or deleted.
+        let made = |id: &str, patient: &str, code: &str| observation(id, patient, code, "2026-03-06", None);
+        for body in
+            [made("p-code", "a", "8310-5"), made("p-patient", "b", "8867-4"), made("p-gone", "a", "8867-4"), made("p-open", "a", "8867-4")]
+        {
+            world.put(&world.holder, &body).await;
+        }
+        let mut next = Vec::new();
+        for search in [
+            "Observation?_count=1",
+            "Observation?_count=1&_sort=_id",
+            "Observation?status=final&_count=1",
+            "?_type=Observation,Encounter&_count=1",
+            "Patient/a/Observation?_count=1",
+            "Patient/a/$everything?_count=1",
+        ] {
+            let (status, first) = world.get(&world.asker, &format!("/fhir/{search}")).await;
+            assert_eq!(status, 200, "{first}");
+            let url = first["link"].as_array().unwrap().iter().find(|link| link["relation"] == "next").unwrap()["url"].as_str().unwrap();
+            next.push(url.strip_prefix(&world.server.base).unwrap().to_owned());
+        }
+        for id in ["p-code", "p-patient", "p-open"] {
+            let mut body = made(id, "a", "8867-4");
+            body["valueString"] = json!("corrected");
+            world.put(&world.holder, &body).await;
+        }
+        assert_eq!(world.send(&world.holder, "DELETE", "/fhir/Observation/p-gone", &Value::Null).await.0, 204);
+        for first in next {
+            let mut page = Some(first.clone());
+            let mut shown = BTreeSet::new();
+            let mut total = None;
+            while let Some(url) = page {
+                let (status, bundle) = world.get(&world.asker, &url).await;
+                assert_eq!(status, 200, "{bundle}");
+                total = bundle["total"].as_u64();
+                let entries = bundle["entry"].as_array().into_iter().flatten().map(|entry| &entry["resource"]);
+                shown.extend(entries.map(|one| format!("{}/{}", one["id"].as_str().unwrap(), one["meta"]["versionId"].as_str().unwrap())));
+                let link = bundle["link"].as_array().unwrap().iter().find(|link| link["relation"] == "next");
+                page = link.map(|link| link["url"].as_str().unwrap().strip_prefix(&world.server.base).unwrap().to_owned());
+            }
+            assert!(shown.contains("p-open/1"), "the first page's moment: {shown:?}");
+            for hidden in ["p-code/1", "p-patient/1", "p-gone/1"] {
+                assert!(!shown.contains(hidden), "{first}: {shown:?}");
+            }
+            if first.contains("_total") {
+                assert_eq!(total, Some(shown.len() as u64 + 1), "{first}: {shown:?}");
+            }
+        }
+        world.server.stop().await;
+    }
+);
+
+both_databases!(
     async fn what_cannot_be_tied_to_one_patient_is_its_contributors_alone(db: &TestDb) {
         let world = World::new(db).await;
         for patient in ["a", "b"] {

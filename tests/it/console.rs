@@ -1,10 +1,11 @@
 //! The operator's pages: who comes in, what they change, and that no other page can send their forms.
 
+use crate::support::login::user;
 use crate::support::program::output;
 use crate::support::server::answer;
 use crate::support::{TestDb, TestServer, both_databases, sealed, smart};
 use lango::access::audit::Event;
-use lango::access::clients;
+use lango::access::clients::{self, Client};
 use lango::access::hash_secret;
 use lango::access::people::{self, Person};
 use lango::config::Secret;
@@ -325,7 +326,7 @@ both_databases!(
 );
 
 both_databases!(
-    async fn what_commands_change_about_clients_is_recorded_too(db: &TestDb) {
+    async fn what_commands_change_about_clients_and_people_is_recorded_too(db: &TestDb) {
         let world = World::new(db).await;
         for command in
             ["client add emr-1 --facility HF-1 --scope system/*.rs", "client change emr-1 --role registry", "client disable emr-1"]
@@ -334,8 +335,15 @@ both_databases!(
             let (code, _, said) = output(db, &words);
             assert_eq!(code, Some(0), "{said}");
         }
+        user(db, &["add", "baraka", "--facility", "HF-1", "--patient", "p1"]);
+        for words in [["link", "baraka"], ["password", "baraka"], ["disable", "baraka"], ["enable", "baraka"]] {
+            user(db, &words);
+        }
+        user(db, &["change", "baraka", "--role", "clinician"]);
         let told: Vec<String> = world.recorded().await.into_iter().map(|(_, request, _)| request).collect();
-        assert_eq!(told, ["lango client add emr-1", "lango client change emr-1", "lango client disable emr-1"]);
+        let of_clients = ["add", "change", "disable"].map(|change| format!("lango client {change} emr-1"));
+        let of_people = ["add", "link", "password", "disable", "enable", "change"].map(|change| format!("lango user {change} baraka"));
+        assert_eq!(told, [&of_clients[..], &of_people].concat());
         world.server.stop().await;
     }
 );
@@ -399,5 +407,31 @@ both_databases!(
         let spoiled = world.get("/console/login", "lango-console-login=x; Path=/").await;
         assert!(!cookie_of(&spoiled).ends_with("=x"));
         world.server.stop().await;
+    }
+);
+
+both_databases!(
+    async fn a_change_of_a_client_leaves_what_somebody_else_changed_meanwhile(db: &TestDb) {
+        let store = Store::open(&db.url).await.unwrap();
+        let hash = |secret: &str| hash_secret(&Secret::new(secret)).unwrap();
+        let first = Client { secret_hash: Some(hash("the first secret")), ..Client::new("emr-1", "HF-1", "system/*.cruds") };
+        clients::add(&store, &first).await.unwrap();
+        // Two look at it, and each changes another thing.
+        let before = clients::find(&store, "emr-1").await.unwrap().unwrap();
+        let renewed = hash("another secret");
+        clients::set_secret(&store, "emr-1", &renewed).await.unwrap();
+        clients::replace(&store, &before, &Client { scopes: "system/*.rs".into(), ..before.clone() }).await.unwrap();
+        clients::replace(&store, &before, &Client { roles: vec!["registry".into()], ..before.clone() }).await.unwrap();
+        let now = clients::find(&store, "emr-1").await.unwrap().unwrap();
+        assert_eq!(
+            (now.secret_hash.as_ref(), now.scopes.as_str(), &now.roles[..]),
+            (Some(&renewed), "system/*.rs", &["registry".to_owned()][..])
+        );
+        // Another proof ends the one that was meanwhile too.
+        let url = Some("https://keys.example.org/set".to_owned());
+        clients::replace(&store, &before, &Client { secret_hash: None, jwks_url: url.clone(), ..before.clone() }).await.unwrap();
+        let now = clients::find(&store, "emr-1").await.unwrap().unwrap();
+        assert_eq!((now.secret_hash, now.jwks_url), (None, url));
+        store.close().await;
     }
 );

@@ -10,6 +10,7 @@ use axum::Router;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::routing::post;
+use lango::access::clients::{self, Client};
 use lango::exchange::notice::NOTICE_JOB;
 use lango::store::Store;
 use serde_json::{Value, json};
@@ -110,6 +111,42 @@ both_databases!(
         let job = store.jobs(Some(NOTICE_JOB), None, 10).await.unwrap().remove(0);
         assert_eq!(job.state, "done", "{job:?}");
         store.close().await;
+        world.server.stop().await;
+    }
+);
+
+both_databases!(
+    async fn who_logs_in_for_a_patient_takes_back_what_they_permitted(db: &TestDb) {
+        let world = World::new(db).await;
+        let store = Store::open(&db.url).await.unwrap();
+        let app = Client {
+            redirect_uris: vec!["https://portal.example.org/back".into()],
+            roles: vec!["consent-recorder".into()],
+            ..Client::new("portal", "operator", "patient/*.cruds launch/patient")
+        };
+        clients::add(&store, &app).await.unwrap();
+        store.close().await;
+        let browser = Browser::at(&world.server);
+        for (name, option, patient, chosen, other) in [("asha", "--patient", "c", "", "z"), ("mama", "--acts-for", "z", "z", "a")] {
+            user(db, &["add", name, "--facility", "HF-C", option, patient, "--role", "consent-recorder"]);
+            let granted = browser.granted(name, "patient/*.cruds launch/patient", chosen).await;
+            let token = granted["access_token"].as_str().unwrap();
+            let (id, path) = (format!("by-{name}"), format!("/fhir/Consent/by-{name}"));
+            let mut own = consent(&id, patient, json!({ "type": "permit" }));
+            assert_eq!(world.send(token, "PUT", &path, &own).await.0, 201);
+            assert_eq!(world.get(&world.asker, &format!("/fhir/Patient/{patient}")).await.0, 200, "{name}");
+            // Neither its facility nor another has a say in it; the desk has.
+            for facility in ["a", "c"] {
+                assert_eq!(world.get(world.token(facility), &path).await.0, 404);
+            }
+            assert_eq!(world.get(&world.desk, &path).await.0, 200);
+            let moved = consent(&id, other, json!({ "type": "permit" }));
+            assert_eq!(world.send(token, "PUT", &path, &moved).await.0, 403);
+            own["status"] = json!("inactive");
+            assert_eq!(world.send(token, "PUT", &path, &own).await.0, 200);
+            assert_eq!(world.get(&world.asker, &format!("/fhir/Patient/{patient}")).await.0, 404, "{name}");
+            assert_eq!(world.send(token, "DELETE", &path, &Value::Null).await.0, 204);
+        }
         world.server.stop().await;
     }
 );

@@ -21,7 +21,7 @@ pub mod verify;
 
 pub use event::{Action, Agent, Event, Holding, Shown, Told, patients, told};
 pub use recorder::Recorder;
-pub use trail::{Change, Shape, Trail, current};
+pub use trail::{Change, Shape, Trail, administer, current};
 
 use crate::store::{FacilityKey, system_key};
 

@@ -10,6 +10,7 @@ use crate::fhir::time::now;
 use crate::store::audit::{NOBODY, Placed};
 use crate::store::closing::Basis;
 use crate::store::gate::About;
+use crate::store::sql::{Arg, Sql};
 use crate::store::{AuditRow, FacilityKey, ResourceKey, Scope, Store, Stored, Subject, TypeCode};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::future::Future;
@@ -26,6 +27,23 @@ tokio::task_local! {
 /// The trail of the request that this task answers; `None`: nothing is recorded.
 pub fn current() -> Option<Arc<Trail>> {
     CURRENT.try_with(Arc::clone).ok()
+}
+
+/// Makes a change that is none of a resource: of a client, say. It is recorded in its own transaction when a request or a command is followed; `false`: there was
+/// nothing to change.
+pub async fn administer<E: From<AuditError> + From<sqlx::Error>>(store: &Store, sql: Sql) -> Result<bool, E> {
+    // PostgreSQL refuses texts with this character.
+    if sql.args.iter().any(|arg| matches!(arg, Arg::Text(text) if text.contains('\0'))) {
+        return Ok(false);
+    }
+    let trail = current();
+    let told = |trail: &Arc<Trail>| trail.row(&trail.event(Action::Execute, "operation", 200), Subject::Nobody);
+    let row = trail.as_ref().map(told).transpose()?;
+    let changed = store.change_recorded(sql, row.as_slice()).await? > 0;
+    if let Some(trail) = trail.filter(|_| changed) {
+        trail.noted().settled = true;
+    }
+    Ok(changed)
 }
 
 /// A resource's name.
@@ -241,17 +259,6 @@ impl Trail {
             }
         }
         Ok(rows)
-    }
-
-    /// The row for the transaction of a change that is none of a resource: of a client, say. Call [`Trail::administered`] when it
-    /// is committed.
-    pub fn administration(&self) -> Result<AuditRow, AuditError> {
-        self.row(&self.event(Action::Execute, "operation", 200), Subject::Nobody)
-    }
-
-    /// The request is recorded, with what it changed.
-    pub fn administered(&self) {
-        self.noted().settled = true;
     }
 
     /// These changes are committed.

@@ -47,27 +47,53 @@ const NO_TEXT: &[&str] = &[
     "system",
     "identifier",
     "fullUrl",
-    "authorString",
     "contentType",
     "data",
     "hash",
     "language",
 ];
-/// The same of those who are people.
+/// Words that are names of people too: they tell nothing where it is said how a professional is called, where every other word does. Who saw a "VCT counsellor" has
+/// been to one.
+const NAMES: &[&str] = &["bangi", "khat", "rape", "sida"];
+/// How somebody is called. Of a patient it tells nothing.
 const WHO: &[&str] = &["name", "telecom", "address", "contact", "photo"];
 
 const ICD_10: &str = "http://hl7.org/fhir/sid/icd-10";
 const ATC: &str = "http://www.whocc.no/atc";
 
-fn is_person(type_name: &str) -> bool {
-    matches!(type_name, "Patient" | "RelatedPerson" | "Person" | "Practitioner" | "PractitionerRole")
+/// Somebody of whom it is said how they are called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Somebody {
+    /// A patient, or who belongs to one.
+    Patient,
+    Professional,
 }
 
-/// Whether this is a Reference to somebody, so that its `display` is how they are called.
-fn names_person(reference: &Map<String, Value>) -> bool {
-    let text = |key: &str| reference.get(key).and_then(Value::as_str);
-    let target = text("reference").and_then(|name| name.split("/_history/").next()?.rsplit('/').nth(1));
-    target.or(text("type")).is_some_and(is_person)
+impl Somebody {
+    fn of(type_name: &str) -> Option<Somebody> {
+        match type_name {
+            "Patient" | "RelatedPerson" | "Person" => Some(Somebody::Patient),
+            "Practitioner" | "PractitionerRole" => Some(Somebody::Professional),
+            _ => None,
+        }
+    }
+
+    /// To whom this is a Reference, so that its `display` is how they are called.
+    fn named(reference: &Map<String, Value>) -> Option<Somebody> {
+        let text = |key: &str| reference.get(key).and_then(Value::as_str);
+        let target = text("reference").and_then(|name| name.split("/_history/").next()?.rsplit('/').nth(1));
+        target.or(text("type")).and_then(Somebody::of)
+    }
+}
+
+/// What stands somewhere in a resource.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Said {
+    /// No text that people write.
+    Nothing,
+    /// How a professional is called.
+    Name,
+    Anything,
 }
 
 /// The one name of a code system that is called in several ways; of ICD-10, its editions too: a code of a country's means what the WHO's means, or more exactly.
@@ -153,11 +179,12 @@ impl Sensitive {
         found.extend(labels.map(|label| Coding::sensitivity(label)));
     }
 
-    fn of_text(&self, text: &str, found: &mut BTreeSet<Coding>) {
-        let Some(known) = self.codes.get(WORDS) else { return };
+    fn of_text(&self, text: &str, said: Said, found: &mut BTreeSet<Coding>) {
+        let Some(known) = self.codes.get(WORDS).filter(|_| said != Said::Nothing) else { return };
         let is_word = |word: &&str| word.len() > 2 && word.starts_with(char::is_alphabetic);
-        let words = text.split(|c: char| !c.is_alphanumeric()).filter(is_word).take(MAX_WORDS_OF_A_TEXT);
-        found.extend(words.filter_map(|word| known.get(&word.to_lowercase())).flatten().map(|label| Coding::sensitivity(label)));
+        let words = text.split(|c: char| !c.is_alphanumeric()).filter(is_word).take(MAX_WORDS_OF_A_TEXT).map(str::to_lowercase);
+        let words = words.filter(|word| said != Said::Name || !NAMES.contains(&word.as_str()));
+        found.extend(words.filter_map(|word| known.get(&word)).flatten().map(|label| Coding::sensitivity(label)));
     }
 
     /// What a code of no system tells of, if it is one of a system that is known here.
@@ -173,11 +200,11 @@ impl Sensitive {
     /// What a resource tells of, in codes and in words, wherever in it they stand.
     fn of_resource(&self, resource: &Value) -> BTreeSet<Coding> {
         let mut found = BTreeSet::new();
-        let mut waiting = vec![(resource, false)];
-        while let Some((value, is_text)) = waiting.pop() {
+        let mut waiting = vec![(resource, Said::Nothing)];
+        while let Some((value, said)) = waiting.pop() {
             match value {
-                Value::Array(list) => waiting.extend(list.iter().map(|item| (item, is_text))),
-                Value::String(text) if is_text => self.of_text(text, &mut found),
+                Value::Array(list) => waiting.extend(list.iter().map(|item| (item, said))),
+                Value::String(text) => self.of_text(text, said, &mut found),
                 Value::Object(object) => {
                     let text = |key: &str| object.get(key).and_then(Value::as_str);
                     match (text("system"), text("code")) {
@@ -188,13 +215,21 @@ impl Sensitive {
                         }
                         _ => {}
                     }
-                    let person = text("resourceType").is_some_and(is_person);
-                    let named = names_person(object);
+                    let (somebody, named) = (text("resourceType").and_then(Somebody::of), Somebody::named(object));
                     let coded = object.contains_key("system");
-                    let tells = |key: &str| {
-                        !(NO_TEXT.contains(&key) || person && WHO.contains(&key) || named && key == "display" || coded && key == "code")
+                    let called = |key: &str| match key {
+                        "display" => named,
+                        key if WHO.contains(&key) => somebody,
+                        _ => None,
                     };
-                    waiting.extend(object.iter().filter(|(key, _)| tells(key)).map(|(_, value)| (value, true)));
+                    for (key, value) in object {
+                        let key = key.as_str();
+                        if NO_TEXT.contains(&key) || coded && key == "code" || called(key) == Some(Somebody::Patient) {
+                            continue;
+                        }
+                        let is_name = said == Said::Name || key == "authorString" || called(key).is_some();
+                        waiting.push((value, if is_name { Said::Name } else { Said::Anything }));
+                    }
                 }
                 _ => {}
             }

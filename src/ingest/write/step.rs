@@ -5,7 +5,7 @@ use crate::access::{CONSENT_DESK, Caller, Interaction, Role};
 use crate::definitions;
 use crate::fhir::{Issue, IssueCode};
 use crate::ingest::consent::{Beside, asks_for_itself};
-use crate::ingest::ownership::{DIRECTORY, OPERATOR, check_source, keeps_directory, may_change};
+use crate::ingest::ownership::{DIRECTORY, OPERATOR, check_source, is_for_patients, keeps_directory, may_change};
 use crate::ingest::refusal::{Refusal, RefusalKind};
 use crate::search::{extract, own};
 use crate::store::gate::{self as store_gate, About, Traits};
@@ -128,7 +128,7 @@ impl Writer {
         }
         let owner = if for_all {
             OPERATOR
-        } else if is_request {
+        } else if is_request || type_name == "Consent" && stored.is_none() && is_for_patients(author) {
             CONSENT_DESK
         } else {
             stored.map_or(author.owner, |stored| stored.owner)

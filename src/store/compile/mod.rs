@@ -85,7 +85,28 @@ fn count_into(sql: &mut Sql, query: &Query, seen: Seen, plan: Plan) {
         "SELECT count(DISTINCT m.key) AS n FROM ("
     });
     Compiler::new(sql, query, seen, plan).matches();
-    sql.push(if placed { ") m) c" } else { ") m" });
+    sql.push(") m");
+    if let Some(snapshot) = seen {
+        closed_since(sql, "m", snapshot, &query.scope);
+    }
+    sql.push(if placed { ") c" } else { "" });
+}
+
+/// Appends the condition that the version of `alias` that the snapshot saw, if it is not the current one, is shown by itself
+/// ([`super::Store::fetch_as_of`]).
+fn closed_since(sql: &mut Sql, alias: &str, snapshot: &Snapshot, scope: &Scope) {
+    if *scope == Scope::All {
+        return;
+    }
+    sql.push(&format!(" WHERE {alias}.key NOT IN (SELECT h.key FROM history h WHERE h.until >= "));
+    sql.int(snapshot.except.iter().copied().min().unwrap_or(snapshot.below).min(snapshot.below));
+    sql.push(" AND NOT ");
+    visible(sql, "h.until", snapshot);
+    sql.push(" AND ");
+    visible(sql, "h.txn", snapshot);
+    sql.push(" AND NOT (1 = 1");
+    named_condition(sql, "h", scope);
+    sql.push("))");
 }
 
 /// `SELECT key` of every match, unordered and perhaps repeated.

@@ -70,6 +70,16 @@ fn what_gives_a_sensitive_matter_away_is_labelled() {
         (json!({"resourceType": "Encounter", "participant": [{"individual": {"type": "Practitioner", "display": "Dr Bangi"}}]}), &[]),
         (json!({"resourceType": "Observation", "performer": [{"reference": "Organization/1", "display": "CTC Mnazi"}]}), &["HIV", "R"]),
         (json!({"resourceType": "Observation", "note": [{"text": "smokes bangi"}]}), &["ETH", "R"]),
+        (
+            json!({"resourceType": "Observation", "performer": [{"reference": "Practitioner/1", "display": "Mary Bangi, VCT counsellor"}]}),
+            &["HIV", "R"],
+        ),
+        (json!({"resourceType": "Observation", "note": [{"authorString": "psychiatric nurse", "text": "slept well"}]}), &["PSY", "R"]),
+        (
+            json!({"resourceType": "Observation", "contained": [{"resourceType": "Practitioner", "name": [{"text": "CTC, Mary Bangi"}]}]}),
+            &["HIV", "R"],
+        ),
+        (json!({"resourceType": "Observation", "performer": [{"reference": "Patient/1", "display": "Rape"}]}), &[]),
         (json!({"resourceType": "Observation", "note": [{"authorString": "Mary Bangi", "text": "slept well"}]}), &[]),
         (json!({"resourceType": "Observation", "text": {"div": "<div>HIV</div>"}}), &["HIV", "R"]),
     ];
