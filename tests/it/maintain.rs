@@ -245,6 +245,24 @@ both_databases!(
         ] {
             assert_eq!(server.post(path, &parameters(&list)).await.0, expected, "{path} {list:?}");
         }
+        // Nor does who says it in a form that is not read, or both ways.
+        let flag = |name: &str| json!({ "name": name, "valueBoolean": true });
+        let request = |list: Value| json!({ "resourceType": "Parameters", "parameter": list });
+        for body in [
+            request(json!([{ "name": "dryRun" }])),
+            request(json!([{ "name": "dryRun", "part": [flag("x")] }])),
+            request(json!([{ "valueBoolean": true }])),
+            request(json!([{ "name": "dryRun", "valueBoolean": false }, flag("dryRun")])),
+            request(json!([flag("expungePreviousVersions")])),
+            request(flag("dryRun")),
+            json!({ "resourceType": "Parameters", "parameters": [flag("dryRun")] }),
+            json!({ "resourceType": "Patient" }),
+            json!([flag("dryRun")]),
+        ] {
+            let (status, told) = server.post("/fhir/$expunge?expungePreviousVersions=true", &body).await;
+            assert_eq!(status, 400, "{body} {told}");
+        }
+        assert_eq!(versions(&server, "p4").await, 2);
         assert_eq!(server.get("/fhir/$expunge").await.0, 405);
         server.stop().await;
     }
