@@ -169,17 +169,18 @@ impl Controls<'_> {
                     return Err(Wrong::ignorable(format!("{type_name} has no search parameter '{}' to sort by{hint}", shown(name))));
                 }
             };
-            if let SortBy::Param { param, kind: Kind::Quantity } = by {
+            let (mut first, last) = match by {
                 // In base units first; what has no unit that is known comes behind, as it is written.
-                let places = facet_places(type_code, param).into_iter().map(|place| Facet::Amount.of(place));
-                keys.extend(places.map(|param| SortKey { by: SortBy::Param { param, kind: Kind::Quantity }, descending }));
-            }
-            let elsewhere = match by {
+                SortBy::Param { param, kind: kind @ Kind::Quantity } => {
+                    let places = facet_places(type_code, param).into_iter().map(|place| Facet::Amount.of(place));
+                    (places.map(|param| SortBy::Param { param, kind }).collect(), by)
+                }
                 // What is here by its id, what is elsewhere or named by a canonical behind it, by the address.
-                SortBy::Param { param, kind: Kind::Reference } => Some(SortBy::Param { param, kind: Kind::Uri }),
-                _ => None,
+                SortBy::Param { param, kind: Kind::Reference } => (vec![by], SortBy::Param { param, kind: Kind::Uri }),
+                _ => (Vec::new(), by),
             };
-            keys.extend([Some(by), elsewhere].into_iter().flatten().map(|by| SortKey { by, descending }));
+            first.push(if first.is_empty() { last } else { SortBy::Behind { first: first.clone(), by: Box::new(last) } });
+            keys.extend(first.into_iter().map(|by| SortKey { by, descending }));
             named += 1;
         }
         if named > MAX_SORTS {
@@ -266,6 +267,7 @@ impl Controls<'_> {
 fn is_alike(a: &SortBy, b: &SortBy) -> bool {
     match (a, b) {
         (SortBy::Param { kind: a, .. }, SortBy::Param { kind: b, .. }) => a == b,
+        (SortBy::Behind { by: a, .. }, SortBy::Behind { by: b, .. }) => is_alike(a, b),
         _ => a == b,
     }
 }
