@@ -21,6 +21,8 @@ pub(super) struct Controls<'a> {
     pub definitions: &'static Definitions,
     pub options: &'a ParseOptions,
     pub over: Over<'a>,
+    /// Whether what comes back may contain the matches, and so be of any type.
+    pub contained: bool,
 }
 
 impl Controls<'_> {
@@ -234,7 +236,7 @@ impl Controls<'_> {
         let source = typed(source)?;
         let target = target.filter(|target| !target.is_empty()).map(typed).transpose()?;
         let source_name = definitions.type_name(source);
-        if !reverse && !iterate && source != type_code {
+        if !reverse && !iterate && source != type_code && !self.contained {
             return Err(Wrong::ignorable(format!(
                 "the matches are of type {searched}, so {source_name} includes nothing; write _include:iterate to follow what was included"
             )));
@@ -254,7 +256,7 @@ impl Controls<'_> {
                 .map(|param| param.code.as_str());
             Wrong::ignorable(format!("{source_name} has no reference parameter '{}'{}", shown(code), suggest::hint(code, known)))
         })?;
-        let wanted = target.or((reverse && !iterate).then_some(type_code));
+        let wanted = target.or((reverse && !iterate && !self.contained).then_some(type_code));
         if let Some(wanted) = wanted.filter(|wanted| !param.targets.contains(wanted)) {
             let name = definitions.type_name(wanted);
             return Err(Wrong::ignorable(format!("{source_name}.{code} does not refer to {name}")));

@@ -62,6 +62,7 @@ pub struct Reader<'a> {
     /// Values at the ends of chains, those of each type that one leads to.
     chained: usize,
     partial: RefCell<BTreeSet<Arc<str>>>,
+    decided: RefCell<BTreeSet<String>>,
     /// Own parameters that are named, and how many of them [`Reader::doubts`] told of.
     own: RefCell<Vec<(TypeCode, &'a OwnParam)>>,
     told: usize,
@@ -81,6 +82,7 @@ impl<'a> Reader<'a> {
             nodes: 0,
             chained: 0,
             partial: RefCell::default(),
+            decided: RefCell::default(),
             own: RefCell::default(),
             told: 0,
         }
@@ -105,6 +107,12 @@ impl<'a> Reader<'a> {
             systems.join(", ")
         );
         (!systems.is_empty()).then(|| Issue::error(IssueCode::Incomplete, words))
+    }
+
+    /// What the terminology made of the values of all filters: other words when it would make something else of them.
+    pub fn decided(self) -> Option<String> {
+        let decided = self.decided.into_inner();
+        (!decided.is_empty()).then(|| decided.into_iter().collect())
     }
 
     /// The own parameters that the filters since the last time name, each once; `at`: where.
@@ -373,7 +381,7 @@ impl<'a> Reader<'a> {
     }
 
     pub(super) fn values(&self, type_code: TypeCode) -> Values<'_> {
-        Values { definitions: self.definitions, options: self.options, type_code, partial: &self.partial }
+        Values { definitions: self.definitions, options: self.options, type_code, partial: &self.partial, decided: &self.decided }
     }
 
     /// What the modifier makes of the values, and whether it negates them.

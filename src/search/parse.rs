@@ -263,7 +263,8 @@ pub fn parse_over(over: Over<'_>, pairs: &[(String, String)], scope: Scope, opti
     };
     let mut errors = Vec::new();
     let mut reader = Reader::over(options, over.types().len());
-    let controls = Controls { definitions: definitions::r4(), options, over };
+    let contained = pairs.iter().any(|(key, value)| key == "_contained" && matches!(value.as_str(), "true" | "both"));
+    let controls = Controls { definitions: definitions::r4(), options, over, contained };
     let mut filters_used = Vec::new();
     let mut seen: Vec<&str> = Vec::new();
     for (key, value) in pairs {
@@ -315,6 +316,10 @@ pub fn parse_over(over: Over<'_>, pairs: &[(String, String)], scope: Scope, opti
     let types: Vec<TypeCode> = request.further.iter().map(|query| query.type_code).collect();
     request.binding =
         format!("{label}?{}\n{:?}\n{types:?} {:?}\n{}", filters_used.join("&"), query.sort, request.contained, query.scope.binding());
+    // Pages of what was decided otherwise when the first was read would leave out what is on none.
+    for decided in reader.decided().into_iter().chain(request.doubts.iter().map(|doubt| format!("{:?}", doubt.query.filters))) {
+        request.binding.push_str(&format!("\n{decided}"));
+    }
     if let Some(most) = request.most {
         request.binding.push_str(&format!("\n{most}"));
     }

@@ -63,6 +63,11 @@ both_databases!(
             assert_eq!((status, &of_it["versionId"], &of_it["tag"][0]["code"]), (200, &json!(version), &code), "{told}");
         }
         assert_eq!(server.get("/fhir/Patient/p/_history/9/$meta").await.0, 404);
+        for path in ["/fhir/Patient/p/$meta?which=1", "/fhir/Patient/$meta?which=1", "/fhir/$reindex?which=1"] {
+            let ask = || server.client.get(server.url(path));
+            assert!(ask().send().await.unwrap().headers()["warning"].to_str().unwrap().contains("which"), "{path}");
+            assert_eq!(ask().header("Prefer", "handling=strict").send().await.unwrap().status(), 400, "{path}");
+        }
         // By its version too, if that is the current one: what was told under an earlier one stays.
         let more = |code: &str| parameters(&[("meta", json!({ "tag": [{ "code": code }] }))]);
         for (version, expected) in [("1", 409), ("9", 404), ("2", 200)] {

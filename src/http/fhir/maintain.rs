@@ -6,7 +6,7 @@
 
 use super::super::error::Failure;
 use super::answer::Answer;
-use super::operation::parsed;
+use super::operation::{parsed, unknown};
 use super::target::OperationTarget;
 use super::{Call, FORM};
 use crate::access::{Interaction, Role};
@@ -88,7 +88,10 @@ fn told(removed: Expunged, dry: bool) -> Answer {
 /// Has what is stored indexed again, or tells how far that is.
 pub async fn reindex(call: &Call<'_>, body: Option<Bytes>) -> Result<Answer, Failure> {
     operator(call)?;
-    let Some(body) = body else { return progress(call, StatusCode::OK).await };
+    let Some(body) = body else {
+        let warnings = unknown(call, &[], None)?;
+        return Ok(Answer { warnings, ..progress(call, StatusCode::OK).await? });
+    };
     let given = Given::read(call, body).await?;
     given.only(&["fromZone"], &["type"])?;
     let r4 = definitions::r4();
