@@ -4,9 +4,10 @@ use super::refusal::{Refusal, RefusalKind};
 use crate::access::audit;
 use crate::definitions;
 use crate::fhir::{Interval, Issue, IssueCode, text};
+use crate::search::own::Doubt;
 use crate::search::{self, ParseOptions};
 use crate::store::query::{DateOp, NumberOp, SystemTest, Test};
-use crate::store::{Filter, IndexEntry, IndexValue, Precondition, Query, Scope, Store, Stored, TypeCode};
+use crate::store::{Filter, IndexEntry, IndexValue, ParamId, Precondition, Query, Scope, Store, Stored, TypeCode};
 use std::collections::BTreeSet;
 
 /// Search criteria that are to mean one resource.
@@ -15,16 +16,18 @@ pub struct Criteria {
     pub(super) query: Query,
     /// What was asked, before the caller's rights narrow the query: what a transaction writes is judged by this.
     asked: Vec<Filter>,
+    /// The own parameters among them, which must be known of everything that the caller sees.
+    pub(super) doubts: Vec<Doubt>,
 }
 
 impl Criteria {
     /// Reads `identifier=…&…`; what the caller may not see does not match, and is told to be denied if it is named by its id.
     pub fn parse(type_code: TypeCode, text: &str, scope: &Scope, options: &ParseOptions) -> Result<Criteria, Vec<Issue>> {
-        let query = search::conditional(type_code, text, scope.clone(), options)?;
+        let (query, doubts) = search::conditional(type_code, text, scope.clone(), options)?;
         if let Some(trail) = audit::current() {
             trail.names(query.named());
         }
-        Ok(Criteria { asked: query.filters.clone(), query })
+        Ok(Criteria { asked: query.filters.clone(), query, doubts })
     }
 
     /// The first `most` of the resources that match.
@@ -32,10 +35,21 @@ impl Criteria {
         store.matches(&self.query, most).await
     }
 
-    /// That the same resources still match when the transaction is applied.
-    pub fn precondition(self, matched: &[Stored]) -> Precondition {
+    /// Why what matches cannot be told.
+    pub async fn doubtful(&self, store: &Store) -> Result<Option<Issue>, sqlx::Error> {
+        for doubt in &self.doubts {
+            if let Some(issue) = doubt.issue(store).await? {
+                return Ok(Some(issue));
+            }
+        }
+        Ok(None)
+    }
+
+    /// That the same resources still match when the transaction is applied, and nothing came that may.
+    pub fn preconditions(&self, matched: &[Stored]) -> impl Iterator<Item = Precondition> {
         let expected = matched.iter().map(|stored| stored.id.to_string()).collect();
-        Precondition { query: self.query, expected }
+        let doubts = self.doubts.iter().map(|doubt| Precondition { query: doubt.query.clone(), expected: Vec::new() });
+        std::iter::once(Precondition { query: self.query.clone(), expected }).chain(doubts)
     }
 
     /// Whether a resource of the same transaction, not stored yet, matches. `None`: it depends on other resources or on the
@@ -44,7 +58,16 @@ impl Criteria {
         if type_code != self.query.type_code {
             return Some(false);
         }
+        if self.unfit().any(|place| entries.iter().any(|entry| entry.param == place)) {
+            return None;
+        }
         all(self.asked.iter().map(|filter| judge(filter, id, entries)))
+    }
+
+    /// Under which numbers a resource says that an own parameter of the criteria fails on it.
+    pub fn unfit(&self) -> impl Iterator<Item = ParamId> {
+        let filters = self.doubts.iter().flat_map(|doubt| &doubt.query.filters);
+        filters.filter_map(|filter| if let Filter::Param { param, .. } = filter { Some(*param) } else { None })
     }
 
     /// The same words for criteria that mean the same: however they are escaped, in whatever order, however often.
@@ -281,7 +304,8 @@ mod tests {
     use super::*;
 
     fn criteria(filters: Vec<Filter>) -> Criteria {
-        Criteria { asked: filters.clone(), query: Query { type_code: 1, filters, scope: Scope::All, sort: Vec::new() } }
+        let query = Query { type_code: 1, filters, scope: Scope::All, sort: Vec::new() };
+        Criteria { asked: query.filters.clone(), query, doubts: Vec::new() }
     }
 
     #[test]

@@ -3,6 +3,7 @@
 
 use super::filter::Reader;
 use super::lex;
+use super::own::Doubt;
 use super::parse::{CONTROLS, CURSOR, ParseOptions, limits, path, too_many_joined};
 use crate::definitions;
 use crate::fhir::text::MOST_INDEXED;
@@ -13,8 +14,8 @@ use crate::store::{Query, Scope, TypeCode};
 const MOST_WHOLE: usize = MOST_INDEXED - 4;
 
 /// Reads `criteria`, the query string of If-None-Exist, a conditional update or a conditional reference. Anything unknown is an
-/// error, because leaving it out would match other resources.
-pub fn conditional(type_code: TypeCode, criteria: &str, scope: Scope, options: &ParseOptions) -> Result<Query, Vec<Issue>> {
+/// error, because leaving it out would match other resources. The own parameters that it names are to be known of everything too.
+pub fn conditional(type_code: TypeCode, criteria: &str, scope: Scope, options: &ParseOptions) -> Result<(Query, Vec<Doubt>), Vec<Issue>> {
     let type_name = definitions::r4().type_name(type_code);
     let criteria =
         criteria.split_once('?').filter(|(before, _)| *before == type_name || before.is_empty()).map_or(criteria, |(_, query)| query);
@@ -23,7 +24,7 @@ pub fn conditional(type_code: TypeCode, criteria: &str, scope: Scope, options: &
     limits(type_name, &pairs, 1)?;
     let mut query = Query { type_code, filters: Vec::new(), scope, sort: Vec::new() };
     let mut reader = Reader::new(options);
-    let mut errors = Vec::new();
+    let (mut errors, mut doubts) = (Vec::new(), Vec::new());
     for (key, value) in &pairs {
         let name = key.split(':').next().unwrap_or_default();
         if matches!(name, "_format" | "_pretty") {
@@ -46,7 +47,10 @@ pub fn conditional(type_code: TypeCode, criteria: &str, scope: Scope, options: &
         match reader.filters(type_code, key, value) {
             Ok(filters) => match reader.incomplete() {
                 Some(incomplete) => errors.push(incomplete.at(path(type_name, key))),
-                None => query.filters.extend(filters),
+                None => {
+                    doubts.extend(reader.doubts(&query.scope, || path(type_name, key)));
+                    query.filters.extend(filters);
+                }
             },
             Err(refusal) => errors.push(refusal.issue.at(path(type_name, key))),
         }
@@ -58,7 +62,7 @@ pub fn conditional(type_code: TypeCode, criteria: &str, scope: Scope, options: &
     if !errors.is_empty() {
         return Err(errors);
     }
-    Ok(query)
+    Ok((query, doubts))
 }
 
 #[cfg(test)]
@@ -68,7 +72,7 @@ mod tests {
 
     fn read(type_name: &str, criteria: &str) -> Result<Query, Vec<Issue>> {
         let options = ParseOptions::new("http://localhost/fhir", TimeZone::UTC);
-        conditional(definitions::r4().type_code(type_name).unwrap(), criteria, Scope::All, &options)
+        conditional(definitions::r4().type_code(type_name).unwrap(), criteria, Scope::All, &options).map(|(query, _)| query)
     }
 
     #[test]

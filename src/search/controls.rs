@@ -21,6 +21,8 @@ pub(super) struct Controls<'a> {
     pub definitions: &'static Definitions,
     pub options: &'a ParseOptions,
     pub over: Over<'a>,
+    /// Whether what comes back may contain the matches, and so be of any type.
+    pub contained: bool,
 }
 
 impl Controls<'_> {
@@ -169,17 +171,18 @@ impl Controls<'_> {
                     return Err(Wrong::ignorable(format!("{type_name} has no search parameter '{}' to sort by{hint}", shown(name))));
                 }
             };
-            if let SortBy::Param { param, kind: Kind::Quantity } = by {
+            let (mut first, last) = match by {
                 // In base units first; what has no unit that is known comes behind, as it is written.
-                let places = facet_places(type_code, param).into_iter().map(|place| Facet::Amount.of(place));
-                keys.extend(places.map(|param| SortKey { by: SortBy::Param { param, kind: Kind::Quantity }, descending }));
-            }
-            let elsewhere = match by {
+                SortBy::Param { param, kind: kind @ Kind::Quantity } => {
+                    let places = facet_places(type_code, param).into_iter().map(|place| Facet::Amount.of(place));
+                    (places.map(|param| SortBy::Param { param, kind }).collect(), by)
+                }
                 // What is here by its id, what is elsewhere or named by a canonical behind it, by the address.
-                SortBy::Param { param, kind: Kind::Reference } => Some(SortBy::Param { param, kind: Kind::Uri }),
-                _ => None,
+                SortBy::Param { param, kind: Kind::Reference } => (vec![by], SortBy::Param { param, kind: Kind::Uri }),
+                _ => (Vec::new(), by),
             };
-            keys.extend([Some(by), elsewhere].into_iter().flatten().map(|by| SortKey { by, descending }));
+            first.push(if first.is_empty() { last } else { SortBy::Behind { first: first.clone(), by: Box::new(last) } });
+            keys.extend(first.into_iter().map(|by| SortKey { by, descending }));
             named += 1;
         }
         if named > MAX_SORTS {
@@ -233,7 +236,7 @@ impl Controls<'_> {
         let source = typed(source)?;
         let target = target.filter(|target| !target.is_empty()).map(typed).transpose()?;
         let source_name = definitions.type_name(source);
-        if !reverse && !iterate && source != type_code {
+        if !reverse && !iterate && source != type_code && !self.contained {
             return Err(Wrong::ignorable(format!(
                 "the matches are of type {searched}, so {source_name} includes nothing; write _include:iterate to follow what was included"
             )));
@@ -253,7 +256,7 @@ impl Controls<'_> {
                 .map(|param| param.code.as_str());
             Wrong::ignorable(format!("{source_name} has no reference parameter '{}'{}", shown(code), suggest::hint(code, known)))
         })?;
-        let wanted = target.or((reverse && !iterate).then_some(type_code));
+        let wanted = target.or((reverse && !iterate && !self.contained).then_some(type_code));
         if let Some(wanted) = wanted.filter(|wanted| !param.targets.contains(wanted)) {
             let name = definitions.type_name(wanted);
             return Err(Wrong::ignorable(format!("{source_name}.{code} does not refer to {name}")));
@@ -266,6 +269,7 @@ impl Controls<'_> {
 fn is_alike(a: &SortBy, b: &SortBy) -> bool {
     match (a, b) {
         (SortBy::Param { kind: a, .. }, SortBy::Param { kind: b, .. }) => a == b,
+        (SortBy::Behind { by: a, .. }, SortBy::Behind { by: b, .. }) => is_alike(a, b),
         _ => a == b,
     }
 }

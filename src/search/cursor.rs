@@ -37,7 +37,10 @@ impl std::fmt::Debug for CursorKey {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CursorError {
     /// 400.
-    #[error("the page token does not belong to this search; follow the links of the answer unchanged, with the same caller")]
+    #[error(
+        "the page token does not belong to this search; follow the links of the answer unchanged, with the same caller; where a value \
+         set or another definition that the search names was changed meanwhile, begin it again"
+    )]
     Foreign,
     /// 410.
     #[error("the page token is more than a day old; begin the search again")]

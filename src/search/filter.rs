@@ -2,13 +2,14 @@
 
 use super::expression::Operator;
 use super::extract::{Names, facet_places, folding, names};
+use super::own::{Doubt, OwnParam};
 use super::parse::ParseOptions;
 use super::value::{Reading, Values};
 use super::{lex, suggest};
 use crate::definitions::{self, Definitions, ParamKind, SearchParam};
 use crate::fhir::{Issue, IssueCode, reference};
 use crate::store::query::{Filter, Kind, Test};
-use crate::store::{Facet, Folding, ParamId, TypeCode};
+use crate::store::{Facet, Folding, ParamId, Scope, TypeCode};
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -61,8 +62,10 @@ pub struct Reader<'a> {
     /// Values at the ends of chains, those of each type that one leads to.
     chained: usize,
     partial: RefCell<BTreeSet<Arc<str>>>,
-    /// Own parameters whose expression fails on some resources.
-    unfit: RefCell<BTreeSet<String>>,
+    decided: RefCell<BTreeSet<String>>,
+    /// Own parameters that are named, and how many of them [`Reader::doubts`] told of.
+    own: RefCell<Vec<(TypeCode, &'a OwnParam)>>,
+    told: usize,
 }
 
 impl<'a> Reader<'a> {
@@ -79,7 +82,9 @@ impl<'a> Reader<'a> {
             nodes: 0,
             chained: 0,
             partial: RefCell::default(),
-            unfit: RefCell::default(),
+            decided: RefCell::default(),
+            own: RefCell::default(),
+            told: 0,
         }
     }
 
@@ -95,11 +100,6 @@ impl<'a> Reader<'a> {
 
     /// What the filters since the last time rest on that is known in part only: they find too little by it, or too much where they negate.
     pub fn incomplete(&mut self) -> Option<Issue> {
-        if let Some(name) = std::mem::take(self.unfit.get_mut()).first() {
-            let words =
-                format!("{name} is known of a part of the resources only: its expression fails on others, for which it has to be mended.");
-            return Some(Issue::error(IssueCode::Incomplete, words));
-        }
         let partial = std::mem::take(self.partial.get_mut());
         let systems: Vec<&str> = partial.iter().map(|system| &**system).collect();
         let words = format!(
@@ -107,6 +107,21 @@ impl<'a> Reader<'a> {
             systems.join(", ")
         );
         (!systems.is_empty()).then(|| Issue::error(IssueCode::Incomplete, words))
+    }
+
+    /// What the terminology made of the values of all filters: other words when it would make something else of them.
+    pub fn decided(self) -> Option<String> {
+        let decided = self.decided.into_inner();
+        (!decided.is_empty()).then(|| decided.into_iter().collect())
+    }
+
+    /// The own parameters that the filters since the last time name, each once; `at`: where.
+    pub fn doubts(&mut self, scope: &Scope, at: impl Fn() -> String) -> Vec<Doubt> {
+        let own = self.own.get_mut();
+        let new = own.get(self.told..).unwrap_or_default();
+        let doubts = new.iter().map(|(type_code, own)| Doubt::new(own, *type_code, scope.clone(), at())).collect();
+        self.told = own.len();
+        doubts
     }
 
     pub(super) fn at_depth(&mut self, type_code: TypeCode, key: &str, operand: Operand<'_>, depth: usize) -> Result<Vec<Filter>, Refusal> {
@@ -172,8 +187,11 @@ impl<'a> Reader<'a> {
                 Err(bad(IssueCode::NotSupported, format!("{type_name}.{code} cannot be used here")))
             }
             Some(param) => {
-                if self.options.is_unfit(type_code, code) {
-                    self.unfit.borrow_mut().insert(format!("{type_name}.{code}"));
+                if let Some(own) = self.options.own.find(type_code, code) {
+                    let mut named = self.own.borrow_mut();
+                    if !named.iter().any(|(known, before)| *known == type_code && before.param.id == own.param.id) {
+                        named.push((type_code, own));
+                    }
                 }
                 Ok(param)
             }
@@ -363,7 +381,7 @@ impl<'a> Reader<'a> {
     }
 
     pub(super) fn values(&self, type_code: TypeCode) -> Values<'_> {
-        Values { definitions: self.definitions, options: self.options, type_code, partial: &self.partial }
+        Values { definitions: self.definitions, options: self.options, type_code, partial: &self.partial, decided: &self.decided }
     }
 
     /// What the modifier makes of the values, and whether it negates them.

@@ -9,7 +9,7 @@ use super::extract::own_folding;
 use super::extract::values::Shape;
 use super::media_type;
 use crate::definitions::{self, Component, ParamKind, SearchParam};
-use crate::fhir::IssueCode;
+use crate::fhir::{Issue, IssueCode};
 use crate::fhirpath::Expression;
 use crate::store::index::UNFIT;
 use crate::store::query::{SystemTest, Test};
@@ -50,23 +50,19 @@ pub struct OwnParam {
     pub(super) folding: Option<Folding>,
     /// Of a composite: the parts of what the expression finds.
     pub(super) parts: Vec<(ParamKind, Expression)>,
-    /// Whether its expression fails on something stored, which it does not find.
-    unfit: Arc<AtomicBool>,
+    /// Whether the log says already that its expression fails on something.
+    told: Arc<AtomicBool>,
     /// The id of its SearchParameter.
     defined_by: String,
 }
 
 impl OwnParam {
-    /// Says so until the next [`refresh`], which looks at what is stored; to the operator once.
+    /// Tells the operator once.
     pub(super) fn fails(&self) {
-        if !self.unfit.swap(true, Ordering::Relaxed) {
-            let words = "the expression of an own search parameter fails on a resource, which it does not find; conditional requests by it are refused";
+        if !self.told.swap(true, Ordering::Relaxed) {
+            let words = "the expression of an own search parameter fails on a resource, which it does not find; conditional requests by it are refused to whoever sees that";
             tracing::warn!(code = %self.param.code, search_parameter = %self.defined_by, "{words}");
         }
-    }
-
-    pub(super) fn is_unfit(&self) -> bool {
-        self.unfit.load(Ordering::Relaxed)
     }
 }
 
@@ -300,37 +296,49 @@ pub async fn refresh(store: &Store, own: &OwnParams) -> Result<Vec<Unindexed>, s
             let folding = own_folding(*type_code, &param);
             let before = own.load();
             let before = before.of(*type_code).iter().find(|before| before.param.id == param.id);
-            let unfit = before.map(|before| Arc::clone(&before.unfit)).unwrap_or_default();
-            let own = OwnParam { param, ready: number.ready, expression, folding, parts, unfit, defined_by: definition.id.clone() };
+            let told = before.map(|before| Arc::clone(&before.told)).unwrap_or_default();
+            let own = OwnParam { param, ready: number.ready, expression, folding, parts, told, defined_by: definition.id.clone() };
             next.by_type.entry(*type_code).or_default().push(own);
         }
         if !number.ready {
             unindexed.push(Unindexed { number: number.number, types: definition.types });
         }
     }
-    for (type_code, params) in &next.by_type {
-        if fails_any(store, *type_code, params).await? {
-            for param in params {
-                match fails_any(store, *type_code, std::slice::from_ref(param)).await? {
-                    true => param.fails(),
-                    false => param.unfit.store(false, Ordering::Relaxed),
-                }
-            }
-        } else {
-            params.iter().for_each(|param| param.unfit.store(false, Ordering::Relaxed));
-        }
-    }
     own.0.store(Arc::new(next));
     Ok(unindexed)
 }
 
-/// Whether the expression of one of the parameters fails on a stored resource of the type.
-async fn fails_any(store: &Store, type_code: TypeCode, params: &[OwnParam]) -> Result<bool, sqlx::Error> {
-    let test = Test::Token { system: SystemTest::Any, code: Some(UNFIT.to_owned()) };
-    let each = params.iter().map(|own| Filter::Param { param: Facet::Unfit.of(own.param.id), tests: vec![test.clone()] });
-    let filters = vec![Filter::Any(each.collect())];
-    let query = Query { type_code, filters, scope: Scope::All, sort: Vec::new() };
-    Ok(!store.search(&query, 1, None).await?.rows.is_empty())
+/// An own parameter that a request names, whose expression may fail on something that the caller sees: what has its value is not known then.
+/// Nobody else's resources decide that, nor are told of.
+#[derive(Clone, Debug)]
+pub struct Doubt {
+    /// `Patient.village`.
+    pub name: String,
+    /// Where the request names it.
+    pub at: String,
+    /// Finds what the expression fails on.
+    pub query: Query,
+}
+
+impl Doubt {
+    pub(super) fn new(own: &OwnParam, type_code: TypeCode, scope: Scope, at: String) -> Doubt {
+        let test = Test::Token { system: SystemTest::Any, code: Some(UNFIT.to_owned()) };
+        let filters = vec![Filter::Param { param: Facet::Unfit.of(own.param.id), tests: vec![test] }];
+        let name = format!("{}.{}", definitions::r4().type_name(type_code), own.param.code);
+        Doubt { name, at, query: Query { type_code, filters, scope, sort: Vec::new() } }
+    }
+
+    /// That there is something that the expression fails on.
+    pub async fn issue(&self, store: &Store) -> Result<Option<Issue>, sqlx::Error> {
+        let fails = !store.matches(&self.query, 1).await?.is_empty();
+        let words = || {
+            format!(
+                "{} is known of a part of the resources only: its expression fails on others, for which it has to be mended.",
+                self.name
+            )
+        };
+        Ok(fails.then(|| Issue::error(IssueCode::Incomplete, words()).at(self.at.as_str())))
+    }
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use super::contained::{self, Contained};
 use super::controls::Controls;
 use super::filter::{Reader, shown};
 use super::lex;
-use super::own::{Own, OwnParam};
+use super::own::{Doubt, Own};
 use crate::definitions::{self, SearchParam};
 use crate::fhir::{Issue, IssueCode, time};
 use crate::store::{Filter, ParamId, Query, Scope, TypeCode};
@@ -88,11 +88,6 @@ impl ParseOptions {
     pub fn param(&self, type_code: TypeCode, code: &str) -> Option<&SearchParam> {
         let own = || self.own.find(type_code, code).filter(|own| own.ready).map(|own| &own.param);
         definitions::r4().param(type_code, code).or_else(own)
-    }
-
-    /// Whether it is an own parameter whose expression fails on some resources of the type.
-    pub(super) fn is_unfit(&self, type_code: TypeCode, code: &str) -> bool {
-        self.own.find(type_code, code).is_some_and(OwnParam::is_unfit)
     }
 
     /// Why an own parameter may not be named yet: until all is indexed by it, an answer would be wrong.
@@ -185,6 +180,8 @@ pub struct SearchRequest {
     pub cursor: Option<String>,
     /// What was left out, to be said in the answer.
     pub warnings: Vec<Issue>,
+    /// Own parameters that it names, to be asked whether they are known of everything.
+    pub doubts: Vec<Doubt>,
     /// The operator's own search parameters, as the request was read by.
     pub own: Arc<Own>,
     /// The parameters that were used, for the `self` link; without the cursor.
@@ -259,13 +256,15 @@ pub fn parse_over(over: Over<'_>, pairs: &[(String, String)], scope: Scope, opti
         elements: Vec::new(),
         cursor: None,
         warnings: Vec::new(),
+        doubts: Vec::new(),
         own: Arc::clone(&options.own),
         self_params: Vec::new(),
         binding: String::new(),
     };
     let mut errors = Vec::new();
     let mut reader = Reader::over(options, over.types().len());
-    let controls = Controls { definitions: definitions::r4(), options, over };
+    let contained = pairs.iter().any(|(key, value)| key == "_contained" && matches!(value.as_str(), "true" | "both"));
+    let controls = Controls { definitions: definitions::r4(), options, over, contained };
     let mut filters_used = Vec::new();
     let mut seen: Vec<&str> = Vec::new();
     for (key, value) in pairs {
@@ -287,6 +286,7 @@ pub fn parse_over(over: Over<'_>, pairs: &[(String, String)], scope: Scope, opti
                         Issue::warning(issue.code, words).at(path(label, key))
                     }));
                     filters_used.push(format!("{key}={value}"));
+                    request.doubts.extend(reader.doubts(&scope, || path(label, key)));
                     let queries = std::iter::once(&mut request.query).chain(&mut request.further);
                     queries.zip(filters).for_each(|(query, filters)| query.filters.extend(filters));
                     Ok(Used::Yes)
@@ -316,6 +316,10 @@ pub fn parse_over(over: Over<'_>, pairs: &[(String, String)], scope: Scope, opti
     let types: Vec<TypeCode> = request.further.iter().map(|query| query.type_code).collect();
     request.binding =
         format!("{label}?{}\n{:?}\n{types:?} {:?}\n{}", filters_used.join("&"), query.sort, request.contained, query.scope.binding());
+    // Pages of what was decided otherwise when the first was read would leave out what is on none.
+    for decided in reader.decided().into_iter().chain(request.doubts.iter().map(|doubt| format!("{:?}", doubt.query.filters))) {
+        request.binding.push_str(&format!("\n{decided}"));
+    }
     if let Some(most) = request.most {
         request.binding.push_str(&format!("\n{most}"));
     }

@@ -72,6 +72,8 @@ pub struct Values<'a> {
     pub type_code: TypeCode,
     /// Takes the code systems of which value sets need more than is loaded.
     pub partial: &'a RefCell<BTreeSet<Arc<str>>>,
+    /// Takes a digest of every list of codes that the terminology gives.
+    pub decided: &'a RefCell<BTreeSet<String>>,
 }
 
 impl Values<'_> {
@@ -206,7 +208,13 @@ impl Values<'_> {
     }
 
     /// Any of the codes: with the system, and bare where the element is of type `code`.
-    fn any_code(&self, param: &SearchParam, system: &str, codes: Vec<String>) -> Vec<Test> {
+    fn any_code(&self, param: &SearchParam, system: &str, mut codes: Vec<String>) -> Vec<Test> {
+        codes.sort_unstable();
+        let mut digest = blake3::Hasher::new();
+        for part in std::iter::once(system).chain(codes.iter().map(String::as_str)) {
+            digest.update(part.as_bytes()).update(&[0]);
+        }
+        self.decided.borrow_mut().insert(digest.finalize().to_hex().to_string());
         let test = Test::TokenIn { system: SystemTest::Is(system.to_owned()), codes: codes.into() };
         self.spelt(test).into_iter().flat_map(|test| self.implied(param, test)).collect()
     }

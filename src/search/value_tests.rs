@@ -7,7 +7,7 @@ fn read(type_name: &str, code: &str, reading: Reading, raw: &str) -> Result<Vec<
     let definitions = definitions::r4();
     let type_code = definitions.type_code(type_name).unwrap();
     let options = ParseOptions { now: 1_800_000_000_000_000, ..ParseOptions::new("http://localhost/fhir", TimeZone::UTC) };
-    Values { definitions, options: &options, type_code, partial: &RefCell::default() }.tests(
+    Values { definitions, options: &options, type_code, partial: &RefCell::default(), decided: &RefCell::default() }.tests(
         definitions.param(type_code, code).unwrap(),
         reading,
         raw,

@@ -352,6 +352,11 @@ pub enum SortBy {
         param: ParamId,
         kind: Kind,
     },
+    /// What has no value by any of `first`, which stands before this in the sort: among those that have, it would decide what further keys are to.
+    Behind {
+        first: Vec<SortBy>,
+        by: Box<SortBy>,
+    },
 }
 
 /// Where a page ended: the sort values and key of its last row, and the snapshot that its search began with.

@@ -309,6 +309,31 @@ both_databases!(
 );
 
 both_databases!(
+    async fn includes_go_on_from_what_contains_the_matches(db: &TestDb) {
+        let server = TestServer::open(db).await;
+        let holder = json!({
+            "resourceType": "Observation", "id": "o", "status": "final", "code": { "text": "x" }, "subject": { "reference": "#p" },
+            "contained": [{ "resourceType": "Patient", "id": "p", "gender": "female" }], "encounter": { "reference": "Encounter/e" },
+        });
+        let visit = json!({ "resourceType": "Encounter", "id": "e", "status": "finished", "class": { "code": "AMB" } });
+        let member = json!({
+            "resourceType": "Observation", "id": "panel", "status": "final", "code": { "text": "x" }, "hasMember": [{ "reference": "Observation/o" }],
+        });
+        for resource in [&visit, &holder, &member] {
+            let path = format!("/fhir/{}/{}", resource["resourceType"].as_str().unwrap(), resource["id"].as_str().unwrap());
+            let (status, outcome) = server.put(&path, resource).await;
+            assert_eq!(status, 201, "{outcome}");
+        }
+        for (include, id) in [("_include=Observation:encounter", "e"), ("_revinclude=Observation:has-member", "panel")] {
+            let (_, page) = server.get(&format!("/fhir/Patient?gender=female&{include}&_contained=true")).await;
+            let ids: Vec<&Value> = page["entry"].as_array().unwrap().iter().map(|entry| &entry["resource"]["id"]).collect();
+            assert_eq!(ids, ["o", id], "{include}");
+        }
+        server.stop().await;
+    }
+);
+
+both_databases!(
     async fn what_cannot_be_asked_of_contained_resources_is_refused(db: &TestDb) {
         let server = TestServer::open(db).await;
         for (path, at) in [

@@ -62,6 +62,11 @@ both_databases!(
             assert_eq!((status, &of_it["versionId"], &of_it["tag"][0]["code"]), (200, &json!(version), &code), "{told}");
         }
         assert_eq!(server.get("/fhir/Patient/p/_history/9/$meta").await.0, 404);
+        for path in ["/fhir/Patient/p/$meta?which=1", "/fhir/Patient/$meta?which=1", "/fhir/$reindex?which=1"] {
+            let ask = || server.client.get(server.url(path));
+            assert!(ask().send().await.unwrap().headers()["warning"].to_str().unwrap().contains("which"), "{path}");
+            assert_eq!(ask().header("Prefer", "handling=strict").send().await.unwrap().status(), 400, "{path}");
+        }
         // By its version too, if that is the current one: what was told under an earlier one stays.
         let more = |code: &str| parameters(&[("meta", json!({ "tag": [{ "code": code }] }))]);
         for (version, expected) in [("1", 409), ("9", 404), ("2", 200)] {
@@ -244,6 +249,24 @@ both_databases!(
         ] {
             assert_eq!(server.post(path, &parameters(&list)).await.0, expected, "{path} {list:?}");
         }
+        // Nor does who says it in a form that is not read, or both ways.
+        let flag = |name: &str| json!({ "name": name, "valueBoolean": true });
+        let request = |list: Value| json!({ "resourceType": "Parameters", "parameter": list });
+        for body in [
+            request(json!([{ "name": "dryRun" }])),
+            request(json!([{ "name": "dryRun", "part": [flag("x")] }])),
+            request(json!([{ "valueBoolean": true }])),
+            request(json!([{ "name": "dryRun", "valueBoolean": false }, flag("dryRun")])),
+            request(json!([flag("expungePreviousVersions")])),
+            request(flag("dryRun")),
+            json!({ "resourceType": "Parameters", "parameters": [flag("dryRun")] }),
+            json!({ "resourceType": "Patient" }),
+            json!([flag("dryRun")]),
+        ] {
+            let (status, told) = server.post("/fhir/$expunge?expungePreviousVersions=true", &body).await;
+            assert_eq!(status, 400, "{body} {told}");
+        }
+        assert_eq!(versions(&server, "p4").await, 2);
         assert_eq!(server.get("/fhir/$expunge").await.0, 405);
         server.stop().await;
     }

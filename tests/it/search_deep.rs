@@ -1,6 +1,6 @@
 //! Searching beyond single questions: pages while others write, sorting, own search parameters, words, and how it is explained.
 
-use crate::support::{TestServer, answer, both_databases, eventually, program, until};
+use crate::support::{TestServer, add_client, answer, both_databases, eventually, program, until};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
@@ -298,11 +298,64 @@ both_databases!(
         assert_eq!((status, &outcome["issue"][0]["code"]), (400, &json!("incomplete")), "{outcome}");
         let strict = server.client.get(server.url("/fhir/Patient?begin=jum")).header("prefer", "handling=strict");
         assert_eq!(answer(strict).await.0, 400);
-        // What is mended is taken again.
+        let chained = server.get("/fhir/Encounter?subject:Patient.begin=jum").await.1;
+        assert!(said(&chained), "{chained}");
+        // What is mended is taken again, at once.
         server.put("/fhir/Patient/two", &patient("two", json!([{ "family": "Massawe" }]))).await;
-        asked_until(&server, "/fhir/Patient?begin=mas", |status, body| status == 200 && !said(body)).await;
+        let found = server.get("/fhir/Patient?begin=mas").await.1;
+        assert!(!said(&found), "{found}");
         let (status, found) = create().await;
         assert_eq!((status, &found["id"]), (200, &json!("two")), "{found}");
+        // What the same transaction writes counts as what is stored.
+        let several = json!([{ "family": "Mushi" }, { "family": "Massawe" }]);
+        let entry = |method: &str, url: &str, resource: Value| json!({ "request": { "method": method, "url": url }, "resource": resource });
+        let mut conditional = entry("POST", "Patient", json!({ "resourceType": "Patient" }));
+        conditional["request"]["ifNoneExist"] = json!("begin=mus");
+        let bundle = |entries: Value| json!({ "resourceType": "Bundle", "type": "transaction", "entry": entries });
+        let (status, outcome) =
+            server.post("/fhir", &bundle(json!([entry("PUT", "Patient/three", patient("three", several)), conditional]))).await;
+        assert_eq!((status, &outcome["issue"][0]["expression"][0]), (400, &json!("Bundle.entry[1].request.ifNoneExist")), "{outcome}");
+        server.stop().await;
+    }
+);
+
+both_databases!(
+    async fn an_own_parameter_that_fails_on_what_is_hidden_says_nothing_of_it(db: &TestDb) {
+        let mut secrets = Vec::new();
+        for (id, facility) in [("registry", "operator"), ("f-1", "F-1"), ("f-2", "F-2")] {
+            secrets.push(add_client(db, id, facility, "system/*.cruds").await);
+        }
+        let server = TestServer::smart(db).await;
+        let mut tokens = Vec::new();
+        for (id, secret) in ["registry", "f-1", "f-2"].into_iter().zip(&secrets) {
+            tokens.push(server.token(id, secret).await);
+        }
+        let [operator, one, other] = tokens.as_slice() else { panic!() };
+        let send = |token: &str, method: &str, path: &str, criteria: &str, body: Value| {
+            let request =
+                server.client.request(method.parse().unwrap(), server.url(path)).bearer_auth(token).header("prefer", "handling=strict");
+            let request = if criteria.is_empty() { request } else { request.header("if-none-exist", criteria) };
+            answer(if body.is_null() { request } else { request.json(&body) })
+        };
+        let definition = json!({
+            "resourceType": "SearchParameter", "id": "begin", "url": "urn:lango:test:begin", "name": "Begin", "status": "active",
+            "description": "How the name begins", "code": "begin", "base": ["Patient"], "type": "string",
+            "expression": "Patient.name.family.substring(0, 3)"
+        });
+        let (status, outcome) = send(operator, "PUT", "/fhir/SearchParameter/begin", "", definition).await;
+        assert_eq!(status, 201, "{outcome}");
+        until("the parameter is ready", async || send(one, "GET", "/fhir/Patient?begin=jum", "", Value::Null).await.0 == 200).await;
+        let patient = |id: &str, names: Value| json!({ "resourceType": "Patient", "id": id, "name": names });
+        let several = patient("theirs", json!([{ "family": "Juma" }, { "family": "Massawe" }]));
+        assert_eq!(send(other, "PUT", "/fhir/Patient/theirs", "", several).await.0, 201);
+        let create = |token| {
+            send(token, "POST", "/fhir/Patient", "begin=mas", json!({ "resourceType": "Patient", "name": [{ "family": "Massawe" }] }))
+        };
+        assert_eq!(create(one).await.0, 201, "what another facility wrote decides nothing");
+        assert_eq!(create(one).await.0, 200);
+        assert_eq!(create(other).await.0, 400, "who has it is told");
+        assert_eq!(send(one, "GET", "/fhir/Patient?begin=mas", "", Value::Null).await.0, 200, "nor is it told of");
+        assert_eq!(send(other, "GET", "/fhir/Patient?begin=mas", "", Value::Null).await.0, 400);
         server.stop().await;
     }
 );

@@ -500,3 +500,36 @@ both_databases!(
         server.stop().await;
     }
 );
+
+both_databases!(
+    async fn pages_end_with_words_when_what_decides_them_is_changed(db: &TestDb) {
+        let server = TestServer::open(db).await;
+        let value_set = |codes: &[&str]| {
+            let concepts: Vec<Value> = codes.iter().map(|code| json!({ "code": code })).collect();
+            json!({
+                "resourceType": "ValueSet", "id": "v", "url": "urn:lango:test:v", "status": "active",
+                "compose": { "include": [{ "system": "urn:lango:test:codes", "concept": concepts }] },
+            })
+        };
+        put(&server, value_set(&["a", "b"])).await;
+        for (id, code) in [("o1", "a"), ("o2", "b"), ("o3", "a"), ("o4", "b")] {
+            let coding = json!([{ "system": "urn:lango:test:codes", "code": code }]);
+            put(&server, json!({ "resourceType": "Observation", "id": id, "status": "final", "code": { "coding": coding } })).await;
+        }
+        let next = |page: &Value| {
+            let link = page["link"].as_array().unwrap().iter().find(|link| link["relation"] == "next").unwrap().clone();
+            let url = link["url"].as_str().unwrap();
+            url[url.find("/fhir").unwrap()..].to_owned()
+        };
+        let (_, first) = server.get("/fhir/Observation?code:in=urn:lango:test:v&_count=1").await;
+        // Told in another order it is the same.
+        put(&server, value_set(&["b", "a"])).await;
+        let (status, second) = server.get(&next(&first)).await;
+        assert_eq!((status, names(&second)), (200, vec!["Observation/o2".to_owned()]));
+        put(&server, value_set(&["b"])).await;
+        let (status, outcome) = server.get(&next(&second)).await;
+        assert_eq!((status, &outcome["issue"][0]["expression"][0]), (400, &json!("_cursor")), "{outcome}");
+        expect(&server, &[("Observation?code:in=urn:lango:test:v", &["Observation/o2", "Observation/o4"])]).await;
+        server.stop().await;
+    }
+);

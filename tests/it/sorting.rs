@@ -127,3 +127,35 @@ both_databases!(
         server.stop().await;
     }
 );
+
+both_databases!(
+    async fn equal_quantities_in_other_units_leave_the_order_to_the_next_key(db: &TestDb) {
+        let server = TestServer::open(db).await;
+        for (id, value, unit, text) in
+            [("o1", 1.0, "g", "c"), ("o2", 1000.0, "mg", "a"), ("o3", 1.0, "g", "b"), ("o4", 7.0, "words", "d"), ("o5", 2.0, "words", "e")]
+        {
+            let system = if unit == "words" { "urn:words" } else { "http://unitsofmeasure.org" };
+            let observation = json!({
+                "resourceType": "Observation", "id": id, "status": "final",
+                "code": { "coding": [{ "system": "urn:lango:test", "code": text }] },
+                "valueQuantity": { "value": value, "system": system, "code": unit },
+            });
+            assert_eq!(server.put(&format!("/fhir/Observation/{id}"), &observation).await.0, 201);
+        }
+        for (sort, order) in [
+            ("value-quantity,code", ["o2", "o3", "o1", "o5", "o4"]),
+            ("-value-quantity,-code", ["o1", "o3", "o2", "o4", "o5"]),
+            ("value-quantity,-code", ["o1", "o3", "o2", "o5", "o4"]),
+        ] {
+            let (mut found, mut path) = (Vec::new(), Some(format!("/fhir/Observation?_sort={sort}&_count=2")));
+            while let Some(at) = path {
+                let (status, page) = server.get(&at).await;
+                assert_eq!(status, 200, "{page}");
+                found.extend(ids(&page));
+                path = next(&page);
+            }
+            assert_eq!(found, order, "{sort}");
+        }
+        server.stop().await;
+    }
+);

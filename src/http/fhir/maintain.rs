@@ -5,10 +5,10 @@
 //! that is.
 
 use super::super::error::Failure;
-use super::Call;
 use super::answer::Answer;
-use super::operation::parsed;
+use super::operation::{parsed, unknown};
 use super::target::OperationTarget;
+use super::{Call, FORM};
 use crate::access::{Interaction, Role};
 use crate::app::{REINDEX_JOB, Reindex};
 use crate::definitions;
@@ -36,7 +36,7 @@ pub async fn expunge(call: &Call<'_>, operation: &OperationTarget, body: Option<
         call.caller.require_all(type_name, Interaction::Delete).map_err(Refusal::from)?;
     }
     let given = Given::read(call, body).await?;
-    given.only(&["limit", "expungeDeletedResources", "expungePreviousVersions", "expungeEverything", "dryRun", "confirm"])?;
+    given.only(&["limit", "expungeDeletedResources", "expungePreviousVersions", "expungeEverything", "dryRun", "confirm"], &[])?;
     let dry = given.flag("dryRun")?;
     let of = operation.type_code.map(|type_code| (type_code, operation.id.clone()));
     if given.flag("expungeEverything")? {
@@ -88,9 +88,12 @@ fn told(removed: Expunged, dry: bool) -> Answer {
 /// Has what is stored indexed again, or tells how far that is.
 pub async fn reindex(call: &Call<'_>, body: Option<Bytes>) -> Result<Answer, Failure> {
     operator(call)?;
-    let Some(body) = body else { return progress(call, StatusCode::OK).await };
+    let Some(body) = body else {
+        let warnings = unknown(call, &[], None)?;
+        return Ok(Answer { warnings, ..progress(call, StatusCode::OK).await? });
+    };
     let given = Given::read(call, body).await?;
-    given.only(&["type", "fromZone"])?;
+    given.only(&["fromZone"], &["type"])?;
     let r4 = definitions::r4();
     let mut types = Vec::new();
     for value in given.values("type") {
@@ -145,22 +148,29 @@ struct Given(Vec<(String, Value)>);
 
 impl Given {
     async fn read(call: &Call<'_>, body: Bytes) -> Result<Given, Failure> {
-        let mut given: Vec<(String, Value)> = call.query.iter().map(|(name, value)| (name.clone(), Value::from(value.as_str()))).collect();
+        let said = call.query.iter().filter(|(name, _)| !FORM.contains(&name.as_str()));
+        let mut given: Vec<(String, Value)> = said.map(|(name, value)| (name.clone(), Value::from(value.as_str()))).collect();
         if !body.is_empty() {
             let parameters = parsed(call, body).await?;
-            let list = parameters.get("parameter").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
-            let value = |part: &Value| part.as_object()?.iter().find(|(key, _)| key.starts_with("value")).map(|(_, value)| value.clone());
-            given.extend(list.iter().filter_map(|part| Some((part.get("name")?.as_str()?.to_owned(), value(part)?))));
+            let words = "Send a Parameters resource with nothing but a list of parameters, each with its name and one value.";
+            given.extend(plain(&parameters).ok_or_else(|| Failure::bad_request(words))?);
         }
         Ok(Given(given))
     }
 
-    /// That nothing else is asked, lenient or not: who writes `dryrun` would have it removed, and nothing brings it back.
-    fn only(&self, known: &[&str]) -> Result<(), Failure> {
-        match self.0.iter().find(|(name, _)| !known.contains(&name.as_str()) && !matches!(name.as_str(), "_format" | "_pretty")) {
-            None => Ok(()),
-            Some(_) => Err(Failure::bad_request(format!("The operation takes only {}: look at their spelling.", known.join(", ")))),
+    /// That nothing else is asked, and nothing twice but what may be several, lenient or not: who writes `dryrun`, or that it is to be and not to be
+    /// one, would have it removed, and nothing brings it back.
+    fn only(&self, once: &[&str], often: &[&str]) -> Result<(), Failure> {
+        for (place, (name, _)) in self.0.iter().enumerate().filter(|(_, (name, _))| !often.contains(&name.as_str())) {
+            if !once.contains(&name.as_str()) {
+                let known = [once, often].concat().join(", ");
+                return Err(Failure::bad_request(format!("The operation takes only {known}: look at their spelling.")));
+            }
+            if self.0.iter().take(place).any(|(before, _)| before == name) {
+                return Err(Failure::bad_request(format!("{name} may be given once, in the body or in the URL.")));
+            }
         }
+        Ok(())
     }
 
     fn values(&self, name: &str) -> impl Iterator<Item = &Value> {
@@ -178,6 +188,27 @@ impl Given {
             Some(_) => Err(bad(name, "true or false")),
         }
     }
+}
+
+/// The names and values of a Parameters resource that has nothing else.
+fn plain(parameters: &Value) -> Option<Vec<(String, Value)>> {
+    let members = parameters.as_object().filter(|members| members.get("resourceType").and_then(Value::as_str) == Some("Parameters"))?;
+    if members.keys().any(|key| !matches!(key.as_str(), "resourceType" | "id" | "meta" | "implicitRules" | "language" | "parameter")) {
+        return None;
+    }
+    let list = members.get("parameter").map_or(Some(&[][..]), |list| list.as_array().map(Vec::as_slice))?;
+    let one = |part: &Value| {
+        let (name, mut value) = (part.get("name")?.as_str()?, None);
+        for (key, given) in part.as_object()? {
+            match key.as_str() {
+                "name" | "id" => {}
+                key if key.starts_with("value") && value.is_none() => value = Some(given.clone()),
+                _ => return None,
+            }
+        }
+        Some((name.to_owned(), value?))
+    };
+    list.iter().map(one).collect()
 }
 
 fn number(value: &Value) -> Option<u32> {

@@ -30,6 +30,7 @@ const LISTS: [&str; 3] = ["profile", "security", "tag"];
 
 /// What is said of a resource, of all of a type, or of all.
 pub async fn meta(call: &Call<'_>, operation: &OperationTarget) -> Result<Answer, Failure> {
+    let warnings = unknown(call, &[], None)?;
     if let (Some(type_code), Some(id)) = (operation.type_code, &operation.id) {
         call.require(type_code, Interaction::Read)?;
         let (store, scope) = (&call.state.store, &call.caller.scope);
@@ -41,7 +42,7 @@ pub async fn meta(call: &Call<'_>, operation: &OperationTarget) -> Result<Answer
         super::audit::tells_of(std::slice::from_ref(&stored));
         let body = stored.body.ok_or_else(Refusal::gone)?;
         let resource = json::parse_deep(&body).map_err(Refusal::internal)?;
-        return Ok(answer(resource.get("meta").cloned().unwrap_or_else(|| json!({}))));
+        return Ok(Answer { warnings, ..answer(resource.get("meta").cloned().unwrap_or_else(|| json!({}))) });
     }
     if !call.caller.has_role(Role::Operator) {
         let words = "What labels there are is told of one resource; of many, to clients with the role operator.";
@@ -70,7 +71,7 @@ pub async fn meta(call: &Call<'_>, operation: &OperationTarget) -> Result<Answer
     {
         put(&mut meta, list, values);
     }
-    Ok(answer(meta))
+    Ok(Answer { warnings, ..answer(meta) })
 }
 
 /// The labels as codings. An index knows a system by its number only; the resource that has the label says it in words.

@@ -124,6 +124,8 @@ async fn answered(call: &Call<'_>, mut request: SearchRequest, path: &str) -> Re
         request.binding.push_str(&format!("\n{containers:?}"));
         apply(&mut request, containers);
     }
+    let doubted = doubted(call, &mut request).await?;
+    request.warnings.extend(doubted);
     request.warnings.extend(unpublished(call, &request).await?);
     let context = RunContext {
         base_url: state.base_url(),
@@ -136,6 +138,22 @@ async fn answered(call: &Call<'_>, mut request: SearchRequest, path: &str) -> Re
         Ok(bundle) => Ok(Answer::ok(bundle)),
         Err(error) => Err(failure(error)),
     }
+}
+
+/// That own parameters of the request are known of a part only of what the caller sees.
+async fn doubted(call: &Call<'_>, request: &mut SearchRequest) -> Result<Vec<Issue>, Failure> {
+    let mut issues = Vec::new();
+    for mut doubt in std::mem::take(&mut request.doubts) {
+        if call.caller.narrow(&mut doubt.query, Interaction::Search, call.state.writer.options()).is_ok() {
+            issues.extend(doubt.issue(&call.state.store).await.map_err(Refusal::from)?);
+        }
+    }
+    if call.prefer.strict && !issues.is_empty() {
+        return Err(Failure::of_issues(StatusCode::BAD_REQUEST, issues));
+    }
+    let partly =
+        |issue: Issue| Issue::warning(issue.code, format!("{} What is found goes by that part.", issue.diagnostics)).at(issue.expression);
+    Ok(issues.into_iter().map(partly).collect())
 }
 
 /// AuditEvents name people and facilities by their identifiers alone. Who asks for an `agent` by the resource means those of its identifiers

@@ -3,6 +3,7 @@
 use super::super::criteria::Criteria;
 use crate::fhir::text::comparable;
 use crate::fhir::time::Micros;
+use crate::store::index::UNFIT;
 use crate::store::query::{DateOp, Test};
 use crate::store::{Filter, IndexEntry, IndexValue, ParamId, TypeCode};
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -42,7 +43,10 @@ impl<'d> Having<'d> {
     /// Ready to be asked for any of the criteria.
     pub fn new<'c>(resources: Vec<Written<'d>>, criteria: impl Iterator<Item = &'c Criteria>) -> Having<'d> {
         let mut named = HashSet::new();
-        criteria.flat_map(Criteria::asked).for_each(|filter| params(filter, &mut named));
+        for criteria in criteria {
+            criteria.asked().iter().for_each(|filter| params(filter, &mut named));
+            named.extend(criteria.unfit());
+        }
         let mut having = Having {
             resources: Vec::new(),
             texts: BTreeMap::new(),
@@ -95,6 +99,8 @@ impl<'d> Having<'d> {
             return Err(TooMany);
         }
         let mut places: Vec<usize> = least.concat();
+        // What an own parameter fails on is under none of its values, and may have any.
+        places.extend(criteria.unfit().filter_map(|place| self.texts.get(&(place, UNFIT.to_owned()))).flatten());
         self.comparisons = comparisons;
         places.sort_unstable();
         places.dedup();

@@ -176,7 +176,7 @@ async fn meanings(
             (Some(id), true) => {
                 match kept.first() {
                     Some(stored) => settling.rest.on(stored),
-                    None => settling.rest.preconditions.push(found.criteria.clone().precondition(&found.matched)),
+                    None => settling.rest.preconditions.extend(found.criteria.preconditions(&found.matched)),
                 }
                 identities.insert_criteria(&reference, format!("{}/{id}", definitions::r4().type_name(type_code)));
             }

@@ -188,26 +188,29 @@ impl<'a> Settling<'a> {
                         self.problems.add(&path, refusal);
                         continue;
                     }
-                    searches.push((key, criteria, most));
+                    searches.push((key, path, criteria, most));
                 }
-                Err(mut issues) => {
-                    // What the search room names is a parameter of the criteria; in a Bundle, the entry's element says more.
-                    for issue in issues.iter_mut().filter(|_| !path.is_empty()) {
-                        issue.expression.clone_from(&path);
-                    }
-                    self.problems.add_as_said(Refusal::all(RefusalKind::Malformed, issues));
-                }
+                Err(issues) => self.problems.add_as_said(not_understood(&path, issues)),
             }
         }
         let store = self.writer.store();
-        let mut results =
-            futures_util::stream::iter(searches)
-                .map(|(key, criteria, most)| async move {
-                    criteria.matches(store, most).await.map(|matched| (key, Found { criteria, matched }))
-                })
-                .buffer_unordered(SEARCHES_AT_ONCE);
+        let mut results = futures_util::stream::iter(searches)
+            .map(|(key, path, criteria, most)| async move {
+                if let Some(issue) = criteria.doubtful(store).await? {
+                    return Ok((path, Err(issue)));
+                }
+                let matched = criteria.matches(store, most).await?;
+                Ok::<_, sqlx::Error>((path, Ok((key, Found { criteria, matched }))))
+            })
+            .buffer_unordered(SEARCHES_AT_ONCE);
         while let Some(result) = results.next().await {
-            let (key, one) = result?;
+            let (key, one) = match result? {
+                (_, Ok(found)) => found,
+                (path, Err(issue)) => {
+                    self.problems.add_as_said(not_understood(&path, vec![issue]));
+                    continue;
+                }
+            };
             if self.found.get(&key).is_none_or(|found| found.matched.len() < one.matched.len()) {
                 self.found.insert(key, one);
             }
@@ -231,6 +234,8 @@ impl<'a> Settling<'a> {
         }
         let interaction = if searches { Interaction::Search } else { Interaction::Create };
         self.caller.narrow(&mut criteria.query, interaction, self.writer.options())?;
+        // What the scopes do not reach casts no doubt.
+        criteria.doubts.retain_mut(|doubt| self.caller.narrow(&mut doubt.query, Interaction::Search, self.writer.options()).is_ok());
         if !searches && let Scope::Gate(gate) = &criteria.query.scope {
             criteria.query.scope = Scope::Owners(gate.owners.clone());
         }
@@ -250,7 +255,7 @@ impl<'a> Settling<'a> {
                     let Some(found) = self.found.get(&(entry.type_code, criteria.clone())) else { continue };
                     match self.left(entry.type_code, found) {
                         Ok(one) => {
-                            self.rest.preconditions.push(found.criteria.clone().precondition(&found.matched));
+                            self.rest.preconditions.extend(found.criteria.preconditions(&found.matched));
                             (one.cloned(), *condition, Arc::clone(patch))
                         }
                         Err(refusal) => {
@@ -358,7 +363,7 @@ impl<'a> Settling<'a> {
                             None => {}
                         }
                         let id = self.given_by_meaning.remove(&meaning).unwrap_or_else(new_id);
-                        self.rest.preconditions.push(found.criteria.clone().precondition(&found.matched));
+                        self.rest.preconditions.extend(found.criteria.preconditions(&found.matched));
                         meant.insert(meaning, Meant { path: entry.path.clone(), id: Some(id.clone()) });
                         Some((id, TargetKind::Put(Condition::Posted)))
                     }
@@ -381,7 +386,7 @@ impl<'a> Settling<'a> {
                     Ok(left) => left,
                     Err(refusal) => return self.refuse(entry, "url", refusal),
                 };
-                self.rest.preconditions.push(found.criteria.clone().precondition(&found.matched));
+                self.rest.preconditions.extend(found.criteria.preconditions(&found.matched));
                 if left.is_none() {
                     let meaning = (entry.type_code, found.criteria.meaning());
                     if let Some(other) = meant.insert(meaning, Meant { path: entry.path.clone(), id: None }) {
@@ -426,7 +431,7 @@ impl<'a> Settling<'a> {
                         self.refuse(entry, "url", Refusal::other_version())
                     }
                     [one] => {
-                        self.rest.preconditions.push(found.criteria.clone().precondition(&found.matched));
+                        self.rest.preconditions.extend(found.criteria.preconditions(&found.matched));
                         Some((one.id.to_string(), TargetKind::Delete(Condition::Seen(one.version))))
                     }
                     all if all.len() <= usize::try_from(policy.delete_most).unwrap_or(usize::MAX) => {
@@ -468,6 +473,14 @@ impl<'a> Settling<'a> {
             self.problems.add(&resource_id, Refusal::malformed(words));
         }
     }
+}
+
+/// What the search room names is a parameter of the criteria; in a Bundle, the entry's element says more.
+fn not_understood(path: &str, mut issues: Vec<Issue>) -> Refusal {
+    for issue in issues.iter_mut().filter(|_| !path.is_empty()) {
+        path.clone_into(&mut issue.expression);
+    }
+    Refusal::all(RefusalKind::Malformed, issues)
 }
 
 fn unless_versioned(condition: Condition, otherwise: Condition) -> Condition {

@@ -47,7 +47,7 @@ impl Writer {
             // What cannot be used is told where it is stored.
             let Ok(Some(definition)) = Definition::read(&resource) else { continue };
             let options = self.criteria_options();
-            let query = search::conditional(draft.type_code, &format!("code={}", definition.code()), Scope::All, &options)
+            let (query, _) = search::conditional(draft.type_code, &format!("code={}", definition.code()), Scope::All, &options)
                 .map_err(|issues| Refusal::all(RefusalKind::Invalid, issues))?;
             let stored = self.store.matches(&query, MOST_OF_A_CODE).await?;
             let read = |stored: &Stored| Definition::read(&serde_json::from_slice(stored.body.as_ref()?).ok()?).ok()?;

@@ -219,6 +219,18 @@ impl Compiler<'_> {
                     self.sql.push(") END FROM resource r WHERE r.key = m.key)");
                 }
             },
+            SortBy::Behind { first, by } => {
+                let of = |by: &SortBy| SortKey { by: by.clone(), descending: key.descending };
+                self.sql.push("CASE WHEN 1 = 1");
+                for first in first {
+                    self.sql.push(" AND ");
+                    self.sort_value(&of(first));
+                    self.sql.push(" IS NULL");
+                }
+                self.sql.push(" THEN ");
+                self.sort_value(&of(by));
+                self.sql.push(" END");
+            }
             SortBy::Param { param, kind: Kind::Reference } => {
                 // The id stands in the resource itself, so it tells nothing of a target that the caller may not see.
                 self.sql.push(&format!(

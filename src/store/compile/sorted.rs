@@ -26,7 +26,7 @@ pub fn is_walkable(query: &Query, cursor: Option<&Cursor>) -> bool {
         // Very many have one code, and backwards they would be put into the order of keys first.
         SortBy::Param { kind: Kind::Token | Kind::Uri, .. } => !key.descending,
         SortBy::Param { kind, .. } => is_in_order(*kind),
-        SortBy::Contained => false,
+        SortBy::Contained | SortBy::Behind { .. } => false,
     };
     let contained = query.filters.iter().any(|filter| matches!(filter, Filter::Contained { .. }));
     indexed && !contained && cursor.is_none_or(|cursor| cursor.after != [SortValue::Missing])
@@ -131,7 +131,9 @@ impl Way {
             SortBy::Param { kind: Kind::Uri, .. } => Way { table: "uri", value: "uri", rest: None, stretches: &[""] },
             SortBy::Param { .. } => Way { table: "number", value: "value", rest: None, stretches: &[""] },
             SortBy::Id => Way { table: "resource", value: "id", rest: None, stretches: &[""] },
-            SortBy::LastUpdated | SortBy::Contained => Way { table: "resource", value: "updated", rest: None, stretches: &[""] },
+            SortBy::LastUpdated | SortBy::Contained | SortBy::Behind { .. } => {
+                Way { table: "resource", value: "updated", rest: None, stretches: &[""] }
+            }
         }
     }
 }
