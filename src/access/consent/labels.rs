@@ -63,11 +63,40 @@ fn is_person(type_name: &str) -> bool {
     matches!(type_name, "Patient" | "RelatedPerson" | "Person" | "Practitioner" | "PractitionerRole")
 }
 
-/// Whether this is a Reference to somebody, so that its `display` is how they are called.
-fn names_person(reference: &Map<String, Value>) -> bool {
-    let text = |key: &str| reference.get(key).and_then(Value::as_str);
-    let target = text("reference").and_then(|name| name.split("/_history/").next()?.rsplit('/').nth(1));
-    target.or(text("type")).is_some_and(is_person)
+/// What the members of an object say of it, gathered in one pass: every object of everything that comes is asked.
+#[derive(Default)]
+struct Parts<'o> {
+    system: Option<&'o str>,
+    code: Option<&'o str>,
+    /// There is a `system`, whatever it is.
+    coded: bool,
+    /// It is a quantity, whose code is its unit's.
+    measured: bool,
+    /// It is somebody.
+    person: bool,
+    /// It is a Reference to somebody, so that its `display` is how they are called.
+    named: bool,
+}
+
+impl<'o> Parts<'o> {
+    fn of(object: &'o Map<String, Value>) -> Parts<'o> {
+        let mut parts = Parts::default();
+        let (mut reference, mut kind) = (None, None);
+        for (key, value) in object {
+            match key.as_str() {
+                "system" => (parts.system, parts.coded) = (value.as_str(), true),
+                "code" => parts.code = value.as_str(),
+                "value" | "unit" => parts.measured = true,
+                "resourceType" => parts.person = value.as_str().is_some_and(is_person),
+                "reference" => reference = value.as_str(),
+                "type" => kind = value.as_str(),
+                _ => {}
+            }
+        }
+        let target = reference.and_then(|name| name.split("/_history/").next()?.rsplit('/').nth(1));
+        parts.named = target.or(kind).is_some_and(is_person);
+        parts
+    }
 }
 
 /// The one name of a code system that is called in several ways; of ICD-10, its editions too: a code of a country's means what the WHO's means, or more exactly.
@@ -157,7 +186,12 @@ impl Sensitive {
         let Some(known) = self.codes.get(WORDS) else { return };
         let is_word = |word: &&str| word.len() > 2 && word.starts_with(char::is_alphabetic);
         let words = text.split(|c: char| !c.is_alphanumeric()).filter(is_word).take(MAX_WORDS_OF_A_TEXT);
-        found.extend(words.filter_map(|word| known.get(&word.to_lowercase())).flatten().map(|label| Coding::sensitivity(label)));
+        // Most are in small letters already.
+        let small = |word| match str::bytes(word).all(|byte| byte.is_ascii_lowercase()) {
+            true => known.get(word),
+            false => known.get(&word.to_lowercase()),
+        };
+        found.extend(words.filter_map(small).flatten().map(|label| Coding::sensitivity(label)));
     }
 
     /// What a code of no system tells of, if it is one of a system that is known here.
@@ -179,18 +213,12 @@ impl Sensitive {
                 Value::Array(list) => waiting.extend(list.iter().map(|item| (item, is_text))),
                 Value::String(text) if is_text => self.of_text(text, &mut found),
                 Value::Object(object) => {
-                    let text = |key: &str| object.get(key).and_then(Value::as_str);
-                    match (text("system"), text("code")) {
+                    let Parts { system, code, coded, measured, person, named } = Parts::of(object);
+                    match (system, code) {
                         (Some(system), Some(code)) => self.of_code(system, code, &mut found),
-                        // The code of a quantity is its unit's.
-                        (None, Some(code)) if !object.contains_key("value") && !object.contains_key("unit") => {
-                            self.of_bare_code(code, &mut found);
-                        }
+                        (None, Some(code)) if !measured => self.of_bare_code(code, &mut found),
                         _ => {}
                     }
-                    let person = text("resourceType").is_some_and(is_person);
-                    let named = names_person(object);
-                    let coded = object.contains_key("system");
                     let tells = |key: &str| {
                         !(NO_TEXT.contains(&key) || person && WHO.contains(&key) || named && key == "display" || coded && key == "code")
                     };
@@ -222,9 +250,13 @@ pub fn handed_on(resource: &Value, told: BTreeSet<Coding>) -> BTreeSet<Fact> {
     sensitivities.chain((level > Confidentiality::NORMAL).then(|| Fact::confidentiality(level))).collect()
 }
 
+fn own_labels(resource: &Value) -> Option<&Value> {
+    resource.get("meta")?.get("security")
+}
+
 /// The security labels of a resource. One without a system or in other letters is the label that it must be meant to be.
 pub fn security(resource: &Value) -> BTreeSet<Coding> {
-    items(resource.pointer("/meta/security")).flat_map(understood).collect()
+    items(own_labels(resource)).flat_map(understood).collect()
 }
 
 /// A label as it says, and as what it is understood.
@@ -261,7 +293,7 @@ pub fn labels_on_arrival(resource: &Value, inherited: &BTreeSet<Coding>, sensiti
     if type_code.is_none_or(|code| definitions::r4().patient_compartment(code).is_empty()) || is_never_judged(resource) {
         return BTreeSet::new();
     }
-    let own: BTreeSet<Coding> = items(resource.pointer("/meta/security")).filter_map(coding).collect();
+    let own: BTreeSet<Coding> = items(own_labels(resource)).filter_map(coding).collect();
     let meant = security(resource).into_iter().filter(vocabulary::is_understood);
     let mut all = sensitive.of_resource(resource);
     all.extend(inherited.iter().filter(|label| is_inherited(label)).cloned());
