@@ -97,31 +97,27 @@ async fn ingest(server: &Running, say: &impl Fn(&str, String)) {
         server.fhir().transaction(bundle.clone()).await;
     }
     let (entries, bytes) = (world.resources(), world.people.iter().map(|person| person.bundle.len()).sum::<usize>());
-    let begun = Instant::now();
+    let (begun, spent) = (Instant::now(), processor_seconds());
     let (fhir, people) = (server.fhir(), Arc::clone(&world));
     share_out(CLIENTS, world.people.len(), move |n| {
         let (fhir, bundle) = (fhir.clone(), people.people[n].bundle.clone());
         async move { fhir.transaction(bundle).await }
     })
     .await;
-    let took = begun.elapsed().as_secs_f64();
     say(
         &format!("Synthea transaction Bundles, {CLIENTS} clients ({entries} resources, {:.0} MB)", bytes as f64 / 1e6),
-        format!("{:.0} resources/s", entries as f64 / took),
+        Rate::of(entries, begun, spent).to_string(),
     );
 
     let payloads = payloads();
-    let begun = Instant::now();
+    let (begun, spent) = (Instant::now(), processor_seconds());
     let (http, url) = (server.client.clone(), format!("{}/api/v1/hduApi/dataTemplates", server.base));
     share_out(CLIENTS, payloads.len(), move |n| {
         let (http, url, payload) = (http.clone(), url.clone(), payloads[n].clone());
         async move { send(&http, &url, payload).await }
     })
     .await;
-    say(
-        &format!("template visits, {VISITS} in payloads of {VISITS_PER_PAYLOAD}"),
-        format!("{:.0} visits/s", VISITS as f64 / begun.elapsed().as_secs_f64()),
-    );
+    say(&format!("template visits, {VISITS} in payloads of {VISITS_PER_PAYLOAD}"), Rate::of(VISITS, begun, spent).to_string());
 }
 
 /// Copies of the Synthea records as other people, until there are a million resources.
@@ -282,6 +278,14 @@ struct Rate {
     each_second: f64,
     /// Of this process, so of client and server, and not of a database server; what else the machine does changes it little.
     processor_micros: f64,
+}
+
+impl Rate {
+    /// `done` since `begun`, when the processor had been used for `spent` seconds.
+    fn of(done: usize, begun: Instant, spent: f64) -> Rate {
+        let spent = processor_seconds() - spent;
+        Rate { each_second: done as f64 / begun.elapsed().as_secs_f64(), processor_micros: spent * 1e6 / done as f64 }
+    }
 }
 
 impl std::fmt::Display for Rate {

@@ -2,7 +2,7 @@
 
 use super::search::param_id;
 use super::structure::{CodeGroup, CodeSet, Element, ElementKind, ElementType, Primitive, Structure, StructureIndex, StructureKind};
-use super::{Component, Definitions, Invariant, ParamKind, SearchParam, TypeCode};
+use super::{ByName, Component, Definitions, Invariant, ParamKind, SearchParam, TypeCode};
 use flate2::read::GzDecoder;
 use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, Visitor};
@@ -128,7 +128,7 @@ pub(super) fn profiles() -> Vec<serde_json::Value> {
 pub(super) fn r4() -> Definitions {
     let order: Order<'static> = read(ORDER);
     let search: Search<'static> = unpack(SEARCH);
-    let type_codes: HashMap<&'static str, TypeCode> = order.types.iter().copied().zip(0..).collect();
+    let type_codes: ByName<TypeCode> = order.types.iter().copied().zip(0..).collect();
     let (code_sets, code_set_places) = code_sets(unpack(CODES));
     let (structures, structure_places) = structures(unpack(STRUCTURES), &type_codes, &code_set_places);
     let mut compartment = vec![Vec::new(); order.types.len()];
@@ -160,7 +160,7 @@ fn params(
     rows: Pairs<'static, Vec<ParamRow<'static>>>,
     shared: &Pairs<'static, Vec<(&'static str, &'static str)>>,
     order: &Order<'static>,
-    type_codes: &HashMap<&str, TypeCode>,
+    type_codes: &ByName<TypeCode>,
 ) -> Vec<Vec<SearchParam>> {
     let code_numbers: HashMap<&str, u16> = order.codes.iter().copied().zip(0..).collect();
     let kind = |code| ParamKind::parse(code).expect("a kind of search parameter");
@@ -198,20 +198,20 @@ fn params(
     params
 }
 
-fn numbers(names: &[&str], type_codes: &HashMap<&str, TypeCode>) -> Vec<TypeCode> {
+fn numbers(names: &[&str], type_codes: &ByName<TypeCode>) -> Vec<TypeCode> {
     let mut numbers: Vec<TypeCode> = names.iter().filter_map(|name| type_codes.get(name).copied()).collect();
     numbers.sort_unstable();
     numbers
 }
 
-type Places = HashMap<&'static str, usize>;
+type Places = ByName<usize>;
 
 fn structures(
     rows: Pairs<'static, StructureRow<'static>>,
-    type_codes: &HashMap<&str, TypeCode>,
+    type_codes: &ByName<TypeCode>,
     code_sets: &Places,
-) -> (Vec<Structure>, HashMap<&'static str, StructureIndex>) {
-    let places: HashMap<&'static str, StructureIndex> = rows.0.iter().map(|(name, _)| *name).zip(0..).collect();
+) -> (Vec<Structure>, ByName<StructureIndex>) {
+    let places: ByName<StructureIndex> = rows.0.iter().map(|(name, _)| *name).zip(0..).collect();
     let kind_of = |name: &'static str| match (name, Primitive::parse(name)) {
         (_, Some(primitive)) => ElementKind::Primitive(primitive),
         ("Resource", _) => ElementKind::Resource,
@@ -248,8 +248,8 @@ fn structures(
     (structures, places)
 }
 
-fn keys(elements: &[Element]) -> HashMap<&'static str, (u16, u16)> {
-    let mut keys = HashMap::new();
+fn keys(elements: &[Element]) -> ByName<(u16, u16)> {
+    let mut keys = ByName::default();
     for (element, at) in elements.iter().zip(0..) {
         for (kind, place) in element.types.iter().zip(0..) {
             let key: &'static str = match element.json_key(kind) {

@@ -21,21 +21,27 @@ pub use structure::{
     CodeGroup, CodeSet, Element, ElementKind, ElementType, Invariant, Primitive, Structure, StructureIndex, StructureKind,
 };
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::LazyLock;
+
+/// A table by R4's own names. Nobody else puts anything in, so a quick hash will do: these are asked for every element of what comes.
+type ByName<V> = HashMap<&'static str, V, foldhash::fast::FixedState>;
+
+/// The same of names alone.
+type NameSet = HashSet<&'static str, foldhash::fast::FixedState>;
 
 /// The tables of one FHIR version.
 #[derive(Debug)]
 pub struct Definitions {
     types: Vec<&'static str>,
-    type_codes: HashMap<&'static str, TypeCode>,
+    type_codes: ByName<TypeCode>,
     codes: Vec<&'static str>,
     /// By type, each sorted by code.
     params: Vec<Vec<SearchParam>>,
     structures: Vec<Structure>,
-    structure_places: HashMap<&'static str, StructureIndex>,
+    structure_places: ByName<StructureIndex>,
     code_sets: Vec<CodeSet>,
-    code_set_places: HashMap<&'static str, usize>,
+    code_set_places: ByName<usize>,
     /// Of Patients, by type.
     compartment: Vec<Vec<&'static str>>,
     /// The others.

@@ -1,8 +1,7 @@
 //! Elements and code lists: what a StructureDefinition's snapshot and a required binding say, made for one look-up per JSON key.
 
-use super::TypeCode;
+use super::{ByName, NameSet, TypeCode};
 use std::borrow::Cow;
-use std::collections::{HashMap, HashSet};
 
 /// The place of a structure in the tables of its [`super::Definitions`].
 pub type StructureIndex = u16;
@@ -25,7 +24,7 @@ pub struct Structure {
     /// In the order of the specification.
     pub elements: Vec<Element>,
     /// JSON key to (element, type): a choice has one key per type.
-    pub(super) keys: HashMap<&'static str, (u16, u16)>,
+    pub(super) keys: ByName<(u16, u16)>,
 }
 
 /// One element of a structure.
@@ -188,7 +187,7 @@ pub struct CodeGroup {
     pub system: &'static str,
     /// In the order of the specification.
     pub codes: Vec<&'static str>,
-    pub(super) set: HashSet<&'static str>,
+    pub(super) set: NameSet,
 }
 
 impl CodeSet {

@@ -149,7 +149,7 @@ fn push_member(out: &mut Vec<u8>, key: &str, value: &Value) {
 
 /// The facility in a `meta.source` as templates write it.
 pub(super) fn source_facility(resource: &Value) -> Option<&str> {
-    let source = resource.pointer("/meta/source")?.as_str()?.strip_prefix("urn:lango:facility:")?;
+    let source = resource.get("meta")?.get("source")?.as_str()?.strip_prefix("urn:lango:facility:")?;
     source.split('#').next()
 }
 

@@ -117,41 +117,80 @@ fn service_base(full_url: &str) -> Option<&str> {
     (full_url.contains("://") && crate::fhir::reference::is_type_name(type_name) && crate::fhir::reference::is_id(id)).then_some(base)
 }
 
-/// The conditional references (`Type?query`) in a resource, each with the FHIRPath of its `Reference.reference`.
-pub fn conditional_references(resource: &mut Value) -> Vec<(String, String)> {
-    let is_conditional = |text: &str| text.contains('?') && matches!(Reference::parse(text), Some(Reference::Conditional { .. }));
-    references(resource, is_conditional, true)
+/// References that do not say where they lead.
+#[derive(Debug, Default)]
+pub struct Unsettled {
+    /// The conditional ones (`Type?query`), each with the FHIRPath of its `Reference.reference`.
+    pub conditional: Vec<(String, String)>,
+    /// The same paths of those to a `urn:uuid:` or `urn:oid:` that is not known. A Bundle within resolves its own
+    /// (<https://hl7.org/fhir/R4/bundle.html#references>).
+    pub dangling: Vec<String>,
 }
 
-/// Where `resource` still refers to a `urn:uuid:` or `urn:oid:` that is not `known`: the FHIRPath of each `Reference.reference`. A
-/// Bundle within resolves its own (<https://hl7.org/fhir/R4/bundle.html#references>).
-pub fn unresolved_urns(resource: &mut Value, known: impl Fn(&str) -> bool) -> Vec<String> {
-    let found = references(resource, |text| text.starts_with("urn:") && !known(text), false);
-    found.into_iter().map(|(_, path)| path).collect()
+/// Those in `resource`. `known`: whether a urn is; `None`: none is dangling.
+pub fn unsettled(resource: &mut Value, known: Option<&dyn Fn(&str) -> bool>) -> Unsettled {
+    let is_conditional = |text: &str| text.contains('?') && matches!(Reference::parse(text), Some(Reference::Conditional { .. }));
+    let is_dangling = |text: &str| text.starts_with("urn:") && known.is_some_and(|known| !known(text));
+    let (mut conditional, mut dangling) = (false, false);
+    each_string(resource, |place, text| {
+        if place.key == "reference" {
+            conditional |= is_conditional(text);
+            dangling |= is_dangling(text);
+        }
+    });
+    // Most resources have none; only the others pay for paths.
+    let mut unsettled = Unsettled::default();
+    if conditional {
+        unsettled.conditional = references(resource, is_conditional, true);
+    }
+    if dangling {
+        unsettled.dangling = references(resource, is_dangling, false).into_iter().map(|(_, path)| path).collect();
+    }
+    unsettled
 }
 
 /// The references that are `wanted`, with their places; those of a Bundle within too if `into_bundles`.
-fn references(resource: &mut Value, wanted: impl Fn(&str) -> bool, into_bundles: bool) -> Vec<(String, String)> {
-    let mut any = false;
-    each_string(resource, |place, text| any |= place.key == "reference" && wanted(text));
-    let mut found = Vec::new();
-    // Most resources have none; only the others pay for paths.
-    if !any {
-        return found;
+fn references(resource: &Value, wanted: impl Fn(&str) -> bool, into_bundles: bool) -> Vec<(String, String)> {
+    /// Where a value stands: what holds it, by its place among the steps, and how that calls it.
+    #[derive(Clone, Copy)]
+    enum Step<'r> {
+        Item(usize, usize),
+        Member(usize, &'r str),
     }
     let type_name = |value: &Value| value.get("resourceType").and_then(Value::as_str).unwrap_or_default().to_owned();
-    let mut waiting: Vec<(&Value, String)> = vec![(resource, type_name(resource))];
-    while let Some((value, path)) = waiting.pop() {
+    let (mut found, root) = (Vec::new(), type_name(resource));
+    // The first stands for the resource itself.
+    let mut steps = vec![Step::Item(0, 0)];
+    let mut waiting: Vec<(&Value, usize)> = vec![(resource, 0)];
+    let path = |steps: &[Step<'_>], mut place: usize| {
+        let mut names = Vec::new();
+        while let Some(step) = steps.get(place).filter(|_| place > 0) {
+            let (holder, name) = match step {
+                Step::Item(holder, at) => (*holder, format!("[{at}]")),
+                Step::Member(holder, name) => (*holder, format!(".{name}")),
+            };
+            names.push(name);
+            place = holder;
+        }
+        names.iter().rev().fold(root.clone(), |path, name| path + name)
+    };
+    while let Some((value, place)) = waiting.pop() {
         match value {
             Value::Array(items) => {
-                waiting.extend(items.iter().enumerate().rev().map(|(place, item)| (item, format!("{path}[{place}]"))));
+                for (at, item) in items.iter().enumerate().rev() {
+                    waiting.push((item, steps.len()));
+                    steps.push(Step::Item(place, at));
+                }
             }
             Value::Object(_) if !into_bundles && type_name(value) == "Bundle" => {}
             Value::Object(members) => {
                 if let Some(text) = members.get("reference").and_then(Value::as_str).filter(|text| wanted(text)) {
-                    found.push((text.to_owned(), format!("{path}.reference")));
+                    found.push((text.to_owned(), format!("{}.reference", path(&steps, place))));
                 }
-                waiting.extend(members.iter().rev().map(|(name, member)| (member, format!("{path}.{name}"))));
+                for (name, member) in members.iter().rev().filter(|(_, member)| member.is_object() || member.is_array()) {
+                    waiting.push((member, steps.len()));
+                    steps.push(Step::Member(place, name));
+                }
             }
             _ => {}
         }
@@ -250,8 +289,8 @@ mod tests {
             ],
             "identifier": [{"value": "urn:uuid:3"}],
         });
-        let found = unresolved_urns(&mut resource, |urn| urn == "urn:uuid:1");
-        assert_eq!(found, ["Observation.performer[1].reference", "Observation.contained[0].subject.reference"]);
+        let found = unsettled(&mut resource, Some(&|urn: &str| urn == "urn:uuid:1"));
+        assert_eq!(found.dangling, ["Observation.performer[1].reference", "Observation.contained[0].subject.reference"]);
     }
 
     #[test]
@@ -293,7 +332,7 @@ mod tests {
             "resourceType": "Observation", "performer": [{"reference": "Patient/1"}, {"reference": "Patient?identifier=1"}],
             "subject": {"reference": "not?one"},
         });
-        let found = conditional_references(&mut resource);
-        assert_eq!(found, [("Patient?identifier=1".to_owned(), "Observation.performer[1].reference".to_owned())]);
+        let found = unsettled(&mut resource, None);
+        assert_eq!(found.conditional, [("Patient?identifier=1".to_owned(), "Observation.performer[1].reference".to_owned())]);
     }
 }

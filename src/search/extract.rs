@@ -79,8 +79,11 @@ pub fn extract(type_code: TypeCode, resource: &Value, options: &Options) -> Vec<
     if !own.of(type_code).is_empty() {
         sort(&mut entries);
     }
-    medicines::extract(resource, options, &mut entries);
-    visits::extract(resource, options, &mut entries);
+    if takes_labels(resource) {
+        let references = references::all(resource);
+        medicines::extract(&references, options, &mut entries);
+        visits::extract(&references, options, &mut entries);
+    }
     contained::extract(resource, options, &mut entries);
     entries
 }

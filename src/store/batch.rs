@@ -282,8 +282,7 @@ impl Batch {
     /// Puts rows in the order of their B-trees and drops repeats, so that inserts append where they can.
     pub fn sort(&mut self) {
         self.inserts.sort_by_key(|row| row.key);
-        self.rows.sort_by(Row::compare);
-        self.rows.dedup_by(|a, b| a.compare(b).is_eq());
+        Row::sort(&mut self.rows);
         self.closings.sort_by(Row::compare);
     }
 }

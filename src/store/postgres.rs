@@ -453,11 +453,9 @@ fn bind_cells<'q>(mut query: PgQuery<'q>, rows: &[Row], width: usize, columns: &
             ColumnType::Real => {
                 query.bind(cells.map(|cell| if let Some(Cell::Real(value)) = cell { *value } else { 0.0 }).collect::<Vec<f64>>())
             }
-            ColumnType::Text => query.bind(
-                cells
-                    .map(|cell| if let Some(Cell::Text(value)) = cell { value.to_string() } else { String::new() })
-                    .collect::<Vec<String>>(),
-            ),
+            ColumnType::Text => {
+                query.bind(cells.map(|cell| if let Some(Cell::Text(value)) = cell { &**value } else { "" }).collect::<Vec<&str>>())
+            }
         };
     }
     query
@@ -468,7 +466,7 @@ fn bind_resources<'q>(query: PgQuery<'q>, rows: &[ResourceRow]) -> PgQuery<'q> {
     query
         .bind(ints(|row| row.key))
         .bind(ints(|row| i64::from(row.type_code)))
-        .bind(rows.iter().map(|row| row.id.to_string()).collect::<Vec<String>>())
+        .bind(rows.iter().map(|row| &*row.id).collect::<Vec<&str>>())
         .bind(ints(|row| row.version))
         .bind(ints(|row| row.live))
         .bind(ints(|row| row.updated))
@@ -482,7 +480,7 @@ fn bind_resources<'q>(query: PgQuery<'q>, rows: &[ResourceRow]) -> PgQuery<'q> {
         .bind(ints(|row| row.high))
         .bind(ints(|row| row.posted))
         .bind(ints(|row| row.patched))
-        .bind(rows.iter().map(|row| row.body.clone()).collect::<Vec<Option<Vec<u8>>>>())
+        .bind(rows.iter().map(|row| row.body.as_deref()).collect::<Vec<Option<&[u8]>>>())
 }
 
 /// Deadlock, serialisation failure, or a unique key that another transaction took first: worth another try.

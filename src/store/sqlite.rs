@@ -14,8 +14,8 @@ use super::write::{Unit, WriteError, Written};
 use super::{ResourceKey, TypeCode, closing, for_good, gate, inherit, is_unavailable, places, resting};
 use crate::definitions;
 use crate::fhir::time::{Micros, now};
-use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{AssertSqlSafe, Connection as _, Row as _, SqlitePool};
+use sqlx::sqlite::{SqliteArguments, SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::{Arguments as _, AssertSqlSafe, Connection as _, Row as _, SqlitePool};
 use statements::{close, holds, insert_text, update};
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::PathBuf;
@@ -507,11 +507,11 @@ impl Writer {
         }
         inherit::settle(&mut inherit::Connection::Sqlite(&mut *connection), batch).await?;
         batch.sort();
-        for chunk in batch.inserts.chunks(CHUNK) {
+        for chunk in batch.inserts.chunks_mut(CHUNK) {
             let text = self.inserts.entry((RESOURCE, chunk.len())).or_insert_with(|| {
                 let rows = vec!["(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)"; chunk.len()].join(",");
                 let columns = "key, type, id, version, live, updated, created, txn, owner, patient, class, own, low, high, posted, body";
-                Arc::from(format!("INSERT INTO resource ({columns}) VALUES {rows}"))
+                Arc::from(format!("INSERT OR FAIL INTO resource ({columns}) VALUES {rows}"))
             });
             let mut query = sqlx::query(AssertSqlSafe(text.clone()));
             for row in chunk {
@@ -527,7 +527,7 @@ impl Writer {
                     .bind(row.low)
                     .bind(row.high)
                     .bind(row.posted)
-                    .bind(row.body.as_deref());
+                    .bind(row.body.take());
             }
             query.execute(&mut *connection).await?;
         }
@@ -604,15 +604,17 @@ impl Writer {
     async fn insert_rows(&mut self, connection: &mut SqliteConnection, rows: &[Row]) -> Result<(), sqlx::Error> {
         let Some(table) = rows.first().map(|row| row.table) else { return Ok(()) };
         let text = self.inserts.entry((table, rows.len())).or_insert_with(|| insert_text(table, rows.len())).clone();
-        let mut query = sqlx::query(AssertSqlSafe(text));
+        let mut values = SqliteArguments::default();
+        values.reserve(rows.len() * rows.first().map_or(0, |row| row.cells.len()), 0);
         for cell in rows.iter().flat_map(|row| &row.cells) {
-            query = match cell {
-                Cell::Int(value) => query.bind(*value),
-                Cell::Real(value) => query.bind(*value),
-                Cell::Text(value) => query.bind(&**value),
+            let added = match cell {
+                Cell::Int(value) => values.add(*value),
+                Cell::Real(value) => values.add(*value),
+                Cell::Text(value) => values.add(Arc::clone(value)),
             };
+            added.map_err(sqlx::Error::Encode)?;
         }
-        query.execute(connection).await?;
+        sqlx::query_with(AssertSqlSafe(text), values).execute(connection).await?;
         Ok(())
     }
 }

@@ -684,3 +684,22 @@ async fn a_store_that_takes_no_writes_says_so_until_it_does() {
     store.ping().await.unwrap();
     store.close().await;
 }
+
+/// SQLite does not take back what a statement did before it failed: the transaction goes as a whole.
+#[tokio::test]
+async fn what_fails_halfway_leaves_nothing() {
+    let db = TestDb::sqlite();
+    let store = Store::open(&db.url).await.unwrap();
+    let Store::Sqlite(sqlite) = &store else { panic!("it is SQLite") };
+    sqlx::query("CREATE UNIQUE INDEX token_odd ON token (code) WHERE code = 'odd'").execute(&sqlite.write).await.unwrap();
+    let of = |id: &str, code: &str| put("Patient", id, 0, vec![], vec![token("Patient", "gender", "g", code)]);
+    let failed = store.commit(unit(vec![of("a", "even"), of("b", "odd"), of("c", "odd")])).await;
+    assert!(matches!(failed, Err(WriteError::Database(_))), "{failed:?}");
+    assert_eq!(ids(&store, &query("Patient", vec![])).await, set(&[]));
+    assert_eq!(ids(&store, &query("Patient", vec![is("Patient", "gender", "even")])).await, set(&[]));
+    store.commit(unit(vec![of("a", "even"), of("b", "odd")])).await.unwrap();
+    assert_eq!(ids(&store, &query("Patient", vec![is("Patient", "gender", "even")])).await, set(&["a"]));
+    let rows: i64 = sqlx::query_scalar("SELECT count(*) FROM token").fetch_one(&sqlite.read).await.unwrap();
+    assert_eq!(rows, 2);
+    store.close().await;
+}

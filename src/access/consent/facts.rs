@@ -215,7 +215,7 @@ pub fn facts(resource: &Value, zone: &TimeZone, base: &str) -> ResourceFacts {
     let text = |key: &str| resource.get(key).and_then(Value::as_str);
     let mut facts = ResourceFacts { type_name: text("resourceType").unwrap_or_default().to_owned(), ..ResourceFacts::default() };
     facts.name = text("id").map(|id| format!("{}/{id}", facts.type_name));
-    let profiles = resource.pointer("/meta/profile").and_then(Value::as_array).into_iter().flatten();
+    let profiles = resource.get("meta").and_then(|meta| meta.get("profile")).and_then(Value::as_array).into_iter().flatten();
     facts.profiles.extend(profiles.filter_map(Value::as_str).map(unversioned));
     facts.labels.extend(security(resource));
     facts.time = clinical_time(resource, &facts.type_name, zone);
@@ -250,9 +250,8 @@ pub fn facts(resource: &Value, zone: &TimeZone, base: &str) -> ResourceFacts {
                     }
                 }
                 let type_name = &facts.type_name;
-                waiting.extend(
-                    object.iter().filter(|(key, _)| *key != "meta").map(|(key, value)| (value, author || is_author(key, type_name))),
-                );
+                let below = object.iter().filter(|(key, value)| *key != "meta" && (value.is_object() || value.is_array()));
+                waiting.extend(below.map(|(key, value)| (value, author || is_author(key, type_name))));
             }
             _ => {}
         }

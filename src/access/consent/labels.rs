@@ -77,13 +77,6 @@ impl Somebody {
             _ => None,
         }
     }
-
-    /// To whom this is a Reference, so that its `display` is how they are called.
-    fn named(reference: &Map<String, Value>) -> Option<Somebody> {
-        let text = |key: &str| reference.get(key).and_then(Value::as_str);
-        let target = text("reference").and_then(|name| name.split("/_history/").next()?.rsplit('/').nth(1));
-        target.or(text("type")).and_then(Somebody::of)
-    }
 }
 
 /// What stands somewhere in a resource.
@@ -94,6 +87,42 @@ enum Said {
     /// How a professional is called.
     Name,
     Anything,
+}
+
+/// What the members of an object say of it, gathered in one pass: every object of everything that comes is asked.
+#[derive(Default)]
+struct Parts<'o> {
+    system: Option<&'o str>,
+    code: Option<&'o str>,
+    /// There is a `system`, whatever it is.
+    coded: bool,
+    /// It is a quantity, whose code is its unit's.
+    measured: bool,
+    /// It is somebody.
+    somebody: Option<Somebody>,
+    /// It is a Reference to somebody, so that its `display` is how they are called.
+    named: Option<Somebody>,
+}
+
+impl<'o> Parts<'o> {
+    fn of(object: &'o Map<String, Value>) -> Parts<'o> {
+        let mut parts = Parts::default();
+        let (mut reference, mut kind) = (None, None);
+        for (key, value) in object {
+            match key.as_str() {
+                "system" => (parts.system, parts.coded) = (value.as_str(), true),
+                "code" => parts.code = value.as_str(),
+                "value" | "unit" => parts.measured = true,
+                "resourceType" => parts.somebody = value.as_str().and_then(Somebody::of),
+                "reference" => reference = value.as_str(),
+                "type" => kind = value.as_str(),
+                _ => {}
+            }
+        }
+        let target = reference.and_then(|name| name.split("/_history/").next()?.rsplit('/').nth(1));
+        parts.named = target.or(kind).and_then(Somebody::of);
+        parts
+    }
 }
 
 /// The one name of a code system that is called in several ways; of ICD-10, its editions too: a code of a country's means what the WHO's means, or more exactly.
@@ -182,9 +211,14 @@ impl Sensitive {
     fn of_text(&self, text: &str, said: Said, found: &mut BTreeSet<Coding>) {
         let Some(known) = self.codes.get(WORDS).filter(|_| said != Said::Nothing) else { return };
         let is_word = |word: &&str| word.len() > 2 && word.starts_with(char::is_alphabetic);
-        let words = text.split(|c: char| !c.is_alphanumeric()).filter(is_word).take(MAX_WORDS_OF_A_TEXT).map(str::to_lowercase);
-        let words = words.filter(|word| said != Said::Name || !NAMES.contains(&word.as_str()));
-        found.extend(words.filter_map(|word| known.get(&word)).flatten().map(|label| Coding::sensitivity(label)));
+        let words = text.split(|c: char| !c.is_alphanumeric()).filter(is_word).take(MAX_WORDS_OF_A_TEXT);
+        // Most are in small letters already.
+        let small = |word: &str| match word.bytes().all(|byte| byte.is_ascii_lowercase()) {
+            true => known.get_key_value(word),
+            false => known.get_key_value(&*word.to_lowercase()),
+        };
+        let tells = words.filter_map(small).filter(|(word, _)| said != Said::Name || !NAMES.contains(&word.as_str()));
+        found.extend(tells.flat_map(|(_, labels)| labels).map(|label| Coding::sensitivity(label)));
     }
 
     /// What a code of no system tells of, if it is one of a system that is known here.
@@ -206,17 +240,12 @@ impl Sensitive {
                 Value::Array(list) => waiting.extend(list.iter().map(|item| (item, said))),
                 Value::String(text) => self.of_text(text, said, &mut found),
                 Value::Object(object) => {
-                    let text = |key: &str| object.get(key).and_then(Value::as_str);
-                    match (text("system"), text("code")) {
+                    let Parts { system, code, coded, measured, somebody, named } = Parts::of(object);
+                    match (system, code) {
                         (Some(system), Some(code)) => self.of_code(system, code, &mut found),
-                        // The code of a quantity is its unit's.
-                        (None, Some(code)) if !object.contains_key("value") && !object.contains_key("unit") => {
-                            self.of_bare_code(code, &mut found);
-                        }
+                        (None, Some(code)) if !measured => self.of_bare_code(code, &mut found),
                         _ => {}
                     }
-                    let (somebody, named) = (text("resourceType").and_then(Somebody::of), Somebody::named(object));
-                    let coded = object.contains_key("system");
                     let called = |key: &str| match key {
                         "display" => named,
                         key if WHO.contains(&key) => somebody,
@@ -257,9 +286,13 @@ pub fn handed_on(resource: &Value, told: BTreeSet<Coding>) -> BTreeSet<Fact> {
     sensitivities.chain((level > Confidentiality::NORMAL).then(|| Fact::confidentiality(level))).collect()
 }
 
+fn own_labels(resource: &Value) -> Option<&Value> {
+    resource.get("meta")?.get("security")
+}
+
 /// The security labels of a resource. One without a system or in other letters is the label that it must be meant to be.
 pub fn security(resource: &Value) -> BTreeSet<Coding> {
-    items(resource.pointer("/meta/security")).flat_map(understood).collect()
+    items(own_labels(resource)).flat_map(understood).collect()
 }
 
 /// A label as it says, and as what it is understood.
@@ -296,7 +329,7 @@ pub fn labels_on_arrival(resource: &Value, inherited: &BTreeSet<Coding>, sensiti
     if type_code.is_none_or(|code| definitions::r4().patient_compartment(code).is_empty()) || is_never_judged(resource) {
         return BTreeSet::new();
     }
-    let own: BTreeSet<Coding> = items(resource.pointer("/meta/security")).filter_map(coding).collect();
+    let own: BTreeSet<Coding> = items(own_labels(resource)).filter_map(coding).collect();
     let meant = security(resource).into_iter().filter(vocabulary::is_understood);
     let mut all = sensitive.of_resource(resource);
     all.extend(inherited.iter().filter(|label| is_inherited(label)).cloned());

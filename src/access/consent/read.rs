@@ -435,8 +435,7 @@ fn is_plain(value: &Value) -> bool {
 
 /// How a `Reference` calls its target: `Type/id` without a version, an absolute URL as it is, `system|value` of its identifier; not a contained one.
 pub fn names_of(reference: &Value, base: &str) -> Vec<Name> {
-    let text = |pointer: &str| reference.pointer(pointer).and_then(Value::as_str);
-    let written = text("/reference").and_then(|text| match Reference::parse_at(text, base)? {
+    let written = reference.get("reference").and_then(Value::as_str).and_then(|text| match Reference::parse_at(text, base)? {
         Reference::Local { type_name, id, .. } => Some(format!("{type_name}/{id}")),
         Reference::Absolute(url) => Some(url.to_owned()),
         Reference::Urn(urn) => Some(urn.to_owned()),

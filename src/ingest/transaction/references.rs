@@ -1,7 +1,7 @@
 //! References between the entries, and those that name their target by criteria, become references to what is stored.
 
 use super::super::criteria::{self, Criteria};
-use super::super::identities::{Identities, conditional_references, unresolved_urns};
+use super::super::identities::{Identities, Unsettled, unsettled};
 use super::super::refusal::{Refusal, RefusalKind, within};
 use super::having::{Having, Written};
 use super::targets::{Found, Key, Settling, Target, TargetKind};
@@ -27,16 +27,15 @@ pub async fn settle(
     let rewritten = writer
         .workers()
         .map(entries, move |mut entry| {
-            let (mut conditional, mut dangling) = (Vec::new(), Vec::new());
+            let mut left = Unsettled::default();
             let full_url = entry.full_url.take();
             let (in_bundle, path) = (!entry.path.is_empty(), entry.resource_path());
             if let Some(resource) = &mut entry.resource {
                 identities.rewrite(resource, full_url.as_deref());
-                conditional = conditional_references(resource);
-                if in_bundle {
-                    dangling = unresolved_urns(resource, |urn| named.contains(urn));
-                }
+                let is_known = |urn: &str| named.contains(urn);
+                left = unsettled(resource, in_bundle.then_some(&is_known as &dyn Fn(&str) -> bool));
             }
+            let Unsettled { mut conditional, dangling } = left;
             conditional.iter_mut().for_each(|(_, place)| *place = within(&path, place));
             let dangling = dangling.into_iter().map(|place| within(&path, &place)).collect::<Vec<_>>();
             (entry, conditional, dangling)

@@ -64,7 +64,7 @@ pub fn tells_of_broken_glass(type_name: &str, entries: &[IndexEntry]) -> bool {
 
 /// That somebody was told something of a patient, or asked for something, is not for all who may see the record.
 fn is_notice(resource: &Value) -> bool {
-    let tags = resource.pointer("/meta/tag").and_then(Value::as_array).into_iter().flatten();
+    let tags = resource.get("meta").and_then(|meta| meta.get("tag")).and_then(Value::as_array).into_iter().flatten();
     tags.into_iter().any(|tag| tag.get("system").and_then(Value::as_str) == Some(NOTICE))
 }
 
@@ -99,7 +99,7 @@ fn local<'r>(reference: &'r Value, base: &str) -> Option<(&'r str, &'r str)> {
 
 /// Whether a Reference's identifier is one of a facility or a practitioner.
 pub fn is_staffs(reference: &Value, options: &Options) -> bool {
-    let system = reference.pointer("/identifier/system").and_then(Value::as_str);
+    let system = reference.get("identifier").and_then(|identifier| identifier.get("system")).and_then(Value::as_str);
     system.is_some_and(|system| options.staff.iter().any(|known| **known == *system))
 }
 

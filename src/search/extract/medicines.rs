@@ -5,7 +5,7 @@
 //! so: otherwise whoever sends a medicine with the number of a visit or of an insurer would label what names these.
 
 use super::about::is_staffs;
-use super::references::references;
+use super::references::{self, At};
 use super::{Options, is_about_nobody, values};
 use crate::definitions;
 use crate::fhir::Reference;
@@ -31,10 +31,10 @@ pub struct Named<'r> {
     pub is_one: bool,
 }
 
-/// Adds an entry for each that is named by id, and for each identifier that may be one's.
-pub(super) fn extract(resource: &Value, options: &Options, entries: &mut Vec<IndexEntry>) {
+/// Adds an entry for each that `references`, those of what [`takes_labels`], name by id, and for each identifier that may be one's.
+pub(super) fn extract(references: &[At<'_>], options: &Options, entries: &mut Vec<IndexEntry>) {
     let mut found = Vec::new();
-    for Named { id, called, .. } in named(resource, options) {
+    for Named { id, called, .. } in named_by(references, options) {
         let by_id = id.map(|(type_name, id)| IndexValue::Reference { type_name: type_name.into(), id: id.into() });
         let by_identifier = called.and_then(|(system, value)| values::token(Some(system), Some(value)));
         found.extend(by_id.map(|value| IndexEntry { param: MEDICINE, value }));
@@ -47,11 +47,11 @@ pub(super) fn extract(resource: &Value, options: &Options, entries: &mut Vec<Ind
 
 /// The medicines that a resource names, as often as it does.
 pub fn named<'r>(resource: &'r Value, options: &Options) -> Vec<Named<'r>> {
-    let mut found = Vec::new();
-    if takes_labels(resource) {
-        references(resource, &mut |reference, targets| found.extend(name(reference, targets, options)));
-    }
-    found
+    if takes_labels(resource) { named_by(&references::all(resource), options).collect() } else { Vec::new() }
+}
+
+fn named_by<'r>(references: &[At<'r>], options: &Options) -> impl Iterator<Item = Named<'r>> {
+    references.iter().filter_map(|(reference, targets)| name(reference, targets, options))
 }
 
 /// Whether it takes labels from what it names: what is about patients, and medicines from what they are made of.

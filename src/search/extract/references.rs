@@ -4,12 +4,22 @@ use crate::definitions::{self, ElementKind, Structure};
 use crate::store::TypeCode;
 use serde_json::Value;
 
+/// A Reference, and the types that R4 lets stand there; none: any.
+pub(super) type At<'r> = (&'r Value, &'static [TypeCode]);
+
+/// All of them, for those who look more than once.
+pub(super) fn all(resource: &Value) -> Vec<At<'_>> {
+    let mut found = Vec::new();
+    references(resource, &mut |reference, targets| found.push((reference, targets)));
+    found
+}
+
 /// Calls `each` with every Reference in the resource, in what it contains and in extensions too, and the types that R4 lets stand there; none: any. What R4
 /// does not know might be a Reference to anything.
 pub fn references<'r>(resource: &'r Value, each: &mut dyn FnMut(&'r Value, &'static [TypeCode])) {
-    type At<'r> = (&'r Value, Option<&'static Structure>, &'static [TypeCode]);
+    type Part<'r> = (&'r Value, Option<&'static Structure>, &'static [TypeCode]);
     let r4 = definitions::r4();
-    let mut waiting: Vec<At<'r>> = vec![(resource, None, &[])];
+    let mut waiting: Vec<Part<'r>> = vec![(resource, None, &[])];
     while let Some((value, structure, targets)) = waiting.pop() {
         match value {
             Value::Array(list) => waiting.extend(list.iter().map(|item| (item, structure, targets))),

@@ -4,7 +4,7 @@
 //! What names a visit or a result of which nobody can tell what it is might have any label.
 
 use super::medicines::takes_labels;
-use super::references::references;
+use super::references::{At, references};
 use super::{Options, values};
 use crate::definitions;
 use crate::fhir::Reference;
@@ -22,18 +22,15 @@ const RESULT: &str = "Observation";
 
 static RESULTS: LazyLock<Vec<TypeCode>> = LazyLock::new(|| definitions::r4().type_code(RESULT).into_iter().collect());
 
-/// Adds an entry for each that the entries of R4's parameters do not name.
-pub(super) fn extract(resource: &Value, options: &Options, entries: &mut Vec<IndexEntry>) {
-    if !takes_labels(resource) {
-        return;
-    }
+/// Adds an entry for each that `references`, those of what [`takes_labels`], name and the entries of R4's parameters do not.
+pub(super) fn extract(references: &[At<'_>], options: &Options, entries: &mut Vec<IndexEntry>) {
     let mut found: BTreeSet<&str> = BTreeSet::new();
-    references(resource, &mut |reference, _| {
+    for (reference, _) in references {
         let to = reference.get("reference").and_then(Value::as_str).and_then(|text| values::parse_reference(text, &options.base));
         if let Some(Reference::Local { type_name: TYPE, id, .. }) = to {
             found.insert(id);
         }
-    });
+    }
     for entry in entries.iter().filter(|entry| !is_contained(entry.param) && definitions::r4().param_by_id(entry.param).is_some()) {
         if let IndexValue::Reference { type_name, id } = &entry.value
             && &**type_name == TYPE
