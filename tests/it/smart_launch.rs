@@ -283,3 +283,22 @@ both_databases!(
         world.server.stop().await;
     }
 );
+
+both_databases!(
+    async fn a_code_is_worth_nothing_where_the_app_is_not_sent_back_to_any_more(db: &TestDb) {
+        let world = World::new(db).await;
+        add_portal(db, SCOPES).await;
+        user(db, &["add", "baraka", "--facility", "HF-A", "--patient", "z"]);
+        let browser = Browser::at(&world.server);
+        let (page, cookie) = browser.logs_in("baraka", "patient/*.rs launch/patient", &[]).await;
+        let told = browser.agrees(&page, &cookie, "").await;
+        let store = Store::open(&db.url).await.unwrap();
+        let before = clients::find(&store, "portal").await.unwrap().unwrap();
+        let moved = Client { redirect_uris: vec!["https://elsewhere.example.org/back".into()], ..before.clone() };
+        clients::replace(&store, &before, &moved).await.unwrap();
+        let (status, refused) = browser.redeems(text(&told, "code")).await;
+        assert_eq!((status, text(&refused, "error")), (400, "invalid_grant"));
+        store.close().await;
+        world.server.stop().await;
+    }
+);
