@@ -23,8 +23,12 @@ const hosts = createServer((request, response) => {
 await new Promise((resolve) => hosts.listen(0, '127.0.0.1', resolve));
 const here = `127.0.0.1:${hosts.address().port}`;
 
+// In milliseconds: beside many other tests a page takes its time.
+const patience = 120_000;
+
 const browser = await chromium.launch({
   executablePath: program,
+  timeout: patience,
   args: [
     '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking', '--disable-component-update', '--disable-sync',
     '--disable-dev-shm-usage', `--host-resolver-rules=MAP localhost ${here}, MAP www.example.net ${here}, MAP * ~NOTFOUND, EXCLUDE 127.0.0.1`,
@@ -34,6 +38,7 @@ const browser = await chromium.launch({
 /** A browser of somebody's own, that takes note of what must not be. */
 async function somebody(options = {}) {
   const context = await browser.newContext(options);
+  context.setDefaultTimeout(patience);
   const seen = [];
   const known = [base, new URL(app.back).origin, new URL(app.home).origin];
   context.on('request', (request) => known.includes(new URL(request.url()).origin) || seen.push(`asked for ${request.url()}`));
