@@ -88,7 +88,7 @@ impl Server {
             router = router.layer(axum::middleware::from_fn_with_state(auditor, http::audit::refused));
         }
         let router = router
-            .layer(axum::middleware::from_fn_with_state(access, http::pages::in_words))
+            .layer(axum::middleware::from_fn_with_state(access, http::in_words::in_words))
             .layer(http::limits::cors(&settings.cors.origins))
             // An answer is good for one caller, at one moment.
             .layer(SetResponseHeaderLayer::if_not_present(header::CACHE_CONTROL, HeaderValue::from_static("no-store")))

@@ -16,6 +16,7 @@ pub mod error;
 pub mod fhir;
 pub mod front;
 pub mod hdu;
+pub mod in_words;
 pub mod limits;
 pub mod login;
 pub mod negotiate;

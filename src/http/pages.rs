@@ -1,21 +1,17 @@
 //! What lango's own pages have in common: no scripts, nothing from elsewhere, framed by nobody, kept by no cache.
 
-use super::{auth, console, login};
 use crate::access::Access;
 use crate::store::is_unavailable;
-use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
-use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use std::error::Error;
-use std::sync::Arc;
 
 /// Bytes of a form.
 pub const FORM_BYTES: usize = 64 << 10;
 pub const STYLE: &str = include_str!("../../templates/auth/style.css");
 
-const AWAY: &str = "The server cannot answer now: try again in a minute, and look first whether what you changed was changed.";
-const FAILED: &str = "The server failed; it has been logged.";
+pub const AWAY: &str = "The server cannot answer now: try again in a minute, and look first whether what you changed was changed.";
+pub const FAILED: &str = "The server failed; it has been logged.";
 
 /// A page. `leads_to`: the app's address at which a form of it ends up. Browsers hold the whole way of a form against the policy, and from its address an app
 /// may send people on to wherever its pages are: so of that address no more than the scheme is named.
@@ -41,35 +37,6 @@ pub fn html(status: StatusCode, page: Result<String, askama::Error>, leads_to: O
         headers.insert(header::CONTENT_SECURITY_POLICY, policy);
     }
     response
-}
-
-/// A layer around the rest: who looks at one of lango's pages is told on a page what went wrong, whichever layer refused it.
-pub async fn in_words(State(access): State<Arc<Access>>, request: Request, next: Next) -> Response {
-    let path = request.uri().path();
-    let is_console = auth::is_console(path);
-    let is_page = (is_console || login::PAGES.contains(&path)) && wants_page(request.headers());
-    let response = next.run(request).await;
-    let status = response.status();
-    let is_told = response.headers().get(header::CONTENT_TYPE).is_some_and(|media_type| media_type.as_bytes().starts_with(b"text/html"));
-    if !is_page || is_told || !(status.is_client_error() || status.is_server_error()) {
-        return response;
-    }
-    let words = match status {
-        StatusCode::NOT_FOUND => "There is no such page.",
-        StatusCode::METHOD_NOT_ALLOWED => "This page is only reached from the one before it.",
-        StatusCode::PAYLOAD_TOO_LARGE => "What was typed is too long: a form takes 64 KiB.",
-        StatusCode::TOO_MANY_REQUESTS => "There are too many requests from here: wait a few seconds, and try again.",
-        StatusCode::SERVICE_UNAVAILABLE => AWAY,
-        status if status.is_client_error() => "The server does not take this request.",
-        _ => FAILED,
-    };
-    let mut page = if is_console { console::notice(&access, status, words) } else { login::notice(&access, status, words) };
-    for name in [header::RETRY_AFTER, header::ALLOW] {
-        if let Some(value) = response.headers().get(&name) {
-            page.headers_mut().insert(name, value.clone());
-        }
-    }
-    page
 }
 
 /// What an error is told as: of a database that cannot be had nobody knows whether it made a change.
